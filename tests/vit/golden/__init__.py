@@ -1,0 +1,1 @@
+"""Answers of other implementations, and the scripts that recorded them."""

@@ -1,0 +1,220 @@
+"""One Flax module per kind of component, applied functionally over plain dicts of arrays.
+
+Names and parameter trees are those of the published checkpoints, so that their layers load
+unchanged; `cls` is a bare array. Numbers of the forward pass: spec/mu2net.md §8.
+"""
+
+from __future__ import annotations
+
+import zlib
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.ndimage
+from jax import Array
+
+from vit.config import Architecture
+
+Tree = Any  # nested dict of arrays, or one bare array (component `cls`)
+LAYER_NORM_EPSILON = 1e-6
+
+
+def kind_of(name: str) -> str:
+    """The kind of a component: its name without the block number."""
+    return name.rstrip("0123456789").rstrip("_")
+
+
+class Embedding(nn.Module):
+    """Patches to tokens: a convolution whose stride is the patch size, flattened row by row."""
+
+    arch: Architecture
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        """[b, h, w, 3] -> [b, patches, width]"""
+        patch = (self.arch.patch_size,) * 2
+        kernel = self.param(
+            "kernel", nn.initializers.lecun_normal(), (*patch, 3, self.arch.width), jnp.float32
+        )
+        bias = self.param("bias", nn.initializers.zeros, (self.arch.width,), jnp.float32)
+        b, _, _, c = images.shape
+        grid, size = self.arch.grid, self.arch.patch_size
+        # The stride equals the window, so the convolution is a matrix product over cut patches:
+        # on a CPU twice as fast as XLA's strided convolution, and its gradient far more.
+        patches = images[:, : grid * size, : grid * size]
+        patches = patches.reshape(b, grid, size, grid, size, c).transpose(0, 1, 3, 2, 4, 5)
+        patches = patches.reshape(b, grid * grid, size * size * c)
+        return patches @ kernel.reshape(size * size * c, -1) + bias
+
+
+class ClassToken(nn.Module):
+    """The class token, put first."""
+
+    arch: Architecture
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[b, patches, width] -> [b, 1 + patches, width]"""
+        cls = self.param("cls", nn.initializers.zeros, (1, 1, self.arch.width), jnp.float32)
+        return jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, x.shape[2])), x], axis=1)
+
+
+class PositionEmbedding(nn.Module):
+    """Learned position embeddings, added."""
+
+    arch: Architecture
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[b, tokens, width] -> [b, tokens, width]"""
+        shape = (1, self.arch.tokens, self.arch.width)
+        return x + self.param("pos_embedding", nn.initializers.normal(0.02), shape, jnp.float32)
+
+
+class MlpBlock(nn.Module):
+    """Two dense layers with a tanh-approximated GELU between."""
+
+    arch: Architecture
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[b, tokens, width] -> [b, tokens, width]"""
+        dense = partial(
+            nn.Dense,
+            kernel_init=nn.initializers.xavier_uniform(),
+            bias_init=nn.initializers.normal(1e-6),
+        )
+        x = dense(self.arch.mlp_dim)(x)
+        return dense(self.arch.width)(nn.gelu(x, approximate=True))
+
+
+class EncoderBlock(nn.Module):
+    """A pre-norm transformer block."""
+
+    arch: Architecture
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[b, tokens, width] -> [b, tokens, width]"""
+        y = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON)(x)
+        x = x + nn.MultiHeadDotProductAttention(
+            num_heads=self.arch.heads,
+            kernel_init=nn.initializers.xavier_uniform(),
+            deterministic=True,
+        )(y, y)
+        y = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON)(x)
+        return x + MlpBlock(self.arch)(y)
+
+
+class ResidualAdapter(nn.Module):
+    """A bottleneck before a block; the identity when inserted (second kernel zero)."""
+
+    arch: Architecture
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[b, tokens, width] -> [b, tokens, width]"""
+        y = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON)(x)
+        y = nn.gelu(nn.Dense(self.arch.adapter_dim)(y), approximate=True)
+        return x + nn.Dense(self.arch.width, kernel_init=nn.initializers.zeros)(y)
+
+
+class EncoderNorm(nn.Module):
+    """The final layer norm, of the class token only: no later component reads another token."""
+
+    arch: Architecture
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[b, tokens, width] -> [b, width]"""
+        scale = self.param("scale", nn.initializers.ones, (self.arch.width,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.arch.width,), jnp.float32)
+        x = x[:, 0]
+        mean = x.mean(axis=-1, keepdims=True)
+        variance = jnp.square(x - mean).mean(axis=-1, keepdims=True)
+        return (x - mean) * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON) * scale + bias
+
+
+class Head(nn.Module):
+    """The classifier, all zeros at first."""
+
+    arch: Architecture
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[b, width] -> logits [b, classes]"""
+        shape = (self.arch.width, self.arch.num_classes)
+        kernel = self.param("kernel", nn.initializers.zeros, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.arch.num_classes,), jnp.float32)
+        return x @ kernel + bias
+
+
+MODULES: dict[str, type[nn.Module]] = {
+    "embedding": Embedding,
+    "cls": ClassToken,
+    "posembed_input": PositionEmbedding,
+    "encoderblock": EncoderBlock,
+    "residual_adapter": ResidualAdapter,
+    "encoder_norm": EncoderNorm,
+    "head": Head,
+}
+
+
+def _module(arch: Architecture, name: str) -> nn.Module:
+    kind = kind_of(name)
+    if kind not in MODULES:
+        raise ValueError(f"unknown component {name!r}: expected a kind of {', '.join(MODULES)}")
+    return MODULES[kind](arch)
+
+
+def apply(arch: Architecture, name: str, params: Tree, x: Array) -> Array:
+    """Runs one component: images, tokens or features in, the same of the next stage out.
+
+    `params` is the component's tree; a flattened shape list per kind stands in each module.
+    """
+    tree = {"cls": params} if kind_of(name) == "cls" else params
+    return _module(arch, name).apply({"params": tree}, x)  # pyright: ignore[reportReturnType]
+
+
+def _input_shape(arch: Architecture, name: str) -> tuple[int, ...]:
+    before = {
+        "embedding": (1, arch.image_size, arch.image_size, 3),
+        "cls": (1, arch.tokens - 1, arch.width),
+        "head": (1, arch.width),
+    }
+    return before.get(kind_of(name), (1, arch.tokens, arch.width))
+
+
+def init(arch: Architecture, name: str) -> Tree:
+    """Fresh parameters (NumPy, float32) of one component.
+
+    The key is derived from the name alone, so every new component of one shape is the same, as in
+    the published system (spec/mu2net.md §8: all from key 0).
+    """
+    key = jax.random.fold_in(jax.random.key(0), zlib.crc32(name.encode()) & 0x7FFFFFFF)
+    variables = _module(arch, name).init(key, jnp.zeros(_input_shape(arch, name), jnp.float32))
+    params = jax.tree.map(np.asarray, variables["params"])
+    return params["cls"] if kind_of(name) == "cls" else params
+
+
+def position_embedding_for(arch: Architecture, params: Tree) -> Tree:
+    """Position embeddings resampled to `arch`'s grid: bilinear, the class token's kept.
+
+    `params` holds `pos_embedding` [1, 1 + side^2, width]; corners stay where they are, as the
+    original loader does it (spec/mu2net.md §8). Raises ValueError if the grid is not square.
+    """
+    stored = np.asarray(params["pos_embedding"])
+    side = int(np.sqrt(stored.shape[1] - 1))
+    if side * side != stored.shape[1] - 1:
+        raise ValueError(f"position embeddings of a square grid expected, found {stored.shape}")
+    if side == arch.grid:
+        return {"pos_embedding": stored}
+    grid = stored[0, 1:].reshape(side, side, -1)
+    zoom = (arch.grid / side, arch.grid / side, 1)
+    grid = np.asarray(scipy.ndimage.zoom(grid, zoom, order=1))
+    grid = grid.reshape(1, arch.tokens - 1, -1)
+    return {"pos_embedding": np.concatenate([stored[:, :1], grid], axis=1)}
