@@ -1,6 +1,6 @@
 """The vision transformer, cut into components that evolution and serving share."""
 
-from vit.components import apply, init, kind_of, position_embedding_for
+from vit.components import apply, init, kind_of, position_embedding_for, shapes
 from vit.config import Architecture
 from vit.forward import forward
 from vit.preprocess import preprocess
@@ -13,4 +13,5 @@ __all__ = [
     "kind_of",
     "position_embedding_for",
     "preprocess",
+    "shapes",
 ]

@@ -7,6 +7,7 @@ unchanged; `cls` is a bare array. Numbers of the forward pass: spec/mu2net.md §
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -196,9 +197,23 @@ def init(arch: Architecture, name: str) -> Tree:
     the published system (spec/mu2net.md §8: all from key 0).
     """
     key = jax.random.fold_in(jax.random.key(0), zlib.crc32(name.encode()) & 0x7FFFFFFF)
-    variables = _module(arch, name).init(key, jnp.zeros(_input_shape(arch, name), jnp.float32))
-    params = jax.tree.map(np.asarray, variables["params"])
+    # Depth shapes no single component; without it, the same program serves every depth.
+    arch = replace(arch, num_layers=0, adapters=())
+    params = jax.tree.map(np.asarray, _init_kind(arch, kind_of(name), key)["params"])
     return params["cls"] if kind_of(name) == "cls" else params
+
+
+@partial(jax.jit, static_argnames=("arch", "kind"))
+def _init_kind(arch: Architecture, kind: str, key: Array) -> Any:
+    # Run eagerly, Flax would compile some hundred small programs.
+    return _module(arch, kind).init(key, jnp.zeros(_input_shape(arch, kind), jnp.float32))
+
+
+def shapes(arch: Architecture, name: str) -> Tree:
+    """What `init` would return, as shapes and types only; nothing is computed."""
+    kind = kind_of(name)
+    params = jax.eval_shape(_init_kind, arch, kind, jax.random.key(0))["params"]
+    return params["cls"] if kind == "cls" else params
 
 
 def position_embedding_for(arch: Architecture, params: Tree) -> Tree:

@@ -1,0 +1,195 @@
+"""Prepares a TensorFlow Datasets (TFDS) data set as array_record, which reads without TensorFlow.
+
+Only preparing needs TensorFlow. The raw files are downloaded by TFDS, or taken from a folder.
+
+    PreparationError    what is missing or different, and what to do about it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tensorflow_datasets.core import DatasetBuilder
+    from tensorflow_datasets.core.download.checksums import UrlInfo
+
+logger = logging.getLogger(__name__)
+
+# The downloads of each data set that can be taken from a folder: <source>/<builder>/<entry>. An
+# entry is also the end of the URL under which TFDS registers the file's sha256.
+RAW_FILES = {
+    "binary_alpha_digits": ("binaryalphadigs.mat",),
+    **{
+        f"cmaterdb/{script}": (
+            f"{script}-numerals/training-images.npz",
+            f"{script}-numerals/testing-images.npz",
+        )
+        for script in ("bangla", "devanagari", "telugu")
+    },
+    "eurosat/rgb": ("EuroSAT.zip",),
+    "mnist": (
+        "train-images-idx3-ubyte.gz",
+        "train-labels-idx1-ubyte.gz",
+        "t10k-images-idx3-ubyte.gz",
+        "t10k-labels-idx1-ubyte.gz",
+    ),
+    "omniglot": (
+        "images_background.zip",
+        "images_background_small1.zip",
+        "images_background_small2.zip",
+        "images_evaluation.zip",
+    ),
+}
+
+# Archives of which the folder may hold the members instead, as <name>.members.tar.xz with these
+# digests: the archive is not always to be had, and TFDS registers no digest of what is in it.
+MEMBERS = {
+    "EuroSAT.zip": {
+        "AnnualCrop": "c43133ab6b1c3e31de4ef12a64682191c88f9214314c2fb35267edc34ae91719",
+        "Forest": "de603b1bf14cd55ea15eb9db515da05007b0c3a4b388d4c8e4ae3100e6a178ab",
+        "HerbaceousVegetation": "bf6548fdd36086cbc3bea7fee089405742dddbfb5500532dd0efc40c492fc6d7",
+        "Highway": "e986683b5b9aac9d0709bd49e1867eb020c9a6de95d95f4a89cd157d42b5bacf",
+        "Industrial": "12bb1a723e88161bab6de095b7efc05ed730f05e62686c5be438d59e924be5fc",
+        "Pasture": "a66d3edb6860f1d1fa34b408eeb694843848d8381e8f325b9703d182dff11d51",
+        "PermanentCrop": "c5d3fc8c94b6ae170fe70d418635012b90fdf02c3e23e37e34aa03998aeed7dc",
+        "Residential": "5237563272308a45fabf1193ef5b8ede6491ebac0cabb2fcdb92eccb5fe851a7",
+        "River": "30ff8970dbd06a4f884420e4074dcf652d5ddb181bd85d70cc9e30d8ece52aca",
+        "SeaLake": "340441216a5dd8e1075a48d4f59f0a553c368436056ebef8829f64879b4361c2",
+    },
+    "images_background.zip": {
+        "images_background": "9f656f9aab5d05cbaa1e2851e0b161efc8616785df6f54e28474bc85e1b2ffef",
+    },
+    "images_evaluation.zip": {
+        "images_evaluation": "bde5cb21e977f2e0277c3404fdbbf69855ec0eea845afc4fc7f85300e4785c7a",
+    },
+}
+
+
+class PreparationError(Exception):
+    """A data set that cannot be prepared: the message says why and what to do."""
+
+
+def prepare(name: str, data_dir: Path, source: Path | None = None) -> Path:
+    """Prepares the TFDS data set `name` under `data_dir`; returns the folder that holds it.
+
+    With `source`, raw files are taken from <source>/<builder>/... and nothing is downloaded. A data
+    set that is already there as array_record is left as it is. An interrupted preparation leaves
+    nothing that reads as a data set. Raises PreparationError.
+    """
+    # TFDS takes seconds to import: not at the top, where it would slow every command line.
+    import tensorflow_datasets as tfds
+
+    data_dir = data_dir.expanduser()
+    data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    except ValueError as error:  # no such data set, or there already in another format
+        raise PreparationError(
+            f"preparing {name} as array_record under {data_dir}: {error}; correct the name, or "
+            "choose a data_dir that does not hold it yet"
+        ) from None
+    folder = Path(builder.data_path)
+    if not folder.exists():
+        _check_preparable(name, builder, data_dir, source)
+        if source is None:
+            builder.download_and_prepare()
+        else:
+            _prepare_from(name, builder, data_dir, source)
+    logger.info("event=prepared dataset=%s folder=%s", name, folder)
+    return folder
+
+
+def _check_preparable(
+    name: str, builder: DatasetBuilder, data_dir: Path, source: Path | None
+) -> None:
+    if importlib.util.find_spec("tensorflow") is None:
+        raise PreparationError(
+            f"preparing {name} needs TensorFlow, which is not installed here (reading a prepared "
+            "data set does not): pip install tensorflow-cpu"
+        )
+    manual_dir = data_dir / "downloads" / "manual"
+    if source is not None and name not in RAW_FILES:
+        raise PreparationError(
+            f"preparing {name} from {source}: raw files are known only of "
+            f"{', '.join(sorted(RAW_FILES))}; without a source TFDS downloads it"
+        )
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not manual_dir.is_dir():
+        raise PreparationError(
+            f"preparing {name}: its files must be fetched by hand into {manual_dir}. TFDS says: "
+            f"{builder.MANUAL_DOWNLOAD_INSTRUCTIONS.strip()}"
+        )
+
+
+def _prepare_from(name: str, builder: DatasetBuilder, data_dir: Path, source: Path) -> None:
+    # The cache lives only as long as the preparation: where it holds members in place of an
+    # archive, no later use of TFDS may take it for a genuine download.
+    with tempfile.TemporaryDirectory(prefix="incomplete.downloads.", dir=data_dir) as downloads:
+        for entry in RAW_FILES[name]:
+            fill_cache(Path(downloads), builder, source.expanduser() / builder.name, entry)
+        builder.download_and_prepare(download_dir=downloads)
+
+
+def fill_cache(downloads: Path, builder: DatasetBuilder, folder: Path, entry: str) -> None:
+    """Lays the raw file `entry` of `folder` into TFDS' download cache, as if downloaded.
+
+    Where the file is missing but its members are there, they are laid where TFDS extracts to.
+    Raises PreparationError if a file is missing or is not the one that is registered.
+    """
+    from etils import epath
+    from tensorflow_datasets.core.download import resource
+
+    url, info = _registered(builder, entry)
+    cached = downloads / builder.name / resource.get_dl_fname(url, info.checksum)
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    if (folder / entry).exists() or entry not in MEMBERS:
+        _check_digest(folder / entry, info.checksum)
+        shutil.copyfile(folder / entry, cached)
+    else:
+        # TFDS opens no archive whose extraction exists: this stands in for the archive.
+        cached.write_text(f"the members of {entry} were extracted without it\n")
+        method = resource.guess_extract_method(entry).name
+        _extract_members(folder, entry, downloads / "extracted" / f"{method}.{cached.name}")
+    resource.write_info_file(
+        url=url,
+        path=epath.Path(cached),
+        dataset_name=builder.name,
+        original_fname=os.path.basename(entry),
+        url_info=info,
+    )
+
+
+def _registered(builder: DatasetBuilder, entry: str) -> tuple[str, UrlInfo]:
+    for url, info in (builder.url_infos or {}).items():
+        if url.endswith(f"/{entry}"):
+            return url, info
+    raise PreparationError(
+        f"preparing {builder.name}: expected TFDS to register a download ending in {entry}, found "
+        "none; its builder has changed, and RAW_FILES must follow it"
+    )
+
+
+def _check_digest(path: Path, expected: str) -> None:
+    if not path.exists():
+        raise PreparationError(f"raw file expected at {path} (sha256 {expected}), found none")
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != expected:
+        raise PreparationError(
+            f"raw file {path}: expected sha256 {expected}, found {found}; fetch it anew"
+        )
+
+
+def _extract_members(folder: Path, entry: str, target: Path) -> None:
+    for name, digest in MEMBERS[entry].items():
+        archive = folder / f"{name}.members.tar.xz"
+        _check_digest(archive, digest)
+        with tarfile.open(archive) as tar:
+            tar.extractall(target, filter="data")
