@@ -26,7 +26,7 @@ lint: $(VENV)/installed         ## formatting, ruff's rules, types
 	$(BIN)/pyright
 
 soak: $(VENV)/installed         ## 10 minutes of mixed load with a publish every 5 seconds
-	$(BIN)/python -m loadtests soak --seconds 600
+	$(BIN)/pytest -m slow -s tests/test_soak.py
 
 # The shipped root is trained on Omniglot. `make root DATA=folder` takes the raw files from there;
 # without DATA, TFDS downloads them.

@@ -1,0 +1,1 @@
+"""Tests of behaviour; the folders mirror the tree."""

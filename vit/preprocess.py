@@ -45,10 +45,12 @@ def preprocess(images: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
         raise ValueError(
             f"preprocess: expected uint8 with 1 or 3 channels, found {images.dtype} {images.shape}"
         )
-    x = to_unit_range(images)
     if (height, width) == (size, size):
-        return x
+        return to_unit_range(images)
     rows = bilinear_matrix(0, height, height, size).astype(np.float32)
     columns = bilinear_matrix(0, width, width, size).astype(np.float32)
-    x = np.einsum("yh,...hwc->...ywc", rows, x, optimize=True)
-    return np.einsum("xw,...ywc->...yxc", columns, x, optimize=True).clip(-1, 1)
+    # Without antialias most pixels of a large image have no weight: they are not even converted.
+    used_rows, used_columns = rows.any(0), columns.any(0)
+    x = to_unit_range(images[..., used_rows, :, :][..., used_columns, :])
+    x = np.einsum("yh,...hwc->...ywc", rows[:, used_rows], x, optimize=True)
+    return np.einsum("xw,...ywc->...yxc", columns[:, used_columns], x, optimize=True).clip(-1, 1)

@@ -1,0 +1,218 @@
+"""The whole way once, on real data: evolve, publish, serve, add a task while serving, measure.
+
+Run by `make demo`. It drives the project as a user would, through its command lines and over HTTP.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.columns import Columns
+from rich.console import Console
+from rich.text import Text
+
+from evolution.tasks import TaskSource
+
+STORE = Path(__file__).with_name("demo-store")
+START_TIMEOUT_S = 120
+ANSWER_TIMEOUT_S = 60
+LOAD_RATE, LOAD_SECONDS = 40, 15
+console = Console(highlight=False)
+
+
+def main() -> None:
+    """Runs the demo; raises SystemExit where a step fails."""
+    started = time.monotonic()
+    heading("1. Evolve two tasks and publish them")
+    if STORE.exists():
+        shutil.rmtree(STORE)
+    command("evolution", "run", "demo", "--store", str(STORE))
+    heading("2. What the store holds: components that tasks share are stored once")
+    command("model_store", "du", "--store", str(STORE))
+    heading("3. Start the gateway and ask it")
+    with gateway() as url:
+        for task in ("cmaterdb/bangla", "cmaterdb/devanagari"):
+            show_answers(url, task)
+        heading("4. Evolve and publish a third task while the gateway is running")
+        add_task_while_serving(url, "cmaterdb/telugu")
+        show_answers(url, "cmaterdb/telugu")
+        heading("5. A short mixed load over all three tasks")
+        write_test_images(STORE / "images")
+        command(
+            "loadtests", "run", "--url", url, "--rate", str(LOAD_RATE),
+            "--seconds", str(LOAD_SECONDS), "--popularity", "zipf:1.1",
+            "--images", str(STORE / "images"),
+        )  # fmt: skip
+    command("evolution", "leaderboard", "--store", str(STORE))
+    console.print(
+        f"\nThe demo took {time.monotonic() - started:.0f} s. The store stays in {STORE.name}/; "
+        "next:\n  make serve\n  curl -s http://127.0.0.1:3000/tasks\n"
+        "  curl -s --data-binary @demo-store/images/telugu_0.png -H 'content-type: image/png' "
+        "http://127.0.0.1:3000/classify/cmaterdb/telugu"
+    )
+
+
+def heading(text: str) -> None:
+    """Says what comes next."""
+    console.print(f"\n[bold]{text}[/bold]")
+
+
+def command(module: str, *arguments: str) -> None:
+    """Runs one of the project's command lines as a user would, its output shown."""
+    console.print(f"[dim]$ python -m {module} {' '.join(arguments)}[/dim]", soft_wrap=True)
+    if subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode:
+        raise SystemExit(f"demo: `python -m {module}` failed")
+
+
+@contextmanager
+def gateway() -> Iterator[str]:
+    """The gateway as a BentoML server process on a free port; its URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url, log_path = f"http://127.0.0.1:{port}", STORE / "gateway.log"
+    environment = {
+        **os.environ,
+        "MUNET_STORE": str(STORE),
+        "BENTOML_HOME": str(STORE / ".bentoml"),
+        "BENTOML_DO_NOT_TRACK": "True",
+    }
+    bentoml = str(Path(sys.executable).with_name("bentoml"))
+    console.print(f"[dim]$ MUNET_STORE={STORE.name} bentoml serve . --port {port}[/dim]")
+    with log_path.open("w") as log:
+        server = subprocess.Popen(
+            [bentoml, "serve", ".", "--host", "127.0.0.1", "--port", str(port)],
+            cwd=STORE.parent, env=environment, stdout=log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            wait_until_ready(url, server, log_path)
+            yield url
+        finally:
+            server.terminate()
+            server.wait(timeout=60)
+            console.print("gateway stopped")
+
+
+def wait_until_ready(url: str, server: subprocess.Popen[bytes], log_path: Path) -> None:
+    """Waits for /readyz."""
+    started = time.monotonic()
+    while time.monotonic() - started < START_TIMEOUT_S:
+        if server.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=5):
+                console.print(f"ready after {time.monotonic() - started:.1f} s")
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise SystemExit(f"demo: the gateway did not become ready; its log:\n{log_path.read_text()}")
+
+
+def classify(url: str, task: str, png: bytes) -> dict:
+    """One request; raises urllib.error.HTTPError."""
+    request = urllib.request.Request(
+        f"{url}/classify/{task}", data=png, headers={"content-type": "image/png"}
+    )
+    with urllib.request.urlopen(request, timeout=ANSWER_TIMEOUT_S) as answer:
+        return json.load(answer)
+
+
+def show_answers(url: str, task: str, count: int = 4) -> None:
+    """Posts test images and shows image, answer and truth."""
+    loaded = TaskSource()(task)
+    shown = []
+    for image, label in zip(loaded.test.images[:count], loaded.test.labels, strict=False):
+        answer = classify(url, task, png_bytes(image))["predictions"][0]
+        truth = loaded.labels[label]
+        right = answer["label"] == truth
+        caption = Text(
+            f"\n{answer['label']} ({answer['probability']:.2f}), truth {truth}",
+            style="green" if right else "red",
+        )
+        shown.append(picture(image) + caption)
+    console.print(f"POST /classify/{task}")
+    console.print(Columns(shown, padding=(0, 3)))
+
+
+def picture(image: NDArray[np.uint8]) -> Text:
+    """A grey image as text, two pixels in a character."""
+    small = np.asarray(Image.fromarray(image).convert("L").resize((16, 16))) < 128
+    glyphs = {(0, 0): " ", (1, 0): "▀", (0, 1): "▄", (1, 1): "█"}
+    rows = zip(small[::2], small[1::2], strict=True)
+    return Text(
+        "\n".join("".join(glyphs[int(a), int(b)] for a, b in zip(*r, strict=True)) for r in rows)
+    )
+
+
+def png_bytes(image: NDArray[np.uint8]) -> bytes:
+    """The image as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def add_task_while_serving(url: str, task: str) -> None:
+    """Evolves a further task and times publish -> first answer, while other tasks are asked."""
+    arguments = ["evolution", "resume", "demo", "--store", str(STORE), "--task", task]
+    console.print(f"[dim]$ python -m {' '.join(arguments)}[/dim]", soft_wrap=True)
+    evolving = subprocess.Popen([sys.executable, "-m", *arguments])
+    image = png_bytes(TaskSource()(task).test.images[0])
+    live = STORE / "refs" / "tasks" / task.replace("/", "%2F") / "live"
+    others, answered = 0, None
+    while answered is None:
+        if evolving.poll() not in (None, 0):
+            raise SystemExit(f"demo: evolving {task} failed")
+        if live.exists():
+            answered = first_answer(url, task, image)
+        else:
+            classify(url, "cmaterdb/bangla", image)
+            others += 1
+            time.sleep(0.2)
+    delay = answered - live.stat().st_mtime
+    evolving.wait()
+    console.print(
+        f"[bold]{task} answered {delay:.2f} s after it was published[/bold], without a restart; "
+        f"meanwhile the gateway answered {others} requests of another task, none failed"
+    )
+
+
+def first_answer(url: str, task: str, image: bytes) -> float:
+    """When the gateway first answered for a task that has just been published (Unix time)."""
+    deadline = time.time() + ANSWER_TIMEOUT_S
+    while time.time() < deadline:
+        try:
+            classify(url, task, image)
+            return time.time()
+        except urllib.error.HTTPError as error:
+            if error.code not in (404, 503):
+                raise
+            time.sleep(0.02)
+    raise SystemExit(f"demo: {task} did not answer within {ANSWER_TIMEOUT_S} s")
+
+
+def write_test_images(directory: Path, count: int = 20) -> None:
+    """Test images of all tasks as PNG files."""
+    directory.mkdir()
+    for name in ("bangla", "devanagari", "telugu"):
+        images = TaskSource()(f"cmaterdb/{name}").test.images[:count]
+        for i, image in enumerate(images):
+            (directory / f"{name}_{i}.png").write_bytes(png_bytes(image))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Offline: grows one multitask system by evolution and publishes its paths."""

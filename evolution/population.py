@@ -1,0 +1,152 @@
+"""Candidates: components and their locks, paths and their lineage, accounted size, score.
+
+Rules: spec/munet.md §2-§4, spec/mu2net.md §2-§4. Everything here is plain Python and NumPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from model_store import Digest
+from model_store.tensors import Tree
+
+ROOT = "NOT_TRAINABLE"  # the pseudo task that owns the root and locks its components
+
+
+@dataclass(slots=True, eq=False)
+class Component:
+    """A named group of arrays; shared between paths by reference."""
+
+    id: int
+    name: str
+    params: Tree
+    num_params: int
+    momentum: Tree | None = None  # bfloat16, of the training that made `params`
+    locks: set[str] = field(default_factory=set)  # tasks whose retained path uses it
+    digest: Digest | None = None  # of `params` in the store, once saved
+    momentum_digest: Digest | None = None
+
+    @property
+    def trainable(self) -> bool:
+        """Whether a child may train it: nobody's retained path depends on it."""
+        return not self.locks
+
+
+@dataclass(slots=True, eq=False)
+class Path:
+    """One candidate: an ordered list of components with hyperparameters and lineage."""
+
+    id: int
+    task: str
+    parent: Path | None  # the nearest ancestor that is alive
+    components: tuple[Component, ...]  # in forward order
+    hyperparameters: Mapping[str, Any]
+    generation: int  # 0 for the root
+    private: bool = False
+    quality: float | None = None  # validation accuracy; None for the root
+    children_per_task: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    published: Digest | None = None  # manifest of its version in the store
+
+    def named(self, name: str) -> Component | None:
+        """The component of that name, if the path has one."""
+        return next((c for c in self.components if c.name == name), None)
+
+    @property
+    def num_params(self) -> int:
+        """Parameters of all its components."""
+        return sum(c.num_params for c in self.components)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """quality * factor ** (accounted parameters / reference); factor 1 is the quality alone."""
+
+    factor: float = 1.0
+    reference_params: int = 1_484_162  # Ti/16 with 3 blocks at 32 px and a head of 2 classes
+
+    def __call__(self, path: Path) -> float:
+        """The score of an evaluated path, which changes as others share its components."""
+        if path.quality is None:
+            raise ValueError(f"path {path.id} of task {path.task} has not been evaluated")
+        return path.quality * self.factor ** (accounted_params(path) / self.reference_params)
+
+
+def accounted_params(path: Path) -> float:
+    """Parameters, each component's split evenly between the tasks that use it."""
+    return sum(c.num_params / len((c.locks | {path.task}) - {ROOT}) for c in path.components)
+
+
+@dataclass(slots=True)
+class Population:
+    """All paths that are alive, by task; the root's are under the pseudo task ROOT."""
+
+    score: Score
+    paths: dict[str, list[Path]] = field(default_factory=dict)
+    next_path_id: int = 0
+    next_component_id: int = 0
+
+    def path_id(self) -> int:
+        """A new path id."""
+        self.next_path_id += 1
+        return self.next_path_id - 1
+
+    def component_id(self) -> int:
+        """A new component id."""
+        self.next_component_id += 1
+        return self.next_component_id - 1
+
+    def __iter__(self) -> Iterator[Path]:
+        """All living paths, by id."""
+        return iter(sorted((p for group in self.paths.values() for p in group), key=lambda p: p.id))
+
+    def components(self) -> list[Component]:
+        """All components of living paths, by id."""
+        unique = {c.id: c for path in self for c in path.components}
+        return [unique[i] for i in sorted(unique)]
+
+    def best(self, task: str) -> Path | None:
+        """The path of the highest score, the newest among equals; None if the task has none."""
+        return max(
+            self.paths.get(task, ()), key=lambda path: (self.score(path), path.id), default=None
+        )
+
+    def by_score(self, task: str) -> list[Path]:
+        """The task's paths, best first, the newest first among equals."""
+        paths = self.paths.get(task, ())
+        return sorted(paths, key=lambda path: (self.score(path), path.id), reverse=True)
+
+    def seeds(self, task: str) -> list[Path]:
+        """What another task's search may start from: the root and all public retained paths."""
+        return [path for path in self if path.task != task and not path.private]
+
+    def start(self, task: str) -> None:
+        """Opens a task iteration: components that only this task uses become trainable again."""
+        for path in self.paths.get(task, ()):
+            for component in path.components:
+                component.locks.discard(task)
+
+    def finish(self, task: str) -> Path | None:
+        """Closes it: only the best path survives, its components locked. Returns that path."""
+        best = self.best(task)
+        if best is None:
+            return None
+        self.paths[task] = [best]
+        self.lock(best)
+        alive = {path.id for path in self}
+        for path in self:
+            path.parent = _nearest(path.parent, alive)
+        return best
+
+    def lock(self, path: Path) -> None:
+        """Marks every component of a retained path as used by its task."""
+        for component in path.components:
+            component.locks.add(path.task)
+
+
+def _nearest(path: Path | None, alive: Iterable[int]) -> Path | None:
+    while path is not None and path.id not in alive:
+        path = path.parent
+    return path

@@ -1,0 +1,40 @@
+"""Names of tasks, agents and components: which are allowed, and how they become file names."""
+
+import re
+
+from model_store.errors import InvalidName
+
+MAX_CHARACTERS = 200
+MAX_FILE_NAME_BYTES = 255  # what common file systems allow; "/" takes three of them
+
+_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
+
+
+def require_name(kind: str, name: object) -> str:
+    """`name` if it is allowed as a `kind` ("task", "agent", "component"); else InvalidName."""
+    if not isinstance(name, str):
+        raise InvalidName(f"{kind} {name!r}: expected a string")
+    if len(name) > MAX_CHARACTERS or len(quote(name)) > MAX_FILE_NAME_BYTES:
+        raise InvalidName(
+            f"{kind} {name[:60]!r}…: too long; at most {MAX_CHARACTERS} characters, and at most"
+            f' {MAX_FILE_NAME_BYTES} when each "/" counts three'
+        )
+    segments = name.split("/")
+    if not all(_SEGMENT.fullmatch(part) and part not in (".", "..") for part in segments):
+        raise InvalidName(
+            f'{kind} {name!r}: expected segments of letters, digits, ".", "_" and "-", joined by'
+            ' "/", none of them empty, "." or ".."'
+        )
+    return name
+
+
+def quote(name: str) -> str:
+    """One file name for a name that may contain "/"."""
+    return name.replace("/", "%2F")
+
+
+def unquote(file_name: str) -> str:
+    """The name that `quote` made this file name of; InvalidName if there is none."""
+    name = file_name.replace("%2F", "/")
+    # "." and ".." as segments are refused here too, so no file name leads out of its directory
+    return require_name("file name", name)

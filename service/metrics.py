@@ -1,0 +1,188 @@
+"""Every Prometheus instrument of the gateway and its meaning; seconds and bytes.
+
+Each gateway has a registry of its own. The label `task` holds only names of tasks that exist: all
+else is `other`, and a removed task takes its series with it, so junk names mint nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (
+    *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
+    *(0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """State that is read when Prometheus scrapes instead of being pushed at each change."""
+
+    queue_rows: int
+    tasks_by_state: Mapping[str, int]
+    resident_components: int
+    resident_bytes: int
+    component_releases: int
+
+
+class Metrics:
+    """The instruments of one gateway."""
+
+    def __init__(self, *, per_task: bool = True) -> None:
+        """`per_task=False` folds the label `task` to the one value `all`."""
+        disable_created_metrics()  # a second series for each, with the time of its first value
+        self.registry = CollectorRegistry()
+        self._per_task = per_task
+        self._tasks: set[str] = set()
+        self._lock = threading.Lock()
+        self._requests()
+        self._batches()
+        self._loading()
+        Gauge(
+            "munet_build_info",
+            "Constant 1; the labels name the versions in use.",
+            ("jax", "bentoml"),
+            registry=self.registry,
+        ).labels(version("jax"), version("bentoml")).set(1)
+
+    def _requests(self) -> None:
+        self.requests = self._counter(
+            "munet_requests_total", "Requests to classify, by task and HTTP status.", "task status"
+        )
+        self.request_seconds = self._histogram(
+            "munet_request_duration_seconds", "Whole time of an answered request.", SECONDS, "task"
+        )
+        self.stage_seconds = self._histogram(
+            "munet_stage_duration_seconds",
+            "Time of an answered request by stage: decode (image to network input), queue "
+            "(waiting for the engine), execute (the batch it was in), total.",
+            SECONDS,
+            "stage",
+        )
+        self.rejected = self._counter(
+            "munet_rejected_total", "Requests refused, by kind of refusal.", "reason"
+        )
+
+    def _batches(self) -> None:
+        self.batches = self._counter(
+            "munet_batches_total",
+            "Batches, by why they were dispatched: full, or engine_free with what was waiting.",
+            "reason",
+        )
+        self.batch_rows = self._histogram("munet_batch_rows", "Rows in a batch.", ROWS)
+        self.batch_tasks = self._histogram("munet_batch_tasks", "Distinct tasks in a batch.", ROWS)
+        self.padded_rows = self._counter(
+            "munet_batch_padded_rows_total",
+            "Rows of zeros computed to fill a group up to its bucket, summed over stages.",
+        )
+        self.shared_rows = self._counter(
+            "munet_rows_shared_total",
+            "Row-stages not computed because an equal image had gone the same way.",
+        )
+        self.compilations = self._counter(
+            "munet_compilations_total",
+            "Programs made ready, by source: compiler, or the cache on disk.",
+            "source",
+        )
+
+    def _loading(self) -> None:
+        self.component_loads = self._counter(
+            "munet_component_loads_total", "Components read from the store."
+        )
+        self.component_load_seconds = self._histogram(
+            "munet_component_load_seconds", "Reading and verifying one component.", SECONDS
+        )
+        self.task_loads = self._counter(
+            "munet_task_loads_total", "Loads of a task, by outcome: ready or failed.", "outcome"
+        )
+        self.catalog_polls = self._counter(
+            "munet_catalog_polls_total", "Looks at the store's refs: ok or error.", "outcome"
+        )
+        self.catalog_changes = self._counter(
+            "munet_catalog_changes_total", "Tasks added, changed and removed.", "kind"
+        )
+
+    def _counter(self, name: str, text: str, labels: str = "") -> Counter:
+        return Counter(name, text, labels.split(), registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], labels: str = ""
+    ) -> Histogram:
+        return Histogram(name, text, labels.split(), buckets=buckets, registry=self.registry)
+
+    def register(self, task: str) -> None:
+        """From now on the task has series of its own."""
+        with self._lock:
+            self._tasks.add(task)
+
+    def forget(self, task: str) -> None:
+        """Removes the task's series."""
+        with self._lock:
+            self._tasks.discard(task)
+            for instrument in (self.requests, self.request_seconds):
+                instrument.remove_by_labels({"task": task})
+
+    def answered(self, task: str, status: int, seconds: Mapping[str, float] | None) -> None:
+        """Counts a request; `seconds` by stage (with `total`) if it was classified."""
+        with self._lock:  # a task forgotten between label and increment would come back
+            label = self._label(task)
+            self.requests.labels(label, str(status)).inc()
+            if seconds is not None:
+                self.request_seconds.labels(label).observe(seconds["total"])
+        for stage, duration in (seconds or {}).items():
+            self.stage_seconds.labels(stage).observe(duration)
+
+    def _label(self, task: str) -> str:
+        if task not in self._tasks:
+            return "other"
+        return task if self._per_task else "all"
+
+    def watch(self, snapshot: Callable[[], Snapshot]) -> None:
+        """Adds the gauges that are read from `snapshot` at each scrape."""
+        self.registry.register(_SnapshotCollector(snapshot))
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus reads."""
+        return generate_latest(self.registry)
+
+
+class _SnapshotCollector(Collector):
+    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        now = self._snapshot()
+        yield GaugeMetricFamily("munet_queue_rows", "Rows waiting.", now.queue_rows)
+        yield GaugeMetricFamily(
+            "munet_resident_components", "Components in memory.", now.resident_components
+        )
+        yield GaugeMetricFamily(
+            "munet_resident_bytes", "Bytes of components in memory.", now.resident_bytes
+        )
+        yield CounterMetricFamily(
+            "munet_component_releases_total",
+            "Components freed because no path used them any more.",
+            now.component_releases,
+        )
+        tasks = GaugeMetricFamily(
+            "munet_tasks", "Tasks by state: cold, loading, ready, failed.", labels=["state"]
+        )
+        for state, count in sorted(now.tasks_by_state.items()):
+            tasks.add_metric([state], count)
+        yield tasks

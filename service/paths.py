@@ -1,0 +1,104 @@
+"""A published path in memory: the stages that the engine runs, made of shared components.
+
+A stage is a run of consecutive components that one compiled program executes. Paths that run
+through the same components hold the very same `Stage` object: the engine groups rows by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_store import Digest, Published
+from vit import Architecture, kind_of
+
+STEM = ("embedding", "cls", "posembed_input")
+TAIL = ("encoder_norm", "head")
+SMALLEST_HEAD = 16  # classes; heads are padded to powers of two from here on
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a compiled program depends on, beside the number of rows: never on a task or depth."""
+
+    kinds: tuple[str, ...]  # of its components, in order
+    shape: Architecture  # with every field that does not shape this stage at a fixed value
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Component:
+    """One component's arrays on the device; freed with the last stage that holds it."""
+
+    digest: Digest
+    size_bytes: int
+    weights: Any  # tree of device arrays
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Stage:
+    """Consecutive components of one or many paths."""
+
+    program: Program
+    components: tuple[Component, ...]
+
+    @property
+    def weights(self) -> tuple[Any, ...]:
+        """The arguments of the program, before the rows."""
+        return tuple(component.weights for component in self.components)
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class LoadedPath:
+    """A version of a task, ready to run."""
+
+    published: Published
+    stages: tuple[Stage, ...]
+    image_size: int
+    cost: float  # estimated work of one row: parameters times tokens, in millions
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes, by index."""
+        return self.published.path.labels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """One image on its way through one path."""
+
+    path: LoadedPath
+    pixels: NDArray[np.float32]  # [image_size, image_size, 3]
+    identity: bytes  # equal for equal pixels
+
+
+def cut(arch: Architecture) -> Iterator[tuple[Program, tuple[str, ...]]]:
+    """The stages of an architecture, in forward order: program and names of the components."""
+    yield _program(STEM, arch), STEM
+    for name in arch.component_names:
+        if name not in STEM + TAIL:
+            yield _program((name,), arch), (name,)
+    yield _program(TAIL, arch), TAIL
+
+
+def _program(names: tuple[str, ...], arch: Architecture) -> Program:
+    """Fields that do not shape the stage are set to one value, so that equal programs are equal."""
+    kinds = tuple(kind_of(name) for name in names)
+    shape = replace(arch, num_layers=0, adapters=(), num_classes=1)
+    if "embedding" not in kinds:  # behind the embedding only the number of tokens matters
+        shape = replace(shape, patch_size=1, image_size=arch.grid)
+    if "encoderblock" not in kinds:
+        shape = replace(shape, heads=1, mlp_dim=1)
+    if "residual_adapter" not in kinds:
+        shape = replace(shape, adapter_dim=1)
+    if "head" in kinds:
+        shape = replace(shape, num_classes=padded_classes(arch.num_classes))
+    return Program(kinds, shape)
+
+
+def padded_classes(classes: int) -> int:
+    """Width of the head as the engine runs it, so that class counts do not mint programs."""
+    return max(SMALLEST_HEAD, 1 << (classes - 1).bit_length())

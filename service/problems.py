@@ -1,0 +1,61 @@
+"""Refusals as `application/problem+json` (RFC 9457), with a member `error` for v2 clients."""
+
+from __future__ import annotations
+
+import math
+from http import HTTPStatus
+from urllib.parse import quote
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from service.errors import GatewayError, InternalError, UnknownTask
+
+MEDIA_TYPE = "application/problem+json"
+SHOWN_CHARACTERS = 200  # of the path
+
+
+def problem(request: Request, error: GatewayError) -> JSONResponse:
+    """The answer to a refused request."""
+    headers: dict[str, str] = {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    extra = {"nearest": list(error.nearest)} if isinstance(error, UnknownTask) else {}
+    return _respond(request, error.status, error.kind, error.title, error.detail, extra, headers)
+
+
+def no_route(request: Request, error: HTTPException) -> JSONResponse:
+    """What the router refuses: an unknown path, a wrong method."""
+    title = HTTPStatus(error.status_code).phrase
+    detail = f"{request.method[:20]} on this path: {title.lower()}"
+    kind = title.lower().replace(" ", "-")
+    headers = dict(error.headers or {})
+    return _respond(request, error.status_code, kind, title, detail, {}, headers)
+
+
+def crash(request: Request, error: Exception) -> JSONResponse:
+    """Anything unforeseen; the cause goes to the log, not to the client."""
+    del error
+    return problem(request, InternalError("an unexpected error; the server's log has the cause"))
+
+
+def _respond(
+    request: Request,
+    status: int,
+    kind: str,
+    title: str,
+    detail: str,
+    extra: dict[str, list[str]],
+    headers: dict[str, str],
+) -> JSONResponse:
+    content = {
+        "type": f"urn:munet:problem:{kind}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "instance": quote(request.url.path[:SHOWN_CHARACTERS]),
+        "error": detail,
+        **extra,
+    }
+    return JSONResponse(content, status, headers, media_type=MEDIA_TYPE)

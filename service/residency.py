@@ -1,0 +1,138 @@
+"""Components in memory by digest: each is read once, verified, and shared by all paths.
+
+Paths hold their components; here are only weak references, so a component is freed exactly when
+the last path that uses it is gone, rows in flight included. What stays loaded is the catalog's
+decision.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from model_store import Digest, ModelStore, Published
+from service.metrics import Metrics
+from service.paths import Component, LoadedPath, Program, Stage, cut
+from vit import Architecture, kind_of
+from vit.preprocess import CONTRACT
+
+logger = logging.getLogger(__name__)
+
+
+class UnservablePath(Exception):
+    """A published path that this gateway cannot run; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What is in memory, and how many components have been freed since the start."""
+
+    components: int
+    size_bytes: int
+    releases: int
+
+
+class Residency:
+    """Loads paths; safe to call from several threads."""
+
+    def __init__(
+        self, store: ModelStore, place: Callable[[str, Any], Any], metrics: Metrics
+    ) -> None:
+        """`place(kind, tree)` puts a component's arrays on the device, as the engine wants them."""
+        self._store = store
+        self._place = place
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._loading: dict[tuple[str, Digest], Future[Component]] = {}
+        self._resident: weakref.WeakValueDictionary[tuple[str, Digest], Component] = (
+            weakref.WeakValueDictionary()
+        )
+        self._stages: weakref.WeakValueDictionary[tuple[Program, tuple[Component, ...]], Stage] = (
+            weakref.WeakValueDictionary()
+        )
+        self._loads = 0
+
+    def load(self, published: Published) -> LoadedPath:
+        """Reads what is not resident yet; blocks.
+
+        Raises UnservablePath, or StoreError for a missing or corrupt component.
+        """
+        arch = self._architecture(published)
+        digests = published.path.components
+        stages = tuple(
+            self._stage(program, [(name, digests[name]) for name in names])
+            for program, names in cut(arch)
+        )
+        size = sum(component.size_bytes for stage in stages for component in stage.components)
+        return LoadedPath(published, stages, arch.image_size, size / 4 * arch.tokens / 1e6)
+
+    def _architecture(self, published: Published) -> Architecture:
+        path = published.path
+        try:
+            arch = Architecture.from_json(path.architecture)
+        except ValueError as error:
+            raise UnservablePath(f"loading {path.task!r}: {error}") from None
+        for what, expected, found in (
+            ("components", arch.component_names, tuple(path.components)),
+            ("input", {"size": arch.image_size, **CONTRACT}, dict(path.input)),
+            ("number of labels", arch.num_classes, len(path.labels)),
+        ):
+            if expected != found:
+                raise UnservablePath(
+                    f"loading {path.task!r}: expected {what} {expected}, found {found}; "
+                    "publish it again with a path spec that fits its architecture"
+                )
+        return arch
+
+    def _stage(self, program: Program, parts: Sequence[tuple[str, Digest]]) -> Stage:
+        components = tuple(self._component(kind_of(name), digest) for name, digest in parts)
+        with self._lock:
+            stage = self._stages.get((program, components))
+            if stage is None:
+                stage = self._stages[program, components] = Stage(program, components)
+            return stage
+
+    def _component(self, kind: str, digest: Digest) -> Component:
+        """The kind is part of the key because it decides the layout on the device."""
+        key = (kind, digest)
+        with self._lock:
+            resident = self._resident.get(key)
+            if resident is not None:
+                return resident
+            loading = self._loading.get(key)
+            mine = self._loading[key] = Future[Component]() if loading is None else loading
+        return self._read(key, mine) if loading is None else mine.result()
+
+    def _read(self, key: tuple[str, Digest], mine: Future[Component]) -> Component:
+        kind, digest = key
+        started = time.monotonic()
+        try:
+            tree = self._store.component(digest)
+            component = Component(digest, self._store.size(digest), self._place(kind, tree))
+        except BaseException as error:
+            with self._lock:
+                del self._loading[key]
+            mine.set_exception(error)
+            raise
+        with self._lock:
+            self._resident[key] = component
+            self._loads += 1
+            del self._loading[key]
+        mine.set_result(component)
+        self._metrics.component_loads.inc()
+        self._metrics.component_load_seconds.observe(time.monotonic() - started)
+        return component
+
+    def usage(self) -> Usage:
+        """What is in memory now."""
+        with self._lock:
+            resident = list(self._resident.values())
+            loads = self._loads
+        size = sum(component.size_bytes for component in resident)
+        return Usage(len(resident), size, loads - len(resident))

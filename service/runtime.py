@@ -1,0 +1,113 @@
+"""The parts of one gateway, assembled, started and stopped in the right order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_store import ModelStore, Published
+from service.batching import Batcher, BatchReport, Limits
+from service.catalog import Catalog
+from service.engine import Engine
+from service.errors import Unavailable
+from service.loading import Loader
+from service.metrics import Metrics, Snapshot
+from service.paths import LoadedPath, Row
+from service.residency import Residency
+from service.settings import Settings
+
+
+class Runtime:
+    """Everything behind the HTTP interface; `start` before the first request, `stop` once."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Opens the store; raises StoreNotFound if there is none."""
+        self.settings = settings
+        self.store = ModelStore(settings.store)
+        self.metrics = Metrics(per_task=settings.task_metrics)
+        self.engine = Engine(
+            self.metrics,
+            max_rows=settings.max_batch_rows,
+            compilation_cache=settings.compilation_cache,
+        )
+        self.residency = Residency(self.store, self.engine.place, self.metrics)
+        self.loader = Loader(self.store, self._prepare, self.metrics, threads=settings.load_threads)
+        self.catalog = Catalog(
+            self.loader,
+            self.metrics,
+            poll_s=settings.poll_s,
+            preload=settings.preload_tasks,
+        )
+        self.batcher = Batcher[Row, NDArray[np.float32]](
+            self.engine.run,
+            Limits(settings.max_batch_rows, settings.queue_per_task, settings.queue_total),
+            report=self._count_batch,
+        )
+        self.decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        self.metrics.watch(self._snapshot)
+        self.draining = False
+        self._receiving = 0
+
+    def start(self) -> None:
+        """Reads the store's refs and starts the threads; blocks for a moment."""
+        self.batcher.start()
+        self.catalog.start()
+
+    def stop(self) -> None:
+        """Ends all threads; rows that still wait are refused."""
+        self.catalog.stop()
+        self.loader.close()
+        self.batcher.stop()
+        self.decoders.shutdown(cancel_futures=True)
+        self.engine.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests should be sent here."""
+        return not self.draining and self.catalog.ready
+
+    @property
+    def alive(self) -> bool:
+        """Whether the threads that nothing works without are running."""
+        return self.batcher.alive and self.catalog.alive
+
+    @contextmanager
+    def receiving(self, task: str) -> Iterator[None]:
+        """Around reading and decoding one image: refuses at once what could not be queued later.
+
+        Raises TaskQueueFull or Unavailable. For the event loop's thread only.
+        """
+        self.batcher.check(task)
+        if self._receiving >= self.settings.queue_total:
+            raise Unavailable(
+                f"overloaded: {self._receiving} images are being received already", retry_after_s=1
+            )
+        self._receiving += 1
+        try:
+            yield
+        finally:
+            self._receiving -= 1
+
+    def _prepare(self, published: Published) -> LoadedPath:
+        path = self.residency.load(published)
+        self.engine.warm(path.stages)
+        return path
+
+    def _count_batch(self, report: BatchReport) -> None:
+        self.metrics.batches.labels(report.reason).inc()
+        self.metrics.batch_rows.observe(report.rows)
+        self.metrics.batch_tasks.observe(report.tasks)
+
+    def _snapshot(self) -> Snapshot:
+        usage = self.residency.usage()
+        return Snapshot(
+            queue_rows=len(self.batcher),
+            tasks_by_state=self.catalog.counts(),
+            resident_components=usage.components,
+            resident_bytes=usage.size_bytes,
+            component_releases=usage.releases,
+        )

@@ -1,0 +1,61 @@
+"""A tiny experiment on made-up images, so that a whole run takes seconds."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from evolution.experiments import AUTO_TUNE_V2, DEFAULTS, Experiment
+from evolution.methods import MU2NET
+from evolution.population import Score
+from evolution.roots import random_root
+from evolution.tasks import PRIVATE_PREFIX, Split, Task, task_name
+from vit import Architecture
+
+ROOT = Architecture(
+    width=16, heads=2, mlp_dim=32, patch_size=4, image_size=8, num_layers=1, num_classes=1
+)
+
+TINY = Experiment(
+    name="demo",
+    method=MU2NET,
+    tasks=("toy/a", "toy/b", "private:toy/c"),
+    passes=2,
+    samples_per_task=3,
+    root=lambda: (ROOT, random_root(ROOT)),
+    batch_size=32,
+    train_examples_per_round=64,
+    rounds_per_child=2,
+    validation_examples=96,
+    defaults={**DEFAULTS, "num_layers": 1, "ds_image_size": 8, "opt_lr": 0.1},
+    ranges=AUTO_TUNE_V2,
+    score=Score(),
+)
+
+
+def toy_task(entry: str, examples: int = 64) -> Task:
+    """Which of three corners of a noisy 8 x 8 image is bright, in an order of each task's own."""
+    name = task_name(entry)
+    rng = np.random.default_rng([ord(name[-1])])
+    corners = rng.permutation(3)
+
+    def split(kind: str, count: int) -> Split:
+        images = rng.integers(0, 120, (count, 8, 8, 1), dtype=np.uint8)
+        labels = rng.integers(3, size=count).astype(np.int32)
+        for image, label in zip(images, labels, strict=True):
+            row, column = divmod(int(corners[label]), 2)
+            image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 120
+        return Split(kind, images, labels)
+
+    return Task(
+        name=name,
+        private=entry.startswith(PRIVATE_PREFIX),
+        labels=("x", "y", "z"),
+        train=split("train", examples),
+        validation=split("validation", 48),
+        test=split("test", 40),
+    )
+
+
+def tiny(**changes) -> Experiment:
+    """The tiny experiment with other settings."""
+    return replace(TINY, **changes)

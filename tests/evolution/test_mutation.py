@@ -1,0 +1,245 @@
+"""Parents, hyperparameters and copying: golden cases of the specification, and its properties."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evolution import mutation
+from evolution.experiments import AUTO_TUNE_V2, DEFAULTS
+from evolution.methods import MU2NET
+from evolution.population import ROOT, Path, Population
+from evolution.search import _population_of_root
+from tests.evolution.systems import ROOT as ROOT_ARCH
+from tests.evolution.systems import tiny
+
+
+class Draws:
+    """A generator whose draws are given, so that a rule can be followed by hand."""
+
+    def __init__(self, *values: float) -> None:
+        self.values = list(values)
+
+    def random(self) -> float:
+        return self.values.pop(0)
+
+    def integers(self, high: int) -> int:
+        return int(self.values.pop(0))
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def population() -> Population:
+    return _population_of_root(tiny())
+
+
+def add(system: Population, task: str, parent: Path, quality: float, **hp) -> Path:
+    """A kept child of `parent`, made by the rules themselves."""
+    values = {**parent.hyperparameters, **hp}
+    arch = mutation.architecture_of(ROOT_ARCH, values, 3)
+    child = mutation.make_child(system, parent, task, arch, values, MU2NET, rng())
+    child.quality = quality
+    system.paths.setdefault(task, []).append(child)
+    return child
+
+
+def root_of(system: Population) -> Path:
+    return system.paths[ROOT][0]
+
+
+# ---- parents
+
+
+def test_best_own_path_first_with_probability_halved_per_child():
+    system = population()
+    worse, better = (add(system, "a", root_of(system), q) for q in (0.5, 0.6))
+    better.children_per_task["a"] = 2
+    pick = lambda *draws: mutation.sample_parent(system, "a", [], MU2NET, Draws(*draws))  # noqa: E731
+    assert pick(0.24) is better
+    assert pick(0.25, 0.99) is worse  # 0.25 is not below 1/4
+
+
+def test_a_path_without_children_for_the_task_is_always_taken():
+    system = population()
+    path = add(system, "a", root_of(system), 0.5)
+    path.children_per_task["b"] = 9
+    assert mutation.sample_parent(system, "a", [], MU2NET, Draws(0.999)) is path
+
+
+def test_a_seed_that_is_taken_goes_to_the_end_with_all_before_it():
+    system = population()
+    root = root_of(system)
+    b, c = add(system, "b", root, 0.5), add(system, "c", root, 0.5)
+    root.children_per_task["a"] = 1
+    seeds = [root, b, c]
+    assert mutation.sample_parent(system, "a", seeds, MU2NET, Draws(0.5, 0.9)) is b
+    assert seeds == [c, root, b]
+
+
+def test_if_all_are_refused_the_choice_is_uniform():
+    system = population()
+    own, root = add(system, "a", root_of(system), 0.5), root_of(system)
+    own.children_per_task["a"] = root.children_per_task["a"] = 5
+    seeds = [root]
+    assert mutation.sample_parent(system, "a", seeds, MU2NET, Draws(0.9, 0.9, 1)) is root
+    assert seeds == [root]
+
+
+def test_every_seed_is_tried_once_before_any_twice():
+    system = population()
+    seeds = [add(system, f"t{i}", root_of(system), 0.5) for i in range(5)]
+    taken = []
+    for _ in range(5):
+        parent = mutation.sample_parent(system, "a", seeds, MU2NET, rng())
+        parent.children_per_task["a"] = 1
+        taken.append(parent.task)
+    assert taken == [f"t{i}" for i in range(5)]
+
+
+# ---- hyperparameters
+
+
+@given(st.integers(0, 5), st.integers(0, 99))
+def test_a_neighbour_is_one_step_away_or_the_same_at_an_end(index, seed):
+    choices = (1, 2, 5, 10, 20, 50)
+    moved = choices.index(mutation.neighbour(choices[index], choices, rng(seed)))
+    assert abs(moved - index) == 1 or (moved == index and index in (0, 5))
+
+
+def test_a_value_outside_the_choices_is_an_error():
+    with pytest.raises(ValueError, match=r"0\.3"):
+        mutation.neighbour(0.3, (0.1, 0.2), rng())
+
+
+def test_the_new_mutation_rate_decides_about_all_other_keys():
+    ranges = {"_mu_": (0.1, 0.5), "opt_lr": (0.01, 0.02)}
+    hp = {"_mu_": 0.1, "opt_lr": 0.01}
+    # _mu_ is drawn (0.05 < 0.1) and goes up (0.4 < 0.5); opt_lr's 0.3 is below the new .5 only.
+    child = mutation.mutate_hyperparameters(hp, ranges, Draws(0.05, 0.4, 0.3, 0.4))
+    assert child == {"_mu_": 0.5, "opt_lr": 0.02}
+    assert hp == {"_mu_": 0.1, "opt_lr": 0.01}
+
+
+@given(st.integers(0, 999))
+def test_a_child_keeps_the_generations_data_hyperparameters(seed):
+    child = mutation.mutate_hyperparameters({**DEFAULTS, "_mu_": 0.3}, AUTO_TUNE_V2, rng(seed))
+    for key, value in child.items():
+        assert value == DEFAULTS[key] or key == "_mu_" or key.startswith("opt_")
+        assert key not in AUTO_TUNE_V2 or value in AUTO_TUNE_V2[key]
+
+
+def test_data_hyperparameters_come_from_the_best_path_not_from_the_parent():
+    system = population()
+    best = add(system, "a", root_of(system), 0.9, ds_hue_delta=0.2)
+    never = {**DEFAULTS, "_mu_": 0.0}
+    shared = mutation.shared_data_hyperparameters(never, AUTO_TUNE_V2, best, rng())
+    assert shared["ds_hue_delta"] == 0.2
+    assert set(shared) == {key for key in DEFAULTS if key.startswith("ds_")}
+    fresh = mutation.shared_data_hyperparameters(never, AUTO_TUNE_V2, None, rng())
+    assert fresh["ds_hue_delta"] == 0.0
+
+
+def test_data_hyperparameters_move_with_the_default_rate():
+    """Not with the best path's: a system that stopped mutating still explores augmentation."""
+    system = population()
+    best = add(system, "a", root_of(system), 0.9, _mu_=0.0)
+    always = {**DEFAULTS, "_mu_": 1.0}
+    shared = mutation.shared_data_hyperparameters(always, AUTO_TUNE_V2, best, rng())
+    assert shared["ds_crop"] in (True, False) and shared["ds_area_range_min"] != 0.05
+
+
+# ---- components
+
+
+def child_of(system: Population, parent: Path, task: str, mu: float, **hp) -> Path:
+    values = {**parent.hyperparameters, "_mu_": mu, **hp}
+    arch = mutation.architecture_of(ROOT_ARCH, values, 3)
+    return mutation.make_child(system, parent, task, arch, values, MU2NET, rng())
+
+
+def test_without_mutation_only_the_norm_is_copied_and_the_head_is_new():
+    system = population()
+    child = child_of(system, root_of(system), "a", mu=0.0)
+    trainable = [c.name for c in child.components if c.trainable]
+    assert trainable == ["encoder_norm", "head"]
+    shared = [c for c in child.components if not c.trainable]
+    assert all(c in root_of(system).components for c in shared)
+    assert not child.components[-1].params["kernel"].any()  # zeros
+
+
+def test_with_certain_mutation_everything_is_copied():
+    system = population()
+    child = child_of(system, root_of(system), "a", mu=1.0)
+    assert all(c.trainable for c in child.components)
+    for mine, its in zip(child.components[:-1], root_of(system).components, strict=False):
+        assert mine.id != its.id and mine.params is its.params
+
+
+def test_another_tasks_head_is_never_taken():
+    system = population()
+    a = add(system, "a", root_of(system), 0.9)
+    a.components[-1].params = jax.tree.map(np.ones_like, a.components[-1].params)
+    system.finish("a")
+    child = child_of(system, a, "b", mu=0.0)
+    assert not child.components[-1].params["kernel"].any()
+
+
+def test_the_tasks_own_trained_head_and_momentum_are_inherited():
+    system = population()
+    a = add(system, "a", root_of(system), 0.9)
+    head = a.components[-1]
+    head.params, head.momentum = jax.tree.map(np.ones_like, head.params), {"kernel": "trace"}
+    system.finish("a")
+    system.start("a")
+    copied = child_of(system, a, "a", mu=0.0).components[-1]
+    assert copied.id != head.id and copied.trainable
+    assert copied.params["kernel"].all() and copied.momentum == {"kernel": "trace"}
+
+
+def test_a_dropped_block_is_found_again_further_up():
+    system = population()
+    shallow = add(system, "a", root_of(system), 0.9, num_layers=0)
+    assert shallow.named("encoderblock_0") is None
+    deeper = child_of(system, shallow, "a", mu=0.0, num_layers=1)
+    assert deeper.named("encoderblock_0") is root_of(system).named("encoderblock_0")
+
+
+def test_a_block_above_the_root_is_born_random_and_trainable():
+    system = population()
+    deeper = child_of(system, root_of(system), "a", mu=0.0, num_layers=2)
+    block = deeper.named("encoderblock_1")
+    assert block is not None and block.trainable and block.momentum is None
+
+
+def test_position_embeddings_of_another_image_size_are_resampled_from_the_root():
+    system = population()
+    larger = child_of(system, root_of(system), "a", mu=0.0, ds_image_size=16)
+    position = larger.named("posembed_input")
+    assert position is not None and position.trainable
+    assert position.params["pos_embedding"].shape == (1, 17, 16)
+
+
+def test_components_of_another_width_are_refused():
+    system = population()
+    other = replace(ROOT_ARCH, width=32, num_classes=3)
+    with pytest.raises(ValueError, match="share a width"):
+        mutation.make_child(
+            system, root_of(system), "a", other, root_of(system).hyperparameters, MU2NET, rng()
+        )
+
+
+def test_the_same_draws_make_the_same_child():
+    def names(seed: int) -> list[str]:
+        system = population()
+        hp = {**DEFAULTS, "_mu_": 0.5, "num_layers": 1, "ds_image_size": 8}
+        arch = mutation.architecture_of(ROOT_ARCH, hp, 3)
+        child = mutation.make_child(system, root_of(system), "a", arch, hp, MU2NET, rng(seed))
+        return [c.name for c in child.components if c.trainable]
+
+    assert names(4) == names(4)
+    assert len({tuple(names(seed)) for seed in range(9)}) > 1

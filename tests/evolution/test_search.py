@@ -1,0 +1,204 @@
+"""A whole small run: what it publishes, that it is repeatable, and that it can be killed."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from evolution import search as search_module
+from evolution.search import ChildTrained, Search, TaskPublished
+from evolution.state import StateError
+from evolution.tasks import TaskError
+from model_store import ModelStore
+from tests.evolution.systems import TINY, tiny, toy_task
+from vit import Architecture, forward, preprocess
+
+
+@pytest.fixture(autouse=True)
+def tiny_experiment(monkeypatch):
+    """A saved run names its experiment; here that name means the tiny one."""
+    monkeypatch.setattr(search_module, "EXPERIMENTS", {TINY.name: TINY})
+
+
+def start(directory, seed: int = 0) -> Search:
+    return Search.start(TINY, ModelStore(directory, create=True), seed, toy_task)
+
+
+def published(store: ModelStore) -> dict:
+    """Everything that two equal runs must agree on: every version's digest of every task."""
+    return {task: [p.digest for p in store.history(task)] for task in store.tasks()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An undisturbed run, with its events."""
+    directory = tmp_path_factory.mktemp("run") / "store"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search_module, "EXPERIMENTS", {TINY.name: TINY})
+        events = list(start(directory).run())
+    return ModelStore(directory), events
+
+
+def test_every_task_is_published_once_a_pass(finished):
+    store, events = finished
+    done = [event.task for event in events if isinstance(event, TaskPublished)]
+    assert done == ["toy/a", "toy/b", "toy/c"] * 2
+    assert store.tasks() == ["toy/a", "toy/b", "toy/c"]
+    assert len([e for e in events if isinstance(e, ChildTrained)]) == 18
+    assert store.verify() == []
+
+
+def test_quality_never_falls_from_pass_to_pass(finished):
+    store, _ = finished
+    for task in store.tasks():
+        qualities = [p.path.metrics["validation"]["accuracy"] for p in store.history(task)]
+        assert qualities == sorted(qualities)
+
+
+def test_published_accuracy_is_what_the_published_components_reach(finished):
+    """Read back from the store alone, each path answers as the search said."""
+    store, _ = finished
+    for task in store.tasks():
+        path = store.resolve(task).path
+        arch = Architecture.from_json(path.architecture)
+        params = {name: store.component(digest) for name, digest in path.components.items()}
+        test = toy_task(task).test
+        logits = forward(arch, params, preprocess(test.images, path.input["size"]))
+        reached = float((np.asarray(logits).argmax(-1) == test.labels).mean())
+        assert reached == path.metrics["test"]["accuracy"]
+
+
+def test_earlier_versions_keep_every_component(finished):
+    """Frozen means frozen: what v1 was made of is untouched by everything that came after."""
+    store, _ = finished
+    for task in store.tasks():
+        for version in store.history(task):
+            assert all(store.component(d) is not None for d in version.path.components.values())
+
+
+def test_tasks_share_components_and_the_private_one_is_nobodys_parent(finished):
+    store, _ = finished
+    live = {task: store.resolve(task).path for task in store.tasks()}
+    used = [digest for path in live.values() for digest in path.components.values()]
+    assert len(set(used)) < len(used)
+    assert live["toy/c"].private and not live["toy/a"].private
+    for task in ("toy/a", "toy/b"):
+        for version in store.history(task):
+            assert version.path.lineage["parent_task"] != "toy/c"
+
+
+def test_the_same_seed_gives_the_same_digests_and_another_does_not(finished, tmp_path):
+    store, _ = finished
+    list(start(tmp_path / "same").run())
+    assert published(ModelStore(tmp_path / "same")) == published(store)
+    list(start(tmp_path / "other", seed=1).run())
+    assert published(ModelStore(tmp_path / "other")) != published(store)
+
+
+def test_stopped_after_any_generation_and_resumed_equals_never_stopped(finished, tmp_path):
+    store, _ = finished
+    runs = start(tmp_path / "store").run()
+    rng = random.Random(0)
+    for _ in range(6):
+        for _ in range(rng.randint(1, 5)):
+            next(runs, None)
+        reopened = ModelStore(tmp_path / "store")
+        runs = Search.resume(TINY, reopened, toy_task).run()
+    list(runs)
+    assert published(ModelStore(tmp_path / "store")) == published(store)
+
+
+CHILD = """
+import sys
+from evolution import search
+from evolution.search import Search
+from model_store import ModelStore
+from tests.evolution.systems import TINY, toy_task
+search.EXPERIMENTS = {TINY.name: TINY}
+store = ModelStore(sys.argv[1], create=True)
+known = store.load_agent(TINY.name) is not None
+run = Search.resume(TINY, store, toy_task) if known else Search.start(TINY, store, 0, toy_task)
+for event in run.run():
+    print(event.task, flush=True)
+"""
+
+
+def test_killed_at_random_moments_and_resumed_equals_never_stopped(finished, tmp_path):
+    """SIGKILL of a real process, several times, until one run comes to its end."""
+    store, _ = finished
+    rng = random.Random(1)
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    for attempt in range(40):
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(tmp_path / "store")],
+            stdout=subprocess.PIPE, env=environment, text=True,
+        )  # fmt: skip
+        assert child.stdout is not None
+        if attempt < 4:  # some events, then some milliseconds further into the next generation
+            for _ in range(rng.randint(1, 5)):
+                child.stdout.readline()
+            time.sleep(rng.random() * 0.3)
+            child.send_signal(signal.SIGKILL)
+        child.communicate()
+        if child.returncode == 0:
+            break
+    assert child.returncode == 0 and attempt >= 4
+    assert published(ModelStore(tmp_path / "store")) == published(store)
+    assert ModelStore(tmp_path / "store").verify() == []
+
+
+def test_a_finished_run_takes_in_a_further_task(finished, tmp_path):
+    directory = tmp_path / "store"
+    list(start(directory).run())
+    before = published(ModelStore(directory))
+    further = Search.resume(TINY, ModelStore(directory), toy_task, ("toy/d",))
+    events = list(further.run())
+    assert {event.task for event in events} == {"toy/d"}
+    after = published(ModelStore(directory))
+    assert after.pop("toy/d") and after == before
+
+
+def test_a_second_run_of_one_name_is_refused(tmp_path):
+    start(tmp_path / "store")
+    with pytest.raises(StateError, match="resume"):
+        start(tmp_path / "store")
+
+
+def test_resuming_what_was_never_started_says_what_there_is(tmp_path):
+    store = ModelStore(tmp_path / "store", create=True)
+    with pytest.raises(StateError, match="no run called 'demo'; runs there: none"):
+        Search.resume(TINY, store, toy_task)
+
+
+def test_a_task_without_data_stops_the_run_before_any_training(tmp_path):
+    def missing(entry: str):
+        if entry == "toy/b":
+            raise TaskError("toy/b is not prepared")
+        return toy_task(entry)
+
+    store = ModelStore(tmp_path / "store", create=True)
+    with pytest.raises(TaskError):
+        next(Search.start(TINY, store, 0, missing).run())
+    assert store.tasks() == []
+
+
+def test_a_kept_child_is_never_worse_than_its_parent_of_the_same_task(finished):
+    _, events = finished
+    for event in events:
+        if isinstance(event, ChildTrained) and event.improved:
+            assert event.quality <= event.best_quality
+
+
+def test_steps_and_validation_sizes_follow_the_specification():
+    experiment = tiny(batch_size=512, train_examples_per_round=51_200, validation_examples=5_120)
+    assert experiment.steps_per_round(4_000) == 8
+    assert experiment.steps_per_round(2_000) == 4
+    assert experiment.steps_per_round(1_000_000) == 100
+    assert experiment.validation_count(1_000) == 1_000  # two batches of 500
+    assert experiment.validation_count(1_001) == 1_000
+    assert experiment.validation_count(6_000) == 5_120

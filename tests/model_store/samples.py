@@ -1,0 +1,47 @@
+"""Small arrays, paths and stores for the tests of the model store."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model_store import Digest, ModelStore, TaskPath
+
+
+def arrays(seed: int, size: int = 8) -> dict[str, Any]:
+    """A component of two tensors, different for each seed."""
+    random = np.random.default_rng(seed)
+    return {
+        "kernel": random.normal(size=(size, size)).astype(np.float32),
+        "bias": np.full(size, seed, np.float32),
+    }
+
+
+def path(task: str, components: dict[str, Digest], **changes: Any) -> TaskPath:
+    """A path with these components; `changes` replaces other fields."""
+    fields: dict[str, Any] = {
+        "labels": ("zero", "one"),
+        "architecture": {"size": "Ti/16", "depth": 1},
+        "input": {"size": 32, "channels": 3},
+        "hyperparameters": {"opt_lr": 0.1},
+        "metrics": {"validation": {"accuracy": 0.5, "split": "train[:20%]", "examples": 10}},
+        "parameters": {"total": 72, "accounted": 72.0},
+        "lineage": {"parent": None, "generation": 0},
+    }
+    return TaskPath(task=task, components=components, **{**fields, **changes})
+
+
+def new_store(directory: Path) -> ModelStore:
+    """An empty store."""
+    return ModelStore(directory / "store", create=True)
+
+
+def publish(store: ModelStore, task: str, seed: int, **changes: Any) -> int:
+    """Publish a path of one component all tasks share and a head of its own; its version."""
+    components = {"embedding": store.put(arrays(0)), "head": store.put(arrays(seed))}
+    return store.publish(path(task, components, **changes)).version
+
+
+def files(store: ModelStore) -> list[Path]:
+    """Every file of a store except its lock."""
+    return sorted(p for p in store.root.rglob("*") if p.is_file() and p.name != "lock")

@@ -1,0 +1,118 @@
+"""Garbage collection removes what nothing needs, and only that; du counts what is left."""
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from model_store import BlobNotFound, DamagedStore, ModelStore
+from tests.model_store.samples import arrays, files, new_store, path, publish
+
+
+def age(store: ModelStore, seconds: float) -> None:
+    """Make every file of the store this much older."""
+    then = time.time() - seconds
+    for file in files(store):
+        os.utime(file, (then, then))
+
+
+def test_what_is_published_stays(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    for seed in (1, 2):
+        publish(store, "t", seed)
+    before = files(store)
+    report = store.gc(grace_s=0)
+    assert report.removed == () and report.freed_bytes == 0
+    assert files(store) == before
+
+
+def test_what_is_removed_goes_and_what_is_shared_stays(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    publish(store, "t", 1)
+    publish(store, "u", 2)
+    head, shared = (store.resolve("t").path.components[name] for name in ("head", "embedding"))
+    store.rm("t")
+    before = sum(file.stat().st_size for file in files(store))
+    planned = store.gc(grace_s=0, dry_run=True)
+    assert planned.dry_run and store.size(head)
+    report = store.gc(grace_s=0)
+    assert set(report.removed) == set(planned.removed)
+    assert len(report.removed) == 4 and head in report.removed  # head, path spec, config, manifest
+    assert before - sum(file.stat().st_size for file in files(store)) == report.freed_bytes
+    assert report.kept == 5
+    with pytest.raises(BlobNotFound):
+        store.component(head)
+    store.component(shared)
+    assert store.verify() == []
+
+
+def test_the_grace_period_spares_what_was_put_or_used_lately(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    old, fresh = store.put(arrays(1)), store.put(arrays(2))
+    age(store, 1000)
+    assert store.gc(grace_s=2000).removed == ()
+    store.put(arrays(2))  # there already: nothing is written, but it is needed again
+    assert store.gc(grace_s=500).removed == (old,)
+    assert store.size(fresh)
+
+
+def test_publishing_restarts_the_grace_period(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    publish(store, "t", 1)
+    components = dict(store.resolve("t").path.components)
+    age(store, 1000)
+    store.publish(path("u", components))
+    store.rm("t")
+    store.rm("u")
+    assert not set(components.values()) & set(store.gc(grace_s=500).removed)
+
+
+def test_leftovers_of_killed_writers_go(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    publish(store, "t", 1)
+    leftovers = [store.root / "tmp/~1-a", store.root / "refs/tasks/~1-b"]
+    for file in leftovers:
+        file.write_bytes(b"half a blob")
+    (store.root / "refs/tasks/never%2Fpublished").mkdir()
+    assert store.tasks() == ["t"] and store.verify() == []
+    in_use = store.root / "tmp/~2-c"
+    with in_use.open("xb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert store.gc(dry_run=True).temporary_files == 2
+        assert all(file.exists() for file in leftovers)
+        assert store.gc().temporary_files == 2
+    assert in_use.exists()
+    assert not any(file.exists() for file in leftovers)
+    assert not (store.root / "refs/tasks/never%2Fpublished").exists()
+    assert store.resolve("t").version == 1
+
+
+def test_nothing_is_removed_while_a_manifest_is_unreadable(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    publish(store, "t", 1)
+    garbage = store.put(arrays(9))
+    manifest = store.root / "blobs/sha256" / store.resolve("t").digest[7:]
+    manifest.write_bytes(b"x" * manifest.stat().st_size)
+    with pytest.raises(DamagedStore, match=manifest.name):
+        store.gc(grace_s=0)
+    assert store.size(garbage)
+
+
+def test_usage(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    assert store.du().ratio == 1.0
+    publish(store, "a", 1)
+    publish(store, "b", 2)
+    publish(store, "b", 3)  # version 2 is history: on disk, but not served
+    shared = store.size(store.resolve("a").path.components["embedding"])
+    own = store.size(store.resolve("a").path.components["head"])
+    usage = store.du()
+    assert [(task.task, task.version) for task in usage.tasks] == [("a", 1), ("b", 2)]
+    for task in usage.tasks:
+        assert (task.own, task.shared, task.total) == (own, shared, own + shared)
+    assert usage.logical == 2 * (own + shared)
+    assert usage.stored == 2 * own + shared
+    assert usage.ratio == usage.logical / usage.stored
+    assert usage.disk == sum(f.stat().st_size for f in (store.root / "blobs/sha256").iterdir())

@@ -1,0 +1,60 @@
+"""What all tests of the gateway share: a folder of compiled programs, a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+from jax.experimental.compilation_cache import compilation_cache as jax_cache
+
+from model_store import ModelStore
+from tests.service.in_process import Gateway
+from tests.service.servers import Server
+from tests.service.systems import TINY, publish
+
+
+@pytest.fixture(scope="session")
+def compilations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Compiled programs of this run, so that each is compiled once for all tests and servers."""
+    jax_cache.reset_cache()  # JAX decides at its first compilation whether there is a cache
+    yield str(tmp_path_factory.mktemp("compilations"))
+    jax_cache.reset_cache()
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A running gateway and the store it follows."""
+
+    server: Server
+    store: ModelStore
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory, compilations: str) -> Iterator[Served]:
+    """`bentoml serve .` with three tasks, for all tests that need a real server."""
+    folder = tmp_path_factory.mktemp("served")
+    store = ModelStore(folder / "store", create=True)
+    publish(store, "plain")
+    publish(store, "group/other", own={"encoderblock_1": 1})
+    publish(store, "changing")
+    variables = {
+        "MUNET_STORE": str(store.root),
+        "MUNET_COMPILATION_CACHE": compilations,
+        "MUNET_MAX_BATCH_ROWS": "4",
+    }
+    with Server(".", folder / "home", **variables) as server:
+        yield Served(server, store)
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory, compilations: str) -> Iterator[Gateway]:
+    """The app in this process with tasks that share components, and small limits."""
+    store = ModelStore(tmp_path_factory.mktemp("store"), create=True)
+    publish(store, "plain")
+    publish(store, "group/wide", replace(TINY, num_classes=10), own={"encoderblock_1": 1})
+    publish(store, "versions")
+    publish(store, "versions", own={"head": 99})
+    made = Gateway(store, compilations, max_body_bytes=100_000, max_pixels=10_000)
+    yield made
+    made.close()

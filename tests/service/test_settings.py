@@ -1,0 +1,51 @@
+"""Settings are read from the environment, or refused by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.errors import SettingsError
+from service.settings import Settings
+
+
+def test_only_the_store_must_be_given() -> None:
+    settings = Settings.from_environment({"MUNET_STORE": "/somewhere"})
+    assert settings.store == "/somewhere"
+    assert settings.max_batch_rows == 32
+    assert settings.compilation_cache
+    assert settings.preload_tasks == ()
+
+
+def test_every_kind_of_variable_is_read() -> None:
+    settings = Settings.from_environment({
+        "MUNET_STORE": "s", "MUNET_POLL_S": "0.25", "MUNET_MAX_BATCH_ROWS": "8",
+        "MUNET_TASK_METRICS": "0", "MUNET_PRELOAD": "a/b, c", "MUNET_COMPILATION_CACHE": "/c",
+    })  # fmt: skip
+    assert (settings.poll_s, settings.max_batch_rows, settings.task_metrics) == (0.25, 8, False)
+    assert settings.preload_tasks == ("a/b", "c")
+    assert settings.compilation_cache == "/c"
+
+
+def test_a_missing_store_says_what_to_set() -> None:
+    with pytest.raises(SettingsError, match="MUNET_STORE"):
+        Settings.from_environment({})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("MUNET_POLL_S", "soon", "a number"),
+        ("MUNET_POLL_S", "0", "above zero"),
+        ("MUNET_QUEUE_TOTAL", "1.5", "a whole number"),
+        ("MUNET_QUEUE_TOTAL", "-1", "above zero"),
+        ("MUNET_MAX_BATCH_ROWS", "24", "a power of two"),
+        ("MUNET_TASK_METRICS", "maybe", "0 or 1"),
+        ("MUNET_DEADLINE_MS", "10001", "at most 10000"),
+    ],
+)
+def test_what_cannot_be_used_is_named(variable: str, value: str, expected: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_environment({"MUNET_STORE": "s", variable: value})
+    assert variable in str(refused.value)
+    assert expected in str(refused.value)
+    assert value in str(refused.value)

@@ -1,0 +1,57 @@
+"""Who may import whom, and which library belongs to which file."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parent.parent
+OURS = {
+    "vit": set(),
+    "model_store": set(),
+    "evolution": {"vit", "model_store"},
+    "service": {"vit", "model_store"},
+    "loadtests": set(),
+}
+# Library -> the only files, or folders, that may import it.
+OWNERS = {
+    "bentoml": ("service/gateway.py",),
+    "prometheus_client": ("service/metrics.py",),
+    "jax": ("vit/", "evolution/", "service/engine.py"),
+    "flax": ("vit/",),
+    "optax": ("evolution/training.py", "evolution/roots.py"),
+    "tensorflow_datasets": ("evolution/tasks.py", "evolution/prepare.py"),
+}
+FILES = sorted(file for package in OURS for file in (TOP / package).rglob("*.py"))
+
+
+def imports(file: Path) -> set[str]:
+    """Top-level packages that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(TOP)))
+def test_imports_keep_to_the_table(file):
+    name, package = str(file.relative_to(TOP)), file.relative_to(TOP).parts[0]
+    used = imports(file)
+    assert used & set(OURS) <= OURS[package] | {package}
+    for library, owners in OWNERS.items():
+        assert library not in used or name.startswith(owners), f"{library} belongs to {owners}"
+
+
+def test_the_store_loads_without_jax():
+    code = "import sys, model_store; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=TOP, check=False).returncode == 0
+
+
+def test_no_file_has_grown_into_two_subjects():
+    too_long = {str(f): n for f in FILES if (n := len(f.read_text().splitlines())) > 400}
+    assert not too_long
