@@ -113,7 +113,7 @@ def _prepared_builder(name: str, data_dirs: tuple[Path, ...]) -> tfds.core.Datas
 
 def _label_names(builder: tfds.core.DatasetBuilder) -> tuple[str, ...]:
     features: Any = builder.info.features  # TFDS' types do not tell that it is a mapping
-    label = features["label"] if "label" in features else None
+    label = dict(features.items()).get("label")
     if not isinstance(label, tfds.features.ClassLabel):
         raise TaskError(
             f"{builder.name}: expected a feature `label` of class labels, found {label}"
