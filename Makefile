@@ -5,7 +5,7 @@ STORE  ?= demo-store
 PORT   ?= 3000
 DATA   ?=
 
-.PHONY: demo serve test test-slow lint lock root-data root soak clean
+.PHONY: demo serve test test-slow lint lock root soak clean
 
 demo: $(VENV)/installed         ## evolve, publish, serve, add a task while serving, measure
 	$(BIN)/python demo.py
@@ -30,10 +30,13 @@ soak: $(VENV)/installed         ## 10 minutes of mixed load with a publish every
 
 # The shipped root is trained on Omniglot. `make root DATA=folder` takes the raw files from there;
 # without DATA, TFDS downloads them.
-root: $(VENV)/installed
-	$(BIN)/pip install -q "tensorflow-cpu>=2.18"
-	$(BIN)/python -m evolution prepare omniglot $(if $(DATA),--source $(DATA))
-	$(BIN)/python -m evolution root
+root: $(VENV)/installed         ## trains the shipped root anew; TensorFlow gets a venv of its own
+	$(PYTHON) -m venv build/tensorflow
+	build/tensorflow/bin/pip install --quiet -r requirements.lock --no-deps --require-hashes
+	build/tensorflow/bin/pip install --quiet "tensorflow-cpu>=2.18"
+	build/tensorflow/bin/python -m evolution prepare omniglot --data-dir build/data \
+	  $(if $(DATA),--source $(DATA))
+	$(BIN)/python -m evolution root --data-dir build/data
 
 # Everything runs from the checkout: only the locked dependencies are installed.
 $(VENV)/installed: requirements.lock

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import shutil
 import socket
@@ -38,6 +39,7 @@ console = Console(highlight=False)
 def main() -> None:
     """Runs the demo; raises SystemExit where a step fails."""
     started = time.monotonic()
+    logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS advises OpenCV
     heading("1. Evolve two tasks and publish them")
     if STORE.exists():
         shutil.rmtree(STORE)
@@ -63,7 +65,8 @@ def main() -> None:
         f"\nThe demo took {time.monotonic() - started:.0f} s. The store stays in {STORE.name}/; "
         "next:\n  make serve\n  curl -s http://127.0.0.1:3000/tasks\n"
         "  curl -s --data-binary @demo-store/images/telugu_0.png -H 'content-type: image/png' "
-        "http://127.0.0.1:3000/classify/cmaterdb/telugu"
+        "http://127.0.0.1:3000/classify/cmaterdb/telugu",
+        soft_wrap=True,
     )
 
 
@@ -103,9 +106,17 @@ def gateway() -> Iterator[str]:
             wait_until_ready(url, server, log_path)
             yield url
         finally:
-            server.terminate()
-            server.wait(timeout=60)
+            end(server)
             console.print("gateway stopped")
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Asks a process of ours to stop, and makes it."""
+    process.terminate()
+    try:
+        process.wait(timeout=60)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def wait_until_ready(url: str, server: subprocess.Popen[bytes], log_path: Path) -> None:
@@ -170,21 +181,22 @@ def add_task_while_serving(url: str, task: str) -> None:
     """Evolves a further task and times publish -> first answer, while other tasks are asked."""
     arguments = ["evolution", "resume", "demo", "--store", str(STORE), "--task", task]
     console.print(f"[dim]$ python -m {' '.join(arguments)}[/dim]", soft_wrap=True)
-    evolving = subprocess.Popen([sys.executable, "-m", *arguments])
     image = png_bytes(TaskSource()(task).test.images[0])
     live = STORE / "refs" / "tasks" / task.replace("/", "%2F") / "live"
-    others, answered = 0, None
-    while answered is None:
-        if evolving.poll() not in (None, 0):
-            raise SystemExit(f"demo: evolving {task} failed")
-        if live.exists():
-            answered = first_answer(url, task, image)
-        else:
+    others = 0
+    evolving = subprocess.Popen([sys.executable, "-m", *arguments])
+    try:
+        while not live.exists():
+            if evolving.poll() is not None and not live.exists():
+                raise SystemExit(f"demo: evolving {task} ended without publishing it")
             classify(url, "cmaterdb/bangla", image)
             others += 1
             time.sleep(0.2)
-    delay = answered - live.stat().st_mtime
-    evolving.wait()
+        delay = first_answer(url, task, image) - live.stat().st_mtime
+        if evolving.wait():
+            raise SystemExit(f"demo: evolving {task} failed")
+    finally:
+        end(evolving)
     console.print(
         f"[bold]{task} answered {delay:.2f} s after it was published[/bold], without a restart; "
         f"meanwhile the gateway answered {others} requests of another task, none failed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from evolution.experiments import EXPERIMENTS, Experiment
+from evolution.population import ROOT
 from evolution.prepare import PreparationError, prepare
 from evolution.roots import SHIPPED, RootTraining, encode_root, train_root
 from evolution.search import ChildTrained, Search, TaskPublished
@@ -42,7 +44,7 @@ def _experiment(name: str) -> Experiment:
 def run(
     experiment: ExperimentArgument,
     store: StoreOption,
-    seed: Annotated[int, typer.Option(help="Same seed, same machine: same result.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same machine: same result.")] = 0,
 ) -> None:
     """Starts an experiment and publishes each task's best path."""
     chosen = _experiment(experiment)
@@ -66,23 +68,26 @@ def resume(
 def leaderboard(store: StoreOption) -> None:
     """Shows every task's live path."""
     opened = ModelStore(store)
-    table = Table(
-        "task", "version", "validation", "test", "parameters", "accounted", "blocks", "by"
-    )
+    table = Table("task", "v", "validation", "test", "parameters", "accounted")
+    for column in table.columns:
+        column.no_wrap = True
     for name in opened.tasks():
         published = opened.resolve(name)
         path = published.path
         table.add_row(
             name + (" (private)" if path.private else ""),
             str(published.version),
-            f"{path.metrics['validation']['accuracy']:.4f}",
-            f"{path.metrics['test']['accuracy']:.4f}",
-            f"{path.parameters['total']:,}",
-            f"{path.parameters['accounted']:,.0f}",
-            str(path.architecture["num_layers"]),
-            f"{path.lineage['experiment']}, seed {path.lineage['seed']}",
+            _number(path.metrics.get("validation", {}).get("accuracy"), ".4f"),
+            _number(path.metrics.get("test", {}).get("accuracy"), ".4f"),
+            _number(path.parameters.get("total"), ",d"),
+            _number(path.parameters.get("accounted"), ",.0f"),
         )
     console.print(table)
+
+
+def _number(value: float | None, form: str) -> str:
+    """Paths that no search published may lack it."""
+    return "-" if value is None else format(value, form)
 
 
 @app.command("prepare")
@@ -115,6 +120,8 @@ def root(
 
 
 def _follow(search: Search) -> None:
+    if search.progress.iteration == len(search.progress.schedule):
+        _say(f"run {search.experiment.name} is finished; resume --task adds a task to it")
     children = len(search.progress.schedule) * search.experiment.samples_per_task
     done = search.progress.iteration * search.experiment.samples_per_task
     columns = (
@@ -129,17 +136,22 @@ def _follow(search: Search) -> None:
             if isinstance(event, ChildTrained):
                 bar.advance(row)
                 bar.update(row, description=f"{event.task} best {event.best_quality:.3f}")
-                console.print(_child_line(event), highlight=False, soft_wrap=True)
+                _say(_child_line(event))
             else:
-                console.print(_published_line(event), highlight=False, soft_wrap=True)
+                _say(_published_line(event))
+
+
+def _say(line: str) -> None:
+    console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _child_line(event: ChildTrained) -> str:
     changes = [f"{k} {old}→{new}" for k, (old, new) in sorted(event.mutations.items())]
     outcome = "kept" if event.improved else "discarded"
+    origin = "the root" if event.parent_task == ROOT else event.parent_task
     return (
         f"{event.task} child {event.generation + 1}/{event.generations} "
-        f"from {event.parent_task}: validation {event.quality:.3f}, {outcome}, "
+        f"from {origin}: validation {event.quality:.3f}, {outcome}, "
         f"trained {len(event.trained)} components"
         f"{', ' + ', '.join(changes) if changes else ''} ({event.seconds:.1f} s)"
     )
@@ -155,13 +167,15 @@ def _published_line(event: TaskPublished) -> str:
 
 def main() -> None:
     """Runs the command line; known failures become one line and exit code 1."""
+    logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS advises OpenCV at each start
     # A later run or resume loads compiled programs instead of compiling them again.
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache/munet/compilations")
     jax.config.update("jax_compilation_cache_dir", str(cache))
     try:
         app()
-    except (StateError, StoreError, TaskError, PreparationError) as error:
-        console.print(f"error: {error}", style="red", highlight=False)
+    except (StateError, StoreError, TaskError, PreparationError, OSError) as error:
+        stderr = Console(stderr=True, style="red")
+        stderr.print(f"error: {error}", highlight=False, soft_wrap=True, markup=False)
         raise SystemExit(1) from None
 
 

@@ -76,9 +76,11 @@ def _augment_one(u: Array, image: Array, size: int, s: Strengths) -> Array:
 def crop_box(u: Array, height: int, width: int, s: Strengths) -> tuple[Array, Array, Array, Array]:
     """The crop (top, left, rows, columns), in whole pixels, of four uniform draws in [0, 1).
 
-    Follows TensorFlow's sampler, which the published system calls: a uniform aspect, then a
-    uniform number of rows between those of the smallest and the largest area, then a uniform
-    place. Without cropping, or where no such crop fits, the whole image.
+    As in TensorFlow's sampler, which the published system calls: a uniform aspect, then a uniform
+    number of rows between those of the smallest and the largest area, then a uniform place. In
+    two details not: whole pixels may round a crop below the smallest area by a row, and the last
+    row and column can be reached, which TensorFlow's exclusive bound never does. Without
+    cropping, or where no such crop fits, the whole image.
     """
     area, shape = height * width, width / height
     # Aspects whose largest crop is too small are left out; TensorFlow draws again until one is not.

@@ -6,7 +6,6 @@ question than these. This version holds μ2Net (arXiv 2205.12755).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -28,5 +27,3 @@ MU2NET = Method(
     inherits_momentum=True,
     ties_improve=True,
 )
-
-METHODS: Mapping[str, Method] = {method.name: method for method in (MU2NET,)}

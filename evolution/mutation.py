@@ -89,6 +89,12 @@ def mutate_hyperparameters(
     return child
 
 
+def mutate_adapters(hp: Hyperparameters, rng: np.random.Generator) -> list[int]:
+    """The blocks with an adapter before them: each may gain one, and none stays above the top."""
+    gained = [i for i in range(hp["num_layers"]) if rng.random() < hp["_mu_"]]
+    return sorted({*hp["adapters"], *gained} & set(range(hp["num_layers"])))
+
+
 def architecture_of(base: Architecture, hp: Hyperparameters, num_classes: int) -> Architecture:
     """The architecture that hyperparameters ask for; width and patch size are the root's."""
     return Architecture(

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from evolution import mutation, state
 from evolution.augment import DRAWS
-from evolution.experiments import EXPERIMENTS, Experiment
+from evolution.experiments import Experiment
 from evolution.population import ROOT, Path, Population, accounted_params
 from evolution.state import Progress, StateError
 from evolution.tasks import Task
@@ -42,7 +43,6 @@ class ChildTrained:
 
     task: str
     iteration: int  # counted from 0
-    iterations: int
     generation: int  # counted from 0
     generations: int
     parent_task: str
@@ -62,7 +62,6 @@ class TaskPublished:
     version: int
     validation_accuracy: float
     test_accuracy: float
-    accounted_params: float
     total_params: int
     new_params: int  # of components that no other path of the system uses
 
@@ -75,35 +74,33 @@ class Search:
 
     def __init__(
         self,
+        experiment: Experiment,
         store: ModelStore,
-        agent: str,
         progress: Progress,
         population: Population,
         source: Callable[[str], Task],
     ) -> None:
         """Use `start` or `resume`."""
+        self.experiment = experiment
         self._store = store
-        self._agent = agent
         self._source = source
         self.progress = progress
         self.population = population
-        self.experiment = EXPERIMENTS[progress.experiment]
+        self._base, _ = experiment.root()
 
     @classmethod
     def start(
         cls, experiment: Experiment, store: ModelStore, seed: int, source: Callable[[str], Task]
     ) -> Search:
         """A new run; raises StateError if the store already holds one of this name."""
-        agent = experiment.name
-        if store.load_agent(agent) is not None:
+        name = experiment.name
+        if store.load_agent(name) is not None:
             raise StateError(
-                f"store already holds a run {agent!r}: continue it with "
-                f"`python -m evolution resume {agent}`, or give another store"
+                f"store already holds a run {name!r}: continue it with "
+                f"`python -m evolution resume {name}`, or give another store"
             )
-        progress = Progress(experiment.name, seed, list(experiment.tasks) * experiment.passes)
-        population = _population_of_root(experiment)
-        state.save(store, agent, progress, population)
-        return cls(store, agent, progress, population, source)
+        progress = Progress(name, seed, list(experiment.tasks) * experiment.passes)
+        return cls(experiment, store, progress, population_of_root(experiment), source)
 
     @classmethod
     def resume(
@@ -113,15 +110,21 @@ class Search:
         source: Callable[[str], Task],
         further_tasks: tuple[str, ...] = (),
     ) -> Search:
-        """Continues a saved run, with further task iterations at its end; raises StateError."""
+        """Continues a saved run, with further task iterations at its end; raises StateError.
+
+        A further task that is waiting already, because this call was made before and then cut
+        short, is not added again.
+        """
         progress, population = state.load(store, experiment.name, experiment.score)
-        progress.schedule += further_tasks
-        return cls(store, experiment.name, progress, population, source)
+        waiting = progress.schedule[progress.iteration :]
+        progress.schedule += [task for task in further_tasks if task not in waiting]
+        return cls(experiment, store, progress, population, source)
 
     def run(self) -> Iterator[Event]:
         """Runs to the end of the schedule, saving after each generation."""
-        for entry in self.progress.schedule:  # data errors before any training
-            self._source(entry)
+        for entry in self.progress.schedule[self.progress.iteration :]:
+            self._source(entry)  # errors of the data come before anything is saved or trained
+        self._save()
         while self.progress.iteration < len(self.progress.schedule):
             yield from self._task_iteration(self.progress.schedule[self.progress.iteration])
 
@@ -130,7 +133,7 @@ class Search:
         if progress.generation == 0:
             self._begin(task)
         validation_count = self.experiment.validation_count(len(task.validation.labels))
-        trainer = _Trainer(self.experiment, task, validation_count, progress.seed)
+        trainer = _Trainer(self.experiment, task, validation_count)
         while progress.generation < self.experiment.samples_per_task:
             event = self._generation(task, trainer)
             progress.generation += 1
@@ -149,7 +152,7 @@ class Search:
         return np.random.default_rng([p.seed, p.iteration, p.generation])
 
     def _save(self) -> None:
-        state.save(self._store, self._agent, self.progress, self.population)
+        state.save(self._store, self.experiment.name, self.progress, self.population)
 
     # ---- one child
 
@@ -163,9 +166,13 @@ class Search:
         hp = mutation.mutate_hyperparameters(
             {**parent.hyperparameters, **data_hp}, experiment.ranges, rng
         )
-        arch = mutation.architecture_of(trainer.base, hp, task.num_classes)
+        if experiment.mutate_adapters:
+            hp["adapters"] = mutation.mutate_adapters(hp, rng)
+        arch = mutation.architecture_of(self._base, hp, task.num_classes)
         child = mutation.make_child(population, parent, task.name, arch, hp, experiment.method, rng)
-        child.private = task.private
+        # Once private, a task stays private, whatever later task lists say (mu2net.md §2).
+        kept = population.paths.get(task.name, ())
+        child.private = task.private or any(path.private for path in kept)
         trained = tuple(c.name for c in child.components if c.trainable)
         improved = self._train(child, parent, arch, trainer, rng)
         parent.children_per_task[task.name] = parent.children_per_task.get(task.name, 0) + 1
@@ -184,7 +191,6 @@ class Search:
         return ChildTrained(
             task=task.name,
             iteration=self.progress.iteration,
-            iterations=len(self.progress.schedule),
             generation=self.progress.generation,
             generations=experiment.samples_per_task,
             parent_task=parent.task,
@@ -222,10 +228,11 @@ class Search:
             qualities.append(quality)
             child.quality = quality
             reached = score(child)
-            if reached > threshold or (method.ties_improve and reached == threshold):
+            better = reached > threshold or (method.ties_improve and reached == threshold)
+            if better and _is_finite(trained):
                 threshold, snapshot = reached, trained
         child.quality = max(qualities)
-        child.metrics = {"evaluations": qualities, "parent_task": parent.task}
+        child.metrics = {"evaluations": qualities}
         if snapshot is not None:
             _keep_snapshot(child, snapshot)
         return snapshot is not None
@@ -235,7 +242,10 @@ class Search:
     def _finish(self, task: Task) -> TaskPublished:
         best = self.population.finish(task.name)
         if best is None or best.quality is None:
-            raise StateError(f"no child of task {task.name} was kept")  # the first always is
+            raise StateError(
+                f"no child of task {task.name} could be kept: the training of each diverged; "
+                "lower opt_lr or give the experiment more children a task"
+            )
         if "test_accuracy" not in best.metrics:
             arch = self._architecture(best)
             data = evaluation_data(task.test.images, task.test.labels, arch.image_size)
@@ -251,7 +261,6 @@ class Search:
             version=published.version,
             validation_accuracy=best.quality,
             test_accuracy=best.metrics["test_accuracy"],
-            accounted_params=accounted_params(best),
             total_params=best.num_params,
             new_params=sum(c.num_params for c in best.components if c.locks == {task.name}),
         )
@@ -259,16 +268,18 @@ class Search:
     def _architecture(self, path: Path) -> Architecture:
         head = path.named("head")
         assert head is not None
-        base, _ = self.experiment.root()
-        return mutation.architecture_of(base, path.hyperparameters, head.params["bias"].shape[0])
+        classes = head.params["bias"].shape[0]
+        return mutation.architecture_of(self._base, path.hyperparameters, classes)
 
     def _task_path(self, path: Path, task: Task) -> TaskPath:
         arch, parent = self._architecture(path), path.parent
+        components = {component.name: component.digest for component in path.components}
+        assert None not in components.values(), "the state is saved before a path is published"
         return TaskPath(
             task=task.name,
             labels=task.labels,
             architecture=arch.to_json(),
-            components={c.name: c.digest for c in path.components if c.digest},
+            components={name: digest for name, digest in components.items() if digest},
             input={"size": arch.image_size, **CONTRACT},
             hyperparameters=dict(path.hyperparameters),
             metrics={
@@ -285,11 +296,12 @@ class Search:
             },
             parameters={"total": path.num_params, "accounted": accounted_params(path)},
             lineage={
+                # The nearest ancestor that is still alive; the root is in no manifest.
                 "parent": parent.published if parent else None,
-                "parent_task": path.metrics["parent_task"],
+                "parent_task": parent.task if parent and parent.task != ROOT else None,
                 "method": self.experiment.method.name,
                 "experiment": self.experiment.name,
-                "agent": self._agent,
+                "agent": self.experiment.name,
                 "generation": path.generation,
                 "seed": self.progress.seed,
             },
@@ -300,16 +312,12 @@ class Search:
 class _Trainer:
     """A task's data on the device, and the training of one child on it."""
 
-    def __init__(
-        self, experiment: Experiment, task: Task, validation_count: int, seed: int
-    ) -> None:
+    def __init__(self, experiment: Experiment, task: Task, validation_count: int) -> None:
         self._experiment = experiment
-        self._seed = seed
         self._train = training_data(task.train.images, task.train.labels)
         self._validation_images = task.validation.images[:validation_count]
         self._validation_labels = task.validation.labels[:validation_count]
         self._validation = {}  # by image size
-        self.base, _ = experiment.root()
 
     def rounds(
         self, child: Path, arch: Architecture, rng: np.random.Generator
@@ -339,7 +347,8 @@ class _Trainer:
         return train(arch, _params(child), momentum, trainable, hp, data)
 
 
-def _population_of_root(experiment: Experiment) -> Population:
+def population_of_root(experiment: Experiment) -> Population:
+    """The population of a new run: the root alone, locked."""
     arch, params = experiment.root()
     population = Population(experiment.score)
     components = tuple(
@@ -354,6 +363,10 @@ def _population_of_root(experiment: Experiment) -> Population:
 
 def _params(path: Path) -> dict[str, Any]:
     return {component.name: component.params for component in path.components}
+
+
+def _is_finite(trained: TrainState) -> bool:
+    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(trained.params))
 
 
 def _keep_snapshot(child: Path, snapshot: TrainState) -> None:

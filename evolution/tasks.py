@@ -17,8 +17,11 @@ import tensorflow_datasets as tfds
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
+from model_store.names import require_name
+
 STROKES = (1, 5)  # pixels by which `omniglot` widens strokes; 1 = as they are
 SHIPPED = Path(__file__).with_name("datasets")
+READABLE_FORMAT = "array_record"
 PRIVATE_PREFIX = "private:"  # in a task list: nobody may start from this task's path
 
 # Splits that differ from the default rule, by data set (spec/benchmarks.md §2).
@@ -83,7 +86,7 @@ def task_name(entry: str) -> str:
 
 def load(entry: str, data_dirs: tuple[Path, ...]) -> Task:
     """Reads all three splits of a task into memory."""
-    name = task_name(entry)
+    name = require_name("task", task_name(entry))
     builder = _prepared_builder(name, data_dirs)
     train, validation, test = _splits(name, builder)
     return Task(
@@ -100,10 +103,10 @@ def _prepared_builder(name: str, data_dirs: tuple[Path, ...]) -> tfds.core.Datas
     for data_dir in data_dirs:
         try:
             builder = tfds.builder(name, data_dir=data_dir)
-        except tfds.core.DatasetNotFoundError as error:
+        except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
             raise TaskError(f"no TensorFlow data set is called {name!r}: {error}") from None
         if builder.info.splits:
-            return builder
+            return _readable(builder)
     looked = ", ".join(str(data_dir) for data_dir in data_dirs)
     raise TaskError(
         f"data set {name!r} is not prepared in {looked}; "
@@ -111,12 +114,23 @@ def _prepared_builder(name: str, data_dirs: tuple[Path, ...]) -> tfds.core.Datas
     )
 
 
+def _readable(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBuilder:
+    written = builder.info.file_format
+    if written is None or written.value != READABLE_FORMAT:
+        raise TaskError(
+            f"{builder.data_path} is prepared as {written.value if written else 'nothing'}, and "
+            f"only {READABLE_FORMAT} reads without TensorFlow; prepare it into another folder: "
+            f"TFDS_DATA_DIR=FOLDER python -m evolution prepare {builder.name}"
+        )
+    return builder
+
+
 def _label_names(builder: tfds.core.DatasetBuilder) -> tuple[str, ...]:
     features: Any = builder.info.features  # TFDS' types do not tell that it is a mapping
     label = dict(features.items()).get("label")
-    if not isinstance(label, tfds.features.ClassLabel):
+    if not isinstance(label, tfds.features.ClassLabel) or "image" not in features:
         raise TaskError(
-            f"{builder.name}: expected a feature `label` of class labels, found {label}"
+            f"{builder.name}: expected features `image` and `label` (classes), found {features}"
         )
     return tuple(label.names)
 
@@ -141,14 +155,17 @@ def _examples(builder: tfds.core.DatasetBuilder, split: str) -> Sequence[Mapping
 
 
 def _read(builder: tfds.core.DatasetBuilder, split: str) -> Split:
-    examples = [(e["image"], e["label"]) for e in _examples(builder, split)]
-    shapes = {np.shape(image) for image, _ in examples}
+    examples = [(np.asarray(e["image"]), e["label"]) for e in _examples(builder, split)]
+    kinds = {(image.dtype, image.shape[2:]) for image, _ in examples}
+    if not kinds <= {(np.dtype(np.uint8), (1,)), (np.dtype(np.uint8), (3,))}:
+        raise TaskError(f"{builder.name}: expected uint8 images of 1 or 3 channels, found {kinds}")
+    shapes = {image.shape for image, _ in examples}
     if len(shapes) != 1:
         raise TaskError(
             f"{builder.name} {split}: expected images of one size, found {len(shapes)} sizes; "
             "data sets of mixed sizes are not supported yet"
         )
-    images = np.stack([np.asarray(image, np.uint8) for image, _ in examples])
+    images = np.stack([image for image, _ in examples])
     return Split(split, images, np.asarray([label for _, label in examples], np.int32))
 
 

@@ -1,7 +1,8 @@
 """Trains the unlocked components of a child and evaluates it.
 
 A round of training is one loop on the device over data that lies there already. A compiled program
-depends on the architecture, the image size, the batch size and the depth of the frozen prefix only:
+depends on the architecture, the batch size, the depth of the frozen prefix, and the shape of the
+data, which is padded so that most tasks share one, only:
 hyperparameters, the number of steps and the choice of trainable components above the prefix are
 traced values, so children of one shape share programs. Numbers of the optimiser: spec/munet.md §5
 and spec/mu2net.md §8.
@@ -62,7 +63,7 @@ class Hyperparameters(NamedTuple):
             warmup_steps=int(hp["opt_lr_warmup_ratio"] * curve),
             schedule_steps=curve,
             constant=float(schedule == "constant"),
-            momentum=float(hp["opt_momentum"]),
+            momentum=float(hp["opt_momentum"] or 0.0),  # None: plain SGD
             nesterov=float(hp["opt_nesterov"]),
             strengths=Strengths.of(hp),
         )

@@ -172,23 +172,26 @@ class Refs:
         return dict(served)
 
     def _look(self, task: str, now: float) -> tuple[_Seen, tuple[int, Digest] | None] | None:
+        known, value = self._seen.get(task, (None, None))
         try:
             signature = _signature(os.stat(f"{self._tasks}/{quote(task)}/live"))
         except FileNotFoundError:
             return None
-        known, value = self._seen.get(task, (None, None))
+        except OSError as error:
+            logger.warning("event=ref_unreadable task=%s error=%r", task, str(error))
+            return (known, value) if known else None
         if known and known.still_holds(signature):
             return known, value
         since = known.since if known and known.signature == signature else now
-        return _Seen(signature, since, now), self._read_served(task)
+        return _Seen(signature, since, now), self._read_served(task, value)
 
-    def _read_served(self, task: str) -> tuple[int, Digest] | None:
+    def _read_served(self, task: str, last: tuple[int, Digest] | None) -> tuple[int, Digest] | None:
         try:
             number = self.live_version(task)
             manifest = number and self.version(task, number)
-        except CorruptRef as error:
+        except (CorruptRef, OSError) as error:
             logger.warning("event=ref_unreadable task=%s error=%r", task, str(error))
-            return None
+            return last  # damage is no removal
         return (number, manifest) if number and manifest else None
 
     # -- agents

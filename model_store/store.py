@@ -147,6 +147,11 @@ class ModelStore:
         _require_none_missing(what, names + sorted(missing.intersection(others)))
         self._blobs.sync()
 
+    def version(self, task: str, number: int) -> Digest:
+        """The manifest of a version; reads one small file. Raises UnknownTask or UnknownVersion."""
+        require_name("task", task)
+        return self._version(task, number)[1]
+
     def resolve(self, task: str, version: int | None = None) -> Published:
         """A published version of a task: the live one, or the given one.
 

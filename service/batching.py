@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 RowT = TypeVar("RowT")
 AnswerT = TypeVar("AnswerT")
 RETRY_AFTER_S = 1.0
+SWEEP_EVERY_S = 0.02  # looking through full queues costs a millisecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ class Batcher(Generic[RowT, AnswerT]):
         self._sequence = itertools.count()
         self._virtual = 0.0
         self._count = 0
+        self._next_sweep = 0.0
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -122,7 +124,8 @@ class Batcher(Generic[RowT, AnswerT]):
     def _admit(self, task: str) -> None:
         if self._stopping:
             raise Unavailable("the gateway is stopping", retry_after_s=RETRY_AFTER_S)
-        if self._room(task) <= 0:
+        if self._room(task) <= 0 and self._clock() >= self._next_sweep:
+            self._next_sweep = self._clock() + SWEEP_EVERY_S
             self._drop_dead()  # cancelled and late rows take no room from live ones
         if len(self._queues.get(task, ())) >= self._limits.per_task:
             raise TaskQueueFull(
@@ -247,7 +250,9 @@ class Batcher(Generic[RowT, AnswerT]):
         for queue in self._queues.values():
             for waiting in queue:
                 if waiting.future.set_running_or_notify_cancel():
-                    waiting.future.set_exception(Unavailable("the gateway is stopping"))
+                    waiting.future.set_exception(
+                        Unavailable("the gateway is stopping", retry_after_s=RETRY_AFTER_S)
+                    )
         self._queues.clear()
         self._heap.clear()
         self._count = 0

@@ -17,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from model_store import Digest, UnknownVersion
-from service.errors import GatewayError, UnknownTask
+from model_store import Digest, StoreError, UnknownVersion
+from model_store import UnknownTask as NoSuchTask
+from service.errors import GatewayError, Unavailable, UnknownTask
 from service.loading import Loader, Slot
 from service.metrics import Metrics
 from service.paths import LoadedPath
@@ -26,7 +27,7 @@ from service.paths import LoadedPath
 logger = logging.getLogger(__name__)
 OLDER_VERSIONS = 4  # versions that are not live and stay loaded after `?version=`
 SHOWN_CHARACTERS = 100  # of a name that somebody sent
-CANDIDATES = 1000  # names compared to find the nearest
+CANDIDATES = 40  # names compared to find the nearest
 
 
 @dataclass(slots=True)
@@ -57,6 +58,7 @@ class Catalog:
         self._overdue: set[str] = set()  # tasks whose live version is not the one that answers
         self._wake = threading.Event()
         self._stopped = threading.Event()
+        self._preloaded = False  # once ready, a task added later does not make it unready
         self._followed = False  # whether the store has been read at all
         self._thread = threading.Thread(target=self._follow, name="catalog", daemon=True)
 
@@ -80,6 +82,8 @@ class Catalog:
         """
         await self.require(task)
         slot = self._find(task, version)
+        if slot is None and version is not None:
+            slot = await asyncio.to_thread(self._older_slot, task, version)
         if slot is None:
             raise self.unknown(task)
         job = slot.begin()
@@ -100,11 +104,9 @@ class Catalog:
 
     async def _explain(self, slot: Slot, task: str, error: GatewayError) -> GatewayError:
         """A load also fails because the task or version is gone: that is no fault of the store."""
-        if isinstance(error.__cause__, UnknownVersion):
-            with self._lock:
-                self._older.pop((task, slot.version), None)
-            if slot is not self._current(task):
-                return UnknownTask(str(error.__cause__))
+        gone = isinstance(error.__cause__, UnknownVersion)
+        if gone and slot is not self._current(task):
+            return UnknownTask(str(error.__cause__))
         await asyncio.wrap_future(self.refresh())
         return self.unknown(task) if self._current(task) is None else error
 
@@ -120,9 +122,22 @@ class Catalog:
             if entry.successor is not None and entry.successor.version == version:
                 return entry.successor
             slot = self._older.get((task, version))
-            if slot is None:
-                slot = self._older[task, version] = Slot(self._loader, task, version, None)
-            self._older.move_to_end((task, version))
+            if slot is not None:
+                self._older.move_to_end((task, version))
+            return slot
+
+    def _older_slot(self, task: str, version: int) -> Slot:
+        """Room for a version that is not live, if the store has it; blocks."""
+        try:
+            digest = self._loader.store.version(task, version)
+        except (NoSuchTask, UnknownVersion) as error:  # numbers nobody published take no room
+            raise UnknownTask(str(error)) from None
+        except (StoreError, OSError) as error:
+            raise Unavailable(f"version {version} of {task!r}: {error}", retry_after_s=1) from None
+        with self._lock:
+            slot = self._older.setdefault(
+                (task, version), Slot(self._loader, task, version, digest)
+            )
             while len(self._older) > OLDER_VERSIONS:
                 self._older.popitem(last=False)
             return slot
@@ -146,12 +161,13 @@ class Catalog:
     @property
     def ready(self) -> bool:
         """Whether the store has been read and every preloaded task is loaded or has failed."""
-        if not self._followed or not self._preload:
+        if not self._followed or not self._preload or self._preloaded:
             return self._followed
-        return not any(
+        self._preloaded = not any(
             self._is_preloaded(task) and entry.slot.state in ("cold", "loading")
             for task, entry in self.entries().items()
         )
+        return self._preloaded
 
     @property
     def alive(self) -> bool:
@@ -196,6 +212,7 @@ class Catalog:
         try:
             live = self._loader.store.live()
             self._apply(live)
+            self._drop_removed_versions()
         except Exception as error:  # an unreadable store must not end what is being served
             self._metrics.catalog_polls.labels("error").inc()
             logger.warning("event=store_unreadable error=%r", error)
@@ -208,7 +225,6 @@ class Catalog:
         with self._lock:
             removed = [task for task in self._live if task not in live]
             differing = [task for task, found in live.items() if self._live.get(task) != found]
-            self._live = live
             for task in removed:
                 self._remove(task)
             for task in {*differing, *self._overdue}:
@@ -219,6 +235,20 @@ class Catalog:
                     self._update(task, entry, *live[task])
             if removed or len(self._names) != len(live):
                 self._names = sorted(self._entries)
+            self._live = live  # last: what an error interrupted is done again
+
+    def _drop_removed_versions(self) -> None:
+        """A few small files: the versions that `?version=` keeps loaded."""
+        with self._lock:
+            older = list(self._older.items())
+        for (task, version), slot in older:
+            try:
+                gone = self._loader.store.version(task, version) != slot.digest
+            except (NoSuchTask, UnknownVersion):
+                gone = True
+            if gone:
+                with self._lock:
+                    self._older.pop((task, version), None)
 
     def _add(self, task: str, version: int, digest: Digest) -> None:
         self._entries[task] = Entry(Slot(self._loader, task, version, digest))
@@ -254,7 +284,7 @@ class Catalog:
                 return
             entry.successor = successor
             self._overdue.add(task)
-        if successor.state == "cold" or successor.retry_due:
+        if successor.state in ("cold", "ready") or successor.retry_due:
             successor.begin().add_done_callback(lambda job: self._swap(task, successor, job))
 
     def _swap(self, task: str, successor: Slot, job: Future[LoadedPath]) -> None:

@@ -99,8 +99,8 @@ class Engine:
         for stage in stages:
             shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), stage.weights)
             with self._lock:
-                known = self._shapes.get(stage.program)
-                if known is not None and known != shapes:
+                known = self._shapes.setdefault(stage.program, shapes)
+                if known != shapes:
                     raise ValueError(
                         f"loading {'+'.join(stage.program.kinds)} "
                         f"{stage.components[-1].digest}: expected arrays {known}, found {shapes}"
@@ -127,12 +127,15 @@ class Engine:
                 x = apply(arch, kind, tree, x)
             return x
 
-        traced = jax.jit(stage).lower(shapes, jax.ShapeDtypeStruct((rows, *row), jnp.float32))
-        self._compiling.hit = False
-        compiled = traced.compile()
+        try:
+            traced = jax.jit(stage).lower(shapes, jax.ShapeDtypeStruct((rows, *row), jnp.float32))
+            self._compiling.hit = False
+            compiled = traced.compile()
+        except BaseException:
+            with self._lock:  # perhaps it was the shapes that were wrong
+                self._shapes.pop(program, None)
+            raise
         source = "cache" if self._compiling.hit else "compiler"
-        with self._lock:
-            self._shapes[program] = shapes
         self._metrics.compilations.labels(source).inc()
         logger.info(
             "event=program kinds=%s rows=%d source=%s seconds=%.3f",

@@ -11,10 +11,12 @@ import gc
 import logging
 import os
 import signal
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-# Sends nothing to anybody; read when bentoml is imported.
+# No usage statistics from a worker. The `bentoml` command decides before it imports this file:
+# there the variable has to be set in its environment, as the Makefile does.
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"
 # BentoML asks prometheus_client for its multi-process mode, which cannot remove series. There is
 # one worker: in-process metrics are right, and the choice is made when the client is imported.
@@ -22,7 +24,9 @@ os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 
 import bentoml
 
+from model_store import ModelStore, StoreError
 from service.app import create_app
+from service.errors import SettingsError
 from service.runtime import Runtime
 from service.settings import LONGEST_DEADLINE_MS, Settings
 
@@ -47,6 +51,18 @@ CONCURRENT_REQUESTS = 4096  # behind the app's queues, which refuse with Retry-A
 )
 class Gateway:
     """Assembles nothing itself: lifecycle and health around the app."""
+
+    @bentoml.on_deployment
+    @staticmethod
+    def check() -> None:
+        """Once in `bentoml serve` itself, before any worker: what cannot work is one line."""
+        try:
+            settings = Settings.from_environment()
+            store = ModelStore(Path(settings.store).absolute())
+        except (SettingsError, StoreError) as error:
+            raise SystemExit(f"error: {error}") from None
+        # Workers of a built Bento run in its folder: the path is meant from here.
+        os.environ["MUNET_STORE"] = str(store.root)
 
     @bentoml.on_startup
     async def arm(self) -> None:

@@ -36,6 +36,7 @@ class Component:
     digest: Digest
     size_bytes: int
     weights: Any  # tree of device arrays
+    classes: int = 0  # of a head, before it was padded
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)

@@ -16,6 +16,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from model_store import Digest, ModelStore, Published
 from service.metrics import Metrics
 from service.paths import Component, LoadedPath, Program, Stage, cut
@@ -69,6 +71,12 @@ class Residency:
             self._stage(program, [(name, digests[name]) for name in names])
             for program, names in cut(arch)
         )
+        head = stages[-1].components[-1]
+        if head.classes != arch.num_classes:
+            raise UnservablePath(
+                f"loading {published.task!r}: expected a head of {arch.num_classes} classes, "
+                f"found one of {head.classes}"
+            )
         size = sum(component.size_bytes for stage in stages for component in stage.components)
         return LoadedPath(published, stages, arch.image_size, size / 4 * arch.tokens / 1e6)
 
@@ -114,7 +122,9 @@ class Residency:
         started = time.monotonic()
         try:
             tree = self._store.component(digest)
-            component = Component(digest, self._store.size(digest), self._place(kind, tree))
+            classes = np.shape(tree["bias"])[0] if kind == "head" else 0  # pyright: ignore
+            weights = self._place(kind, tree)
+            component = Component(digest, self._store.size(digest), weights, classes)
         except BaseException as error:
             with self._lock:
                 del self._loading[key]

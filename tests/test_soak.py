@@ -27,7 +27,7 @@ def test_publishes_every_five_seconds_fail_no_request(tmp_path: Path):
     with Server(".", tmp_path / "home", MUNET_STORE=str(store.root)) as server:
         load = subprocess.Popen(
             [
-                sys.executable, "-m", "loadtests", "run", "--url", server.url,
+                sys.executable, "-m", "loadtests", "run", "--url", f"http://127.0.0.1:{server.port}",
                 "--rate", str(RATE), "--seconds", str(SECONDS), "--popularity", "zipf:1.1",
                 "--output", str(tmp_path / "soak.jsonl"),
                 *itertools.chain.from_iterable(("--task", task) for task in TASKS),

@@ -12,7 +12,7 @@ from evolution import mutation
 from evolution.experiments import AUTO_TUNE_V2, DEFAULTS
 from evolution.methods import MU2NET
 from evolution.population import ROOT, Path, Population
-from evolution.search import _population_of_root
+from evolution.search import population_of_root
 from tests.evolution.systems import ROOT as ROOT_ARCH
 from tests.evolution.systems import tiny
 
@@ -35,7 +35,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def population() -> Population:
-    return _population_of_root(tiny())
+    return population_of_root(tiny())
 
 
 def add(system: Population, task: str, parent: Path, quality: float, **hp) -> Path:
@@ -151,6 +151,11 @@ def test_data_hyperparameters_move_with_the_default_rate():
     always = {**DEFAULTS, "_mu_": 1.0}
     shared = mutation.shared_data_hyperparameters(always, AUTO_TUNE_V2, best, rng())
     assert shared["ds_crop"] in (True, False) and shared["ds_area_range_min"] != 0.05
+
+
+def test_adapters_are_gained_with_the_mutation_rate_and_lost_with_their_block():
+    hp = {"_mu_": 0.5, "num_layers": 3, "adapters": [1, 5]}
+    assert mutation.mutate_adapters(hp, Draws(0.4, 0.6, 0.6)) == [0, 1]
 
 
 # ---- components

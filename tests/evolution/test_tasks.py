@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from evolution.tasks import SHIPPED, TaskError, TaskSource, load
+from model_store import InvalidName
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,13 @@ def test_a_data_set_that_is_not_prepared_says_how_to_prepare_it(tmp_path):
         load("mnist", (SHIPPED, tmp_path))
 
 
-def test_an_unknown_data_set_is_named(tmp_path):
-    with pytest.raises(TaskError, match="no TensorFlow data set is called 'nonsuch'"):
-        load("nonsuch", (tmp_path,))
+@pytest.mark.parametrize("name", ["nonsuch", "cmaterdb/tamil"])
+def test_an_unknown_data_set_is_named(name, tmp_path):
+    with pytest.raises(TaskError, match=f"no TensorFlow data set is called '{name}'"):
+        load(name, (tmp_path,))
+
+
+@pytest.mark.parametrize("name", ["Mnist?", "", "cmaterdb/telugu:1.0.0"])
+def test_a_name_that_the_store_would_refuse_is_refused_before_training(name):
+    with pytest.raises(InvalidName):
+        load(name, (SHIPPED,))

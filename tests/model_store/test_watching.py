@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,27 @@ def test_a_task_whose_refs_are_damaged_is_left_out(
     os.truncate(store.root / "refs/tasks/bad/v1", 0)
     assert versions(ModelStore(store.root)) == {"good": 1}
     assert "task=bad" in caplog.text
+
+
+def loop(path: Path) -> None:
+    """Makes a file one that exists and cannot be opened, even by root."""
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("name", ["live", "v1"])
+@pytest.mark.parametrize("damage", [loop, lambda path: os.truncate(path, 0)])
+def test_a_damaged_ref_keeps_its_last_value_and_hides_no_other(
+    tmp_path: Path, name: str, damage: Callable[[Path], None]
+) -> None:
+    store = new_store(tmp_path)
+    for task in ("bad", "good"):
+        publish(store, task, 1)
+    watcher = ModelStore(store.root)
+    assert versions(watcher) == {"bad": 1, "good": 1}
+    damage(store.root / "refs/tasks/bad" / name)
+    publish(store, "good", 2)
+    assert versions(watcher) == {"bad": 1, "good": 2}
+    assert versions(ModelStore(store.root)) == {"good": 2}
+    store.rm("good")
+    assert versions(watcher) == {"bad": 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,7 +45,7 @@ def test_serves_a_store_compiles_nothing_and_drains(
     store = ModelStore(tmp_path / "store", create=True)
     publish(store, "plain")
     variables = {
-        "MUNET_STORE": str(store.root),
+        "MUNET_STORE": os.path.relpath(store.root, ROOT),  # from here, not from the Bento's folder
         "MUNET_COMPILATION_CACHE": compilations,
         "MUNET_MAX_BATCH_ROWS": "4",
         "MUNET_PRELOAD": "*",
@@ -64,3 +65,19 @@ def test_serves_a_store_compiles_nothing_and_drains(
             assert server.process.wait(PATIENCE_S) == 0
         assert {reply.status for _, reply in load.replies} == {200}
         assert len(load.broken) == load.clients  # each ended by the closing of its connection
+
+
+@pytest.mark.parametrize(
+    ("store", "reason"), [("", "MUNET_STORE is not set"), ("/nowhere/store", "/nowhere/store")]
+)
+def test_without_a_store_it_ends_with_one_line(tmp_path: Path, store: str, reason: str) -> None:
+    server = Server(".", tmp_path, MUNET_STORE=store)
+    try:
+        assert server.process.wait(PATIENCE_S) == 1
+    finally:
+        server.__exit__(None, None, None)
+    log = server.log.read_text()
+    errors = [line for line in log.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert reason in errors[0]
+    assert "Traceback" not in log

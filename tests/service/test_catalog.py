@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from model_store import ModelStore, Published
-from service.catalog import Catalog
+from service.catalog import OLDER_VERSIONS, Catalog
 from service.errors import Unavailable, UnknownTask
 from service.loading import FIRST_RETRY_S, Loader
 from service.metrics import Metrics
@@ -176,6 +176,22 @@ def test_a_broken_new_version_leaves_the_old_one_answering(world: World) -> None
     eventually(answers_with(catalog, "a", 2))
 
 
+def test_a_new_version_takes_over_when_a_request_for_its_number_loads_it(world: World) -> None:
+    """The retry is the request's, not the poll's: that only finds it loaded."""
+    publish(world.store, "a")
+    catalog = world.catalog(poll_s=30.0)
+    acquire(catalog, "a")
+    world.prepare.broken.add(("a", 2))
+    publish(world.store, "a", own={"head": 7})
+    catalog.refresh().result(60)
+    eventually(lambda: (s := catalog.entries()["a"].successor) and s.failure)
+    world.prepare.broken.clear()
+    world.now += FIRST_RETRY_S
+    assert acquire(catalog, "a", 2).published.version == 2
+    catalog.refresh().result(60)
+    eventually(answers_with(catalog, "a", 2), timeout_s=10)
+
+
 def test_a_removed_task_is_gone_at_once(world: World) -> None:
     publish(world.store, "a")
     catalog = world.catalog()
@@ -233,6 +249,37 @@ def test_older_versions_are_reached_by_number(world: World) -> None:
         acquire(catalog, "a", 99)
 
 
+def test_numbers_nobody_published_take_no_room(world: World) -> None:
+    for seed in range(1 + OLDER_VERSIONS):
+        publish(world.store, "a", own={"head": seed})
+    catalog = world.catalog()
+    older = range(1, 1 + OLDER_VERSIONS)
+    held = [acquire(catalog, "a", version) for version in older]
+    for junk in range(90, 90 + 2 * OLDER_VERSIONS):
+        with pytest.raises(UnknownTask):
+            acquire(catalog, "a", junk)
+    assert [acquire(catalog, "a", version) for version in older] == held
+    assert len(world.prepare.loads) == OLDER_VERSIONS
+
+
+def test_a_removed_older_version_stops_answering(world: World) -> None:
+    for seed in range(2):
+        publish(world.store, "a", own={"head": seed})
+    catalog = world.catalog()
+    acquire(catalog, "a", 1)
+    world.store.rm("a", 1)
+
+    def gone() -> bool:
+        try:
+            acquire(catalog, "a", 1)
+        except UnknownTask:
+            return True
+        return False
+
+    eventually(gone)
+    assert acquire(catalog, "a").published.version == 2
+
+
 def test_preloaded_tasks_make_the_gateway_ready(world: World) -> None:
     publish(world.store, "wanted")
     publish(world.store, "other")
@@ -242,6 +289,17 @@ def test_preloaded_tasks_make_the_gateway_ready(world: World) -> None:
     world.prepare.gate.set()
     eventually(lambda: catalog.ready)
     assert world.prepare.loads == [("wanted", 1)]
+
+
+def test_a_task_added_later_does_not_make_the_gateway_unready(world: World) -> None:
+    publish(world.store, "early")
+    catalog = world.catalog("*")
+    eventually(lambda: catalog.ready)
+    world.prepare.gate.clear()
+    publish(world.store, "late")
+    eventually(lambda: ("late", 1) in world.prepare.loads)
+    assert catalog.counts()["loading"] == 1
+    assert catalog.ready
 
 
 def test_an_unreadable_store_ends_nothing(world: World) -> None:

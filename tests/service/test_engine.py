@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +22,7 @@ from service.metrics import Metrics
 from service.paths import LoadedPath, Row
 from service.residency import Residency
 from tests.service.systems import TINY, publish, tree_of
-from vit import Architecture, forward
+from vit import Architecture, apply, forward
 
 # Batched with strangers against alone, in float32, where logits are about 1. The largest seen is
 # 2.4e-7 here, 1.4e-6 on a Ti/16 of twelve blocks.
@@ -258,12 +261,44 @@ def test_nothing_of_a_batch_outlives_it(tmp_path: Path, compilations: str) -> No
     system.engine.close()
 
 
+def publish_malformed(store: ModelStore) -> Published:
+    """A path whose first block is wider than its architecture says."""
+    good = publish(store, "good").path
+    wide = publish(store, "wide", replace(TINY, mlp_dim=128)).path
+    block = wide.components["encoderblock_0"]
+    components = {**good.components, "encoderblock_0": block}
+    return store.publish(replace(good, task="bad", components=components))
+
+
 def test_components_of_a_wrong_shape_are_refused_when_warmed(
     system: System, paths: list[LoadedPath]
 ) -> None:
-    good = publish(system.store, "good").path
-    wide = publish(system.store, "wide", replace(TINY, mlp_dim=128)).path
-    block = wide.components["encoderblock_0"]
-    bad = replace(good, task="bad", components={**good.components, "encoderblock_0": block})
+    bad = publish_malformed(system.store)
     with pytest.raises(ValueError, match="encoderblock"):
-        system.load(system.store.publish(bad))
+        system.load(bad)
+
+
+def test_a_malformed_task_fails_alone_while_its_programs_first_compile(
+    tmp_path: Path, compilations: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiling, finish = threading.Event(), threading.Event()
+
+    def held_up(arch: Architecture, kind: str, tree: Any, x: jax.Array) -> jax.Array:
+        compiling.set()
+        assert finish.wait(60)
+        return apply(arch, kind, tree, x)
+
+    monkeypatch.setattr("service.engine.apply", held_up)
+    system = System(tmp_path, compilations)
+    bad = publish_malformed(system.store)
+    with ThreadPoolExecutor(2) as pool:
+        good = pool.submit(system.load, system.store.resolve("good"))
+        try:
+            assert compiling.wait(60)
+            with pytest.raises(ValueError, match="expected arrays"):
+                pool.submit(system.load, bad).result(20)
+        finally:
+            finish.set()
+        mine = row(good.result(60), 1)
+    assert distance(system.engine.run([mine]), [system.expected(mine)]) < BOUND
+    system.engine.close()

@@ -73,7 +73,8 @@ def test_every_change_of_the_store_shows_without_a_failed_request(served: Served
                for task in ("plain", "changing")}  # fmt: skip
     assert len(answers["plain"]) == 1  # nothing leaks from one task into another
     assert 2 <= len(answers["changing"]) <= 1 + ROUNDS
-    assert all(min(times) < VISIBLE_S for times in seen.values()), seen
+    # The median of the rounds: a busy machine may be late once.
+    assert all(sorted(times)[len(times) // 2] < VISIBLE_S for times in seen.values()), seen
 
 
 def version_is(served: Served, task: str, version: int) -> Callable[[], bool]:

@@ -36,6 +36,8 @@ def test_a_missing_store_says_what_to_set() -> None:
     [
         ("MUNET_POLL_S", "soon", "a number"),
         ("MUNET_POLL_S", "0", "above zero"),
+        ("MUNET_POLL_S", "nan", "finite"),
+        ("MUNET_DRAIN_S", "inf", "finite"),
         ("MUNET_QUEUE_TOTAL", "1.5", "a whole number"),
         ("MUNET_QUEUE_TOTAL", "-1", "above zero"),
         ("MUNET_MAX_BATCH_ROWS", "24", "a power of two"),

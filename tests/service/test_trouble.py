@@ -60,6 +60,17 @@ def test_500_when_a_task_gives_no_numbers(gateway: Gateway) -> None:
     assert gateway.classify("nan", png(1)).status_code == 200
 
 
+def test_503_for_a_head_of_another_number_of_classes(gateway: Gateway) -> None:
+    """Heads are padded to one width: unchecked, it would answer with the wrong classes."""
+    path = publish(gateway.store, "heads/own").path
+    wide = gateway.store.resolve("group/wide").path.components["head"]
+    foreign = replace(path, task="heads/foreign", components={**path.components, "head": wide})
+    gateway.store.publish(foreign)
+    body = refused(gateway.classify("heads/foreign", png(1)), 503, "unavailable")
+    assert "expected a head of 3 classes, found one of 10" in body["detail"]
+    assert gateway.classify("heads/own", png(1)).status_code == 200
+
+
 class Obstacle:
     """A row that holds the engine up until it is told to fail."""
 
