@@ -155,7 +155,7 @@ def test_a_finished_run_takes_in_a_further_task(finished, tmp_path):
 
 @pytest.mark.parametrize("events", [0, 1, 3])
 def test_adding_a_task_can_be_cut_short_and_said_again(events, tmp_path):
-    """Cut short before anything was saved, in the middle, before the end: the task is added once."""
+    """Cut short before anything was saved, in the middle, at the end: the task is added once."""
     directory = tmp_path / "store"
     list(start(directory).run())
     cut_short = Search.resume(TINY, ModelStore(directory), toy_task, ("toy/d",)).run()
@@ -200,7 +200,7 @@ def test_nothing_that_diverged_is_kept(tmp_path):
     """Learning rates beyond all bounds: whatever is saved is finite, and the failure is named."""
     wild = tiny(defaults={**TINY.defaults, "opt_lr": 1e38}, ranges={}, passes=1)
     store = ModelStore(tmp_path / "store", create=True)
-    with pytest.raises(StateError, match="no child of task toy/. could be kept"):
+    with pytest.raises(StateError, match=r"no child of task toy/. could be kept"):
         list(Search.start(wild, store, 0, toy_task).run())
     document = store.load_agent(TINY.name)
     assert document is not None
