@@ -152,7 +152,8 @@ class Refs:
     def snapshot(self) -> dict[str, tuple[int, Digest]]:
         """Task -> (live version, its manifest). Costs one stat when nothing has changed.
 
-        A task whose refs cannot be read is left out and logged: it must not hide the others.
+        A task whose refs cannot be read is logged and keeps what was last read of it, or is left
+        out if nothing was: damage is no removal, and must not hide other tasks.
         """
         now = time.monotonic()
         signature = _signature(os.stat(self._tasks))

@@ -212,7 +212,7 @@ class ModelStore:
         """Task -> (live version, digest of its manifest), for those who watch the store.
 
         Cheap to poll: it costs one stat while nothing changes, however many tasks there are. Tasks
-        whose refs are damaged are left out and logged.
+        whose refs are damaged are logged and keep their last known version, if there was one.
         """
         return self._refs.snapshot()
 

@@ -9,6 +9,7 @@ A row's result does not depend on its batch mates: bit for bit within a bucket, 
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 
 from service.metrics import Metrics
 from service.paths import Program, Row, Stage, padded_classes
-from vit import apply
+from vit import apply, shapes
 
 logger = logging.getLogger(__name__)
 CACHE_HIT = "/jax/compilation_cache/cache_hits"
@@ -63,7 +64,6 @@ class Engine:
         self._metrics = metrics
         self.buckets = tuple(1 << i for i in range(max_rows.bit_length()))
         self._programs: dict[tuple[Program, int], Future[Any]] = {}
-        self._shapes: dict[Program, Any] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(COMPILING_THREADS, thread_name_prefix="compile")
         self._compiling = threading.local()
@@ -97,44 +97,39 @@ class Engine:
         """
         waiting: list[Future[Any]] = []
         for stage in stages:
-            shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), stage.weights)
+            found = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), stage.weights)
+            expected = _shapes(stage.program)
+            if found != expected:
+                raise ValueError(
+                    f"loading {'+'.join(stage.program.kinds)} "
+                    f"{stage.components[-1].digest}: expected arrays {expected}, found {found}"
+                )
             with self._lock:
-                known = self._shapes.setdefault(stage.program, shapes)
-                if known != shapes:
-                    raise ValueError(
-                        f"loading {'+'.join(stage.program.kinds)} "
-                        f"{stage.components[-1].digest}: expected arrays {known}, found {shapes}"
-                    )
-                waiting += [self._program(stage.program, shapes, n) for n in self.buckets]
+                waiting += [self._program(stage.program, expected, n) for n in self.buckets]
         for program in waiting:
             program.result()
 
-    def _program(self, program: Program, shapes: Any, rows: int) -> Future[Any]:
+    def _program(self, program: Program, weights: Any, rows: int) -> Future[Any]:
         found = self._programs.get((program, rows))
         if found is None or (found.done() and found.exception() is not None):
-            found = self._pool.submit(self._compile, program, shapes, rows)
+            found = self._pool.submit(self._compile, program, weights, rows)
             self._programs[program, rows] = found
         return found
 
-    def _compile(self, program: Program, shapes: Any, rows: int) -> Any:
+    def _compile(self, program: Program, weights: Any, rows: int) -> Any:
         started = time.monotonic()
         arch = program.shape
         first = program.kinds[0] == "embedding"
         row = (arch.image_size, arch.image_size, 3) if first else (arch.tokens, arch.width)
 
-        def stage(weights: tuple[Any, ...], x: Array) -> Array:
-            for kind, tree in zip(program.kinds, weights, strict=True):
+        def stage(trees: tuple[Any, ...], x: Array) -> Array:
+            for kind, tree in zip(program.kinds, trees, strict=True):
                 x = apply(arch, kind, tree, x)
             return x
 
-        try:
-            traced = jax.jit(stage).lower(shapes, jax.ShapeDtypeStruct((rows, *row), jnp.float32))
-            self._compiling.hit = False
-            compiled = traced.compile()
-        except BaseException:
-            with self._lock:  # perhaps it was the shapes that were wrong
-                self._shapes.pop(program, None)
-            raise
+        traced = jax.jit(stage).lower(weights, jax.ShapeDtypeStruct((rows, *row), jnp.float32))
+        self._compiling.hit = False
+        compiled = traced.compile()
         source = "cache" if self._compiling.hit else "compiler"
         self._metrics.compilations.labels(source).inc()
         logger.info(
@@ -180,6 +175,12 @@ class Engine:
             if not node.children:
                 node.logits = np.asarray(output)[place]
         self._metrics.padded_rows.inc(bucket - len(group))
+
+
+@functools.cache
+def _shapes(program: Program) -> tuple[Any, ...]:
+    """What its weights must be. Never what came first: that one may be the malformed one."""
+    return tuple(shapes(program.shape, kind) for kind in program.kinds)
 
 
 _Waiting = dict[Stage, list[_Node]]

@@ -302,3 +302,16 @@ def test_a_malformed_task_fails_alone_while_its_programs_first_compile(
         mine = row(good.result(60), 1)
     assert distance(system.engine.run([mine]), [system.expected(mine)]) < BOUND
     system.engine.close()
+
+
+def test_a_malformed_task_that_comes_first_decides_nothing(
+    tmp_path: Path, compilations: str
+) -> None:
+    """Its blocks would run, too: what is right is the architecture's word, not the first's."""
+    system = System(tmp_path, compilations)
+    bad = publish_malformed(system.store)
+    with pytest.raises(ValueError, match="expected arrays"):
+        system.load(bad)
+    mine = row(system.load(system.store.resolve("good")), 1)
+    assert distance(system.engine.run([mine]), [system.expected(mine)]) < BOUND
+    system.engine.close()
