@@ -175,7 +175,7 @@ def _module(arch: Architecture, name: str) -> nn.Module:
 def apply(arch: Architecture, name: str, params: Tree, x: Array) -> Array:
     """Runs one component: images, tokens or features in, the same of the next stage out.
 
-    `params` is the component's tree; a flattened shape list per kind stands in each module.
+    `params` is the component's tree, of the shapes that `shapes` tells.
     """
     tree = {"cls": params} if kind_of(name) == "cls" else params
     return _module(arch, name).apply({"params": tree}, x)  # pyright: ignore[reportReturnType]
