@@ -84,7 +84,6 @@ def prepare(name: str, data_dir: Path, source: Path | None = None) -> Path:
     set that is already there as array_record is left as it is. An interrupted preparation leaves
     nothing that reads as a data set. Raises PreparationError.
     """
-    # TFDS takes seconds to import: not at the top, where it would slow every command line.
     import tensorflow_datasets as tfds
 
     data_dir = data_dir.expanduser()

@@ -1,7 +1,8 @@
 """The gateway's HTTP interface as a Starlette app; runs in BentoML, under uvicorn, or in process.
 
 A request may say with the header `munet-deadline-ms` how long its answer is of use: it is refused
-with 504 when that passes, and its row is dropped if it has not begun to run.
+with 504 when that passes (408 if the image is still arriving, 503 if the task is still loading),
+and its row is dropped if it has not begun to run.
 """
 
 from __future__ import annotations
