@@ -70,7 +70,7 @@ class Metrics:
         )
         self.stage_seconds = self._histogram(
             "munet_stage_duration_seconds",
-            "Time of an answered request by stage: decode (image to network input, with its wait), queue "
+            "Time of an answered request by stage: decode (to network input, with its wait), queue "
             "(waiting for the engine), execute (the batch it was in), total.",
             SECONDS,
             "stage",
