@@ -30,12 +30,8 @@ soak: $(VENV)/installed         ## 10 minutes of mixed load with a publish every
 
 # The shipped root is trained on Omniglot. `make root DATA=folder` takes the raw files from there;
 # without DATA, TFDS downloads them.
-root: $(VENV)/installed         ## trains the shipped root anew; TensorFlow gets a venv of its own
-	$(PYTHON) -m venv build/tensorflow
-	build/tensorflow/bin/pip install --quiet -r requirements.lock --no-deps --require-hashes
-	build/tensorflow/bin/pip install --quiet "tensorflow-cpu>=2.18"
-	build/tensorflow/bin/python -m evolution prepare omniglot --data-dir build/data \
-	  $(if $(DATA),--source $(DATA))
+root: $(VENV)/installed         ## trains the shipped root anew
+	$(BIN)/python -m evolution prepare omniglot --data-dir build/data $(if $(DATA),--source $(DATA))
 	$(BIN)/python -m evolution root --data-dir build/data
 
 # Everything runs from the checkout: only the locked dependencies are installed.

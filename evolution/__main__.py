@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import jax
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
-from evolution.experiments import EXPERIMENTS, Experiment
-from evolution.population import ROOT
+from evolution.baselines import baseline
+from evolution.bench import bench
+from evolution.checkpoints import CheckpointError, import_state
+from evolution.console import follow
+from evolution.download import DownloadError
+from evolution.experiments import EXPERIMENTS, Experiment, with_settings
 from evolution.prepare import PreparationError, prepare
-from evolution.roots import SHIPPED, RootTraining, encode_root, train_root
-from evolution.search import ChildTrained, Search, TaskPublished
+from evolution.roots import SHIPPED, RootError, RootTraining, encode_root, load_root, train_root
+from evolution.search import Root, Search
+from evolution.splits import MU2NET_SPLITS, MUNET_SPLITS
 from evolution.state import StateError
 from evolution.tasks import TaskError, TaskSource, default_data_dir, omniglot
 from model_store import ModelStore, StoreError
 from vit.components import Tree
 
+KNOWN_ERRORS = (
+    StateError, StoreError, TaskError, PreparationError, RootError, DownloadError, CheckpointError,
+    OSError,
+)  # fmt: skip
+SPLITS = {"munet": MUNET_SPLITS, "mu2net": MU2NET_SPLITS}  # Method.splits
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 console = Console()
 
@@ -32,36 +43,161 @@ StoreOption = Annotated[
 ExperimentArgument = Annotated[str, typer.Argument(metavar="EXPERIMENT", show_default=False)]
 
 
-def _experiment(name: str) -> Experiment:
+SeedOption = Annotated[int, typer.Option(min=0, help="Same seed, same machine: same result.")]
+RootOption = Annotated[
+    str | None,
+    typer.Option(
+        "--root",
+        metavar="SPEC",
+        help="shipped, random:Ti/16, augreg:FILE-OR-URL[#sha256=...] or hf:DIRECTORY.",
+    ),
+]
+NameOption = Annotated[
+    str | None, typer.Option("--name", help="The run's name; its experiment's unless given.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Another setting, as in batch_size=64."),
+]
+
+
+def _experiment(name: str, root: str | None, settings: list[str] | None) -> Experiment:
     if name not in EXPERIMENTS:
         raise typer.BadParameter(
             f"unknown experiment {name!r}; there are: {', '.join(EXPERIMENTS)}"
         )
-    return EXPERIMENTS[name]
+    experiment = EXPERIMENTS[name]
+    try:
+        experiment = with_settings(experiment, settings or [])
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return replace(experiment, root=root) if root else experiment
 
 
 @app.command()
 def run(
     experiment: ExperimentArgument,
     store: StoreOption,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same machine: same result.")] = 0,
+    seed: SeedOption = 0,
+    root: RootOption = None,
+    continue_from: Annotated[
+        str | None,
+        typer.Option(metavar="STORE[#RUN]", help="Grow the system of another run, not a root."),
+    ] = None,
+    name: NameOption = None,
+    settings: SetOption = None,
 ) -> None:
     """Starts an experiment and publishes each task's best path."""
-    chosen = _experiment(experiment)
-    _follow(Search.start(chosen, ModelStore(store, create=True), seed, TaskSource()))
+    chosen = _experiment(experiment, root, settings)
+    opened = ModelStore(store, create=True)
+    if continue_from is None:
+        search = Search.start(chosen, _root(chosen), opened, seed, _source, name)
+    elif root is not None:
+        raise typer.BadParameter("--continue-from brings its own root; leave out --root")
+    else:
+        search = Search.extend(chosen, opened, seed, _source, _system(continue_from), name)
+    follow(search, console)
+
+
+def _source(experiment: Experiment) -> TaskSource:
+    sizes = experiment.ranges.get("ds_image_size", (experiment.defaults["ds_image_size"],))
+    return TaskSource(rules=SPLITS[experiment.method.splits], canvas=max(sizes))
+
+
+def _root(experiment: Experiment) -> Root:
+    defaults = experiment.defaults
+    return load_root(experiment.root, defaults["ds_image_size"], defaults["num_layers"])
+
+
+def _system(spec: str) -> tuple[ModelStore, str]:
+    """A run to continue: STORE#RUN, or STORE where it holds one run only."""
+    directory, _, name = spec.partition("#")
+    store = ModelStore(directory)
+    runs = store.agents()
+    if not name and len(runs) != 1:
+        raise StateError(
+            f"store {directory} holds {len(runs)} runs; choose one: "
+            f"--continue-from {directory}#RUN with RUN of {', '.join(runs) or 'none'}"
+        )
+    return store, name or runs[0]
+
+
+@app.command("baseline")
+def baseline_command(
+    kind: Annotated[
+        str, typer.Argument(help="finetune-all, freeze:N, adapters:R or size-scale:X.")
+    ],
+    experiment: ExperimentArgument,
+    store: StoreOption,
+    seed: SeedOption = 0,
+    root: RootOption = None,
+    name: NameOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Runs a baseline with the tasks, root and training budget of an experiment."""
+    try:
+        chosen = baseline(kind, _experiment(experiment, root, settings))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    opened = ModelStore(store, create=True)
+    follow(Search.start(chosen, _root(chosen), opened, seed, _source, name), console)
 
 
 @app.command()
 def resume(
-    experiment: ExperimentArgument,
+    run: Annotated[str, typer.Argument(help="The run's name: that of its experiment.")],
     store: StoreOption,
     task: Annotated[
         list[str] | None, typer.Option(help="A further task (TFDS name), after all others.")
     ] = None,
+    settings: SetOption = None,
 ) -> None:
-    """Continues an experiment where it stopped; with --task, grows the system by a task."""
-    chosen = _experiment(experiment)
-    _follow(Search.resume(chosen, ModelStore(store), TaskSource(), tuple(task or ())))
+    """Continues a run where it stopped; with --task, grows the system by a task."""
+    search = Search.resume(ModelStore(store), run, _source, tuple(task or ()), settings or [])
+    follow(search, console)
+
+
+@app.command("import")
+def import_command(
+    directory: Annotated[Path, typer.Argument(help="A published state, as it was unpacked.")],
+    store: StoreOption,
+) -> None:
+    """Imports a published checkpoint: every path a version, every run to be continued."""
+    columns = (BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        row = bar.add_task("import", total=None)
+        report = import_state(
+            directory,
+            ModelStore(store, create=True),
+            progress=lambda done, total: bar.update(row, completed=done, total=total),
+        )
+    console.print(report.text(), highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command("analyse")
+def analyse_command(
+    store: StoreOption,
+    out: Annotated[Path, typer.Option(help="Folder for the page and its figures.")],
+    run: Annotated[
+        list[str] | None, typer.Option("--run", help="Runs to show; all unless given.")
+    ] = None,
+) -> None:
+    """Draws what the stored runs show: an HTML page with figures and tables."""
+    from evolution.analysis import analyse  # takes seconds to load
+
+    console.print(f"wrote {analyse(ModelStore(store), out, run or ())}", soft_wrap=True)
+
+
+@app.command("bench")
+def bench_command(
+    experiment: ExperimentArgument,
+    size: Annotated[str, typer.Option(help="The network, such as Ti/16 or B/16.")] = "Ti/16",
+    settings: SetOption = None,
+) -> None:
+    """Measures how fast an experiment's children train here, on made-up images."""
+    chosen = _experiment(experiment, None, settings)
+    for line in bench(chosen, size).lines():
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -119,64 +255,33 @@ def root(
     console.print(f"wrote {out}", highlight=False)
 
 
-def _follow(search: Search) -> None:
-    if search.progress.iteration == len(search.progress.schedule):
-        _say(f"run {search.experiment.name} is finished; resume --task adds a task to it")
-    children = len(search.progress.schedule) * search.experiment.samples_per_task
-    done = search.progress.iteration * search.experiment.samples_per_task
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        row = bar.add_task("children", total=children, completed=done + search.progress.generation)
-        for event in search.run():
-            if isinstance(event, ChildTrained):
-                bar.advance(row)
-                bar.update(row, description=f"{event.task} best {event.best_quality:.3f}")
-                _say(_child_line(event))
-            else:
-                _say(_published_line(event))
-
-
-def _say(line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True, markup=False)
-
-
-def _child_line(event: ChildTrained) -> str:
-    changes = [f"{k} {old}→{new}" for k, (old, new) in sorted(event.mutations.items())]
-    outcome = "kept" if event.improved else "discarded"
-    origin = "the root" if event.parent_task == ROOT else event.parent_task
-    return (
-        f"{event.task} child {event.generation + 1}/{event.generations} "
-        f"from {origin}: validation {event.quality:.3f}, {outcome}, "
-        f"trained {len(event.trained)} components"
-        f"{', ' + ', '.join(changes) if changes else ''} ({event.seconds:.1f} s)"
-    )
-
-
-def _published_line(event: TaskPublished) -> str:
-    return (
-        f"{event.task} published as v{event.version}: validation {event.validation_accuracy:.3f}, "
-        f"test {event.test_accuracy:.3f}, {event.total_params:,} parameters, of which "
-        f"{event.new_params:,} are this task's alone"
-    )
-
-
 def main() -> None:
     """Runs the command line; known failures become one line and exit code 1."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS advises OpenCV at each start
+    # oneDNN multiplies the small matrices of training up to twice as fast as XLA's default.
+    os.environ.setdefault(
+        "XLA_FLAGS", "--xla_cpu_use_onednn=true --xla_cpu_experimental_onednn_custom_call=true"
+    )
     # A later run or resume loads compiled programs instead of compiling them again.
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache/munet/compilations")
     jax.config.update("jax_compilation_cache_dir", str(cache))
     try:
         app()
-    except (StateError, StoreError, TaskError, PreparationError, OSError) as error:
-        stderr = Console(stderr=True, style="red")
-        stderr.print(f"error: {error}", highlight=False, soft_wrap=True, markup=False)
-        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _fail(f"out of memory: lower batch_size (--set batch_size=N) or image sizes. {error}")
+    except KNOWN_ERRORS as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    Console(stderr=True, style="red").print(
+        f"error: {message}", highlight=False, soft_wrap=True, markup=False
+    )
+    raise SystemExit(1)
 
 
 if __name__ == "__main__":

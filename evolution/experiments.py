@@ -1,14 +1,16 @@
 """Named experiments: method, tasks, sizes and search space.
 
-mu2net-cmaterdb
-    The configuration of the published preliminary μ2Net experiment (spec/mu2net.md §5, column
-    ti0): a random Ti/16 root without blocks at 32 px, which sees four patches of an image. What
-    differs is not configuration: one device, so one child in a generation; every pass over the
-    data fully reshuffled; initial numbers of another generator.
+Names are METHOD-BENCHMARK. Methods: munet, mu2net, mu2net-plus. Benchmarks of the papers: cmaterdb,
+chars, vdd, vit, vtab-full, vtab-1k (spec/benchmarks.md §1); sizes and defaults are those of the
+published configurations (spec/munet.md §7, spec/mu2net.md §5, spec/mu3net.md §6) on one device. The
+root is the published AugReg file of the size, downloaded on first use, unless --root names another.
     Command:  python -m evolution run mu2net-cmaterdb --store STORE --seed 0
-    Expected: validation .83 to .92 per task; about 40 minutes on 2 cores.
+chars5
+    The five data sets of Chars that are small to fetch, with a budget for 2 cores, from the shipped
+    root: to compare methods and baselines.
+    Command:  python -m evolution run mu2net-chars5 --store STORE --seed 0
 demo
-    What `make demo` runs: two of these tasks, and then the third, from the shipped Ti/8 root.
+    What `make demo` runs: two CMATERdb tasks, and then the third, from the shipped Ti/8 root.
     Command:  python -m evolution run demo --store STORE
               python -m evolution resume demo --store STORE --task cmaterdb/telugu
     Expected: test accuracy about .95 on each task; about 1 minute a task on 2 cores.
@@ -16,56 +18,16 @@ demo
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from evolution.methods import MU2NET, Method
+from evolution import benchmarks, search_space
+from evolution.methods import MU2NET, MU2NET_PLUS, MUNET, Method
 from evolution.population import Score
-from evolution.roots import random_root, shipped_root
-from vit import Architecture
-from vit.components import Tree
-
-Root = Callable[[], tuple[Architecture, dict[str, Tree]]]
-
-# The published table "auto-tune v2" (spec/mu2net.md §5).
-AUTO_TUNE_V2: Mapping[str, Sequence[Any]] = {
-    "_mu_": (0.10, 0.12, 0.14, 0.16, 0.18, 0.20, 0.22, 0.24, 0.26, 0.28, 0.30),
-    "opt_lr": (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
-    "opt_lr_warmup_ratio": (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4),
-    "opt_momentum": (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99),
-    "opt_nesterov": (True, False),
-    "ds_area_range_min": (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
-    "ds_crop": (True, False),
-    "ds_aspect_ratio_range_min": (0.25, 0.5, 0.75, 1.0),
-    "ds_flip_left_right": (True, False),
-    "ds_brightness_delta": (0.0, 0.01, 0.02, 0.05, 0.1, 0.2),
-    "ds_contrast_delta": (0.0, 0.01, 0.02, 0.05, 0.1, 0.2),
-    "ds_saturation_delta": (0.0, 0.01, 0.02, 0.05, 0.1, 0.2),
-    "ds_hue_delta": (0.0, 0.01, 0.02, 0.05, 0.1, 0.2),
-}
-
-DEFAULTS: Mapping[str, Any] = {
-    "_mu_": 0.2,
-    "num_layers": 3,
-    "adapters": [],
-    "adapter_dim": 32,
-    "opt_lr": 0.01,
-    "opt_lr_schedule": "cosine",
-    "opt_lr_warmup_ratio": 0.1,
-    "opt_momentum": 0.9,
-    "opt_nesterov": False,
-    "ds_image_size": 32,
-    "ds_crop": True,
-    "ds_area_range_min": 0.05,
-    "ds_aspect_ratio_range_min": 0.75,
-    "ds_flip_left_right": True,
-    "ds_brightness_delta": 0.0,
-    "ds_contrast_delta": 0.0,
-    "ds_saturation_delta": 0.0,
-    "ds_hue_delta": 0.0,
-}
+from evolution.search_space import DEFAULTS, NO_AUGMENTATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +39,7 @@ class Experiment:
     tasks: tuple[str, ...]  # TFDS names; `private:` before one that nobody may start from
     passes: int  # how often the task list is gone through
     samples_per_task: int  # children per task iteration
-    root: Root
+    root: str  # what `evolution.roots.load_root` takes
     batch_size: int
     train_examples_per_round: int  # cap
     rounds_per_child: int  # each ends with a validation
@@ -86,6 +48,8 @@ class Experiment:
     ranges: Mapping[str, Sequence[Any]]
     score: Score
     mutate_adapters: bool = False  # whether children gain residual adapters
+    max_population: int | None = None  # most paths of the task under way
+    children_per_generation: int = 1  # sampled before any of them is trained; share their batches
 
     def steps_per_round(self, train_examples: int) -> int:
         """Training steps between two validations."""
@@ -99,46 +63,253 @@ class Experiment:
         batches = math.ceil(available / self.batch_size)
         return available // batches * batches
 
+    def to_json(self) -> dict[str, Any]:
+        """What a saved run carries, so that it goes on as it began whatever this file says then."""
+        return asdict(self)
 
-def _random_ti16_without_blocks() -> tuple[Architecture, dict[str, Tree]]:
-    arch = Architecture.named("Ti", patch_size=16, image_size=32, num_layers=0, num_classes=1)
-    return arch, random_root(arch)
+    @classmethod
+    def from_json(cls, json: Mapping[str, Any]) -> Experiment:
+        """Inverse of `to_json`."""
+        method = {**json["method"], "forced_copies": tuple(json["method"]["forced_copies"])}
+        return cls(
+            **{
+                **json,
+                "method": Method(**method),
+                "tasks": tuple(json["tasks"]),
+                "score": Score(**json["score"]),
+            }
+        )
 
 
-MU2NET_CMATERDB = Experiment(
-    name="mu2net-cmaterdb",
-    method=MU2NET,
-    tasks=("cmaterdb/bangla", "cmaterdb/devanagari", "private:cmaterdb/telugu"),
+def with_settings(experiment: Experiment, settings: Sequence[str]) -> Experiment:
+    """The experiment with settings such as `batch_size=64` or `defaults.opt_lr=0.02`.
+
+    Values are JSON. Raises ValueError.
+    """
+    fixed = ("name", "method", "tasks", "root", "ranges", "score")
+    for setting in settings:
+        key, _, text = setting.partition("=")
+        group, _, entry = key.rpartition(".")
+        known = experiment.defaults if group == "defaults" else experiment.to_json()
+        if entry not in known or group not in ("", "defaults") or key in (*fixed, "defaults"):
+            free = [k for k in experiment.to_json() if k not in (*fixed, "defaults")]
+            raise ValueError(
+                f"setting {setting!r}: expected KEY=VALUE with KEY one of {', '.join(free)}, or "
+                f"defaults.KEY with one of {', '.join(experiment.defaults)}"
+            )
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            raise ValueError(f"setting {setting!r}: expected a JSON value after `=`") from None
+        change: dict[str, Any] = {entry: value}
+        if group:
+            change = {"defaults": {**experiment.defaults, entry: value}}
+        experiment = replace(experiment, **change)
+    return experiment
+
+
+_AUGREG = "augreg:https://storage.googleapis.com/vit_models/augreg/"
+TI_16 = f"{_AUGREG}Ti_16-i21k-300ep-lr_0.001-aug_light1-wd_0.1-do_0.0-sd_0.0.npz"
+B_16 = f"{_AUGREG}B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0.npz"
+L_16 = f"{_AUGREG}L_16-i21k-300ep-lr_0.001-aug_medium2-wd_0.03-do_0.0-sd_0.1.npz"
+
+_BLOCKS_0_TO_3 = {"num_layers": (0, 1, 2, 3)}
+_LARGE = {**DEFAULTS, "num_layers": 24, "opt_lr_warmup_ratio": 0.05, "ds_image_size": 384}
+
+
+def _blocks_from(least: int, most: int) -> dict[str, Sequence[int]]:
+    return {"num_layers": tuple(range(least, most + 1))}
+
+
+# ---- muNet. Its paper tunes the number of blocks; MUNET's other ranges are "auto-tune".
+
+MUNET_CHARS = Experiment(
+    name="munet-chars",
+    method=MUNET,
+    tasks=benchmarks.CHARS,
     passes=2,
-    samples_per_task=32,
-    root=_random_ti16_without_blocks,
+    samples_per_task=64,
+    root=TI_16,
     batch_size=512,
     train_examples_per_round=51_200,
-    rounds_per_child=4,
+    rounds_per_child=5,
     validation_examples=5_120,
-    defaults={**DEFAULTS, "num_layers": 0},
-    ranges={**AUTO_TUNE_V2, "num_layers": (0, 1, 2, 3)},
+    defaults=DEFAULTS,
+    ranges={**search_space.MUNET, **_blocks_from(1, 3)},
     score=Score(),
+    mutate_adapters=True,
+)
+MUNET_VDD = replace(
+    MUNET_CHARS,
+    name="munet-vdd",
+    tasks=benchmarks.VDD,
+    root=B_16,
+    batch_size=256,
+    rounds_per_child=30,
+    validation_examples=2_560,
+    defaults={**DEFAULTS, "num_layers": 12, "ds_image_size": 80},
+    ranges={**search_space.MUNET, **_blocks_from(1, 12)},
+    score=Score(reference_params=85_652_738),
+)
+MUNET_VIT = replace(
+    MUNET_CHARS,
+    name="munet-vit",
+    tasks=benchmarks.VIT,
+    passes=32,
+    samples_per_task=16,
+    root=L_16,
+    batch_size=32,
+    train_examples_per_round=128_000,
+    rounds_per_child=2,
+    validation_examples=9_984,
+    defaults=_LARGE,
+    ranges=search_space.MUNET,
+    score=Score(reference_params=303_303_682),
 )
 
-DEMO = Experiment(
-    name="demo",
+# ---- μ2Net
+
+MU2NET_CHARS = replace(
+    MUNET_CHARS,
+    name="mu2net-chars",
     method=MU2NET,
-    tasks=("cmaterdb/bangla", "cmaterdb/devanagari"),
+    ranges={**search_space.MU2NET_V1, **_blocks_from(1, 3)},
+)
+MU2NET_VDD = replace(
+    MUNET_VDD,
+    name="mu2net-vdd",
+    method=MU2NET,
+    validation_examples=5_120,
+    ranges={**search_space.MU2NET_V1, **_blocks_from(1, 12)},
+)
+# A random root without blocks at 32 px, which sees four patches of an image.
+MU2NET_CMATERDB = replace(
+    MU2NET_CHARS,
+    name="mu2net-cmaterdb",
+    tasks=benchmarks.CMATERDB,
+    samples_per_task=32,
+    root="random:Ti/16",
+    rounds_per_child=4,
+    defaults={**DEFAULTS, "_mu_": 0.2, "num_layers": 0},
+    ranges={**search_space.MU2NET_V2, **_BLOCKS_0_TO_3},
+    mutate_adapters=False,
+)
+MU2NET_VIT = replace(
+    MUNET_VIT,
+    name="mu2net-vit",
+    method=MU2NET,
+    passes=1,
+    samples_per_task=128,
+    batch_size=64,
+    train_examples_per_round=128_116,
+    rounds_per_child=4,
+    validation_examples=10_000,
+    defaults={**_LARGE, "_mu_": 0.2, "adapter_dim": 16},
+    ranges=search_space.MU2NET_V2,
+    mutate_adapters=False,
+)
+
+# ---- μ2Net+: no augmentation by default, smaller cycles, costs in the score of the large one
+
+_IMAGE_SIZES = {"ds_image_size": tuple(range(16, 113, 16))}
+_ADAPTER_SIZES = {"adapter_dim": (8, 16, 32, 64, 128)}
+
+PLUS_CHARS = replace(
+    MU2NET_CHARS,
+    name="mu2net-plus-chars",
+    method=MU2NET_PLUS,
+    passes=5,
+    samples_per_task=32,
+    rounds_per_child=4,
+    defaults={**DEFAULTS, **NO_AUGMENTATION},
+    ranges={
+        **search_space.MU2NET_PLUS, **_IMAGE_SIZES, **_ADAPTER_SIZES, **_blocks_from(0, 3),
+    },
+    score=Score(reference_flops=15e6, root_counts=True),
+)  # fmt: skip
+PLUS_VDD = replace(
+    PLUS_CHARS,
+    name="mu2net-plus-vdd",
+    tasks=benchmarks.VDD,
+    passes=10,
+    root=B_16,
+    batch_size=128,
+    defaults={**DEFAULTS, **NO_AUGMENTATION, "num_layers": 12, "ds_image_size": 80},
+    ranges={**PLUS_CHARS.ranges, **_blocks_from(0, 12)},
+    score=Score(reference_params=85_652_738, reference_flops=100e9, root_counts=True),
+)
+PLUS_CMATERDB = replace(
+    PLUS_CHARS,
+    name="mu2net-plus-cmaterdb",
+    tasks=benchmarks.CMATERDB,
+    passes=8,
+    samples_per_task=16,
+    root="random:Ti/16",
+    rounds_per_child=2,
+    defaults={**DEFAULTS, **NO_AUGMENTATION, "_mu_": 0.2, "num_layers": 0},
+    ranges={
+        **search_space.MU2NET_PLUS, **_ADAPTER_SIZES, **_BLOCKS_0_TO_3, "ds_image_size": (32, 48),
+    },
+    score=Score(0.99, reference_params=1e6, reference_flops=1e6, root_counts=True),
+    max_population=7,
+)  # fmt: skip
+PLUS_VIT = replace(
+    PLUS_CHARS,
+    name="mu2net-plus-vit",
+    tasks=benchmarks.VIT,
+    passes=24,
+    samples_per_task=16,
+    root=L_16,
+    batch_size=16,
+    train_examples_per_round=100_000,
+    rounds_per_child=8,
+    validation_examples=10_000,
+    defaults={**_LARGE, **NO_AUGMENTATION, "_mu_": 0.2},
+    ranges={**search_space.MU2NET_PLUS, **_blocks_from(0, 24), "ds_image_size": (224, 384)},
+    score=Score(0.99, reference_params=2.2e9, reference_flops=3.8e12, root_counts=True),
+    mutate_adapters=False,
+    max_population=16,
+)
+
+
+def _vtab(experiment: Experiment) -> tuple[Experiment, Experiment]:
+    name = experiment.name.removesuffix("-vit")
+    return (
+        replace(experiment, name=f"{name}-vtab-full", tasks=benchmarks.VTAB_FULL),
+        replace(experiment, name=f"{name}-vtab-1k", tasks=benchmarks.VTAB_1K),
+    )
+
+
+# ---- For 2 cores
+
+# The characters fill their images: mirrored, or cut to less than half, they are other characters.
+_CHARACTERS = {"opt_lr": 0.05, "ds_area_range_min": 0.7, "ds_flip_left_right": False}
+MU2NET_CHARS5 = replace(
+    MU2NET_CHARS,
+    name="mu2net-chars5",
+    tasks=("mnist", "omniglot", *benchmarks.CMATERDB[:2], "cmaterdb/telugu"),
+    samples_per_task=6,
+    root="shipped",
+    batch_size=128,
+    train_examples_per_round=1_024,
+    rounds_per_child=3,
+    validation_examples=1_024,
+    defaults={**DEFAULTS, **NO_AUGMENTATION, "opt_lr": 0.05},
+)
+CHARS5 = (
+    replace(MU2NET_CHARS5, name="munet-chars5", method=MUNET, ranges=MUNET_CHARS.ranges),
+    MU2NET_CHARS5,
+    replace(MU2NET_CHARS5, name="mu2net-plus-chars5", method=MU2NET_PLUS, ranges=PLUS_CHARS.ranges),
+)
+DEMO = replace(
+    MU2NET_CHARS5,
+    name="demo",
+    tasks=benchmarks.CMATERDB[:2],
     passes=1,
     samples_per_task=4,
-    root=shipped_root,
-    batch_size=128,
     train_examples_per_round=2_000,
-    rounds_per_child=3,
     validation_examples=5_120,
-    # The numerals fill their images: mirrored, or cut to less than half, they are other characters.
-    defaults={
-        **DEFAULTS,
-        "opt_lr": 0.05,
-        "ds_area_range_min": 0.7,
-        "ds_flip_left_right": False,
-    },
+    defaults={**DEFAULTS, **_CHARACTERS, "_mu_": 0.2},
     ranges={
         "_mu_": (0.1, 0.15, 0.2, 0.25, 0.3),
         "opt_lr": (0.02, 0.05, 0.1, 0.2),
@@ -150,6 +321,16 @@ DEMO = Experiment(
     },
     # A copied block costs the score up to 0.6 %, if the one it replaces was shared by many.
     score=Score(factor=0.98),
+    mutate_adapters=False,
 )
 
-EXPERIMENTS: Mapping[str, Experiment] = {e.name: e for e in (MU2NET_CMATERDB, DEMO)}
+EXPERIMENTS: Mapping[str, Experiment] = {
+    e.name: e
+    for e in (
+        MUNET_CHARS, MUNET_VDD, MUNET_VIT, *_vtab(MUNET_VIT),
+        replace(MUNET_CHARS, name="munet-cmaterdb", tasks=benchmarks.CMATERDB),
+        MU2NET_CMATERDB, MU2NET_CHARS, MU2NET_VDD, MU2NET_VIT, *_vtab(MU2NET_VIT),
+        PLUS_CMATERDB, PLUS_CHARS, PLUS_VDD, PLUS_VIT, *_vtab(PLUS_VIT),
+        *CHARS5, DEMO,
+    )
+}  # fmt: skip

@@ -1,11 +1,13 @@
 """The systems as rows of one table of explicit choices.
 
 Every rule in which two systems of the line differ is a field here, and the engine asks no other
-question than these. This version holds μ2Net (arXiv 2205.12755).
+question than these: what is decided by a method's name is its name. Sizes and search spaces, in
+which published configurations differ as well, belong to the experiments.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -14,16 +16,87 @@ class Method:
     """One system's choices."""
 
     name: str
-    parent_decay: float  # a path that has k children of the task is accepted with decay ** k
-    forced_copies: tuple[str, ...]  # components every child copies, whatever the draw
-    inherits_momentum: bool  # copies start from their original's momentum, not from zero
-    ties_improve: bool  # a validation equal to the best so far replaces it
 
+    # Whom a child starts from (mutation.sample_parent).
+    parent_decay: float  # a path that has k children of the task is accepted with decay ** k
+    sweeps_seeds: bool  # a task's first children start, unmutated, from each seed in turn
+    walks_seeds: bool  # seeds are accepted by decay too, before one is drawn uniformly
+    from_root_only: bool  # every child starts from the root: a baseline, not a search
+
+    # What a child changes.
+    learned_rates: bool  # each kind of mutation has a rate of its own, which mutates as well
+    data_follows_best: bool  # data hyperparameters stay at their defaults until a path exists
+    forced_copies: tuple[str, ...]  # components every mutated child copies, whatever the draw
+    trains_resampled: bool  # position embeddings of a new image size are trained in any case
+
+    # How a child is trained and kept.
+    inherits_momentum: bool  # copies start from their original's momentum, not from zero
+    newest_wins: bool  # a score equal to the best so far replaces it
+    warmup_start: float  # the first learning rate, as a share of the peak
+    augments_bytes: bool  # colour and JPEG quality act on 0..255, not on the scaled image
+
+    # What a path costs.
+    root_counts: bool  # the root is one of those that share a component's parameters
+
+    # Which examples it learns from.
+    splits: str  # the table of split rules (evolution.tasks)
+
+
+MUNET = Method(
+    name="munet",
+    parent_decay=0.5,
+    sweeps_seeds=True,
+    walks_seeds=False,
+    from_root_only=False,
+    learned_rates=False,
+    data_follows_best=False,
+    forced_copies=("encoder_norm",),
+    trains_resampled=False,
+    inherits_momentum=False,
+    newest_wins=False,
+    warmup_start=0.01,
+    augments_bytes=False,
+    root_counts=False,
+    splits="munet",
+)
 
 MU2NET = Method(
     name="mu2net",
     parent_decay=0.5,
+    sweeps_seeds=False,
+    walks_seeds=True,
+    from_root_only=False,
+    learned_rates=False,
+    data_follows_best=False,
     forced_copies=("encoder_norm",),
+    trains_resampled=True,
     inherits_momentum=True,
-    ties_improve=True,
+    newest_wins=True,
+    warmup_start=0.01,
+    augments_bytes=False,
+    root_counts=False,
+    splits="mu2net",
 )
+
+# The paper's code was never published by itself. Where it is not known to differ, this is the
+# single-path agent whose notebook is said to hold it (spec/mu2net_plus.md): so the fallback parent
+# is uniform, not μ2Net's walk over the seeds.
+MU2NET_PLUS = Method(
+    name="mu2net-plus",
+    parent_decay=0.5,
+    sweeps_seeds=False,
+    walks_seeds=False,
+    from_root_only=False,
+    learned_rates=True,
+    data_follows_best=True,
+    forced_copies=("encoder_norm",),
+    trains_resampled=True,
+    inherits_momentum=True,
+    newest_wins=True,
+    warmup_start=0.001,
+    augments_bytes=True,
+    root_counts=True,
+    splits="mu2net",
+)
+
+METHODS: Mapping[str, Method] = {m.name: m for m in (MUNET, MU2NET, MU2NET_PLUS)}

@@ -1,7 +1,8 @@
 """Parent -> child: whom to start from, which hyperparameters change, which components are copied.
 
 Pure decisions over the population and a generator of random numbers; nothing is trained here.
-Rules: spec/mu2net.md §4, with what it takes over from spec/munet.md §4.
+Rules: spec/munet.md §4, spec/mu2net.md §4, spec/mu2net_plus.md §3; which of them holds is what the
+experiment's method says.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from evolution.experiments import Experiment
 from evolution.methods import Method
 from evolution.population import ROOT, Component, Path, Population
 from vit import Architecture, init, kind_of, position_embedding_for, shapes
 from vit.components import Tree
 
 Hyperparameters = Mapping[str, Any]
-Ranges = Mapping[str, Sequence[Any]]
+RATE = "_mu_"  # a path's mutation rate; RATE|<mutation> is that of one kind of mutation
 
 
 def sample_parent(
@@ -30,9 +32,9 @@ def sample_parent(
 ) -> Path:
     """Whom the next child of `task` starts from.
 
-    Walks the task's own paths from the best down, then the seeds in their present order, and takes
-    the first that its number of children for this task lets through. A seed that is taken moves,
-    with all before it, behind the others (`seeds` is changed).
+    Walks the task's own paths from the best down, then perhaps the seeds in their present order,
+    and takes the first that its number of children for this task lets through; if there is none,
+    any. A seed that is taken moves, with all before it, behind the others (`seeds` is changed).
     """
 
     def accepted(path: Path) -> bool:
@@ -42,7 +44,7 @@ def sample_parent(
     for path in own:
         if accepted(path):
             return path
-    for i, path in enumerate(seeds):
+    for i, path in enumerate(seeds if method.walks_seeds else ()):
         if accepted(path):
             seeds[:] = seeds[i + 1 :] + seeds[: i + 1]
             return path
@@ -51,48 +53,75 @@ def sample_parent(
 
 
 def neighbour(value: Any, choices: Sequence[Any], rng: np.random.Generator) -> Any:
-    """The next or the previous choice with equal probability; at an end it may stay."""
-    if value not in choices:
-        raise ValueError(f"value {value!r} is not among the choices {list(choices)}")
+    """The next or the previous choice with equal probability; at an end it may stay.
+
+    A number between the choices, as a path of an earlier experiment may have it, counts as the
+    choice nearest to it.
+    """
     step = 1 if rng.random() < 0.5 else -1
-    return choices[min(max(choices.index(value) + step, 0), len(choices) - 1)]
+    at = choices.index(value) if value in choices else _nearest(value, choices)
+    return choices[min(max(at + step, 0), len(choices) - 1)]
+
+
+def _nearest(value: Any, choices: Sequence[Any]) -> int:
+    if isinstance(value, str):
+        raise ValueError(f"value {value!r} is not among the choices {list(choices)}")
+    # None is momentum's way to say 0.
+    return min((abs((choice or 0) - (value or 0)), i) for i, choice in enumerate(choices))[1]
+
+
+def mutates(
+    hp: dict[str, Any], mutation: str, experiment: Experiment, rng: np.random.Generator
+) -> bool:
+    """Draws whether a mutation happens.
+
+    Where rates are learned, that of this mutation is first itself mutated, with the path's general
+    rate, and written to `hp`, the child's hyperparameters (spec/mu2net_plus.md §3).
+    """
+    general = hp.get(RATE, experiment.defaults[RATE])
+    if not experiment.method.learned_rates or RATE not in experiment.ranges:
+        return rng.random() < general
+    rate = hp.get(f"{RATE}|{mutation}", general)
+    if rng.random() < general:
+        rate = neighbour(rate, experiment.ranges[RATE], rng)
+    hp[f"{RATE}|{mutation}"] = rate
+    return rng.random() < rate
 
 
 def shared_data_hyperparameters(
-    defaults: Hyperparameters, ranges: Ranges, best: Path | None, rng: np.random.Generator
+    experiment: Experiment, best: Path | None, mutate: bool, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """The `ds_*` values of one generation, which all its children share.
+    """The `ds_*` values of one generation, which all its children share, and their learned rates.
 
-    They start from those of the task's best path, and each moves to a neighbour with the default
-    mutation probability.
+    They start from those of the task's best path; with `mutate`, each may move to a neighbour.
     """
-    source = best.hyperparameters if best else defaults
-    shared = {key: source[key] for key in defaults if key.startswith("ds_")}
-    for key in sorted(k for k in shared if k in ranges):
-        if rng.random() < defaults["_mu_"]:
+    ranges, source = experiment.ranges, best.hyperparameters if best else {}
+    values = {**experiment.defaults, **source}
+    shared = {k: v for k, v in values.items() if k.startswith(("ds_", f"{RATE}|hp:ds_"))}
+    for key in sorted(k for k in shared if mutate and k in ranges):
+        if mutates(shared, f"hp:{key}", experiment, rng):
             shared[key] = neighbour(shared[key], ranges[key], rng)
     return shared
 
 
 def mutate_hyperparameters(
-    parent: Hyperparameters, ranges: Ranges, rng: np.random.Generator
+    parent: Hyperparameters, experiment: Experiment, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """The parent's hyperparameters, each that has a range moved with probability `_mu_`.
+    """The parent's hyperparameters, each that has a range perhaps moved, and adapters gained.
 
-    `_mu_` sorts first, so its new value decides about all others. Data hyperparameters are the
-    generation's, but a draw is made for them too, as in the published system.
+    The mutation rate sorts first, so its new value decides about all others. Data hyperparameters
+    are the generation's and stay.
     """
     child = dict(parent)
-    for key in sorted(ranges):
-        if rng.random() < child["_mu_"] and not key.startswith("ds_"):
-            child[key] = neighbour(child[key], ranges[key], rng)
+    for key in sorted(k for k in experiment.ranges if not k.startswith("ds_")):
+        if mutates(child, f"hp:{key}", experiment, rng):
+            child[key] = neighbour(child[key], experiment.ranges[key], rng)
+    blocks, adapters = range(child["num_layers"]), set(child["adapters"])
+    for i in blocks if experiment.mutate_adapters else ():
+        if i not in adapters and mutates(child, f"add:residual_adapter_{i}", experiment, rng):
+            adapters.add(i)
+    child["adapters"] = sorted(adapters & set(blocks))  # none stays above the top
     return child
-
-
-def mutate_adapters(hp: Hyperparameters, rng: np.random.Generator) -> list[int]:
-    """The blocks with an adapter before them: each may gain one, and none stays above the top."""
-    gained = [i for i in range(hp["num_layers"]) if rng.random() < hp["_mu_"]]
-    return sorted({*hp["adapters"], *gained} & set(range(hp["num_layers"])))
 
 
 def architecture_of(base: Architecture, hp: Hyperparameters, num_classes: int) -> Architecture:
@@ -115,41 +144,38 @@ def make_child(
     parent: Path,
     task: str,
     arch: Architecture,
-    hp: Hyperparameters,
-    method: Method,
+    hp: dict[str, Any],
+    experiment: Experiment,
+    mutate: bool,
     rng: np.random.Generator,
 ) -> Path:
-    """A child of `parent` for `task`: its components copied, shared or new, not yet trained."""
-    components = tuple(
-        _child_component(population, parent, name, arch, hp["_mu_"], method, rng)
-        for name in arch.component_names
-    )
+    """A child of `parent` for `task`: its components copied, shared or new, not yet trained.
+
+    Without `mutate` only what may be trained anyway is copied. Learned rates of copying are
+    written to `hp`, which becomes the child's.
+    """
+
+    def component(name: str) -> Component:
+        found = _inherited(parent, name, shapes(arch, name))
+        if found is None:
+            found = _resampled_or_new(population, name, arch, experiment.method)
+            if found.trainable:
+                return found
+        forced = name in experiment.method.forced_copies
+        if found.trainable or (
+            mutate and (forced or mutates(hp, f"clone:{name}", experiment, rng))
+        ):
+            return _copy(population, found)
+        return found
+
     return Path(
         id=population.path_id(),
         task=task,
         parent=parent,
-        components=components,
+        components=tuple(component(name) for name in arch.component_names),
         hyperparameters=hp,
         generation=parent.generation + 1,
     )
-
-
-def _child_component(
-    population: Population,
-    parent: Path,
-    name: str,
-    arch: Architecture,
-    mu: float,
-    method: Method,
-    rng: np.random.Generator,
-) -> Component:
-    found = _inherited(parent, name, shapes(arch, name))
-    if found is None:
-        return _resampled_or_new(population, name, arch)
-    drawn = rng.random() < mu
-    if found.trainable or name in method.forced_copies or drawn:
-        return _copy(population, found)
-    return found
 
 
 def _inherited(parent: Path, name: str, template: Any) -> Component | None:
@@ -170,14 +196,22 @@ def _inherited(parent: Path, name: str, template: Any) -> Component | None:
     return None
 
 
-def _resampled_or_new(population: Population, name: str, arch: Architecture) -> Component:
+def _resampled_or_new(
+    population: Population, name: str, arch: Architecture, method: Method
+) -> Component:
     """Position embeddings of another image size come from the root's; all else is born new."""
-    if name == "posembed_input":
-        root = next(p for p in population.paths[ROOT] if p.named(name) is not None)
-        stored = root.named(name)
-        assert stored is not None
-        return new_component(population, name, position_embedding_for(arch, stored.params))
-    return new_component(population, name, init(arch, name))
+    if name != "posembed_input":
+        return new_component(population, name, init(arch, name))
+    root = next(p for p in population.paths[ROOT] if p.named(name) is not None)
+    stored = root.named(name)
+    assert stored is not None
+    resampled = new_component(population, name, position_embedding_for(arch, stored.params))
+    if method.trains_resampled:
+        return resampled
+    resampled.locks.add(ROOT)  # as much the root's as the stored one
+    shape = _shapes(resampled.params)
+    known = (c for c in population.components() if c.name == name and ROOT in c.locks)
+    return next((c for c in known if _shapes(c.params) == shape), resampled)
 
 
 def new_component(population: Population, name: str, params: Tree) -> Component:
@@ -190,9 +224,9 @@ def _copy(population: Population, component: Component) -> Component:
     return Component(
         id=population.component_id(),
         name=component.name,
-        params=component.params,
+        source=component.source,
         num_params=component.num_params,
-        momentum=component.momentum,
+        trace=component.trace,
     )
 
 

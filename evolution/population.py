@@ -1,6 +1,6 @@
-"""Candidates: components and their locks, paths and their lineage, accounted size, score.
+"""Candidates: components and locks, paths and lineage, accounted size, score, survivors.
 
-Rules: spec/munet.md §2-§4, spec/mu2net.md §2-§4. Everything here is plain Python and NumPy.
+Rules: spec/munet.md §2-§4, spec/mu2net.md §2-§4, spec/mu2net_plus.md §4. Plain Python and NumPy.
 """
 
 from __future__ import annotations
@@ -9,10 +9,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from model_store import Digest
+from model_store import Digest, ModelStore
 from model_store.tensors import Tree
 
 ROOT = "NOT_TRAINABLE"  # the pseudo task that owns the root and locks its components
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Arrays in a store, read and verified when they are first needed."""
+
+    store: ModelStore
+    digest: Digest
 
 
 @dataclass(slots=True, eq=False)
@@ -21,12 +29,26 @@ class Component:
 
     id: int
     name: str
-    params: Tree
+    source: Tree | Stored
     num_params: int
-    momentum: Tree | None = None  # bfloat16, of the training that made `params`
+    trace: Tree | Stored | None = None  # momentum, as `source` is parameters
     locks: set[str] = field(default_factory=set)  # tasks whose retained path uses it
-    digest: Digest | None = None  # of `params` in the store, once saved
+    digest: Digest | None = None  # of the parameters in the store, once saved
     momentum_digest: Digest | None = None
+
+    @property
+    def params(self) -> Tree:
+        """The parameters. Raises DamagedStore where they are stored and cannot be read."""
+        if isinstance(self.source, Stored):
+            self.source = self.source.store.component(self.source.digest)
+        return self.source
+
+    @property
+    def momentum(self) -> Tree | None:
+        """In bfloat16, of the training that made the parameters. Raises DamagedStore."""
+        if isinstance(self.trace, Stored):
+            self.trace = self.trace.store.component(self.trace.digest)
+        return self.trace
 
     @property
     def trainable(self) -> bool:
@@ -62,21 +84,35 @@ class Path:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """quality * factor ** (accounted parameters / reference); factor 1 is the quality alone."""
+    """quality * factor ** (accounted parameters / reference) * factor ** (flops / reference).
+
+    A reference of 0 leaves its term out; factor 1 is the quality alone.
+    """
 
     factor: float = 1.0
-    reference_params: int = 1_484_162  # Ti/16 with 3 blocks at 32 px and a head of 2 classes
+    reference_params: float = 1_484_162  # Ti/16 with 3 blocks at 32 px and a head of 2 classes
+    reference_flops: float = 0.0  # of a forward pass of one image
+    root_counts: bool = False  # the root is one of those that share a component
 
     def __call__(self, path: Path) -> float:
         """The score of an evaluated path, which changes as others share its components."""
         if path.quality is None:
             raise ValueError(f"path {path.id} of task {path.task} has not been evaluated")
-        return path.quality * self.factor ** (accounted_params(path) / self.reference_params)
+        cost = 0.0
+        if self.reference_params:
+            cost += accounted_params(path, self.root_counts) / self.reference_params
+        if self.reference_flops:
+            cost += path.metrics["flops"] / self.reference_flops
+        return path.quality * self.factor**cost
 
 
-def accounted_params(path: Path) -> float:
-    """Parameters, each component's split evenly between the tasks that use it."""
-    return sum(c.num_params / len((c.locks | {path.task}) - {ROOT}) for c in path.components)
+def accounted_params(path: Path, root_counts: bool = False) -> float:
+    """Parameters, each component's split evenly between the tasks that use it.
+
+    With `root_counts`, the root is a user like a task is (spec/mu2net_plus.md §4).
+    """
+    nobody = set() if root_counts else {ROOT}
+    return sum(c.num_params / len((c.locks | {path.task}) - nobody) for c in path.components)
 
 
 @dataclass(slots=True)
@@ -84,6 +120,7 @@ class Population:
     """All paths that are alive, by task; the root's are under the pseudo task ROOT."""
 
     score: Score
+    newest_wins: bool = True  # among paths of equal score; otherwise the oldest
     paths: dict[str, list[Path]] = field(default_factory=dict)
     next_path_id: int = 0
     next_component_id: int = 0
@@ -108,15 +145,28 @@ class Population:
         return [unique[i] for i in sorted(unique)]
 
     def best(self, task: str) -> Path | None:
-        """The path of the highest score, the newest among equals; None if the task has none."""
-        return max(
-            self.paths.get(task, ()), key=lambda path: (self.score(path), path.id), default=None
-        )
+        """The path of the highest score; None if the task has none."""
+        return next(iter(self.by_score(task)), None)
 
     def by_score(self, task: str) -> list[Path]:
-        """The task's paths, best first, the newest first among equals."""
+        """The task's paths, best first."""
+        age = 1 if self.newest_wins else -1
         paths = self.paths.get(task, ())
-        return sorted(paths, key=lambda path: (self.score(path), path.id), reverse=True)
+        return sorted(paths, key=lambda path: (self.score(path), age * path.id), reverse=True)
+
+    def prune(self, task: str, most: int) -> None:
+        """Keeps the `most` best paths of a task."""
+        self._keep(task, self.by_score(task)[:most])
+
+    def _keep(self, task: str, survivors: list[Path]) -> None:
+        self.paths[task] = survivors
+        alive = {path.id for path in self}
+        for path in self:
+            path.parent = _nearest(path.parent, alive)
+
+    def is_private(self, task: str) -> bool:
+        """Whether a path of the task is private: it stays so, whatever later task lists say."""
+        return any(path.private for path in self.paths.get(task, ()))
 
     def seeds(self, task: str) -> list[Path]:
         """What another task's search may start from: the root and all public retained paths."""
@@ -133,11 +183,8 @@ class Population:
         best = self.best(task)
         if best is None:
             return None
-        self.paths[task] = [best]
+        self._keep(task, [best])
         self.lock(best)
-        alive = {path.id for path in self}
-        for path in self:
-            path.parent = _nearest(path.parent, alive)
         return best
 
     def lock(self, path: Path) -> None:

@@ -1,6 +1,7 @@
 """Prepares a TensorFlow Datasets (TFDS) data set as array_record, which reads without TensorFlow.
 
-Only preparing needs TensorFlow. The raw files are downloaded by TFDS, or taken from a folder.
+Raw files are downloaded by TFDS, or taken from a folder. TensorFlow is used where it is installed;
+without it, builders that need only its file access and PNG encoding work too.
 
     PreparationError    what is missing or different, and what to do about it
 """
@@ -14,8 +15,13 @@ import os
 import shutil
 import tarfile
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from evolution.splits import published_version
+from evolution.without_tensorflow import TENSORFLOW, encode_png, missing_part
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
@@ -80,51 +86,113 @@ class PreparationError(Exception):
 def prepare(name: str, data_dir: Path, source: Path | None = None) -> Path:
     """Prepares the TFDS data set `name` under `data_dir`; returns the folder that holds it.
 
-    With `source`, raw files are taken from <source>/<builder>/... and nothing is downloaded. A data
-    set that is already there as array_record is left as it is. An interrupted preparation leaves
-    nothing that reads as a data set. Raises PreparationError.
+    In the version that published systems used, if TFDS still builds it. With `source`, raw files
+    are taken from <source>/<builder>/... and nothing is downloaded. A data set that is already
+    there as array_record is left as it is. An interrupted preparation leaves nothing that reads as
+    a data set. Raises PreparationError.
     """
-    import tensorflow_datasets as tfds
-
     data_dir = data_dir.expanduser()
     data_dir.mkdir(parents=True, exist_ok=True)
+    builder = _builder(name, data_dir)
+    folder = Path(builder.data_path)
+    if not folder.exists():
+        _check_preparable(name, builder, data_dir, source)
+        with _tensorflow_or_stand_in(name), _fetched_by_hand(name, builder, data_dir):
+            if source is None:
+                builder.download_and_prepare()
+            else:
+                _prepare_from(name, builder, data_dir, source)
+    logger.info("event=prepared dataset=%s folder=%s", name, folder)
+    return folder
+
+
+def _builder(name: str, data_dir: Path) -> DatasetBuilder:
+    import tensorflow_datasets as tfds
+
+    if version := published_version(name):
+        try:
+            return tfds.builder(f"{name}:{version}", data_dir=data_dir, file_format="array_record")
+        except (ValueError, AssertionError) as error:  # the latter: TFDS cannot build it any more
+            logger.info("event=other_version dataset=%s published=%s why=%s", name, version, error)
     try:
-        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
-    except ValueError as error:  # no such data set, or there already in another format
+        return tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        # No such data set, or there already in another format.
         raise PreparationError(
             f"preparing {name} as array_record under {data_dir}: {error}; correct the name, or "
             "choose a data_dir that does not hold it yet"
         ) from None
-    folder = Path(builder.data_path)
-    if not folder.exists():
-        _check_preparable(name, builder, data_dir, source)
-        if source is None:
-            builder.download_and_prepare()
-        else:
-            _prepare_from(name, builder, data_dir, source)
-    logger.info("event=prepared dataset=%s folder=%s", name, folder)
-    return folder
 
 
 def _check_preparable(
     name: str, builder: DatasetBuilder, data_dir: Path, source: Path | None
 ) -> None:
-    if importlib.util.find_spec("tensorflow") is None:
-        raise PreparationError(
-            f"preparing {name} needs TensorFlow, which is not installed here (reading a prepared "
-            "data set does not): pip install tensorflow-cpu"
-        )
-    manual_dir = data_dir / "downloads" / "manual"
     if source is not None and name not in RAW_FILES:
         raise PreparationError(
             f"preparing {name} from {source}: raw files are known only of "
             f"{', '.join(sorted(RAW_FILES))}; without a source TFDS downloads it"
         )
-    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not manual_dir.is_dir():
-        raise PreparationError(
-            f"preparing {name}: its files must be fetched by hand into {manual_dir}. TFDS says: "
-            f"{builder.MANUAL_DOWNLOAD_INSTRUCTIONS.strip()}"
-        )
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not _manual_dir(data_dir).is_dir():
+        raise PreparationError(_by_hand(name, builder, data_dir))
+
+
+def _manual_dir(data_dir: Path) -> Path:
+    return data_dir / "downloads" / "manual"
+
+
+def _by_hand(name: str, builder: DatasetBuilder, data_dir: Path) -> str:
+    instructions = (builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "").strip()
+    return (
+        f"preparing {name}: its files must be fetched by hand into {_manual_dir(data_dir)}, and "
+        f"then this command repeated. TFDS says: {instructions}"
+    )
+
+
+@contextmanager
+def _fetched_by_hand(name: str, builder: DatasetBuilder, data_dir: Path) -> Iterator[None]:
+    """Where files must be fetched by hand, a failure to find them says so."""
+    try:
+        yield
+    except (AssertionError, OSError, ValueError) as error:  # what builders raise differs
+        if not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+            raise
+        raise PreparationError(f"{_by_hand(name, builder, data_dir)}\nFound: {error}") from error
+
+
+@contextmanager
+def _tensorflow_or_stand_in(name: str) -> Iterator[None]:
+    """TFDS works here: with TensorFlow, or with stand-ins for the two things it mostly needs."""
+    if importlib.util.find_spec("tensorflow") is not None:
+        yield
+        return
+    from tensorflow_datasets.core.features import image_feature
+    from tensorflow_datasets.core.utils import lazy_imports_utils
+
+    encoder: Any = image_feature._ImageEncoder
+    encode_with_tensorflow = encoder._encode_image
+
+    def encode(self: Any, image: Any) -> bytes:
+        if self.encoding_format == "png" and image.dtype == "uint8":
+            return encode_png(image)
+        return encode_with_tensorflow(self, image)
+
+    # TFDS imports TensorFlow when it first reads an attribute of this object, and keeps it there.
+    # sys.modules stays without it: TFDS takes its own ways without TensorFlow where it has them.
+    lazy: Any = vars(lazy_imports_utils.tensorflow)
+    lazy["_module"], encoder._encode_image = TENSORFLOW, encode
+    try:
+        yield
+    except Exception as error:
+        if missing := missing_part(error):
+            raise PreparationError(
+                f"preparing {name} needs {missing} of TensorFlow, which is not installed here "
+                "(reading a prepared data set does not): install the extra `prepare`, or "
+                "tensorflow-cpu"
+            ) from error
+        raise
+    finally:
+        encoder._encode_image = encode_with_tensorflow
+        del lazy["_module"]
 
 
 def _prepare_from(name: str, builder: DatasetBuilder, data_dir: Path, source: Path) -> None:

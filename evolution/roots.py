@@ -1,4 +1,4 @@
-"""Where a system starts: random components, or the small trained root that ships.
+"""Where a system starts: random components, the small trained root that ships, published weights.
 
 The shipped root is a Ti/8 with 3 blocks at 32 px, trained to tell the 1,623 characters of Omniglot
 apart (MIT licence; `python -m evolution root` makes it anew). It has never seen a numeral of
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,15 @@ from jax import Array
 from numpy.typing import NDArray
 
 from evolution.augment import DRAWS, Strengths, augment
+from evolution.download import DownloadError, digest_of, download
 from evolution.training import epochs
 from model_store.tensors import decode, encode
-from vit import Architecture, forward, init
+from vit import Architecture, forward, init, position_embedding_for
 from vit.components import Tree
+from vit.pretrained import Root, read_augreg, read_hf
 
+Components = dict[str, Tree]
+CACHE = Path("~/.cache/munet/roots")  # of downloads
 SHIPPED = Path(__file__).with_name("datasets") / "omniglot_ti8.safetensors"
 SHIPPED_ARCHITECTURE = Architecture.named(
     "Ti", patch_size=8, image_size=32, num_layers=3, num_classes=1
@@ -57,20 +62,93 @@ class RootTraining:
         return math.ceil(images / self.batch_size / 10)
 
 
-def random_root(arch: Architecture) -> dict[str, Tree]:
+class RootError(ValueError):
+    """A root that does not exist or does not fit."""
+
+
+def load_root(spec: str, image_size: int, num_layers: int, cache: Path | None = None) -> Root:
+    """The root that `spec` names: an architecture of one class, and its components by name.
+
+    `random:Ti/16` (any size / patch) · `shipped` · `augreg:FILE_OR_URL[#sha256=HEX]` ·
+    `hf:DIRECTORY` (Hugging Face or timm). Its blocks are the file's first `num_layers`, its
+    position embeddings resampled to `image_size`; what the file lacks, and the head, is fresh.
+    Downloads are kept in `cache`, by default ~/.cache/munet/roots. Raises RootError.
+    """
+    kind, _, rest = spec.partition(":")
+    try:
+        if kind not in KINDS:
+            raise RootError(f"expected a kind of {', '.join(KINDS)}, found {kind!r}")
+        published, components = KINDS[kind](rest, (cache or CACHE).expanduser())
+        return _fitted(published, components, image_size, num_layers)
+    except (ValueError, DownloadError) as error:
+        raise RootError(f"root {spec!r}: {error}") from error
+
+
+def _fitted(published: Architecture, components: Components, size: int, layers: int) -> Root:
+    # A random root holds no components: all are fresh, as many as asked for.
+    if components and layers > published.num_layers:
+        raise RootError(f"expected {layers} blocks or more, found {published.num_layers}")
+    arch = replace(published, image_size=size, num_layers=layers, num_classes=1)
+    if components:
+        embedding = position_embedding_for(arch, components["posembed_input"])
+        components = {**components, "posembed_input": embedding}
+    return arch, {
+        name: components[name] if name in components else init(arch, name)
+        for name in arch.component_names
+    }
+
+
+def _random(name: str, cache: Path) -> Root:
+    size, _, patch = name.partition("/")
+    if not re.fullmatch(r"[1-9]\d{0,3}", patch):
+        raise RootError(f"expected SIZE/PATCH, as Ti/16, found {name!r}")
+    patch_size = int(patch)
+    return Architecture.named(
+        size, patch_size=patch_size, image_size=patch_size, num_layers=0, num_classes=1
+    ), {}
+
+
+def _shipped(rest: str, cache: Path) -> Root:
+    if rest:
+        raise RootError(f"expected nothing after `shipped`, found {rest!r}")
+    stored: Any = decode(SHIPPED.read_bytes())  # a tree of components, by name
+    return SHIPPED_ARCHITECTURE, jax.tree.map(lambda x: np.asarray(x, np.float32), stored)
+
+
+def _augreg(place: str, cache: Path) -> Root:
+    place, marker, sha256 = place.partition("#sha256=")
+    if marker and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise RootError(f"expected 64 hexadecimal digits after #sha256=, found {sha256!r}")
+    if re.match(r"\w+://", place):
+        return read_augreg(download(place, cache, sha256 or None))
+    path = Path(place).expanduser()
+    if sha256 and path.exists() and digest_of(path) != sha256.lower():
+        raise RootError(f"expected sha256 {sha256.lower()}, found {digest_of(path)}")
+    return read_augreg(path)
+
+
+def _hf(directory: str, cache: Path) -> Root:
+    return read_hf(Path(directory).expanduser())
+
+
+# Kind of root -> what reads it, from the text after the colon and the cache of downloads.
+KINDS: dict[str, Callable[[str, Path], Root]] = {
+    "random": _random,
+    "shipped": _shipped,
+    "augreg": _augreg,
+    "hf": _hf,
+}
+
+
+def random_root(arch: Architecture) -> Components:
     """Fresh components of a root, by name."""
     return {name: init(arch, name) for name in arch.component_names}
 
 
-def shipped_root() -> tuple[Architecture, dict[str, Tree]]:
+def shipped_root() -> Root:
     """The shipped root: its blocks and all below them, and a fresh norm and head."""
     arch = SHIPPED_ARCHITECTURE
-    stored: Any = decode(SHIPPED.read_bytes())  # a tree of components, by name
-    trained = {
-        name: jax.tree.map(lambda x: np.asarray(x, np.float32), tree)
-        for name, tree in stored.items()
-    }
-    return arch, {**random_root(arch), **trained}
+    return load_root("shipped", arch.image_size, arch.num_layers)
 
 
 @functools.partial(jax.jit, static_argnames=("arch", "optimizer", "smoothing"))

@@ -1,72 +1,35 @@
-"""The loop over task iterations and children (spec/mu2net.md §3-§4); saves, resumes, publishes.
+"""The loop over task iterations, generations and children; saves, resumes, publishes.
 
-One device trains one child at a time, so a generation is one child. All randomness of a generation
-is derived from the seed and its place in the run: a run that was stopped and resumed makes the same
-decisions as one that never stopped.
+Rules: spec/munet.md §3-§4, spec/mu2net.md §3-§4. All randomness of a generation is derived from the
+seed and its place in the run: a run that was stopped and resumed makes the same decisions as one
+that never stopped.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from evolution import mutation, state
-from evolution.augment import DRAWS
-from evolution.experiments import Experiment
-from evolution.population import ROOT, Path, Population, accounted_params
+from evolution.experiments import Experiment, with_settings
+from evolution.outcome import ChildTrained, Event, Outcome, TaskPublished
+from evolution.population import ROOT, Path, Population
+from evolution.publication import task_path
 from evolution.state import Progress, StateError
 from evolution.tasks import Task
-from evolution.training import (
-    Hyperparameters,
-    TrainingSet,
-    TrainState,
-    accuracy,
-    epochs,
-    evaluation_data,
-    train,
-    training_data,
-)
-from model_store import ModelStore, TaskPath
+from evolution.trainer import Batches, Round, Trainer
+from evolution.training import TrainState, forward_flops
+from model_store import ModelStore
 from vit import Architecture
-from vit.preprocess import CONTRACT
+from vit.components import Tree
 
-
-@dataclass(frozen=True, slots=True)
-class ChildTrained:
-    """A child has been trained and kept or discarded."""
-
-    task: str
-    iteration: int  # counted from 0
-    generation: int  # counted from 0
-    generations: int
-    parent_task: str
-    mutations: dict[str, tuple[Any, Any]]  # hyperparameter -> (parent's value, child's value)
-    trained: tuple[str, ...]  # components that were trained
-    quality: float
-    improved: bool
-    best_quality: float
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class TaskPublished:
-    """A task iteration is over and its best path stands in the store."""
-
-    task: str
-    version: int
-    validation_accuracy: float
-    test_accuracy: float
-    total_params: int
-    new_params: int  # of components that no other path of the system uses
-
-
-Event = ChildTrained | TaskPublished
+# What an experiment reads its data with: a task list's entry -> the task.
+Source = Callable[[Experiment], Callable[[str], Task]]
+Root = tuple[Architecture, dict[str, Tree]]  # components in forward order
 
 
 class Search:
@@ -78,180 +41,259 @@ class Search:
         store: ModelStore,
         progress: Progress,
         population: Population,
-        source: Callable[[str], Task],
+        source: Source,
+        name: str,
     ) -> None:
-        """Use `start` or `resume`."""
+        """Use `start`, `extend` or `resume`."""
+        self.name = name  # of the run, in the store
         self.experiment = experiment
         self._store = store
-        self._source = source
+        self._source = source(experiment)
         self.progress = progress
         self.population = population
-        self._base, _ = experiment.root()
+        self.stopping = False  # set from outside: stop after the generation under way
 
     @classmethod
     def start(
-        cls, experiment: Experiment, store: ModelStore, seed: int, source: Callable[[str], Task]
+        cls,
+        experiment: Experiment,
+        root: Root,
+        store: ModelStore,
+        seed: int,
+        source: Source,
+        name: str | None = None,
     ) -> Search:
-        """A new run; raises StateError if the store already holds one of this name."""
-        name = experiment.name
-        if store.load_agent(name) is not None:
-            raise StateError(
-                f"store already holds a run {name!r}: continue it with "
-                f"`python -m evolution resume {name}`, or give another store"
-            )
-        progress = Progress(name, seed, list(experiment.tasks) * experiment.passes)
-        return cls(experiment, store, progress, population_of_root(experiment), source)
+        """A new run from a root, called as its experiment unless it has a name.
+
+        Raises StateError if the store holds a run of this name.
+        """
+        name = name or experiment.name
+        _require_new(name, store)
+        arch, params = root
+        progress, population = (
+            _progress(experiment, seed, arch),
+            population_of_root(experiment, params),
+        )
+        return cls(experiment, store, progress, population, source, name)
+
+    @classmethod
+    def extend(
+        cls,
+        experiment: Experiment,
+        store: ModelStore,
+        seed: int,
+        source: Source,
+        system: tuple[ModelStore, str],
+        name: str | None = None,
+    ) -> Search:
+        """A new run that continues the system of another run, (its store, its name).
+
+        All its retained paths can be parents, and are published in this store too. Raises
+        StateError.
+        """
+        name = name or experiment.name
+        _require_new(name, store)
+        former, population = state.load(*system)
+        population.score = experiment.score
+        population.newest_wins = experiment.method.newest_wins
+        for path in population:
+            if path.task != ROOT and "flops" not in path.metrics:  # an import may lack it
+                path.metrics["flops"] = forward_flops(_architecture(former.architecture, path))
+        if system[0].root.resolve() != store.root.resolve():
+            _copy_system(population, system[0], store)
+        progress = _progress(experiment, seed, former.architecture)
+        return cls(experiment, store, progress, population, source, name)
 
     @classmethod
     def resume(
         cls,
-        experiment: Experiment,
         store: ModelStore,
-        source: Callable[[str], Task],
+        run: str,
+        source: Source,
         further_tasks: tuple[str, ...] = (),
+        settings: Sequence[str] = (),
     ) -> Search:
         """Continues a saved run, with further task iterations at its end; raises StateError.
+
+        `settings`, as `with_settings` takes them, replace those that the run was started with.
 
         A further task that is waiting already, because this call was made before and then cut
         short, is not added again.
         """
-        progress, population = state.load(store, experiment.name, experiment.score)
+        progress, population = state.load(store, run)
+        if not progress.settings:
+            raise StateError(
+                f"run {run!r} was imported and has no experiment of its own: start one with "
+                f"`python -m evolution run EXPERIMENT --continue-from {store.root}#{run}`"
+            )
         waiting = progress.schedule[progress.iteration :]
         progress.schedule += [task for task in further_tasks if task not in waiting]
-        return cls(experiment, store, progress, population, source)
+        experiment = with_settings(Experiment.from_json(progress.settings), settings)
+        progress.settings = experiment.to_json()
+        return cls(experiment, store, progress, population, source, run)
 
     def run(self) -> Iterator[Event]:
-        """Runs to the end of the schedule, saving after each generation."""
+        """Runs to the end of the schedule, or until `stopping`, saving after each generation."""
         for entry in self.progress.schedule[self.progress.iteration :]:
             self._source(entry)  # errors of the data come before anything is saved or trained
         self._save()
-        while self.progress.iteration < len(self.progress.schedule):
+        while self.progress.iteration < len(self.progress.schedule) and not self.stopping:
             yield from self._task_iteration(self.progress.schedule[self.progress.iteration])
 
     def _task_iteration(self, entry: str) -> Iterator[Event]:
         task, progress = self._source(entry), self.progress
         if progress.generation == 0:
             self._begin(task)
-        validation_count = self.experiment.validation_count(len(task.validation.labels))
-        trainer = _Trainer(self.experiment, task, validation_count)
-        while progress.generation < self.experiment.samples_per_task:
-            event = self._generation(task, trainer)
+        trainer = Trainer(self.experiment, task)
+        per_generation = self.experiment.children_per_generation
+        while progress.generation * per_generation < self.experiment.samples_per_task:
+            if self.stopping:
+                return
+            events = self._generation(task, trainer)
             progress.generation += 1
             self._save()
-            yield event
-        yield self._finish(task)
+            yield from events
+        yield self._finish(task, trainer)
 
     def _begin(self, task: Task) -> None:
-        rng = self._rng()
         self.population.start(task.name)
         seeds = [path.id for path in self.population.seeds(task.name)]
-        self.progress.seeds = [int(i) for i in rng.permutation(seeds)]
+        if self.experiment.method.sweeps_seeds:
+            self.progress.seeds = seeds[::-1]  # the newest first
+        else:
+            self.progress.seeds = [int(i) for i in self._rng("seeds").permutation(seeds)]
 
-    def _rng(self) -> np.random.Generator:
+    def _rng(self, purpose: str) -> np.random.Generator:
+        """A stream of its own for each purpose in each generation."""
         p = self.progress
-        return np.random.default_rng([p.seed, p.iteration, p.generation])
+        key = (p.iteration, p.generation, ("seeds", "decisions", "batches").index(purpose))
+        return np.random.default_rng(np.random.SeedSequence(p.seed, spawn_key=key))
 
     def _save(self) -> None:
-        state.save(self._store, self.experiment.name, self.progress, self.population)
+        state.save(self._store, self.name, self.progress, self.population)
 
-    # ---- one child
+    # ---- one generation
 
-    def _generation(self, task: Task, trainer: _Trainer) -> ChildTrained:
-        started = time.monotonic()
-        rng, experiment, population = self._rng(), self.experiment, self.population
-        data_hp = mutation.shared_data_hyperparameters(
-            experiment.defaults, experiment.ranges, population.best(task.name), rng
+    def _generation(self, task: Task, trainer: Trainer) -> list[ChildTrained]:
+        """Samples all children, then trains each on the same batches, then takes in the better."""
+        rng, experiment, population = self._rng("decisions"), self.experiment, self.population
+        first = self.progress.generation * experiment.children_per_generation
+        last = min(first + experiment.children_per_generation, experiment.samples_per_task)
+        best, method = population.best(task.name), experiment.method
+        mutate = not self._sweeps(first) and (best is not None or not method.data_follows_best)
+        data_hp = mutation.shared_data_hyperparameters(experiment, best, mutate, rng)
+        pairs = [self._child(task, i, data_hp, rng) for i in range(first, last)]
+        batches = trainer.batches(self._rng("batches"))
+        outcomes = [self._train(*pair, trainer, batches) for pair in pairs]
+        for outcome in outcomes:
+            if outcome.improved:
+                population.paths.setdefault(task.name, []).append(outcome.child)
+        if experiment.max_population is not None and task.name in population.paths:
+            population.prune(task.name, experiment.max_population)
+        newest = population.best(task.name)
+        iteration, generation = self.progress.iteration, self.progress.generation
+        self.progress.history += [
+            outcome.history_row(iteration, generation, population.score, outcome.child is newest)
+            for outcome in outcomes
+        ]
+        children, quality = experiment.samples_per_task, (newest.quality if newest else None) or 0.0
+        return [
+            ChildTrained(outcome, iteration, number, children, quality)
+            for number, outcome in enumerate(outcomes, first)
+        ]
+
+    def _sweeps(self, child: int) -> bool:
+        """Whether that child of the task iteration only tries a seed as it is."""
+        return self.experiment.method.sweeps_seeds and child < len(self.progress.seeds)
+
+    def _child(
+        self, task: Task, number: int, data_hp: dict[str, Any], rng: np.random.Generator
+    ) -> tuple[Path, Path]:
+        """A new child and its parent."""
+        experiment, population = self.experiment, self.population
+        parent, mutate = self._parent(task, number, rng), not self._sweeps(number)
+        hp = {**experiment.defaults, **parent.hyperparameters, **data_hp}
+        if mutate:
+            hp = mutation.mutate_hyperparameters(hp, experiment, rng)
+        arch = mutation.architecture_of(self.progress.architecture, hp, task.num_classes)
+        child = mutation.make_child(
+            population, parent, task.name, arch, hp, experiment, mutate, rng
         )
-        parent = self._sample_parent(task, rng)
-        hp = mutation.mutate_hyperparameters(
-            {**parent.hyperparameters, **data_hp}, experiment.ranges, rng
-        )
-        if experiment.mutate_adapters:
-            hp["adapters"] = mutation.mutate_adapters(hp, rng)
-        arch = mutation.architecture_of(self._base, hp, task.num_classes)
-        child = mutation.make_child(population, parent, task.name, arch, hp, experiment.method, rng)
-        # Once private, a task stays private, whatever later task lists say (mu2net.md §2).
-        kept = population.paths.get(task.name, ())
-        child.private = task.private or any(path.private for path in kept)
-        trained = tuple(c.name for c in child.components if c.trainable)
-        improved = self._train(child, parent, arch, trainer, rng)
+        child.private = task.private or population.is_private(task.name)
+        child.metrics["flops"] = forward_flops(arch)
         parent.children_per_task[task.name] = parent.children_per_task.get(task.name, 0) + 1
-        if improved:
-            population.paths.setdefault(task.name, []).append(child)
-        best, quality = population.best(task.name), child.quality or 0.0
-        mutations = {k: (v, hp[k]) for k, v in parent.hyperparameters.items() if hp[k] != v}
-        self.progress.history.append(
-            {
-                "task": task.name, "path": child.id, "parent": parent.id,
-                "iteration": self.progress.iteration, "generation": self.progress.generation,
-                "mutations": {k: list(v) for k, v in mutations.items()}, "trained": list(trained),
-                "quality": quality, "improved": improved,
-            }
-        )  # fmt: skip
-        return ChildTrained(
-            task=task.name,
-            iteration=self.progress.iteration,
-            generation=self.progress.generation,
-            generations=experiment.samples_per_task,
-            parent_task=parent.task,
-            mutations=mutations,
-            trained=trained,
-            quality=quality,
-            improved=improved,
-            best_quality=(best.quality if best else None) or 0.0,
-            seconds=time.monotonic() - started,
-        )
+        return child, parent
 
-    def _sample_parent(self, task: Task, rng: np.random.Generator) -> Path:
+    def _parent(self, task: Task, number: int, rng: np.random.Generator) -> Path:
         paths = {path.id: path for path in self.population}
         seeds = [paths[i] for i in self.progress.seeds]
-        parent = mutation.sample_parent(
-            self.population, task.name, seeds, self.experiment.method, rng
-        )
+        if self.experiment.method.from_root_only:
+            return self.population.paths[ROOT][0]
+        if self._sweeps(number):
+            return seeds[number]
+        method = self.experiment.method
+        parent = mutation.sample_parent(self.population, task.name, seeds, method, rng)
         self.progress.seeds = [path.id for path in seeds]
         return parent
 
-    def _train(
-        self,
-        child: Path,
-        parent: Path,
-        arch: Architecture,
-        trainer: _Trainer,
-        rng: np.random.Generator,
-    ) -> bool:
-        """Trains the child and gives it its best round; False if no round was good enough."""
-        score, method = self.experiment.score, self.experiment.method
-        threshold = score(parent) if parent.task == child.task else -np.inf
+    def _train(self, child: Path, parent: Path, trainer: Trainer, batches: Batches) -> Outcome:
+        """Trains a child and gives it its best round, if one was good enough."""
+        started = time.monotonic()
+        trained = tuple(c.name for c in child.components if c.trainable)
+        same_task = parent.task == child.task
+        threshold = self.population.score(parent) if same_task else -np.inf
         snapshot: TrainState | None = None
-        qualities: list[float] = []
-        for quality, trained in trainer.rounds(child, arch, rng):
-            qualities.append(quality)
-            child.quality = quality
-            reached = score(child)
-            better = reached > threshold or (method.ties_improve and reached == threshold)
-            if better and _is_finite(trained):
-                threshold, snapshot = reached, trained
-        child.quality = max(qualities)
-        child.metrics = {"evaluations": qualities}
+        rounds: list[Round] = []
+        for reached in trainer.train(
+            child, _architecture(self.progress.architecture, child), batches
+        ):
+            if not reached.finite:
+                break
+            rounds.append(reached)
+            child.quality = reached.quality
+            score = self.population.score(child)
+            newest_wins = self.experiment.method.newest_wins
+            if score > threshold or (newest_wins and score == threshold):
+                threshold, snapshot = score, reached.state
+        qualities = [r.quality for r in rounds]
+        child.quality = max(qualities, default=0.0)
+        child.metrics["evaluations"] = qualities
         if snapshot is not None:
             _keep_snapshot(child, snapshot)
-        return snapshot is not None
+        return Outcome(
+            child, parent, trained, snapshot is not None,
+            diverged=len(rounds) < self.experiment.rounds_per_child,
+            seconds=time.monotonic() - started,
+            device_s=sum(r.device_s for r in rounds),
+        )  # fmt: skip
 
     # ---- the end of a task iteration
 
-    def _finish(self, task: Task) -> TaskPublished:
+    def _finish(self, task: Task, trainer: Trainer) -> TaskPublished:
         best = self.population.finish(task.name)
         if best is None or best.quality is None:
             raise StateError(
                 f"no child of task {task.name} could be kept: the training of each diverged; "
                 "lower opt_lr or give the experiment more children a task"
             )
+        arch = _architecture(self.progress.architecture, best)
         if "test_accuracy" not in best.metrics:
-            arch = self._architecture(best)
-            data = evaluation_data(task.test.images, task.test.labels, arch.image_size)
-            best.metrics["test_accuracy"] = accuracy(arch, _params(best), data)
+            best.metrics["test_accuracy"] = trainer.test_accuracy(best, arch)
+        state.archive_history(self._store, self.progress)
         self._save()  # gives every component its digest
-        published = self._store.publish(self._task_path(best, task))
+        method = self.experiment.method.name
+        published = self._store.publish(
+            task_path(
+                best,
+                task,
+                arch,
+                self.population,
+                self.progress,
+                self.name,
+                method,
+                trainer.validation_count,
+            )
+        )
         best.published = published.digest
         self.progress.iteration += 1
         self.progress.generation = 0
@@ -265,112 +307,57 @@ class Search:
             new_params=sum(c.num_params for c in best.components if c.locks == {task.name}),
         )
 
-    def _architecture(self, path: Path) -> Architecture:
-        head = path.named("head")
-        assert head is not None
-        classes = head.params["bias"].shape[0]
-        return mutation.architecture_of(self._base, path.hyperparameters, classes)
 
-    def _task_path(self, path: Path, task: Task) -> TaskPath:
-        arch, parent = self._architecture(path), path.parent
-        components = {component.name: component.digest for component in path.components}
-        assert None not in components.values(), "the state is saved before a path is published"
-        return TaskPath(
-            task=task.name,
-            labels=task.labels,
-            architecture=arch.to_json(),
-            components={name: digest for name, digest in components.items() if digest},
-            input={"size": arch.image_size, **CONTRACT},
-            hyperparameters=dict(path.hyperparameters),
-            metrics={
-                "validation": {
-                    "accuracy": path.quality,
-                    "split": task.validation.name,
-                    "examples": self.experiment.validation_count(len(task.validation.labels)),
-                },
-                "test": {
-                    "accuracy": path.metrics["test_accuracy"],
-                    "split": task.test.name,
-                    "examples": len(task.test.labels),
-                },
-            },
-            parameters={"total": path.num_params, "accounted": accounted_params(path)},
-            lineage={
-                # The nearest ancestor that is still alive; the root is in no manifest.
-                "parent": parent.published if parent else None,
-                "parent_task": parent.task if parent and parent.task != ROOT else None,
-                "method": self.experiment.method.name,
-                "experiment": self.experiment.name,
-                "agent": self.experiment.name,
-                "generation": path.generation,
-                "seed": self.progress.seed,
-            },
-            private=path.private,
-        )
+def _architecture(base: Architecture, path: Path) -> Architecture:
+    head = path.named("head")
+    assert head is not None
+    return mutation.architecture_of(base, path.hyperparameters, head.params["bias"].shape[0])
 
 
-class _Trainer:
-    """A task's data on the device, and the training of one child on it."""
-
-    def __init__(self, experiment: Experiment, task: Task, validation_count: int) -> None:
-        self._experiment = experiment
-        self._train = training_data(task.train.images, task.train.labels)
-        self._validation_images = task.validation.images[:validation_count]
-        self._validation_labels = task.validation.labels[:validation_count]
-        self._validation = {}  # by image size
-
-    def rounds(
-        self, child: Path, arch: Architecture, rng: np.random.Generator
-    ) -> Iterator[tuple[float, TrainState]]:
-        """Validation accuracy and state after each round of the child's training."""
-        size = arch.image_size
-        if size not in self._validation:
-            self._validation[size] = evaluation_data(
-                self._validation_images, self._validation_labels, size
-            )
-        per_round = self._experiment.steps_per_round(self._train.count)
-        rounds = self._experiment.rounds_per_child
-        steps = per_round * rounds
-        order = epochs(rng, self._train.count, self._experiment.batch_size, steps)
-        data = TrainingSet(
-            train=self._train,
-            validation=self._validation[size],
-            order=order,
-            steps_per_round=per_round,
-            draws=rng.random((*order.shape, DRAWS), np.float32),
-        )
-        trainable = frozenset(c.name for c in child.components if c.trainable)
-        momentum = {c.name: c.momentum for c in child.components}
-        if not self._experiment.method.inherits_momentum:
-            momentum = {}
-        hp = Hyperparameters.of(child.hyperparameters, steps, rounds)
-        return train(arch, _params(child), momentum, trainable, hp, data)
-
-
-def population_of_root(experiment: Experiment) -> Population:
-    """The population of a new run: the root alone, locked."""
-    arch, params = experiment.root()
-    population = Population(experiment.score)
-    components = tuple(
-        mutation.new_component(population, name, params[name]) for name in arch.component_names
-    )
-    hp = {**experiment.defaults, "num_layers": arch.num_layers}
+def population_of_root(experiment: Experiment, params: dict[str, Tree]) -> Population:
+    """The population of a new run: the root alone, its components in forward order, locked."""
+    population = Population(experiment.score, experiment.method.newest_wins)
+    components = tuple(mutation.new_component(population, *item) for item in params.items())
+    hp = dict(experiment.defaults)
     root = Path(population.path_id(), ROOT, None, components, hp, generation=0)
     population.paths[ROOT] = [root]
     population.lock(root)
     return population
 
 
-def _params(path: Path) -> dict[str, Any]:
-    return {component.name: component.params for component in path.components}
+def _require_new(name: str, store: ModelStore) -> None:
+    if name in store.agents():
+        raise StateError(
+            f"store already holds a run {name!r}: continue it with "
+            f"`python -m evolution resume {name}`, or give this one another --name"
+        )
 
 
-def _is_finite(trained: TrainState) -> bool:
-    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(trained.params))
+def _progress(experiment: Experiment, seed: int, arch: Architecture) -> Progress:
+    schedule = list(experiment.tasks) * experiment.passes
+    return Progress(experiment.name, seed, schedule, arch, experiment.to_json())
+
+
+def _copy_system(population: Population, source: ModelStore, store: ModelStore) -> None:
+    """Puts all components into another store and publishes the retained paths there."""
+    for component in population.components():
+        store.put(component.params)
+        if component.momentum is not None:
+            store.put(component.momentum)
+    for path in population:
+        if path.published is not None:
+            versions = source.history(path.task)
+            original = next((v for v in versions if v.digest == path.published), None)
+            if original is None:
+                raise StateError(
+                    f"task {path.task}: its version {path.published} is no longer in "
+                    f"{source.root}; continue in that store instead, or import it anew"
+                )
+            store.publish(original.path)
 
 
 def _keep_snapshot(child: Path, snapshot: TrainState) -> None:
     for component in child.components:
         if component.trainable:
-            component.params = jax.tree.map(np.asarray, snapshot.params[component.name])
-            component.momentum = jax.tree.map(np.asarray, snapshot.momentum[component.name])
+            component.source = jax.tree.map(np.asarray, snapshot.params[component.name])
+            component.trace = jax.tree.map(np.asarray, snapshot.momentum[component.name])

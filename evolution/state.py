@@ -6,13 +6,18 @@ one at once, so that a run killed anywhere continues from its last finished gene
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from evolution.population import Component, Path, Population, Score
-from model_store import Digest, ModelStore
+import numpy as np
 
-FORMAT = 1
+from evolution.experiments import Experiment
+from evolution.population import Component, Path, Population, Score, Stored
+from model_store import Digest, ModelStore
+from vit import Architecture
+
+FORMAT = 2
 
 
 @dataclass(slots=True)
@@ -22,64 +27,97 @@ class Progress:
     experiment: str
     seed: int
     schedule: list[str]  # entries of the task list, one for each task iteration
+    architecture: Architecture  # the root's
+    settings: dict[str, Any] = field(default_factory=dict)  # Experiment.to_json; {} if imported
     iteration: int = 0  # index in `schedule` of the iteration under way or next
     generation: int = 0  # generations of it that are finished
     seeds: list[int] = field(default_factory=list)  # ids, in their present order
     history: list[dict[str, Any]] = field(default_factory=list)  # a row for each child
+    archived: int = 0  # rows at the start of the history that are stored for good
+    archive: list[Digest] = field(default_factory=list)  # where
 
 
 class StateError(Exception):
     """A saved run cannot be continued; the message says why."""
 
 
-def save(store: ModelStore, agent: str, progress: Progress, population: Population) -> None:
-    """Saves the run under the agent's name."""
+def save(store: ModelStore, run: str, progress: Progress, population: Population) -> None:
+    """Saves the run under its name."""
     components = population.components()
     for component in components:
         if component.digest is None:
             component.digest = store.put(component.params)
-        if component.momentum is not None and component.momentum_digest is None:
+        if component.momentum_digest is None and component.momentum is not None:
             component.momentum_digest = store.put(component.momentum)
     document = {
         "format": FORMAT,
         "experiment": progress.experiment,
         "seed": progress.seed,
         "schedule": progress.schedule,
+        "architecture": progress.architecture.to_json(),
+        "settings": progress.settings,
         "iteration": progress.iteration,
         "generation": progress.generation,
         "seeds": progress.seeds,
-        "history": progress.history,
+        "archive": progress.archive,
+        "history": progress.history[progress.archived :],
         "next_path_id": population.next_path_id,
         "next_component_id": population.next_component_id,
         "components": [_component_row(component) for component in components],
         "paths": [_path_row(path) for path in population],
     }
     digests = [c.digest for c in components] + [c.momentum_digest for c in components]
-    store.save_agent(agent, document, [digest for digest in digests if digest])
+    store.save_agent(run, document, [digest for digest in [*digests, *progress.archive] if digest])
 
 
-def load(store: ModelStore, agent: str, score: Score) -> tuple[Progress, Population]:
-    """The run saved under the agent's name; raises StateError."""
-    document = store.load_agent(agent)
+def archive_history(store: ModelStore, progress: Progress) -> None:
+    """Stores the newest rows of the history for good, so that later saves need not repeat them."""
+    rows = progress.history[progress.archived :]
+    if rows:
+        # The store's one kind of bulk data is arrays: these are the bytes of a JSON text.
+        text = json.dumps(rows, allow_nan=False, separators=(",", ":")).encode()
+        progress.archive.append(store.put(np.frombuffer(text, np.uint8)))
+        progress.archived = len(progress.history)
+
+
+def load(store: ModelStore, run: str) -> tuple[Progress, Population]:
+    """The run saved under that name; raises StateError."""
+    document = store.load_agent(run)
     if document is None:
         known = ", ".join(store.agents()) or "none"
-        raise StateError(f"store has no run called {agent!r}; runs there: {known}")
+        raise StateError(f"store has no run called {run!r}; runs there: {known}")
     if document.get("format") != FORMAT:
         raise StateError(
-            f"run {agent!r} was saved in format {document.get('format')}, this version reads "
-            f"format {FORMAT}"
+            f"run {run!r} was saved in format {document.get('format')}, this version reads "
+            f"format {FORMAT}; finish it with the version that began it"
         )
+    archived = [
+        row
+        for digest in document["archive"]
+        for row in json.loads(np.asarray(store.component(digest)).tobytes())
+    ]
     progress = Progress(
         experiment=document["experiment"],
         seed=document["seed"],
         schedule=document["schedule"],
+        architecture=Architecture.from_json(document["architecture"]),
+        settings=document["settings"],
         iteration=document["iteration"],
         generation=document["generation"],
         seeds=document["seeds"],
-        history=document["history"],
+        history=archived + document["history"],
+        archived=len(archived),
+        archive=document["archive"],
     )
+    return progress, _population(store, document)
+
+
+def _population(store: ModelStore, document: dict[str, Any]) -> Population:
+    settings = document["settings"]
+    experiment = Experiment.from_json(settings) if settings else None
     population = Population(
-        score,
+        experiment.score if experiment else Score(),
+        experiment.method.newest_wins if experiment else True,
         next_path_id=document["next_path_id"],
         next_component_id=document["next_component_id"],
     )
@@ -88,7 +126,7 @@ def load(store: ModelStore, agent: str, score: Score) -> tuple[Progress, Populat
     for row in sorted(document["paths"], key=lambda row: row["id"]):  # parents have lower ids
         path = paths[row["id"]] = _path(row, components, paths)
         population.paths.setdefault(path.task, []).append(path)
-    return progress, population
+    return population
 
 
 def _component_row(component: Component) -> dict[str, Any]:
@@ -107,9 +145,9 @@ def _component(store: ModelStore, row: dict[str, Any]) -> Component:
     return Component(
         id=row["id"],
         name=row["name"],
-        params=store.component(row["digest"]),
+        source=Stored(store, row["digest"]),
         num_params=row["num_params"],
-        momentum=store.component(momentum) if momentum else None,
+        trace=Stored(store, momentum) if momentum else None,
         locks=set(row["locks"]),
         digest=row["digest"],
         momentum_digest=momentum,

@@ -1,4 +1,4 @@
-"""Tasks from TensorFlow Datasets: which splits, read without TensorFlow.
+"""Tasks from TensorFlow Datasets and VTAB: found, split and labelled; read without TensorFlow.
 
 The builders are TFDS' own and are read as data sources (array_record files). Nothing is downloaded
 here: a data set that is not prepared is an error that says how to prepare it.
@@ -6,9 +6,11 @@ here: a data set that is not prepared is an error that says how to prepare it.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -17,61 +19,73 @@ import tensorflow_datasets as tfds
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
+from evolution.examples import Examples, Split, StreamedSplit, TaskError, open_split
+from evolution.splits import (
+    MU2NET_SPLITS,
+    Label,
+    SplitRule,
+    SplitRules,
+    published_version,
+    split_rule,
+)
+from evolution.vtab import is_thousand, vtab_task
 from model_store.names import require_name
+
+logger = logging.getLogger(__name__)
 
 STROKES = (1, 5)  # pixels by which `omniglot` widens strokes; 1 = as they are
 SHIPPED = Path(__file__).with_name("datasets")
 READABLE_FORMAT = "array_record"
 PRIVATE_PREFIX = "private:"  # in a task list: nobody may start from this task's path
-
-# Splits that differ from the default rule, by data set (spec/benchmarks.md §2).
-SPLITS: Mapping[str, tuple[str, str, str]] = {
-    "cmaterdb": ("train[20%:]", "train[:20%]", "test"),
-}
-
-
-class TaskError(Exception):
-    """A task's data cannot be used; the message says what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Examples in memory."""
-
-    name: str  # the TFDS split expression
-    images: NDArray[np.uint8]  # [n, h, w, 1 or 3]
-    labels: NDArray[np.int32]  # [n]
+# Side in pixels of training images of data sets whose images differ in size: twice the commonest
+# size of an experiment's images, so that a random crop still has detail.
+CANVAS = 448
+MEMORY_LIMIT = 2 << 30  # bytes: splits with more training pixels are streamed from the disk
+KEPT_BYTES = 4 << 30  # what a TaskSource keeps for when a task is asked for again
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """One image classification task."""
 
-    name: str  # the TFDS name, which is also the task's id in the store
+    name: str  # the TFDS or VTAB name, which is also the task's id in the store
     private: bool
     labels: tuple[str, ...]
-    train: Split
-    validation: Split
-    test: Split
+    train: Split | StreamedSplit
+    validation: Split | StreamedSplit
+    test: Split | StreamedSplit
 
     @property
     def num_classes(self) -> int:
         """How many classes there are to tell apart."""
         return len(self.labels)
 
+    @property
+    def bytes_in_memory(self) -> int:
+        """Training pixels that are held in memory."""
+        splits = (self.train, self.validation, self.test)
+        return sum(split.images.nbytes for split in splits if isinstance(split, Split))
+
 
 @dataclass(slots=True)
 class TaskSource:
-    """Loads tasks by name, once each."""
+    """Loads tasks by name; those asked for last are kept."""
 
     data_dirs: tuple[Path, ...] = field(default_factory=lambda: (SHIPPED, default_data_dir()))
+    rules: SplitRules = field(default_factory=lambda: MU2NET_SPLITS)
+    canvas: int = CANVAS
+    memory_limit: int = MEMORY_LIMIT
     _loaded: dict[str, Task] = field(default_factory=dict)
 
     def __call__(self, entry: str) -> Task:
         """The task of an entry of a task list; raises TaskError."""
-        if entry not in self._loaded:
-            self._loaded[entry] = load(entry, self.data_dirs)
-        return self._loaded[entry]
+        task = self._loaded.pop(entry, None)
+        if task is None:
+            task = load(entry, self.data_dirs, self.rules, self.canvas, self.memory_limit)
+        self._loaded[entry] = task  # last in the order of eviction
+        while sum(kept.bytes_in_memory for kept in self._loaded.values()) > KEPT_BYTES:
+            self._loaded.pop(next(iter(self._loaded)))
+        return task
 
 
 def default_data_dir() -> Path:
@@ -84,34 +98,91 @@ def task_name(entry: str) -> str:
     return entry.removeprefix(PRIVATE_PREFIX)
 
 
-def load(entry: str, data_dirs: tuple[Path, ...]) -> Task:
-    """Reads all three splits of a task into memory."""
+def load(
+    entry: str,
+    data_dirs: tuple[Path, ...],
+    rules: SplitRules = MU2NET_SPLITS,
+    canvas: int = CANVAS,
+    memory_limit: int = MEMORY_LIMIT,
+) -> Task:
+    """Opens all three splits of a task: in memory up to `memory_limit` bytes each, else streamed.
+
+    `canvas` is the side of training images where originals differ in size. Raises TaskError.
+    """
     name = require_name("task", task_name(entry))
-    builder = _prepared_builder(name, data_dirs)
-    train, validation, test = _splits(name, builder)
+    builder, rule = _recipe(name, data_dirs, rules)
+    if rule.caution:
+        logger.warning("event=caution task=%s caution=%r", name, rule.caution)
+    validating = builder
+    if rule.validation_dataset:
+        validating = _prepared_builder(rule.validation_dataset, data_dirs)
+
+    def opened(builder: tfds.core.DatasetBuilder, split: str) -> Split | StreamedSplit:
+        return open_split(split, _examples(builder, split, rule), canvas, memory_limit)
+
     return Task(
         name=name,
         private=entry.startswith(PRIVATE_PREFIX),
-        labels=_label_names(builder),
-        train=_read(builder, train),
-        validation=_read(builder, validation),
-        test=_read(builder, test),
+        labels=_class_names(builder, rule.label),
+        train=opened(builder, rule.train),
+        validation=opened(validating, rule.validation),
+        test=opened(builder, rule.test),
     )
+
+
+def _recipe(
+    name: str, data_dirs: tuple[Path, ...], rules: SplitRules
+) -> tuple[tfds.core.DatasetBuilder, SplitRule]:
+    """The data set that a task is made of, and how it is split and labelled."""
+    vtab = vtab_task(name)
+    if vtab is None:
+        builder = _prepared_builder(name, data_dirs)
+        return builder, split_rule(name, rules, builder.info.splits)
+    builder = _prepared_builder(vtab.dataset, data_dirs)
+    counts = {split: info.num_examples for split, info in builder.info.splits.items()}
+    return builder, vtab.rule(counts, is_thousand(name))
 
 
 def _prepared_builder(name: str, data_dirs: tuple[Path, ...]) -> tfds.core.DatasetBuilder:
     for data_dir in data_dirs:
-        try:
-            builder = tfds.builder(name, data_dir=data_dir)
-        except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
-            raise TaskError(f"no TensorFlow data set is called {name!r}: {error}") from None
-        if builder.info.splits:
-            return _readable(builder)
+        for builder in _builders(name, data_dir):
+            if builder.info.splits:
+                _warn_of_version(name, builder)
+                return _readable(builder)
     looked = ", ".join(str(data_dir) for data_dir in data_dirs)
     raise TaskError(
-        f"data set {name!r} is not prepared in {looked}; "
-        f"run: python -m evolution prepare {name} (needs the `prepare` extra)"
+        f"data set {name!r} is not prepared in {looked}; run: python -m evolution prepare {name}"
     )
+
+
+def _builders(name: str, data_dir: Path) -> list[tfds.core.DatasetBuilder]:
+    """The builder of the version that the published systems used, if there is one, and TFDS' own.
+
+    Raises TaskError if TFDS has no such data set.
+    """
+    builders = []
+    if version := published_version(name):
+        # TFDS builds few old versions, but reads what was prepared when it still did.
+        try:
+            builders.append(tfds.builder(f"{name}:{version}", data_dir=data_dir))
+        except (tfds.core.DatasetNotFoundError, ValueError, AssertionError):
+            logger.debug("event=no_such_version dataset=%s version=%s", name, version)
+    try:
+        builders.append(tfds.builder(name, data_dir=data_dir))
+    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
+        raise TaskError(f"no TensorFlow data set is called {name!r}: {error}") from None
+    return builders
+
+
+def _warn_of_version(name: str, builder: tfds.core.DatasetBuilder) -> None:
+    # Not an error: TFDS can no longer build some of the published versions.
+    published = published_version(name)
+    if published and not fnmatchcase(str(builder.version), published):
+        logger.warning(
+            "event=other_version dataset=%s published=%s found=%s consequence=%r",
+            name, published, builder.version,
+            "images or their order may differ from those of published results",
+        )  # fmt: skip
 
 
 def _readable(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBuilder:
@@ -125,48 +196,66 @@ def _readable(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBuilder:
     return builder
 
 
-def _label_names(builder: tfds.core.DatasetBuilder) -> tuple[str, ...]:
+def _feature(builder: tfds.core.DatasetBuilder, name: str) -> Any:
     features: Any = builder.info.features  # TFDS' types do not tell that it is a mapping
-    label = dict(features.items()).get("label")
-    if not isinstance(label, tfds.features.ClassLabel) or "image" not in features:
+    if name not in features:
         raise TaskError(
-            f"{builder.name}: expected features `image` and `label` (classes), found {features}"
+            f"{builder.name}: expected a feature {name!r}, found {', '.join(sorted(features))}; "
+            "only data sets of images with one class each make tasks"
         )
-    return tuple(label.names)
+    return features[name]
 
 
-def _splits(name: str, builder: tfds.core.DatasetBuilder) -> tuple[str, str, str]:
-    special = SPLITS.get(name) or SPLITS.get(name.split("/")[0])
-    if special:
-        return special
-    # The default rule: each of test and validation that is missing takes the next 5 % of train.
-    taken, chosen = 0, {}
-    for wanted in ("test", "validation"):
-        chosen[wanted] = wanted
-        if wanted not in builder.info.splits:
-            chosen[wanted] = f"train[{taken}%:{taken + 5}%]"
-            taken += 5
-    return (f"train[{taken}%:]" if taken else "train", chosen["validation"], chosen["test"])
+def _class_names(builder: tfds.core.DatasetBuilder, label: Label) -> tuple[str, ...]:
+    if label.classes:
+        return label.classes
+    feature = _feature(builder, label.feature)
+    if not isinstance(feature, tfds.features.ClassLabel):
+        raise TaskError(f"{builder.name}: expected {label.feature!r} to be classes: {feature}")
+    return tuple(feature.names)
 
 
-def _examples(builder: tfds.core.DatasetBuilder, split: str) -> Sequence[Mapping[str, Any]]:
-    # TFDS' decorator hides the parameters of this method from type checkers.
-    return builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]
-
-
-def _read(builder: tfds.core.DatasetBuilder, split: str) -> Split:
-    examples = [(np.asarray(e["image"]), e["label"]) for e in _examples(builder, split)]
-    kinds = {(image.dtype, image.shape[2:]) for image, _ in examples}
-    if not kinds <= {(np.dtype(np.uint8), (1,)), (np.dtype(np.uint8), (3,))}:
-        raise TaskError(f"{builder.name}: expected uint8 images of 1 or 3 channels, found {kinds}")
-    shapes = {image.shape for image, _ in examples}
-    if len(shapes) != 1:
+def _examples(builder: tfds.core.DatasetBuilder, split: str, rule: SplitRule) -> Examples:
+    image, label = _feature(builder, "image"), _feature(builder, rule.label.feature)
+    shape = tuple(image.shape)
+    if image.np_dtype != np.uint8 or len(shape) != 3 or shape[2] not in (1, 3):
         raise TaskError(
-            f"{builder.name} {split}: expected images of one size, found {len(shapes)} sizes; "
-            "data sets of mixed sizes are not supported yet"
+            f"{builder.name}: expected uint8 images of 1 or 3 channels, found {image}; "
+            "other images need a conversion of their own"
         )
-    images = np.stack([image for image, _ in examples])
-    return Split(split, images, np.asarray([label for _, label in examples], np.int32))
+    return Examples(
+        source=f"{builder.name} {split}",
+        records=_records(builder, split),
+        parse=_parser(image, label, rule.label),
+        num_classes=len(_class_names(builder, rule.label)),
+        shape=shape,
+        pixel_scale=rule.pixel_scale,
+    )
+
+
+def _records(builder: tfds.core.DatasetBuilder, split: str) -> Any:
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    try:
+        # TFDS' decorator hides the parameters of this method from type checkers.
+        records: Any = builder.as_data_source(split=split, deserialize_method=raw)  # pyright: ignore[reportCallIssue]
+    except (KeyError, ValueError) as error:
+        raise TaskError(
+            f"{builder.name}: expected examples in split {split!r}, found splits "
+            f"{', '.join(sorted(builder.info.splits))}: {error}"
+        ) from error
+    return records
+
+
+def _parser(image: Any, label: Any, rule: Label) -> Callable[[bytes], Mapping[str, Any]]:
+    """Reads image and label alone: other features, some of them images too, stay as they are."""
+    wanted = tfds.features.FeaturesDict({"image": image, rule.feature: label})
+    undecoded = {"image": tfds.decode.SkipDecoding()}
+
+    def parse(record: bytes) -> Mapping[str, Any]:
+        example: Any = wanted.deserialize_example_np(record, decoders=undecoded)
+        return {"image": example["image"], "label": rule.convert(example[rule.feature])}
+
+    return parse
 
 
 def omniglot(data_dir: Path) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
@@ -175,17 +264,20 @@ def omniglot(data_dir: Path) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     Each image comes twice, as it is and with wider strokes. Raises TaskError if it is not prepared.
     """
     builder = _prepared_builder("omniglot", (data_dir,))
-    images, labels = [], []
-    for split in ("train", "test"):  # different alphabets
-        for example in _examples(builder, split):
-            for stroke in STROKES:
-                images.append(draw_character(example["image"], stroke, 32))
-                labels.append(example["label"])
-    return np.stack(images), np.asarray(labels, np.int32)
+    # Different alphabets.
+    examples = _examples(builder, "train+test", SplitRule("train", "train", "test"))
+    images = np.empty((len(examples), len(STROKES), 32, 32, 1), np.uint8)
+
+    def draw(position: int, image: NDArray[np.uint8]) -> None:
+        for i, stroke in enumerate(STROKES):
+            images[position, i] = draw_character(image, stroke, 32)
+
+    labels = examples.each(np.arange(len(examples)), draw)
+    return images.reshape(-1, 32, 32, 1), labels.repeat(len(STROKES))
 
 
 def draw_character(image: NDArray[np.uint8], stroke: int, size: int) -> NDArray[np.uint8]:
-    """[h, w, c] of 0 and 1 -> [size, size, 1]: strokes widened, cropped to the ink, resized."""
+    """[h, w, c], ink 0 -> [size, size, 1]: strokes widened, cropped to the ink, resized."""
     page = Image.fromarray((image[..., 0] > 0).astype(np.uint8) * 255)
     page = page.filter(ImageFilter.MinFilter(stroke))
     page = page.crop(ImageOps.invert(page).getbbox())

@@ -1,24 +1,21 @@
-"""Trains the unlocked components of a child and evaluates it.
+"""The compiled programs: train the unlocked components of a path, evaluate it, run its prefix.
 
-A round of training is one loop on the device over data that lies there already. A compiled program
-depends on the architecture, the batch size, the depth of the frozen prefix, and the shape of the
-data, which is padded so that most tasks share one, only:
-hyperparameters, the number of steps and the choice of trainable components above the prefix are
-traced values, so children of one shape share programs. Numbers of the optimiser: spec/munet.md §5
-and spec/mu2net.md §8.
+A call of `train_steps` is one loop on the device over data that lies there already. A compiled
+program depends on the architecture, the batch size, the depth of the frozen prefix, and the shape
+of the data, which callers pad so that most tasks share one, only: hyperparameters, the number of
+steps and the choice of trainable components above the prefix are traced values, so children of one
+shape share programs. Numbers of the optimiser: spec/munet.md §5 and spec/mu2net.md §8.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import optax
 from jax import Array
@@ -26,16 +23,11 @@ from jax.flatten_util import ravel_pytree
 from numpy.typing import NDArray
 
 from evolution.augment import Strengths, augment
-from vit import Architecture, forward, preprocess
+from vit import Architecture, forward, kind_of, shapes
 from vit.components import Tree
 from vit.forward import fold
 
 EVALUATION_ROWS = 128  # images per step of the evaluation loop
-# Data sets and step counts are padded to powers of two from here up, so that tasks of about one
-# size share compiled programs.
-SMALLEST_TRAINING_BYTES = 16 << 20
-SMALLEST_EVALUATION = 1024  # images
-SMALLEST_STEPS = 64
 MAX_GRADIENT_NORM = 1.0
 SCHEDULES = ("constant", "cosine", "restarts")
 
@@ -45,6 +37,7 @@ class Hyperparameters(NamedTuple):
 
     learning_rate: Any
     warmup_steps: Any
+    warmup_start: Any  # the first learning rate, as a share of the peak
     schedule_steps: Any  # steps until the curve reaches 0
     constant: Any  # 1: half the learning rate throughout
     momentum: Any
@@ -52,7 +45,9 @@ class Hyperparameters(NamedTuple):
     strengths: Strengths
 
     @classmethod
-    def of(cls, hp: Mapping[str, Any], steps: int, rounds: int) -> Hyperparameters:
+    def of(
+        cls, hp: Mapping[str, Any], steps: int, rounds: int, warmup_start: float
+    ) -> Hyperparameters:
         """From a path's hyperparameters and the length of its training."""
         schedule = hp["opt_lr_schedule"]
         if schedule not in SCHEDULES:
@@ -61,46 +56,13 @@ class Hyperparameters(NamedTuple):
         return cls(
             learning_rate=float(hp["opt_lr"]),
             warmup_steps=int(hp["opt_lr_warmup_ratio"] * curve),
+            warmup_start=warmup_start,
             schedule_steps=curve,
             constant=float(schedule == "constant"),
             momentum=float(hp["opt_momentum"] or 0.0),  # None: plain SGD
             nesterov=float(hp["opt_nesterov"]),
             strengths=Strengths.of(hp),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceData:
-    """A data set on the device, padded in rows; `count` rows are real."""
-
-    images: Array  # uint8 [rows, h, w, c] for training, float32 [rows, s, s, 3] for evaluation
-    labels: Array  # int32 [rows]
-    count: int
-
-
-def _power_of_two(at_least: int) -> int:
-    return 1 << (at_least - 1).bit_length()
-
-
-def _on_device(images: NDArray[Any], labels: NDArray[np.int32], smallest: int) -> DeviceData:
-    missing = max(_power_of_two(len(labels)), smallest) - len(labels)
-    padded = np.pad(images, [(0, missing)] + [(0, 0)] * (images.ndim - 1))
-    return DeviceData(jnp.asarray(padded), jnp.asarray(np.pad(labels, (0, missing))), len(labels))
-
-
-def training_data(images: NDArray[np.uint8], labels: NDArray[np.int32]) -> DeviceData:
-    """uint8 images [n, h, w, c] and labels [n], on the device as they are."""
-    image_bytes = math.prod(images.shape[1:])
-    return _on_device(
-        images, labels, _power_of_two(SMALLEST_TRAINING_BYTES // image_bytes + 1) // 2
-    )
-
-
-def evaluation_data(
-    images: NDArray[np.uint8], labels: NDArray[np.int32], image_size: int
-) -> DeviceData:
-    """The same, preprocessed once for evaluation at `image_size`."""
-    return _on_device(preprocess(images, image_size), labels, SMALLEST_EVALUATION)
 
 
 def epochs(rng: np.random.Generator, count: int, batch: int, steps: int) -> NDArray[np.int32]:
@@ -113,13 +75,15 @@ def epochs(rng: np.random.Generator, count: int, batch: int, steps: int) -> NDAr
 def boundary(arch: Architecture, trainable: frozenset[str]) -> int:
     """How many leading components are frozen, in the few steps that have programs of their own.
 
-    The three components before the first block count as one, and so do norm and head.
+    The three components before the first block count as one, so do an adapter and its block, and
+    norm and head.
     """
     names = arch.component_names
     lowest = min((i for i, name in enumerate(names) if name in trainable), default=len(names))
     if lowest < names.index("posembed_input") + 1:
         return 0
-    return min(lowest, names.index("encoder_norm"))
+    lowest = min(lowest, names.index("encoder_norm"))
+    return lowest - (kind_of(names[lowest - 1]) == "residual_adapter")
 
 
 class TrainState(NamedTuple):
@@ -130,9 +94,9 @@ class TrainState(NamedTuple):
 
 
 def learning_rate(step: Array, hp: Hyperparameters) -> Array:
-    """The learning rate of one step, counted from 0: warm-up from 1 % of the peak, then cosine."""
+    """The learning rate of one step, counted from 0: linear warm-up, then cosine to 0."""
     at = step % hp.schedule_steps
-    rising = 0.01 + 0.99 * at / jnp.maximum(hp.warmup_steps, 1)
+    rising = hp.warmup_start + (1 - hp.warmup_start) * at / jnp.maximum(hp.warmup_steps, 1)
     remaining = jnp.maximum(hp.schedule_steps - hp.warmup_steps, 1)
     falling = 0.5 * (1 + jnp.cos(jnp.pi * (at - hp.warmup_steps) / remaining))
     curve = jnp.where(at < hp.warmup_steps, rising, falling)
@@ -157,28 +121,31 @@ def _sgd(
     )
 
 
-@functools.partial(jax.jit, static_argnames="arch")
+@functools.partial(jax.jit, static_argnames=("arch", "prefix", "augmentation"))
 def train_steps(
     arch: Architecture,
+    prefix: int,
+    augmentation: str,
     frozen: dict[str, Tree],
     state: TrainState,
     masks: dict[str, Any],
     hp: Hyperparameters,
-    images: Array,
+    inputs: Array,
     labels: Array,
     order: Array,
     draws: Array,
     first_step: Array,
     steps: Array,
-) -> TrainState:
-    """`steps` steps from `first_step` on; batch i is rows `order[i]` of the data.
+) -> tuple[TrainState, Array]:
+    """`steps` steps, the first of which is number `first_step` of the child's training.
 
-    `frozen` holds the leading components that no gradient reaches; `masks` tells, with booleans,
-    which of the others are trained. `order` [most steps, batch] and `draws` [most steps, batch,
-    DRAWS] may be longer than needed.
+    The first `prefix` components are frozen and no gradient reaches them; `masks` tells, with
+    booleans, which of the others are trained. Batch i is rows `order[i]` of `inputs`: uint8 images
+    to augment (`augmentation` "scaled" or "bytes"), or with "none" what the component after the
+    prefix takes. `order` [most steps, batch] and `draws` [most steps, batch, DRAWS] may be longer
+    than needed. Returns the state and whether all of it is finite.
     """
-    names = arch.component_names
-    below, above = names[: len(frozen)], names[len(frozen) :]
+    below, above = arch.component_names[:prefix], arch.component_names[prefix:]
     # One flat vector instead of some fifty leaves: the optimiser compiles to one kernel.
     params, unravel = ravel_pytree(state.params)
     momentum, unravel_momentum = ravel_pytree(state.momentum)
@@ -190,90 +157,67 @@ def train_steps(
     )
 
     def step(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        at = first_step + i
-        rows = order[at]
-        x = augment(draws[at], images[rows], arch.image_size, hp.strengths)
-        features = fold(arch, below, frozen, x)
+        x = inputs[order[i]]
+        if augmentation != "none":
+            x = augment(draws[i], x, arch.image_size, hp.strengths, augmentation == "bytes")
+            x = fold(arch, below, frozen, x)
 
         def loss(params: dict[str, Tree]) -> Array:
-            logits = fold(arch, above, params, features)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows]).mean()
+            logits = fold(arch, above, params, x)
+            wanted = labels[order[i]]
+            return optax.softmax_cross_entropy_with_integer_labels(logits, wanted).mean()
 
         params, momentum = carry
         grads, _ = ravel_pytree(jax.grad(loss)(unravel(params)))
-        return _sgd(params, momentum, grads, mask, learning_rate(at, hp), hp)
+        return _sgd(params, momentum, grads, mask, learning_rate(first_step + i, hp), hp)
 
     params, momentum = jax.lax.fori_loop(0, steps, step, (params, momentum))
-    return TrainState(unravel(params), unravel_momentum(momentum))
+    return TrainState(unravel(params), unravel_momentum(momentum)), jnp.isfinite(params).all()
 
 
-@functools.partial(jax.jit, static_argnames="arch")
+@functools.partial(jax.jit, static_argnames=("arch", "prefix"))
+def run_prefix(arch: Architecture, prefix: int, params: dict[str, Tree], inputs: Array) -> Array:
+    """What the first `prefix` components make of images [b, size, size, 3]."""
+    return fold(arch, arch.component_names[:prefix], params, inputs)
+
+
+@functools.partial(jax.jit, static_argnames=("arch", "prefix"))
 def count_correct(
-    arch: Architecture, params: dict[str, Tree], images: Array, labels: Array, count: Array
+    arch: Architecture,
+    prefix: int,
+    params: dict[str, Tree],
+    inputs: Array,
+    labels: Array,
+    count: Array,
 ) -> Array:
-    """How many of the first `count` images are classified right."""
+    """How many of the first `count` rows the components after the prefix classify right."""
+    rows = min(EVALUATION_ROWS, len(labels))
 
     def step(i: Array, correct: Array) -> Array:
-        start = i * EVALUATION_ROWS
-        x = jax.lax.dynamic_slice_in_dim(images, start, EVALUATION_ROWS)
-        y = jax.lax.dynamic_slice_in_dim(labels, start, EVALUATION_ROWS)
-        real = start + jnp.arange(EVALUATION_ROWS) < count
-        return correct + ((forward(arch, params, x).argmax(-1) == y) & real).sum()
+        x = jax.lax.dynamic_slice_in_dim(inputs, i * rows, rows)
+        y = jax.lax.dynamic_slice_in_dim(labels, i * rows, rows)
+        logits = fold(arch, arch.component_names[prefix:], params, x)
+        real = i * rows + jnp.arange(rows) < count
+        return correct + ((logits.argmax(-1) == y) & real).sum()
 
-    steps = (count + EVALUATION_ROWS - 1) // EVALUATION_ROWS
-    return jax.lax.fori_loop(0, steps, step, jnp.zeros((), jnp.int32))
-
-
-def accuracy(arch: Architecture, params: Mapping[str, Tree], data: DeviceData) -> float:
-    """The share of images classified right."""
-    return int(count_correct(arch, dict(params), data.images, data.labels, data.count)) / data.count
+    return jax.lax.fori_loop(0, (count + rows - 1) // rows, step, jnp.zeros((), jnp.int32))
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingSet:
-    """What all children of one generation train and validate on."""
+@functools.cache
+def forward_flops(arch: Architecture) -> float:
+    """Floating-point operations of a forward pass of one image, by XLA's own count.
 
-    train: DeviceData
-    validation: DeviceData
-    order: NDArray[np.int32]  # [steps, batch]: rows of `train`
-    steps_per_round: int
-    draws: NDArray[np.float32]  # [steps, batch, DRAWS]: randomness of the augmentation
-
-
-def train(
-    arch: Architecture,
-    params: Mapping[str, Tree],
-    momentum: Mapping[str, Tree | None],
-    trainable: frozenset[str],
-    hp: Hyperparameters,
-    data: TrainingSet,
-) -> Iterator[tuple[float, TrainState]]:
-    """Trains one child; after each round yields the validation accuracy and the state.
-
-    `params` by component, in forward order; `momentum` holds inherited traces, None starts at 0.
-    The components named in `trainable` change, all others come back bit for bit.
+    Counted on the unoptimised program, so that it is the same on every machine
+    (spec/mu2net_plus.md §4).
     """
-    names = arch.component_names
-    cut = boundary(arch, trainable)
-    frozen = {name: params[name] for name in names[:cut]}
-    above = {name: params[name] for name in names[cut:]}
-    masks = {name: name in trainable for name in above}
-    traces = {name: _trace(params[name], momentum.get(name)) for name in above}
-    state = TrainState(above, traces)
-    total = len(data.order)
-    unused = max(_power_of_two(total), SMALLEST_STEPS) - total
-    order = jnp.asarray(np.pad(data.order, ((0, unused), (0, 0))))
-    draws = jnp.asarray(np.pad(data.draws, ((0, unused), (0, 0), (0, 0))))
-    for first in range(0, total, data.steps_per_round):
-        steps = min(data.steps_per_round, total - first)
-        state = train_steps(
-            arch, frozen, state, masks, hp, data.train.images, data.train.labels,
-            order, draws, first, steps,
-        )  # fmt: skip
-        yield accuracy(arch, {**frozen, **state.params}, data.validation), state
+    params = {name: shapes(arch, name) for name in arch.component_names}
+    image = jax.ShapeDtypeStruct((1, arch.image_size, arch.image_size, 3), jnp.float32)
+    lowered = jax.jit(functools.partial(forward, arch)).lower(params, image)
+    costs: Any = lowered.cost_analysis()
+    return float(costs["flops"])
 
 
-def _trace(params: Tree, inherited: Tree | None) -> Tree:
-    if inherited is not None:
-        return inherited
-    return jax.tree.map(lambda p: np.zeros(p.shape, ml_dtypes.bfloat16), params)
+def compiled_programs() -> int:
+    """How many programs this process has compiled for training and evaluation."""
+    programs: tuple[Any, ...] = (train_steps, run_prefix, count_correct)
+    return sum(program._cache_size() for program in programs)

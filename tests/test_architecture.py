@@ -21,6 +21,8 @@ OWNERS = {
     "prometheus_client": ("service/metrics.py",),
     "jax": ("vit/", "evolution/", "service/engine.py"),
     "flax": ("vit/",),
+    "matplotlib": ("evolution/analysis/",),
+    "safetensors": ("vit/pretrained.py",),
     "optax": ("evolution/training.py", "evolution/roots.py"),
     "tensorflow_datasets": ("evolution/tasks.py", "evolution/prepare.py"),
 }

@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from evolution.experiments import AUTO_TUNE_V2, DEFAULTS, Experiment
+from evolution.experiments import Experiment
 from evolution.methods import MU2NET
 from evolution.population import Score
 from evolution.roots import random_root
+from evolution.search import Search
+from evolution.search_space import DEFAULTS, MU2NET_V2
 from evolution.tasks import PRIVATE_PREFIX, Split, Task, task_name
+from model_store import ModelStore
 from vit import Architecture
 
 ROOT = Architecture(
@@ -21,13 +24,13 @@ TINY = Experiment(
     tasks=("toy/a", "toy/b", "private:toy/c"),
     passes=2,
     samples_per_task=3,
-    root=lambda: (ROOT, random_root(ROOT)),
+    root="random",
     batch_size=32,
     train_examples_per_round=64,
     rounds_per_child=2,
     validation_examples=96,
-    defaults={**DEFAULTS, "num_layers": 1, "ds_image_size": 8, "opt_lr": 0.1},
-    ranges=AUTO_TUNE_V2,
+    defaults={**DEFAULTS, "_mu_": 0.2, "num_layers": 1, "ds_image_size": 8, "opt_lr": 0.1},
+    ranges=MU2NET_V2,
     score=Score(),
 )
 
@@ -59,3 +62,16 @@ def toy_task(entry: str, examples: int = 64) -> Task:
 def tiny(**changes) -> Experiment:
     """The tiny experiment with other settings."""
     return replace(TINY, **changes)
+
+
+def tasks(_: Experiment):
+    """Where a run finds the toy tasks."""
+    return toy_task
+
+
+def start(
+    directory, experiment: Experiment = TINY, seed: int = 0, name: str | None = None
+) -> Search:
+    """A new run of a tiny experiment in a store of its own."""
+    store = ModelStore(directory, create=True)
+    return Search.start(experiment, (ROOT, random_root(ROOT)), store, seed, tasks, name)

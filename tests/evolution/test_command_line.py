@@ -1,27 +1,40 @@
 """The command lines: what a user sees of results and of mistakes."""
 
-import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
-from evolution.search import Search
+from evolution.__main__ import console, main
 from model_store import ModelStore
-from tests.evolution.systems import TINY, toy_task
+from tests.evolution.systems import start
 
 
-def evolution(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "evolution", *arguments],
-        capture_output=True, text=True, check=False, env={**os.environ, **variables},
-    )  # fmt: skip
+@pytest.fixture
+def evolution(capsys, monkeypatch, tmp_path):
+    """Runs the command line in this process: (exit code, all it printed)."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compilations"))
+    cache = jax.config.jax_compilation_cache_dir
+    monkeypatch.setattr(console, "_width", 400)
+    monkeypatch.setenv("COLUMNS", "400")
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["evolution", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out + printed.err
+
+    yield run
+    jax.config.update("jax_compilation_cache_dir", cache)
 
 
-def test_the_leaderboard_shows_every_published_task(tmp_path):
-    store = ModelStore(tmp_path, create=True)
-    list(Search.start(TINY, store, 0, toy_task).run())
-    shown = evolution("leaderboard", "--store", str(tmp_path), COLUMNS="120").stdout
+def test_the_leaderboard_shows_every_published_task(evolution, tmp_path):
+    list(start(tmp_path).run())
+    store = ModelStore(tmp_path)
+    code, shown = evolution("leaderboard", "--store", str(tmp_path))
+    assert code == 0
     for task in store.tasks():
         (line,) = (line for line in shown.splitlines() if task in line)
         path = store.resolve(task).path
@@ -36,16 +49,41 @@ def test_the_leaderboard_shows_every_published_task(tmp_path):
         (["resume", "demo", "--store", "/nonexistent"], "opening the store /nonexistent"),
         (["run", "demo", "--store", "/proc/nonexistent"], "/proc/nonexistent"),
         (["prepare", "No such?"], "No such?"),
+        (["import", "/nonexistent", "--store", "/tmp"], "/nonexistent"),
+        (["analyse", "--store", "/nonexistent", "--out", "/tmp"], "/nonexistent"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_1(arguments, message):
-    result = evolution(*arguments, COLUMNS="400")
-    assert result.returncode == 1
-    assert message in result.stdout + result.stderr
-    assert "Traceback" not in result.stdout + result.stderr
+def test_a_mistake_is_one_line_and_exit_code_1(evolution, arguments, message):
+    code, printed = evolution(*arguments)
+    assert code == 1
+    assert message in printed and "Traceback" not in printed
 
 
-def test_an_unknown_experiment_names_those_there_are(tmp_path):
-    result = evolution("run", "nonsuch", "--store", str(tmp_path), COLUMNS="200")
-    assert result.returncode == 2
-    assert "mu2net-cmaterdb" in result.stderr
+def test_as_a_program_of_its_own_it_ends_in_the_same_way():
+    result = subprocess.run(
+        [sys.executable, "-m", "evolution", "leaderboard", "--store", "/nonexistent"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 1 and "opening the store /nonexistent" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_unknown_experiment_names_those_there_are(evolution, tmp_path):
+    code, printed = evolution("run", "nonsuch", "--store", str(tmp_path))
+    assert code == 2 and "mu2net-cmaterdb" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "demo", "--set", "batchsize=1"], "batch_size"),
+        (["run", "demo", "--set", "batch_size=many"], "JSON"),
+        (["run", "demo", "--set", "ranges={}"], "defaults.KEY"),
+        (["baseline", "freeze", "demo"], "freeze:N"),
+        (["baseline", "thaw:1", "demo"], "finetune-all"),
+    ],
+)
+def test_a_wrong_option_says_what_is_expected(evolution, arguments, message, tmp_path):
+    code, printed = evolution(*arguments, "--store", str(tmp_path))
+    assert code == 2
+    assert message in printed

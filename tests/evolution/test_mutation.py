@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evolution import mutation
-from evolution.experiments import AUTO_TUNE_V2, DEFAULTS
-from evolution.methods import MU2NET
+from evolution.experiments import Experiment
+from evolution.methods import METHODS, MU2NET, MU2NET_PLUS, MUNET
 from evolution.population import ROOT, Path, Population
+from evolution.roots import random_root
 from evolution.search import population_of_root
+from evolution.search_space import DEFAULTS, MU2NET_V2
 from tests.evolution.systems import ROOT as ROOT_ARCH
-from tests.evolution.systems import tiny
+from tests.evolution.systems import TINY, tiny
 
 
 class Draws:
@@ -35,14 +37,14 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def population() -> Population:
-    return population_of_root(tiny())
+    return population_of_root(TINY, random_root(ROOT_ARCH))
 
 
 def add(system: Population, task: str, parent: Path, quality: float, **hp) -> Path:
     """A kept child of `parent`, made by the rules themselves."""
     values = {**parent.hyperparameters, **hp}
     arch = mutation.architecture_of(ROOT_ARCH, values, 3)
-    child = mutation.make_child(system, parent, task, arch, values, MU2NET, rng())
+    child = mutation.make_child(system, parent, task, arch, values, TINY, True, rng())
     child.quality = quality
     system.paths.setdefault(task, []).append(child)
     return child
@@ -90,6 +92,14 @@ def test_if_all_are_refused_the_choice_is_uniform():
     assert seeds == [root]
 
 
+@pytest.mark.parametrize("name", ["munet", "mu2net-plus"])
+def test_only_mu2net_walks_the_seeds(name):
+    """The others draw uniformly as soon as no own path is accepted."""
+    system = population()
+    seeds = [add(system, f"t{i}", root_of(system), 0.5) for i in range(5)]
+    assert mutation.sample_parent(system, "a", seeds, METHODS[name], Draws(3)) is seeds[3]
+
+
 def test_every_seed_is_tried_once_before_any_twice():
     system = population()
     seeds = [add(system, f"t{i}", root_of(system), 0.5) for i in range(5)]
@@ -111,36 +121,42 @@ def test_a_neighbour_is_one_step_away_or_the_same_at_an_end(index, seed):
     assert abs(moved - index) == 1 or (moved == index and index in (0, 5))
 
 
-def test_a_value_outside_the_choices_is_an_error():
-    with pytest.raises(ValueError, match=r"0\.3"):
-        mutation.neighbour(0.3, (0.1, 0.2), rng())
+def test_a_value_between_the_choices_counts_as_the_nearest():
+    """As a path of an earlier experiment may have it."""
+    assert mutation.neighbour(0.19, (0.1, 0.2, 0.4), Draws(0.4)) == 0.4
+    assert mutation.neighbour(0.0, (None, 0.2), Draws(0.4)) == 0.2
+    with pytest.raises(ValueError, match="linear"):
+        mutation.neighbour("linear", ("constant", "cosine"), rng())
 
 
 def test_the_new_mutation_rate_decides_about_all_other_keys():
-    ranges = {"_mu_": (0.1, 0.5), "opt_lr": (0.01, 0.02)}
-    hp = {"_mu_": 0.1, "opt_lr": 0.01}
+    experiment = tiny(ranges={"_mu_": (0.1, 0.5), "opt_lr": (0.01, 0.02)})
+    hp = {"_mu_": 0.1, "opt_lr": 0.01, "num_layers": 1, "adapters": []}
     # _mu_ is drawn (0.05 < 0.1) and goes up (0.4 < 0.5); opt_lr's 0.3 is below the new .5 only.
-    child = mutation.mutate_hyperparameters(hp, ranges, Draws(0.05, 0.4, 0.3, 0.4))
-    assert child == {"_mu_": 0.5, "opt_lr": 0.02}
-    assert hp == {"_mu_": 0.1, "opt_lr": 0.01}
+    child = mutation.mutate_hyperparameters(hp, experiment, Draws(0.05, 0.4, 0.3, 0.4))
+    assert child == {**hp, "_mu_": 0.5, "opt_lr": 0.02}
+    assert hp["_mu_"] == 0.1 and hp["opt_lr"] == 0.01
 
 
 @given(st.integers(0, 999))
 def test_a_child_keeps_the_generations_data_hyperparameters(seed):
-    child = mutation.mutate_hyperparameters({**DEFAULTS, "_mu_": 0.3}, AUTO_TUNE_V2, rng(seed))
+    child = mutation.mutate_hyperparameters({**DEFAULTS, "_mu_": 0.3}, TINY, rng(seed))
     for key, value in child.items():
         assert value == DEFAULTS[key] or key == "_mu_" or key.startswith("opt_")
-        assert key not in AUTO_TUNE_V2 or value in AUTO_TUNE_V2[key]
+        assert key not in MU2NET_V2 or value in MU2NET_V2[key]
+
+
+def never_mutating(**defaults) -> Experiment:
+    return tiny(defaults={**DEFAULTS, "_mu_": 0.0, **defaults})
 
 
 def test_data_hyperparameters_come_from_the_best_path_not_from_the_parent():
     system = population()
     best = add(system, "a", root_of(system), 0.9, ds_hue_delta=0.2)
-    never = {**DEFAULTS, "_mu_": 0.0}
-    shared = mutation.shared_data_hyperparameters(never, AUTO_TUNE_V2, best, rng())
+    shared = mutation.shared_data_hyperparameters(never_mutating(), best, True, rng())
     assert shared["ds_hue_delta"] == 0.2
     assert set(shared) == {key for key in DEFAULTS if key.startswith("ds_")}
-    fresh = mutation.shared_data_hyperparameters(never, AUTO_TUNE_V2, None, rng())
+    fresh = mutation.shared_data_hyperparameters(never_mutating(), None, True, rng())
     assert fresh["ds_hue_delta"] == 0.0
 
 
@@ -148,23 +164,87 @@ def test_data_hyperparameters_move_with_the_default_rate():
     """Not with the best path's: a system that stopped mutating still explores augmentation."""
     system = population()
     best = add(system, "a", root_of(system), 0.9, _mu_=0.0)
-    always = {**DEFAULTS, "_mu_": 1.0}
-    shared = mutation.shared_data_hyperparameters(always, AUTO_TUNE_V2, best, rng())
-    assert shared["ds_crop"] in (True, False) and shared["ds_area_range_min"] != 0.05
+    always = tiny(defaults={**DEFAULTS, "_mu_": 1.0})
+    shared = mutation.shared_data_hyperparameters(always, best, True, rng())
+    assert shared["ds_area_range_min"] != 0.05
+    unmoved = mutation.shared_data_hyperparameters(always, best, False, rng())
+    assert unmoved["ds_area_range_min"] == 0.05
 
 
 def test_adapters_are_gained_with_the_mutation_rate_and_lost_with_their_block():
     hp = {"_mu_": 0.5, "num_layers": 3, "adapters": [1, 5]}
-    assert mutation.mutate_adapters(hp, Draws(0.4, 0.6, 0.6)) == [0, 1]
+    gains = tiny(ranges={}, mutate_adapters=True)
+    assert mutation.mutate_hyperparameters(hp, gains, Draws(0.4, 0.6))["adapters"] == [0, 1]
+    keeps = mutation.mutate_hyperparameters(hp, tiny(ranges={}), Draws())
+    assert keeps["adapters"] == [1]
+
+
+# ---- learned rates (spec/mu2net_plus.md §3)
+
+LEARNING = tiny(method=MU2NET_PLUS, ranges={"_mu_": (0.1, 0.2, 0.3)})
+
+
+def test_the_rate_of_a_mutation_moves_with_the_general_rate_and_then_decides():
+    hp = {"_mu_": 0.2}
+    # 0.19 < 0.2: the rate moves, up (0.4 < 0.5), to 0.3; 0.29 < 0.3: the mutation happens.
+    assert mutation.mutates(hp, "clone:cls", LEARNING, Draws(0.19, 0.4, 0.29))
+    assert hp == {"_mu_": 0.2, "_mu_|clone:cls": 0.3}
+    # 0.2 is not below 0.2: the rate stays and is the entry's, not the general one.
+    assert mutation.mutates(hp, "clone:cls", LEARNING, Draws(0.2, 0.25))
+    assert not mutation.mutates(hp, "clone:head", LEARNING, Draws(0.2, 0.25))
+    assert hp["_mu_|clone:head"] == 0.2
+
+
+def test_rates_are_not_learned_where_the_general_one_is_fixed():
+    hp = {"_mu_": 0.2}
+    fixed = tiny(method=MU2NET_PLUS, ranges={})
+    assert mutation.mutates(hp, "clone:cls", fixed, Draws(0.19)) and hp == {"_mu_": 0.2}
+
+
+def test_a_child_inherits_the_whole_table_and_forced_copies_have_no_entry():
+    system = population()
+    parent = {"_mu_|clone:cls": 0.3, "_mu_|hp:opt_lr": 0.1}
+    child = child_of(system, root_of(system), "a", mu=0.2, experiment=LEARNING, **parent)
+    table = {k for k in child.hyperparameters if k.startswith("_mu_|clone:")}
+    shared = set(ROOT_ARCH.component_names) - {"encoder_norm", "head"}
+    assert table == {f"_mu_|clone:{name}" for name in shared}
+    assert child.hyperparameters["_mu_|hp:opt_lr"] == 0.1
+
+
+def test_learned_rates_of_data_hyperparameters_come_from_the_best_path():
+    experiment = tiny(method=MU2NET_PLUS)
+    system = population()
+    rates = {"_mu_|hp:ds_hue_delta": 0.3, "_mu_|hp:opt_lr": 0.3}
+    best = add(system, "a", root_of(system), 0.9, **rates)
+    shared = mutation.shared_data_hyperparameters(experiment, best, False, rng())
+    assert shared["_mu_|hp:ds_hue_delta"] == 0.3 and "_mu_|hp:opt_lr" not in shared
+    moved = mutation.shared_data_hyperparameters(experiment, best, True, rng())
+    ranged = {k for k in experiment.ranges if k.startswith("ds_")}
+    assert {k.removeprefix("_mu_|hp:") for k in moved if k.startswith("_mu_|")} == ranged
 
 
 # ---- components
 
 
-def child_of(system: Population, parent: Path, task: str, mu: float, **hp) -> Path:
+def child_of(
+    system: Population,
+    parent: Path,
+    task: str,
+    mu: float,
+    experiment: Experiment = TINY,
+    mutate: bool = True,
+    **hp,
+) -> Path:
     values = {**parent.hyperparameters, "_mu_": mu, **hp}
     arch = mutation.architecture_of(ROOT_ARCH, values, 3)
-    return mutation.make_child(system, parent, task, arch, values, MU2NET, rng())
+    return mutation.make_child(system, parent, task, arch, values, experiment, mutate, rng())
+
+
+def test_an_unmutated_child_trains_a_new_head_alone():
+    """muNet's first look at a seed (spec/munet.md §4.3): not even the norm is copied."""
+    system = population()
+    child = child_of(system, root_of(system), "a", mu=1.0, mutate=False)
+    assert [c.name for c in child.components if c.trainable] == ["head"]
 
 
 def test_without_mutation_only_the_norm_is_copied_and_the_head_is_new():
@@ -188,7 +268,7 @@ def test_with_certain_mutation_everything_is_copied():
 def test_another_tasks_head_is_never_taken():
     system = population()
     a = add(system, "a", root_of(system), 0.9)
-    a.components[-1].params = jax.tree.map(np.ones_like, a.components[-1].params)
+    a.components[-1].source = jax.tree.map(np.ones_like, a.components[-1].params)
     system.finish("a")
     child = child_of(system, a, "b", mu=0.0)
     assert not child.components[-1].params["kernel"].any()
@@ -198,7 +278,7 @@ def test_the_tasks_own_trained_head_and_momentum_are_inherited():
     system = population()
     a = add(system, "a", root_of(system), 0.9)
     head = a.components[-1]
-    head.params, head.momentum = jax.tree.map(np.ones_like, head.params), {"kernel": "trace"}
+    head.source, head.trace = jax.tree.map(np.ones_like, head.params), {"kernel": "trace"}
     system.finish("a")
     system.start("a")
     copied = child_of(system, a, "a", mu=0.0).components[-1]
@@ -229,13 +309,27 @@ def test_position_embeddings_of_another_image_size_are_resampled_from_the_root()
     assert position.params["pos_embedding"].shape == (1, 17, 16)
 
 
+def test_munet_shares_resampled_position_embeddings_as_the_roots():
+    """Neither trained nor accounted until a mutation copies them (spec/munet.md §4.3)."""
+    system = population()
+    munet = tiny(method=MUNET)
+    a = child_of(system, root_of(system), "a", mu=0.0, experiment=munet, ds_image_size=16)
+    position = a.named("posembed_input")
+    assert position is not None and position.locks == {ROOT}
+    a.quality, system.paths["a"] = 0.9, [a]
+    system.finish("a")
+    b = child_of(system, root_of(system), "b", mu=0.0, experiment=munet, ds_image_size=16)
+    assert b.named("posembed_input") is position
+    copied = child_of(system, root_of(system), "c", mu=1.0, experiment=munet, ds_image_size=16)
+    assert copied.named("posembed_input").trainable
+
+
 def test_components_of_another_width_are_refused():
     system = population()
     other = replace(ROOT_ARCH, width=32, num_classes=3)
     with pytest.raises(ValueError, match="share a width"):
-        mutation.make_child(
-            system, root_of(system), "a", other, root_of(system).hyperparameters, MU2NET, rng()
-        )
+        hp = dict(root_of(system).hyperparameters)
+        mutation.make_child(system, root_of(system), "a", other, hp, TINY, True, rng())
 
 
 def test_the_same_draws_make_the_same_child():
@@ -243,7 +337,7 @@ def test_the_same_draws_make_the_same_child():
         system = population()
         hp = {**DEFAULTS, "_mu_": 0.5, "num_layers": 1, "ds_image_size": 8}
         arch = mutation.architecture_of(ROOT_ARCH, hp, 3)
-        child = mutation.make_child(system, root_of(system), "a", arch, hp, MU2NET, rng(seed))
+        child = mutation.make_child(system, root_of(system), "a", arch, hp, TINY, True, rng(seed))
         return [c.name for c in child.components if c.trainable]
 
     assert names(4) == names(4)

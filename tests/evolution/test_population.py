@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evolution.population import ROOT, Component, Path, Population, Score, accounted_params
 
@@ -106,3 +108,83 @@ def test_a_task_without_a_path_has_no_best():
     assert population.finish("a") is None
     with pytest.raises(ValueError, match="has not been evaluated"):
         population.score(root_of(population))
+
+
+def test_where_the_root_counts_it_is_a_user_like_a_task():
+    """mu2net_plus.md §4: a root component used by one task costs half."""
+    population = system()
+    a = add(population, "a", root_of(population), 0.5)
+    assert accounted_params(a, root_counts=True) == (100 + 10) / 2 + 1
+    population.finish("a")
+    b = add(population, "b", root_of(population), 0.5)
+    assert accounted_params(b, root_counts=True) == pytest.approx((100 + 10) / 3 + 1)
+
+
+def test_score_discounts_by_compute_as_well():
+    """Each reference costs one factor; a reference of 0 costs nothing."""
+    population = system(Score(0.5, reference_params=111, reference_flops=1e6))
+    a = add(population, "a", root_of(population), 0.8)
+    a.metrics["flops"] = 2e6
+    assert population.score(a) == pytest.approx(0.8 * 0.5 * 0.5**2)
+    population.score = Score(0.5, reference_params=0, reference_flops=1e6)
+    assert population.score(a) == pytest.approx(0.8 * 0.5**2)
+
+
+def test_the_oldest_wins_where_the_newest_does_not():
+    population = system()
+    population.newest_wins = False
+    first = add(population, "a", root_of(population), 0.5)
+    add(population, "a", root_of(population), 0.5)
+    assert population.best("a") is first
+
+
+def test_pruning_keeps_the_best_and_links_children_to_living_ancestors():
+    population = system()
+    worst = add(population, "a", root_of(population), 0.1)
+    child = add(population, "a", worst, 0.5)
+    other = add(population, "a", root_of(population), 0.4)
+    population.prune("a", 2)
+    assert population.paths["a"] == [child, other]
+    assert child.parent is root_of(population)
+
+
+OPERATIONS = st.lists(
+    st.tuples(
+        st.sampled_from("abc"),  # task
+        st.integers(0, 9),  # which parent
+        st.sets(st.sampled_from(["embedding", "encoderblock_0", "head"])),  # copied
+        st.integers(0, 4),  # quality, in quarters
+        st.booleans(),  # whether the task iteration ends after it
+    ),
+    max_size=25,
+)
+
+
+@given(OPERATIONS)
+def test_locks_agree_with_who_uses_what_after_any_sequence(operations):
+    """A component is locked by exactly those whose retained path holds it."""
+    population = system()
+    under_way: set[str] = set()
+    for task, parent, own, quality, ends in operations:
+        if task not in under_way:
+            for other in sorted(under_way):
+                population.finish(other)
+            under_way = {task}
+            population.start(task)
+        parents = population.by_score(task) + population.seeds(task)
+        add(population, task, parents[parent % len(parents)], quality / 4, own)
+        if ends:
+            population.finish(task)
+            under_way = set()
+    for task in sorted(under_way):
+        population.finish(task)
+    users: dict[int, set[str]] = {}
+    for path in population:
+        for component in path.components:
+            users.setdefault(component.id, set()).add(path.task)
+    assert {c.id: c.locks for c in population.components()} == users
+    retained = [group for task, group in population.paths.items() if task != ROOT]
+    assert all(len(group) == 1 for group in retained)
+    total = sum(accounted_params(path) for path in population if path.task != ROOT)
+    used = [c for c in population.components() if c.locks - {ROOT}]
+    assert total == pytest.approx(sum(c.num_params for c in used))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 import json
 import shutil
 import subprocess
@@ -16,12 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 from tensorflow_datasets.core.download import DownloadManager
 from tensorflow_datasets.core.download.checksums import UrlInfo
 from tensorflow_datasets.core.utils import Size
 
 from evolution import prepare as module
 from evolution.prepare import PreparationError, fill_cache, prepare
+from evolution.without_tensorflow import TENSORFLOW, encode_png, missing_part
 
 SHIPPED = Path(module.__file__).with_name("datasets")
 URL = "https://example.invalid/raw/files/"
@@ -38,9 +41,9 @@ DIGESTS = {
     ("telugu", "test", 500): "eb63a716663f061996d6258b40c9edab028dd7e0bc08a80b94055102e94cd629",
 }
 
-needs_tensorflow = pytest.mark.skipif(
-    importlib.util.find_spec("tensorflow") is None,
-    reason="preparing needs TensorFlow (the `prepare` extra), which is not installed",
+without_tensorflow = pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow") is not None,
+    reason="shows what happens where TensorFlow is not installed",
 )
 
 
@@ -95,17 +98,8 @@ def test_shipped_data_read_without_tensorflow() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_what_is_prepared_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
+def test_what_is_prepared_is_left_alone() -> None:
     assert prepare("cmaterdb/bangla", SHIPPED) == SHIPPED / "cmaterdb" / "bangla" / "1.0.0"
-
-
-def test_without_tensorflow_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(PreparationError, match=r"mnist needs .* pip install tensorflow-cpu"):
-        prepare("mnist", tmp_path)
 
 
 def test_unknown_data_set(tmp_path: Path) -> None:
@@ -233,7 +227,6 @@ def raw_content() -> bytes:
     return b"\x93NUMPY\x01\x00\x76\x00" + header + padding + images.tobytes()
 
 
-@needs_tensorflow
 def test_prepares_from_a_folder_all_or_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,13 +251,93 @@ def test_prepares_from_a_folder_all_or_nothing(
     assert [path.name for path in data_dir.iterdir()] == ["made_up_digits"]
 
 
-@needs_tensorflow
 def test_a_source_for_an_unknown_data_set(tmp_path: Path) -> None:
     with pytest.raises(PreparationError, match=r"cifar10 from .*known only of .*cmaterdb/bangla"):
         prepare("cifar10", tmp_path, tmp_path)
 
 
-@needs_tensorflow
 def test_files_to_fetch_by_hand_are_said_where_to_put(tmp_path: Path) -> None:
-    with pytest.raises(PreparationError, match=r"by hand into .*downloads/manual"):
+    with pytest.raises(PreparationError, match=r"by hand into .*downloads/manual.*ILSVRC2012"):
         prepare("imagenet2012", tmp_path)
+    (tmp_path / "downloads" / "manual").mkdir(parents=True)
+    with pytest.raises(PreparationError, match=r"(?s)by hand into .*downloads/manual.*Found: "):
+        prepare("imagenet2012", tmp_path)
+    assert not list(tmp_path.rglob("dataset_info.json"))
+
+
+def test_the_published_version_is_prepared(tmp_path: Path) -> None:
+    builder = module._builder("kitti", tmp_path)
+    assert str(builder.version) == "3.2.0"  # TFDS' own is later
+    assert module._builder("oxford_iiit_pet", tmp_path).version > "3.0.0"  # no longer buildable
+
+
+@without_tensorflow
+def test_a_builder_that_needs_more_of_tensorflow_says_what(tmp_path: Path) -> None:
+    from tensorflow_datasets.core.utils.lazy_imports_utils import tensorflow as tf
+
+    class MadeUpWords(tfds.core.GeneratorBasedBuilder):
+        """Its images are drawn by TensorFlow."""
+
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self) -> tfds.core.DatasetInfo:
+            features = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(4, 4, 3))})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self) -> Any:
+            yield 0, {"image": tf.image.resize(np.zeros((2, 2, 3)), (4, 4))}
+
+    with pytest.raises(PreparationError, match=r"needs tf\.image of TensorFlow.*tensorflow-cpu"):
+        prepare("made_up_words", tmp_path)
+    assert not list(tmp_path.rglob("dataset_info.json"))
+
+
+@without_tensorflow
+def test_stand_ins_are_gone_after_a_preparation(tmp_path: Path) -> None:
+    from tensorflow_datasets.core.utils import lazy_imports_utils
+
+    with pytest.raises(PreparationError), module._tensorflow_or_stand_in("made_up"):
+        assert lazy_imports_utils.tensorflow.io.gfile.exists(tmp_path)
+        _ = lazy_imports_utils.tensorflow.io.gfile.rename
+    assert "tensorflow" not in sys.modules
+    with pytest.raises(ModuleNotFoundError):
+        _ = lazy_imports_utils.tensorflow.io
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_png_keeps_every_pixel(channels: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, channels), dtype=np.uint8)
+    decoded = np.asarray(Image.open(io.BytesIO(encode_png(image))))
+    np.testing.assert_array_equal(decoded.reshape(image.shape), image)
+
+
+def test_stood_in_files_read_like_those_of_tensorflow(tmp_path: Path) -> None:
+    gfile = TENSORFLOW.io.gfile
+    (tmp_path / "b").mkdir()
+    for name in ("b/two.txt", "a.txt"):
+        (tmp_path / name).write_text(name)
+    with gfile.GFile(tmp_path / "a.txt", "rb") as file:
+        pass
+    assert file.read() == b"a.txt"  # builders read after the `with`
+    with gfile.GFile(str(tmp_path / "b" / "two.txt")) as file:
+        assert file.read() == "b/two.txt"
+    assert gfile.listdir(tmp_path) == ["a.txt", "b"]
+    assert gfile.glob(tmp_path / "*") == [str(tmp_path / "a.txt"), str(tmp_path / "b")]
+    assert gfile.isdir(tmp_path / "b") and not gfile.exists(tmp_path / "c")
+    assert list(gfile.walk(str(tmp_path))) == [
+        (str(tmp_path), ["b"], ["a.txt"]),
+        (str(tmp_path / "b"), [], ["two.txt"]),
+    ]
+
+
+def test_a_missing_part_is_found_behind_the_errors_that_wrap_it() -> None:
+    with pytest.raises(ValueError) as caught:
+        try:
+            _ = TENSORFLOW.strings
+        except AttributeError as error:
+            raise ValueError("wrapped") from error
+    assert missing_part(caught.value) == "tf.strings"
+    assert missing_part(ValueError("of another cause")) is None

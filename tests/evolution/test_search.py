@@ -11,16 +11,14 @@ import jax
 import numpy as np
 import pytest
 
-from evolution.search import ChildTrained, Search, TaskPublished
+from evolution.outcome import ChildTrained, TaskPublished
+from evolution.roots import random_root
+from evolution.search import Search
 from evolution.state import StateError
 from evolution.tasks import TaskError
 from model_store import ModelStore
-from tests.evolution.systems import TINY, tiny, toy_task
+from tests.evolution.systems import ROOT, TINY, start, tasks, tiny, toy_task
 from vit import Architecture, forward, preprocess
-
-
-def start(directory, seed: int = 0) -> Search:
-    return Search.start(TINY, ModelStore(directory, create=True), seed, toy_task)
 
 
 def published(store: ModelStore) -> dict:
@@ -100,7 +98,7 @@ def test_stopped_after_any_generation_and_resumed_equals_never_stopped(finished,
         for _ in range(rng.randint(1, 5)):
             next(runs, None)
         reopened = ModelStore(tmp_path / "store")
-        runs = Search.resume(TINY, reopened, toy_task).run()
+        runs = Search.resume(reopened, TINY.name, tasks).run()
     list(runs)
     assert published(ModelStore(tmp_path / "store")) == published(store)
 
@@ -109,10 +107,10 @@ CHILD = """
 import sys
 from evolution.search import Search
 from model_store import ModelStore
-from tests.evolution.systems import TINY, toy_task
+from tests.evolution.systems import ROOT, TINY, start, tasks
 store = ModelStore(sys.argv[1], create=True)
 known = store.load_agent(TINY.name) is not None
-run = Search.resume(TINY, store, toy_task) if known else Search.start(TINY, store, 0, toy_task)
+run = Search.resume(store, TINY.name, tasks) if known else start(sys.argv[1])
 for event in run.run():
     print(event.task, flush=True)
 """
@@ -146,7 +144,7 @@ def test_a_finished_run_takes_in_a_further_task(finished, tmp_path):
     directory = tmp_path / "store"
     list(start(directory).run())
     before = published(ModelStore(directory))
-    further = Search.resume(TINY, ModelStore(directory), toy_task, ("toy/d",))
+    further = Search.resume(ModelStore(directory), TINY.name, tasks, ("toy/d",))
     events = list(further.run())
     assert {event.task for event in events} == {"toy/d"}
     after = published(ModelStore(directory))
@@ -158,11 +156,11 @@ def test_adding_a_task_can_be_cut_short_and_said_again(events, tmp_path):
     """Cut short before anything was saved, in the middle, at the end: the task is added once."""
     directory = tmp_path / "store"
     list(start(directory).run())
-    cut_short = Search.resume(TINY, ModelStore(directory), toy_task, ("toy/d",)).run()
+    cut_short = Search.resume(ModelStore(directory), TINY.name, tasks, ("toy/d",)).run()
     for _ in range(events):
         next(cut_short)
     del cut_short
-    again = list(Search.resume(TINY, ModelStore(directory), toy_task, ("toy/d",)).run())
+    again = list(Search.resume(ModelStore(directory), TINY.name, tasks, ("toy/d",)).run())
     assert [e.task for e in again if isinstance(e, TaskPublished)] == ["toy/d"]
     assert len(ModelStore(directory).history("toy/d")) == 1
 
@@ -170,7 +168,7 @@ def test_adding_a_task_can_be_cut_short_and_said_again(events, tmp_path):
 def test_a_private_task_stays_private_when_listed_without_the_mark(tmp_path):
     directory = tmp_path / "store"
     list(start(directory).run())
-    list(Search.resume(TINY, ModelStore(directory), toy_task, ("toy/c",)).run())
+    list(Search.resume(ModelStore(directory), TINY.name, tasks, ("toy/c",)).run())
     assert all(p.path.private for p in ModelStore(directory).history("toy/c"))
 
 
@@ -183,7 +181,7 @@ def test_finished_tasks_need_no_data_any_more(tmp_path):
             raise TaskError(f"{entry} is gone")
         return toy_task(entry)
 
-    list(Search.resume(TINY, ModelStore(directory), only_d, ("toy/d",)).run())
+    list(Search.resume(ModelStore(directory), TINY.name, lambda _: only_d, ("toy/d",)).run())
     assert "toy/d" in ModelStore(directory).tasks()
 
 
@@ -198,10 +196,10 @@ def test_the_published_parent_is_a_version_of_the_task_it_names(finished):
 
 def test_nothing_that_diverged_is_kept(tmp_path):
     """Learning rates beyond all bounds: whatever is saved is finite, and the failure is named."""
-    wild = tiny(defaults={**TINY.defaults, "opt_lr": 1e38}, ranges={}, passes=1)
+    wild = tiny(defaults={**TINY.defaults, "opt_lr": 1e39}, ranges={}, passes=1)
     store = ModelStore(tmp_path / "store", create=True)
     with pytest.raises(StateError, match=r"no child of task toy/. could be kept"):
-        list(Search.start(wild, store, 0, toy_task).run())
+        list(start(tmp_path / "store", wild).run())
     document = store.load_agent(TINY.name)
     assert document is not None
     for row in document["components"]:
@@ -219,7 +217,7 @@ def test_a_second_run_of_one_name_is_refused(tmp_path):
 def test_resuming_what_was_never_started_says_what_there_is(tmp_path):
     store = ModelStore(tmp_path / "store", create=True)
     with pytest.raises(StateError, match="no run called 'demo'; runs there: none"):
-        Search.resume(TINY, store, toy_task)
+        Search.resume(store, TINY.name, tasks)
 
 
 def test_a_task_without_data_stops_the_run_before_any_training(tmp_path):
@@ -229,8 +227,9 @@ def test_a_task_without_data_stops_the_run_before_any_training(tmp_path):
         return toy_task(entry)
 
     store = ModelStore(tmp_path / "store", create=True)
+    search = Search.start(TINY, (ROOT, random_root(ROOT)), store, 0, lambda _: missing)
     with pytest.raises(TaskError):
-        next(Search.start(TINY, store, 0, missing).run())
+        next(search.run())
     assert store.tasks() == []
 
 

@@ -1,0 +1,348 @@
+"""The page of one run: leaderboard, network, sharing, descent, convergence, hyperparameters."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evolution.analysis import figures, measures, system_figures
+from evolution.analysis.measures import Run
+from evolution.analysis.report import (
+    Report,
+    Table,
+    accuracy,
+    duration,
+    engineering,
+    integer,
+    percent,
+    plain,
+)
+from evolution.population import ROOT
+
+RATE = "_mu_"  # the mutation rate, and the beginning of the names of those of single mutations
+Colours = Mapping[str, str]
+
+
+def write(run: Run, directory: Path) -> Path:
+    """Writes the run's page, figures and tables to the directory; the page's path."""
+    directory.mkdir(parents=True, exist_ok=True)
+    counts = f"Sampled paths: {len(run.rows):,}; tasks: {len(run.retained):,}."
+    lead = f"Experiment {run.experiment}, seed {run.seed}. {counts}"
+    report = Report(directory, f"Run {run.name}", lead)
+    colours = figures.task_colours(run.tasks, run.private)
+    for title, add in _SECTIONS.items():
+        report.section(title)
+        if run.retained:
+            add(report, run, colours)
+        else:
+            report.text("No task has a path yet: there is nothing to show.")
+    return report.write()
+
+
+def _leaderboard(report: Report, run: Run, colours: Colours) -> None:
+    report.key({**colours, "the root": figures.ROOT_COLOUR})
+    columns = {
+        "task": None, "private": None, "validation": accuracy, "test": accuracy,
+        "score": accuracy, "parameters": integer, "accounted": integer, "own": integer,
+        "FLOPs": engineering, "parent": None, "sampled": integer,
+    }  # fmt: skip
+    rows = []
+    for line in measures.standings(run):
+        private = "yes" if line.private else ""
+        parent = "the root" if line.parent == ROOT else line.parent
+        rows.append(tuple({**asdict(line), "private": private, "parent": parent}.values()))
+    report.table(Table(columns, rows), "leaderboard")
+    report.text(
+        "Accounted parameters split those of a shared component evenly between the tasks that use "
+        "it; own ones are of components that only this task uses. FLOPs are of one image's "
+        "forward pass. Parent is the task of the nearest ancestor that is retained."
+    )
+
+
+def _summary(report: Report, run: Run, colours: Colours) -> None:
+    del colours
+    found = measures.summary(run)
+    lines: list[tuple[str, Any, Any]] = [
+        ("tasks", found.tasks, integer),
+        ("sampled paths", found.sampled, integer),
+        ("of which kept as candidates", found.improved, integer),
+        ("mean validation accuracy", found.validation, accuracy),
+        ("mean test accuracy", found.test, accuracy),
+        ("mean score", found.score, accuracy),
+        ("accounted parameters of all tasks", found.accounted_params, integer),
+        ("parameters per task (accounted)", found.params_per_task, integer),
+        ("parameters with each component once", found.stored_params, integer),
+        ("parameters if every task had its own model", found.separate_params, integer),
+        ("parameters trained for the retained paths", found.trainable_params, integer),
+        ("mean FLOPs of one image's forward pass", found.flops, engineering),
+        ("training time, summed over paths", found.training_s, duration),
+        ("time from the first start to the last end", found.elapsed_s, duration),
+    ]
+    shown = [(name, None if v is None else form(v)) for name, v, form in lines]
+    report.table(Table({"quantity": None, "value": plain}, shown))
+    report.data(Table({"quantity": None, "value": None}, [line[:2] for line in lines]), "summary")
+
+
+def _network(report: Report, run: Run, colours: Colours) -> None:
+    report.figure(
+        system_figures.network(run, colours),
+        "network",
+        "Each line is a task's path from the input at the bottom to its head, with its validation "
+        "accuracy in %; each box is a component, filled with the colour of the task that first "
+        "contained it (grey: the root), so a box that several lines cross is shared. The final "
+        "norm is left out.",
+    )
+
+
+def _sharing(report: Report, run: Run, colours: Colours) -> None:
+    del colours
+    tasks, shared = list(run.retained), measures.shared_components(run)
+    report.figure(
+        figures.heat_map(tasks, tasks, shared, ("", ""), "d"),
+        "shared_components",
+        "Number of components that the paths of two tasks have in common; the diagonal is the "
+        "length of a task's path.",
+    )
+    _matrix(report, tasks, shared, "shared_components")
+
+
+def _matrix(report: Report, tasks: Sequence[str], values: np.ndarray, name: str) -> None:
+    rows = [(task, *line) for task, line in zip(tasks, values.tolist(), strict=True)]
+    report.data(Table(dict.fromkeys(["task", *tasks]), rows), name)
+
+
+def _descent(report: Report, run: Run, colours: Colours) -> None:
+    scores = {i: score for i, row in run.rows.items() if (score := _score(row)) is not None}
+    if not scores:
+        report.text("The history holds no scores.")
+        return
+    edges: dict[str, list[figures.Series]] = {}
+    for i, score in scores.items():
+        parent = run.rows[i].get("parent")
+        line = ([parent, i], [scores[parent], score]) if parent in scores else ([i], [score])
+        edges.setdefault(run.rows[i]["task"], []).append(line)
+    ids = [path.id for path in run.retained.values() if path.id in scores]
+    report.figure(
+        figures.descent(edges, (ids, [scores[i] for i in ids]), colours, "score when sampled"),
+        "descent",
+        "Each line leads from a parent to its child, in the colour of the child's task; a cross "
+        "marks the paths that are retained, so following lines back from it gives a path's "
+        "ancestors. Children of the root begin without a line.",
+    )
+
+
+def _score(row: measures.Row) -> float | None:
+    score = row.get("score")
+    return row.get("quality") if score is None else score
+
+
+def _convergence(report: Report, run: Run, colours: Colours) -> None:
+    positions: dict[str, list[int]] = {}
+    for at, row in enumerate(run.rows.values(), 1):
+        positions.setdefault(row["task"], []).append(at)
+    best = {task: measures.best_so_far(run, task) for task in positions}
+    if not np.isfinite([value for line in best.values() for value in line]).any():
+        report.text("The history holds no validation accuracies.")
+        return
+    lines = {task: (positions[task], best[task]) for task in positions}
+    average = (range(1, len(run.rows) + 1), measures.mean_best_so_far(run))
+    report.figure(
+        figures.curves(lines, colours, average),
+        "convergence",
+        "Best validation accuracy of each task after so many sampled paths of the whole run; a "
+        "line begins when its task does, and the dashed mean falls when a task joins.",
+    )
+    points = {
+        task: [_number(run.rows[i].get("quality")) for i in run.rows if run.rows[i]["task"] == task]
+        for task in positions
+    }
+    report.figure(
+        figures.task_curves(points, best, colours),
+        "convergence_by_task",
+        "Validation accuracy of every sampled path of a task in the order of sampling (dots), and "
+        "the best so far (line).",
+    )
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def _costs(report: Report, run: Run, colours: Colours) -> None:
+    lines = measures.standings(run)
+    label = "test" if any(line.test is not None for line in lines) else "validation"
+    charts: list[tuple[str, dict[str, tuple[float, float]]]] = []
+    for cost, name in _COSTS.items():
+        known = [(line.task, getattr(line, cost), getattr(line, label)) for line in lines]
+        points = {task: (x, y) for task, x, y in known if x is not None and y is not None}
+        if points:
+            charts.append((name, points))
+    if charts:
+        report.figure(
+            figures.trade_off(charts, colours, f"{label} accuracy"),
+            "accuracy_against_costs",
+            f"{label.capitalize()} accuracy of each task against what its path costs; better "
+            "is up and to the left.",
+        )
+    found = measures.summary(run)
+    report.text(
+        f"All tasks together account for {integer(found.accounted_params)} parameters, "
+        f"{integer(found.params_per_task or 0)} per task, where models of their own would need "
+        f"{integer(found.separate_params)}."
+    )
+
+
+_COSTS = {"accounted_params": "accounted parameters", "flops": "FLOPs of one image's forward pass"}
+
+
+def _hyperparameters(report: Report, run: Run, colours: Colours) -> None:
+    _histories(
+        report, run, colours, "hyperparameter_histories", lambda name: not name.startswith(RATE)
+    )
+
+
+def _mutation_rates(report: Report, run: Run, colours: Colours) -> None:
+    _histories(report, run, colours, "mutation_rate_histories", lambda n: n.startswith(RATE))
+
+
+def _histories(report: Report, run: Run, colours: Colours, file: str, chosen: Any) -> None:
+    found: dict[str, dict[str, list[tuple[int, Any]]]] = {}
+    for task, path in run.retained.items():
+        for name, line in measures.hyperparameter_histories(run, path).items():
+            if chosen(name):
+                found.setdefault(name, {})[task] = line
+    changing = {
+        title(name): found[name]
+        for name in sorted(found)
+        if len({json.dumps(v) for line in found[name].values() for _, v in line}) > 1
+    }
+    if not changing:
+        report.text("None of them has changed along the ancestors of a retained path.")
+        return
+    report.figure(
+        figures.histories(changing, colours),
+        file,
+        "Values along the chain of ancestors of each retained path, from the root at the left to "
+        "the path itself; the horizontal axis is the id. What never changed is left out.",
+    )
+
+
+def title(name: str) -> str:
+    """A hyperparameter's name as a chart's title."""
+    if name == RATE:
+        return "mutation probability"
+    return name.removeprefix(f"{RATE}|") if name.startswith(f"{RATE}|") else name
+
+
+def distributions(report: Report, runs: Sequence[Run], file: str) -> None:
+    """Adds the distributions of hyperparameters over the runs; `file` names the figure."""
+    found = {
+        title(name): distribution
+        for name, distribution in measures.distributions(runs).items()
+        if not name.startswith(f"{RATE}|")
+    }
+    if not found:
+        report.text("The paths do not differ in their hyperparameters.")
+        return
+    report.figure(
+        figures.bars(found),
+        file,
+        "Share of each value among all sampled paths (grey) and among the retained ones (blue): "
+        "where blue stands above grey, selection preferred the value.",
+    )
+
+
+def _distributions(report: Report, run: Run, colours: Colours) -> None:
+    del colours
+    distributions(report, [run], "hyperparameter_values")
+
+
+def _ancestry(report: Report, run: Run, colours: Colours) -> None:
+    rows = [
+        (task, " → ".join(_with_counts([*measures.ancestors(run, path), task])))
+        for task, path in run.retained.items()
+    ]
+    report.table(Table({"task": None, "ancestors, oldest first": None}, rows), "ancestry")
+    knowledge_flow(report, [run], colours, "knowledge_flow")
+    lineage = [
+        (task, name, " ".join(tasks))
+        for task, path in run.retained.items()
+        for name, tasks in measures.component_lineage(run, path).items()
+    ]
+    report.data(Table(dict.fromkeys(["task", "component", "trained by"]), lineage), "lineage")
+    report.text("For every component, lineage.csv lists the tasks that trained it on its way here.")
+
+
+def _with_counts(tasks: Sequence[str]) -> list[str]:
+    """Equal neighbours once, with their number."""
+    runs: list[tuple[str, int]] = []
+    for task in tasks:
+        if runs and runs[-1][0] == task:
+            runs[-1] = task, runs[-1][1] + 1
+        else:
+            runs.append((task, 1))
+    names = [("the root" if task == ROOT else task, count) for task, count in runs]
+    return [name if count == 1 else f"{name} ×{count}" for name, count in names]  # noqa: RUF001
+
+
+def knowledge_flow(report: Report, runs: Sequence[Run], colours: Colours, file: str) -> None:
+    """Adds graph and heat map of which tasks' paths are ancestors of which, over the runs."""
+    tasks, counts = measures.knowledge_flow(runs)
+    _matrix(report, tasks, counts, file)
+    if not counts.any():
+        report.text("Every retained path is a child of the root: no knowledge has flowed yet.")
+        return
+    report.figure(
+        system_figures.knowledge_graph(tasks, counts, colours),
+        f"{file}_graph",
+        "An arrow leads from a task to one whose retained path descends from it, in the colour of "
+        "the origin; the wider, the larger that task's share of all ancestors.",
+    )
+    totals = counts.sum(1, keepdims=True)
+    shares = np.where(totals, 100 * counts / np.maximum(totals, 1), np.nan)
+    report.figure(
+        figures.heat_map(tasks, tasks, shares, ("ancestor's task", "task"), ".0f"),
+        f"{file}_shares",
+        "Of all ancestors of a task's retained path (row), the share in % that each task "
+        "contributed (column); rows add up to 100, and tasks that descend from the root alone "
+        "are empty.",
+    )
+
+
+def _children(report: Report, run: Run, colours: Colours) -> None:
+    """Every sampled path with all that the history holds, as a file."""
+    del colours
+    fields = list(dict.fromkeys(name for row in run.rows.values() for name in row))
+    rows = [[_flat(row.get(name)) for name in fields] for row in run.rows.values()]
+    report.data(Table(dict.fromkeys(fields), rows), "sampled_paths")
+    counts = Counter(row["task"] for row in run.rows.values())
+    improved = Counter(row["task"] for row in run.rows.values() if row.get("improved"))
+    table = [(task, counts[task], improved[task], improved[task] / counts[task]) for task in counts]
+    columns = {"task": None, "sampled": integer, "improved": integer, "share": percent}
+    report.table(Table(columns, table), "sampled_by_task")
+
+
+def _flat(value: Any) -> Any:
+    return json.dumps(value, sort_keys=True) if isinstance(value, Mapping | list | tuple) else value
+
+
+_SECTIONS = {
+    "Leaderboard": _leaderboard,
+    "Summary": _summary,
+    "Multitask network": _network,
+    "Shared components": _sharing,
+    "Scores and ancestors": _descent,
+    "Convergence": _convergence,
+    "Quality, size and compute": _costs,
+    "Hyperparameter histories": _hyperparameters,
+    "Mutation rates": _mutation_rates,
+    "Hyperparameter values": _distributions,
+    "Ancestry": _ancestry,
+    "Sampled paths": _children,
+}

@@ -1,0 +1,64 @@
+"""From the runs of a store to pages: one run gives one, several a comparison that links to theirs.
+
+Everything comes from the store: the saved states, and test accuracies of published versions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from evolution import state
+from evolution.analysis import comparison_page, figures, run_page
+from evolution.analysis.measures import Run, run_of
+from evolution.state import StateError
+from model_store import ModelStore, UnknownTask
+
+logger = logging.getLogger(__name__)
+
+
+def analyse(store: ModelStore, out: Path, runs: Sequence[str] = ()) -> Path:
+    """Writes the analysis of these runs, or of all in the store, to `out`; its index page.
+
+    Files of an earlier analysis are replaced. Raises StateError for runs that are not there.
+    """
+    names = list(dict.fromkeys(runs)) or store.agents()
+    if not names:
+        raise StateError(
+            f"analysing store {store.root}: expected at least one run, found none; "
+            "`python -m evolution run` makes one"
+        )
+    loaded = [load(store, name) for name in names]
+    several = len(loaded) > 1
+    pages = {run.name: _page_name(i, run.name) if several else "." for i, run in enumerate(loaded)}
+    with figures.style():
+        for run in loaded:
+            page = run_page.write(run, out / pages[run.name])
+            logger.info("event=analysed run=%s page=%s", run.name, page)
+        return comparison_page.write(loaded, pages, out) if several else out / "index.html"
+
+
+def _page_name(i: int, run: str) -> str:
+    """A directory's name; the number keeps alike ones apart."""
+    return f"{i + 1:02d}-{run.replace('/', '_')}"
+
+
+def load(store: ModelStore, name: str) -> Run:
+    """A run of the store, as it stands; raises StateError."""
+    progress, population = state.load(store, name)
+    run = run_of(name, progress.experiment, progress.seed, progress.history, population)
+    for task, known in run.test.items():
+        if known is None:
+            run.test[task] = _published_accuracy(store, task, run.retained[task].published)
+    return run
+
+
+def _published_accuracy(store: ModelStore, task: str, manifest: str | None) -> float | None:
+    """Test accuracy that stands in the version which the path was published as."""
+    try:
+        versions = store.history(task)
+    except UnknownTask:
+        return None
+    metrics = next((v.path.metrics for v in versions if v.digest == manifest), {})
+    return (metrics.get("test") or {}).get("accuracy")

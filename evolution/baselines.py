@@ -1,0 +1,82 @@
+"""The papers' baselines: an experiment's tasks, root and training budget, without the search.
+
+Each task's children all start from the root and train as long as all generations of a search
+together (spec/munet.md §8); the best by validation is kept.
+
+    finetune-all    every component is copied and trained
+    freeze:N        blocks 0 .. N-1 and all below stay the root's, shared
+    adapters:R      an adapter of inner width R before every block; they, norm and head are trained
+    size-scale:X    no baseline but the search itself, with size in its score: factor X / 100
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from evolution.experiments import Experiment
+
+
+def _trained_from_root(
+    experiment: Experiment, rate: float, forced: tuple[str, ...], **defaults: Any
+) -> Experiment:
+    children = experiment.children_per_generation
+    generations = experiment.passes * experiment.samples_per_task // children
+    return replace(
+        experiment,
+        method=replace(
+            experiment.method,
+            sweeps_seeds=False,
+            from_root_only=True,
+            learned_rates=False,
+            forced_copies=("encoder_norm", *forced),
+        ),
+        passes=1,
+        samples_per_task=children,
+        rounds_per_child=experiment.rounds_per_child * generations,
+        defaults={**experiment.defaults, "_mu_": rate, **defaults},
+        ranges={},
+        mutate_adapters=False,
+    )
+
+
+def _finetune_all(experiment: Experiment, _: int) -> Experiment:
+    return _trained_from_root(experiment, 1.0, ())
+
+
+def _freeze(experiment: Experiment, blocks: int) -> Experiment:
+    trained = range(blocks, experiment.defaults["num_layers"])
+    return _trained_from_root(experiment, 0.0, tuple(f"encoderblock_{i}" for i in trained))
+
+
+def _adapters(experiment: Experiment, width: int) -> Experiment:
+    every = list(range(experiment.defaults["num_layers"]))
+    return _trained_from_root(experiment, 0.0, (), adapters=every, adapter_dim=width)
+
+
+def _size_scale(experiment: Experiment, percent: int) -> Experiment:
+    return replace(experiment, score=replace(experiment.score, factor=percent / 100))
+
+
+BASELINES: Mapping[str, Callable[[Experiment, int], Experiment]] = {
+    "finetune-all": _finetune_all,
+    "freeze": _freeze,
+    "adapters": _adapters,
+    "size-scale": _size_scale,
+}
+
+
+def baseline(spec: str, experiment: Experiment) -> Experiment:
+    """The experiment turned into a baseline, such as `freeze:2`; raises ValueError."""
+    name, _, number = spec.partition(":")
+    known = "finetune-all, freeze:N, adapters:R, size-scale:X"
+    if name not in BASELINES or bool(number) == (name == "finetune-all"):
+        raise ValueError(f"unknown baseline {spec!r}: expected one of {known}")
+    if number and not number.isdecimal():
+        raise ValueError(f"baseline {spec!r}: expected a whole number after the colon")
+    changed = BASELINES[name](experiment, int(number or 0))
+    label = spec.replace(":", "-")
+    return replace(
+        changed, name=f"{experiment.name}/{label}", method=replace(changed.method, name=label)
+    )

@@ -1,0 +1,7 @@
+"""Reads the published checkpoints of the μNet systems into the store."""
+
+from evolution.checkpoints.files import CheckpointError
+from evolution.checkpoints.importing import ImportedVersion, ImportReport, import_state
+from evolution.checkpoints.layouts import Skipped
+
+__all__ = ["CheckpointError", "ImportReport", "ImportedVersion", "Skipped", "import_state"]

@@ -1,0 +1,371 @@
+"""Published checkpoints into the store: versions of tasks, and runs that evolution continues from.
+
+Nothing is written before the whole directory has been checked. Then each layer is read, put and
+let go, so that a state of any size takes the memory of one layer. Killed anywhere, an import is
+made again and ends in the same store.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from evolution import state
+from evolution.checkpoints.agents import is_agents, read_agents
+from evolution.checkpoints.files import CheckpointError, arrays
+from evolution.checkpoints.histories import population_of, progress_of
+from evolution.checkpoints.layouts import (
+    STATE,
+    Key,
+    Model,
+    Run,
+    Skipped,
+    System,
+    find_mu2net,
+    read_mu2net,
+)
+from evolution.checkpoints.networks import Multipath, Network, multipath, num_params, single_path
+from evolution.checkpoints.versions import agent_name, multipath_version, single_path_version
+from evolution.population import ROOT, Component, Population
+from evolution.population import Path as PopulationPath
+from model_store import Digest, InvalidName, ModelStore, Published, TaskPath
+from model_store import UnknownTask as NoSuchTask
+from model_store.errors import listed
+from model_store.names import require_name
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedVersion:
+    """A model of the directory as it now stands in the store."""
+
+    task: str
+    version: int
+    model: str  # which one it was
+    validation_accuracy: float | None
+    live: bool
+    multipath: bool
+    added: bool  # by this import; False if an earlier one had published it
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What an import did."""
+
+    directory: Path  # where the system was found
+    method: str
+    runs: tuple[str, ...]  # saved in the store, to be continued
+    versions: tuple[ImportedVersion, ...]
+    components: int
+    skipped: tuple[Skipped, ...]
+
+    def text(self) -> str:
+        """For people: a line for each version, each run and everything that was left out."""
+        lines = [f"{self.method} system in {self.directory}: {self.components} components"]
+        for version in self.versions:
+            accuracy = version.validation_accuracy
+            marks = [
+                "" if accuracy is None else f"validation {accuracy:.3f}",
+                "live" if version.live else "",
+                "multipath" if version.multipath else "",
+                "" if version.added else "was there already",
+            ]
+            what = f"{version.task} v{version.version} is {version.model}"
+            lines.append(", ".join([what, *filter(None, marks)]))
+        lines += [f"run {name}: evolution can continue from it" for name in self.runs]
+        lines += [f"not imported: {entry.what} ({entry.why})" for entry in self.skipped]
+        return "\n".join(lines)
+
+
+def import_state(
+    directory: Path, store: ModelStore, *, progress: Callable[[int, int], None]
+) -> ImportReport:
+    """Imports a published state: a μ2Net experiment or state, or a directory of agents.
+
+    `progress` is told bytes done and bytes in all. Raises CheckpointError for anything broken,
+    before anything is written, and StoreError or OSError where the store does.
+    """
+    found, system = read_system(directory)
+    return _Import(store, found, system, progress).report()
+
+
+def read_system(directory: Path) -> tuple[Path, System]:
+    """Finds the state in a directory, or one level below, and reads all but its arrays."""
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: no such directory")
+    inside = sorted(path for path in directory.iterdir() if path.is_dir())
+    found = [directory] if _holds_state(directory) else [p for p in inside if _holds_state(p)]
+    if len(found) != 1:
+        names = listed([str(path) for path in found])
+        raise CheckpointError(
+            f"{directory}: found {names + ', give one of them' if found else 'no state'}; expected "
+            "a directory with population.csv and a checkpoint, with states state_N_N, or with "
+            "directories CLASS~TASK of agents"
+        )
+    system = _read(found[0])
+    if settings := [str(path) for path in sorted(found[0].rglob("config.json"))]:
+        why = "the settings of a search; who continues a run chooses an experiment"
+        system.skipped.append(Skipped(listed(settings), why))
+    return found[0], system
+
+
+def _holds_state(directory: Path) -> bool:
+    return is_agents(directory) or find_mu2net(directory) is not None
+
+
+def _read(directory: Path) -> System:
+    mu2net = find_mu2net(directory)
+    if mu2net is None:
+        return read_agents(directory, _run_name)
+    if is_agents(directory):
+        raise CheckpointError(f"{directory}: holds states and agents; give a directory of one kind")
+    chosen, skipped = mu2net
+    with (chosen / "population.csv").open(encoding="utf-8") as table:
+        if "agent_id" in table.readline().strip().split(","):
+            raise CheckpointError(
+                f"{chosen}: the state of one agent, which needs those of others; give the "
+                "directory that holds all agents"
+            )
+    absolute = directory.resolve()
+    is_state = STATE.fullmatch(absolute.name)
+    system = read_mu2net(chosen, _run_name((absolute.parent if is_state else absolute).name))
+    system.skipped[:0] = skipped
+    return system
+
+
+def _run_name(name: str) -> str:
+    return "imported/" + (re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".") or "state")
+
+
+class _Import:
+    """One import; made, it has checked everything, and written nothing."""
+
+    def __init__(
+        self,
+        store: ModelStore,
+        directory: Path,
+        system: System,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self._store, self._directory, self._system = store, directory, system
+        self._skipped = list(system.skipped)
+        self._networks: dict[Key, Network] = {}
+        self._runs: list[tuple[Run, Population]] = []
+        self._paths: dict[Key, PopulationPath] = {}
+        self._components: dict[Key, Component] = {}
+        for run in system.runs:
+            self._prepare(run)
+        self._multipaths = [multipath(model, system) for model in system.multipath]
+        for model in (*self._networks.values(), *self._multipaths):
+            _require_publishable(model.model)
+        self._digests: dict[Key, Digest] = {}
+        self._momenta: dict[Key, Digest] = {}
+        self._published: dict[Key, Published] = {}
+        self._added: set[Key] = set()
+        self._progress, self._done = progress, 0
+        self._total = sum(self._size(key) for key in self._keys())
+
+    def _prepare(self, run: Run) -> None:
+        self._require_unchanged(run.name)
+        networks = {model.key: single_path(model, self._system) for model in run.retained}
+        population, paths, components = population_of(run, networks, self._system.layers)
+        self._runs.append((run, population))
+        self._networks.update(networks)
+        self._paths.update(paths)
+        self._components.update(components)
+        for network in networks.values():
+            if network.unused:
+                what = f"{network.model.what}: layers {listed(list(network.unused))}"
+                self._skipped.append(Skipped(what, "its network does not run through them"))
+
+    def _require_unchanged(self, name: str) -> None:
+        """An import may replace an import, not what evolution made of it."""
+        saved = self._store.load_agent(name)
+        if saved is not None and saved.get("settings"):
+            raise CheckpointError(
+                f"importing run {name}: the store holds a run of this name that evolution made; "
+                "rename the directory or import into another store"
+            )
+
+    def _keys(self) -> dict[Key, None]:
+        """Of all layers that are needed."""
+        parts = [*self._networks.values(), *self._multipaths]
+        parts += [path for multi in self._multipaths for path in multi.paths]
+        return dict.fromkeys(key for part in parts for key in part.components.values())
+
+    def _size(self, key: Key) -> int:
+        layer = self._system.layers[key]
+        entries = [layer.entry, *([layer.momentum] if layer.momentum else [])]
+        stored = (array for e in entries for _, array in arrays(layer.file.layers[e]))
+        return sum(array.size_bytes for array in stored)
+
+    # ---- writing
+
+    def report(self) -> ImportReport:
+        """Imports."""
+        for run, _ in self._runs:
+            retained = self._to_publish(run)
+            for model in run.retained:
+                self._put(self._networks[model.key])
+                if model.key in retained:
+                    self._publish_single(self._networks[model.key], run.name)
+        for multi in self._multipaths:
+            for part in (*multi.paths, multi):
+                self._put(part)
+            self._publish_multipath(multi)
+        live = self._make_best_live()
+        return ImportReport(
+            directory=self._directory,
+            method=self._system.method,
+            runs=tuple(run.name for run, population in self._runs if self._save(run, population)),
+            versions=tuple(self._version(key, live) for key in self._published),
+            components=len(self._digests),
+            skipped=tuple(self._skipped),
+        )
+
+    def _to_publish(self, run: Run) -> set[Key]:
+        """The models but the roots; of a task whose search is not finished, the best so far."""
+        best: dict[tuple[str, str], Model] = {}
+        for model in run.retained:
+            former = best.get((model.key[0], model.task))
+            if former is None or _quality(former) <= _quality(model):
+                best[model.key[0], model.task] = model
+        chosen = {model.key for model in best.values() if model.task != ROOT}
+        self._skipped += [
+            Skipped(model.what, "kept in the run; its task's search was not finished, and another")
+            for model in run.retained
+            if model.key not in chosen and model.task != ROOT
+        ]
+        return chosen
+
+    def _put(self, part: Network | Multipath) -> None:
+        for key in part.components.values():
+            if key in self._digests:
+                continue
+            layer = self._system.layers[key]
+            self._digests[key] = self._store.put(layer.file.read(layer.entry))
+            if layer.momentum:
+                self._momenta[key] = self._store.put(layer.file.read(layer.momentum))
+            self._done += self._size(key)
+            self._progress(self._done, self._total)
+            component = self._components.get(key)
+            if component is not None:
+                component.digest = self._digests[key]
+                component.momentum_digest = self._momenta.get(key)
+
+    def _publish_single(self, network: Network, run: str) -> None:
+        path = self._paths[network.model.key]
+        spec = single_path_version(
+            network,
+            path,
+            self._digests,
+            self._lineage(network.model, run),
+            root_counts=self._system.method != "mu2net",
+        )
+        path.published = self._publish(network.model.key, spec).digest
+
+    def _publish_multipath(self, multi: Multipath) -> None:
+        counts = {key: num_params(self._system.layers[key]) for key in self._digests}
+        lineage = self._lineage(multi.model, None)
+        spec = multipath_version(multi, counts, self._digests, self._published, lineage)
+        self._publish(multi.model.key, spec)
+
+    def _lineage(self, model: Model, run: str | None) -> dict[str, object]:
+        parent = self._published.get(model.parent) if model.parent else None
+        return {
+            "parent": parent.digest if parent else None,
+            "parent_task": None if model.parent_task == ROOT else model.parent_task,
+            "method": self._system.method,
+            "experiment": run,
+            "agent": agent_name(model) or run,
+            "model": model.key[1],
+            "generation": model.row.integer("metrics.generation"),
+            "seed": None,
+        }
+
+    def _publish(self, key: Key, spec: TaskPath) -> Published:
+        """A new version, unless an earlier import has published just this; never live yet."""
+        try:
+            known = self._store.history(spec.task)
+        except NoSuchTask:
+            known = []
+        data = spec.to_bytes()
+        same = next((one for one in known if one.path.to_bytes() == data), None)
+        if same is None:
+            self._added.add(key)
+            same = self._store.publish(spec, live=False)
+        self._published[key] = same
+        return same
+
+    def _make_best_live(self) -> dict[str, int]:
+        """Task -> live version: the best by validation that the gateway serves.
+
+        A version that was live before and comes from elsewhere stays if it is better.
+        """
+        best: dict[str, Published] = {}
+        for key, published in self._published.items():
+            former = best.get(published.task)
+            if key in self._networks and (
+                former is None or _accuracy(former) < _accuracy(published)
+            ):
+                best[published.task] = published
+        imported = {published.digest for published in self._published.values()}
+        live = self._store.live()
+        for task, chosen in best.items():
+            if task in live and live[task][1] not in imported:
+                present = self._store.resolve(task)
+                if _accuracy(present) >= _accuracy(chosen):
+                    continue
+            if live.get(task, (0,))[0] != chosen.version:
+                self._store.rollback(task, chosen.version)
+        return {task: number for task, (number, _) in self._store.live().items()}
+
+    def _save(self, run: Run, population: Population) -> bool:
+        """The run's state, to continue from; False if it cannot be."""
+        roots = [model for model in run.retained if model.task == ROOT]
+        if not roots:
+            why = "it has no root, from which evolution takes what a new path lacks"
+            self._skipped.append(Skipped(f"run {run.name}", why))
+            return False
+        progress = progress_of(run, self._networks[roots[0].key])
+        state.archive_history(self._store, progress)
+        state.save(self._store, run.name, progress, population)
+        logger.info("event=imported run=%s paths=%d", run.name, len(run.retained))
+        return True
+
+    def _version(self, key: Key, live: dict[str, int]) -> ImportedVersion:
+        published = self._published[key]
+        network = self._networks.get(key)
+        accuracy = _accuracy(published)
+        return ImportedVersion(
+            task=published.task,
+            version=published.version,
+            model=f"{key[0] or self._directory.name} {key[1]}",
+            validation_accuracy=accuracy if accuracy >= 0 else None,
+            live=live.get(published.task) == published.version,
+            multipath=network is None,
+            added=key in self._added,
+        )
+
+
+def _require_publishable(model: Model) -> None:
+    try:
+        require_name("task", model.task)
+    except InvalidName as error:
+        raise CheckpointError(f"{model.row.where}: {error}") from None
+    if model.task != ROOT and model.row.number("metrics.quality") is None:
+        raise CheckpointError(f"{model.row.where}: {model.what} has no metrics.quality")
+
+
+def _quality(model: Model) -> float:
+    return model.row.number("metrics.quality") or 0.0
+
+
+def _accuracy(published: Published) -> float:
+    """By validation; -1 for a version that tells none."""
+    found = published.path.metrics.get("validation", {}).get("accuracy")
+    return -1.0 if found is None else float(found)

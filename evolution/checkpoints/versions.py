@@ -1,0 +1,126 @@
+"""The path specs of imported models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evolution.checkpoints.layouts import Key, Model
+from evolution.checkpoints.networks import ROUTER, Multipath, Network
+from evolution.population import ROOT, accounted_params
+from evolution.population import Path as PopulationPath
+from evolution.splits import MU2NET_SPLITS, split_rule
+from model_store import Digest, Published, TaskPath
+from vit.preprocess import CONTRACT
+
+_SPLITS = ("train", "validation", "test")
+
+
+def single_path_version(
+    network: Network,
+    path: PopulationPath,
+    digests: Mapping[Key, Digest],
+    lineage: Mapping[str, Any],
+    *,
+    root_counts: bool,
+) -> TaskPath:
+    """A version that the gateway serves as it serves one that was evolved here."""
+    arch = network.architecture
+    return TaskPath(
+        task=path.task,
+        labels=_labels(arch.num_classes),
+        architecture=arch.to_json(),
+        components={name: digests[key] for name, key in network.components.items()},
+        input={"size": arch.image_size, **CONTRACT},
+        hyperparameters=dict(network.hyperparameters),
+        metrics=_metrics(network.model),
+        parameters={"total": path.num_params, "accounted": accounted_params(path, root_counts)},
+        lineage=lineage,
+        private=path.private,
+    )
+
+
+def multipath_version(
+    multipath: Multipath,
+    counts: Mapping[Key, int],
+    digests: Mapping[Key, Digest],
+    published: Mapping[Key, Published],
+    lineage: Mapping[str, Any],
+) -> TaskPath:
+    """A version made of single paths: the components of path i are named `path_{i}/NAME`.
+
+    `counts` gives the parameters of each layer. A path answers with logits if it has a head, with
+    features otherwise; connector i, where there is one, turns its answer into logits
+    (spec/mu4net.md §3).
+    """
+    keys: dict[str, Key] = {}
+    subpaths: list[Mapping[str, Any]] = []
+    connectors = [None, *(name for name in multipath.components if name != ROUTER)]
+    for i, (network, connector) in enumerate(zip(multipath.paths, connectors, strict=True)):
+        keys.update({f"path_{i}/{name}": key for name, key in network.components.items()})
+        subpaths.append(_subpath(f"path_{i}", network, connector, published))
+    keys.update(multipath.components)
+    sizes = sorted({network.architecture.image_size for network in multipath.paths})
+    return TaskPath(
+        task=multipath.model.task,
+        labels=_labels(multipath.num_classes),
+        architecture={
+            "kind": "multipath",
+            "num_paths": len(multipath.paths),
+            "num_classes": multipath.num_classes,
+        },
+        components={name: digests[key] for name, key in keys.items()},
+        input={"sizes": sizes, **CONTRACT},
+        hyperparameters=dict(multipath.hyperparameters),
+        metrics=_metrics(multipath.model),
+        parameters={
+            "total": sum(counts[key] for key in keys.values()),
+            "trainable": sum(counts[key] for key in multipath.components.values()),
+        },
+        lineage=lineage,
+        private=multipath.model.row.flag("metrics.private") or False,
+        subpaths=tuple(subpaths),
+    )
+
+
+def _subpath(
+    name: str, network: Network, connector: str | None, published: Mapping[Key, Published]
+) -> dict[str, Any]:
+    model, arch, origin = network.model, network.architecture, published.get(network.model.key)
+    return {
+        "name": name,
+        "task": None if model.task == ROOT else model.task,
+        "agent": agent_name(model),
+        "manifest": origin.digest if origin else None,
+        "architecture": arch.to_json(),
+        "input": {"size": arch.image_size, **CONTRACT},
+        "components": {part: f"{name}/{part}" for part in network.components},
+        "answers": "logits" if "head" in network.components else "features",
+        "connector": connector,
+    }
+
+
+def agent_name(model: Model) -> str:
+    """The agent of a model as the store can name it: "~" is no part of a name there."""
+    return model.key[0].replace("~", "/")
+
+
+def _labels(num_classes: int) -> tuple[str, ...]:
+    # The states hold no names of classes.
+    return tuple(str(i) for i in range(num_classes))
+
+
+def _metrics(model: Model) -> dict[str, Any]:
+    """Accuracies with the splits that the systems measured them on; sizes were not recorded."""
+    row, rule = model.row, split_rule(model.task, MU2NET_SPLITS, _SPLITS)
+    found = {
+        "validation": (row.number("metrics.quality"), rule.validation),
+        "test": (row.number("metrics.test_quality"), rule.test),
+    }
+    metrics: dict[str, Any] = {
+        kind: {"accuracy": accuracy, "split": split}
+        for kind, (accuracy, split) in found.items()
+        if accuracy is not None
+    }
+    flops = row.number("metrics.flops")
+    return metrics if flops is None else {**metrics, "compute": {"forward_flops": flops}}

@@ -1,0 +1,95 @@
+"""What a run shows while it goes on: a bar with the time left, and a line for each child.
+
+Ctrl-C ends the run after the generation under way; a second one at once. Either way it can be
+resumed, since it is saved after each generation.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from evolution.mutation import RATE
+from evolution.outcome import ChildTrained, TaskPublished
+from evolution.population import ROOT
+from evolution.search import Search
+
+
+def follow(search: Search, console: Console) -> None:
+    """Runs the search to its end and shows it."""
+    progress, per_task = search.progress, search.experiment.samples_per_task
+    name = search.name
+    if progress.iteration == len(progress.schedule):
+        _say(console, f"run {name} is finished; resume --task adds a task to it")
+    done = progress.iteration * per_task
+    done += progress.generation * search.experiment.children_per_generation
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    bar = Progress(*columns, console=console, disable=not console.is_terminal)
+    with bar, _stopped_by_ctrl_c(search, console):
+        row = bar.add_task("children", total=len(progress.schedule) * per_task, completed=done)
+        for event in search.run():
+            if isinstance(event, ChildTrained):
+                bar.advance(row)
+                bar.update(row, description=f"{event.task} best {event.best_quality:.3f}")
+                _say(console, _child_line(event))
+            else:
+                _say(console, _published_line(event))
+    if search.stopping and progress.iteration < len(progress.schedule):
+        _say(console, f"stopped; go on with: python -m evolution resume {name}")
+
+
+@contextmanager
+def _stopped_by_ctrl_c(search: Search, console: Console) -> Iterator[None]:
+    def stop(*_: Any) -> None:
+        signal.signal(signal.SIGINT, previous)
+        search.stopping = True
+        _say(console, "stopping after the generation under way; Ctrl-C again stops at once")
+
+    previous = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _child_line(event: ChildTrained) -> str:
+    outcome = event.outcome
+    child, parent = outcome.child, outcome.parent
+    origin = "the root" if parent.task == ROOT else parent.task
+    gain = ""
+    if parent.task == child.task:
+        gain = f" ({(child.quality or 0) - (parent.quality or 0):+.3f})"
+    kept = "kept" if outcome.improved else "discarded"
+    changes = [
+        f"{key} {old}→{new}"
+        for key, (old, new) in sorted(outcome.mutations.items())
+        if not key.startswith(f"{RATE}|")
+    ]
+    return (
+        f"{child.task} child {event.number + 1}/{event.children} from {origin}: "
+        f"validation {child.quality:.3f}{gain}, {'diverged, ' if outcome.diverged else ''}{kept}; "
+        f"trained {', '.join(outcome.trained)}{'; ' if changes else ''}{', '.join(changes)} "
+        f"({outcome.seconds:.1f} s)"
+    )
+
+
+def _published_line(event: TaskPublished) -> str:
+    return (
+        f"{event.task} published as v{event.version}: validation {event.validation_accuracy:.3f}, "
+        f"test {event.test_accuracy:.3f}, {event.total_params:,} parameters, of which "
+        f"{event.new_params:,} are this task's alone"
+    )

@@ -1,0 +1,90 @@
+"""What came of a child, and what a run tells of itself while it goes on."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from evolution.population import Path, Score, accounted_params
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A child after its training."""
+
+    child: Path
+    parent: Path
+    trained: tuple[str, ...]  # components that were trained
+    improved: bool  # kept
+    diverged: bool  # training was ended by a number that is none
+    seconds: float
+    device_s: float  # of them, in compiled programs
+    ended: float = field(default_factory=time.time)  # seconds since 1970
+
+    @property
+    def mutations(self) -> dict[str, tuple[Any, Any]]:
+        """Hyperparameters in which the child differs from its parent: (parent's, child's)."""
+        before, after = self.parent.hyperparameters, self.child.hyperparameters
+        return {k: (before.get(k), v) for k, v in after.items() if before.get(k) != v}
+
+    def history_row(
+        self, iteration: int, generation: int, score: Score, new_best: bool
+    ) -> dict[str, Any]:
+        """What the run's history keeps of it, as JSON."""
+        child, parent = self.child, self.parent
+        return {
+            "id": child.id,
+            "task": child.task,
+            "parent": parent.id,
+            "parent_task": parent.task,
+            "iteration": iteration,
+            "generation": generation,
+            "hyperparameters": dict(child.hyperparameters),
+            "mutations": {k: list(v) for k, v in self.mutations.items()},
+            "components": {c.name: c.id for c in child.components},
+            "trained": list(self.trained),
+            "evaluations": child.metrics["evaluations"],
+            "quality": child.quality,
+            "score": score(child),
+            "accounted_params": accounted_params(child, score.root_counts),
+            "total_params": child.num_params,
+            "trainable_params": sum(c.num_params for c in child.components if c.trainable),
+            "flops": child.metrics["flops"],
+            "improved": self.improved,
+            "new_best": new_best,
+            "diverged": self.diverged,
+            "seconds": self.seconds,
+            "ended": self.ended,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ChildTrained:
+    """A child has been trained and kept or discarded."""
+
+    outcome: Outcome
+    iteration: int  # counted from 0
+    number: int  # of the child in its task iteration, counted from 0
+    children: int  # of the task iteration
+    best_quality: float  # of the task, after the child's generation
+
+    @property
+    def task(self) -> str:
+        """The task it was made for."""
+        return self.outcome.child.task
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPublished:
+    """A task iteration is over and its best path stands in the store."""
+
+    task: str
+    version: int
+    validation_accuracy: float
+    test_accuracy: float
+    total_params: int
+    new_params: int  # of components that no other path of the system uses
+
+
+Event = ChildTrained | TaskPublished

@@ -1,0 +1,1 @@
+"""What other implementations computed, and the scripts that asked them."""
