@@ -258,10 +258,6 @@ def root(
 def main() -> None:
     """Runs the command line; known failures become one line and exit code 1."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS advises OpenCV at each start
-    # oneDNN multiplies the small matrices of training up to twice as fast as XLA's default.
-    os.environ.setdefault(
-        "XLA_FLAGS", "--xla_cpu_use_onednn=true --xla_cpu_experimental_onednn_custom_call=true"
-    )
     # A later run or resume loads compiled programs instead of compiling them again.
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache/munet/compilations")
     jax.config.update("jax_compilation_cache_dir", str(cache))

@@ -111,10 +111,8 @@ class EncoderBlock(nn.Module):
             kernel_init=nn.initializers.xavier_uniform(),
             deterministic=True,
         )
-        if self.class_token_only:
-            x = x[:, :1] + attention(y[:, :1], y)
-        else:
-            x = x + attention(y, y)
+        wanted = slice(1 if self.class_token_only else None)
+        x = x[:, wanted] + attention(y[:, wanted], y)
         y = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON)(x)
         return x + MlpBlock(self.arch)(y)
 
