@@ -121,6 +121,15 @@ def _sgd(
     )
 
 
+def compute_dtype() -> Any:
+    """What training computes in: bfloat16 on an accelerator; the masters are float32."""
+    return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+
+
+def _computed(tree: Tree) -> Tree:
+    return jax.tree.map(lambda leaf: leaf.astype(compute_dtype()), tree)
+
+
 @functools.partial(jax.jit, static_argnames=("arch", "prefix", "augmentation"))
 def train_steps(
     arch: Architecture,
@@ -160,10 +169,10 @@ def train_steps(
         x = inputs[order[i]]
         if augmentation != "none":
             x = augment(draws[i], x, arch.image_size, hp.strengths, augmentation == "bytes")
-            x = fold(arch, below, frozen, x)
+            x = fold(arch, below, _computed(frozen), _computed(x))
 
         def loss(params: dict[str, Tree]) -> Array:
-            logits = fold(arch, above, params, x)
+            logits = fold(arch, above, _computed(params), _computed(x)).astype(jnp.float32)
             wanted = labels[order[i]]
             return optax.softmax_cross_entropy_with_integer_labels(logits, wanted).mean()
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -137,6 +138,20 @@ def test_inherited_momentum_changes_the_first_step():
     head.trace = jax.tree.map(lambda p: np.ones(p.shape, ml_dtypes.bfloat16), head.params)
     inherited = trained(child, drawn=batches(1, 1)).state.params["head"]
     np.testing.assert_allclose(flat(fresh) - flat(inherited), 0.1 * 0.8984375, rtol=1e-4)
+
+
+def test_training_in_bfloat16_learns_the_same(monkeypatch):
+    """As on an accelerator: masters and their steps stay float32."""
+    child, drawn = path(ARCH, ARCH.component_names), batches(steps=120, per_round=60)
+    exact = trained(child, drawn=drawn)
+    monkeypatch.setattr(training, "compute_dtype", lambda: jnp.bfloat16)
+    training.train_steps.clear_cache()  # what is compiled has the type in it
+    rough = trained(child, drawn=drawn)
+    training.train_steps.clear_cache()
+    assert abs(rough.quality - exact.quality) <= 0.1
+    leaves = jax.tree.leaves(rough.state.params)
+    assert all(leaf.dtype == jnp.float32 for leaf in leaves)
+    assert not np.array_equal(flat(rough.state.params), flat(exact.state.params))
 
 
 def test_a_loss_that_is_no_number_is_told():
