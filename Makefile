@@ -5,7 +5,7 @@ STORE  ?= demo-store
 PORT   ?= 3000
 DATA   ?=
 
-.PHONY: demo serve test test-slow lint lock root soak clean
+.PHONY: demo serve test test-slow lint lock root compare soak clean
 
 demo: $(VENV)/installed         ## evolve, publish, serve, add a task while serving, measure
 	$(BIN)/python demo.py
@@ -33,6 +33,25 @@ soak: $(VENV)/installed         ## 10 minutes of mixed load with a publish every
 root: $(VENV)/installed         ## trains the shipped root anew
 	$(BIN)/python -m evolution prepare omniglot --data-dir build/data $(if $(DATA),--source $(DATA))
 	$(BIN)/python -m evolution root --data-dir build/data
+
+# Needs MNIST and Omniglot: DATA=folder has the raw files as folder/mnist/… and folder/omniglot/…;
+# without DATA, TFDS downloads them.
+compare: $(VENV)/installed      ## three methods and three baselines on five data sets, three seeds each
+	for name in mnist omniglot; do \
+	  $(BIN)/python -m evolution prepare $$name --data-dir build/data $(if $(DATA),--source $(DATA)) || exit 1; \
+	done
+	rm -rf build/compare
+	export TFDS_DATA_DIR=build/data; for seed in 0 1 2; do \
+	  for method in munet mu2net mu2net-plus; do \
+	    $(BIN)/python -m evolution run $$method-chars5 --store build/compare --seed $$seed \
+	      --name $$method-$$seed || exit 1; \
+	  done; \
+	  for kind in finetune-all freeze:2 adapters:32; do \
+	    $(BIN)/python -m evolution baseline $$kind mu2net-chars5 --store build/compare --seed $$seed \
+	      --name $$(echo $$kind | tr : -)-$$seed || exit 1; \
+	  done; \
+	done
+	$(BIN)/python -m evolution analyse --store build/compare --out build/compare-page
 
 # Everything runs from the checkout: only the locked dependencies are installed.
 $(VENV)/installed: requirements.lock

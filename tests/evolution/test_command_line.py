@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from evolution.__main__ import console, main
+from evolution.search import Search
 from model_store import ModelStore
 from tests.evolution.systems import start
 
@@ -87,3 +88,16 @@ def test_a_wrong_option_says_what_is_expected(evolution, arguments, message, tmp
     code, printed = evolution(*arguments, "--store", str(tmp_path))
     assert code == 2
     assert message in printed
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("unable to allocate"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 5 GB")],
+)
+def test_running_out_of_memory_names_the_setting_to_lower(evolution, monkeypatch, tmp_path, error):
+    def exhausted(*_, **__):
+        raise error
+
+    monkeypatch.setattr(Search, "run", exhausted)
+    code, printed = evolution("run", "demo", "--store", str(tmp_path / "store"))
+    assert code == 1 and "--set batch_size=" in printed and "Traceback" not in printed

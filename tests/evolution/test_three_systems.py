@@ -1,16 +1,21 @@
 """muNet, μ2Net and μ2Net+ on toy tasks: what holds for all of them, and what sets them apart."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from evolution.methods import METHODS, MU2NET, MU2NET_PLUS, MUNET, Method
 from evolution.outcome import ChildTrained, TaskPublished
 from evolution.population import ROOT, Score
+from evolution.roots import random_root
 from evolution.search import Search
 from evolution.search_space import MU2NET_PLUS as PLUS_RANGES
 from evolution.search_space import MUNET as MUNET_RANGES
 from evolution.state import load
+from evolution.training import compiled_programs
 from model_store import ModelStore
+from tests.evolution.systems import ROOT as ROOT_ARCH
 from tests.evolution.systems import TINY, start, tasks, tiny
 
 SIZE = {"ds_image_size": (8,)}  # one shape, so that all systems share their programs
@@ -188,3 +193,13 @@ def test_replicas_of_an_experiment_live_in_one_store(tmp_path):
     assert store.agents() == ["seed-0", "seed-1"]
     seeds = [p.path.lineage["seed"] for p in store.history("toy/a")]
     assert seeds == [0, 1] and np.unique(seeds).size == 2
+
+
+def test_a_whole_run_compiles_no_more_than_its_shapes_need(tmp_path):
+    """depth + 2 programs to train and one to evaluate, however many children and tasks."""
+    root = replace(ROOT_ARCH, mlp_dim=48)
+    store = ModelStore(tmp_path / "store", create=True)
+    before = compiled_programs()
+    events = list(Search.start(TINY, (root, random_root(root)), store, 0, tasks).run())
+    assert sum(isinstance(event, ChildTrained) for event in events) == 18
+    assert 0 < compiled_programs() - before <= root.num_layers + 2 + 1
