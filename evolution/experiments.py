@@ -292,7 +292,8 @@ MU2NET_CHARS5 = replace(
     MU2NET_CHARS,
     name="mu2net-chars5",
     tasks=("mnist", "omniglot", *benchmarks.CHARS[5:]),
-    samples_per_task=4,
+    passes=1,
+    samples_per_task=8,  # muNet first tries each of up to 5 seeds
     root="shipped",
     batch_size=128,
     train_examples_per_round=1_024,
