@@ -25,7 +25,7 @@ from evolution.roots import SHIPPED, RootError, RootTraining, encode_root, load_
 from evolution.search import Root, Search
 from evolution.splits import MU2NET_SPLITS, MUNET_SPLITS
 from evolution.state import StateError
-from evolution.tasks import TaskError, TaskSource, default_data_dir, omniglot
+from evolution.tasks import CANVAS, TaskError, TaskSource, default_data_dir, omniglot
 from model_store import ModelStore, StoreError
 from vit.components import Tree
 
@@ -100,8 +100,9 @@ def run(
 
 
 def _source(experiment: Experiment) -> TaskSource:
-    sizes = experiment.ranges.get("ds_image_size", (experiment.defaults["ds_image_size"],))
-    return TaskSource(rules=SPLITS[experiment.method.splits], canvas=max(sizes))
+    # Pixels for crops to choose from, where a data set has images of many sizes.
+    canvas = min(2 * experiment.defaults["ds_image_size"], CANVAS)
+    return TaskSource(rules=SPLITS[experiment.method.splits], canvas=canvas)
 
 
 def _root(experiment: Experiment) -> Root:
@@ -257,6 +258,8 @@ def root(
 
 def main() -> None:
     """Runs the command line; known failures become one line and exit code 1."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("evolution").setLevel(logging.INFO)  # downloads tell what came
     logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS advises OpenCV at each start
     # A later run or resume loads compiled programs instead of compiling them again.
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache/munet/compilations")

@@ -56,27 +56,38 @@ def _adapters(experiment: Experiment, width: int) -> Experiment:
 
 
 def _size_scale(experiment: Experiment, percent: int) -> Experiment:
-    return replace(experiment, score=replace(experiment.score, factor=percent / 100))
+    depth = experiment.defaults["num_layers"]
+    return replace(
+        experiment,
+        score=replace(experiment.score, factor=percent / 100),
+        ranges={"num_layers": tuple(range(1, depth + 1)), **experiment.ranges},
+    )
 
 
-BASELINES: Mapping[str, Callable[[Experiment, int], Experiment]] = {
-    "finetune-all": _finetune_all,
-    "freeze": _freeze,
-    "adapters": _adapters,
-    "size-scale": _size_scale,
+# Name -> what it makes of an experiment, and which numbers it takes.
+BASELINES: Mapping[str, tuple[Callable[[Experiment, int], Experiment], range]] = {
+    "finetune-all": (_finetune_all, range(1)),
+    "freeze": (_freeze, range(100)),
+    "adapters": (_adapters, range(1, 10_000)),
+    "size-scale": (_size_scale, range(1, 101)),
 }
 
 
 def baseline(spec: str, experiment: Experiment) -> Experiment:
     """The experiment turned into a baseline, such as `freeze:2`; raises ValueError."""
     name, _, number = spec.partition(":")
-    known = "finetune-all, freeze:N, adapters:R, size-scale:X"
     if name not in BASELINES or bool(number) == (name == "finetune-all"):
-        raise ValueError(f"unknown baseline {spec!r}: expected one of {known}")
-    if number and not number.isdecimal():
-        raise ValueError(f"baseline {spec!r}: expected a whole number after the colon")
-    changed = BASELINES[name](experiment, int(number or 0))
-    label = spec.replace(":", "-")
+        raise ValueError(
+            f"unknown baseline {spec!r}: expected one of finetune-all, freeze:N, adapters:R, "
+            "size-scale:X"
+        )
+    change, numbers = BASELINES[name]
+    if number and (not number.isdecimal() or int(number) not in numbers):
+        raise ValueError(
+            f"baseline {spec!r}: expected a whole number from {numbers[0]} to {numbers[-1]} "
+            "after the colon"
+        )
+    changed, label = change(experiment, int(number or 0)), spec.replace(":", "-")
     return replace(
         changed, name=f"{experiment.name}/{label}", method=replace(changed.method, name=label)
     )

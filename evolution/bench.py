@@ -26,7 +26,7 @@ from evolution.outcome import ChildTrained
 from evolution.roots import load_root, random_root
 from evolution.search import Search
 from evolution.tasks import Split, Task
-from evolution.training import compiled_programs, forward_flops
+from evolution.training import compiled_programs, compute_dtype, forward_flops
 from model_store import ModelStore
 from vit import Architecture, forward
 from vit.components import Tree
@@ -148,15 +148,16 @@ def _yardsticks(arch: Architecture, batch: int) -> tuple[float, float]:
     """Seconds of a bare training step, and the machine's floating-point operations per second."""
     rng = np.random.default_rng(0)
     shape = (batch, arch.image_size, arch.image_size, 3)
-    images = jnp.asarray(rng.uniform(-1, 1, shape), jnp.float32)
+    images = jnp.asarray(rng.uniform(-1, 1, shape), compute_dtype())
     labels = jnp.asarray(rng.integers(CLASSES, size=batch))
     params = jax.device_put(random_root(arch))
-    square = jnp.ones((MATRIX, MATRIX), jnp.float32)
+    square = jnp.ones((MATRIX, MATRIX), compute_dtype())
 
     @jax.jit
     def bare(params: dict[str, Tree]) -> dict[str, Tree]:
         def loss(params: dict[str, Tree]) -> Array:
-            scores = jax.nn.log_softmax(forward(arch, params, images))
+            params = jax.tree.map(lambda leaf: leaf.astype(compute_dtype()), params)
+            scores = jax.nn.log_softmax(forward(arch, params, images).astype(jnp.float32))
             return -jnp.take_along_axis(scores, labels[:, None], axis=1).mean()
 
         return jax.tree.map(lambda p, g: p - 0.01 * g, params, jax.grad(loss)(params))

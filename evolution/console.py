@@ -42,8 +42,10 @@ def follow(search: Search, console: Console) -> None:
                 bar.advance(row)
                 bar.update(row, description=f"{event.task} best {event.best_quality:.3f}")
                 _say(console, _child_line(event))
-            else:
+            elif isinstance(event, TaskPublished):
                 _say(console, _published_line(event))
+            else:
+                _say(console, f"{event.task} has no path: each child diverged; lower opt_lr")
     if search.stopping and progress.iteration < len(progress.schedule):
         _say(console, f"stopped; go on with: python -m evolution resume {name}")
 
@@ -88,8 +90,10 @@ def _child_line(event: ChildTrained) -> str:
 
 
 def _published_line(event: TaskPublished) -> str:
+    how = "published as" if event.added else "stays"
     return (
-        f"{event.task} published as v{event.version}: validation {event.validation_accuracy:.3f}, "
+        f"{event.task} {how} v{event.version}{'' if event.live else ' (not live)'}: "
+        f"validation {event.validation_accuracy:.3f}, "
         f"test {event.test_accuracy:.3f}, {event.total_params:,} parameters, of which "
         f"{event.new_params:,} are this task's alone"
     )

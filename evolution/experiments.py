@@ -29,6 +29,13 @@ from evolution.methods import MU2NET, MU2NET_PLUS, MUNET, Method
 from evolution.population import Score
 from evolution.search_space import DEFAULTS, NO_AUGMENTATION
 
+# Settings that may change while a run goes on, and all that are sizes.
+RESUMABLE = (
+    "samples_per_task", "batch_size", "train_examples_per_round", "rounds_per_child",
+    "validation_examples", "max_population",
+)  # fmt: skip
+SIZES = (*RESUMABLE, "passes", "children_per_generation")
+
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
@@ -51,15 +58,29 @@ class Experiment:
     max_population: int | None = None  # most paths of the task under way
     children_per_generation: int = 1  # sampled before any of them is trained; share their batches
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for sizes that are no positive whole numbers."""
+        for size in SIZES:
+            value = getattr(self, size)
+            if size == "max_population" and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{size}: expected a whole number from 1 up, found {value!r}")
+
+    @property
+    def scorer(self) -> Score:
+        """The score, with the method's way of accounting."""
+        return replace(self.score, root_counts=self.method.root_counts)
+
     def steps_per_round(self, train_examples: int) -> int:
         """Training steps between two validations."""
         return math.ceil(min(train_examples, self.train_examples_per_round) / self.batch_size)
 
     def validation_count(self, available: int) -> int:
         """How many validation examples are used: whole batches of equal size (munet.md §2)."""
-        cap = self.validation_examples // self.batch_size * self.batch_size
+        cap = self.validation_examples
         if cap <= available:
-            return cap
+            return cap // self.batch_size * self.batch_size or cap
         batches = math.ceil(available / self.batch_size)
         return available // batches * batches
 
@@ -81,29 +102,28 @@ class Experiment:
         )
 
 
-def with_settings(experiment: Experiment, settings: Sequence[str]) -> Experiment:
+def with_settings(
+    experiment: Experiment, settings: Sequence[str], allowed: Sequence[str] = SIZES
+) -> Experiment:
     """The experiment with settings such as `batch_size=64` or `defaults.opt_lr=0.02`.
 
-    Values are JSON. Raises ValueError.
+    Values are JSON; defaults can be set where all sizes are allowed. Raises ValueError.
     """
-    fixed = ("name", "method", "tasks", "root", "ranges", "score")
+    keys = list(allowed)
+    if allowed == SIZES:
+        keys += [f"defaults.{key}" for key in experiment.defaults]
     for setting in settings:
         key, _, text = setting.partition("=")
-        group, _, entry = key.rpartition(".")
-        known = experiment.defaults if group == "defaults" else experiment.to_json()
-        if entry not in known or group not in ("", "defaults") or key in (*fixed, "defaults"):
-            free = [k for k in experiment.to_json() if k not in (*fixed, "defaults")]
+        if key not in keys:
             raise ValueError(
-                f"setting {setting!r}: expected KEY=VALUE with KEY one of {', '.join(free)}, or "
-                f"defaults.KEY with one of {', '.join(experiment.defaults)}"
+                f"setting {setting!r}: expected KEY=VALUE with KEY one of {', '.join(keys)}"
             )
         try:
             value = json.loads(text)
         except json.JSONDecodeError:
             raise ValueError(f"setting {setting!r}: expected a JSON value after `=`") from None
-        change: dict[str, Any] = {entry: value}
-        if group:
-            change = {"defaults": {**experiment.defaults, entry: value}}
+        group, _, entry = key.rpartition(".")
+        change = {"defaults": {**experiment.defaults, entry: value}} if group else {entry: value}
         experiment = replace(experiment, **change)
     return experiment
 
@@ -225,7 +245,7 @@ PLUS_CHARS = replace(
     ranges={
         **search_space.MU2NET_PLUS, **_IMAGE_SIZES, **_ADAPTER_SIZES, **_blocks_from(0, 3),
     },
-    score=Score(reference_flops=15e6, root_counts=True),
+    score=Score(reference_flops=15e6),
 )  # fmt: skip
 PLUS_VDD = replace(
     PLUS_CHARS,
@@ -236,7 +256,7 @@ PLUS_VDD = replace(
     batch_size=128,
     defaults={**DEFAULTS, **NO_AUGMENTATION, "num_layers": 12, "ds_image_size": 80},
     ranges={**PLUS_CHARS.ranges, **_blocks_from(0, 12)},
-    score=Score(reference_params=85_652_738, reference_flops=100e9, root_counts=True),
+    score=Score(reference_params=85_652_738, reference_flops=100e9),
 )
 PLUS_CMATERDB = replace(
     PLUS_CHARS,
@@ -248,9 +268,9 @@ PLUS_CMATERDB = replace(
     rounds_per_child=2,
     defaults={**DEFAULTS, **NO_AUGMENTATION, "_mu_": 0.2, "num_layers": 0},
     ranges={
-        **search_space.MU2NET_PLUS, **_ADAPTER_SIZES, **_BLOCKS_0_TO_3, "ds_image_size": (32, 48),
+        **search_space.MU2NET_PLUS, **_BLOCKS_0_TO_3, "ds_image_size": (32, 48),
     },
-    score=Score(0.99, reference_params=1e6, reference_flops=1e6, root_counts=True),
+    score=Score(0.99, reference_params=1e6, reference_flops=1e6),
     max_population=7,
 )  # fmt: skip
 PLUS_VIT = replace(
@@ -266,7 +286,7 @@ PLUS_VIT = replace(
     validation_examples=10_000,
     defaults={**_LARGE, **NO_AUGMENTATION, "_mu_": 0.2},
     ranges={**search_space.MU2NET_PLUS, **_blocks_from(0, 24), "ds_image_size": (224, 384)},
-    score=Score(0.99, reference_params=2.2e9, reference_flops=3.8e12, root_counts=True),
+    score=Score(0.99, reference_params=2.2e9, reference_flops=3.8e12),
     mutate_adapters=False,
     max_population=16,
 )
@@ -312,7 +332,7 @@ CHARS5 = (
         name="mu2net-plus-chars5",
         method=MU2NET_PLUS,
         ranges=_one_shape(PLUS_CHARS.ranges),
-        score=Score(root_counts=True),
+        score=Score(),
     ),
 )
 # The characters fill their images: mirrored, or cut to less than half, they are other characters.

@@ -15,7 +15,7 @@ import numpy as np
 
 from evolution.experiments import Experiment
 from evolution.methods import Method
-from evolution.population import ROOT, Component, Path, Population
+from evolution.population import POSITION_SOURCE, ROOT, Component, Path, Population
 from vit import Architecture, init, kind_of, position_embedding_for, shapes
 from vit.components import Tree
 
@@ -78,7 +78,9 @@ def mutates(
     Where rates are learned, that of this mutation is first itself mutated, with the path's general
     rate, and written to `hp`, the child's hyperparameters (spec/mu2net_plus.md §3).
     """
-    general = hp.get(RATE, experiment.defaults[RATE])
+    general = experiment.defaults[RATE]
+    if RATE in experiment.ranges:  # otherwise it is fixed, whatever a parent had elsewhere
+        general = hp.get(RATE, general)
     if not experiment.method.learned_rates or RATE not in experiment.ranges:
         return rng.random() < general
     rate = hp.get(f"{RATE}|{mutation}", general)
@@ -202,8 +204,8 @@ def _resampled_or_new(
     """Position embeddings of another image size come from the root's; all else is born new."""
     if name != "posembed_input":
         return new_component(population, name, init(arch, name))
-    root = next(p for p in population.paths[ROOT] if p.named(name) is not None)
-    stored = root.named(name)
+    root = population.paths[ROOT][0]
+    stored = root.named(POSITION_SOURCE) or root.named(name)
     assert stored is not None
     resampled = new_component(population, name, position_embedding_for(arch, stored.params))
     if method.trains_resampled:

@@ -55,6 +55,7 @@ class Outcome:
             "new_best": new_best,
             "diverged": self.diverged,
             "seconds": self.seconds,
+            "device_s": self.device_s,
             "ended": self.ended,
         }
 
@@ -81,10 +82,19 @@ class TaskPublished:
 
     task: str
     version: int
+    added: bool  # by this iteration; False if the task's path is still the former one
+    live: bool  # served; False while another run's version is better by validation
     validation_accuracy: float
     test_accuracy: float
     total_params: int
     new_params: int  # of components that no other path of the system uses
 
 
-Event = ChildTrained | TaskPublished
+@dataclass(frozen=True, slots=True)
+class TaskFailed:
+    """A task iteration is over and the task has no path: the training of each child diverged."""
+
+    task: str
+
+
+Event = ChildTrained | TaskPublished | TaskFailed

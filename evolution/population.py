@@ -13,6 +13,8 @@ from model_store import Digest, ModelStore
 from model_store.tensors import Tree
 
 ROOT = "NOT_TRAINABLE"  # the pseudo task that owns the root and locks its components
+# A root's position embeddings as they were published, from which other sizes are resampled.
+POSITION_SOURCE = "posembed_source"
 
 
 @dataclass(frozen=True, slots=True)

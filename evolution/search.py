@@ -15,15 +15,15 @@ import jax
 import numpy as np
 
 from evolution import mutation, state
-from evolution.experiments import Experiment, with_settings
-from evolution.outcome import ChildTrained, Event, Outcome, TaskPublished
+from evolution.experiments import RESUMABLE, Experiment, with_settings
+from evolution.outcome import ChildTrained, Event, Outcome, TaskFailed, TaskPublished
 from evolution.population import ROOT, Path, Population
 from evolution.publication import task_path
 from evolution.state import Progress, StateError
 from evolution.tasks import Task
-from evolution.trainer import Batches, Round, Trainer
+from evolution.trainer import Batches, Trainer
 from evolution.training import TrainState, forward_flops
-from model_store import ModelStore
+from model_store import ModelStore, Published
 from vit import Architecture
 from vit.components import Tree
 
@@ -70,10 +70,8 @@ class Search:
         name = name or experiment.name
         _require_new(name, store)
         arch, params = root
-        progress, population = (
-            _progress(experiment, seed, arch),
-            population_of_root(experiment, params),
-        )
+        progress = _progress(experiment, seed, arch)
+        population = population_of_root(experiment, params)
         return cls(experiment, store, progress, population, source, name)
 
     @classmethod
@@ -94,14 +92,18 @@ class Search:
         name = name or experiment.name
         _require_new(name, store)
         former, population = state.load(*system)
-        population.score = experiment.score
+        population.score = experiment.scorer
         population.newest_wins = experiment.method.newest_wins
         for path in population:
-            if path.task != ROOT and "flops" not in path.metrics:  # an import may lack it
+            if path.task != ROOT:  # an import may lack it, or have counted otherwise
                 path.metrics["flops"] = forward_flops(_architecture(former.architecture, path))
+        for task in [task for task in population.paths if task != ROOT]:
+            population.finish(task)  # the other run may have been stopped in the middle of it
         if system[0].root.resolve() != store.root.resolve():
             _copy_system(population, system[0], store)
         progress = _progress(experiment, seed, former.architecture)
+        progress.history = former.history
+        state.archive_history(store, progress)
         return cls(experiment, store, progress, population, source, name)
 
     @classmethod
@@ -115,7 +117,7 @@ class Search:
     ) -> Search:
         """Continues a saved run, with further task iterations at its end; raises StateError.
 
-        `settings`, as `with_settings` takes them, replace those that the run was started with.
+        `settings` (those of RESUMABLE) replace what the run was started with.
 
         A further task that is waiting already, because this call was made before and then cut
         short, is not added again.
@@ -128,13 +130,17 @@ class Search:
             )
         waiting = progress.schedule[progress.iteration :]
         progress.schedule += [task for task in further_tasks if task not in waiting]
-        experiment = with_settings(Experiment.from_json(progress.settings), settings)
+        try:
+            experiment = Experiment.from_json(progress.settings)
+            experiment = with_settings(experiment, settings, RESUMABLE)
+        except ValueError as error:
+            raise StateError(f"resuming {run!r}: {error}") from None
         progress.settings = experiment.to_json()
         return cls(experiment, store, progress, population, source, run)
 
     def run(self) -> Iterator[Event]:
         """Runs to the end of the schedule, or until `stopping`, saving after each generation."""
-        for entry in self.progress.schedule[self.progress.iteration :]:
+        for entry in dict.fromkeys(self.progress.schedule[self.progress.iteration :]):
             self._source(entry)  # errors of the data come before anything is saved or trained
         self._save()
         while self.progress.iteration < len(self.progress.schedule) and not self.stopping:
@@ -164,10 +170,13 @@ class Search:
             self.progress.seeds = [int(i) for i in self._rng("seeds").permutation(seeds)]
 
     def _rng(self, purpose: str) -> np.random.Generator:
-        """A stream of its own for each purpose in each generation."""
-        p = self.progress
-        key = (p.iteration, p.generation, ("seeds", "decisions", "batches").index(purpose))
-        return np.random.default_rng(np.random.SeedSequence(p.seed, spawn_key=key))
+        key = self._stream(purpose)
+        return np.random.default_rng(np.random.SeedSequence(self.progress.seed, spawn_key=key))
+
+    def _stream(self, purpose: str) -> tuple[int, ...]:
+        """The key of a stream of its own for each purpose in each generation."""
+        number = ("seeds", "decisions", "batches").index(purpose)
+        return self.progress.iteration, self.progress.generation, number
 
     def _save(self) -> None:
         state.save(self._store, self.name, self.progress, self.population)
@@ -183,7 +192,7 @@ class Search:
         mutate = not self._sweeps(first) and (best is not None or not method.data_follows_best)
         data_hp = mutation.shared_data_hyperparameters(experiment, best, mutate, rng)
         pairs = [self._child(task, i, data_hp, rng) for i in range(first, last)]
-        batches = trainer.batches(self._rng("batches"))
+        batches = trainer.batches(self.progress.seed, self._stream("batches"))
         outcomes = [self._train(*pair, trainer, batches) for pair in pairs]
         for outcome in outcomes:
             if outcome.improved:
@@ -225,10 +234,10 @@ class Search:
         return child, parent
 
     def _parent(self, task: Task, number: int, rng: np.random.Generator) -> Path:
-        paths = {path.id: path for path in self.population}
-        seeds = [paths[i] for i in self.progress.seeds]
         if self.experiment.method.from_root_only:
             return self.population.paths[ROOT][0]
+        paths = {path.id: path for path in self.population}
+        seeds = [paths[i] for i in self.progress.seeds]
         if self._sweeps(number):
             return seeds[number]
         method = self.experiment.method
@@ -243,69 +252,81 @@ class Search:
         same_task = parent.task == child.task
         threshold = self.population.score(parent) if same_task else -np.inf
         snapshot: TrainState | None = None
-        rounds: list[Round] = []
+        qualities: list[float] = []
+        device_s = 0.0
         for reached in trainer.train(
             child, _architecture(self.progress.architecture, child), batches
         ):
+            device_s += reached.device_s
             if not reached.finite:
                 break
-            rounds.append(reached)
+            qualities.append(reached.quality)
             child.quality = reached.quality
             score = self.population.score(child)
             newest_wins = self.experiment.method.newest_wins
             if score > threshold or (newest_wins and score == threshold):
                 threshold, snapshot = score, reached.state
-        qualities = [r.quality for r in rounds]
         child.quality = max(qualities, default=0.0)
         child.metrics["evaluations"] = qualities
         if snapshot is not None:
             _keep_snapshot(child, snapshot)
         return Outcome(
             child, parent, trained, snapshot is not None,
-            diverged=len(rounds) < self.experiment.rounds_per_child,
+            diverged=len(qualities) < self.experiment.rounds_per_child,
             seconds=time.monotonic() - started,
-            device_s=sum(r.device_s for r in rounds),
+            device_s=device_s,
         )  # fmt: skip
 
     # ---- the end of a task iteration
 
-    def _finish(self, task: Task, trainer: Trainer) -> TaskPublished:
+    def _finish(self, task: Task, trainer: Trainer) -> TaskPublished | TaskFailed:
         best = self.population.finish(task.name)
-        if best is None or best.quality is None:
-            raise StateError(
-                f"no child of task {task.name} could be kept: the training of each diverged; "
-                "lower opt_lr or give the experiment more children a task"
-            )
+        outcome = self._publish(best, task, trainer) if best else TaskFailed(task.name)
+        self.progress.iteration += 1
+        self.progress.generation = 0
+        state.archive_history(self._store, self.progress)
+        self._save()
+        return outcome
+
+    def _publish(self, best: Path, task: Task, trainer: Trainer) -> TaskPublished:
         arch = _architecture(self.progress.architecture, best)
         if "test_accuracy" not in best.metrics:
             best.metrics["test_accuracy"] = trainer.test_accuracy(best, arch)
-        state.archive_history(self._store, self.progress)
         self._save()  # gives every component its digest
-        method = self.experiment.method.name
-        published = self._store.publish(
-            task_path(
-                best,
-                task,
-                arch,
-                self.population,
-                self.progress,
-                self.name,
-                method,
-                trainer.validation_count,
-            )
-        )
-        best.published = published.digest
-        self.progress.iteration += 1
-        self.progress.generation = 0
-        self._save()
+        published = self._version(best)
+        added = published is None
+        if published is None:
+            spec = task_path(
+                best, task, arch, self.population, self.progress, self.name,
+                self.experiment.method.name, trainer.validation_count,
+            )  # fmt: skip
+            published = self._store.publish(spec, live=self._may_go_live(best))
+            best.published = published.digest
         return TaskPublished(
             task=task.name,
             version=published.version,
-            validation_accuracy=best.quality,
+            added=added,
+            live=self._store.live().get(task.name, (0,))[0] == published.version,
+            validation_accuracy=best.quality or 0.0,
             test_accuracy=best.metrics["test_accuracy"],
             total_params=best.num_params,
             new_params=sum(c.num_params for c in best.components if c.locks == {task.name}),
         )
+
+    def _version(self, path: Path) -> Published | None:
+        """The version that this very path was published as, if it was."""
+        if path.published is None:
+            return None
+        versions = self._store.history(path.task) if path.task in self._store.tasks() else []
+        return next((v for v in versions if v.digest == path.published), None)
+
+    def _may_go_live(self, path: Path) -> bool:
+        """Whether no other run's version that is live is better by validation."""
+        if path.task not in self._store.tasks():
+            return True
+        live = self._store.resolve(path.task).path
+        accuracy = live.metrics.get("validation", {}).get("accuracy")
+        return live.lineage.get("agent") == self.name or (accuracy or 0) <= (path.quality or 0)
 
 
 def _architecture(base: Architecture, path: Path) -> Architecture:
@@ -316,7 +337,7 @@ def _architecture(base: Architecture, path: Path) -> Architecture:
 
 def population_of_root(experiment: Experiment, params: dict[str, Tree]) -> Population:
     """The population of a new run: the root alone, its components in forward order, locked."""
-    population = Population(experiment.score, experiment.method.newest_wins)
+    population = Population(experiment.scorer, experiment.method.newest_wins)
     components = tuple(mutation.new_component(population, *item) for item in params.items())
     hp = dict(experiment.defaults)
     root = Path(population.path_id(), ROOT, None, components, hp, generation=0)
@@ -353,7 +374,11 @@ def _copy_system(population: Population, source: ModelStore, store: ModelStore) 
                     f"task {path.task}: its version {path.published} is no longer in "
                     f"{source.root}; continue in that store instead, or import it anew"
                 )
-            store.publish(original.path)
+            live = source.live().get(path.task)
+            store.publish(
+                original.path,
+                live=path.task not in store.tasks() or live == (original.version, original.digest),
+            )
 
 
 def _keep_snapshot(child: Path, snapshot: TrainState) -> None:

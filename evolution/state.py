@@ -45,10 +45,7 @@ def save(store: ModelStore, run: str, progress: Progress, population: Population
     """Saves the run under its name."""
     components = population.components()
     for component in components:
-        if component.digest is None:
-            component.digest = store.put(component.params)
-        if component.momentum_digest is None and component.momentum is not None:
-            component.momentum_digest = store.put(component.momentum)
+        _put(store, component)
     document = {
         "format": FORMAT,
         "experiment": progress.experiment,
@@ -68,6 +65,16 @@ def save(store: ModelStore, run: str, progress: Progress, population: Population
     }
     digests = [c.digest for c in components] + [c.momentum_digest for c in components]
     store.save_agent(run, document, [digest for digest in [*digests, *progress.archive] if digest])
+
+
+def _put(store: ModelStore, component: Component) -> None:
+    """Stores what is not stored yet; memory holds it no longer than it is used."""
+    if component.digest is None:
+        component.digest = store.put(component.params)
+        component.source = Stored(store, component.digest)
+    if component.momentum_digest is None and component.momentum is not None:
+        component.momentum_digest = store.put(component.momentum)
+        component.trace = Stored(store, component.momentum_digest)
 
 
 def archive_history(store: ModelStore, progress: Progress) -> None:
@@ -116,7 +123,7 @@ def _population(store: ModelStore, document: dict[str, Any]) -> Population:
     settings = document["settings"]
     experiment = Experiment.from_json(settings) if settings else None
     population = Population(
-        experiment.score if experiment else Score(),
+        experiment.scorer if experiment else Score(),
         experiment.method.newest_wins if experiment else True,
         next_path_id=document["next_path_id"],
         next_component_id=document["next_component_id"],

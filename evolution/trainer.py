@@ -8,12 +8,13 @@ that results do not depend on what ran before.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +26,14 @@ from numpy.typing import NDArray
 from evolution.augment import DRAWS, Strengths
 from evolution.experiments import Experiment
 from evolution.population import ROOT, Component, Path
-from evolution.tasks import Split, StreamedSplit, Task
+from evolution.tasks import Split, StreamedSplit, Task, TaskError
 from evolution.training import (
     Hyperparameters,
     TrainState,
     boundary,
     count_correct,
-    epochs,
     run_prefix,
+    shuffled,
     train_steps,
 )
 from vit import Architecture, shapes
@@ -56,24 +57,39 @@ AnySplit = Split | StreamedSplit
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """What all children of one generation train on."""
+    """What all children of one generation train on: drawn anew, and the same, for each of them."""
 
+    seed: int
+    key: tuple[int, ...]  # tells the generation's stream from others of the seed
+    examples: int  # in the training split
+    batch_size: int
+    steps_per_round: int
+    rounds: int
+
+    @property
+    def steps(self) -> int:
+        """Of a child's training."""
+        return self.steps_per_round * self.rounds
+
+    def drawn(self) -> Iterator[Drawn]:
+        """The batches of each round."""
+        rows, noise = (
+            np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(*self.key, i)))
+            for i in range(2)
+        )
+        stream = shuffled(rows, self.examples, self.batch_size)
+        for i in range(self.rounds):
+            order = np.stack(list(itertools.islice(stream, self.steps_per_round)))
+            draws = noise.random((*order.shape, DRAWS), np.float32)
+            yield Drawn(i * self.steps_per_round, order, draws)
+
+
+class Drawn(NamedTuple):
+    """Batches of consecutive steps."""
+
+    first: int  # number of the first step
     order: NDArray[np.int32]  # [steps, batch]: rows of the training split
     draws: NDArray[np.float32]  # [steps, batch, DRAWS]: randomness of the augmentation
-    steps_per_round: int
-
-    @classmethod
-    def drawn(cls, rng: np.random.Generator, experiment: Experiment, examples: int) -> Batches:
-        """Batches for one child's training on that many examples."""
-        per_round = experiment.steps_per_round(examples)
-        steps = per_round * experiment.rounds_per_child
-        order = epochs(rng, examples, experiment.batch_size, steps)
-        return cls(order, rng.random((*order.shape, DRAWS), np.float32), per_round)
-
-    def rounds(self) -> Iterator[slice]:
-        """The steps of each round."""
-        for first in range(0, len(self.order), self.steps_per_round):
-            yield slice(first, min(first + self.steps_per_round, len(self.order)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +106,10 @@ class Trainer:
     """Trains and evaluates paths of one task."""
 
     def __init__(self, experiment: Experiment, task: Task) -> None:
-        """Moves the training set to the device if it is small enough."""
+        """Moves the training set to the device if it is small enough. Raises TaskError."""
+        for split in (task.train, task.validation, task.test):
+            if not len(split):
+                raise TaskError(f"task {task.name}: split {split.name} holds no example")
         self._experiment = experiment
         self._task = task
         self.validation_count = experiment.validation_count(len(task.validation))
@@ -101,21 +120,25 @@ class Trainer:
             rows = np.arange(len(task.train))
             self._resident = _on_device(*task.train.training_images(rows), smallest)
 
-    def batches(self, rng: np.random.Generator) -> Batches:
+    def batches(self, seed: int, key: tuple[int, ...]) -> Batches:
         """Batches for the children of one generation."""
-        return Batches.drawn(rng, self._experiment, len(self._task.train))
+        experiment, examples = self._experiment, len(self._task.train)
+        per_round = experiment.steps_per_round(examples)
+        return Batches(
+            seed, key, examples, experiment.batch_size, per_round, experiment.rounds_per_child
+        )
 
     def test_accuracy(self, path: Path, arch: Architecture) -> float:
         """The share of the whole test split that the path classifies right."""
         test = _Evaluation(self._task.test, len(self._task.test))
+        if self._experiment.mutate_adapters:
+            path, arch = _with_all_adapters(path, arch)
         return test.accuracy(arch, path, 0, jax.device_put(_params(path.components)))
 
     def train(self, child: Path, arch: Architecture, batches: Batches) -> Iterator[Round]:
         """Trains one child, round by round; its components themselves do not change."""
         method, hp = self._experiment.method, child.hyperparameters
-        traced = Hyperparameters.of(
-            hp, len(batches.order), self._experiment.rounds_per_child, method.warmup_start
-        )
+        traced = Hyperparameters.of(hp, batches.steps, batches.rounds, method.warmup_start)
         if self._experiment.mutate_adapters:
             child, arch = _with_all_adapters(child, arch)
         trainable = frozenset(c.name for c in child.components if c.trainable)
@@ -125,19 +148,19 @@ class Trainer:
         momentum = {c.name: _trace(c, method.inherits_momentum) for c in above}
         state = jax.device_put(TrainState(_params(above), momentum))
         masks = {c.name: c.name in trainable for c in above}
-        source = self._source(child, arch, prefix, traced, len(batches.order))
+        source = self._source(child, arch, prefix, traced, batches.steps)
         shared = self._validation.count * (self._experiment.rounds_per_child - 1)
         evaluated = prefix if _worthwhile(child, arch, prefix, shared) else 0
-        for steps in batches.rounds():
+        for drawn in batches.drawn():
             started = time.monotonic()
             finite = True
-            for first, inputs, labels, order, draws in source.chunks(batches, steps):
+            for first, inputs, labels, order, draws in source.chunks(drawn):
                 state, finite = train_steps(
                     arch, prefix, source.augmentation, frozen, state, masks, traced,
                     inputs, labels, _padded(order), _padded(draws), first, len(order),
                 )  # fmt: skip
-            above = {**frozen, **state.params}
-            quality = self._validation.accuracy(arch, child, evaluated, above)
+            params = {**frozen, **state.params}
+            quality = self._validation.accuracy(arch, child, evaluated, params)
             yield Round(quality, state, bool(finite), time.monotonic() - started)
 
     def _source(
@@ -145,7 +168,10 @@ class Trainer:
     ) -> _Resident | _Streamed:
         split, batch_size = self._task.train, self._experiment.batch_size
         saved = steps * batch_size - len(split)
-        if not _augments(hp.strengths) and _worthwhile(child, arch, prefix, saved):
+        # Where images were resized to one canvas, evaluation sees other pixels than training.
+        as_evaluated = self._resident is not None and getattr(split, "originals", None) is None
+        plain = as_evaluated and not _augments(hp.strengths)
+        if plain and _worthwhile(child, arch, prefix, saved):
             features = self._training_features(child, arch, prefix)
             if features is not None:
                 return features
@@ -183,8 +209,8 @@ class _Resident:
     labels: Array
     augmentation: str
 
-    def chunks(self, batches: Batches, steps: slice) -> Iterator[tuple[Any, ...]]:
-        yield steps.start, self.inputs, self.labels, batches.order[steps], batches.draws[steps]
+    def chunks(self, drawn: Drawn) -> Iterator[tuple[Any, ...]]:
+        yield drawn.first, self.inputs, self.labels, drawn.order, drawn.draws
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,23 +221,22 @@ class _Streamed:
     batch_size: int
     augmentation: str
 
-    def chunks(self, batches: Batches, steps: slice) -> Iterator[tuple[Any, ...]]:
+    def chunks(self, drawn: Drawn) -> Iterator[tuple[Any, ...]]:
         at_once = max(1, CHUNK_BYTES // (self.batch_size * math.prod(self.split.shape)))
-        parts = [
-            slice(i, min(i + at_once, steps.stop)) for i in range(steps.start, steps.stop, at_once)
-        ]
+        parts = [slice(i, i + at_once) for i in range(0, len(drawn.order), at_once)]
         with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
-            read = reader.submit(self._read, batches, parts[0])
+            read = reader.submit(self._read, drawn.order[parts[0]])
             for part, following in zip(parts, [*parts[1:], None], strict=True):
                 inputs, labels = read.result()
                 if following is not None:
-                    read = reader.submit(self._read, batches, following)
+                    read = reader.submit(self._read, drawn.order[following])
                 order = np.arange(len(labels), dtype=np.int32).reshape(-1, self.batch_size)
-                inputs, labels = _on_device(inputs, labels, at_once * self.batch_size)
-                yield part.start, inputs, labels, order, batches.draws[part]
+                rows = power_of_two(at_once * self.batch_size)
+                inputs, labels = _on_device(inputs, labels, rows)
+                yield drawn.first + part.start, inputs, labels, order, drawn.draws[part]
 
-    def _read(self, batches: Batches, part: slice) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-        return self.split.training_images(batches.order[part].reshape(-1))
+    def _read(self, order: NDArray[np.int32]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+        return self.split.training_images(order.reshape(-1))
 
 
 def _augments(strengths: Strengths) -> bool:
@@ -282,7 +307,16 @@ class _Evaluation:
 
 
 def _prefix_key(path: Path, arch: Architecture, prefix: int) -> tuple[Any, ...]:
-    return arch.image_size, *(component.id for component in path.components[:prefix])
+    return (
+        arch.image_size,
+        _ends_in_last_block(arch, prefix),
+        *(component.id for component in path.components[:prefix]),
+    )
+
+
+def _ends_in_last_block(arch: Architecture, prefix: int) -> bool:
+    """Whether only the class token comes out of the prefix (vit.apply)."""
+    return arch.num_layers > 0 and prefix == arch.component_names.index("encoder_norm")
 
 
 def _worthwhile(path: Path, arch: Architecture, prefix: int, passes: int) -> bool:
@@ -295,8 +329,7 @@ def _feature_bytes(arch: Architecture, prefix: int) -> int:
     """float32 bytes of one example where it enters the component after the prefix."""
     if prefix == 0:
         return arch.image_size**2 * 3 * 4
-    after_last_block = prefix == arch.component_names.index("encoder_norm") and arch.num_layers
-    return (1 if after_last_block else arch.tokens) * arch.width * 4
+    return (1 if _ends_in_last_block(arch, prefix) else arch.tokens) * arch.width * 4
 
 
 # ---- arrays

@@ -10,8 +10,8 @@ shape share programs. Numbers of the optimiser: spec/munet.md §5 and spec/mu2ne
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -65,11 +65,19 @@ class Hyperparameters(NamedTuple):
         )
 
 
+def shuffled(rng: np.random.Generator, count: int, batch: int) -> Iterator[NDArray[np.int32]]:
+    """Batches of indices from an endless stream of reshuffled passes over `count` examples."""
+    left = np.zeros(0, np.int32)
+    while True:
+        while len(left) < batch:
+            left = np.concatenate([left, rng.permutation(count).astype(np.int32)])
+        yield left[:batch]
+        left = left[batch:]
+
+
 def epochs(rng: np.random.Generator, count: int, batch: int, steps: int) -> NDArray[np.int32]:
-    """Indices [steps, batch] of an endless stream of reshuffled passes over `count` examples."""
-    passes = math.ceil(steps * batch / count)
-    stream = np.concatenate([rng.permutation(count) for _ in range(passes)])
-    return stream[: steps * batch].reshape(steps, batch).astype(np.int32)
+    """The first `steps` of them, [steps, batch]."""
+    return np.stack(list(itertools.islice(shuffled(rng, count, batch), steps)))
 
 
 def boundary(arch: Architecture, trainable: frozenset[str]) -> int:

@@ -141,9 +141,11 @@ class EncoderNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (self.arch.width,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.arch.width,), jnp.float32)
         x = x[:, 0]
-        mean = x.mean(axis=-1, keepdims=True)
-        variance = jnp.square(x - mean).mean(axis=-1, keepdims=True)
-        return (x - mean) * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON) * scale + bias
+        exact = x.astype(jnp.float32)
+        mean = exact.mean(axis=-1, keepdims=True)
+        variance = jnp.square(exact - mean).mean(axis=-1, keepdims=True)
+        normed = (exact - mean) * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON)
+        return normed.astype(x.dtype) * scale + bias
 
 
 class Head(nn.Module):

@@ -61,8 +61,8 @@ def test_the_preliminary_experiment_is_the_published_one():
         ("munet-vit", 32, 4_000, 2, 32, 16, 9_984, Score(1.0, 303_303_682)),
         ("mu2net-vdd", 256, 200, 30, 2, 64, 5_120, Score(1.0, 85_652_738)),
         ("mu2net-vit", 64, 2_002, 4, 1, 128, 9_984, Score(1.0, 303_303_682)),
-        ("mu2net-plus-vdd", 128, 400, 4, 10, 32, 5_120, Score(1.0, 85_652_738, 100e9, True)),
-        ("mu2net-plus-vit", 16, 6_250, 8, 24, 16, 10_000, Score(0.99, 2.2e9, 3.8e12, True)),
+        ("mu2net-plus-vdd", 128, 400, 4, 10, 32, 5_120, Score(1.0, 85_652_738, 100e9)),
+        ("mu2net-plus-vit", 16, 6_250, 8, 24, 16, 10_000, Score(0.99, 2.2e9, 3.8e12)),
     ],
 )
 def test_sizes_are_the_published_ones(
@@ -98,3 +98,24 @@ def test_size_scale_is_the_search_with_size_in_its_score():
     changed = baseline("size-scale:70", EXPERIMENTS["munet-chars"])
     assert changed.score.factor == 0.7 and changed.ranges
     assert changed.method.sweeps_seeds
+    deep = baseline("size-scale:30", EXPERIMENTS["mu2net-vit"])  # whose depth is else fixed
+    assert deep.ranges["num_layers"] == tuple(range(1, 25))
+
+
+@pytest.mark.parametrize("kind", ["size-scale:0", "size-scale:140", "adapters:0", "freeze:x"])
+def test_a_baseline_out_of_bounds_says_the_bounds(kind):
+    with pytest.raises(ValueError, match="whole number from"):
+        baseline(kind, EXPERIMENTS["munet-chars"])
+
+
+@pytest.mark.parametrize(
+    "setting", ["batch_size=0", 'batch_size="64"', "passes=1.5", "passes=true"]
+)
+def test_sizes_are_positive_whole_numbers(setting):
+    with pytest.raises(ValueError, match="whole number from 1 up"):
+        with_settings(EXPERIMENTS["demo"], [setting])
+
+
+def test_the_way_of_accounting_is_the_methods():
+    assert EXPERIMENTS["mu2net-plus-vdd"].scorer.root_counts
+    assert not EXPERIMENTS["mu2net-vdd"].scorer.root_counts

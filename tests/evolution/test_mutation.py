@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from evolution import mutation
 from evolution.experiments import Experiment
 from evolution.methods import METHODS, MU2NET, MU2NET_PLUS, MUNET
-from evolution.population import ROOT, Path, Population
+from evolution.population import POSITION_SOURCE, ROOT, Path, Population
 from evolution.roots import random_root
 from evolution.search import population_of_root
 from evolution.search_space import DEFAULTS, MU2NET_V2
@@ -173,7 +173,7 @@ def test_data_hyperparameters_move_with_the_default_rate():
 
 def test_adapters_are_gained_with_the_mutation_rate_and_lost_with_their_block():
     hp = {"_mu_": 0.5, "num_layers": 3, "adapters": [1, 5]}
-    gains = tiny(ranges={}, mutate_adapters=True)
+    gains = tiny(ranges={}, mutate_adapters=True, defaults={**DEFAULTS, "_mu_": 0.5})
     assert mutation.mutate_hyperparameters(hp, gains, Draws(0.4, 0.6))["adapters"] == [0, 1]
     keeps = mutation.mutate_hyperparameters(hp, tiny(ranges={}), Draws())
     assert keeps["adapters"] == [1]
@@ -193,6 +193,12 @@ def test_the_rate_of_a_mutation_moves_with_the_general_rate_and_then_decides():
     assert mutation.mutates(hp, "clone:cls", LEARNING, Draws(0.2, 0.25))
     assert not mutation.mutates(hp, "clone:head", LEARNING, Draws(0.2, 0.25))
     assert hp["_mu_|clone:head"] == 0.2
+
+
+def test_a_fixed_rate_is_the_experiments_whatever_a_parent_had_elsewhere():
+    """muNet continues a system of paths that learned theirs."""
+    munet = tiny(method=MUNET, ranges={}, defaults={**DEFAULTS, "_mu_": 0.1})
+    assert not mutation.mutates({"_mu_": 0.3}, "clone:cls", munet, Draws(0.2))
 
 
 def test_rates_are_not_learned_where_the_general_one_is_fixed():
@@ -307,6 +313,18 @@ def test_position_embeddings_of_another_image_size_are_resampled_from_the_root()
     position = larger.named("posembed_input")
     assert position is not None and position.trainable
     assert position.params["pos_embedding"].shape == (1, 17, 16)
+
+
+def test_other_sizes_are_resampled_from_what_was_published_not_from_the_roots_own_size():
+    """A file's fine grid would otherwise reach a large image through the root's coarse one."""
+    system = population()
+    root = root_of(system)
+    fine = np.random.default_rng(0).normal(size=(1, 17, 16)).astype(np.float32)
+    source = mutation.new_component(system, POSITION_SOURCE, {"pos_embedding": fine})
+    root.components = (*root.components, source)
+    larger = child_of(system, root, "a", mu=0.0, ds_image_size=16).named("posembed_input")
+    assert larger is not None
+    assert np.array_equal(larger.params["pos_embedding"], fine)
 
 
 def test_munet_shares_resampled_position_embeddings_as_the_roots():

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from evolution.outcome import ChildTrained, TaskPublished
+from evolution.outcome import ChildTrained, Outcome, TaskFailed, TaskPublished
 from evolution.roots import random_root
 from evolution.search import Search
 from evolution.state import StateError
@@ -38,6 +38,7 @@ def test_every_task_is_published_once_a_pass(finished):
     store, events = finished
     done = [event.task for event in events if isinstance(event, TaskPublished)]
     assert done == ["toy/a", "toy/b", "toy/c"] * 2
+    assert all(event.live for event in events if isinstance(event, TaskPublished))
     assert store.tasks() == ["toy/a", "toy/b", "toy/c"]
     assert len([e for e in events if isinstance(e, ChildTrained)]) == 18
     assert store.verify() == []
@@ -194,18 +195,73 @@ def test_the_published_parent_is_a_version_of_the_task_it_names(finished):
             assert versions.get(lineage["parent"]) == lineage["parent_task"]
 
 
-def test_nothing_that_diverged_is_kept(tmp_path):
-    """Learning rates beyond all bounds: whatever is saved is finite, and the failure is named."""
+def test_nothing_that_diverged_is_kept_and_the_run_goes_on(tmp_path):
+    """Learning rates beyond all bounds: whatever is saved is finite, and the failure is told."""
     wild = tiny(defaults={**TINY.defaults, "opt_lr": 1e39}, ranges={}, passes=1)
     store = ModelStore(tmp_path / "store", create=True)
-    with pytest.raises(StateError, match=r"no child of task toy/. could be kept"):
-        list(start(tmp_path / "store", wild).run())
+    events = list(start(tmp_path / "store", wild).run())
+    failed = [event.task for event in events if isinstance(event, TaskFailed)]
+    assert failed == ["toy/a", "toy/b", "toy/c"] and store.tasks() == []
     document = store.load_agent(TINY.name)
     assert document is not None
     for row in document["components"]:
         assert all(
             np.isfinite(leaf).all() for leaf in jax.tree.leaves(store.component(row["digest"]))
         )
+
+
+def test_a_path_that_stayed_the_best_is_not_published_again(tmp_path):
+    """The second pass improves nothing: its children are all discarded."""
+    events = list(start(tmp_path, tiny(passes=1)).run())
+    published = {e.task: e.version for e in events if isinstance(e, TaskPublished)}
+    again = Search.resume(ModelStore(tmp_path), TINY.name, tasks, TINY.tasks)
+
+    def fails(child, parent, *_):
+        child.quality, child.metrics["evaluations"] = 0.0, []
+        return Outcome(child, parent, (), False, True, 0.0, 0.0)
+
+    again._train = fails  # type: ignore[method-assign]
+    stayed = [e for e in again.run() if isinstance(e, TaskPublished)]
+    assert {e.task: e.version for e in stayed} == published
+    assert not any(e.added for e in stayed)
+    assert all(len(ModelStore(tmp_path).history(task)) == 1 for task in published)
+
+
+def test_a_worse_run_does_not_take_over_what_is_served(tmp_path):
+    """As a baseline beside a search in one store."""
+    list(start(tmp_path, tiny(passes=1)).run())
+    store = ModelStore(tmp_path)
+    before = store.live()
+    hopeless = tiny(defaults={**TINY.defaults, "opt_lr": 1e-9}, ranges={}, passes=1)
+    events = [
+        e for e in start(tmp_path, hopeless, name="other").run() if isinstance(e, TaskPublished)
+    ]
+    worse = {
+        e.task
+        for e in events
+        if e.validation_accuracy
+        < store.resolve(e.task, before[e.task][0]).path.metrics["validation"]["accuracy"]
+    }
+    assert worse
+    for event in events:
+        assert event.live == (event.task not in worse)
+        assert (store.live()[event.task] == before[event.task]) == (event.task in worse)
+
+
+@pytest.mark.parametrize(
+    "setting", ["defaults.opt_lr=0.1", "children_per_generation=2", "passes=3", "batch_size=0"]
+)
+def test_a_run_refuses_settings_that_cannot_change_any_more(setting, tmp_path):
+    next(start(tmp_path).run())
+    with pytest.raises(StateError, match=setting.split("=")[0]):
+        Search.resume(ModelStore(tmp_path), TINY.name, tasks, settings=[setting])
+
+
+def test_a_run_takes_another_batch_size_on(tmp_path):
+    next(start(tmp_path).run())
+    list(Search.resume(ModelStore(tmp_path), TINY.name, tasks, settings=["batch_size=16"]).run())
+    again = Search.resume(ModelStore(tmp_path), TINY.name, tasks)
+    assert again.experiment.batch_size == 16
 
 
 def test_a_second_run_of_one_name_is_refused(tmp_path):
@@ -241,3 +297,7 @@ def test_steps_and_validation_sizes_follow_the_specification():
     assert experiment.validation_count(1_000) == 1_000  # two batches of 500
     assert experiment.validation_count(1_001) == 1_000
     assert experiment.validation_count(6_000) == 5_120
+    odd = tiny(batch_size=64, validation_examples=10_000)
+    assert odd.validation_count(9_990) == 157 * 63  # the cap itself decides, mu2net.md §5
+    assert odd.validation_count(10_000) == 9_984
+    assert tiny(batch_size=2_048, validation_examples=1_024).validation_count(5_000) == 1_024

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from evolution.methods import METHODS, MU2NET, MU2NET_PLUS, MUNET, Method
@@ -24,6 +23,7 @@ RANGES = {
     "mu2net": TINY.ranges,
     "mu2net-plus": {**PLUS_RANGES, **SIZE},
 }
+TIMES = ("seconds", "device_s", "ended")
 EACH = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
@@ -32,7 +32,7 @@ def experiment(method: Method):
     return tiny(
         method=method,
         ranges=RANGES[method.name],
-        score=Score(0.99, 1e4, flops, method.root_counts),
+        score=Score(0.99, 1e4, flops),
         samples_per_task=4,
         children_per_generation=2,
         max_population=3,
@@ -71,7 +71,7 @@ def test_stopped_anywhere_and_resumed_equals_never_stopped(method, finished, tmp
     list(runs)
     assert published(ModelStore(tmp_path / "store")) == published(store)
     histories = [
-        [{k: v for k, v in row.items() if k not in ("seconds", "ended")} for row in p.history]
+        [{k: v for k, v in row.items() if k not in TIMES} for row in p.history]
         for p, _ in (load(s, TINY.name) for s in (store, ModelStore(tmp_path / "store")))
     ]
     assert histories[0] == histories[1]
@@ -106,14 +106,14 @@ def test_nothing_starts_from_a_private_task(method, finished):
 
 
 @EACH
-def test_quality_never_falls_from_pass_to_pass(method, finished):
-    """The best path stays unless one with a better score comes."""
+def test_the_retained_path_is_the_best_that_was_kept(method, finished):
+    """By the score it had when it was trained: sharing only makes it cheaper."""
     store, _ = finished(method)
     progress, population = load(store, TINY.name)
     for task in store.tasks():
-        best = population.paths[task][0]
-        rows = [r for r in progress.history if r["task"] == task and r["improved"]]
-        assert best.id in {row["id"] for row in rows}
+        kept = [r for r in progress.history if r["task"] == task and r["improved"]]
+        (best,) = population.paths[task]
+        assert population.score(best) >= max(row["score"] for row in kept) - 0.01
 
 
 @EACH
@@ -180,9 +180,26 @@ def test_a_run_continues_the_system_of_another(finished, tmp_path):
         assert copied.resolve(task).digest == store.resolve(task).digest
     parents = {e.outcome.parent.task for e in events if isinstance(e, ChildTrained)}
     assert parents - {"toy/d", ROOT} <= {"toy/a", "toy/b"}  # toy/c is private
+    former, _ = load(store, TINY.name)
+    continued, _ = load(copied, "further")
+    assert continued.history[: len(former.history)] == former.history
+    assert len(continued.history) == len(former.history) + TINY.samples_per_task
     used = {c.id for c in search.population.paths["toy/d"][0].components}
     older = {c.id for path in search.population if path.task != "toy/d" for c in path.components}
     assert used & older
+
+
+def test_a_run_that_was_stopped_in_the_middle_can_be_continued_by_another(tmp_path):
+    """Its task under way is finished with the best path it had; nothing of it stays unlocked."""
+    runs = start(tmp_path / "store").run()
+    for _ in range(14):  # in the second pass of toy/a, which has a retained path and a candidate
+        next(runs)
+    further = tiny(name="further", tasks=("toy/d",), passes=1)
+    store = ModelStore(tmp_path / "store")
+    search = Search.extend(further, store, 0, tasks, (store, TINY.name))
+    assert all(len(paths) == 1 for paths in search.population.paths.values())
+    assert all(c.locks for c in search.population.components())
+    assert "toy/d" in {e.task for e in search.run()}
 
 
 def test_replicas_of_an_experiment_live_in_one_store(tmp_path):
@@ -191,8 +208,7 @@ def test_replicas_of_an_experiment_live_in_one_store(tmp_path):
         list(start(tmp_path / "store", experiment, seed, f"seed-{seed}").run())
     store = ModelStore(tmp_path / "store")
     assert store.agents() == ["seed-0", "seed-1"]
-    seeds = [p.path.lineage["seed"] for p in store.history("toy/a")]
-    assert seeds == [0, 1] and np.unique(seeds).size == 2
+    assert [p.path.lineage["seed"] for p in store.history("toy/a")] == [0, 1]
 
 
 def test_a_whole_run_compiles_no_more_than_its_shapes_need(tmp_path):

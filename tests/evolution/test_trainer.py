@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 
 from evolution import trainer, training
-from evolution.augment import DRAWS
 from evolution.population import Component, Path
 from evolution.roots import random_root
 from evolution.search_space import DEFAULTS
-from evolution.tasks import Split
+from evolution.tasks import Split, TaskError
 from evolution.trainer import Batches, Trainer
-from evolution.training import epochs
 from tests.evolution.systems import tiny, toy_task
 from vit import Architecture
 
@@ -39,10 +37,8 @@ def path(arch: Architecture, trainable, hp=PLAIN, params=None) -> Path:
     return Path(0, "toy/a", None, components, hp, 1)
 
 
-def batches(steps: int = 8, per_round: int = 4, batch: int = 16) -> Batches:
-    order = epochs(np.random.default_rng(0), 64, batch, steps)
-    draws = np.random.default_rng(1).random((*order.shape, DRAWS), np.float32)
-    return Batches(order, draws, per_round)
+def batches(steps: int = 8, per_round: int = 4) -> Batches:
+    return Batches(0, (1,), 64, 16, per_round, steps // per_round)
 
 
 def trained(child: Path, arch: Architecture = ARCH, drawn: Batches | None = None, task=None):
@@ -128,6 +124,30 @@ def test_features_of_one_child_do_not_leak_into_the_next(features):
         together = list(shared.train(child, ARCH, batches()))[-1]
         assert np.array_equal(flat(alone.state.params), flat(together.state.params))
         assert alone.quality == together.quality
+
+
+def test_features_below_the_last_block_are_not_those_below_another(features):
+    """Of the last block only the class token comes out; with a block above it, all tokens do."""
+    deep = replace(ARCH, num_layers=2)
+    params = random_root(deep)
+    shallow = {name: tree for name, tree in params.items() if name != "encoderblock_1"}
+    small = path(ARCH, {"encoder_norm", "head"}, params=shallow)
+    large = path(deep, {"encoderblock_1", "encoder_norm", "head"}, params=params)
+    for component in (*small.components, *large.components):
+        component.id = list(params).index(component.name)  # shared, as a child shares
+    alone = trained(large, deep)
+    shared = Trainer(EXPERIMENT, toy_task("toy/a"))
+    list(shared.train(small, ARCH, batches()))
+    after = list(shared.train(large, deep, batches()))[-1]
+    assert np.array_equal(flat(alone.state.params), flat(after.state.params))
+    assert alone.quality == after.quality
+
+
+@pytest.mark.parametrize("kind", ["train", "validation", "test"])
+def test_a_split_without_examples_is_named(kind):
+    empty = Split("nothing", np.zeros((0, 8, 8, 1), np.uint8), np.zeros(0, np.int32))
+    with pytest.raises(TaskError, match="toy/a: split nothing holds no example"):
+        Trainer(EXPERIMENT, replace(toy_task("toy/a"), **{kind: empty}))
 
 
 def test_inherited_momentum_changes_the_first_step():
