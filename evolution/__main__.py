@@ -16,6 +16,7 @@ from rich.table import Table
 
 from evolution.baselines import baseline
 from evolution.bench import bench
+from evolution.characters import omniglot
 from evolution.checkpoints import CheckpointError, import_state
 from evolution.console import follow
 from evolution.download import DownloadError
@@ -25,7 +26,7 @@ from evolution.roots import SHIPPED, RootError, RootTraining, encode_root, load_
 from evolution.search import Root, Search
 from evolution.splits import MU2NET_SPLITS, MUNET_SPLITS
 from evolution.state import StateError
-from evolution.tasks import CANVAS, TaskError, TaskSource, default_data_dir, omniglot
+from evolution.tasks import CANVAS, TaskError, TaskSource, default_data_dir
 from model_store import ModelStore, StoreError
 from vit.components import Tree
 

@@ -125,7 +125,10 @@ def _attempt(url: str, part: Path, timeout_s: float) -> None:
         request.add_header("Range", f"bytes={kept}-")
         # Makes the server send the whole file if it is no longer the version we have a part of.
         request.add_header("If-Range", version)
-    with _answer(url, request, part, timeout_s) as response:
+    response = _answer(url, request, part, timeout_s)
+    if response is None:
+        return
+    with response:
         start = _first_byte(response, part, kept)
         length = response.length  # None where the server does not tell
         logger.info("download start url=%s from_byte=%d bytes=%s", url, start, length)
@@ -141,11 +144,14 @@ def _attempt(url: str, part: Path, timeout_s: float) -> None:
 
 
 def _answer(url: str, request: urllib.request.Request, part: Path, timeout_s: float) -> Any:
+    """The server's answer; None if it says that the part is the whole file."""
     try:
         return urllib.request.urlopen(request, timeout=timeout_s)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+            if error.headers.get("Content-Range") == f"bytes */{_size(part)}":
+                return None  # an earlier call ended before it could give the file its name
             part.unlink(missing_ok=True)  # longer than the file: not a part of it
             raise _Lost("the part kept is no part of the file; starting anew") from None
         if error.code in BUSY:

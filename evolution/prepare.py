@@ -17,10 +17,12 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evolution.splits import published_version
+from evolution.splits import MU2NET_SPLITS, published_version, split_rule
+from evolution.vtab import vtab_task
 from evolution.without_tensorflow import TENSORFLOW, encode_png, missing_part
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from tensorflow_datasets.core.download.checksums import UrlInfo
 
 logger = logging.getLogger(__name__)
+
+UNKNOWN = (ValueError, AssertionError)  # what TFDS raises of data sets and versions it has not
 
 # The downloads of each data set that can be taken from a folder: <source>/<builder>/<entry>. An
 # entry is also the end of the URL under which TFDS registers the file's sha256.
@@ -84,20 +88,34 @@ class PreparationError(Exception):
 
 
 def prepare(name: str, data_dir: Path, source: Path | None = None) -> Path:
-    """Prepares the TFDS data set `name` under `data_dir`; returns the folder that holds it.
+    """Prepares what a task needs under `data_dir`; returns the folder of its data set.
 
-    In the version that published systems used, if TFDS still builds it. With `source`, raw files
-    are taken from <source>/<builder>/... and nothing is downloaded. A data set that is already
-    there as array_record is left as it is. An interrupted preparation leaves nothing that reads as
-    a data set. Raises PreparationError.
+    `name` is a TFDS or VTAB name; a data set that validates the task is prepared too. The version
+    is that of published systems, if TFDS still builds it. With `source`, raw files are taken from
+    <source>/<builder>/... and nothing is downloaded. What is already there as array_record is left
+    as it is. An interrupted preparation leaves nothing that reads as a data set. Raises
+    PreparationError.
     """
     data_dir = data_dir.expanduser()
     data_dir.mkdir(parents=True, exist_ok=True)
+    folder, *_ = [_prepare(dataset, data_dir, source) for dataset in data_sets(name)]
+    return folder
+
+
+def data_sets(name: str) -> tuple[str, ...]:
+    """The TFDS data sets that a task is made of: its own, and the one that validates it, if any."""
+    if vtab := vtab_task(name):
+        return (vtab.dataset,)
+    validating = split_rule(name, MU2NET_SPLITS, ()).validation_dataset
+    return (name, validating) if validating else (name,)
+
+
+def _prepare(name: str, data_dir: Path, source: Path | None) -> Path:
     builder = _builder(name, data_dir)
     folder = Path(builder.data_path)
     if not folder.exists():
         _check_preparable(name, builder, data_dir, source)
-        with _tensorflow_or_stand_in(name), _fetched_by_hand(name, builder, data_dir):
+        with _tensorflow_or_stand_in(name), _failures_told(name, builder, data_dir):
             if source is None:
                 builder.download_and_prepare()
             else:
@@ -106,22 +124,45 @@ def prepare(name: str, data_dir: Path, source: Path | None = None) -> Path:
     return folder
 
 
-def _builder(name: str, data_dir: Path) -> DatasetBuilder:
+def builders(name: str, data_dir: Path, **wanted: Any) -> Iterator[DatasetBuilder]:
+    """The builder of the version that published systems used, if TFDS knows it, then TFDS' own.
+
+    `wanted` goes to tfds.builder. Raises one of UNKNOWN where TFDS has no such data set.
+    """
     import tensorflow_datasets as tfds
 
     if version := published_version(name):
+        # TFDS builds few old versions, but reads what was prepared when it still did.
         try:
-            return tfds.builder(f"{name}:{version}", data_dir=data_dir, file_format="array_record")
-        except (ValueError, AssertionError) as error:  # the latter: TFDS cannot build it any more
-            logger.info("event=other_version dataset=%s published=%s why=%s", name, version, error)
+            published = tfds.builder(f"{name}:{version}", data_dir=data_dir, **wanted)
+        except UNKNOWN as error:
+            logger.debug("event=no_such_version dataset=%s why=%s", name, error)
+        else:
+            yield published
+    yield tfds.builder(name, data_dir=data_dir, **wanted)
+
+
+def warn_of_version(name: str, builder: DatasetBuilder) -> None:
+    """Logs if a builder's version is not the published one: TFDS no longer builds some of them."""
+    published = published_version(name)
+    if published and not fnmatchcase(str(builder.version), published):
+        logger.warning(
+            "event=other_version dataset=%s published=%s found=%s consequence=%r",
+            name, published, builder.version,
+            "images or their order may differ from those of published results",
+        )  # fmt: skip
+
+
+def _builder(name: str, data_dir: Path) -> DatasetBuilder:
     try:
-        return tfds.builder(name, data_dir=data_dir, file_format="array_record")
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
-        # No such data set, or there already in another format.
+        builder = next(builders(name, data_dir, file_format="array_record"))
+    except UNKNOWN as error:  # no such data set, or there already in another format
         raise PreparationError(
             f"preparing {name} as array_record under {data_dir}: {error}; correct the name, or "
             "choose a data_dir that does not hold it yet"
         ) from None
+    warn_of_version(name, builder)
+    return builder
 
 
 def _check_preparable(
@@ -149,10 +190,22 @@ def _by_hand(name: str, builder: DatasetBuilder, data_dir: Path) -> str:
 
 
 @contextmanager
-def _fetched_by_hand(name: str, builder: DatasetBuilder, data_dir: Path) -> Iterator[None]:
-    """Where files must be fetched by hand, a failure to find them says so."""
+def _failures_told(name: str, builder: DatasetBuilder, data_dir: Path) -> Iterator[None]:
+    """TFDS' failures to fetch files say which data set they are of, and where files may be laid."""
+    from tensorflow_datasets.core.download import download_manager, extractor, util
+
     try:
         yield
+    except (
+        util.DownloadError,
+        download_manager.NonMatchingChecksumError,
+        extractor.ExtractError,
+        extractor.UnsafeArchiveError,
+    ) as error:
+        raise PreparationError(
+            f"preparing {name}: {error}; try again, or fetch the file by hand into "
+            f"{_manual_dir(data_dir)} and repeat this command"
+        ) from error
     except (AssertionError, OSError, ValueError) as error:  # what builders raise differs
         if not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
             raise

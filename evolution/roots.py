@@ -25,11 +25,12 @@ from numpy.typing import NDArray
 
 from evolution.augment import DRAWS, Strengths, augment
 from evolution.download import DownloadError, digest_of, download
+from evolution.population import POSITION_SOURCE
 from evolution.training import epochs
 from model_store.tensors import decode, encode
 from vit import Architecture, forward, init, position_embedding_for
 from vit.components import Tree
-from vit.pretrained import Root, read_augreg, read_hf
+from vit.pretrained import PretrainedError, Root, read_augreg, read_hf
 
 Components = dict[str, Tree]
 CACHE = Path("~/.cache/munet/roots")  # of downloads
@@ -70,9 +71,11 @@ def load_root(spec: str, image_size: int, num_layers: int, cache: Path | None = 
     """The root that `spec` names: an architecture of one class, and its components by name.
 
     `random:Ti/16` (any size / patch) · `shipped` · `augreg:FILE_OR_URL[#sha256=HEX]` ·
-    `hf:DIRECTORY` (Hugging Face or timm). Its blocks are the file's first `num_layers`, its
-    position embeddings resampled to `image_size`; what the file lacks, and the head, is fresh.
-    Downloads are kept in `cache`, by default ~/.cache/munet/roots. Raises RootError.
+    `hf:DIRECTORY` (Hugging Face or timm). Position embeddings are resampled to `image_size`; what
+    the file lacks, and the head, is fresh. Behind the components of the architecture, in forward
+    order, come those that paths may grow into: the file's further blocks (spec/mu2net.md §8) and,
+    as POSITION_SOURCE, its own position embeddings if they were resampled. Downloads are kept in
+    `cache`, by default ~/.cache/munet/roots. Raises RootError.
     """
     kind, _, rest = spec.partition(":")
     try:
@@ -90,12 +93,16 @@ def _fitted(published: Architecture, components: Components, size: int, layers: 
         raise RootError(f"expected {layers} blocks or more, found {published.num_layers}")
     arch = replace(published, image_size=size, num_layers=layers, num_classes=1)
     if components:
-        embedding = position_embedding_for(arch, components["posembed_input"])
-        components = {**components, "posembed_input": embedding}
-    return arch, {
+        stored = components["posembed_input"]
+        resampled = position_embedding_for(arch, stored)
+        components = {**components, "posembed_input": resampled}
+        if resampled["pos_embedding"].shape != stored["pos_embedding"].shape:
+            components[POSITION_SOURCE] = stored
+    used = {
         name: components[name] if name in components else init(arch, name)
         for name in arch.component_names
     }
+    return arch, {**used, **components}  # what is not used comes last
 
 
 def _random(name: str, cache: Path) -> Root:
@@ -120,11 +127,24 @@ def _augreg(place: str, cache: Path) -> Root:
     if marker and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         raise RootError(f"expected 64 hexadecimal digits after #sha256=, found {sha256!r}")
     if re.match(r"\w+://", place):
-        return read_augreg(download(place, cache, sha256 or None))
+        return _downloaded(place, cache, sha256)
     path = Path(place).expanduser()
     if sha256 and path.exists() and digest_of(path) != sha256.lower():
         raise RootError(f"expected sha256 {sha256.lower()}, found {digest_of(path)}")
     return read_augreg(path)
+
+
+def _downloaded(url: str, cache: Path, sha256: str) -> Root:
+    path = download(url, cache, sha256 or None)
+    try:
+        return read_augreg(path)
+    except PretrainedError as error:
+        if sha256:  # the file that was meant: fetching it again changes nothing
+            raise
+        path.unlink(missing_ok=True)
+        raise RootError(
+            f"{error}; deleted the download, it is fetched again at the next start"
+        ) from error
 
 
 def _hf(directory: str, cache: Path) -> Root:
@@ -143,12 +163,6 @@ KINDS: dict[str, Callable[[str, Path], Root]] = {
 def random_root(arch: Architecture) -> Components:
     """Fresh components of a root, by name."""
     return {name: init(arch, name) for name in arch.component_names}
-
-
-def shipped_root() -> Root:
-    """The shipped root: its blocks and all below them, and a fresh norm and head."""
-    arch = SHIPPED_ARCHITECTURE
-    return load_root("shipped", arch.image_size, arch.num_layers)
 
 
 @functools.partial(jax.jit, static_argnames=("arch", "optimizer", "smoothing"))

@@ -46,7 +46,7 @@ _OF_TEST = SplitRule("test[10%:]", "test[5%:10%]", "test[:5%]")  # the data set 
 MUNET_SPLITS: SplitRules = {
     # Selected on photographs that others collected later, in the same way, as new test sets.
     "imagenet2012": SplitRule("train", "test", "validation", validation_dataset="imagenet_v2"),
-    "cifar10": SplitRule("train", "test", "test", validation_dataset="cifar10_1"),
+    "cifar10": SplitRule("train", "test", "test", validation_dataset="cifar10_1/v6"),
     "cifar100": SplitRule("train[:98%]", "train[98%:]", "test"),
     "visual_domain_decathlon/*": _HALF_OF_VALIDATION,
     "i_naturalist2017": _HALF_OF_VALIDATION,

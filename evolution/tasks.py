@@ -10,22 +10,19 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from numpy.typing import NDArray
-from PIL import Image, ImageFilter, ImageOps
 
-from evolution.examples import Examples, Split, StreamedSplit, TaskError, open_split
+from evolution.examples import Examples, Split, StreamedSplit, TaskError
+from evolution.prepare import UNKNOWN, builders, warn_of_version
 from evolution.splits import (
     MU2NET_SPLITS,
     Label,
     SplitRule,
     SplitRules,
-    published_version,
     split_rule,
 )
 from evolution.vtab import is_thousand, vtab_task
@@ -33,12 +30,11 @@ from model_store.names import require_name
 
 logger = logging.getLogger(__name__)
 
-STROKES = (1, 5)  # pixels by which `omniglot` widens strokes; 1 = as they are
 SHIPPED = Path(__file__).with_name("datasets")
 READABLE_FORMAT = "array_record"
 PRIVATE_PREFIX = "private:"  # in a task list: nobody may start from this task's path
-# Side in pixels of training images of data sets whose images differ in size: twice the commonest
-# size of an experiment's images, so that a random crop still has detail.
+# Side in pixels of training images of data sets whose images differ in size, so that crops have
+# detail; the command line passes less to experiments of small images.
 CANVAS = 448
 MEMORY_LIMIT = 2 << 30  # bytes: splits with more training pixels are streamed from the disk
 KEPT_BYTES = 4 << 30  # what a TaskSource keeps for when a task is asked for again
@@ -62,7 +58,7 @@ class Task:
 
     @property
     def bytes_in_memory(self) -> int:
-        """Training pixels that are held in memory."""
+        """The pixels of all splits that are held in memory."""
         splits = (self.train, self.validation, self.test)
         return sum(split.images.nbytes for split in splits if isinstance(split, Split))
 
@@ -81,11 +77,17 @@ class TaskSource:
         """The task of an entry of a task list; raises TaskError."""
         task = self._loaded.pop(entry, None)
         if task is None:
-            task = load(entry, self.data_dirs, self.rules, self.canvas, self.memory_limit)
+            task = load(
+                entry, self.data_dirs, self.rules, self.canvas, self.memory_limit, self._make_room
+            )
         self._loaded[entry] = task  # last in the order of eviction
-        while sum(kept.bytes_in_memory for kept in self._loaded.values()) > KEPT_BYTES:
-            self._loaded.pop(next(iter(self._loaded)))
         return task
+
+    def _make_room(self, needed: int) -> None:
+        """Forgets tasks, first the one asked for longest ago, until `needed` bytes fit too."""
+        kept = self._loaded
+        while kept and needed + sum(t.bytes_in_memory for t in kept.values()) > KEPT_BYTES:
+            kept.pop(next(iter(kept)))
 
 
 def default_data_dir() -> Path:
@@ -104,10 +106,12 @@ def load(
     rules: SplitRules = MU2NET_SPLITS,
     canvas: int = CANVAS,
     memory_limit: int = MEMORY_LIMIT,
+    make_room: Callable[[int], object] = lambda needed: None,
 ) -> Task:
     """Opens all three splits of a task: in memory up to `memory_limit` bytes each, else streamed.
 
-    `canvas` is the side of training images where originals differ in size. Raises TaskError.
+    `canvas` is the side of training images where originals differ in size. `make_room` is told the
+    bytes of all splits in memory before they are read. Raises TaskError.
     """
     name = require_name("task", task_name(entry))
     builder, rule = _recipe(name, data_dirs, rules)
@@ -117,16 +121,21 @@ def load(
     if rule.validation_dataset:
         validating = _prepared_builder(rule.validation_dataset, data_dirs)
 
-    def opened(builder: tfds.core.DatasetBuilder, split: str) -> Split | StreamedSplit:
-        return open_split(split, _examples(builder, split, rule), canvas, memory_limit)
+    parts = ((builder, rule.train), (validating, rule.validation), (builder, rule.test))
+    streamed = [StreamedSplit(split, _examples(of, split, rule), canvas) for of, split in parts]
 
+    def fits(split: StreamedSplit) -> bool:
+        return split.bytes_in_memory <= memory_limit
+
+    make_room(sum(split.bytes_in_memory for split in streamed if fits(split)))
+    train, validation, test = (split.in_memory() if fits(split) else split for split in streamed)
     return Task(
         name=name,
         private=entry.startswith(PRIVATE_PREFIX),
         labels=_class_names(builder, rule.label),
-        train=opened(builder, rule.train),
-        validation=opened(validating, rule.validation),
-        test=opened(builder, rule.test),
+        train=train,
+        validation=validation,
+        test=test,
     )
 
 
@@ -145,44 +154,17 @@ def _recipe(
 
 def _prepared_builder(name: str, data_dirs: tuple[Path, ...]) -> tfds.core.DatasetBuilder:
     for data_dir in data_dirs:
-        for builder in _builders(name, data_dir):
-            if builder.info.splits:
-                _warn_of_version(name, builder)
-                return _readable(builder)
+        try:
+            prepared = next((b for b in builders(name, data_dir) if b.info.splits), None)
+        except UNKNOWN as error:
+            raise TaskError(f"no TensorFlow data set is called {name!r}: {error}") from None
+        if prepared is not None:
+            warn_of_version(name, prepared)
+            return _readable(prepared)
     looked = ", ".join(str(data_dir) for data_dir in data_dirs)
     raise TaskError(
         f"data set {name!r} is not prepared in {looked}; run: python -m evolution prepare {name}"
     )
-
-
-def _builders(name: str, data_dir: Path) -> list[tfds.core.DatasetBuilder]:
-    """The builder of the version that the published systems used, if there is one, and TFDS' own.
-
-    Raises TaskError if TFDS has no such data set.
-    """
-    builders = []
-    if version := published_version(name):
-        # TFDS builds few old versions, but reads what was prepared when it still did.
-        try:
-            builders.append(tfds.builder(f"{name}:{version}", data_dir=data_dir))
-        except (tfds.core.DatasetNotFoundError, ValueError, AssertionError):
-            logger.debug("event=no_such_version dataset=%s version=%s", name, version)
-    try:
-        builders.append(tfds.builder(name, data_dir=data_dir))
-    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
-        raise TaskError(f"no TensorFlow data set is called {name!r}: {error}") from None
-    return builders
-
-
-def _warn_of_version(name: str, builder: tfds.core.DatasetBuilder) -> None:
-    # Not an error: TFDS can no longer build some of the published versions.
-    published = published_version(name)
-    if published and not fnmatchcase(str(builder.version), published):
-        logger.warning(
-            "event=other_version dataset=%s published=%s found=%s consequence=%r",
-            name, published, builder.version,
-            "images or their order may differ from those of published results",
-        )  # fmt: skip
 
 
 def _readable(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBuilder:
@@ -256,34 +238,3 @@ def _parser(image: Any, label: Any, rule: Label) -> Callable[[bytes], Mapping[st
         return {"image": example["image"], "label": rule.convert(example[rule.feature])}
 
     return parse
-
-
-def omniglot(data_dir: Path) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """All 1,623 characters of Omniglot, for training a root: images [n, 32, 32, 1] and labels [n].
-
-    Each image comes twice, as it is and with wider strokes. Raises TaskError if it is not prepared.
-    """
-    builder = _prepared_builder("omniglot", (data_dir,))
-    # Different alphabets.
-    examples = _examples(builder, "train+test", SplitRule("train", "train", "test"))
-    images = np.empty((len(examples), len(STROKES), 32, 32, 1), np.uint8)
-
-    def draw(position: int, image: NDArray[np.uint8]) -> None:
-        for i, stroke in enumerate(STROKES):
-            images[position, i] = draw_character(image, stroke, 32)
-
-    labels = examples.each(np.arange(len(examples)), draw)
-    return images.reshape(-1, 32, 32, 1), labels.repeat(len(STROKES))
-
-
-def draw_character(image: NDArray[np.uint8], stroke: int, size: int) -> NDArray[np.uint8]:
-    """[h, w, c], ink 0 -> [size, size, 1]: strokes widened, cropped to the ink, resized."""
-    page = Image.fromarray((image[..., 0] > 0).astype(np.uint8) * 255)
-    page = page.filter(ImageFilter.MinFilter(stroke))
-    page = page.crop(ImageOps.invert(page).getbbox())
-    # A single stroke would otherwise fill the whole image.
-    narrowest = max(page.size) // 3
-    width, height = (max(side, narrowest) for side in page.size)
-    framed = Image.new("L", (width, height), 255)
-    framed.paste(page, ((width - page.width) // 2, (height - page.height) // 2))
-    return np.asarray(framed.resize((size, size), Image.Resampling.BOX))[..., None]

@@ -116,7 +116,7 @@ def kitti_closest_object_distance(objects: Objects) -> int:
 
 
 def kitti_count_vehicles(objects: Objects) -> int:
-    """How many vehicles there are: 0, 1, 2 or more."""
+    """How many vehicles there are: 0, 1, 2, 3 or more."""
     return min(int((np.asarray(objects["type"]) < VEHICLES).sum()), 3)
 
 

@@ -20,20 +20,26 @@ CONTRACT = {
 }
 
 
-def bilinear_matrix(start: Any, extent: Any, source: int, size: int) -> Any:
-    """The matrix [size, source] that samples pixels start .. start + extent at `size` points.
+def resample(images: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
+    """uint8 [..., h, w, c] -> float32 [..., size, size, c], still on the scale 0 to 255.
 
-    `start` and `extent` may be traced (a random crop): only arithmetic is used. Points are the
-    centres of `size` equal cells; beyond the outermost pixel centres the border pixel holds.
+    Samples lie at the centres of equal cells, each between two pixels an axis; beyond the
+    outermost pixel centres the border pixel holds.
     """
-    point = start + (np.arange(size) + 0.5) * (extent / size) - 0.5
-    point = point.clip(start, start + extent - 1)
-    distance = abs(point[:, None] - np.arange(source))
-    return (1 - distance).clip(0)
+    x: NDArray[Any] = images
+    for axis in (-3, -2):
+        length = images.shape[axis]
+        point = ((np.arange(size) + 0.5) * (length / size) - 0.5).clip(0, length - 1)
+        low = point.astype(np.intp)
+        weight = (point - low).astype(np.float32).reshape(-1, *[1] * (-1 - axis))
+        first = x.take(low, axis).astype(np.float32)
+        second = x.take(np.minimum(low + 1, length - 1), axis)
+        x = first + weight * (second - first)
+    return x
 
 
 def to_unit_range(images: Any) -> Any:
-    """uint8 [..., h, w, c] -> float32 [..., h, w, 3] on the scale [-1, 1]; grey is repeated."""
+    """0 to 255, [..., h, w, c] -> float32 [..., h, w, 3] in [-1, 1]; grey is repeated."""
     scaled = images.astype(np.float32) / np.float32(127.5) - np.float32(1)
     return scaled if scaled.shape[-1] == 3 else scaled.repeat(3, axis=-1)
 
@@ -47,10 +53,4 @@ def preprocess(images: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
         )
     if (height, width) == (size, size):
         return to_unit_range(images)
-    rows = bilinear_matrix(0, height, height, size).astype(np.float32)
-    columns = bilinear_matrix(0, width, width, size).astype(np.float32)
-    # Without antialias most pixels of a large image have no weight: they are not even converted.
-    used_rows, used_columns = rows.any(0), columns.any(0)
-    x = to_unit_range(images[..., used_rows, :, :][..., used_columns, :])
-    x = np.einsum("yh,...hwc->...ywc", rows[:, used_rows], x, optimize=True)
-    return np.einsum("xw,...ywc->...yxc", columns[:, used_columns], x, optimize=True).clip(-1, 1)
+    return to_unit_range(resample(images, size)).clip(-1, 1)

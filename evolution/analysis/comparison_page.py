@@ -1,10 +1,12 @@
-"""The page that compares several runs: groups of equal experiments, their seeds as replicas."""
+"""The page that compares several runs: groups of equal settings, their seeds as replicas."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from evolution.analysis import figures, measures, run_page
 from evolution.analysis.measures import Run, Summary, mean, spread
@@ -17,6 +19,7 @@ from evolution.analysis.report import (
     integer,
 )
 
+MAX_VALUE = 40  # characters of a setting's value in a label
 Groups = Mapping[str, Sequence[Run]]
 
 
@@ -35,22 +38,69 @@ def aggregate(runs: Sequence[Run], value: Callable[[Summary], float | None]) -> 
 
 
 def groups_of(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Experiment -> its runs."""
-    groups: dict[str, list[Run]] = {}
+    """Label -> runs of one experiment with equal settings, which are replicas."""
+    alike: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        groups.setdefault(run.experiment, []).append(run)
+        alike.setdefault((run.experiment, json.dumps(_settings(run))), []).append(run)
+    groups: dict[str, list[Run]] = {}
+    for run, *others in alike.values():
+        rivals = [group[0] for group in alike.values() if group[0].experiment == run.experiment]
+        label = _label(run, rivals)
+        groups[label if label not in groups else f"{label} [{len(groups) + 1}]"] = [run, *others]
     return groups
+
+
+def _settings(run: Run) -> dict[str, str]:
+    """Setting -> value as JSON, and how much came from other runs; {} where unknown."""
+    if not run.settings:
+        return {}
+    found = dict(_flat(run.settings)) | {"earlier paths": measures.inherited(run)}
+    return {name: json.dumps(found[name]) for name in sorted(found)}
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _differing(run: Run, rivals: Sequence[Run]) -> dict[str, str]:
+    """The run's settings that are not the same in all rivals whose settings are known."""
+    known = [settings for rival in rivals if (settings := _settings(rival))]
+    return {
+        name: value
+        for name, value in _settings(run).items()
+        if any(settings.get(name) != value for settings in known)
+    }
+
+
+def _label(run: Run, rivals: Sequence[Run]) -> str:
+    if len(rivals) == 1:
+        return run.experiment
+    if not run.settings:
+        return f"{run.experiment} (settings unknown)"
+    found = _differing(run, rivals).items()
+    return f"{run.experiment} ({', '.join(f'{name}={_end(value)}' for name, value in found)})"
+
+
+def _end(value: str) -> str:
+    return value if len(value) <= MAX_VALUE else f"…{value[1 - MAX_VALUE :]}"
 
 
 def write(runs: Sequence[Run], pages: Mapping[str, str], directory: Path) -> Path:
     """Writes the comparison; `pages` are the directories of the runs' own pages beside it."""
     groups = groups_of(runs)
-    lead = f"Runs: {len(runs):,}; experiments: {len(groups):,}. Replicas differ in their seed."
+    lead = (
+        f"Runs: {len(runs):,}; groups: {len(groups):,}. The replicas in a group are of one "
+        "experiment with equal settings and differ in their seed."
+    )
     report = Report(directory, "Comparison of runs", lead)
     report.section("Experiments")
     _table_of_groups(report, groups)
     report.section("Runs")
-    _table_of_runs(report, runs, pages)
+    _table_of_runs(report, groups, pages)
     report.section("Accuracy and parameters per task")
     _trade_off(report, groups)
     report.section("Convergence")
@@ -76,7 +126,8 @@ _COLUMNS: Mapping[str, tuple[Callable[[Summary], float | None], Callable[[float]
     "validation": (lambda s: s.validation, accuracy),
     "parameters per task": (lambda s: s.params_per_task, integer),
     "FLOPs": (lambda s: s.flops, engineering),
-    "training time": (lambda s: s.training_s, duration),
+    "wall time": (lambda s: s.wall_s, duration),
+    "time in compiled programs": (lambda s: s.device_s, duration),
     "sampled": (lambda s: s.sampled, integer),
 }
 
@@ -93,6 +144,19 @@ def _table_of_groups(report: Report, groups: Groups) -> None:
     names = [name for column in _COLUMNS for name in (column, f"{column}, deviation")]
     report.data(Table(dict.fromkeys([*first, *names]), raw), "experiments")
     report.text("Means over tasks, then over replicas, with the standard deviation of replicas.")
+    members = [run for runs in groups.values() for run in runs]
+    differing = [
+        (group, name, value)
+        for group, (run, *_) in groups.items()
+        for name, value in _differing(
+            run, [other for other in members if other.experiment == run.experiment]
+        ).items()
+    ]
+    if differing:
+        report.text("Settings in which groups of one experiment differ:")
+        report.table(
+            Table(dict.fromkeys(["experiment", "setting", "value"]), differing), "settings"
+        )
 
 
 def _with_deviation(found: Aggregate, form: Callable[[float], str]) -> str | None:
@@ -102,15 +166,16 @@ def _with_deviation(found: Aggregate, form: Callable[[float], str]) -> str | Non
     return form(found.mean) + deviation
 
 
-def _table_of_runs(report: Report, runs: Sequence[Run], pages: Mapping[str, str]) -> None:
-    report.links({run.name: f"{pages[run.name]}/index.html" for run in runs})
+def _table_of_runs(report: Report, groups: Groups, pages: Mapping[str, str]) -> None:
+    report.links({name: f"{page}/index.html" for name, page in pages.items()})
     rows = [
         (
             run.name,
-            run.experiment,
+            group,
             run.seed,
             *(v(measures.summary(run)) for v, _ in _COLUMNS.values()),
         )
+        for group, runs in groups.items()
         for run in runs
     ]
     forms = {name: form for name, (_, form) in _COLUMNS.items()}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -23,13 +24,13 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from evolution.analysis.measures import Distribution, sort_key
+from evolution.analysis.hyperparameters import Distribution, sort_key
 
 INK = "#16181d"
 ROOT_COLOUR = "#9aa0a6"
 MAX_MARKS = 1_500  # more marks of one kind become an image
 MAX_NAMED = 16  # more points than this would hide each other's names
-MAX_NUMBERED = 20  # columns of a matrix whose numbers find room in its cells
+MAX_NUMBERED = 25  # columns of a matrix whose numbers find room in its cells
 WIDTH = 9.6  # inches
 
 Series = tuple[Sequence[float], Sequence[float]]  # x and y
@@ -205,7 +206,7 @@ def groups_trade_off(
     for group, (cost, quality) in groups.items():
         axes.errorbar(
             cost[0], quality[0], xerr=cost[1], yerr=quality[1],
-            fmt="o", ms=8, capsize=3, color=colours[group], label=group,
+            fmt="o", ms=8, capsize=3, color=colours[group], label=_legend(group),
         )  # fmt: skip
     axes.set(xlabel="parameters per task", ylabel="mean test accuracy")
     _spread_out(axes, [cost[0] for cost, _ in groups.values()])
@@ -218,11 +219,15 @@ def group_curves(groups: Mapping[str, Bounds], colours: Mapping[str, str], label
     """A line with a band of one standard deviation for each group."""
     figure, axes = _single()
     for group, bounds in groups.items():
-        _band(axes, bounds, colours[group], group)
+        _band(axes, bounds, colours[group], _legend(group))
     axes.set(xlabel="sampled paths", ylabel=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
+
+
+def _legend(group: str) -> str:
+    return textwrap.fill(group, 36)
 
 
 def _band(axes: Axes, bounds: Bounds, colour: str, label: str = "") -> None:
@@ -327,4 +332,19 @@ def bars(distributions: Mapping[str, Distribution]) -> Figure:
         axes.set_xticks(x[::every], labels[::every], rotation=90, fontsize=6)
         axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
         axes.grid(False, axis="x")
+    return figure
+
+
+def histograms(columns: Mapping[str, Sequence[float]]) -> Figure:
+    """A chart for each column: how many sampled paths have a value in each of 30 ranges.
+
+    Whole numbers have a bar each instead.
+    """
+    figure, charts = grid(list(columns), 2, 2.3)
+    for name, axes in charts.items():
+        values = columns[name]
+        whole = all(isinstance(value, int) for value in values)
+        edges = np.arange(min(values) - 0.5, max(values) + 1).tolist() if whole else 30
+        axes.hist(values, edges, color="#2878b5", rwidth=0.9)
+        axes.set(ylabel="sampled paths")
     return figure

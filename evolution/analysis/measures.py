@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from statistics import fmean, stdev
 from typing import Any
 
@@ -18,9 +19,6 @@ import numpy as np
 from evolution.population import ROOT, Path, Population, Score, accounted_params
 
 Row = Mapping[str, Any]  # one sampled child; its fields are those of Progress.history
-
-# Given by the task or the experiment, not chosen by the search: in no distribution.
-_NOT_SEARCHED = frozenset({"num_classes", "adapters"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +34,7 @@ class Run:
     retained: Mapping[str, Path]  # task -> its best path, in the order of `tasks`
     root: Path | None
     test: dict[str, float | None]  # test accuracy of the retained path
+    settings: Mapping[str, Any] = field(default_factory=dict)  # {} where unknown
 
     @property
     def private(self) -> frozenset[str]:
@@ -49,6 +48,7 @@ def run_of(
     seed: int,
     history: Sequence[Row],
     population: Population,
+    settings: Mapping[str, Any] | None = None,
 ) -> Run:
     """A saved run, its history one row for each sampled child in the order of sampling."""
     retained = {
@@ -68,6 +68,7 @@ def run_of(
         retained={task: retained[task] for task in tasks if task in retained},
         root=roots[0] if roots else None,
         test={t: retained[t].metrics.get("test_accuracy") for t in tasks if t in retained},
+        settings=settings or {},
     )
 
 
@@ -156,7 +157,11 @@ class Summary:
     separate_params: int  # if every task had a model of its own
     trainable_params: float | None  # trained for the retained paths, in all
     flops: float | None
-    training_s: float | None  # summed over children
+    wall_s: float | None  # summed over children
+    device_s: float | None  # of it in compiled programs, summed over the children that tell it
+    child_s: float | None  # mean wall time of a child
+    child_device_s: float | None
+    generation_s: float | None  # mean, from the start of its first child to the end of its last
     elapsed_s: float | None  # from the start of the first child to the end of the last
 
 
@@ -180,7 +185,11 @@ def summary(run: Run) -> Summary:
         separate_params=sum(line.total_params for line in lines),
         trainable_params=total(row.get("trainable_params") for row in retained),
         flops=mean(line.flops for line in lines),
-        training_s=total(row.get("seconds") for row in rows),
+        wall_s=total(row.get("seconds") for row in rows),
+        device_s=total(row.get("device_s") for row in rows),
+        child_s=mean(row.get("seconds") for row in rows),
+        child_device_s=mean(row.get("device_s") for row in rows),
+        generation_s=mean(_elapsed(g) for g in generations(run) if _place(g[0])[2] is not None),
         elapsed_s=_elapsed(rows),
     )
 
@@ -188,6 +197,32 @@ def summary(run: Run) -> Summary:
 def _elapsed(rows: Iterable[Row]) -> float | None:
     ended = [(row["ended"], row.get("seconds") or 0.0) for row in rows if row.get("ended")]
     return max(e for e, _ in ended) - min(e - s for e, s in ended) if ended else None
+
+
+def generations(run: Run) -> list[list[Row]]:
+    """The children of each generation. They are neighbours: a continued run counts anew."""
+    return [list(rows) for _, rows in groupby(run.rows.values(), _place)]
+
+
+def _place(row: Row) -> tuple[str, int | None, int | None]:
+    return row["task"], row.get("iteration"), row.get("generation")
+
+
+def inherited(run: Run) -> int:
+    """How many sampled paths are of the runs that this one continues."""
+    found = before = 0
+    for rows in generations(run):
+        if _place(rows[0])[1:] == (0, 0):
+            found = before
+        before += len(rows)
+    return found
+
+
+def num_layers(row: Row) -> int | None:
+    """Transformer layers of a sampled path."""
+    if row.get("components") is not None:
+        return sum(name.startswith("encoderblock_") for name in row["components"])
+    return (row.get("hyperparameters") or {}).get("num_layers")
 
 
 # ---- who shares, who descends from whom
@@ -255,16 +290,18 @@ def knowledge_flow(runs: Sequence[Run]) -> tuple[tuple[str, ...], np.ndarray]:
 def component_lineage(run: Run, path: Path) -> dict[str, list[str]]:
     """Component name -> tasks that trained it or an ancestor's component of that name, in order.
 
-    A child trained what its parent did not contain under the same id.
+    A child trained what its parent did not contain under the same id, unless it is the root's: a
+    deeper child takes further layers from there.
     """
     trained: dict[str, dict[str, None]] = {c.name: {} for c in path.components}
-    before: Mapping[str, int] = {c.name: c.id for c in run.root.components} if run.root else {}
+    given = {c.id for c in run.root.components} if run.root else set()
+    before: Mapping[str, int] = {}
     for i in chain(run, path):
         row = run.rows.get(i)
         if row is None or row.get("components") is None:
             continue
         for name, component in row["components"].items():
-            if name in trained and before.get(name) != component:
+            if name in trained and component not in given and before.get(name) != component:
                 trained[name][row["task"]] = None
         before = row["components"]
     return {name: list(tasks) for name, tasks in trained.items()}
@@ -303,62 +340,3 @@ def mean_of_curves(curves: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.nd
     centre = np.where(known, np.nansum(padded, 0) / np.maximum(known, 1), np.nan)
     squares = np.nansum((padded - centre) ** 2, 0)
     return centre, np.sqrt(squares / np.maximum(known - 1, 1))
-
-
-# ---- hyperparameters
-
-
-def hyperparameter_histories(run: Run, path: Path) -> dict[str, list[tuple[int, Any]]]:
-    """Hyperparameter -> (id, value) along the chain of ancestors, oldest first."""
-    histories: dict[str, list[tuple[int, Any]]] = {}
-    for i, values in _hyperparameters(run, path):
-        for name, value in values.items():
-            histories.setdefault(name, []).append((i, value))
-    return histories
-
-
-def _hyperparameters(run: Run, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    paths = {p.id: p for p in (*run.retained.values(), *([run.root] if run.root else []))}
-    for i in chain(run, path):
-        held = paths[i].hyperparameters if i in paths else None
-        yield i, run.rows.get(i, {}).get("hyperparameters") or held or {}
-
-
-@dataclass(frozen=True, slots=True)
-class Distribution:
-    """How often each value of a hyperparameter occurs, as shares of 1."""
-
-    values: tuple[Any, ...]
-    sampled: tuple[float, ...]
-    retained: tuple[float, ...]
-
-
-def distributions(runs: Sequence[Run]) -> dict[str, Distribution]:
-    """Of every hyperparameter that takes more than one value among sampled paths."""
-    sampled = [row.get("hyperparameters") or {} for run in runs for row in run.rows.values()]
-    retained = [path.hyperparameters for run in runs for path in run.retained.values()]
-    names = {name for values in (*sampled, *retained) for name in values}
-    found = {}
-    for name in sorted(names - _NOT_SEARCHED):
-        counts = [
-            Counter(_plain(v[name]) for v in kind if name in v) for kind in (sampled, retained)
-        ]
-        values = sorted(counts[0] | counts[1], key=sort_key)
-        if len(values) > 1:
-            shares = [tuple(c[v] / max(c.total(), 1) for v in values) for c in counts]
-            found[name] = Distribution(tuple(values), *shares)
-    return found
-
-
-def _plain(value: Any) -> Any:
-    """A value that can be counted; True and 1 stay apart."""
-    return str(value) if isinstance(value, bool | list | tuple | dict) else value
-
-
-def sort_key(value: Any) -> tuple[int, float, str]:
-    """Nothing first, then numbers by size, then everything else by name."""
-    if value is None:
-        return 0, 0.0, ""
-    if isinstance(value, int | float):
-        return 1, float(value), ""
-    return 2, 0.0, str(value)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -43,6 +44,13 @@ th { color: var(--soft); font-weight: 600; }
 .number { text-align: right; white-space: nowrap; }
 figure { margin: 1rem 0 1.5rem; }
 figure svg { display: block; height: auto; }
+summary { cursor: pointer; }
+.views > figure { display: none; }
+.views > label { margin-right: 1rem; }
+.views > input:nth-of-type(1):checked ~ figure:nth-of-type(1),
+.views > input:nth-of-type(2):checked ~ figure:nth-of-type(2),
+.views > input:nth-of-type(3):checked ~ figure:nth-of-type(3),
+.views > input:nth-of-type(4):checked ~ figure:nth-of-type(4) { display: block; }
 figcaption { font-size: .87rem; max-width: 46rem; }
 .key { display: flex; flex-wrap: wrap; gap: .2rem 1rem; list-style: none; padding: 0;
   font-size: .87rem; }
@@ -161,6 +169,24 @@ class Report:
         self._add(table.html())
         if name:
             self.data(table, name)
+
+    def details(self, summary: str, table: Table) -> None:
+        """A table that is shown once its summary is clicked."""
+        self._add(f"<details><summary>{escape(summary)}</summary>{table.html()}</details>\n")
+
+    @contextmanager
+    def views(self, name: str, labels: Sequence[str]) -> Iterator[None]:
+        """Figures added in the context, at most four, take turns: the last is shown first."""
+        checked = ' checked="checked"'
+        buttons = "".join(
+            f'<input type="radio" name="{name}" id="{name}-{i}"'
+            f"{checked if i == len(labels) else ''}/>"
+            f'<label for="{name}-{i}">{escape(label)}</label>\n'
+            for i, label in enumerate(labels, 1)
+        )
+        self._add(f'<div class="views">{buttons}')
+        yield
+        self._add("</div>\n")
 
     def data(self, table: Table, name: str) -> None:
         """Writes a table as `name`.csv beside the page, without showing it."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from evolution.analysis import figures, measures, system_figures
+from evolution.analysis import figures, hyperparameters, measures, snapshots, system_figures
 from evolution.analysis.measures import Run
 from evolution.analysis.report import (
     Report,
@@ -26,6 +26,7 @@ from evolution.analysis.report import (
 from evolution.population import ROOT
 
 RATE = "_mu_"  # the mutation rate, and the beginning of the names of those of single mutations
+MAX_LISTED = 300  # sampled paths that the page lists
 Colours = Mapping[str, str]
 
 
@@ -81,23 +82,46 @@ def _summary(report: Report, run: Run, colours: Colours) -> None:
         ("parameters if every task had its own model", found.separate_params, integer),
         ("parameters trained for the retained paths", found.trainable_params, integer),
         ("mean FLOPs of one image's forward pass", found.flops, engineering),
-        ("training time, summed over paths", found.training_s, duration),
+        ("wall time, summed over paths", found.wall_s, duration),
+        ("time in compiled programs, summed over paths", found.device_s, duration),
+        ("mean wall time of a path", found.child_s, duration),
+        ("mean time of a path in compiled programs", found.child_device_s, duration),
+        ("mean time of a generation", found.generation_s, duration),
         ("time from the first start to the last end", found.elapsed_s, duration),
     ]
     shown = [(name, None if v is None else form(v)) for name, v, form in lines]
     report.table(Table({"quantity": None, "value": plain}, shown))
     report.data(Table({"quantity": None, "value": None}, [line[:2] for line in lines]), "summary")
+    report.text(
+        "Wall time is that of training and validation with everything around them; time in "
+        "compiled programs is the part in which the device computes, and is summed over the paths "
+        "whose history tells it."
+    )
 
 
 def _network(report: Report, run: Run, colours: Colours) -> None:
-    report.figure(
-        system_figures.network(run, colours),
-        "network",
-        "Each line is a task's path from the input at the bottom to its head, with its validation "
-        "accuracy in %; each box is a component, filled with the colour of the task that first "
-        "contained it (grey: the root), so a box that several lines cross is shared. The final "
-        "norm is left out.",
-    )
+    owners, systems = measures.first_owners(run), _systems(run)
+    with report.views("network", [label for label, _, _ in systems]):
+        for label, file, system in systems:
+            report.figure(
+                system_figures.network(system, owners, colours),
+                file,
+                f"The system after {label} of the sampled paths. Each line is a task's path from "
+                "the input at the bottom to its head, with its validation accuracy in %; each box "
+                "is a component, filled with the colour of the task that first contained it (grey: "
+                "the root), so a box that several lines cross is shared. The final norm is left "
+                "out. Black is the task for which a path was sampled last.",
+            )
+
+
+def _systems(run: Run) -> list[tuple[str, str, snapshots.Snapshot]]:
+    """Label, file and system at each quarter of the run, the last as it stands."""
+    earlier = [
+        (f"{share} %", f"network_{share}", snapshots.after(run, len(run.rows) * share // 100))
+        for share in (25, 50, 75)
+    ]
+    known = [entry for entry in earlier if entry[2].routes]
+    return [*known, ("100 %", "network", snapshots.final(run))]
 
 
 def _sharing(report: Report, run: Run, colours: Colours) -> None:
@@ -214,7 +238,7 @@ def _mutation_rates(report: Report, run: Run, colours: Colours) -> None:
 def _histories(report: Report, run: Run, colours: Colours, file: str, chosen: Any) -> None:
     found: dict[str, dict[str, list[tuple[int, Any]]]] = {}
     for task, path in run.retained.items():
-        for name, line in measures.hyperparameter_histories(run, path).items():
+        for name, line in hyperparameters.histories(run, path).items():
             if chosen(name):
                 found.setdefault(name, {})[task] = line
     changing = {
@@ -244,7 +268,7 @@ def distributions(report: Report, runs: Sequence[Run], file: str) -> None:
     """Adds the distributions of hyperparameters over the runs; `file` names the figure."""
     found = {
         title(name): distribution
-        for name, distribution in measures.distributions(runs).items()
+        for name, distribution in hyperparameters.distributions(runs).items()
         if not name.startswith(f"{RATE}|")
     }
     if not found:
@@ -326,6 +350,32 @@ def _children(report: Report, run: Run, colours: Colours) -> None:
     table = [(task, counts[task], improved[task], improved[task] / counts[task]) for task in counts]
     columns = {"task": None, "sampled": integer, "improved": integer, "share": percent}
     report.table(Table(columns, table), "sampled_by_task")
+    _newest(report, run)
+    known = {
+        "num_layers": [
+            n for row in run.rows.values() if (n := measures.num_layers(row)) is not None
+        ],
+        "quality": [q for row in run.rows.values() if (q := row.get("quality")) is not None],
+    }
+    if columns := {name: values for name, values in known.items() if values}:
+        report.figure(
+            figures.histograms(columns),
+            "sampled_values",
+            "How many of all sampled paths have so many transformer layers, and how many a "
+            "validation accuracy within each range.",
+        )
+
+
+def _newest(report: Report, run: Run) -> None:
+    rows = list(run.rows.values())[: -MAX_LISTED - 1 : -1]
+    lines = [
+        (row["id"], row["task"], measures.num_layers(row), row.get("quality"), row.get("score"))
+        for row in rows
+    ]
+    columns = {
+        "id": str, "task": None, "num_layers": integer, "quality": accuracy, "score": accuracy,
+    }  # fmt: skip
+    report.details(f"The newest {len(rows):,} sampled paths", Table(columns, lines))
 
 
 def _flat(value: Any) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evolution import state
-from evolution.analysis import comparison_page, figures, run_page
+from evolution.analysis import comparison_page, figures, folder, run_page
 from evolution.analysis.measures import Run, run_of
 from evolution.state import StateError
 from model_store import ModelStore, UnknownTask
@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 def analyse(store: ModelStore, out: Path, runs: Sequence[str] = ()) -> Path:
     """Writes the analysis of these runs, or of all in the store, to `out`; its index page.
 
-    Files of an earlier analysis are replaced. Raises StateError for runs that are not there.
+    An earlier analysis there is replaced. Raises StateError for runs that are not there, and
+    FileExistsError where `out` holds what no analysis wrote.
     """
     names = list(dict.fromkeys(runs)) or store.agents()
     if not names:
@@ -32,11 +33,13 @@ def analyse(store: ModelStore, out: Path, runs: Sequence[str] = ()) -> Path:
     loaded = [load(store, name) for name in names]
     several = len(loaded) > 1
     pages = {run.name: _page_name(i, run.name) if several else "." for i, run in enumerate(loaded)}
-    with figures.style():
+    with folder.replacing(out) as new, figures.style():
         for run in loaded:
-            page = run_page.write(run, out / pages[run.name])
-            logger.info("event=analysed run=%s page=%s", run.name, page)
-        return comparison_page.write(loaded, pages, out) if several else out / "index.html"
+            run_page.write(run, new / pages[run.name])
+            logger.info("event=analysed run=%s page=%s", run.name, pages[run.name])
+        if several:
+            comparison_page.write(loaded, pages, new)
+    return out / "index.html"
 
 
 def _page_name(i: int, run: str) -> str:
@@ -47,7 +50,9 @@ def _page_name(i: int, run: str) -> str:
 def load(store: ModelStore, name: str) -> Run:
     """A run of the store, as it stands; raises StateError."""
     progress, population = state.load(store, name)
-    run = run_of(name, progress.experiment, progress.seed, progress.history, population)
+    run = run_of(
+        name, progress.experiment, progress.seed, progress.history, population, progress.settings
+    )
     for task, known in run.test.items():
         if known is None:
             run.test[task] = _published_accuracy(store, task, run.retained[task].published)

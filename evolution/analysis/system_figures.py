@@ -19,8 +19,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Curve
 
 from evolution.analysis.figures import INK, ROOT_COLOUR
-from evolution.analysis.measures import Run, first_owners
-from evolution.population import Component
+from evolution.analysis.snapshots import Snapshot
 
 # Kind of component -> (place from the bottom, label); a number in a name orders within the kind.
 # A residual adapter lies before the block of its number, an unknown kind below the head.
@@ -40,7 +39,7 @@ _NODE_HEIGHT = 0.5  # of a level
 class Node:
     """A component's box; columns are counted in tasks."""
 
-    component: Component
+    component: int  # its id
     level: int
     users: list[int]  # columns of the tasks whose paths contain it
     x: float  # centre
@@ -73,21 +72,21 @@ def _place(name: str) -> tuple[float, int, bool, str]:
     return _KINDS.get(kind, (4, ""))[0], int(number or 0), kind == "encoderblock", name
 
 
-def layout(run: Run) -> tuple[list[str], list[str], dict[int, Node]]:
+def layout(system: Snapshot) -> tuple[list[str], list[str], dict[int, Node]]:
     """Tasks from left to right, component names from the bottom up, nodes by component id.
 
     Tasks stand beside those whose paths are alike from the bottom up.
     """
-    paths = run.retained
-    tasks = sorted(paths, key=lambda task: [c.id for c in paths[task].components])
-    shown = {c.name for path in paths.values() for c in path.components} - {_OMITTED}
+    routes = system.routes
+    tasks = sorted(routes, key=lambda task: list(routes[task].components.values()))
+    shown = {name for route in routes.values() for name in route.components} - {_OMITTED}
     names = sorted(shown, key=_place)
     nodes: dict[int, Node] = {}
     for column, task in enumerate(tasks):
-        for component in paths[task].components:
-            if component.name != _OMITTED:
-                node = Node(component, names.index(component.name), [], 0.0)
-                nodes.setdefault(component.id, node).users.append(column)
+        for name, component in routes[task].components.items():
+            if name != _OMITTED:
+                node = Node(component, names.index(name), [], 0.0)
+                nodes.setdefault(component, node).users.append(column)
     for level in range(len(names)):
         _place_level([node for node in nodes.values() if node.level == level])
     return tasks, names, nodes
@@ -95,7 +94,7 @@ def layout(run: Run) -> tuple[list[str], list[str], dict[int, Node]]:
 
 def _place_level(nodes: list[Node]) -> None:
     """Each box as near to the middle of its users as the others in its level let it."""
-    nodes.sort(key=lambda node: (np.mean(node.users), node.component.id))
+    nodes.sort(key=lambda node: (np.mean(node.users), node.component))
     wanted = [float(np.mean(node.users)) for node in nodes]
     apart = [(a.width + b.width) / 2 + 0.16 for a, b in pairwise(nodes)]
     right, left = wanted[:], wanted[:]
@@ -107,27 +106,30 @@ def _place_level(nodes: list[Node]) -> None:
         node.x = (a + b) / 2
 
 
-def network(run: Run, colours: Mapping[str, str]) -> Figure:
+def network(system: Snapshot, owners: Mapping[int, str], colours: Mapping[str, str]) -> Figure:
     """The multitask network from the bottom up: a box a component, a line a task's path.
 
-    A box is filled with the colour of the task that first contained it, grey if it is the root's.
+    A box is filled with the colour of the task that first contained it (`owners`, by component
+    id), grey if it is the root's. The active task's path is drawn in black.
     """
-    tasks, names, nodes = layout(run)
-    owners = first_owners(run)
+    tasks, names, nodes = layout(system)
     axes, column = _canvas(tasks, names, list(nodes.values()))
     for node in nodes.values():
-        _box(axes, node, colours.get(owners[node.component.id], ROOT_COLOUR))
+        _box(axes, node, colours.get(owners[node.component], ROOT_COLOUR))
     for at, task in enumerate(tasks):
-        path = run.retained[task]
-        route = [nodes[c.id] for c in path.components if c.id in nodes]
-        axes.add_artist(_route(route, at, colours[task]))
-        axes.text(at, -1, task, rotation=90, ha="center", va="top", fontsize=8)
+        path, active = system.routes[task], task == system.active
+        route = [nodes[c] for c in path.components.values() if c in nodes]
+        line = _route(route, at, INK if active else colours[task])
+        line.set_linewidth(2.4 if active else 1.3)
+        axes.add_artist(line)
+        weight = "bold" if active else "normal"
+        axes.text(at, -1, task, rotation=90, ha="center", va="top", fontsize=8, weight=weight)
         if path.quality is not None:
             top = route[-1]
             size = min(8, column * 17)
             axes.text(
                 top.lane(at), top.level, f"{100 * path.quality:.2f}", fontsize=size,
-                ha="center", va="center", color=_readable(colours.get(owners[top.component.id])),
+                ha="center", va="center", color=_readable(colours.get(owners[top.component])),
             )  # fmt: skip
     figure = axes.figure
     assert isinstance(figure, Figure)
@@ -175,7 +177,7 @@ def _route(route: Sequence[Node], column: int, colour: str) -> PathPatch:
         if node is not route[-1]:
             points.append((x, node.level + _NODE_HEIGHT / 2))
             codes.append(Curve.LINETO)
-    return PathPatch(Curve(points, codes), facecolor="none", edgecolor=colour, lw=1.3)
+    return PathPatch(Curve(points, codes), facecolor="none", edgecolor=colour)
 
 
 def _readable(background: str | None) -> str:

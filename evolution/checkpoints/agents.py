@@ -8,7 +8,7 @@ layout B `state_{models sampled}` and tells each layer's shard in a column `stat
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from evolution.checkpoints.layouts import (
 )
 from evolution.checkpoints.tables import Row, read_table
 from evolution.population import ROOT
+from model_store.errors import listed
 
 _STATE_B = re.compile(r"state_(\d+)")
 _ENTRY = r"(?P<name>[^:]+):(?P<agent>.+):(?P<id>\d+)"
@@ -61,8 +62,13 @@ def read_agents(directory: Path, name_of: Callable[[str], str]) -> System:
     skipped: list[Skipped] = []
     agents = [a for a in _agents(directory, skipped) if a.states]
     shards = [CheckpointFile.open(_required(state)) for a in agents for state in a.states]
+    shards = list(_without_copies(shards, _homes(agents), skipped))
     layers = stored_layers((shard, _ENTRY) for shard in shards)
     own, copies = _published(agents)
+    if not own:
+        raise CheckpointError(
+            f"{directory}: no agent publishes a model in a final state; copy the system whole"
+        )
     multipath = [_with_subpaths(m, own, copies) for m in own.values() if m.row.text(_PATHS)]
     single = [m for m in own.values() if not m.row.text(_PATHS)]
     runs = [
@@ -123,6 +129,46 @@ def _required(state: Path) -> Path:
     checkpoint = complete_checkpoint(state)
     assert checkpoint is not None, "only complete states are final"
     return checkpoint
+
+
+def _homes(agents: Iterable[_Agent]) -> dict[Key, Path]:
+    """The state that holds each layer, in layout B, which tells it."""
+    homes: dict[Key, Path] = {}
+    for state in (state for agent in agents for state in agent.states):
+        if not _STATE_B.fullmatch(state.name):
+            continue
+        for row in read_table(state / "components.csv", ("agent_id", "id", "state_iid")):
+            key = (row.required("agent_id"), number_of(row, "id"))
+            home = state.parent.parent / key[0] / f"state_{number_of(row, 'state_iid')}"
+            if homes.setdefault(key, home) != home:
+                raise CheckpointError(
+                    f"{row.where}: layer {key[1]} of {key[0]} is in {home.name}, but in "
+                    f"{homes[key].name} by an earlier row"
+                )
+    return homes
+
+
+def _without_copies(
+    shards: list[CheckpointFile], homes: Mapping[Key, Path], skipped: list[Skipped]
+) -> Iterator[CheckpointFile]:
+    """The files, each without the layers whose home is another; raises CheckpointError."""
+    held = {shard.path.parent: shard.layers for shard in shards}
+    for state, shard in zip(held, shards, strict=True):
+        copies: set[str] = set()
+        for entry in shard.layers:
+            parts = re.fullmatch(_ENTRY, entry.removeprefix(MOMENTUM))
+            home = homes.get((parts["agent"], int(parts["id"])), state) if parts else state
+            if home != state and entry not in held.get(home, {}):
+                raise CheckpointError(
+                    f"checkpoint {shard.path}: layer {entry} belongs into {home} by its state_iid, "
+                    "but is in no checkpoint there; copy the system whole"
+                )
+            if home != state:
+                copies.add(entry)
+        if copies:
+            why = "copies: components.csv names another state for them"
+            skipped.append(Skipped(f"{shard.path}: layers {listed(sorted(copies))}", why))
+        yield replace(shard, layers={e: v for e, v in shard.layers.items() if e not in copies})
 
 
 def _published(agents: list[_Agent]) -> tuple[dict[Key, Model], dict[Key, Model]]:
@@ -224,7 +270,7 @@ def _run(name: str, family: str, single: list[Model], agents: list[_Agent]) -> R
 
 def _time(model: Model) -> tuple[bool, float, Key]:
     """Roots first, then as they were finished."""
-    return model.task != ROOT, model.row.number("metrics.timestamp_end") or 0.0, model.key
+    return model.task != ROOT, model.row.ended() or 0.0, model.key
 
 
 def _layer_names(states: Iterable[Path]) -> dict[Key, tuple[str, int]]:

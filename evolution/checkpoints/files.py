@@ -25,6 +25,7 @@ CHUNKED = "__msgpack_chunked_array__"  # marks the map that stands for an array 
 ARRAY, NUMBER = 1, 3  # extension types: an array, and one number in the same form
 MAX_AXES = 32
 MAX_DEPTH = 16  # maps in maps; blocks have 4
+MAX_NAME = 4096  # bytes; names are read whole, and stand in messages
 
 
 class CheckpointError(Exception):
@@ -223,8 +224,11 @@ class _Scanner:
         return value
 
     def _text(self) -> str:
+        length = self._expect("text")
+        if length > MAX_NAME:
+            raise self._error(f"a name of {length} bytes, expected at most {MAX_NAME}")
         try:
-            return self._bytes(self._expect("text")).decode()
+            return self._bytes(length).decode()
         except UnicodeDecodeError:
             raise self._error("a name is not UTF-8") from None
 

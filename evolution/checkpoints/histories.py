@@ -136,25 +136,22 @@ def _mutations(
 
 def _measured(row: Row) -> dict[str, Any]:
     """Agents name some metrics otherwise than μ2Net."""
-
-    def first(*columns: str) -> float | None:
-        found = (row.number(column) for column in columns)
-        return next((value for value in found if value is not None), None)
-
     parts = [row.number(f"metrics.time_{part}") for part in _SECONDS]
     spent = [part for part in parts if part is not None]
     recorded = row.starting("metrics.")
     return {
         "evaluations": row.json("metrics.evals"),
         "quality": row.number("metrics.quality"),
-        "score": first("score", "metrics.score"),
-        "accounted_params": first("metrics.training_accounted_params", "metrics.accounted_params"),
+        "score": row.first("score", "metrics.score"),
+        "accounted_params": row.first(
+            "metrics.training_accounted_params", "metrics.accounted_params"
+        ),
         "trainable_params": row.integer("metrics.num_trainable_params"),
         "flops": row.number("metrics.flops"),
         "improved": row.flag("metrics.improved"),
         "new_best": row.flag("metrics.new_best"),
         "diverged": None,
-        "seconds": first("metrics.loop_time") or (sum(spent) if spent else None),
-        "ended": first("metrics.end_time", "metrics.timestamp_end"),
+        "seconds": row.number("metrics.loop_time") or (sum(spent) if spent else None),
+        "ended": row.ended(),
         "recorded": {name: text for name, text in recorded.items() if name not in _IN_ROW},
     }

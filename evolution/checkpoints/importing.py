@@ -15,6 +15,7 @@ from pathlib import Path
 
 from evolution import state
 from evolution.checkpoints.agents import is_agents, read_agents
+from evolution.checkpoints.earlier import require_replaceable
 from evolution.checkpoints.files import CheckpointError, arrays
 from evolution.checkpoints.histories import population_of, progress_of
 from evolution.checkpoints.layouts import (
@@ -118,9 +119,9 @@ def _holds_state(directory: Path) -> bool:
 
 
 def _read(directory: Path) -> System:
-    mu2net = find_mu2net(directory)
+    mu2net, absolute = find_mu2net(directory), directory.resolve()
     if mu2net is None:
-        return read_agents(directory, _run_name)
+        return read_agents(directory, lambda family: _run_name(absolute.name, family))
     if is_agents(directory):
         raise CheckpointError(f"{directory}: holds states and agents; give a directory of one kind")
     chosen, skipped = mu2net
@@ -130,15 +131,15 @@ def _read(directory: Path) -> System:
                 f"{chosen}: the state of one agent, which needs those of others; give the "
                 "directory that holds all agents"
             )
-    absolute = directory.resolve()
     is_state = STATE.fullmatch(absolute.name)
     system = read_mu2net(chosen, _run_name((absolute.parent if is_state else absolute).name))
     system.skipped[:0] = skipped
     return system
 
 
-def _run_name(name: str) -> str:
-    return "imported/" + (re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".") or "state")
+def _run_name(*names: str) -> str:
+    parts = (re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".") or "state" for name in names)
+    return "/".join(["imported", *parts])
 
 
 class _Import:
@@ -166,13 +167,14 @@ class _Import:
         self._momenta: dict[Key, Digest] = {}
         self._published: dict[Key, Published] = {}
         self._added: set[Key] = set()
+        self._live_before = set(store.live())
         self._progress, self._done = progress, 0
         self._total = sum(self._size(key) for key in self._keys())
 
     def _prepare(self, run: Run) -> None:
-        self._require_unchanged(run.name)
         networks = {model.key: single_path(model, self._system) for model in run.retained}
         population, paths, components = population_of(run, networks, self._system.layers)
+        require_replaceable(self._store, run, networks, self._system.layers)
         self._runs.append((run, population))
         self._networks.update(networks)
         self._paths.update(paths)
@@ -181,15 +183,6 @@ class _Import:
             if network.unused:
                 what = f"{network.model.what}: layers {listed(list(network.unused))}"
                 self._skipped.append(Skipped(what, "its network does not run through them"))
-
-    def _require_unchanged(self, name: str) -> None:
-        """An import may replace an import, not what evolution made of it."""
-        saved = self._store.load_agent(name)
-        if saved is not None and saved.get("settings"):
-            raise CheckpointError(
-                f"importing run {name}: the store holds a run of this name that evolution made; "
-                "rename the directory or import into another store"
-            )
 
     def _keys(self) -> dict[Key, None]:
         """Of all layers that are needed."""
@@ -217,7 +210,7 @@ class _Import:
             for part in (*multi.paths, multi):
                 self._put(part)
             self._publish_multipath(multi)
-        live = self._make_best_live()
+        live = {task: number for task, (number, _) in self._store.live().items()}
         return ImportReport(
             directory=self._directory,
             method=self._system.method,
@@ -288,41 +281,33 @@ class _Import:
         }
 
     def _publish(self, key: Key, spec: TaskPath) -> Published:
-        """A new version, unless an earlier import has published just this; never live yet."""
+        """A new version, unless an earlier import has published just this.
+
+        It is live from now on if the gateway serves its kind and it is better by validation than
+        what was; one that had been published earlier, only if none was live: what is live instead
+        of it may be somebody's choice.
+        """
         try:
             known = self._store.history(spec.task)
         except NoSuchTask:
             known = []
         data = spec.to_bytes()
         same = next((one for one in known if one.path.to_bytes() == data), None)
+        may_serve = key in self._networks and (same is None or spec.task not in self._live_before)
+        serve = may_serve and self._is_better(spec)
         if same is None:
             self._added.add(key)
-            same = self._store.publish(spec, live=False)
+            same = self._store.publish(spec, live=serve)
+        elif serve:
+            self._store.rollback(spec.task, same.version)
         self._published[key] = same
         return same
 
-    def _make_best_live(self) -> dict[str, int]:
-        """Task -> live version: the best by validation that the gateway serves.
-
-        A version that was live before and comes from elsewhere stays if it is better.
-        """
-        best: dict[str, Published] = {}
-        for key, published in self._published.items():
-            former = best.get(published.task)
-            if key in self._networks and (
-                former is None or _accuracy(former) < _accuracy(published)
-            ):
-                best[published.task] = published
-        imported = {published.digest for published in self._published.values()}
-        live = self._store.live()
-        for task, chosen in best.items():
-            if task in live and live[task][1] not in imported:
-                present = self._store.resolve(task)
-                if _accuracy(present) >= _accuracy(chosen):
-                    continue
-            if live.get(task, (0,))[0] != chosen.version:
-                self._store.rollback(task, chosen.version)
-        return {task: number for task, (number, _) in self._store.live().items()}
+    def _is_better(self, spec: TaskPath) -> bool:
+        """Than the live version of its task, or there is none."""
+        if spec.task not in self._store.live():
+            return True
+        return _accuracy(self._store.resolve(spec.task).path) < _accuracy(spec)
 
     def _save(self, run: Run, population: Population) -> bool:
         """The run's state, to continue from; False if it cannot be."""
@@ -340,7 +325,7 @@ class _Import:
     def _version(self, key: Key, live: dict[str, int]) -> ImportedVersion:
         published = self._published[key]
         network = self._networks.get(key)
-        accuracy = _accuracy(published)
+        accuracy = _accuracy(published.path)
         return ImportedVersion(
             task=published.task,
             version=published.version,
@@ -365,7 +350,7 @@ def _quality(model: Model) -> float:
     return model.row.number("metrics.quality") or 0.0
 
 
-def _accuracy(published: Published) -> float:
+def _accuracy(path: TaskPath) -> float:
     """By validation; -1 for a version that tells none."""
-    found = published.path.metrics.get("validation", {}).get("accuracy")
+    found = path.metrics.get("validation", {}).get("accuracy")
     return -1.0 if found is None else float(found)

@@ -242,14 +242,19 @@ def find_mu2net(directory: Path) -> tuple[Path, list[Skipped]] | None:
     """The state to read of an experiment's directory, or the directory itself if it is a state."""
     if (directory / "population.csv").is_file():
         return directory, []
-    states = [p for p in directory.iterdir() if p.is_dir() and STATE.fullmatch(p.name)]
-    states = sorted((p for p in states if (p / "population.csv").is_file()), key=_age)
+    found = (p for p in directory.iterdir() if p.is_dir() and STATE.fullmatch(p.name))
+    states = sorted(found, key=_age)
     if not states:
         return None
-    skipped = [Skipped(str(p), "no checkpoint file") for p in states if not complete_checkpoint(p)]
     complete = [p for p in states if complete_checkpoint(p)]
     if not complete:
         raise CheckpointError(f"{directory}: none of its states has a checkpoint file")
+    for state in complete:
+        if not (state / "population.csv").is_file():
+            raise CheckpointError(
+                f"state {state}: a checkpoint without population.csv; copy the state whole"
+            )
+    skipped = [Skipped(str(p), "no checkpoint file") for p in states if p not in complete]
     *earlier, latest = complete
     why = f"{latest.name} is later and holds its history and what was retained of its models"
     return latest, skipped + [Skipped(str(path), why) for path in earlier]

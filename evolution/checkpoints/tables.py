@@ -20,6 +20,7 @@ from evolution.checkpoints.files import CheckpointError
 # Not `float(text)`: Python reads "0_2", a list of two blocks, as the number 2.
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _ABSENT = frozenset({"", "nan", "NaN", "None"})
+_ENDED = ("metrics.end_time", "metrics.timestamp_end")  # of μ2Net, of agents
 
 INTEGERS = frozenset({"num_layers", "adapter_dim", "ds_image_size", "num_classes", "num_paths"})
 FLAGS = frozenset({"opt_nesterov", "ds_crop", "ds_flip_left_right"})
@@ -64,6 +65,15 @@ class Row:
         """A JSON document without its NaNs. Raises CheckpointError."""
         return self._converted(column, _json)
 
+    def first(self, *columns: str) -> float | None:
+        """The first of these numbers that is there. Raises CheckpointError."""
+        found = (self.number(column) for column in columns)
+        return next((value for value in found if value is not None), None)
+
+    def ended(self) -> float | None:
+        """When the model was finished, in seconds. Raises CheckpointError."""
+        return self.first(*_ENDED)
+
     def required(self, column: str) -> str:
         """A cell that must not be absent. Raises CheckpointError."""
         value = self.text(column)
@@ -88,7 +98,7 @@ class Row:
 
 
 def read_table(path: Path, columns: tuple[str, ...]) -> list[Row]:
-    """All rows of a CSV file that has at least these columns. Raises CheckpointError."""
+    """All rows, one or more, of a CSV file that has at least these columns; or CheckpointError."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file, strict=True)
@@ -100,6 +110,8 @@ def read_table(path: Path, columns: tuple[str, ...]) -> list[Row]:
         raise CheckpointError(f"{path}: the table is missing; copy the state whole") from None
     except (csv.Error, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: not a CSV table: {error}") from None
+    if not rows:
+        raise CheckpointError(f"{path}: columns but no rows, expected one or more; copy it again")
     for row in rows:
         if None in row.cells or None in row.cells.values():
             raise CheckpointError(

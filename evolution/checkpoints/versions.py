@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 from evolution.checkpoints.layouts import Key, Model
 from evolution.checkpoints.networks import ROUTER, Multipath, Network
 from evolution.population import ROOT, accounted_params
 from evolution.population import Path as PopulationPath
-from evolution.splits import MU2NET_SPLITS, split_rule
+from evolution.splits import MU2NET_SPLITS
+from evolution.vtab import Share, is_thousand, vtab_task
 from model_store import Digest, Published, TaskPath
 from vit.preprocess import CONTRACT
 
-_SPLITS = ("train", "validation", "test")
+_VALIDATION_1K = 200  # examples
 
 
 def single_path_version(
@@ -111,16 +113,43 @@ def _labels(num_classes: int) -> tuple[str, ...]:
 
 
 def _metrics(model: Model) -> dict[str, Any]:
-    """Accuracies with the splits that the systems measured them on; sizes were not recorded."""
-    row, rule = model.row, split_rule(model.task, MU2NET_SPLITS, _SPLITS)
+    """Accuracies, with the splits that they were measured on where the task's name tells them."""
+    row, splits = model.row, splits_of(model.task)
     found = {
-        "validation": (row.number("metrics.quality"), rule.validation),
-        "test": (row.number("metrics.test_quality"), rule.test),
+        "validation": row.number("metrics.quality"),
+        "test": row.number("metrics.test_quality"),
     }
     metrics: dict[str, Any] = {
-        kind: {"accuracy": accuracy, "split": split}
-        for kind, (accuracy, split) in found.items()
+        kind: {"accuracy": accuracy, **({"split": splits[kind]} if kind in splits else {})}
+        for kind, accuracy in found.items()
         if accuracy is not None
     }
     flops = row.number("metrics.flops")
     return metrics if flops is None else {**metrics, "compute": {"forward_flops": flops}}
+
+
+def splits_of(task: str) -> dict[str, str]:
+    """The TFDS splits that validated and tested a task, as far as its name tells them.
+
+    The default rule goes by which splits the data set has, and VTAB-1k's validation mostly by how
+    many examples; no state tells either.
+    """
+    vtab = vtab_task(task)
+    if vtab is None:
+        rules = (rule for name, rule in MU2NET_SPLITS.items() if fnmatchcase(task, name))
+        rule = next(rules, None)
+        return {} if rule is None else {"validation": rule.validation, "test": rule.test}
+    splits = {"test": _expression(vtab.partition.test)}
+    split, start, _ = vtab.partition.validation
+    if not is_thousand(task):
+        splits["validation"] = _expression(vtab.partition.validation)
+    elif start == 0:
+        splits["validation"] = f"{split}[:{_VALIDATION_1K}]"
+    return splits
+
+
+def _expression(share: Share) -> str:
+    split, start, stop = share
+    if (start, stop) == (0, 100):
+        return split
+    return f"{split}[{f'{start}%' if start else ''}:{f'{stop}%' if stop < 100 else ''}]"

@@ -1,10 +1,12 @@
 """A run that nobody trained: a search by the rules of the population, qualities drawn at random."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from evolution import state
+from evolution.experiments import EXPERIMENTS, with_settings
 from evolution.outcome import Outcome
 from evolution.population import ROOT, Component, Path, Population, Score
 from evolution.state import Progress
@@ -76,15 +78,22 @@ class MadeUpRun:
         if improved:
             self.population.paths.setdefault(task, []).append(path)
         trained = tuple(c.name for c in components if c.trainable)
-        outcome = Outcome(path, parent, trained, improved, False, 2.0, 1000.0 + 3 * path.id)
+        outcome = Outcome(
+            path, parent, trained, improved, False,
+            seconds=2.0, device_s=1.5, ended=1000.0 + 3 * path.id,
+        )  # fmt: skip
         new_best = improved and (best is None or quality >= (best.quality or 0))
         score = self.population.score
         self.history.append(outcome.history_row(0, generation, score, new_best))
 
-    def save(self, store: ModelStore, name: str, seed: int) -> None:
-        """Saves it as a run."""
+    def save(
+        self, store: ModelStore, name: str, seed: int, settings: Sequence[str] | None = None
+    ) -> None:
+        """Saves it as a run; with `settings`, of an experiment that has these changed."""
         arch = Architecture.named("Ti", patch_size=16, image_size=32, num_layers=0, num_classes=1)
         progress = Progress("made up", seed, [], arch, history=self.history)
+        if settings is not None:
+            progress.settings = with_settings(EXPERIMENTS["mu2net-chars5"], settings).to_json()
         state.save(store, name, progress, self.population)
 
     def mutated(self, parent: Path) -> dict[str, Any]:

@@ -70,6 +70,12 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
         table.writerows(rows)
 
 
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """A table's rows, to be changed and written again."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def hparams(**values: Any) -> dict[str, Any]:
     """The hyperparameter columns of a row."""
     return {f"hparams.{key}": value for key, value in {**HYPERPARAMETERS, **values}.items()}
@@ -206,12 +212,15 @@ class Agents:
         write_table(state / "published.csv", [rows[-1], *copies])
         write_table(state / "population.csv", rows)
         write_table(state / "paths.csv", rows)
+        self.write_components(agent, cycle, layers)
+        write_checkpoint(state / state.name.replace("state", "checkpoint"), entries)
+
+    def write_components(self, agent: str, cycle: int, layers: Mapping[int, str]) -> None:
         shard = {"state_iid": cycle} if self.refactored else {}
-        write_table(state / "components.csv", [
+        write_table(self.state(agent, cycle) / "components.csv", [
             {"id": number, "name": name, "agent_id": agent, "num_params": 7, **shard}
             for number, name in layers.items()
         ])  # fmt: skip
-        write_checkpoint(state / state.name.replace("state", "checkpoint"), entries)
 
     def row(self, agent: str, number: int, layers: str, parent: str, quality: float | None,
             **values: Any) -> dict[str, Any]:  # fmt: skip
@@ -296,6 +305,8 @@ def _add_multipath(agents: Agents, main: dict[str, Any], other: dict[str, Any]) 
                          Dense_0__kernel=(3, 2), Dense_0__bias=(2,))  # fmt: skip
     agents.trees |= {f"{agent}:11": connector, f"{agent}:12": router}
     state = agents.state(agent, 1)
+    names = {11: "head_adapter_path_1", 12: "multipath_router"}
+    agents.write_components(agent, 1, names)
     write_checkpoint(state / state.name.replace("state", "checkpoint"), {
         f"head_adapter_path_1:{agent}:11": connector, f"multipath_router:{agent}:12": router,
     })  # fmt: skip

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from evolution import state
-from evolution.analysis import analyse, comparison_page, figures, measures, run_page, system_figures
+from evolution.analysis import (
+    analyse,
+    comparison_page,
+    figures,
+    hyperparameters,
+    measures,
+    run_page,
+    snapshots,
+    system_figures,
+)
 from evolution.analysis.measures import run_of
 from evolution.analysis.stored_runs import load
 from evolution.population import ROOT, Component, Path, Population, Score, accounted_params
@@ -84,7 +93,7 @@ def test_the_summary_adds_up():
     assert found.separate_params == 1120 + 1130
     assert found.validation == pytest.approx(0.7)
     assert found.test == 0.5  # of the one that has it
-    assert (found.training_s, found.elapsed_s, found.trainable_params) == (6, 20, 130)
+    assert (found.wall_s, found.elapsed_s, found.trainable_params) == (6, 20, 130)
 
 
 def test_sharing_and_first_owners_go_by_component():
@@ -137,9 +146,9 @@ def test_replicas_of_other_lengths_stay_at_their_last_value():
 
 def test_hyperparameters_are_followed_and_counted():
     run = by_hand()
-    history = measures.hyperparameter_histories(run, run.retained["b"])
+    history = hyperparameters.histories(run, run.retained["b"])
     assert history == {"lr": [(0, 0.1), (1, 0.1), (2, 0.2), (4, 0.2)]}
-    found = measures.distributions([run])["lr"]
+    found = hyperparameters.distributions([run])["lr"]
     assert (found.values, found.retained) == ((0.1, 0.2), (0.0, 1.0))
     assert found.sampled == pytest.approx((1 / 3, 2 / 3))
 
@@ -149,7 +158,7 @@ def test_a_hyperparameter_may_mix_nothing_numbers_and_words():
         row(i, "a", None, None, None, 0.5, hyperparameters={"x": value, "y": 1})
         for i, value in enumerate((None, 0.9, True, "late", 0.9))
     ]
-    found = measures.distributions([run_of("r", "e", 0, rows, Population(Score()))])
+    found = hyperparameters.distributions([run_of("r", "e", 0, rows, Population(Score()))])
     assert list(found) == ["x"]  # what never varies is left out
     assert found["x"].values == (None, 0.9, "True", "late")
     assert found["x"].sampled == (0.2, 0.4, 0.2, 0.2)
@@ -171,7 +180,7 @@ def test_replicas_are_runs_of_one_experiment():
 
 
 def test_the_network_stands_on_the_embedding_and_ends_with_the_head():
-    tasks, names, nodes = system_figures.layout(made_up(5, 8))
+    tasks, names, nodes = system_figures.layout(snapshots.final(made_up(5, 8)))
     assert names[:3] == ["embedding", "cls", "posembed_input"]
     assert names[-1] == "head"
     assert "encoder_norm" not in names
@@ -183,14 +192,13 @@ def test_the_network_stands_on_the_embedding_and_ends_with_the_head():
 
 def test_boxes_of_a_level_stand_beside_each_other_around_their_users():
     nodes = [
-        system_figures.Node(component(i, "head", 1), 0, users, 0.0)
-        for i, users in enumerate(([0, 3], [1, 2], [1], [5]))
+        system_figures.Node(i, 0, users, 0.0) for i, users in enumerate(([0, 3], [1, 2], [1], [5]))
     ]
     system_figures._place_level(nodes)
     for left, right in pairwise(nodes):
         assert left.x + left.width / 2 < right.x - right.width / 2
     assert nodes[-1].x == pytest.approx(5, abs=0.6)
-    assert [node.component.id for node in nodes] == [2, 0, 1, 3]
+    assert [node.component for node in nodes] == [2, 0, 1, 3]
     assert nodes[1].lane(0) < nodes[1].x < nodes[1].lane(3)
 
 
@@ -252,7 +260,7 @@ def test_the_page_has_every_section_and_its_numbers_as_files(page):
     tree = parsed(page)
     assert headings(tree) == [*run_page._SECTIONS, "Data"]
     assert [link.text for link in tree.find(".//nav").iter("a")] == headings(tree)
-    assert len(list(tree.iter("figure"))) == 11
+    assert len(list(tree.iter("figure"))) == 15
     for figure in tree.iter("figure"):
         assert figure.find(f".//{SVG}svg") is not None
         assert figure.find("figcaption").text.strip().endswith(".")

@@ -109,6 +109,20 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, tree, message):
         CheckpointFile.open(path)
 
 
+def test_a_name_of_many_bytes_is_refused_unread(tmp_path):
+    """Its length is a wrong byte somewhere; a message that held it would be as long."""
+    path = tmp_path / "checkpoint_1_0"
+    for length in (4097, 600_000_000):
+        with path.open("wb") as file:
+            file.write(b"\x81\xdb" + length.to_bytes(4, "big"))
+            file.truncate(6 + length)  # a file with a hole, which reads as zeros
+        with pytest.raises(CheckpointError, match=f"a name of {length} bytes") as error:
+            CheckpointFile.open(path)
+        assert len(str(error.value)) < 1000
+    name = "a" * 4094 + ":1"
+    assert list(CheckpointFile.open(written(path, {name: TREE["cls:1"]})).layers) == [name]
+
+
 def test_a_layer_twice_and_bytes_behind_the_end(tmp_path):
     path = tmp_path / "checkpoint_1_0"
     one = msgpack.packb("a:1") + msgpack.packb(leaf((1,), "float32", bytes(4)))

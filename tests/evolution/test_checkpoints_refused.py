@@ -1,6 +1,5 @@
 """Broken states are refused whole: nothing is written, and the message names file and row."""
 
-import csv
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from model_store import ModelStore
 from tests.evolution.published_states import (
     MU2NET_LAYERS,
     mu2net_entries,
+    rows_of,
     write_agents,
     write_checkpoint,
     write_mu2net,
@@ -30,8 +30,7 @@ def new_store(directory: Path) -> ModelStore:
 
 def _table(change: Callable[[list[dict]], None], name: str = "population.csv"):
     def edit(directory: Path) -> None:
-        with (directory / name).open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = rows_of(directory / name)
         change(rows)
         write_table(directory / name, rows)
 
@@ -61,6 +60,14 @@ def _cut_table(directory: Path) -> None:
     file.write_bytes(file.read_bytes()[:-30])
 
 
+def _keep_header(name: str) -> Callable[[Path], None]:
+    def edit(directory: Path) -> None:
+        header, *_ = (directory / name).read_text().splitlines()
+        (directory / name).write_text(header + "\n")
+
+    return edit
+
+
 def _lose_cells(directory: Path) -> None:
     file = directory / "population.csv"
     *rows, last = file.read_text().splitlines()
@@ -75,6 +82,9 @@ def _lose_cells(directory: Path) -> None:
         (lambda d: (d / "checkpoint_3_1").touch(), "expected one checkpoint file"),
         (_truncate, "truncated"),
         (_cut_table, "population.csv: not a CSV table"),
+        (_keep_header("population.csv"), "population.csv: columns but no rows"),
+        (_keep_header("paths.csv"), "paths.csv: columns but no rows"),
+        (_keep_header("components.csv"), "components.csv: columns but no rows"),
         (_lose_cells, "population.csv line 5: more or fewer cells"),
         (_entries(lambda e: e.pop("encoder_norm:16")), "lists layer 16, which is in no"),
         (_entries(lambda e: e.update({"head:16": e["head:17"]})), "expected each id once"),
@@ -135,6 +145,8 @@ def test_directories_that_are_no_state_are_refused(tmp_path):
         (lambda d: shutil.rmtree(d / "VitT3~root_model~random_init"), "which is in no checkpoint"),
         (lambda d: shutil.rmtree(d / "VitT3~toy~a/state_1_0"), "which is in no checkpoint"),
         (lambda d: (d / "VitT3~toy~b/state_1_0/published.csv").unlink(), "is missing"),
+        (_keep_header("VitT3~toy~b/state_1_0/published.csv"), "columns but no rows"),
+        (lambda d: [p.unlink() for p in d.glob("*/*/checkpoint_*")], "no agent publishes a model"),
         (lambda d: shutil.copytree(d / "VitT3~toy~b/state_1_0", d / "VitT3~toy~b/state_2_0"),
          "expected each id once"),
         (lambda d: shutil.copytree(d / "VitT3~toy~b/state_1_0", d / "VitT3~toy~b/state_2"),
@@ -148,3 +160,13 @@ def test_a_broken_system_of_agents_is_refused_whole(tmp_path, breaks, message):
     with pytest.raises(CheckpointError, match=message):
         imported(written.directory, store)
     assert not list((store.root / "blobs/sha256").iterdir())
+
+
+def test_a_state_that_lost_its_population_is_not_passed_over(tmp_path):
+    """The one before it would go live instead."""
+    write_mu2net(tmp_path / "run/state_2_0")
+    (write_mu2net(tmp_path / "run/state_10_0") / "population.csv").unlink()
+    store = new_store(tmp_path)
+    with pytest.raises(CheckpointError, match="state_10_0: a checkpoint without"):
+        imported(tmp_path / "run", store)
+    assert store.tasks() == []

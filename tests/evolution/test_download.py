@@ -61,7 +61,9 @@ class Handler(BaseHTTPRequestHandler):
             return
         start = self.asked_for()
         if start >= len(served.content):
-            self.send_error(416)
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(served.content)}")
+            self.end_headers()
             return
         body = served.content[start:]
         self.send_head(start, len(body))
@@ -206,6 +208,19 @@ def test_a_part_longer_than_the_file_is_thrown_away(tmp_path: Path) -> None:
             download(served.url, tmp_path, None, QUICK)
         served.content = CONTENT[:1000]  # another file under the same version
         assert download(served.url, tmp_path, None, QUICK).read_bytes() == CONTENT[:1000]
+
+
+def test_a_whole_part_is_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with serving(Served()) as served:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("os.replace", killed)
+            download(served.url, tmp_path, SHA256, QUICK)
+        assert download(served.url, tmp_path, SHA256, QUICK).read_bytes() == CONTENT
+    assert served.asked == [None, f"bytes={len(CONTENT)}-"]
+    assert not leftovers(tmp_path)
 
 
 def test_a_connection_that_falls_silent_is_lost(tmp_path: Path) -> None:

@@ -24,7 +24,10 @@ from tensorflow_datasets.core.utils import Size
 
 from evolution import prepare as module
 from evolution.prepare import PreparationError, fill_cache, prepare
+from evolution.splits import MU2NET_SPLITS, SplitRule
+from evolution.vtab import OFFICIAL, VTAB_TASKS, VtabTask
 from evolution.without_tensorflow import TENSORFLOW, encode_png, missing_part
+from tests.evolution.test_download import Served, serving
 
 SHIPPED = Path(module.__file__).with_name("datasets")
 URL = "https://example.invalid/raw/files/"
@@ -262,6 +265,60 @@ def test_files_to_fetch_by_hand_are_said_where_to_put(tmp_path: Path) -> None:
     (tmp_path / "downloads" / "manual").mkdir(parents=True)
     with pytest.raises(PreparationError, match=r"(?s)by hand into .*downloads/manual.*Found: "):
         prepare("imagenet2012", tmp_path)
+    assert not list(tmp_path.rglob("dataset_info.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("clevr/count_all", ("clevr",)),
+        ("dtd/1k", ("dtd",)),
+        ("cifar10/1k", ("cifar10",)),
+        ("cifar10", ("cifar10", "cifar10_1/v6")),
+        ("imagenet2012", ("imagenet2012", "imagenet_v2")),
+    ],
+)
+def test_a_task_needs_its_data_set_and_the_one_that_validates(
+    name: str, expected: tuple[str, ...]
+) -> None:
+    assert module.data_sets(name) == expected
+
+
+def test_names_of_tasks_prepare_their_data_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = VtabTask("cmaterdb/bangla", OFFICIAL)
+    monkeypatch.setitem(VTAB_TASKS, "digits/count", row)  # type: ignore[arg-type]
+    assert prepare("digits/count/1k", SHIPPED) == SHIPPED / "cmaterdb" / "bangla" / "1.0.0"
+    rule = SplitRule("train", "test", "test", validation_dataset="cmaterdb/nonsuch")
+    monkeypatch.setitem(MU2NET_SPLITS, "cmaterdb/*", rule)  # type: ignore[arg-type]
+    with pytest.raises(PreparationError, match="preparing cmaterdb/nonsuch"):
+        prepare("cmaterdb/telugu", SHIPPED)
+
+
+def test_a_file_that_cannot_be_fetched_is_named(tmp_path: Path) -> None:
+    with serving(Served(content=b"not the one registered", statuses=[404])) as served:
+
+        class MadeUpOnline(tfds.core.GeneratorBasedBuilder):
+            """Made from a file of another digest than TFDS registers."""
+
+            VERSION = tfds.core.Version("1.0.0")
+
+            def _info(self) -> tfds.core.DatasetInfo:
+                return tfds.core.DatasetInfo(builder=self)
+
+            def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+                return {"train": self._generate_examples(dl_manager.download(served.url))}
+
+            def _generate_examples(self, path: Path) -> Any:
+                yield from ()
+
+        MadeUpOnline.url_infos = {served.url: UrlInfo(Size(7), "0" * 64, filename="raw.npy")}
+        for failure in ("404", "wrong checksum"):
+            with pytest.raises(PreparationError, match="preparing made_up_online") as caught:
+                prepare("made_up_online", tmp_path)
+            for part in (served.url, failure, f"by hand into {tmp_path / 'downloads' / 'manual'}"):
+                assert part in str(caught.value)
     assert not list(tmp_path.rglob("dataset_info.json"))
 
 

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from evolution.roots import SHIPPED, RootError, encode_root, load_root, random_root, shipped_root
-from evolution.tasks import draw_character
+from evolution.population import POSITION_SOURCE
+from evolution.roots import SHIPPED, RootError, encode_root, load_root, random_root
 from tests.evolution.test_download import Served, serving
 from tests.vit.golden.networks import images
 from vit import Architecture, forward, shapes
@@ -25,10 +25,11 @@ compiled = jax.jit(forward, static_argnums=0)
 
 
 def well_formed(arch: Architecture, components: dict[str, Any]) -> bool:
-    """Whether the components are those of the architecture, in order, shape and type."""
-    found = jax.tree.map(lambda x: (x.shape, x.dtype), components)
+    """Whether the first components are the architecture's, in order, shape and type."""
+    used = {name: components[name] for name in list(components)[: len(arch.component_names)]}
+    found = jax.tree.map(lambda x: (x.shape, x.dtype), used)
     expected = {name: shapes(arch, name) for name in arch.component_names}
-    return list(components) == list(arch.component_names) and found == jax.tree.map(
+    return list(used) == list(expected) and found == jax.tree.map(
         lambda x: (x.shape, x.dtype), expected
     )
 
@@ -75,6 +76,27 @@ def test_a_published_root_keeps_the_first_blocks_and_the_norm_of_its_file() -> N
         assert equal(components[name], published[name])
 
 
+@pytest.mark.parametrize(("num_layers", "further"), [(0, [0, 1]), (1, [1]), (2, [])])
+def test_all_blocks_of_a_file_are_kept(num_layers: int, further: list[int]) -> None:
+    published_arch, published = read_augreg(AUGREG)
+    arch, components = load_root(f"augreg:{AUGREG}", published_arch.image_size, num_layers)
+    assert arch.num_layers == num_layers
+    names = [f"encoderblock_{i}" for i in further]
+    assert list(components) == [*arch.component_names, *names]
+    for name in names:
+        assert equal(components[name], published[name])
+
+
+def test_the_files_own_position_embeddings_stay_beside_resampled_ones() -> None:
+    published_arch, published = read_augreg(AUGREG)
+    other = published_arch.image_size + 2 * published_arch.patch_size
+    arch, components = load_root(f"augreg:{AUGREG}", other, 1)
+    assert list(components) == [*arch.component_names, "encoderblock_1", POSITION_SOURCE]
+    assert equal(components[POSITION_SOURCE], published["posembed_input"])
+    _, components = load_root(f"augreg:{AUGREG}", published_arch.image_size, 1)
+    assert POSITION_SOURCE not in components
+
+
 def test_a_published_root_answers_at_another_size_as_the_original_code_does() -> None:
     arch, components = load_root(f"augreg:{AUGREG}", 20, 2)
     with np.load(AUGREG) as file, np.load(PUBLISHED / "augreg_logits.npz") as recorded:
@@ -98,6 +120,20 @@ def test_a_root_behind_a_url_is_downloaded_once_and_checked(tmp_path: Path) -> N
         wrong = spec.replace(SHA256, "0" * 64)
         with pytest.raises(RootError, match=f"expected sha256 0{{64}}, found {SHA256}"):
             load_root(wrong, 12, 2, tmp_path)
+
+
+def test_a_damaged_download_is_deleted_and_fetched_again_unless_it_is_pinned(
+    tmp_path: Path,
+) -> None:
+    with serving(Served(content=b"<html>Please log in</html>")) as served:
+        digest = hashlib.sha256(served.content).hexdigest()
+        with pytest.raises(RootError, match=r"found(?!.*deleted)"):
+            load_root(f"augreg:{served.url}#sha256={digest}", 12, 2, tmp_path)
+        with pytest.raises(RootError, match="deleted the download, it is fetched again"):
+            load_root(f"augreg:{served.url}", 12, 2, tmp_path)
+        assert len(served.asked) == 1
+        served.content = AUGREG.read_bytes()
+        load_root(f"augreg:{served.url}", 12, 2, tmp_path)
 
 
 def test_downloads_are_kept_under_the_home_directory(
@@ -145,7 +181,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 
 def test_the_shipped_root_is_a_trained_network_of_its_architecture():
-    arch, components = shipped_root()
+    arch, components = load_root("shipped", 32, 3)
     assert list(components) == list(arch.component_names)
     for name, tree in components.items():
         found = jax.tree.map(lambda x: (x.shape, x.dtype), tree)
@@ -155,17 +191,5 @@ def test_the_shipped_root_is_a_trained_network_of_its_architecture():
 
 
 def test_what_is_read_of_a_root_file_is_written_again_byte_for_byte():
-    _, components = shipped_root()
+    _, components = load_root("shipped", 32, 3)
     assert encode_root(components) == SHIPPED.read_bytes()
-
-
-def test_characters_are_cropped_to_their_ink_and_strokes_widened():
-    page = np.ones((105, 105, 1), np.uint8)
-    page[30:70, 40:43] = 0  # an upright stroke, 3 pixels wide
-    drawn = draw_character(page, 1, 32)
-    assert drawn.shape == (32, 32, 1) and drawn.dtype == np.uint8
-    inked = (drawn[..., 0] < 128).any(0)
-    assert (drawn[:, inked, 0] < 128).all()  # from the top edge to the bottom
-    assert 0 < inked.sum() < 16  # and not stretched over the whole width
-    wider = (draw_character(page, 5, 32)[..., 0] < 128).any(0)
-    assert wider.sum() > inked.sum()

@@ -301,3 +301,34 @@ def test_steps_and_validation_sizes_follow_the_specification():
     assert odd.validation_count(9_990) == 157 * 63  # the cap itself decides, mu2net.md §5
     assert odd.validation_count(10_000) == 9_984
     assert tiny(batch_size=2_048, validation_examples=1_024).validation_count(5_000) == 1_024
+
+
+def test_a_full_disk_loses_the_generation_under_way_and_nothing_else(finished, tmp_path):
+    """A real file system that fills up in the middle of a run, and then has space again."""
+    store, _ = finished
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a file system needs root")
+    try:
+        ballast = disk / "ballast"
+        runs = start(disk / "store").run()
+        for _ in range(5):
+            next(runs)
+        with (
+            ballast.open("wb", buffering=0) as file,
+            pytest.raises(OSError, match="No space left"),
+        ):
+            while True:
+                file.write(bytes(4096))
+        with pytest.raises(OSError, match="No space left"):
+            list(runs)
+        ballast.unlink()
+        list(Search.resume(ModelStore(disk / "store"), TINY.name, tasks).run())
+        assert published(ModelStore(disk / "store")) == published(store)
+        assert ModelStore(disk / "store").verify() == []
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)  # its files are mapped

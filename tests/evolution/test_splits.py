@@ -79,7 +79,7 @@ def test_other_data_sets_validate_and_other_features_label():
         return split_rule(name, MU2NET_SPLITS, ("train", "test"))
 
     assert rule("imagenet2012").validation_dataset == "imagenet_v2"
-    assert rule("cifar10").validation_dataset == "cifar10_1"
+    assert rule("cifar10").validation_dataset == "cifar10_1/v6"  # 2,000 images; v4 has 2,021
     assert rule("cifar100").validation_dataset is None
     assert rule("stanford_online_products").label.feature == "super_class_id"
     assert rule("mnist").label.feature == "label"

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -93,9 +94,29 @@ def test_a_source_keeps_the_tasks_it_was_asked_for_last(tmp_path, monkeypatch):
     first = source("made_up_first")
     second = source("made_up_second")
     assert source("made_up_first") is first and first.bytes_in_memory == 49 * 24
+    monkeypatch.setattr("evolution.tasks.KEPT_BYTES", 2 * 49 * 24)
+    source("private:made_up_first")  # a third
+    assert source("made_up_first") is first and source("made_up_second") is not second
+
+
+def test_a_source_makes_room_before_it_reads_another_task(tmp_path, monkeypatch):
+    label = tfds.features.ClassLabel(num_classes=3)
+    rows = {"train": grey(40), "test": grey(9)}
+    for name in ("made_up_old", "made_up_new"):
+        made_up(name, tmp_path, {"image": GREY, "label": label}, rows)
     monkeypatch.setattr("evolution.tasks.KEPT_BYTES", 49 * 24)
-    assert source("made_up_first") is first
-    assert source("made_up_second") is not second and source("made_up_first") is not first
+    source = TaskSource((tmp_path,))
+    held = source("made_up_old").train
+    assert isinstance(held, Split)
+    old = weakref.ref(held.images)
+    del held
+    alive = []
+    read = StreamedSplit.in_memory
+    monkeypatch.setattr(
+        StreamedSplit, "in_memory", lambda self: alive.append(old() is not None) or read(self)
+    )
+    new = source("made_up_new")
+    assert alive == [False] * 3 and source("made_up_new") is new
 
 
 def test_a_data_set_that_is_not_prepared_says_how_to_prepare_it(tmp_path):
