@@ -79,7 +79,7 @@ def test_an_unknown_experiment_names_those_there_are(evolution, tmp_path):
     [
         (["run", "demo", "--set", "batchsize=1"], "batch_size"),
         (["run", "demo", "--set", "batch_size=many"], "JSON"),
-        (["run", "demo", "--set", "ranges={}"], "defaults.KEY"),
+        (["run", "demo", "--set", "ranges={}"], "defaults.opt_lr"),
         (["baseline", "freeze", "demo"], "freeze:N"),
         (["baseline", "thaw:1", "demo"], "finetune-all"),
     ],

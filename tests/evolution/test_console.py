@@ -30,7 +30,7 @@ def shown(search: Search) -> list[str]:
 def test_a_line_for_each_child_says_what_changed_and_what_it_gained(tmp_path):
     lines = shown(start(tmp_path))
     children = [line for line in lines if " child " in line]
-    published = [line for line in lines if " published as v" in line]
+    published = [line for line in lines if " published as v" in line or " stays v" in line]
     assert len(children) == 18 and len(published) == 6
     assert "child 1/3 from the root: validation 0." in children[0]
     assert "; trained " in children[0] and "encoder_norm, head" in children[0]
