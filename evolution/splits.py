@@ -69,6 +69,9 @@ MUNET_SPLITS: SplitRules = {
     "imagenet_sketch": _OF_TEST,
     "siscore/*": _OF_TEST,
     "pet_finder": SplitRule("train[10%:]", "train[5%:10%]", "train[:5%]"),
+    # Stored as 0 and 1. The published code scaled them as bytes, and so trained on all but black
+    # images; here they are black and white, as a client would send them.
+    "binary_alpha_digits": SplitRule("train[10%:]", "train[5%:10%]", "train[:5%]", pixel_scale=255),
     "quickdraw_bitmap": SplitRule("train[20000:]", "train[10000:20000]", "train[:10000]"),
     "stanford_online_products": SplitRule(
         "train", "test[:10000]", "test[10000:]", Label("super_class_id")
