@@ -4,8 +4,9 @@ BIN    := $(VENV)/bin
 STORE  ?= demo-store
 PORT   ?= 3000
 DATA   ?=
+FUZZ_SECONDS ?= 60
 
-.PHONY: demo serve test test-slow lint lock root compare soak clean
+.PHONY: demo serve test test-slow fuzz lint lock root compare soak clean
 
 demo: $(VENV)/installed         ## evolve, publish, serve, add a task while serving, measure
 	$(BIN)/python demo.py
@@ -19,6 +20,9 @@ test: $(VENV)/installed         ## all tests but the slow ones; under 10 minutes
 
 test-slow: $(VENV)/installed    ## the rest: minutes each
 	$(BIN)/pytest -m slow
+
+fuzz: $(VENV)/installed         ## coverage-guided fuzzing of the store's parsers for FUZZ_SECONDS each
+	$(BIN)/python -m tests.model_store.fuzzing --seconds $(FUZZ_SECONDS)
 
 lint: $(VENV)/installed         ## formatting, ruff's rules, types
 	$(BIN)/ruff format --check .

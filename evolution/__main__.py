@@ -39,7 +39,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 console = Console()
 
 StoreOption = Annotated[
-    Path, typer.Option("--store", envvar="MUNET_STORE", help="Directory of the model store.")
+    str, typer.Option("--store", envvar="MUNET_STORE", help="Directory or URL of the store.")
 ]
 ExperimentArgument = Annotated[str, typer.Argument(metavar="EXPERIMENT", show_default=False)]
 

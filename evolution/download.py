@@ -62,7 +62,7 @@ def download(
     cache_dir.mkdir(parents=True, exist_ok=True)
     path = cache_dir / _file_name(url)
     # Of several processes that want one file, one downloads; the others wait and find it.
-    with Lock(_sibling(path, ".lock")).held(exclusive=True):
+    with Lock(_sibling(path, ".lock")).held():
         if not path.exists():
             _fetch(url, path, patience or Patience())
         _check(url, path, sha256)

@@ -99,7 +99,7 @@ class Search:
                 path.metrics["flops"] = forward_flops(_architecture(former.architecture, path))
         for task in [task for task in population.paths if task != ROOT]:
             population.finish(task)  # the other run may have been stopped in the middle of it
-        if system[0].root.resolve() != store.root.resolve():
+        if system[0].url != store.url:
             _copy_system(population, system[0], store)
         progress = _progress(experiment, seed, former.architecture)
         progress.history = former.history
@@ -126,7 +126,7 @@ class Search:
         if not progress.settings:
             raise StateError(
                 f"run {run!r} was imported and has no experiment of its own: start one with "
-                f"`python -m evolution run EXPERIMENT --continue-from {store.root}#{run}`"
+                f"`python -m evolution run EXPERIMENT --continue-from {store.url}#{run}`"
             )
         waiting = progress.schedule[progress.iteration :]
         progress.schedule += [task for task in further_tasks if task not in waiting]
@@ -372,7 +372,7 @@ def _copy_system(population: Population, source: ModelStore, store: ModelStore) 
             if original is None:
                 raise StateError(
                     f"task {path.task}: its version {path.published} is no longer in "
-                    f"{source.root}; continue in that store instead, or import it anew"
+                    f"{source.url}; continue in that store instead, or import it anew"
                 )
             live = source.live().get(path.task)
             store.publish(

@@ -1,24 +1,28 @@
-"""Files that appear whole or not at all, and survive a power cut once a call has returned.
+"""Local files that appear whole or not at all, and survive a power cut once a call has returned.
 
-Everything that changes a store goes through these few functions. Readers need no lock.
+Everything that changes a local store goes through these few functions. Readers need no lock.
 """
 
+import errno
 import fcntl
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from model_store.errors import NotAFile
 
-def create(path: Path, data: bytes, scratch: Path) -> bool:
+
+def create(path: Path, data: bytes | memoryview, scratch: Path) -> bool:
     """Put a new file at `path`, with its bytes durable; False if one is there already.
 
     The bytes are first written to a temporary file in the directory `scratch`, which must be on
     the same file system. The caller syncs the directory of `path` when the name must be durable.
     """
-    with _temporary(data, scratch) as temporary:
+    with written(data, scratch) as temporary:
         try:
             os.link(temporary, path)  # unlike rename, never replaces what another process made
         except FileExistsError:
@@ -26,21 +30,9 @@ def create(path: Path, data: bytes, scratch: Path) -> bool:
     return True
 
 
-def replace(path: Path, data: bytes, scratch: Path) -> None:
-    """Put a file at `path`, durable, in the place of any that is there."""
-    with _temporary(data, scratch) as temporary:
-        os.replace(temporary, path)
-    sync_directory(path.parent)
-
-
-def temporary_path(scratch: Path) -> Path:
-    """A name in `scratch` that nothing else uses; "~" cannot occur in any other name of a store."""
-    return scratch / f"~{os.getpid()}-{secrets.token_hex(8)}"
-
-
 @contextmanager
-def _temporary(data: bytes, scratch: Path) -> Iterator[Path]:
-    """A file of these bytes, durable; its temporary name goes when the context ends.
+def written(data: bytes | memoryview, scratch: Path) -> Iterator[Path]:
+    """A temporary file of these bytes, durable, to be linked or renamed; gone at the end.
 
     It is locked meanwhile, so that `abandoned` can tell it from one whose writer has died.
     """
@@ -57,7 +49,8 @@ def _temporary(data: bytes, scratch: Path) -> Iterator[Path]:
 @contextmanager
 def _locked_file(scratch: Path) -> Iterator[tuple[Path, BinaryIO]]:
     while True:
-        path = temporary_path(scratch)
+        # "~" cannot occur in any other name of a store
+        path = scratch / f"~{os.getpid()}-{secrets.token_hex(8)}"
         with path.open("xb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if os.fstat(file.fileno()).st_nlink:  # else taken for abandoned before it was locked
@@ -69,12 +62,35 @@ def abandoned(scratch: Path) -> Iterator[Path]:
     """Temporary files whose writers have died; none can come to life while they are yielded."""
     for path in scratch.glob("~*"):
         try:
-            with path.open("rb") as file:
+            with open_file(path) as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if path.exists():  # else its writer came to its end just now
                     yield path
-        except (FileNotFoundError, BlockingIOError):
+        except (FileNotFoundError, BlockingIOError, NotAFile):
             continue
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a plain file for reading, and nothing else: no link to elsewhere, no pipe to wait for.
+
+    Raises FileNotFoundError, or NotAFile.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise NotAFile(
+                f"{path}: a link or a device, expected a plain file; remove it"
+            ) from None
+        if error.errno == errno.ENOTDIR:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        kind = "a directory" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise NotAFile(f"{path}: {kind}, expected a plain file; remove it")
+    return os.fdopen(descriptor, "rb", buffering=0)
 
 
 def sync_directory(path: Path) -> None:
@@ -96,12 +112,18 @@ class Lock:
         self._path = path
 
     @contextmanager
-    def held(self, *, exclusive: bool) -> Iterator[None]:
-        """Wait for the lock and hold it: alone, or together with other sharers."""
+    def held(self) -> Iterator[None]:
+        """Wait for the lock and hold it alone."""
         # A descriptor of its own for each holder: flock does not tell the threads of one apart.
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+            descriptor = os.open(self._path, flags, 0o666)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise NotAFile(f"{self._path}: a link, expected a lock; remove it") from None
+            raise
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)

@@ -5,19 +5,19 @@ it is read. Nothing here knows what a blob means.
 """
 
 import hashlib
-import mmap
-import os
 import re
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NewType
 
-from model_store import atomic
-from model_store.errors import BlobNotFound, CorruptBlob, InvalidName
+from model_store.canonical_json import shown
+from model_store.condemned import Condemned
+from model_store.errors import BlobNotFound, CorruptBlob, InvalidName, Malformed, NotAFile
+from model_store.storage import Entry, Storage, TooLarge
 
 Digest = NewType("Digest", str)  # "sha256:<64 lower case hex digits>"
 
+DIRECTORY = "blobs/sha256"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -25,7 +25,7 @@ def parse_digest(text: object) -> Digest:
     """`text` as a digest; InvalidName if it is none."""
     if isinstance(text, str) and _DIGEST.fullmatch(text):
         return Digest(text)
-    raise InvalidName(f'digest {text!r}: expected "sha256:" and 64 lower case hex digits')
+    raise InvalidName(f'digest {shown(text)}: expected "sha256:" and 64 lower case hex digits')
 
 
 def digest_of(data: bytes | memoryview) -> Digest:
@@ -33,101 +33,154 @@ def digest_of(data: bytes | memoryview) -> Digest:
     return Digest("sha256:" + hashlib.sha256(data).hexdigest())
 
 
+def key_of(digest: Digest) -> str:
+    """The key of a blob."""
+    return f"{DIRECTORY}/{digest.removeprefix('sha256:')}"
+
+
 class Blobs:
-    """The blobs of a store in a local directory. Any number of processes may use it at once."""
+    """The blobs of a store. Any number of processes may use it at once."""
 
-    def __init__(self, directory: Path, scratch: Path, lock: atomic.Lock) -> None:
-        self.directory = directory
-        self._scratch = scratch
-        self._lock = lock
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._condemned = Condemned(storage)
 
-    def path(self, digest: Digest) -> Path:
+    def where(self, digest: Digest) -> str:
         """Where the blob is, or would be."""
-        return self.directory / digest.removeprefix("sha256:")
+        return self._storage.where(key_of(digest))
 
-    def put(self, data: bytes) -> Digest:
-        """Store bytes; nothing is written if they are there already.
+    def put(self, data: bytes | memoryview, file: Path | None = None) -> Digest:
+        """Store bytes, by a link to a file of them if one is given and can be linked to; nothing is
+        written if they are there already.
 
-        Their name is durable only after `sync`. Raises OSError where the disk does.
+        Their name is durable only after `settle`. Raises OSError or StorageError.
         """
         digest = digest_of(data)
-        # Shared: gc, which holds the lock alone, cannot remove the blob between look and touch.
-        with self._lock.held(exclusive=False):
-            if not self.refresh([digest]):
-                self._require_size(digest, len(data))
+        key = key_of(digest)
+        while True:
+            entry = self._storage.stat(key)
+            if entry is None:
+                self._condemned.spare([key])  # a gc may be removing it at this moment
+                if (file and self._link(digest, file)) or self._storage.create(key, data):
+                    return digest
+            elif entry.size != len(data):
+                raise self._wrong_size(digest, entry.size, len(data))
+            if self.secure([digest]).sizes:
                 return digest
-        atomic.create(self.path(digest), data, self._scratch)
-        return digest
 
-    def refresh(self, digests: Iterable[Digest]) -> list[Digest]:
-        """Restart the grace period of these blobs; returns those that are not there."""
-        missing: list[Digest] = []
-        for digest in digests:
-            try:
-                os.utime(self.path(digest))
-            except FileNotFoundError:
-                missing.append(digest)
-        return missing
+    def _link(self, digest: Digest, file: Path) -> bool:
+        """The bytes are verified once more, as the name may have got another file meanwhile."""
+        if not self._storage.link(key_of(digest), file):
+            return False
+        try:
+            self.read(digest)
+        except CorruptBlob:
+            self._storage.remove([key_of(digest)])
+            raise
+        return True
 
-    def sync(self) -> None:
+    def secure(self, digests: Iterable[Digest]) -> "Secured":
+        """Restart the grace period of blobs that something new relies on.
+
+        A gc under way, wherever it runs, spares them from now on; those it has taken are missing.
+        """
+        keys = {key_of(digest): digest for digest in digests}
+        while True:
+            before = self._condemned.spare(keys)
+            sizes = self._storage.touch(keys)
+            if self._condemned.version() == before:  # else a gc may have looked before the touch
+                return Secured({keys[key]: size for key, size in sizes.items()}, before)
+
+    def still_secure(self, secured: "Secured") -> bool:
+        """Whether no gc has begun or ended since; what was secured is then certainly there."""
+        return self._condemned.version() == secured.gc
+
+    def settle(self) -> None:
         """Make the names of all blobs put so far durable."""
-        atomic.sync_directory(self.directory)
+        self._storage.settle(DIRECTORY)
+
+    def sizes(self, digests: Iterable[Digest]) -> dict[Digest, int]:
+        """Bytes of the blobs that are there."""
+        found = {digest: self._storage.stat(key_of(digest)) for digest in digests}
+        return {digest: entry.size for digest, entry in found.items() if entry}
 
     def size(self, digest: Digest) -> int:
         """Bytes of a blob; BlobNotFound if it is not there."""
-        try:
-            return self.path(digest).stat().st_size
-        except FileNotFoundError:
-            raise self._not_found(digest) from None
+        entry = self._storage.stat(key_of(digest))
+        if entry is None:
+            raise self._not_found(digest)
+        return entry.size
 
-    def read(self, digest: Digest, size: int | None = None) -> memoryview:
+    def read(
+        self, digest: Digest, size: int | None = None, *, limit: int | None = None
+    ) -> memoryview:
         """A read-only mapping of a blob, verified: `size` bytes if given, and its SHA-256.
 
-        Raises BlobNotFound or CorruptBlob, naming path and digest.
+        Raises BlobNotFound or CorruptBlob, naming path and digest, or Malformed for a blob of more
+        than `limit` bytes.
         """
-        try:
-            with self.path(digest).open("rb") as file:
-                found = os.fstat(file.fileno()).st_size
-                if size is not None:
-                    self._require_size(digest, size)
-                # an empty file cannot be mapped
-                data = memoryview(
-                    mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if found else b""
-                )
-        except FileNotFoundError:
-            raise self._not_found(digest) from None
-        actual = digest_of(data)
-        if actual != digest:
+        while True:
+            data = self._load(digest, size, limit)
+            try:
+                self._require(digest, size, data)
+            except CorruptBlob:
+                if not self._storage.forget(key_of(digest)):
+                    raise
+                continue  # it was the local copy that is wrong: read the original once more
+            return data
+
+    def _require(self, digest: Digest, size: int | None, data: memoryview) -> None:
+        if size not in (None, len(data)):
+            raise self._wrong_size(digest, len(data), size)
+        found = digest_of(data)
+        if found != digest:
             raise CorruptBlob(
-                f"blob {digest} at {self.path(digest)}: its bytes give {actual}; remove the file"
+                f"blob {digest} at {self.where(digest)}: its bytes give {found}; remove the file"
                 " and put or restore the original"
             )
+
+    def _load(self, digest: Digest, size: int | None, limit: int | None) -> memoryview:
+        if size is not None and limit is not None and size > limit:
+            raise Malformed(f"blob {digest}: said to have {size} bytes, limit {limit}")
+        try:
+            data = self._storage.load(key_of(digest), limit if size is None else size)
+        except NotAFile as error:
+            raise CorruptBlob(f"blob {digest} at {error}") from error
+        except TooLarge as error:
+            if size is not None:
+                raise self._wrong_size(digest, error.size, size) from None
+            where = self.where(digest)
+            raise Malformed(
+                f"blob {digest} at {where}: {error.size} bytes, limit {limit}"
+            ) from None
+        if data is None:
+            raise self._not_found(digest)
         return data
 
-    def all(self) -> Iterator[os.DirEntry[str]]:
+    def all(self) -> Iterator[tuple[Digest, Entry]]:
         """Every file of the blob directory that is named as a blob."""
-        with os.scandir(self.directory) as entries:
-            for entry in entries:
-                if _DIGEST.fullmatch("sha256:" + entry.name) and entry.is_file():
-                    yield entry
+        for entry in self._storage.walk(DIRECTORY):
+            digest = "sha256:" + entry.key.removeprefix(f"{DIRECTORY}/")
+            if _DIGEST.fullmatch(digest):
+                yield Digest(digest), entry
 
-    def older_than(self, age_s: float) -> Iterator[tuple[Digest, int]]:
-        """(digest, bytes) of the blobs neither written nor refreshed within the last `age_s`."""
-        newest = time.time() - age_s
-        for entry in self.all():
-            status = entry.stat()
-            if status.st_mtime <= newest:
-                yield Digest("sha256:" + entry.name), status.st_size
-
-    def _require_size(self, digest: Digest, size: int) -> None:
-        found = self.size(digest)
-        if found != size:
-            raise CorruptBlob(
-                f"blob {digest} at {self.path(digest)}: {found} bytes, expected {size}; remove the"
-                " file and put or restore the original"
-            )
+    def _wrong_size(self, digest: Digest, found: int, expected: int | None) -> CorruptBlob:
+        return CorruptBlob(
+            f"blob {digest} at {self.where(digest)}: {found} bytes, expected {expected}; remove the"
+            " file and put or restore the original"
+        )
 
     def _not_found(self, digest: Digest) -> BlobNotFound:
         return BlobNotFound(
-            f"blob {digest}: no file {self.path(digest)}; put it again or restore it from a copy"
+            f"blob {digest}: no file {self.where(digest)}; put it again or restore it from a copy"
         )
+
+
+class Secured:
+    """Which blobs are there and will stay (digest -> bytes), and the state of gc it rests on."""
+
+    __slots__ = ("gc", "sizes")
+
+    def __init__(self, sizes: dict[Digest, int], gc: object) -> None:
+        self.sizes = sizes
+        self.gc = gc

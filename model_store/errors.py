@@ -2,17 +2,26 @@
 
 StoreError
 ├── StoreNotFound         there is no store at the given place
+├── UnsafeStorage         an object store without conditional writes: writers would lose updates
+├── StorageError          an object store that does not answer, or refuses
+├── LeaseLost             somebody else took what this process was alone at
 ├── InvalidName           a task, agent, component or digest that breaks the naming rules
 ├── Unstorable            arrays or JSON that the format cannot hold (on writing)
 ├── UnknownTask           no live version under this task id
 ├── UnknownVersion        the task has no such version
 ├── MissingComponent      a path names components that were never put
-├── LiveVersion           the live version cannot be removed alone
+├── LiveVersion           a version that is live, or that an alias names, cannot be removed alone
+├── UnknownName           there is no such alias or pin
+├── InvalidKey            a file that holds no usable key for signatures
+├── Untrusted             no trusted key has signed a version
+├── RegistryError         a registry that does not answer, refuses, or answers nonsense
+├── ExchangeError         versions that cannot be moved as asked
 └── DamagedStore          what is stored breaks the format (on reading)
     ├── Malformed         bytes that are not what the format says
     ├── BlobNotFound      something refers to a blob that is not there
     ├── CorruptBlob       a blob's bytes do not give its digest
-    └── CorruptRef        a ref file that cannot be read as a ref
+    ├── CorruptRef        a ref file that cannot be read as a ref
+    └── NotAFile          a link, a pipe, a directory or a huge file where a plain file should be
 """
 
 
@@ -22,6 +31,18 @@ class StoreError(Exception):
 
 class StoreNotFound(StoreError):
     """There is no store at the given place."""
+
+
+class UnsafeStorage(StoreError):
+    """The object store has no conditional writes: several writers would lose updates."""
+
+
+class StorageError(StoreError):
+    """An object store does not answer, or refuses."""
+
+
+class LeaseLost(StoreError):
+    """Somebody else took what this process was alone at."""
 
 
 class InvalidName(StoreError):
@@ -45,7 +66,27 @@ class MissingComponent(StoreError):
 
 
 class LiveVersion(StoreError):
-    """Refused: the version is live."""
+    """Refused: the version is live, or an alias names it."""
+
+
+class UnknownName(StoreError):
+    """There is no such alias or pin."""
+
+
+class InvalidKey(StoreError):
+    """A file holds no key that signatures can be made or checked with."""
+
+
+class Untrusted(StoreError):
+    """No trusted key has signed a version."""
+
+
+class RegistryError(StoreError):
+    """A registry does not answer, refuses, or answers nonsense."""
+
+
+class ExchangeError(StoreError):
+    """Versions cannot be moved as asked."""
 
 
 class DamagedStore(StoreError):
@@ -66,6 +107,10 @@ class CorruptBlob(DamagedStore):
 
 class CorruptRef(DamagedStore):
     """A ref file whose content is not a ref."""
+
+
+class NotAFile(DamagedStore):
+    """A link, a pipe, a directory or a huge file stands where a plain file should be."""
 
 
 def listed(names: list[str]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
 from model_store.blobs import Digest, digest_of, parse_digest
-from model_store.canonical_json import decode_json, encode_json
+from model_store.canonical_json import decode_json, encode_json, shown
 from model_store.errors import InvalidName, Malformed, Unstorable
 from model_store.names import require_name
 
@@ -26,6 +26,7 @@ TITLE = "org.opencontainers.image.title"
 FILE_PATH = "org.cncf.model.filepath"
 
 MAX_MANIFEST_BYTES = 4 * 2**20  # what every registry has to take
+MAX_SPEC_BYTES = 4 * 2**20  # of a path spec: a hundred thousand labels
 Json = Mapping[str, Any]
 
 
@@ -78,7 +79,18 @@ class TaskPath:
 
     def to_bytes(self) -> bytes:
         """The bytes of the path spec blob."""
-        return encode_json(self.to_json(), f"path spec of {self.task}")
+        data = encode_json(self.to_json(), f"path spec of {self.task}")
+        if len(data) > MAX_SPEC_BYTES:
+            found = f"{len(data)} bytes, limit {MAX_SPEC_BYTES}"
+            raise Unstorable(f"path spec of {self.task}: {found}")
+        return data
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "TaskPath":
+        """The inverse of `to_bytes`. Raises Malformed."""
+        if len(data) > MAX_SPEC_BYTES:
+            raise Malformed(f"path spec: {len(data)} bytes, limit {MAX_SPEC_BYTES}")
+        return cls.from_json(decode_json(data, "path spec"))
 
     @classmethod
     def from_json(cls, document: object) -> "TaskPath":
@@ -143,8 +155,8 @@ class Descriptor:
         """The inverse of `to_json`. Raises Malformed."""
         fields_ = _object(document, "descriptor")
         size = fields_.get("size")
-        if type(size) is not int or size < 0:
-            raise Malformed(f"descriptor: size {size!r}, expected a number of bytes")
+        if type(size) is not int or not 0 <= size < 2**63:  # OCI: a signed 64 bit integer
+            raise Malformed(f"descriptor: size {shown(size)}, expected a number of bytes")
         try:
             digest = parse_digest(fields_.get("digest"))
         except InvalidName as error:
@@ -162,7 +174,7 @@ def _file(name: str) -> dict[str, str]:
 class Manifest:
     """An OCI image manifest, as far as the store writes and reads it."""
 
-    artifact_type: str
+    artifact_type: str  # "" where there is none, as in cosign's manifests
     config: Descriptor
     layers: tuple[Descriptor, ...]
     annotations: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -186,11 +198,13 @@ class Manifest:
     @classmethod
     def from_bytes(cls, data: bytes) -> "Manifest":
         """The inverse of `to_bytes`. Raises Malformed; fields it does not know are ignored."""
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise Malformed(f"manifest: {len(data)} bytes, limit {MAX_MANIFEST_BYTES}")
         document = _object(decode_json(data, "manifest"), "manifest")
         if (document.get("schemaVersion"), document.get("mediaType")) != (2, IMAGE_MANIFEST):
             raise Malformed(f"manifest: expected schemaVersion 2 and mediaType {IMAGE_MANIFEST}")
         return cls(
-            _string(document.get("artifactType"), "manifest: artifactType"),
+            _string(document.get("artifactType", ""), "manifest: artifactType"),
             Descriptor.from_json(document.get("config")),
             tuple(Descriptor.from_json(item) for item in _list(document.get("layers"), "layers")),
             _annotations(document),
@@ -276,4 +290,4 @@ def _string(value: object, what: str) -> str:
 
 def _annotations(document: dict[str, Any]) -> dict[str, str]:
     found = _object(document.get("annotations", {}), "annotations")
-    return {key: _string(value, f"annotation {key}") for key, value in found.items()}
+    return {key: _string(value, f"annotation {shown(key)}") for key, value in found.items()}

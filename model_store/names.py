@@ -13,7 +13,7 @@ _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 def require_name(kind: str, name: object) -> str:
     """`name` if it is allowed as a `kind` ("task", "agent", "component"); else InvalidName."""
     if not isinstance(name, str):
-        raise InvalidName(f"{kind} {name!r}: expected a string")
+        raise InvalidName(f"{kind} {type(name).__name__}: expected a string")
     if len(name) > MAX_CHARACTERS or len(quote(name)) > MAX_FILE_NAME_BYTES:
         raise InvalidName(
             f"{kind} {name[:60]!r}…: too long; at most {MAX_CHARACTERS} characters, and at most"
@@ -35,6 +35,8 @@ def quote(name: str) -> str:
 
 def unquote(file_name: str) -> str:
     """The name that `quote` made this file name of; InvalidName if there is none."""
+    if "/" in file_name:
+        raise InvalidName(f"file name {file_name[:60]!r}: a path, expected a name with %2F for /")
     name = file_name.replace("%2F", "/")
     # "." and ".." as segments are refused here too, so no file name leads out of its directory
     return require_name("file name", name)

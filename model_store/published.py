@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 from model_store.blobs import Blobs, Digest
-from model_store.canonical_json import decode_json
+from model_store.canonical_json import MAX_BYTES, decode_json
 from model_store.errors import Malformed
 from model_store.manifest import (
+    AGENT_STATE,
     COMPONENT,
     MAX_MANIFEST_BYTES,
+    MAX_SPEC_BYTES,
     PATH_SPEC,
     Manifest,
     TaskPath,
@@ -30,15 +33,36 @@ class Published:
 
 def load_manifest(blobs: Blobs, digest: Digest) -> Manifest:
     """The manifest stored under a digest. Raises DamagedStore."""
-    size = blobs.size(digest)
-    if size > MAX_MANIFEST_BYTES:
-        raise Malformed(
-            f"manifest {digest} at {blobs.path(digest)}: {size} bytes, limit {MAX_MANIFEST_BYTES}"
-        )
+    data = bytes(blobs.read(digest, limit=MAX_MANIFEST_BYTES))
     try:
-        return Manifest.from_bytes(bytes(blobs.read(digest)))
+        return Manifest.from_bytes(data)
     except Malformed as error:
-        raise Malformed(f"manifest {digest} at {blobs.path(digest)}: {error}") from error
+        raise Malformed(f"manifest {digest} at {blobs.where(digest)}: {error}") from error
+
+
+def load_state(blobs: Blobs, agent: str, digest: Digest) -> dict[str, Any]:
+    """The document in an agent's state, given the manifest in its ref. Raises DamagedStore."""
+    manifest = load_manifest(blobs, digest)
+    try:
+        state = manifest.layer(AGENT_STATE)
+        data = bytes(blobs.read(state.digest, state.size, limit=MAX_BYTES))
+        document = decode_json(data, "document")
+        if not isinstance(document, dict):
+            raise Malformed(f"document: {type(document).__name__}, expected a JSON object")
+    except Malformed as error:
+        raise Malformed(
+            f"state of agent {agent}, manifest {digest} at {blobs.where(digest)}: {error}"
+        ) from error
+    return cast(dict[str, Any], document)
+
+
+def path_of(blobs: Blobs, manifest: Manifest) -> TaskPath:
+    """The path spec that a manifest names. Raises DamagedStore."""
+    spec = manifest.layer(PATH_SPEC)
+    data = bytes(blobs.read(spec.digest, spec.size, limit=MAX_SPEC_BYTES))
+    path = TaskPath.from_bytes(data)
+    require_agreement(manifest, path)
+    return path
 
 
 def load_path(
@@ -47,15 +71,12 @@ def load_path(
     """Path and component sizes of a version, given the digest in its ref. Raises DamagedStore."""
     manifest = load_manifest(blobs, digest)
     try:
-        spec = manifest.layer(PATH_SPEC)
-        data = bytes(blobs.read(spec.digest, spec.size))
-        path = TaskPath.from_json(decode_json(data, "path spec"))
-        require_agreement(manifest, path)
+        path = path_of(blobs, manifest)
         if path.task != task:
             raise Malformed(f"path spec: of task {path.task!r}, expected {task!r}")
     except Malformed as error:
         raise Malformed(
-            f"version {version} of {task}, manifest {digest} at {blobs.path(digest)}: {error}"
+            f"version {version} of {task}, manifest {digest} at {blobs.where(digest)}: {error}"
         ) from error
     layers = [layer for layer in manifest.layers if layer.media_type == COMPONENT]
     return path, {name: layer.size for name, layer in zip(path.components, layers, strict=True)}

@@ -1,268 +1,318 @@
 """The mutable part of a store: small files that name manifests (FORMAT.md, "Refs").
 
-refs/tasks/<task>/v<N>    a published version: a manifest digest, written once
-refs/tasks/<task>/live    the version that is served: "v<N>", replaced whole
-refs/agents/<agent>/state evolution's own state: a manifest digest, replaced whole
+refs/tasks/<task>/v<N>     a published version: a manifest digest; "removed" once it is removed
+refs/tasks/<task>/live     the version that is served: "v<N>", or "none"
+refs/tasks/<task>/<alias>  another name of a version: "v<N>"
+refs/agents/<agent>/state  evolution's own state: a manifest digest
+refs/pins/<pin>            a manifest that gc keeps
+refs/signatures/<hex>      the signatures of a manifest, as a manifest of their own
 """
 
-import logging
-import os
 import re
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 
-from model_store import atomic
 from model_store.blobs import Digest, parse_digest
-from model_store.errors import CorruptRef, InvalidName
+from model_store.errors import (
+    CorruptRef,
+    DamagedStore,
+    InvalidName,
+    StoreNotFound,
+    UnknownName,
+)
 from model_store.names import quote, unquote
+from model_store.storage import Small, Storage
 
-logger = logging.getLogger(__name__)
-
-# A file time can be this coarse, so that two changes in a row may show the same time.
-SETTLE_S = 2.0
-# However unchanged everything looks, look again after so long: a network file system may cache.
-RESCAN_S = 30.0
+LIVE = "live"
+TASKS, AGENTS, PINS, SIGNATURES = "refs/tasks", "refs/agents", "refs/pins", "refs/signatures"
+_REMOVED = b"removed\n"
+_NONE = b"none\n"
 
 _VERSION = re.compile(r"v([1-9][0-9]{0,8})")
-_Signature = tuple[int, int, int, int]
+ALIAS = r"(?!v[0-9]+$|live$)[a-z][a-z0-9_-]{0,31}"
+_ALIAS = re.compile(ALIAS)
+
+Read = Small | DamagedStore | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What a poll knows of one file or directory; times are monotonic seconds."""
-
-    signature: _Signature
-    since: float  # when this signature was first seen
-    read: float  # when the content was last read
-
-    def still_holds(self, signature: _Signature) -> bool:
-        """Whether the content read then is certainly the content now."""
-        return signature == self.signature and self.read - self.since >= SETTLE_S
+def require_alias(name: str) -> str:
+    """`name` if it may be an alias; else InvalidName."""
+    if not _ALIAS.fullmatch(name):
+        raise InvalidName(
+            f"alias {name!r}: expected up to 32 lower case letters, digits, `_` and `-`, beginning"
+            " with a letter, other than `live` and v<N>"
+        )
+    return name
 
 
 class Refs:
-    """The refs of a store in a local directory.
+    """The refs of a store. Every change is one create or one compare-and-swap of one file."""
 
-    Reading needs no lock. Methods that change something expect the caller to hold the store's lock.
-    """
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
 
-    def __init__(self, directory: Path, scratch: Path) -> None:
-        self._tasks = directory / "tasks"
-        self._agents = directory / "agents"
-        self._scratch = scratch
-        self._directory_seen: _Seen | None = None
-        self._seen: dict[str, tuple[_Seen, tuple[int, Digest] | None]] = {}
-        self._served: dict[str, tuple[int, Digest]] = {}
-
-    # -- tasks
+    # -- versions
 
     def tasks(self) -> list[str]:
-        """Every task that has a directory, sorted; it may be empty."""
-        return sorted(_names(self._tasks))
+        """Every task that has any ref, sorted; it need not be served. Raises StoreNotFound."""
+        found = self._owners(TASKS)
+        if not found:
+            self.require_store()
+        return found
 
-    def versions(self, task: str) -> list[int]:
-        """Published versions of a task, ascending; empty for an unknown task."""
-        return sorted(self._version_files(task))
+    def require_store(self) -> None:
+        """Raises StoreNotFound if the store is there no longer."""
+        if not self._storage.exists():
+            raise StoreNotFound(f"store {self._storage.url}: it was there, and is no longer")
+
+    def versions(self, task: str) -> dict[int, Digest]:
+        """The published versions of a task, ascending. Raises CorruptRef for one it cannot read."""
+        numbers = sorted(self.numbers(task))
+        keys = {number: version_key(task, number) for number in numbers}
+        read = self._storage.read_many(keys.values())
+        found = {number: self._digest(key, read[key]) for number, key in keys.items()}
+        return {number: digest for number, digest in found.items() if digest}
+
+    def numbers(self, task: str) -> list[int]:
+        """The numbers a task has ever used that are still on record; of removed versions too."""
+        names = self._storage.names(f"{TASKS}/{quote(task)}")
+        return [int(match[1]) for match in map(_VERSION.fullmatch, names) if match]
 
     def version(self, task: str, number: int) -> Digest | None:
-        """The manifest of a version; None if there is no such version."""
-        return _read_digest(self.version_path(task, number))
+        """The manifest of a version; None if there is no such version. Raises CorruptRef."""
+        return self._read_digest(version_key(task, number))
 
     def created(self, task: str, number: int) -> str | None:
         """When a version was added (RFC 3339, UTC); None if there is no such version."""
-        try:
-            modified = self.version_path(task, number).stat().st_mtime
-        except FileNotFoundError:
+        entry = self._storage.stat(version_key(task, number))
+        if entry is None:
             return None
-        moment = datetime.fromtimestamp(modified, UTC)
+        moment = datetime.fromtimestamp(entry.modified, UTC)
         return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-    def live_version(self, task: str) -> int | None:
-        """The version that is served; None if none is."""
-        return _read_live(self.live_path(task))
 
     def add_version(self, task: str, manifest: Digest) -> int:
         """Publish a manifest under the next version number; durable on return."""
-        directory = self._tasks / quote(task)
-        if not directory.is_dir():
-            directory.mkdir()
-            atomic.sync_directory(self._tasks)
-        number = max(self._version_files(task), default=0) + 1
-        # Create-only: even a writer that ignores the lock cannot take a number twice.
-        while not atomic.create(
-            self.version_path(task, number), f"{manifest}\n".encode(), self._scratch
-        ):
+        data = f"{manifest}\n".encode()
+        number = max(self.numbers(task), default=0) + 1
+        while not self._storage.create(version_key(task, number), data):
+            taken = self._storage.read(version_key(task, number))
+            if taken and taken.data == data:
+                break  # by this very manifest: the first try of a write that was not answered
             number += 1
-        atomic.sync_directory(directory)
+        self._storage.settle(f"{TASKS}/{quote(task)}")
         return number
 
-    def set_live(self, task: str, number: int) -> None:
-        """Serve this version from now on; durable on return."""
-        # The temporary file lies in refs/tasks, so that the rename changes the time of that
-        # directory in the same instant: `snapshot` then sees that nothing changed by one look.
-        atomic.replace(self.live_path(task), f"v{number}\n".encode(), self._tasks)
-
     def remove_version(self, task: str, number: int) -> None:
-        """Forget a version."""
-        self.version_path(task, number).unlink()
-        atomic.sync_directory(self._tasks / quote(task))
+        """Forget a version. Its number stays taken, so that it never means something else."""
+        self._swap(version_key(task, number), lambda current: _REMOVED if current else None)
 
-    def remove_task(self, task: str) -> None:
-        """Stop serving a task, then forget its versions; files that are no refs stay."""
-        away = atomic.temporary_path(self._tasks)
-        try:
-            os.replace(self.live_path(task), away)  # a rename for the reason given in set_live
-        except FileNotFoundError:
-            pass
-        else:
-            away.unlink()
-        directory = self._tasks / quote(task)
-        atomic.sync_directory(directory)
-        for number in self.versions(task):
-            self.version_path(task, number).unlink()
-        self.remove_if_empty(task)
+    def forgettable(self, task: str, before: float) -> list[str]:
+        """Keys of versions removed that long ago, without the highest number: it stays taken."""
+        keys = [version_key(task, number) for number in sorted(self.numbers(task))[:-1]]
+        read = self._storage.read_many(keys)
+        removed = [key for key in keys if isinstance(r := read[key], Small) and r.data == _REMOVED]
+        entries = [self._storage.stat(key) for key in removed]
+        return [entry.key for entry in entries if entry and entry.modified <= before]
 
-    def remove_if_empty(self, task: str) -> None:
-        """Remove the directory of a task if nothing is left in it."""
-        directory = self._tasks / quote(task)
-        if not any(directory.iterdir()):
-            directory.rmdir()
-            atomic.sync_directory(self._tasks)
+    def restore_version(self, task: str, number: int, manifest: Digest) -> None:
+        """Undo a removal."""
+        self._swap(version_key(task, number), lambda _: f"{manifest}\n".encode())
 
-    def version_path(self, task: str, number: int) -> Path:
-        """The file of a version."""
-        return self._tasks / quote(task) / f"v{number}"
+    # -- pointers: `live` and the aliases
 
-    def live_path(self, task: str) -> Path:
-        """The file that says which version is served."""
-        return self._tasks / quote(task) / "live"
+    def pointer(self, task: str, name: str) -> int | None:
+        """The version that `live` or an alias names; None if none. Raises CorruptRef."""
+        key = pointer_key(task, name)
+        return self.parse_pointer(key, self._read(key))
 
-    def _version_files(self, task: str) -> list[int]:
-        try:
-            names = os.listdir(self._tasks / quote(task))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return [int(match[1]) for match in map(_VERSION.fullmatch, names) if match]
-
-    # -- watching
-
-    def snapshot(self) -> dict[str, tuple[int, Digest]]:
-        """Task -> (live version, its manifest). Costs one stat when nothing has changed.
-
-        A task whose refs cannot be read is logged and keeps what was last read of it, or is left
-        out if nothing was: damage is no removal, and must not hide other tasks.
-        """
-        now = time.monotonic()
-        signature = _signature(os.stat(self._tasks))
-        known = self._directory_seen
-        if known and known.still_holds(signature) and now - known.read < RESCAN_S:
-            return dict(self._served)
-        found: dict[str, tuple[_Seen, tuple[int, Digest] | None]] = {}
-        for task in _names(self._tasks):
-            entry = self._look(task, now)
-            if entry:
-                found[task] = entry
-        since = known.since if known and known.signature == signature else now
-        served = {task: value for task, (_, value) in found.items() if value}
-        # The directory last: another thread must not trust it before the rest is in place.
-        self._seen, self._served = found, served
-        self._directory_seen = _Seen(signature, since, now)
-        return dict(served)
-
-    def _look(self, task: str, now: float) -> tuple[_Seen, tuple[int, Digest] | None] | None:
-        known, value = self._seen.get(task, (None, None))
-        try:
-            signature = _signature(os.stat(f"{self._tasks}/{quote(task)}/live"))
-        except FileNotFoundError:
+    def parse_pointer(self, key: str, read: Read) -> int | None:
+        """The version in a pointer that was read. Raises CorruptRef."""
+        line = self._line(key, read)
+        if line is None or line == "none":
             return None
-        except OSError as error:
-            logger.warning("event=ref_unreadable task=%s error=%r", task, str(error))
-            return (known, value) if known else None
-        if known and known.still_holds(signature):
-            return known, value
-        since = known.since if known and known.signature == signature else now
-        return _Seen(signature, since, now), self._read_served(task, value)
+        match = _VERSION.fullmatch(line)
+        if not match:
+            raise CorruptRef(
+                f'ref {self._storage.where(key)}: {line[:80]!r}, expected "v<N>" or "none"; make a'
+                " version live with rollback"
+            )
+        return int(match[1])
 
-    def _read_served(self, task: str, last: tuple[int, Digest] | None) -> tuple[int, Digest] | None:
-        try:
-            number = self.live_version(task)
-            manifest = number and self.version(task, number)
-        except (CorruptRef, OSError) as error:
-            logger.warning("event=ref_unreadable task=%s error=%r", task, str(error))
-            return last  # damage is no removal
-        return (number, manifest) if number and manifest else None
+    def parse_digest(self, key: str, read: Read) -> Digest | None:
+        """The digest in a ref that was read; None if it is removed. Raises CorruptRef."""
+        return self._digest(key, read)
 
-    # -- agents
+    def point(self, task: str, name: str, number: int) -> None:
+        """Let `live` or an alias name this version; durable on return."""
+        self._swap(pointer_key(task, name), lambda _: f"v{number}\n".encode())
+
+    def raise_live(self, task: str, number: int) -> None:
+        """Let `live` name this version, unless it names a later one already."""
+        key = pointer_key(task, LIVE)
+
+        def change(current: Small | None) -> bytes | None:
+            try:
+                live = self.parse_pointer(key, current)
+            except CorruptRef:
+                live = None  # replaced
+            return None if live and live >= number else f"v{number}\n".encode()
+
+        self._swap(key, change)
+
+    def stop(self, task: str) -> None:
+        """Serve no version of a task. The file stays: removing it could undo another's write."""
+        self._swap(pointer_key(task, LIVE), lambda current: _NONE if current else None)
+
+    def alias_names(self, task: str) -> list[str]:
+        """The aliases of a task, sorted."""
+        return sorted(filter(_ALIAS.fullmatch, self._storage.names(f"{TASKS}/{quote(task)}")))
+
+    def aliases(self, task: str) -> dict[str, int]:
+        """Alias -> version. Raises CorruptRef."""
+        found = {name: self.pointer(task, name) for name in self.alias_names(task)}
+        return {name: number for name, number in found.items() if number is not None}
+
+    def remove_alias(self, task: str, name: str) -> None:
+        """Forget an alias. Raises UnknownName."""
+        if self.pointer(task, name) is None:
+            known = ", ".join(self.aliases(task)) or "none"
+            raise UnknownName(f"task {task} has no alias {name!r}; it has {known}")
+        self._storage.remove([pointer_key(task, name)])
+
+    # -- refs that hold a digest
 
     def agents(self) -> list[str]:
         """Agents with any state, sorted."""
-        return sorted(name for name in _names(self._agents) if self.agent_path(name).exists())
+        return [name for name in self._owners(AGENTS) if self._storage.stat(agent_key(name))]
 
     def agent(self, agent: str) -> Digest | None:
-        """The manifest of an agent's state; None if it has saved none."""
-        return _read_digest(self.agent_path(agent))
+        """The manifest of an agent's state; None if it has saved none. Raises CorruptRef."""
+        return self._read_digest(agent_key(agent))
 
     def set_agent(self, agent: str, manifest: Digest) -> None:
         """Replace an agent's state; durable on return."""
-        path = self.agent_path(agent)
-        if not path.parent.is_dir():
-            path.parent.mkdir()
-            atomic.sync_directory(self._agents)
-        atomic.replace(path, f"{manifest}\n".encode(), self._scratch)
+        self._swap(agent_key(agent), lambda _: f"{manifest}\n".encode())
 
-    def agent_path(self, agent: str) -> Path:
-        """The file of an agent's state."""
-        return self._agents / quote(agent) / "state"
+    def pin_names(self) -> list[str]:
+        """All pins, sorted."""
+        return self._owners(PINS)
 
+    def pin(self, name: str) -> Digest | None:
+        """The manifest that a pin keeps; None if there is no such pin. Raises CorruptRef."""
+        return self._read_digest(pin_key(name))
 
-def _names(directory: Path) -> Iterator[str]:
-    with os.scandir(directory) as entries:
-        for entry in entries:
+    def pins(self) -> dict[str, Digest]:
+        """Pin -> manifest. Raises CorruptRef."""
+        found = {name: self.pin(name) for name in self.pin_names()}
+        return {name: digest for name, digest in found.items() if digest}
+
+    def set_pin(self, name: str, manifest: Digest) -> None:
+        """Keep a manifest and all it needs."""
+        self._swap(pin_key(name), lambda _: f"{manifest}\n".encode())
+
+    def remove_pin(self, name: str) -> None:
+        """Keep it no longer. Raises UnknownName."""
+        if name not in self.pins():
+            raise UnknownName(f"no pin {name!r}; there are {', '.join(self.pins()) or 'none'}")
+        self._storage.remove([pin_key(name)])
+
+    def signed(self) -> list[Digest]:
+        """Manifests that have signatures."""
+        names = self._storage.names(SIGNATURES)
+        return [
+            Digest(f"sha256:{name}") for name in sorted(names) if re.fullmatch("[0-9a-f]{64}", name)
+        ]
+
+    def signatures(self, manifest: Digest) -> Digest | None:
+        """The manifest that holds the signatures of another. Raises CorruptRef."""
+        return self._read_digest(signature_key(manifest))
+
+    def swap_signatures(self, manifest: Digest, old: Digest | None, new: Digest) -> bool:
+        """Replace the signatures of a manifest, if they are still the old ones."""
+        key = signature_key(manifest)
+        current = self._storage.read(key)
+        if self._digest(key, current) != old:
+            return False
+        return self._storage.replace(key, f"{new}\n".encode(), current.version if current else None)
+
+    def remove_signatures(self, manifests: Iterable[Digest]) -> None:
+        """Forget the signatures of manifests that are gone."""
+        self._storage.remove([signature_key(manifest) for manifest in manifests])
+
+    def where(self, key: str) -> str:
+        """The path or URL of a ref."""
+        return self._storage.where(key)
+
+    # -- helpers
+
+    def _owners(self, directory: str) -> list[str]:
+        found: list[str] = []
+        for name in self._storage.names(directory):
             try:
-                name = unquote(entry.name)
+                found.append(unquote(name))
             except InvalidName:
-                continue  # temporary, or not ours; verify reports it
-            if entry.is_dir():
-                yield name
+                continue  # not ours; verify reports it
+        return sorted(found)
+
+    def _swap(self, key: str, change: Callable[[Small | None], bytes | None]) -> None:
+        """Compare and swap until it works; `change` gives the new content, None for no change."""
+        while True:
+            current = self._storage.read(key)
+            data = change(current)
+            if data is None or (current and current.data == data):
+                return
+            if self._storage.replace(key, data, current.version if current else None):
+                return
+
+    def _read(self, key: str) -> Read:
+        return self._storage.read_many([key])[key]
+
+    def _read_digest(self, key: str) -> Digest | None:
+        return self._digest(key, self._read(key))
+
+    def _digest(self, key: str, read: Read) -> Digest | None:
+        line = self._line(key, read)
+        if line is None or line == "removed":
+            return None
+        try:
+            return parse_digest(line)
+        except InvalidName as error:
+            where = self._storage.where(key)
+            raise CorruptRef(f"ref {where}: {error}; restore or remove it") from error
+
+    def _line(self, key: str, read: Read) -> str | None:
+        """The single line of a ref file; None if there is no file. Raises CorruptRef."""
+        if read is None:
+            return None
+        if isinstance(read, DamagedStore):
+            raise CorruptRef(f"ref {read}") from read
+        text = read.data[:200].decode("ascii", errors="replace")
+        if not text.endswith("\n") or "\n" in text[:-1]:
+            where = self._storage.where(key)
+            raise CorruptRef(f"ref {where}: {text[:80]!r}, expected one line; restore or remove it")
+        return text[:-1]
 
 
-def _signature(status: os.stat_result) -> _Signature:
-    return status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size
+def version_key(task: str, number: int) -> str:
+    """The key of a version."""
+    return f"{TASKS}/{quote(task)}/v{number}"
 
 
-def _read_line(path: Path) -> str | None:
-    """The single line of a ref file; None if there is no file."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(200)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except IsADirectoryError:
-        raise CorruptRef(f"ref {path}: is a directory, expected a file; remove it") from None
-    text = data.decode("ascii", errors="replace")
-    if not text.endswith("\n") or "\n" in text[:-1]:
-        raise CorruptRef(f"ref {path}: {text[:80]!r}, expected one line; restore or remove it")
-    return text[:-1]
+def pointer_key(task: str, name: str) -> str:
+    """The key of `live` or of an alias."""
+    return f"{TASKS}/{quote(task)}/{name}"
 
 
-def _read_digest(path: Path) -> Digest | None:
-    line = _read_line(path)
-    try:
-        return None if line is None else parse_digest(line)
-    except InvalidName as error:
-        raise CorruptRef(f"ref {path}: {error}; restore or remove it") from error
+def agent_key(agent: str) -> str:
+    """The key of an agent's state."""
+    return f"{AGENTS}/{quote(agent)}/state"
 
 
-def _read_live(path: Path) -> int | None:
-    line = _read_line(path)
-    if line is None:
-        return None
-    match = _VERSION.fullmatch(line)
-    if not match:
-        raise CorruptRef(
-            f'ref {path}: {line[:80]!r}, expected "v<N>"; make a version live with rollback'
-        )
-    return int(match[1])
+def pin_key(name: str) -> str:
+    """The key of a pin."""
+    return f"{PINS}/{quote(name)}"
+
+
+def signature_key(manifest: Digest) -> str:
+    """The key of what names a manifest's signatures."""
+    return f"{SIGNATURES}/{manifest.removeprefix('sha256:')}"

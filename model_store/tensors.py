@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from model_store.canonical_json import decode_json, encode_json
+from model_store.canonical_json import decode_json, encode_json, shown
 from model_store.errors import Malformed, Unstorable
 
 Tree = npt.NDArray[Any] | Mapping[str, Any]  # a mapping's values are trees again
@@ -113,6 +113,8 @@ def _storable(value: object, name: str) -> npt.NDArray[Any]:
         raise Unstorable(f"{name}: dtype {array.dtype}, expected one of {_supported()}")
     if not _within_limits(array.shape, array.dtype.itemsize):
         raise Unstorable(f"{name}: shape {array.shape} exceeds the format's limits")
+    if little.kind == "b":
+        array = array.view(np.uint8) != 0  # a view of other bytes as bool can hold 2 for true
     # ascontiguousarray alone would turn a scalar into a vector
     return np.ascontiguousarray(array, dtype=little).reshape(array.shape)
 
@@ -182,14 +184,20 @@ def _split(view: memoryview) -> tuple[bytes, memoryview]:
 def _parse_entry(name: str, value: object) -> _Entry:
     fields = cast(dict[str, Any], value) if isinstance(value, dict) else {}
     if set(fields) != {"data_offsets", "dtype", "shape"}:
-        raise Malformed(f"tensor {name!r}: expected exactly data_offsets, dtype and shape")
+        raise Malformed(f"tensor {shown(name)}: expected exactly data_offsets, dtype and shape")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise Malformed(f"tensor {name!r}: dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
+        raise Malformed(
+            f"tensor {shown(name)}: dtype {shown(dtype)}, expected one of {', '.join(DTYPES)}"
+        )
     if not _is_size_list(shape) or not _within_limits(tuple(shape), DTYPES[dtype].itemsize):
-        raise Malformed(f"tensor {name!r}: shape {shape!r} is no list of sizes within the limits")
+        raise Malformed(
+            f"tensor {shown(name)}: shape {shown(shape)} is no list of sizes within the limits"
+        )
     if not _is_size_list(offsets) or len(offsets) != 2:
-        raise Malformed(f"tensor {name!r}: data_offsets {offsets!r}, expected [start, end]")
+        raise Malformed(
+            f"tensor {shown(name)}: data_offsets {shown(offsets)}, expected [start, end]"
+        )
     return _Entry(name, dtype, tuple(shape), offsets[0], offsets[1])
 
 
@@ -206,8 +214,9 @@ def _require_no_gaps(entries: list[_Entry], data_bytes: int) -> None:
         expected = position + math.prod(entry.shape) * DTYPES[entry.dtype].itemsize
         if (entry.start, entry.end) != (position, expected):
             raise Malformed(
-                f"tensor {entry.name!r}: bytes {entry.start} to {entry.end}, expected {position}"
-                f" to {expected} for {entry.dtype} {list(entry.shape)} without hole or overlap"
+                f"tensor {shown(entry.name)}: bytes {shown(entry.start)} to {shown(entry.end)},"
+                f" expected {position} to {expected} for {entry.dtype} {list(entry.shape)}"
+                " without hole or overlap"
             )
         position = expected
     if position != data_bytes:
@@ -217,7 +226,10 @@ def _require_no_gaps(entries: list[_Entry], data_bytes: int) -> None:
 
 
 def _view(data: memoryview, entry: _Entry) -> npt.NDArray[Any]:
-    return np.ndarray(entry.shape, DTYPES[entry.dtype], buffer=data, offset=entry.start)
+    array = np.ndarray(entry.shape, DTYPES[entry.dtype], buffer=data, offset=entry.start)
+    if entry.dtype == "BOOL" and array.view(np.uint8).max(initial=0) > 1:
+        raise Malformed(f"tensor {shown(entry.name)}: bytes of BOOL other than 0 and 1")
+    return array
 
 
 def _unflatten(arrays: dict[str, npt.NDArray[Any]]) -> Tree:
@@ -227,12 +239,12 @@ def _unflatten(arrays: dict[str, npt.NDArray[Any]]) -> Tree:
     for name, array in arrays.items():
         *parents, last = name.split("/")
         if len(parents) >= MAX_DEPTH or not all(_is_key(key) for key in (*parents, last)):
-            raise Malformed(f"tensor {name!r}: not a path of at most {MAX_DEPTH} keys")
+            raise Malformed(f"tensor {shown(name)}: not a path of at most {MAX_DEPTH} keys")
         node: dict[str, Any] | None = tree
         for key in parents:
             child = None if node is None else node.setdefault(key, {})
             node = cast(dict[str, Any], child) if isinstance(child, dict) else None
         if node is None or last in node:
-            raise Malformed(f"tensor {name!r}: one tensor's name is the path to another")
+            raise Malformed(f"tensor {shown(name)}: one tensor's name is the path to another")
         node[last] = array
     return tree

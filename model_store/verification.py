@@ -1,26 +1,36 @@
 """Reads and checks everything in a store: refs, manifests, path specs, the bytes of every blob."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from model_store.blobs import Blobs, Digest
+from model_store.canonical_json import MAX_BYTES
 from model_store.errors import BlobNotFound, CorruptRef, DamagedStore, InvalidName
-from model_store.manifest import COMPONENT, Descriptor
+from model_store.manifest import COMPONENT, MAX_MANIFEST_BYTES, Descriptor
 from model_store.names import unquote
-from model_store.published import load_manifest, load_path
-from model_store.refs import Refs
+from model_store.published import load_manifest, load_path, load_state
+from model_store.refs import (
+    ALIAS,
+    LIVE,
+    Refs,
+    agent_key,
+    pin_key,
+    pointer_key,
+    signature_key,
+    version_key,
+)
+from model_store.storage import Storage
 from model_store.tensors import decode
 
-_OWNER = r"refs/(?:tasks|agents)/(?P<owner>[^/]+)"
-_DIRECTORIES = re.compile(rf"blobs(?:/sha256)?|refs(?:/tasks|/agents)?|tmp|{_OWNER}")
+_TASK = rf"refs/tasks/(?P<task>[^/]+)/(?:v[1-9][0-9]{{0,8}}|live|{ALIAS})"
 _FILES = re.compile(
-    r"lock|tmp/~[^/]+|refs/tasks/~[^/]+|blobs/sha256/[0-9a-f]{64}"
-    r"|refs/tasks/(?P<owner>[^/]+)/(?:live|v[1-9][0-9]{0,8})"
+    r"lock(?:\.gc)?|gc|tmp/~[^/]+|blobs/sha256/[0-9a-f]{64}|leases/[a-z]+|refs/changes"
+    r"|touched/(?:blobs/sha256/[0-9a-f]{64}|probe-[0-9a-f]{16})|refs/signatures/[0-9a-f]{64}"
+    r"|refs/agents/(?P<agent>[^/]+)/state|refs/pins/(?P<pin>[^/]+)"
+    rf"|{_TASK}"
 )
-_AGENT_FILES = re.compile(r"refs/agents/(?P<owner>[^/]+)/state")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,97 +43,147 @@ class Problem:
     message: str
 
 
-def verify(blobs: Blobs, refs: Refs, root: Path) -> list[Problem]:
+def verify(storage: Storage, blobs: Blobs, refs: Refs) -> list[Problem]:
     """Everything that is wrong with a store; empty when it is sound.
 
     Unreachable blobs are hashed too, because `put` would take them for the real ones.
     """
-    problems: list[Problem] = []
-    needed: dict[Digest, Descriptor] = {}
+    found = _Verification(blobs, refs)
     for task in refs.tasks():
-        problems += _verify_task(blobs, refs, task, needed)
+        found.check_task(task)
     for agent in refs.agents():
-        problems += _verify_agent(blobs, refs, agent, needed)
-    present = {Digest("sha256:" + entry.name) for entry in blobs.all()}
-    for digest in sorted(present):
-        problems += _verify_blob(blobs, digest, needed.get(digest))
-    for digest in sorted(needed.keys() - present):
-        message = f"blob {digest} is missing; restore {blobs.path(digest)} from a copy"
-        problems.append(Problem("error", str(blobs.path(digest)), digest, message))
-    for path in _unknown_files(root):
-        problems.append(Problem("warning", str(path), None, f"{path} is not part of a store"))
-    return problems
+        found.check_root(
+            agent_key(agent),
+            lambda agent=agent: refs.agent(agent),
+            lambda digest, agent=agent: load_state(blobs, agent, digest),
+        )
+    for pin in refs.pin_names():
+        found.check_root(pin_key(pin), lambda pin=pin: refs.pin(pin))
+    for manifest in refs.signed():
+        found.check_root(signature_key(manifest), lambda m=manifest: refs.signatures(m))
+    found.check_blobs()
+    for entry in storage.walk(""):
+        if not _belongs(entry.key):
+            where = storage.where(entry.key)
+            found.add("warning", where, None, f"{where} is not part of a store")
+    return found.problems
 
 
-def _verify_task(
-    blobs: Blobs, refs: Refs, task: str, needed: dict[Digest, Descriptor]
-) -> Iterator[Problem]:
-    """Checks the refs of a task and what they name; adds the blobs they need to `needed`."""
-    versions = refs.versions(task)
-    for number in versions:
-        path = refs.version_path(task, number)
+class _Verification:
+    """Gathers problems, and what the refs looked at need."""
+
+    def __init__(self, blobs: Blobs, refs: Refs) -> None:
+        self.problems: list[Problem] = []
+        self._blobs = blobs
+        self._refs = refs
+        self._needed: dict[Digest, Descriptor] = {}
+        self._manifests: set[Digest] = set()
+
+    def add(
+        self, severity: Literal["error", "warning"], path: str, digest: Digest | None, message: str
+    ) -> None:
+        """Note a problem."""
+        self.problems.append(Problem(severity, path, digest, message))
+
+    def check_task(self, task: str) -> None:
+        """The refs of a task, and what they name."""
+        versions = [n for n in self._refs.numbers(task) if self._check_version(task, n)]
+        for name in [LIVE, *self._refs.alias_names(task)]:
+            path = self._refs.where(pointer_key(task, name))
+            try:
+                number = self._refs.pointer(task, name)
+            except CorruptRef as error:
+                self.add("error", path, None, str(error))
+                continue
+            if number and number not in versions and not self._exists(task, number):
+                self.add(
+                    "error",
+                    path,
+                    None,
+                    f"ref {path} names v{number}, which does not exist; make another version live",
+                )
+
+    def _exists(self, task: str, number: int) -> bool:
         try:
-            digest = refs.version(task, number)
-        except CorruptRef as error:
-            yield Problem("error", str(path), None, str(error))
-            continue
-        if digest is None:
-            continue  # removed since it was listed
+            return self._refs.version(task, number) is not None
+        except CorruptRef:
+            return True  # it is there, and reported for what it is
+
+    def _check_version(self, task: str, number: int) -> bool:
+        def check(digest: Digest) -> None:
+            load_path(self._blobs, task, number, digest)
+
+        key = version_key(task, number)
+        return self.check_root(key, lambda: self._refs.version(task, number), check)
+
+    def check_root(
+        self,
+        key: str,
+        read: Callable[[], Digest | None],
+        check: Callable[[Digest], object] | None = None,
+    ) -> bool:
+        """A ref that holds a digest, and its manifest; whether there is one."""
+        digest = None
         try:
-            load_path(blobs, task, number, digest)
-            needed |= {blob.digest: blob for blob in load_manifest(blobs, digest).blobs()}
+            digest = read()
+            if digest:
+                self._manifests.add(digest)
+                for blob in load_manifest(self._blobs, digest).blobs():
+                    # The bytes of a component can be those of something else too.
+                    if blob.media_type == COMPONENT or blob.digest not in self._needed:
+                        self._needed[blob.digest] = blob
+                if check:
+                    check(digest)
         except DamagedStore as error:
-            yield Problem("error", str(path), digest, str(error))
-    live_path = refs.live_path(task)
+            self.add("error", self._refs.where(key), digest, str(error))
+        return digest is not None
+
+    def check_blobs(self) -> None:
+        """The bytes of every blob, and that none is missing."""
+        present = {digest for digest, _ in self._blobs.all()}
+        for digest in sorted(present):
+            self._check_blob(digest, self._needed.get(digest))
+        for digest in sorted(self._needed.keys() - present):
+            where = self._blobs.where(digest)
+            message = f"blob {digest} is missing; restore {where} from a copy"
+            self.add("error", where, digest, message)
+
+    def _check_blob(self, digest: Digest, needed: Descriptor | None) -> None:
+        where = self._blobs.where(digest)
+        component = needed is not None and needed.media_type == COMPONENT
+        try:
+            data = self._blobs.read(
+                digest,
+                needed.size if needed else None,
+                limit=self._limit(digest, component, needed),
+            )
+            if component:
+                decode(data)
+        except DamagedStore as error:
+            if isinstance(error, BlobNotFound) and not needed:
+                return  # gc removed it since it was listed
+            message = str(error)
+            if str(digest) not in message:
+                message = f"blob {digest} at {where}: {message}"
+            self.add("error", where, digest, message)
+
+    def _limit(self, digest: Digest, component: bool, needed: Descriptor | None) -> int | None:
+        """How large a blob may be; None for a component, and for what nothing refers to."""
+        if digest in self._manifests:
+            return MAX_MANIFEST_BYTES
+        return None if component or needed is None else MAX_BYTES
+
+
+def _belongs(key: str) -> bool:
+    """Whether the format provides for a file; names must be those of tasks, agents or pins."""
+    match = _FILES.fullmatch(key)
+    return match is not None and all(
+        _is_name(name) for name in match.groupdict().values() if name is not None
+    )
+
+
+def _is_name(file_name: str) -> bool:
     try:
-        live = refs.live_version(task)
-    except CorruptRef as error:
-        yield Problem("error", str(live_path), None, str(error))
-        return
-    if live is not None and live not in versions and refs.version(task, live) is None:
-        message = f"ref {live_path} names v{live}, which does not exist; make another version live"
-        yield Problem("error", str(live_path), None, message)
-
-
-def _verify_agent(
-    blobs: Blobs, refs: Refs, agent: str, needed: dict[Digest, Descriptor]
-) -> Iterator[Problem]:
-    digest = None
-    try:
-        digest = refs.agent(agent)
-        if digest:
-            needed |= {blob.digest: blob for blob in load_manifest(blobs, digest).blobs()}
-    except DamagedStore as error:
-        yield Problem("error", str(refs.agent_path(agent)), digest, str(error))
-
-
-def _verify_blob(blobs: Blobs, digest: Digest, needed: Descriptor | None) -> Iterator[Problem]:
-    try:
-        data = blobs.read(digest, needed.size if needed else None)
-        if needed and needed.media_type == COMPONENT:
-            decode(data)
-    except DamagedStore as error:
-        if isinstance(error, BlobNotFound) and not needed:
-            return  # gc removed it since it was listed
-        message = str(error)
-        if str(digest) not in message:
-            message = f"blob {digest} at {blobs.path(digest)}: {message}"
-        yield Problem("error", str(blobs.path(digest)), digest, message)
-
-
-def _unknown_files(root: Path) -> Iterator[Path]:
-    """What the format does not provide for; temporary files are gc's business."""
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root).as_posix()
-        kinds = (_DIRECTORIES,) if path.is_dir() else (_FILES, _AGENT_FILES)
-        match = next((found for kind in kinds if (found := kind.fullmatch(name))), None)
-        if not match or not _is_owner(match.groupdict().get("owner")):
-            yield path
-
-
-def _is_owner(file_name: str | None) -> bool:
-    """Whether this quotes the name of a task or an agent, or the path has no such part."""
-    try:
-        return file_name is None or bool(unquote(file_name))
+        return bool(unquote(file_name))
     except InvalidName:
         return False

@@ -11,7 +11,6 @@ import gc
 import logging
 import os
 import signal
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -29,6 +28,7 @@ from service.app import create_app
 from service.errors import SettingsError
 from service.runtime import Runtime
 from service.settings import LONGEST_DEADLINE_MS, Settings
+from service.trust import Trust
 
 APP = create_app()
 # Young objects are collected often, old ones hardly ever: a full collection takes milliseconds.
@@ -58,11 +58,14 @@ class Gateway:
         """Once in `bentoml serve` itself, before any worker: what cannot work is one line."""
         try:
             settings = Settings.from_environment()
-            store = ModelStore(Path(settings.store).absolute())
+            store = ModelStore(settings.store)
+            Trust(store, settings.trusted_keys)
         except (SettingsError, StoreError) as error:
             raise SystemExit(f"error: {error}") from None
         # Workers of a built Bento run in its folder: the path is meant from here.
-        os.environ["MUNET_STORE"] = str(store.root)
+        os.environ["MUNET_STORE"] = store.url
+        if settings.trusted_keys:
+            os.environ["MUNET_TRUSTED_KEYS"] = os.path.abspath(settings.trusted_keys)
 
     @bentoml.on_startup
     async def arm(self) -> None:

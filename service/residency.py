@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +67,7 @@ class Residency:
         """
         arch = self._architecture(published)
         digests = published.path.components
+        self._store.prefetch(self._absent(digests))
         stages = tuple(
             self._stage(program, [(name, digests[name]) for name in names])
             for program, names in cut(arch)
@@ -97,6 +98,10 @@ class Residency:
                     "publish it again with a path spec that fits its architecture"
                 )
         return arch
+
+    def _absent(self, digests: Mapping[str, Digest]) -> list[Digest]:
+        with self._lock:
+            return [d for name, d in digests.items() if (kind_of(name), d) not in self._resident]
 
     def _stage(self, program: Program, parts: Sequence[tuple[str, Digest]]) -> Stage:
         components = tuple(self._component(kind_of(name), digest) for name, digest in parts)

@@ -19,15 +19,17 @@ from service.metrics import Metrics, Snapshot
 from service.paths import LoadedPath, Row
 from service.residency import Residency
 from service.settings import Settings
+from service.trust import Trust
 
 
 class Runtime:
     """Everything behind the HTTP interface; `start` before the first request, `stop` once."""
 
     def __init__(self, settings: Settings) -> None:
-        """Opens the store; raises StoreNotFound if there is none."""
+        """Opens the store; raises StoreNotFound if there is none, InvalidKey for unusable keys."""
         self.settings = settings
         self.store = ModelStore(settings.store)
+        self.trust = Trust(self.store, settings.trusted_keys)
         self.metrics = Metrics(per_task=settings.task_metrics)
         self.engine = Engine(
             self.metrics,
@@ -93,6 +95,7 @@ class Runtime:
             self._receiving -= 1
 
     def _prepare(self, published: Published) -> LoadedPath:
+        self.trust.require(published)
         path = self.residency.load(published)
         self.engine.warm(path.stages)
         return path

@@ -24,7 +24,7 @@ def _cache_folder() -> str:
 class Settings:
     """Each field is the variable MUNET_<FIELD IN CAPITALS>; only the store has no default."""
 
-    store: str  # directory of the model store
+    store: str  # directory or URL of the model store
     poll_s: float = 0.5  # how often the store's refs are looked at
     max_body_bytes: int = 10 * 2**20
     max_pixels: int = 25_000_000  # of the decoded image, read from its header
@@ -35,6 +35,7 @@ class Settings:
     decode_threads: int = 2
     load_threads: int = 2  # tasks loading at once
     drain_s: float = 2.0  # SIGTERM: unready for so long before the listener closes
+    trusted_keys: str = ""  # PEM file or folder of public keys: only what they signed is served
     preload: str = ""  # tasks to load at start: names separated by commas, or *
     task_metrics: bool = True  # false folds the label `task` to `all`
     compilation_cache: str = ""  # compiled programs kept over restarts; "" is the user's cache

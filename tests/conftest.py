@@ -1,6 +1,29 @@
-"""What holds for all tests."""
+"""What holds for all tests, and a real S3 server, which starts when the first test needs it."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.model_store.object_stores import S3Server, s3_server
+from tests.model_store.places import Place, s3_place
 
 # Tests compile far more than they compute: without fusion emitters XLA compiles twice as fast.
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A server of its own for this run of the tests."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_store(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A place on the server for one test."""
+    found = s3_place(s3, tmp_path)
+    for name, value in found.environment.items():
+        monkeypatch.setenv(name, value)
+    return found

@@ -19,6 +19,9 @@ OURS = {
 OWNERS = {
     "bentoml": ("service/gateway.py",),
     "prometheus_client": ("service/metrics.py",),
+    "cryptography": ("model_store/signing.py",),
+    "obstore": ("model_store/objects.py",),
+    "requests": ("model_store/registry_client.py",),
     "jax": ("vit/", "evolution/", "service/engine.py"),
     "flax": ("vit/",),
     "matplotlib": ("evolution/analysis/",),

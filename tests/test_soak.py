@@ -24,7 +24,7 @@ def test_publishes_every_five_seconds_fail_no_request(tmp_path: Path):
     store = ModelStore(tmp_path / "store", create=True)
     for task in TASKS:
         publish(store, task)
-    with Server(".", tmp_path / "home", MUNET_STORE=str(store.root)) as server:
+    with Server(".", tmp_path / "home", MUNET_STORE=store.url) as server:
         load = subprocess.Popen(
             [
                 sys.executable, "-m", "loadtests", "run", "--url", f"http://127.0.0.1:{server.port}",

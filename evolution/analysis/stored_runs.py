@@ -27,7 +27,7 @@ def analyse(store: ModelStore, out: Path, runs: Sequence[str] = ()) -> Path:
     names = list(dict.fromkeys(runs)) or store.agents()
     if not names:
         raise StateError(
-            f"analysing store {store.root}: expected at least one run, found none; "
+            f"analysing store {store.url}: expected at least one run, found none; "
             "`python -m evolution run` makes one"
         )
     loaded = [load(store, name) for name in names]

@@ -167,7 +167,7 @@ def test_the_history_is_kept(mu2net):
 def test_evolution_continues_from_an_import(mu2net, tmp_path):
     """A further task shares what was imported and changes none of it."""
     source, _ = mu2net
-    store = ModelStore(shutil.copytree(source.root, tmp_path / "store"))
+    store = ModelStore(shutil.copytree(source.url, tmp_path / "store"))
     before = {task: store.resolve(task).digest for task in store.tasks()}
     experiment = tiny(name="more", tasks=("toy/d",), passes=1, samples_per_task=1, ranges={})
     run = Search.extend(experiment, store, 0, tasks, (store, "imported/chars-muNet-1"))

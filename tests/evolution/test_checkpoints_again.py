@@ -54,20 +54,20 @@ def test_a_better_version_from_elsewhere_stays_live(tmp_path, store):
     publish(store, path, 0.1, live=True, task="toy/b")
     again = imported(tmp_path / "first", store)
     assert [(v.version, v.live, v.added) for v in again.versions] == [
-        (2, False, True),  # toy/a
-        (2, True, True),  # toy/b
-        (1, True, True),  # toy/c
+        (3, False, True),  # toy/a; version 1 was removed
+        (3, True, True),  # toy/b
+        (2, True, True),  # toy/c
     ]
 
 
 def test_an_import_made_again_leaves_live_what_somebody_chose(tmp_path, store):
     path = store.resolve("toy/seed").path
-    publish(store, path, 0.1, live=True, task="toy/b")
+    chosen = publish(store, path, 0.1, live=True, task="toy/b")
     imported(tmp_path / "first", store)
-    assert store.resolve("toy/b").version == 2
-    store.rollback("toy/b", 1)
+    assert store.resolve("toy/b").version == chosen + 1
+    store.rollback("toy/b", chosen)
     again = imported(tmp_path / "first", store)
-    assert store.resolve("toy/b").version == 1
+    assert store.resolve("toy/b").version == chosen
     assert [v.live for v in again.versions] == [True, False, True]
 
 
@@ -78,9 +78,9 @@ def test_an_import_made_again_makes_live_where_nothing_is(tmp_path, store):
     store.rm("toy/a")
     worse, best = sorted(versions[:2], key=lambda p: p.metrics["validation"]["accuracy"])
     store.publish(worse, live=False)
-    store.publish(best, live=False)
+    wanted = store.publish(best, live=False)
     imported(system, store)
-    assert store.resolve("toy/a").version == 2
+    assert store.resolve("toy/a").version == wanted.version
 
 
 # ---- runs

@@ -119,7 +119,7 @@ def test_a_broken_state_is_refused_whole(tmp_path, breaks, message):
     with pytest.raises(CheckpointError, match=message) as error:
         imported(directory, store)
     assert str(tmp_path) in str(error.value)
-    assert not list((store.root / "blobs/sha256").iterdir())
+    assert not list((Path(store.url) / "blobs/sha256").iterdir())
     assert store.agents() == []
 
 
@@ -159,7 +159,7 @@ def test_a_broken_system_of_agents_is_refused_whole(tmp_path, breaks, message):
     store = new_store(tmp_path)
     with pytest.raises(CheckpointError, match=message):
         imported(written.directory, store)
-    assert not list((store.root / "blobs/sha256").iterdir())
+    assert not list((Path(store.url) / "blobs/sha256").iterdir())
 
 
 def test_a_state_that_lost_its_population_is_not_passed_over(tmp_path):

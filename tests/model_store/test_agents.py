@@ -16,7 +16,7 @@ def test_state_is_kept_with_its_components(tmp_path: Path) -> None:
     document = {"generation": 3, "head": head, "momentum": momentum, "scores": [0.5, None]}
     digest = store.save_agent("vit/cmaterdb/bangla", document, iter([head, momentum, head]))
     store.gc(grace_s=0)
-    again = ModelStore(store.root)
+    again = ModelStore(store.url)
     assert again.load_agent("vit/cmaterdb/bangla") == document
     assert again.agents() == ["vit/cmaterdb/bangla"]
     assert again.size(momentum) > 0 and again.size(head) > 0

@@ -35,34 +35,34 @@ def store(tmp_path: Path) -> ModelStore:
 
 
 def test_looking(store: ModelStore) -> None:
-    code, output, _ = run(store.root, "ls")
+    code, output, _ = run(Path(store.url), "ls")
     assert code == 0
     rows = [line.split() for line in output.splitlines()]
     assert [row[:2] for row in rows[1:]] == [["cmaterdb/bangla", "v2"], ["cmaterdb/telugu", "v1"]]
-    code, output, _ = run(store.root, "show", "cmaterdb/bangla", "--version", "1")
+    code, output, _ = run(Path(store.url), "show", "cmaterdb/bangla", "--version", "1")
     assert code == 0
     first = store.resolve("cmaterdb/bangla", 1)
     for fact in ("v1", first.digest, first.path.components["head"], '"accuracy": 0.5'):
         assert fact in output
-    code, output, _ = run(store.root, "history", "cmaterdb/bangla")
+    code, output, _ = run(Path(store.url), "history", "cmaterdb/bangla")
     assert code == 0
     assert [line.split()[:2] for line in output.splitlines()][2] == ["v2", "live"]
-    code, output, _ = run(store.root, "du")
+    code, output, _ = run(Path(store.url), "du")
     assert code == 0 and "2 tasks" in output and f"ratio {store.du().ratio:.2f}" in output
 
 
 def test_json(store: ModelStore) -> None:
-    _, output, _ = run(store.root, "ls", "--json", by_environment=True)
+    _, output, _ = run(Path(store.url), "ls", "--json", by_environment=True)
     assert [(item["task"], item["version"]) for item in json.loads(output)] == [
         ("cmaterdb/bangla", 2),
         ("cmaterdb/telugu", 1),
     ]
-    _, output, _ = run(store.root, "show", "cmaterdb/telugu", "--json", by_environment=True)
+    _, output, _ = run(Path(store.url), "show", "cmaterdb/telugu", "--json", by_environment=True)
     shown = json.loads(output)
     published = store.resolve("cmaterdb/telugu")
     assert shown["path"] == published.path.to_json()
     assert shown["digest"] == published.digest and shown["sizes"] == published.sizes
-    _, output, _ = run(store.root, "du", "--json", by_environment=True)
+    _, output, _ = run(Path(store.url), "du", "--json", by_environment=True)
     usage = store.du()
     found = json.loads(output)
     assert (found["logical"], found["stored"], found["ratio"]) == (
@@ -74,29 +74,29 @@ def test_json(store: ModelStore) -> None:
 
 
 def test_changing(store: ModelStore) -> None:
-    assert run(store.root, "rollback", "cmaterdb/bangla", "1")[:2] == (
+    assert run(Path(store.url), "rollback", "cmaterdb/bangla", "1")[:2] == (
         0,
         "cmaterdb/bangla: v1 is live\n",
     )
     assert store.resolve("cmaterdb/bangla").version == 1
-    assert run(store.root, "rm", "cmaterdb/bangla", "--version", "2")[0] == 0
+    assert run(Path(store.url), "rm", "cmaterdb/bangla", "--version", "2")[0] == 0
     assert [item.version for item in store.history("cmaterdb/bangla")] == [1]
-    assert run(store.root, "rm", "cmaterdb/telugu")[0] == 0
+    assert run(Path(store.url), "rm", "cmaterdb/telugu")[0] == 0
     assert store.tasks() == ["cmaterdb/bangla"]
     store.put(arrays(9))
-    code, output, _ = run(store.root, "gc", "--grace-s", "0", "--dry-run")
+    code, output, _ = run(Path(store.url), "gc", "--grace-s", "0", "--dry-run")
     assert code == 0 and "would remove 9 blobs" in output
-    assert run(store.root, "gc")[1].startswith("removed 0 blobs")  # all within the hour
-    code, output, _ = run(store.root, "gc", "--grace-s", "0")
+    assert run(Path(store.url), "gc")[1].startswith("removed 0 blobs")  # all within the hour
+    code, output, _ = run(Path(store.url), "gc", "--grace-s", "0")
     assert code == 0 and "removed 9 blobs" in output and "5 blobs kept" in output
 
 
 def test_verify(store: ModelStore) -> None:
-    assert run(store.root, "verify")[:2] == (0, "0 errors, 0 warnings\n")
+    assert run(Path(store.url), "verify")[:2] == (0, "0 errors, 0 warnings\n")
     digest = store.resolve("cmaterdb/telugu").path.components["head"]
-    file = store.root / "blobs/sha256" / digest[7:]
+    file = Path(store.url) / "blobs/sha256" / digest[7:]
     file.write_bytes(b"x" * file.stat().st_size)
-    code, output, error = run(store.root, "verify")
+    code, output, error = run(Path(store.url), "verify")
     assert (code, error) == (1, "")
     assert str(file) in output and digest in output and "1 errors, 0 warnings" in output
 
@@ -112,7 +112,7 @@ def test_verify(store: ModelStore) -> None:
     ],
 )
 def test_errors_are_one_line(store: ModelStore, arguments: tuple[str, ...], message: str) -> None:
-    code, output, error = run(store.root, *arguments)
+    code, output, error = run(Path(store.url), *arguments)
     assert (code, output) == (1, "")
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error
 

@@ -24,7 +24,7 @@ def store(tmp_path: Path) -> ModelStore:
 
 def blob(store: ModelStore, digest: str) -> Path:
     """The file of a blob."""
-    return store.root / "blobs/sha256" / digest[7:]
+    return Path(store.url) / "blobs/sha256" / digest[7:]
 
 
 def manifest(store: ModelStore) -> Digest:
@@ -44,7 +44,7 @@ def config(store: ModelStore) -> Digest:
 
 def agent_state(store: ModelStore) -> Digest:
     """The manifest of the agent's state."""
-    return Digest((store.root / "refs/agents/agent/state").read_text().strip())
+    return Digest((Path(store.url) / "refs/agents/agent/state").read_text().strip())
 
 
 BLOBS: dict[str, Callable[[ModelStore], Digest]] = {
@@ -107,21 +107,21 @@ def test_a_missing_blob(store: ModelStore, kind: str) -> None:
 
 @pytest.mark.parametrize("content", ["", "v9\n", "v2", "v2\n\n", "v02\n", "3\n", "\0", "v2 \n"])
 def test_a_damaged_live_ref(store: ModelStore, content: str) -> None:
-    file = store.root / "refs/tasks/a%2Ft/live"
+    file = Path(store.url) / "refs/tasks/a%2Ft/live"
     file.write_text(content)
     publish(store, "other", 1)
     with pytest.raises(CorruptRef, match="live"):
         store.resolve("a/t")
     (problem,) = store.verify()
     assert (problem.severity, problem.path) == ("error", str(file))
-    assert ModelStore(store.root).tasks() == ["other"]  # the damage hides no other task
+    assert ModelStore(store.url).tasks() == ["other"]  # the damage hides no other task
     store.rollback("a/t", 1)
     assert store.resolve("a/t").version == 1 and store.verify() == []
 
 
 @pytest.mark.parametrize("content", ["", "sha256:0\n", "v2\n", "sha256:" + "0" * 64])
 def test_a_damaged_version_ref(store: ModelStore, content: str) -> None:
-    file = store.root / "refs/tasks/a%2Ft/v2"
+    file = Path(store.url) / "refs/tasks/a%2Ft/v2"
     file.write_text(content)
     with pytest.raises(CorruptRef, match="v2"):
         store.resolve("a/t")
@@ -131,7 +131,7 @@ def test_a_damaged_version_ref(store: ModelStore, content: str) -> None:
 
 
 def test_a_damaged_agent_ref(store: ModelStore) -> None:
-    file = store.root / "refs/agents/agent/state"
+    file = Path(store.url) / "refs/agents/agent/state"
     file.write_text("nothing\n")
     with pytest.raises(CorruptRef, match="state"):
         store.load_agent("agent")
@@ -139,7 +139,7 @@ def test_a_damaged_agent_ref(store: ModelStore) -> None:
 
 
 def test_a_directory_in_the_place_of_a_ref(store: ModelStore) -> None:
-    file = store.root / "refs/tasks/a%2Ft/v2"
+    file = Path(store.url) / "refs/tasks/a%2Ft/v2"
     file.unlink()
     file.mkdir()
     with pytest.raises(CorruptRef, match="directory"):
@@ -173,7 +173,7 @@ def put_raw(store: ModelStore, data: bytes) -> Digest:
 def point_to(store: ModelStore, data: bytes) -> Digest:
     """Let version 2 be a manifest of these bytes."""
     digest = put_raw(store, data)
-    (store.root / "refs/tasks/a%2Ft/v2").write_text(f"{digest}\n")
+    (Path(store.url) / "refs/tasks/a%2Ft/v2").write_text(f"{digest}\n")
     return digest
 
 
@@ -229,7 +229,7 @@ def test_unknown_files_are_warnings(store: ModelStore) -> None:
         "oci-layout",
         "blobs/md5",
         "blobs/sha256/README",
-        "refs/tasks/a%2Ft/notes",
+        "refs/tasks/a%2Ft/Notes",
         "refs/tasks/a%2Ft/v01",
         "refs/tasks/..%2F..",
         "refs/tasks/plain",
@@ -237,10 +237,12 @@ def test_unknown_files_are_warnings(store: ModelStore) -> None:
         "tmp/x",
     ]
     for name in unknown:
-        (store.root / name).write_text("?")
+        (Path(store.url) / name).write_text("?")
     problems = store.verify()
     assert {p.severity for p in problems} == {"warning"}
-    assert sorted(p.path for p in problems) == sorted(str(store.root / name) for name in unknown)
+    assert sorted(p.path for p in problems) == sorted(
+        str(Path(store.url) / name) for name in unknown
+    )
     assert store.tasks() == ["a/t"]
     assert store.gc(grace_s=0).removed == ()
     assert store.history("a/t")[0].version == 1

@@ -34,7 +34,7 @@ def require_unharmed(store: ModelStore) -> None:
     assert store.verify() == []
     store.component(store.resolve("t", 1).path.components["head"])
     assert store.load_agent("a") in ({"n": 1}, {"n": 2, "long": "x" * 3000})
-    assert not list((store.root / "tmp").iterdir())
+    assert not list((Path(store.url) / "tmp").iterdir())
 
 
 def test_any_file_may_fail_to_be_written(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_any_file_may_fail_to_be_written(tmp_path: Path) -> None:
             store = new_store(tmp_path / str(limit))
             publish(store, "t", 1)
             store.save_agent("a", {"n": 1}, [])
-            errors.append(pool.submit(publish_with_limit, store.root, limit).result(60))
+            errors.append(pool.submit(publish_with_limit, Path(store.url), limit).result(60))
             require_unharmed(store)
             assert publish(store, "t", 3) == len(store.history("t"))
             assert store.resolve("t").version == len(store.history("t"))

@@ -107,8 +107,8 @@ def test_killed_at_random_200_times(tmp_path: Path) -> None:
     for number in range(20):
         store = ModelStore(tmp_path / str(number))
         store.gc(grace_s=0)
-        assert not list((store.root / "tmp").iterdir())
-        require_sound(store.root, store.tasks())
+        assert not list((Path(store.url) / "tmp").iterdir())
+        require_sound(Path(store.url), store.tasks())
 
 
 # The calls that change what other processes see: a kill before each of them is every kill there is.
@@ -176,7 +176,7 @@ def kill_before_every_step(directory: Path, action: Action) -> int:
     first.rm("gone")
     for step in range(200):
         root = directory / str(step)
-        shutil.copytree(first.root, root)
+        shutil.copytree(Path(first.url), root)
         child = fork(lambda step=step, root=root: killed_before(step, root, action))
         _, status = os.waitpid(child, 0)
         require_sound(root, ["task/0"] if action is remove_task else ["task/0", "task/1"])

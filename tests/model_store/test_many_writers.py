@@ -3,17 +3,20 @@
 import fcntl
 import multiprocessing
 import os
+import random
+import signal
 import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from model_store import ModelStore
+from model_store import BlobNotFound, MissingComponent, ModelStore, digest_of, encode
+from tests.model_store.places import Place
 from tests.model_store.samples import arrays, new_store, publish
 
 # A server process, started anew, which has the package loaded and forks: a quick start without
@@ -21,122 +24,163 @@ from tests.model_store.samples import arrays, new_store, publish
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["tests.model_store.samples"])
 
+Answer = tuple[str, int, int]  # task, version, seed
 
-def write(root: Path, writer: int, tasks: list[str], count: int, answer: Connection) -> None:
-    """Publish `count` versions of every task; answer with (task, version, seed) of each."""
-    store = ModelStore(root)
-    acknowledged: list[tuple[str, int, int]] = []
+
+def write(place: Place, writer: int, tasks: list[str], count: int, answers: Connection) -> None:
+    """Publish `count` versions of every task; answer each one, and None at the end."""
+    store = place.open()
     for number in range(count):
         for task in tasks:
             seed = 1000 * writer + number
             version = publish(store, task, seed, lineage={"seed": seed})
-            acknowledged.append((task, version, seed))
-    answer.send(acknowledged)
+            answers.send((task, version, seed))
+    answers.send(None)
 
 
-def start_writers(root: Path, writers: int, tasks: list[str], count: int) -> list[Connection]:
+def start(target: Callable[..., None], *arguments: object) -> tuple[BaseProcess, Connection]:
+    """Run something that sends answers in another process."""
+    receive, send = processes.Pipe(duplex=False)
+    process = processes.Process(target=target, args=(*arguments, send), daemon=True)
+    process.start()
+    send.close()
+    return process, receive
+
+
+def start_writers(place: Place, writers: int, tasks: list[str], count: int) -> list[Connection]:
     """Start the writers; the connections give their answers."""
-    answers: list[Connection] = []
-    for writer in range(writers):
-        receive, send = processes.Pipe(duplex=False)
-        processes.Process(
-            target=write, args=(root, writer, tasks, count, send), daemon=True
-        ).start()
-        send.close()
-        answers.append(receive)
-    return answers
+    return [start(write, place, writer, tasks, count)[1] for writer in range(writers)]
 
 
-def collect(answers: list[Connection], meanwhile: Any) -> list[tuple[str, int, int]]:
-    """Run `meanwhile` again and again until all writers have answered."""
-    found: list[tuple[str, int, int]] = []
+def collect(answers: list[Connection], meanwhile: Callable[[], object]) -> list[Answer]:
+    """Run `meanwhile` again and again until all writers have said that they are done."""
+    found: list[Answer] = []
     pending = list(answers)
-    give_up = time.monotonic() + 120
+    give_up = time.monotonic() + 300
     while pending:
         assert time.monotonic() < give_up, "the writers did not finish"
         for ready in wait(pending, timeout=0):
             assert isinstance(ready, Connection)
-            found += ready.recv()
-            pending.remove(ready)
+            answer = ready.recv()
+            if answer is None:
+                pending.remove(ready)
+            else:
+                found.append(answer)
         meanwhile()
     return found
 
 
-@pytest.mark.parametrize(("writers", "tasks"), [(2, ["a"]), (4, ["a", "b/c"])])
-def test_no_version_is_lost_or_taken_twice(tmp_path: Path, writers: int, tasks: list[str]) -> None:
-    store = new_store(tmp_path)
-    answers = start_writers(store.root, writers, tasks, 10)
-    acknowledged = collect(answers, lambda: wait(answers, timeout=0.05))
+def require_all(store: ModelStore, acknowledged: list[Answer], tasks: list[str]) -> None:
+    """Every version acknowledged is there as it was published; there is no gap, and no damage."""
     for task in tasks:
         versions = {version: seed for name, version, seed in acknowledged if name == task}
         history = store.history(task)
-        assert [item.version for item in history] == list(range(1, 10 * writers + 1))
-        assert {item.version: item.path.lineage["seed"] for item in history} == versions
-        assert store.resolve(task).version == 10 * writers
+        assert [item.version for item in history] == list(range(1, len(history) + 1))
+        seeds = {item.version: item.path.lineage["seed"] for item in history}
+        assert versions.items() <= seeds.items()
+        assert store.resolve(task).version >= max(versions)
     assert store.verify() == []
 
 
-CHANGES: dict[str, Callable[[ModelStore], object]] = {
+@pytest.mark.parametrize(("writers", "tasks"), [(2, ["a"]), (4, ["a", "b/c"])])
+def test_no_version_is_lost_or_taken_twice(place: Place, writers: int, tasks: list[str]) -> None:
+    store = place.open(create=True)
+    answers = start_writers(place, writers, tasks, 10)
+    acknowledged = collect(answers, lambda: wait(answers, timeout=0.05))
+    assert len(acknowledged) == 10 * writers * len(tasks)
+    require_all(store, acknowledged, tasks)
+    for task in tasks:
+        assert store.resolve(task).version == 10 * writers
+
+
+SWAPS: dict[str, Callable[[ModelStore], object]] = {
     "publish": lambda store: publish(store, "t", 3),
     "rollback": lambda store: store.rollback("t", 1),
+    "alias": lambda store: store.alias("t", "stable", 1),
     "rm": lambda store: store.rm("t", 1),
     "save_agent": lambda store: store.save_agent("a", {}, []),
-    "gc": lambda store: store.gc(grace_s=0),
 }
 
 
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_changes_wait_for_each_other_and_reading_does_not(
+@pytest.mark.parametrize("change", SWAPS.values(), ids=SWAPS)
+def test_a_swap_waits_for_the_lock_and_reading_does_not(
     tmp_path: Path, change: Callable[[ModelStore], object]
 ) -> None:
     store = new_store(tmp_path)
     for seed in (1, 2):
         publish(store, "t", seed)
-    with (store.root / "lock").open("rb") as lock:
+    with (Path(store.url) / "lock").open("rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         changing = threading.Thread(target=change, args=[store], daemon=True)
         changing.start()
         changing.join(0.3)
         assert changing.is_alive()
-        assert [item.version for item in store.history("t")] == [1, 2]
-        assert store.live()["t"][0] == 2 and store.agents() == []
+        assert [item.version for item in store.history("t")][:2] == [1, 2]
+        assert store.live()["t"][0] == 2 and store.agents() == [] and store.aliases("t") == {}
     changing.join(60)
     assert not changing.is_alive()
     assert store.verify() == []
 
 
-def test_a_reader_sees_only_whole_things_while_others_publish(tmp_path: Path) -> None:
-    store = new_store(tmp_path)
-    seen: dict[str, int] = {}
+def test_nobody_waits_for_a_gc_but_another_gc(place: Place) -> None:
+    store = place.open(create=True)
+    publish(store, "t", 1)
+    with store._storage.alone("gc"):  # pyright: ignore[reportPrivateUsage]
+        collecting = threading.Thread(target=store.gc, daemon=True)
+        collecting.start()
+        for name in ("publish", "rollback", "alias", "save_agent"):
+            SWAPS[name](store)
+        collecting.join(0.3)
+        assert collecting.is_alive()
+    collecting.join(60)
+    assert not collecting.is_alive()
+    assert store.verify() == []
 
-    def read() -> None:
-        for task, (version, digest) in store.live().items():
-            assert version >= seen.get(task, 0)
-            seen[task] = version
-            found = store.resolve(task, version)
+
+class Reader:
+    """Reads all it can, again and again, and requires that whatever it sees is whole."""
+
+    def __init__(self, place: Place) -> None:
+        self._store = place.open()
+        self._seen: dict[str, int] = {}
+
+    def read(self) -> dict[str, int]:
+        """One look at everything; task -> the last live version seen."""
+        for task, (version, digest) in self._store.live().items():
+            assert version >= self._seen.get(task, 0)
+            self._seen[task] = version
+            found = self._store.resolve(task, version)
             assert found.digest == digest
-            component = store.component(found.path.components["head"])
+            component = self._store.component(found.path.components["head"])
             assert isinstance(component, dict)
             expected = arrays(found.path.lineage["seed"])
             np.testing.assert_array_equal(component["kernel"], expected["kernel"])
-        versions = [item.version for item in store.history("a")] if "a" in seen else []
-        assert versions == list(range(1, len(versions) + 1))
+            versions = [item.version for item in self._store.history(task)]
+            assert versions == list(range(1, len(versions) + 1))
+        return self._seen
 
-    collect(start_writers(store.root, 2, ["a", "b"], 12), read)
-    read()
-    assert seen == {"a": 24, "b": 24}
+
+def test_a_reader_sees_only_whole_things_while_others_publish(place: Place) -> None:
+    place.open(create=True)
+    reader = Reader(place)
+    collect(start_writers(place, 2, ["a", "b"], 12), reader.read)
+    assert reader.read() == {"a": 24, "b": 24}
+
+
+def make_old(store: ModelStore, seeds: list[int]) -> None:
+    """Components that nothing uses, each a little younger than the one before."""
+    for number, seed in enumerate(seeds):
+        then = time.time() - 600 + 0.01 * number
+        file = store.blob_file(store.put(arrays(seed)))
+        assert file
+        os.utime(file, (then, then))
 
 
 def test_gc_takes_nothing_from_under_a_publisher(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     # What the writers will put is there already, unused, and becomes old enough to go just about
     # when it is put again: gc and the writers meet at many blobs.
-    for number, seed in enumerate(
-        seed for pair in zip(range(30), range(1000, 1030), strict=True) for seed in pair
-    ):
-        then = time.time() - 600 + 0.01 * number
-        file = store.root / "blobs/sha256" / store.put(arrays(seed))[7:]
-        os.utime(file, (then, then))
+    make_old(store, [s for pair in zip(range(30), range(1000, 1030), strict=True) for s in pair])
     removed = 0
 
     def collect_garbage() -> None:
@@ -144,8 +188,115 @@ def test_gc_takes_nothing_from_under_a_publisher(tmp_path: Path) -> None:
         removed += len(store.gc(grace_s=600).removed)
         time.sleep(0.002)
 
-    acknowledged = collect(start_writers(store.root, 2, ["a"], 30), collect_garbage)
+    acknowledged = collect(start_writers(Place(store.url), 2, ["a"], 30), collect_garbage)
     assert len(acknowledged) == 60 and removed > 0
-    assert store.verify() == []
+    require_all(store, acknowledged, ["a"])
     for item in store.history("a"):
         store.component(item.path.components["head"])
+
+
+def publish_what_may_go(place: Place, first: int, count: int, answers: Connection) -> None:
+    """Publish components that were put long ago, beside a gc that spares nothing unpublished."""
+    store = place.open()
+    for seed in range(first, first + count):
+        try:
+            version = publish(store, "a", seed, lineage={"seed": seed})
+        except (MissingComponent, BlobNotFound) as error:
+            assert digest_of(encode(arrays(seed))) or error  # gone between put and publish
+            continue
+        answers.send(("a", version, seed))
+    answers.send(None)
+
+
+def test_without_any_grace_a_version_is_whole_or_was_refused(place: Place) -> None:
+    store = place.open(create=True)
+    answers = [start(publish_what_may_go, place, first, 20)[1] for first in (0, 1000)]
+    acknowledged = collect(answers, lambda: store.gc(grace_s=0))
+    assert store.verify() == []
+    versions = {item.version: item.path.lineage["seed"] for item in store.history("a")}
+    assert {version: seed for _, version, seed in acknowledged} == versions
+
+
+def collect_until_told(place: Place, answers: Connection) -> None:
+    """A gc that goes on and on, and says so."""
+    store = place.open()
+    while True:
+        answers.send(len(store.gc(grace_s=2).removed))
+
+
+def kill_and_replace(place: Place, kills: int, seconds: float) -> tuple[list[Answer], int]:
+    """Writers of overlapping tasks, a reader and a gc, killed at random and started anew."""
+    moments = random.Random(0)
+    tasks = ["a", "b/c", "d"]
+    reader = Reader(place)
+    acknowledged: list[Answer] = []
+    running = {writer: start(write, place, 100 * writer, tasks, 1000) for writer in range(7)} | {
+        -1: start(collect_until_told, place)
+    }
+    for kill in range(kills):
+        until = time.monotonic() + moments.uniform(0.3, 1.7) * seconds / kills
+        while time.monotonic() < until:
+            reader.read()
+            for answers in wait([answers for _, answers in running.values()], timeout=0.02):
+                assert isinstance(answers, Connection)
+                answer = answers.recv()
+                if isinstance(answer, tuple):
+                    acknowledged.append(answer)
+        victim = moments.choice(sorted(running))
+        process, answers = running.pop(victim)
+        assert process.pid and process.is_alive()
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        acknowledged += _rest(answers)
+        again = (write, place, 100 * victim + kill + 1, tasks, 1000)
+        running[victim] = start(*again) if victim >= 0 else start(collect_until_told, place)
+    for process, answers in running.values():
+        process.kill()
+        process.join()
+        acknowledged += _rest(answers)
+    return acknowledged, len(reader.read())
+
+
+def _rest(answers: Connection) -> list[Answer]:
+    """What a process that has died had still sent."""
+    found: list[Answer] = []
+    try:
+        while answers.poll():
+            answer = answers.recv()
+            found += [answer] if isinstance(answer, tuple) else []
+    except (EOFError, OSError):
+        pass
+    return found
+
+
+def require_sound_after_kills(place: Place, kills: int, seconds: float) -> int:
+    """Run it; how many versions were acknowledged."""
+    store = place.open(create=True)
+    acknowledged, seen = kill_and_replace(place, kills, seconds)
+    assert seen == 3
+    require_all(store, acknowledged, ["a", "b/c", "d"])
+    return len(acknowledged)
+
+
+def test_processes_killed_at_random_lose_nothing(place: Place) -> None:
+    assert require_sound_after_kills(place, kills=6, seconds=6) > 20
+
+
+@pytest.mark.slow
+def test_eight_writers_of_fifty_versions_with_readers_and_a_gc(place: Place) -> None:
+    store = place.open(create=True)
+    tasks = ["a", "b/c", "d"]
+    reader = Reader(place)
+    gc, _ = start(collect_until_told, place)
+    answers = start_writers(place, 8, tasks, 50)
+    acknowledged = collect(answers, reader.read)
+    gc.kill()
+    gc.join()
+    assert len(acknowledged) == len(set(acknowledged)) == 8 * 50 * 3
+    require_all(store, acknowledged, tasks)
+    assert reader.read() == dict.fromkeys(tasks, 400)
+
+
+@pytest.mark.slow
+def test_processes_killed_at_random_for_minutes_lose_nothing(place: Place) -> None:
+    assert require_sound_after_kills(place, kills=100, seconds=120) > 500

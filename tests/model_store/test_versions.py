@@ -41,7 +41,7 @@ def test_components_are_stored_once(tmp_path: Path) -> None:
     before = {file: file.stat().st_ino for file in files(store)}
     assert store.put(dict(reversed(arrays(1).items()))) == digest
     assert {file: file.stat().st_ino for file in files(store)} == before
-    assert store.size(digest) == (store.root / "blobs/sha256" / digest[7:]).stat().st_size
+    assert store.size(digest) == (Path(store.url) / "blobs/sha256" / digest[7:]).stat().st_size
     found = store.component(digest)
     assert isinstance(found, dict)
     np.testing.assert_array_equal(found["kernel"], arrays(1)["kernel"])
@@ -66,7 +66,7 @@ def test_publish_and_resolve(tmp_path: Path) -> None:
     assert list(published.path.components) == ["head", "cls"]
     assert published.sizes == {name: store.size(digest) for name, digest in components.items()}
     assert published.created.endswith("Z")
-    again = ModelStore(store.root)
+    again = ModelStore(store.url)
     assert again.resolve("cmaterdb/bangla") == published
     assert again.resolve("cmaterdb/bangla", 1) == published
     assert again.tasks() == ["cmaterdb/bangla"]
@@ -78,7 +78,7 @@ def test_the_manifest_is_an_oci_manifest_and_a_model_pack(tmp_path: Path) -> Non
     store = new_store(tmp_path)
     publish(store, "a/b", 1)
     published = store.resolve("a/b")
-    blobs = store.root / "blobs/sha256"
+    blobs = Path(store.url) / "blobs/sha256"
     manifest = json.loads((blobs / published.digest[7:]).read_bytes())
     assert manifest["schemaVersion"] == 2
     assert manifest["mediaType"] == "application/vnd.oci.image.manifest.v1+json"

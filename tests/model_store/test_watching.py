@@ -2,14 +2,12 @@
 
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from model_store import ModelStore
-from model_store.refs import SETTLE_S
+from model_store import ModelStore, StoreNotFound, watching
 from tests.model_store.samples import new_store, publish
 
 
@@ -20,7 +18,7 @@ def versions(store: ModelStore) -> dict[str, int]:
 
 def test_every_change_is_seen_at_once(tmp_path: Path) -> None:
     writer = new_store(tmp_path)
-    watcher = ModelStore(writer.root)
+    watcher = ModelStore(writer.url)
     assert versions(watcher) == {}
     expected: dict[str, int] = {}
     for seed in range(30):  # as fast as the disk allows: file times may repeat
@@ -32,8 +30,9 @@ def test_every_change_is_seen_at_once(tmp_path: Path) -> None:
     writer.rm("t1")
     assert versions(watcher) == {"t0": 1, "t2": expected["t2"]}
     writer.rm("t0")
-    publish(writer, "t0", 99)  # version 1 again, of something else
-    assert watcher.live()["t0"] == (1, writer.resolve("t0").digest)
+    assert versions(watcher) == {"t2": expected["t2"]}
+    assert publish(writer, "t0", 99) == 11  # a number never means something else
+    assert watcher.live()["t0"] == (11, writer.resolve("t0").digest)
 
 
 def test_the_answer_may_be_changed_by_its_receiver(tmp_path: Path) -> None:
@@ -59,24 +58,104 @@ def system_calls(store: ModelStore) -> int:
     return len(calls)
 
 
-def test_a_settled_poll_costs_one_look_however_many_tasks(tmp_path: Path) -> None:
-    store = new_store(tmp_path)
-    publish(store, "t", 1)
+def copies(store: ModelStore, count: int) -> None:
+    """So many further tasks, put there as a copy of a store would."""
     digest = store.resolve("t").digest
-    for number in range(500):
-        directory = store.root / f"refs/tasks/copy{number}"
+    for number in range(count):
+        directory = Path(store.url) / f"refs/tasks/copy{number}"
         directory.mkdir()
         (directory / "v1").write_text(f"{digest}\n")
         (directory / "live").write_text("v1\n")
-    watcher = ModelStore(store.root)
-    assert len(watcher.live()) == 501
-    assert system_calls(watcher) > 501  # too fresh to be trusted: read once more
-    time.sleep(SETTLE_S)
-    assert len(watcher.live()) == 501
-    assert system_calls(watcher) == 1
-    publish(store, "copy7", 2)
-    assert versions(watcher)["copy7"] == 2
-    assert 500 < system_calls(watcher) < 600  # a look at each task, reading only the changed one
+
+
+def test_a_settled_poll_reads_one_file_however_many_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    for count in (10, 500):
+        store = new_store(tmp_path / str(count))
+        publish(store, "t", 1)
+        copies(store, count)
+        watcher = ModelStore(store.url)
+        assert len(watcher.live()) == count + 1
+        assert system_calls(watcher) < 20  # the task in the log is looked at again for a while
+        monkeypatch.setattr("model_store.watching.ANNOUNCED_S", 0.0)
+        watcher.live()
+        calls.append(system_calls(watcher))
+        monkeypatch.undo()
+        publish(store, "copy7", 2)
+        assert versions(watcher)["copy7"] == 2
+        assert system_calls(watcher) < 20
+    assert calls[0] == calls[1] <= 5
+
+
+def test_a_change_that_nobody_announced_is_found_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = new_store(tmp_path)
+    publish(store, "t", 1)
+    watcher = ModelStore(store.url)
+    assert versions(watcher) == {"t": 1}
+    copies(store, 1)
+    assert versions(watcher) == {"t": 1}
+    monkeypatch.setattr("model_store.watching.RESCAN_S", 0.0)
+    assert versions(watcher) == {"t": 1, "copy0": 1}
+
+
+def test_a_change_long_after_its_announcement_is_seen(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    publish(store, "t", 1)
+    watcher = ModelStore(store.url)
+    watching.announce(store._storage, "u")  # pyright: ignore[reportPrivateUsage]
+    for _ in range(3):
+        assert versions(watcher) == {"t": 1}
+    copies(store, 1)
+    (Path(store.url) / "refs/tasks/copy0").rename(Path(store.url) / "refs/tasks/u")
+    assert versions(watcher) == {"t": 1, "u": 1}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"\xff" * 10, b"[" * 100_000, b'{"count": "x", "log": 1, "tasks": []}',
+     b'{"count": 1, "log": "a", "tasks": ["../x"]}', b'{"count": 1, "log": "a", "tasks": [5]}'],
+)  # fmt: skip
+def test_a_damaged_log_only_costs_time(tmp_path: Path, content: bytes) -> None:
+    store = new_store(tmp_path)
+    publish(store, "t", 1)
+    watcher = ModelStore(store.url)
+    assert versions(watcher) == {"t": 1}
+    (Path(store.url) / "refs/changes").write_bytes(content)
+    copies(store, 1)
+    assert versions(watcher) == {"t": 1, "copy0": 1}
+    publish(store, "t", 2)
+    assert versions(watcher) == {"t": 2, "copy0": 1}
+
+
+def test_a_disk_that_goes_away_removes_no_task(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    publish(store, "t", 1)
+    for away in (Path(store.url), Path(store.url) / "refs", Path(store.url) / "refs/tasks"):
+        watcher = ModelStore(store.url)
+        assert versions(watcher) == {"t": 1}
+        away.rename(tmp_path / "away")
+        try:
+            assert versions(watcher) == {"t": 1}  # the log alone is there
+        except StoreNotFound as error:
+            assert store.url in str(error)
+        (tmp_path / "away").rename(away)
+        assert versions(watcher) == {"t": 1}
+
+
+def test_a_watcher_that_missed_more_than_the_log_holds_looks_at_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model_store.watching.MAX_TASKS", 3)
+    store = new_store(tmp_path)
+    watcher = ModelStore(store.url)
+    assert versions(watcher) == {}
+    for number in range(5):
+        publish(store, f"t{number}", number)
+    assert versions(watcher) == {f"t{number}": 1 for number in range(5)}
 
 
 def test_a_task_whose_refs_are_damaged_is_left_out(
@@ -85,8 +164,8 @@ def test_a_task_whose_refs_are_damaged_is_left_out(
     store = new_store(tmp_path)
     for task in ("good", "bad"):
         publish(store, task, 1)
-    os.truncate(store.root / "refs/tasks/bad/v1", 0)
-    assert versions(ModelStore(store.root)) == {"good": 1}
+    os.truncate(Path(store.url) / "refs/tasks/bad/v1", 0)
+    assert versions(ModelStore(store.url)) == {"good": 1}
     assert "task=bad" in caplog.text
 
 
@@ -104,11 +183,11 @@ def test_a_damaged_ref_keeps_its_last_value_and_hides_no_other(
     store = new_store(tmp_path)
     for task in ("bad", "good"):
         publish(store, task, 1)
-    watcher = ModelStore(store.root)
+    watcher = ModelStore(store.url)
     assert versions(watcher) == {"bad": 1, "good": 1}
-    damage(store.root / "refs/tasks/bad" / name)
+    damage(Path(store.url) / "refs/tasks/bad" / name)
     publish(store, "good", 2)
     assert versions(watcher) == {"bad": 1, "good": 2}
-    assert versions(ModelStore(store.root)) == {"good": 2}
+    assert versions(ModelStore(store.url)) == {"good": 2}
     store.rm("good")
     assert versions(watcher) == {"bad": 1}

@@ -39,7 +39,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, compilations: str) -> Itera
     publish(store, "group/other", own={"encoderblock_1": 1})
     publish(store, "changing")
     variables = {
-        "MUNET_STORE": str(store.root),
+        "MUNET_STORE": store.url,
         "MUNET_COMPILATION_CACHE": compilations,
         "MUNET_MAX_BATCH_ROWS": "4",
     }

@@ -21,7 +21,7 @@ class Gateway:
     def __init__(self, store: ModelStore, compilations: str, **settings: Any) -> None:
         self.store = store
         options = {"max_batch_rows": 4, "poll_s": 0.05, "compilation_cache": compilations}
-        self.app: Starlette = create_app(Settings(str(store.root), **{**options, **settings}))
+        self.app: Starlette = create_app(Settings(store.url, **{**options, **settings}))
         self.runner = asyncio.Runner()
         self.lifespan = self.app.router.lifespan_context(self.app)
         self.runner.run(self.lifespan.__aenter__())

@@ -45,7 +45,9 @@ def test_serves_a_store_compiles_nothing_and_drains(
     store = ModelStore(tmp_path / "store", create=True)
     publish(store, "plain")
     variables = {
-        "MUNET_STORE": os.path.relpath(store.root, ROOT),  # from here, not from the Bento's folder
+        "MUNET_STORE": os.path.relpath(
+            Path(store.url), ROOT
+        ),  # from here, not from the Bento's folder
         "MUNET_COMPILATION_CACHE": compilations,
         "MUNET_MAX_BATCH_ROWS": "4",
         "MUNET_PRELOAD": "*",

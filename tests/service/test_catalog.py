@@ -306,7 +306,7 @@ def test_an_unreadable_store_ends_nothing(world: World) -> None:
     publish(world.store, "a")
     catalog = world.catalog()
     acquire(catalog, "a")
-    refs = world.store.root / "refs" / "tasks"
+    refs = Path(world.store.url) / "refs"
     refs.rename(refs.with_name("away"))
     errors = {"outcome": "error"}
     eventually(lambda: world.metrics.registry.get_sample_value("munet_catalog_polls_total", errors))

@@ -36,7 +36,7 @@ def residency(store: ModelStore) -> Residency:
 
 
 def blob(store: ModelStore, digest: Digest) -> Path:
-    return store.root / "blobs" / "sha256" / digest.removeprefix("sha256:")
+    return Path(store.url) / "blobs" / "sha256" / digest.removeprefix("sha256:")
 
 
 def test_paths_share_components_and_stages(tmp_path: Path) -> None:

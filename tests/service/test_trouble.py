@@ -26,7 +26,7 @@ from tests.service.waiting import eventually
 def test_failed_task_503_says_why_and_others_answer(gateway: Gateway) -> None:
     bad = publish(gateway.store, "broken", own={"encoderblock_0": 77})
     digest = bad.path.components["encoderblock_0"].removeprefix("sha256:")
-    file = Path(gateway.store.root) / "blobs" / "sha256" / digest
+    file = Path(Path(gateway.store.url)) / "blobs" / "sha256" / digest
     good = file.read_bytes()
     file.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     body = refused(gateway.classify("broken", png(1)), 503, "unavailable")
@@ -43,7 +43,7 @@ def test_a_running_task_does_not_feel_its_files_change(gateway: Gateway) -> None
     published = publish(gateway.store, "steady", own={"encoderblock_0": 78})
     before = gateway.classify("steady", png(1)).json()["predictions"]
     digest = published.path.components["encoderblock_0"].removeprefix("sha256:")
-    file = gateway.store.root / "blobs" / "sha256" / digest
+    file = Path(gateway.store.url) / "blobs" / "sha256" / digest
     with file.open("r+b") as damaged:
         damaged.seek(-2000, 2)
         damaged.write(b"\xff" * 2000)

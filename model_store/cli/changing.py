@@ -1,0 +1,95 @@
+"""Commands that change what a store serves, names, or keeps."""
+
+from typing import Annotated
+
+import typer
+from rich.filesize import decimal
+
+from model_store import ModelStore
+from model_store.cli.printing import Store, Task, Version, console, table
+
+app = typer.Typer()
+
+Number = Annotated[int, typer.Argument(help="Number of a version.")]
+
+
+@app.command()
+def gc(
+    store: Store,
+    grace_s: Annotated[
+        float, typer.Option(min=0, help="Spare what was touched within so many seconds.")
+    ] = 3600,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Remove blobs and temporary files that nothing needs."""
+    report = ModelStore(store).gc(grace_s=grace_s, dry_run=dry_run)
+    console.print(
+        f"{'would remove' if dry_run else 'removed'} {len(report.removed)} blobs"
+        f" ({decimal(report.freed_bytes)}) and {report.temporary_files} temporary files;"
+        f" {report.kept} blobs kept"
+    )
+
+
+@app.command()
+def rollback(task: Task, version: Number, store: Store) -> None:
+    """Serve another version of a task from now on."""
+    item = ModelStore(store).rollback(task, version)
+    console.print(f"{item.task}: v{item.version} is live")
+
+
+@app.command()
+def rm(task: Task, store: Store, version: Version = None) -> None:
+    """Remove a task, or one version that has no name."""
+    ModelStore(store).rm(task, version)
+    console.print(f"removed {task}{f' v{version}' if version else ''}; gc frees the bytes")
+
+
+@app.command()
+def alias(
+    task: Task,
+    name: Annotated[str, typer.Argument(help="Such as stable or canary.")],
+    version: Number,
+    store: Store,
+) -> None:
+    """Let a name stand for a version, until it is moved."""
+    item = ModelStore(store).alias(task, name, version)
+    console.print(f"{item.task}: {name} is v{item.version}")
+
+
+@app.command()
+def unalias(
+    task: Task, name: Annotated[str, typer.Argument(help="An alias.")], store: Store
+) -> None:
+    """Forget an alias of a task."""
+    ModelStore(store).remove_alias(task, name)
+    console.print(f"{task}: {name} is no alias now")
+
+
+@app.command()
+def pin(
+    name: Annotated[str, typer.Argument(help="The pin's name.")],
+    task: Task,
+    store: Store,
+    version: Version = None,
+) -> None:
+    """Let gc keep a version, even if it is removed."""
+    opened = ModelStore(store)
+    item = opened.resolve(task, version)
+    opened.pin(name, item.digest)
+    console.print(f"{name} keeps {item.digest}: {item.task} v{item.version}")
+
+
+@app.command()
+def unpin(name: Annotated[str, typer.Argument(help="The pin's name.")], store: Store) -> None:
+    """Let gc remove what only a pin kept."""
+    ModelStore(store).unpin(name)
+    console.print(f"{name} keeps nothing now")
+
+
+@app.command()
+def pins(store: Store) -> None:
+    """List the pins."""
+    rows = table("pin", "manifest")
+    for name, digest in ModelStore(store).pins().items():
+        rows.add_row(name, digest)
+    console.print(rows)

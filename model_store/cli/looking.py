@@ -1,0 +1,161 @@
+"""Commands that look at a store and change nothing."""
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.filesize import decimal
+from rich.table import Table
+
+from model_store import ModelStore, Published
+from model_store.cli.printing import (
+    AsJson,
+    Store,
+    Task,
+    Version,
+    as_text,
+    console,
+    print_json,
+    table,
+)
+from model_store.diffing import FACTS, difference
+
+app = typer.Typer()
+
+Number = Annotated[int, typer.Argument(help="Number of a version.")]
+
+
+@app.command("ls")
+def list_tasks(store: Store, as_json: AsJson = False) -> None:
+    """List the tasks that are served."""
+    opened = ModelStore(store)
+    published = [opened.resolve(task) for task in opened.tasks()]
+    if as_json:
+        print_json([_summary(item) for item in published])
+        return
+    rows = table("task", "version", "classes", "components", "size", "private", "published")
+    for item in published:
+        path = item.path
+        rows.add_row(
+            item.task,
+            f"v{item.version}",
+            str(len(path.labels)),
+            str(len(path.components)),
+            decimal(sum(item.sizes.values())),
+            "yes" if path.private else "",
+            item.created,
+        )
+    console.print(rows)
+
+
+def _summary(item: Published) -> dict[str, Any]:
+    return {
+        "task": item.task,
+        "version": item.version,
+        "digest": item.digest,
+        "created": item.created,
+        "size": sum(item.sizes.values()),
+    }
+
+
+@app.command()
+def show(task: Task, store: Store, version: Version = None, as_json: AsJson = False) -> None:
+    """Show one version of a task and its components."""
+    opened = ModelStore(store)
+    item = opened.resolve(task, version)
+    if as_json:
+        print_json({**_summary(item), "sizes": dict(item.sizes), "path": item.path.to_json()})
+        return
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("task", f"{item.task} v{item.version}")
+    names = [name for name, number in opened.aliases(task).items() if number == item.version]
+    facts.add_row("aliases", ", ".join(names) or "none")
+    facts.add_row("published", item.created)
+    facts.add_row("manifest", item.digest)
+    facts.add_row("signatures", str(len(opened.signatures(item.digest))))
+    facts.add_row("classes", str(len(item.path.labels)))
+    for name in FACTS:
+        facts.add_row(name, as_text(getattr(item.path, name)))
+    console.print(facts)
+    rows = table("component", "size", "digest")
+    for name, digest in item.path.components.items():
+        rows.add_row(name, decimal(item.sizes[name]), digest)
+    console.print(rows)
+
+
+@app.command()
+def du(store: Store, as_json: AsJson = False) -> None:
+    """Show the bytes of each task, and what sharing saves."""
+    usage = ModelStore(store).du()
+    if as_json:
+        print_json({**asdict(usage), "ratio": usage.ratio})
+        return
+    rows = table("task", "own", "shared", "total")
+    for task in usage.tasks:
+        rows.add_row(task.task, decimal(task.own), decimal(task.shared), decimal(task.total))
+    console.print(rows)
+    console.print(
+        f"{len(usage.tasks)} tasks: {decimal(usage.logical)} as separate models,"
+        f" {decimal(usage.stored)} stored, ratio {usage.ratio:.2f};"
+        f" {decimal(usage.disk)} in all blobs, with earlier versions and agents' state"
+    )
+
+
+@app.command()
+def history(task: Task, store: Store, as_json: AsJson = False) -> None:
+    """List the versions of a task, oldest first."""
+    opened = ModelStore(store)
+    versions = opened.history(task)
+    live = opened.live().get(task, (None, None))[0]
+    names = {name: number for name, number in opened.aliases(task).items()} | {"live": live}
+    named = {
+        item.version: sorted(name for name, number in names.items() if number == item.version)
+        for item in versions
+    }
+    if as_json:
+        print_json([{**_summary(item), "names": named[item.version]} for item in versions])
+        return
+    rows = table("version", "names", "published", "metrics", "lineage", "manifest")
+    for item in versions:
+        rows.add_row(
+            f"v{item.version}",
+            " ".join(named[item.version]),
+            item.created,
+            as_text(item.path.metrics),
+            as_text(item.path.lineage),
+            item.digest,
+        )
+    console.print(rows)
+
+
+@app.command()
+def diff(task: Task, before: Number, after: Number, store: Store, as_json: AsJson = False) -> None:
+    """Show what differs between two versions of a task."""
+    opened = ModelStore(store)
+    found = difference(opened.resolve(task, before), opened.resolve(task, after))
+    if as_json:
+        print_json(asdict(found))
+        return
+    rows = table("component", "size", "change")
+    for change in found.components:
+        rows.add_row(change.name, decimal(change.size), change.kind)
+    console.print(rows)
+    console.print(f"{found.kept} components in both ({decimal(found.kept_bytes)})")
+    facts = table("field", f"v{before}", f"v{after}")
+    for fact in found.facts:
+        facts.add_row(fact.name, as_text(fact.before), as_text(fact.after))
+    if found.facts:
+        console.print(facts)
+
+
+@app.command()
+def verify(store: Store) -> None:
+    """Check every byte; exit code 1 if any is damaged."""
+    problems = ModelStore(store).verify()
+    for problem in problems:
+        message = problem.message.encode("utf-8", "backslashreplace").decode()  # of any file name
+        console.print(f"{problem.severity}: {message}", soft_wrap=True)
+    errors = sum(problem.severity == "error" for problem in problems)
+    console.print(f"{errors} errors, {len(problems) - errors} warnings")
+    if errors:
+        raise typer.Exit(1)

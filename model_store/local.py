@@ -1,0 +1,225 @@
+"""A store in a local directory, on one file system that has hard links and `flock`."""
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from typing import BinaryIO
+
+from model_store import atomic
+from model_store.errors import DamagedStore, NotAFile
+from model_store.storage import MAX_SMALL_BYTES, Entry, Lease, Small, TooLarge
+
+# Made in this order, so that a store of which any part exists is complete in the parts before.
+_DIRECTORIES = ("tmp", "refs/agents", "refs/tasks", "blobs/sha256")
+
+
+class LocalStorage:
+    """Files of a directory. Compare-and-swap is a rename under a lock of the operating system,
+    which goes when its holder dies; all else needs no lock.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.resolve()
+        self.url = str(self._root)
+        self._scratch = self._root / "tmp"
+
+    def exists(self) -> bool:
+        """Whether there is a store here."""
+        return all((self._root / name).is_dir() for name in ("refs/tasks", "blobs/sha256"))
+
+    def prepare(self) -> None:
+        """Make an empty store, unless there is one."""
+        if self.exists():
+            return
+        for name in _DIRECTORIES:
+            (self._root / name).mkdir(parents=True, exist_ok=True)
+        root = self._root
+        for directory in (root / "blobs", root / "refs", root, root.parent):
+            atomic.sync_directory(directory)
+
+    def where(self, key: str) -> str:
+        """The path of a file."""
+        return str(self._root / key)
+
+    def file(self, key: str) -> Path | None:
+        """The path of a file."""
+        return self._root / key
+
+    def read(self, key: str) -> Small | None:
+        """A small file; None if there is none. Raises NotAFile."""
+        path = self._root / key
+        try:
+            with atomic.open_file(path) as file:
+                data = file.read(MAX_SMALL_BYTES + 1)
+        except FileNotFoundError:
+            return None
+        if len(data) > MAX_SMALL_BYTES:
+            raise NotAFile(
+                f"{path}: over {MAX_SMALL_BYTES} bytes, expected a small file; remove it"
+            )
+        return Small(data, data)
+
+    def read_many(self, keys: Iterable[str]) -> dict[str, Small | DamagedStore | None]:
+        """What `read` gives or raises for each key."""
+        found: dict[str, Small | DamagedStore | None] = {}
+        for key in keys:
+            try:
+                found[key] = self.read(key)
+            except DamagedStore as error:
+                found[key] = error
+        return found
+
+    def load(self, key: str, limit: int | None) -> memoryview | None:
+        """A read-only mapping of a file; None if there is none. Raises NotAFile or TooLarge."""
+        try:
+            with atomic.open_file(self._root / key) as file:
+                return map_file(file, limit)
+        except FileNotFoundError:
+            return None
+
+    def fetch(self, keys: Iterable[str]) -> None:
+        """There are no copies."""
+
+    def forget(self, key: str) -> bool:
+        """There are no copies."""
+        return False
+
+    def create(self, key: str, data: bytes | memoryview) -> bool:
+        """Write a new file; False, changing nothing, if there is one already."""
+        path = self._root / key
+        self._make_directory(path.parent)
+        return atomic.create(path, data, self._scratch)
+
+    def link(self, key: str, file: Path) -> bool:
+        """Make a new file by a link to another; False where that cannot be, or one is there."""
+        try:
+            os.link(file, self._root / key, follow_symlinks=False)
+        except OSError:  # another file system, too many links, not allowed: a copy will do
+            return False
+        with atomic.open_file(self._root / key) as linked:
+            os.fsync(linked.fileno())
+            os.utime(linked.fileno())  # the grace period starts now
+        return True
+
+    def settle(self, directory: str) -> None:
+        """Make the names in a directory durable."""
+        atomic.sync_directory(self._root / directory)
+
+    def replace(self, key: str, data: bytes, version: object) -> bool:
+        """Compare and swap. Raises NotAFile."""
+        path = self._root / key
+        self._make_directory(path.parent)
+        lock = atomic.Lock(self._root / "lock")
+        with atomic.written(data, self._scratch) as temporary, lock.held():
+            current = self.read(key)
+            if (current.version if current else None) != version:
+                return False
+            os.replace(temporary, path)
+        atomic.sync_directory(path.parent)
+        return True
+
+    def touch(self, keys: Iterable[str]) -> dict[str, int]:
+        """Make files count as modified now; the bytes of each, without those not there."""
+        found: dict[str, int] = {}
+        for key in keys:
+            path = self._root / key
+            try:
+                os.utime(path, follow_symlinks=False)
+                found[key] = os.lstat(path).st_size
+            except FileNotFoundError:
+                continue
+        return found
+
+    def stat(self, key: str) -> Entry | None:
+        """Size and time of a file; None if there is none."""
+        try:
+            status = os.lstat(self._root / key)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return Entry(key, status.st_size, status.st_mtime)
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """Remove files, durably; those that are not there are passed over."""
+        directories: set[Path] = set()
+        for key in keys:
+            path = self._root / key
+            path.unlink(missing_ok=True)
+            directories.add(path.parent)
+        for directory in directories:
+            atomic.sync_directory(directory)
+
+    def names(self, directory: str) -> list[str]:
+        """The names in a directory."""
+        try:
+            return os.listdir(self._root / directory)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def walk(self, directory: str) -> Iterator[Entry]:
+        """Every file below a directory; links are listed and not followed."""
+        waiting = [directory]  # no recursion: a hostile store may be deeper than Python's stack
+        while waiting:
+            directory = waiting.pop()
+            for entry in self._entries(directory):
+                key = f"{directory}/{entry.name}" if directory else entry.name
+                try:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(key)
+                    else:
+                        status = entry.stat(follow_symlinks=False)
+                        yield Entry(key, status.st_size, status.st_mtime)
+                except FileNotFoundError:
+                    continue  # removed since it was listed
+
+    def _entries(self, directory: str) -> "list[os.DirEntry[str]]":
+        try:
+            with os.scandir(self._root / directory) as entries:
+                return sorted(entries, key=lambda entry: entry.name)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # deeper than a path can say
+                return []
+            raise
+
+    @contextmanager
+    def alone(self, purpose: str) -> Iterator[Lease]:
+        """Be the only one, by a lock that goes when its holder dies."""
+        with atomic.Lock(self._root / f"lock.{purpose}").held():
+            yield _Held()
+
+    def leftovers(self, before: float) -> list[str]:
+        """Temporary files whose writers have died."""
+        return [f"tmp/{path.name}" for path in atomic.abandoned(self._scratch)]
+
+    def _make_directory(self, directory: Path) -> None:
+        if directory.is_symlink():
+            raise NotAFile(f"{directory}: a link, expected a directory; nothing is written there")
+        if not directory.is_dir():
+            directory.mkdir(parents=True, exist_ok=True)
+            atomic.sync_directory(directory.parent)
+
+
+def map_file(file: BinaryIO, limit: int | None) -> memoryview:
+    """A read-only mapping of an open file. Raises TooLarge."""
+    size = os.fstat(file.fileno()).st_size
+    if limit is not None and size > limit:
+        raise TooLarge(size)
+    if not size:  # an empty file cannot be mapped
+        return memoryview(b"")
+    try:
+        return memoryview(mmap(file.fileno(), 0, access=ACCESS_READ))
+    except OSError as error:
+        if error.errno == errno.ENOMEM:  # larger than this process may have
+            raise TooLarge(size) from None
+        raise
+
+
+class _Held:
+    """A lock of the operating system cannot be lost."""
+
+    def renew(self) -> None:
+        """Nothing to do."""

@@ -1,0 +1,361 @@
+"""A store in an object store: Amazon S3 and what speaks its protocol, Google Cloud, Azure.
+
+Everything rests on conditional writes (create-only and compare-and-swap by entity tag), which
+`prepare` proves the object store to have. Reads are strongly consistent on all of these.
+"""
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar, cast
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
+from obstore.store import from_url
+
+from model_store.cache import BlobCache
+from model_store.errors import DamagedStore, LeaseLost, NotAFile, StorageError, UnsafeStorage
+from model_store.storage import MAX_SMALL_BYTES, Entry, Lease, Small, TooLarge
+
+PART_BYTES = 8 * 2**20  # of one ranged read; several run at once
+REQUESTS = 16  # at once
+LEASE_S = 60.0  # a lease not renewed for so long is taken over
+LEASE_POLL_S = 1.0
+REQUEST_TIMEOUT_S = 30
+MESSAGE_CHARACTERS = 500
+RETRIES = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}  # of 5xx and lost connections
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+class ObjectStorage:
+    """Files below a prefix of a bucket.
+
+    As an object's time cannot be set, `touch` writes an empty object `touched/<key>`, whose time
+    counts for the key's.
+    """
+
+    def __init__(self, url: str, store: Any, cache: BlobCache) -> None:
+        self.url = url.rstrip("/")
+        self._store = store
+        self._cache = cache
+        self._pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="model_store")
+        # Of their own: who waits for a part must not take the thread that would read it.
+        self._parts = ThreadPoolExecutor(REQUESTS, thread_name_prefix="model_store_part")
+
+    @classmethod
+    def open(cls, url: str) -> "ObjectStorage":
+        """Connects to s3://bucket/prefix, gs://… or az://…. Raises StorageError."""
+        options = {"allow_http": True, "timeout": timedelta(seconds=REQUEST_TIMEOUT_S)}
+        try:
+            store = from_url(
+                url, client_options=cast(Any, options), retry_config=cast(Any, RETRIES)
+            )
+        except (BaseError, ValueError, TypeError) as error:
+            raise StorageError(f"opening the store {url}: {_one_line(error)}") from None
+        return cls(url, store, BlobCache.from_environment())
+
+    def exists(self) -> bool:
+        """Whether there is a store here: whoever makes one writes its log of changes first."""
+        return self.stat("refs/changes") is not None or bool(self.names("refs/tasks"))
+
+    def prepare(self) -> None:
+        """Make an empty store, unless there is one. Raises UnsafeStorage."""
+        if self.exists():
+            return
+        probe = f"touched/probe-{secrets.token_hex(8)}"
+        try:
+            refused = (
+                self.create(probe, b"1"),
+                not self.create(probe, b"2"),
+                not self.replace(probe, b"3", {"e_tag": '"00000000000000000000000000000000"'}),
+                self.read(probe),
+            )
+        finally:
+            self.remove([probe])
+        if refused[:3] != (True, True, True) or not refused[3] or refused[3].data != b"1":
+            raise UnsafeStorage(
+                f"making a store at {self.url}: expected an object store that refuses to replace an"
+                " object when If-None-Match or If-Match says so, found one that does not; several"
+                " writers would lose updates: use another object store, or a local directory"
+            )
+
+    def where(self, key: str) -> str:
+        """The URL of an object."""
+        return f"{self.url}/{key}"
+
+    def file(self, key: str) -> Path | None:
+        """Objects are no files."""
+        return None
+
+    # -- small objects
+
+    def read(self, key: str) -> Small | None:
+        """A small object; None if there is none. Raises NotAFile."""
+        try:
+            with self._failing("reading", key):
+                result = obstore.get(self._store, key)
+                if result.meta["size"] > MAX_SMALL_BYTES:
+                    raise NotAFile(
+                        f"{self.where(key)}: {result.meta['size']} bytes, expected a small file of"
+                        f" at most {MAX_SMALL_BYTES}; remove it"
+                    )
+                return Small(bytes(result.bytes()), _version(result.meta))
+        except FileNotFoundError:
+            return None
+
+    def read_many(self, keys: Iterable[str]) -> dict[str, Small | DamagedStore | None]:
+        """What `read` gives or raises for each key, many at once."""
+
+        def one(key: str) -> Small | DamagedStore | None:
+            try:
+                return self.read(key)
+            except DamagedStore as error:
+                return error
+
+        wanted = list(keys)
+        return dict(zip(wanted, self._at_once(one, wanted), strict=True))
+
+    def create(self, key: str, data: bytes | memoryview) -> bool:
+        """Write a new object; False, changing nothing, if there is one already."""
+        try:
+            with self._failing("writing", key):
+                obstore.put(self._store, key, data, mode="create", use_multipart=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def link(self, key: str, file: Path) -> bool:
+        """Objects cannot be links."""
+        return False
+
+    def settle(self, directory: str) -> None:
+        """An object that was written is durable."""
+
+    def replace(self, key: str, data: bytes, version: object) -> bool:
+        """Compare and swap."""
+        if version is None:
+            return self.create(key, data) or self._holds(key, data)
+        try:
+            with self._failing("writing", key):
+                mode = cast(Any, version)
+                obstore.put(self._store, key, data, mode=mode, use_multipart=False)
+        except (FileExistsError, FileNotFoundError):
+            return self._holds(key, data)
+        return True
+
+    def _holds(self, key: str, data: bytes) -> bool:
+        """Whether a write that was refused had been done: by its own first try, unanswered."""
+        current = self.read(key)
+        return current is not None and current.data == data
+
+    # -- immutable objects
+
+    def load(self, key: str, limit: int | None) -> memoryview | None:
+        """An immutable object, out of the cache; None if there is none. Raises TooLarge."""
+
+        def fetch(file: BinaryIO) -> None:
+            self._fetch(key, limit, file)
+
+        try:
+            return self._cache.load(key.rpartition("/")[2], limit, fetch)
+        except FileNotFoundError:
+            return None
+
+    def fetch(self, keys: Iterable[str]) -> None:
+        """Bring objects into the cache, many at once."""
+        self._at_once(lambda key: self.load(key, None), list(keys))
+
+    def forget(self, key: str) -> bool:
+        """Drop the cached copy, if there is one."""
+        return self._cache.forget(key.rpartition("/")[2])
+
+    def _fetch(self, key: str, limit: int | None, file: BinaryIO) -> None:
+        """Write an object into a file, in parts that come at once. Raises FileNotFoundError."""
+        with self._failing("reading", key):
+            size = obstore.head(self._store, key)["size"]
+        if limit is not None and size > limit:
+            raise TooLarge(size)
+        file.truncate(size)
+
+        def part(start: int) -> None:
+            with self._failing("reading", key):
+                end = min(start + PART_BYTES, size)
+                data = obstore.get_range(self._store, key, start=start, end=end)
+                _write_at(file.fileno(), memoryview(data), start)
+
+        list(self._parts.map(part, range(0, size, PART_BYTES)))
+
+    # -- listing and time
+
+    def touch(self, keys: Iterable[str]) -> dict[str, int]:
+        """Make objects count as modified now; the bytes of each, without those not there."""
+
+        def one(key: str) -> int | None:
+            with self._failing("writing", f"touched/{key}"):
+                obstore.put(self._store, f"touched/{key}", b"")
+            # Looked at after it was touched: a gc that missed the touch has removed it by now.
+            entry = self.stat(key)
+            return entry.size if entry else None
+
+        wanted = list(keys)
+        sizes = zip(wanted, self._at_once(one, wanted), strict=True)
+        return {key: size for key, size in sizes if size is not None}
+
+    def stat(self, key: str) -> Entry | None:
+        """Size and time of an object; None if there is none."""
+        try:
+            with self._failing("reading", key):
+                return _entry(key, obstore.head(self._store, key))
+        except FileNotFoundError:
+            return None
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """Remove objects; those that are not there are passed over."""
+
+        def one(key: str) -> None:
+            try:
+                with self._failing("removing", key):
+                    obstore.delete(self._store, key)
+            except FileNotFoundError:
+                pass
+
+        self._at_once(one, list(keys))
+
+    def names(self, directory: str) -> list[str]:
+        """The names in a directory."""
+        with self._failing("listing", directory):
+            found = obstore.list_with_delimiter(self._store, prefix=f"{directory}/")
+        paths = [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]
+        return [path.rstrip("/").rpartition("/")[2] for path in paths]
+
+    def walk(self, directory: str) -> Iterator[Entry]:
+        """Every object below a directory, at the time it was written or touched."""
+        prefix = f"{directory}/" if directory else ""
+        touched = {e.key.removeprefix("touched/"): e for e in self._walk(f"touched/{prefix}")}
+        for entry in self._walk(prefix):
+            mark = touched.get(entry.key)
+            if mark and mark.modified > entry.modified:
+                entry = Entry(entry.key, entry.size, mark.modified)
+            yield entry
+
+    def _walk(self, prefix: str) -> Iterator[Entry]:
+        with self._failing("listing", prefix):
+            for batch in obstore.list(self._store, prefix=prefix or None):
+                for meta in batch:
+                    yield _entry(meta["path"], meta)
+
+    def leftovers(self, before: float) -> list[str]:
+        """Marks of `touch` that are too old to count."""
+        return [entry.key for entry in self._walk("touched/") if entry.modified <= before]
+
+    @contextmanager
+    def alone(self, purpose: str) -> Iterator[Lease]:
+        """Be the only one, by an object that has to be renewed."""
+        lease = _ObjectLease(self, f"leases/{purpose}")
+        lease.acquire()
+        try:
+            yield lease
+        finally:
+            lease.release()
+
+    # -- helpers
+
+    def _at_once(
+        self, function: Callable[[_Item], _Result], items: Sequence[_Item]
+    ) -> list[_Result]:
+        if len(items) < 2:
+            return [function(item) for item in items]
+        return list(self._pool.map(function, items))
+
+    @contextmanager
+    def _failing(self, doing: str, key: str) -> Iterator[None]:
+        """Turns the errors of obstore into those of files, and all others into StorageError."""
+        try:
+            yield
+        except (NotFoundError, FileNotFoundError):
+            raise FileNotFoundError(self.where(key)) from None
+        except (AlreadyExistsError, PreconditionError):
+            raise FileExistsError(self.where(key)) from None
+        except BaseError as error:
+            raise StorageError(f"{doing} {self.where(key)}: {_one_line(error)}") from None
+
+
+class _ObjectLease:
+    """An object that names its holder and a count of renewals, written by compare-and-swap.
+
+    Who waits takes it over when it has not changed for LEASE_S by the waiter's own clock, so that
+    no two clocks are compared.
+    """
+
+    def __init__(self, storage: ObjectStorage, key: str) -> None:
+        self._storage = storage
+        self._key = key
+        self._content = b""
+        self._renewed = 0.0
+
+    def acquire(self) -> None:
+        """Wait for the lease and take it."""
+        seen: Small | None = None
+        since = time.monotonic()
+        while True:
+            current = self._storage.read(self._key)
+            if seen != current:
+                seen, since = current, time.monotonic()
+            free = current is None or current.data == b"free"
+            if free or time.monotonic() - since > LEASE_S:
+                if self._write(current):
+                    return
+                continue
+            time.sleep(LEASE_POLL_S)
+
+    def renew(self) -> None:
+        """Say that the holder lives, if it has not been said for a while. Raises LeaseLost."""
+        if time.monotonic() - self._renewed < LEASE_S / 6:
+            return
+        current = self._storage.read(self._key)
+        held = current is not None and current.data == self._content
+        if not held or not self._write(current):
+            raise LeaseLost(
+                f"{self._storage.where(self._key)}: not renewed for {LEASE_S:.0f} s, and taken by"
+                " another process; run the command again"
+            )
+
+    def release(self) -> None:
+        """Give the lease back, unless it is lost."""
+        current = self._storage.read(self._key)
+        if current is not None and current.data == self._content:
+            self._storage.replace(self._key, b"free", current.version)
+
+    def _write(self, current: Small | None) -> bool:
+        content = secrets.token_hex(16).encode()
+        if not self._storage.replace(self._key, content, current.version if current else None):
+            return False
+        self._content, self._renewed = content, time.monotonic()
+        return True
+
+
+def _one_line(error: Exception) -> str:
+    """What obstore says, without its many lines of debugging."""
+    text = " ".join(str(error).split("\n\nDebug source")[0].split())
+    return text if len(text) <= MESSAGE_CHARACTERS else f"{text[:MESSAGE_CHARACTERS]}…"
+
+
+def _version(meta: Any) -> dict[str, str]:
+    return {name: meta[name] for name in ("e_tag", "version") if meta.get(name)}
+
+
+def _entry(key: str, meta: Any) -> Entry:
+    return Entry(key, meta["size"], meta["last_modified"].timestamp())
+
+
+def _write_at(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written

@@ -1,0 +1,102 @@
+"""Reading versions of tasks, and saying well what is not there."""
+
+import difflib
+import logging
+
+from model_store.blobs import Blobs, Digest
+from model_store.errors import CorruptRef, DamagedStore, UnknownTask, UnknownVersion, listed
+from model_store.manifest import MAX_MANIFEST_BYTES, Descriptor
+from model_store.published import Published, load_path
+from model_store.refs import LIVE, Refs, pointer_key
+from model_store.signing import Signature, read_signatures
+from model_store.watching import Watcher
+
+logger = logging.getLogger(__name__)
+
+
+class Reader:
+    """The versions of a store. Needs no lock, and sees only whole ones."""
+
+    def __init__(self, url: str, blobs: Blobs, refs: Refs, watcher: Watcher) -> None:
+        self._url = url
+        self._blobs = blobs
+        self._refs = refs
+        self._watcher = watcher
+
+    def load(self, task: str, number: int, digest: Digest) -> Published:
+        """A version, given its manifest. Raises DamagedStore, or UnknownVersion if just removed."""
+        path, sizes = load_path(self._blobs, task, number, digest)
+        created = self._refs.created(task, number)
+        if created is None:
+            raise UnknownVersion(f"version {number} of task {task!r} was removed while being read")
+        return Published(task, number, digest, path, sizes, created)
+
+    def live(self, task: str) -> tuple[int, Digest]:
+        """The live version and its manifest. Raises UnknownTask or CorruptRef."""
+        number = self._refs.pointer(task, LIVE)
+        while number is not None:
+            digest = self._refs.version(task, number)
+            if digest:
+                return number, digest
+            # Removed between the two reads, and then no longer live; or damaged.
+            previous, number = number, self._refs.pointer(task, LIVE)
+            if number == previous:
+                where = self._refs.where(pointer_key(task, LIVE))
+                raise CorruptRef(f"ref {where} names v{number}, which does not exist; roll back")
+        raise self._unknown_task(task)
+
+    def version(self, task: str, number: int) -> Digest:
+        """The manifest of a version. Raises UnknownTask or UnknownVersion."""
+        digest = self._refs.version(task, number)
+        if digest:
+            return digest
+        versions = list(self.existing(task))
+        raise UnknownVersion(
+            f"task {task!r} has no version {number}; it has {_listed_versions(versions)}"
+        )
+
+    def existing(self, task: str) -> dict[int, Digest]:
+        """The versions of a task, ascending. Raises UnknownTask if it has none."""
+        versions = self._refs.versions(task)
+        if not versions:
+            raise self._unknown_task(task)
+        return versions
+
+    def _unknown_task(self, task: str) -> UnknownTask:
+        versions = list(self._refs.versions(task))
+        if versions:
+            return UnknownTask(
+                f"task {task!r} has no live version; make one live with rollback:"
+                f" {_listed_versions(versions)}"
+            )
+        tasks = sorted(self._watcher.snapshot())
+        near = difflib.get_close_matches(task, tasks, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"it has {len(tasks)} others"
+        return UnknownTask(f"store {self._url} has no task {task!r}; {hint}")
+
+    def signatures(self, manifest: Digest) -> list[Signature]:
+        """The signatures of a manifest. Raises DamagedStore."""
+        digest = self._refs.signatures(manifest)
+        if digest is None:
+            return []
+
+        def read(blob: Descriptor) -> bytes:
+            return bytes(self._blobs.read(blob.digest, blob.size))
+
+        data = bytes(self._blobs.read(digest, limit=MAX_MANIFEST_BYTES))
+        return read_signatures(data, read)
+
+    def live_if(self, task: str, digest: Digest) -> Published | None:
+        """The live version, if this is its manifest."""
+        try:
+            version = self._refs.pointer(task, LIVE)
+            if not version or self._refs.version(task, version) != digest:
+                return None
+            return self.load(task, version, digest)
+        except DamagedStore as error:  # must not stand in the way of the version that replaces it
+            logger.warning("event=live_version_damaged task=%s error=%r", task, str(error))
+            return None
+
+
+def _listed_versions(versions: list[int]) -> str:
+    return listed([f"v{number}" for number in versions])

@@ -1,0 +1,295 @@
+"""Signatures of published versions, in cosign's format: who vouches for a manifest digest.
+
+Functions over bytes and keys: nothing here reads or writes a store. No certificates, no log.
+Formats: https://github.com/sigstore/cosign/blob/main/specs/SIGNATURE_SPEC.md, and for the payload
+https://github.com/containers/image/blob/main/docs/containers-signature.5.md ("JSON data format").
+"""
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from model_store.blobs import Digest, digest_of, parse_digest
+from model_store.canonical_json import decode_json, encode_json
+from model_store.errors import InvalidKey, InvalidName, Malformed, Unstorable, Untrusted, listed
+from model_store.manifest import IMAGE_MANIFEST, MAX_MANIFEST_BYTES, Descriptor
+
+SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
+SIGNATURE = "dev.cosignproject.cosign/signature"  # annotation of a layer
+IMAGE_CONFIG = "application/vnd.oci.image.config.v1+json"
+PAYLOAD_TYPE = "cosign container image signature"
+
+MAX_PAYLOAD_BYTES = 64 * 2**10  # ours have some 250
+MAX_SIGNATURES = 256  # of one version; with the limit above, 16 MiB to read at worst
+MAX_KEY_FILE_BYTES = 2**20
+MIN_RSA_BITS = 2048
+# What cosign and containers/image verify with SHA-256, or with Ed25519's own hash.
+KEY_KINDS = "ECDSA P-256, RSA of at least 2048 bits, or Ed25519"
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """One signer's word for one manifest; nothing in it is true until `verify` says so.
+
+    Raises Unstorable for a payload over the limit.
+    """
+
+    payload: bytes  # what is signed, as found
+    base64: str  # the signature of it
+    annotations: Mapping[str, str] = field(default_factory=dict[str, str])  # others', kept as found
+
+    def __post_init__(self) -> None:
+        if (size := len(self.payload)) > MAX_PAYLOAD_BYTES:
+            raise Unstorable(f"signature payload: {size} bytes, limit {MAX_PAYLOAD_BYTES}")
+
+
+def sign(manifest_digest: Digest, reference: str, private_key: PrivateKey) -> Signature:
+    """Vouch for a manifest. `reference` says to people what it is; verifiers need not look at it.
+
+    Raises InvalidName for a digest that is none, Unstorable for an empty or too long reference.
+    """
+    if not reference:
+        raise Unstorable("signature: the reference is empty, expected a repository or task name")
+    critical = {
+        "identity": {"docker-reference": reference},
+        "image": {"docker-manifest-digest": parse_digest(manifest_digest)},
+        "type": PAYLOAD_TYPE,
+    }
+    # cosign writes null where nothing is optional, and containers/image demands the field
+    payload = encode_json({"critical": critical, "optional": None}, "signature payload")
+    if isinstance(private_key, ec.EllipticCurvePrivateKey):
+        raw = private_key.sign(payload, ec.ECDSA(SHA256()))
+    elif isinstance(private_key, rsa.RSAPrivateKey):
+        raw = private_key.sign(payload, padding.PKCS1v15(), SHA256())
+    else:
+        raw = private_key.sign(payload)
+    return Signature(payload, base64.b64encode(raw).decode())
+
+
+def verify(
+    manifest_digest: Digest, signatures: Sequence[Signature], trusted: Sequence[PublicKey]
+) -> str:
+    """The fingerprint of a trusted key that signed this manifest; one valid signature is enough.
+
+    A payload is parsed only once a trusted key's signature of its bytes has been verified.
+    Raises Untrusted.
+    """
+    refused: list[str] = []
+    for number, signature in enumerate(signatures, 1):
+        signer = _signer(signature, trusted)
+        if signer is None:
+            refused.append(f"signature {number} is by no trusted key")
+            continue
+        try:
+            found = signed_digest(signature.payload)
+        except Malformed as error:
+            refused.append(f"signature {number} is by {signer}, but {error}")
+            continue
+        if found == manifest_digest:
+            return signer
+        refused.append(f"signature {number} is by {signer}, but for {found}")
+    raise Untrusted(
+        f"manifest {manifest_digest}: expected a signature by one of the {len(trusted)} trusted"
+        f" keys, found {listed(refused) or 'no signature'}; have a trusted signer sign it, or"
+        " trust its signer's key"
+    )
+
+
+def _signer(signature: Signature, trusted: Sequence[PublicKey]) -> str | None:
+    try:
+        raw = base64.b64decode(signature.base64, validate=True)
+    except ValueError:
+        return None
+    if base64.b64encode(raw).decode() != signature.base64:  # one spelling only: no spare bits
+        return None
+    found = (fingerprint(key) for key in trusted if _signed(key, raw, signature.payload))
+    return next(found, None)
+
+
+def _signed(key: PublicKey, raw: bytes, payload: bytes) -> bool:
+    try:
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(raw, payload, ec.ECDSA(SHA256()))
+        elif isinstance(key, rsa.RSAPublicKey):
+            key.verify(raw, payload, padding.PKCS1v15(), SHA256())
+        else:
+            key.verify(raw, payload)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def signed_digest(payload: bytes) -> Digest:
+    """The manifest digest a payload vouches for. Raises Malformed.
+
+    As containers/image does, fields nobody knows are refused: they might limit what is vouched for.
+    The reference is checked to be a string and is not used.
+    """
+    document = _fields(decode_json(payload, "signature payload"), "critical", "optional")
+    critical = _fields(document["critical"], "identity", "image", "type")
+    if critical["type"] != PAYLOAD_TYPE:
+        raise Malformed(f"signature payload: type is not {PAYLOAD_TYPE!r}")
+    if not isinstance(_fields(critical["identity"], "docker-reference")["docker-reference"], str):
+        raise Malformed("signature payload: docker-reference is not a string")
+    if not isinstance(document["optional"], dict | None):
+        raise Malformed("signature payload: optional is neither an object nor null")
+    image = _fields(critical["image"], "docker-manifest-digest")
+    try:
+        return parse_digest(image["docker-manifest-digest"])
+    except InvalidName as error:
+        raise Malformed(f"signature payload: {error}") from error
+
+
+def _fields(value: object, *names: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or set(cast(dict[str, Any], value)) != set(names):
+        raise Malformed(f"signature payload: expected an object of exactly {list(names)}")
+    return cast(dict[str, Any], value)
+
+
+def signature_tag(manifest_digest: Digest) -> str:
+    """The tag under which a registry holds the signatures of a manifest."""
+    return f"{parse_digest(manifest_digest).replace(':', '-')}.sig"
+
+
+def signature_manifest(signatures: Sequence[Signature]) -> tuple[bytes, list[bytes]]:
+    """The OCI image manifest that holds these signatures, and the blobs it refers to.
+
+    Equal signatures in equal order give equal bytes. Raises Unstorable for none or too many.
+    """
+    if not 1 <= len(signatures) <= MAX_SIGNATURES:
+        raise Unstorable(f"{len(signatures)} signatures, expected 1 to {MAX_SIGNATURES}")
+    layers = [_layer(signature) for signature in signatures]
+    # An image's config, as cosign writes it: registries that know only images take it too.
+    rootfs = {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]}
+    image = {"architecture": "", "config": {}, "os": "", "rootfs": rootfs}
+    config = encode_json(image, "signature config")
+    described = Descriptor.of(IMAGE_CONFIG, config).to_json()
+    document = {"schemaVersion": 2, "mediaType": IMAGE_MANIFEST, "config": described}
+    manifest = encode_json({**document, "layers": layers}, "signature manifest")
+    if len(manifest) > MAX_MANIFEST_BYTES:
+        raise Unstorable(f"signature manifest: {len(manifest)} bytes, limit {MAX_MANIFEST_BYTES}")
+    return manifest, [config, *dict.fromkeys(signature.payload for signature in signatures)]
+
+
+def _layer(signature: Signature) -> dict[str, Any]:
+    payload, annotations = signature.payload, {**signature.annotations, SIGNATURE: signature.base64}
+    return Descriptor(SIMPLE_SIGNING, digest_of(payload), len(payload), annotations).to_json()
+
+
+def read_signatures(manifest: bytes, read: Callable[[Descriptor], bytes]) -> list[Signature]:
+    """The inverse of `signature_manifest`; `read` gets the payloads, whoever it asks for them.
+
+    Layers of other media types are ignored. Raises Malformed, and what `read` raises.
+    """
+    if len(manifest) > MAX_MANIFEST_BYTES:
+        raise Malformed(f"signature manifest: {len(manifest)} bytes, limit {MAX_MANIFEST_BYTES}")
+    found = decode_json(manifest, "signature manifest")
+    document = cast(dict[str, Any], found) if isinstance(found, dict) else {}
+    if (document.get("schemaVersion"), document.get("mediaType")) != (2, IMAGE_MANIFEST):
+        raise Malformed(f"signature manifest: expected version 2 and mediaType {IMAGE_MANIFEST}")
+    if not isinstance(document.get("layers"), list):
+        raise Malformed("signature manifest: layers are not a list")
+    layers = [Descriptor.from_json(layer) for layer in cast(list[object], document["layers"])]
+    layers = [layer for layer in layers if layer.media_type == SIMPLE_SIGNING]
+    if len(layers) > MAX_SIGNATURES:
+        raise Malformed(f"signature manifest: {len(layers)} signatures, limit {MAX_SIGNATURES}")
+    return [_read_signature(layer, read) for layer in layers]
+
+
+def _read_signature(layer: Descriptor, read: Callable[[Descriptor], bytes]) -> Signature:
+    if layer.size > MAX_PAYLOAD_BYTES:
+        raise Malformed(f"signature payload: {layer.size} bytes, limit {MAX_PAYLOAD_BYTES}")
+    if SIGNATURE not in layer.annotations:
+        raise Malformed(f"signature manifest: a layer has no annotation {SIGNATURE}")
+    payload = read(layer)
+    if (len(payload), digest_of(payload)) != (layer.size, layer.digest):
+        raise Malformed(f"signature payload: {len(payload)} bytes that are not {layer.digest}")
+    annotations = dict(layer.annotations)
+    return Signature(payload, annotations.pop(SIGNATURE), annotations)
+
+
+def fingerprint(key: PublicKey) -> str:
+    """What to call a key: the SHA-256 of its DER form.
+
+    `openssl pkey -pubin -in key.pub -outform DER | sha256sum` prints the same.
+    """
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return digest_of(key.public_bytes(serialization.Encoding.DER, form))
+
+
+def load_private_key(path: Path, password: bytes | None) -> PrivateKey:
+    """The private key in a PEM file; the password is used only if the key is encrypted.
+
+    Raises InvalidKey, or OSError where the file cannot be read.
+    """
+    data = _key_file(path)
+    if b"ENCRYPTED SIGSTORE PRIVATE KEY" in data or b"ENCRYPTED COSIGN PRIVATE KEY" in data:
+        # Encrypted with XSalsa20-Poly1305, which `cryptography` does not offer.
+        raise InvalidKey(
+            f"{path}: a private key in cosign's own encryption, expected PEM (PKCS#8); make one by"
+            " `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -aes256`; `cosign"
+            " import-key-pair` gives it to cosign as well"
+        )
+    encrypted = b"ENCRYPTED" in data
+    try:
+        key = serialization.load_pem_private_key(data, password if encrypted else None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        expected = "private key in PEM (PKCS#8)" + " that COSIGN_PASSWORD opens" * encrypted
+        raise InvalidKey(f"{path}: expected a {expected}, found none ({error})") from error
+    _supported(key.public_key(), path)
+    return cast(PrivateKey, key)
+
+
+def load_public_keys(path: Path) -> list[PublicKey]:
+    """The public keys in a PEM file, or in the *.pub and *.pem files of a folder; at least one.
+
+    Raises InvalidKey, also for private keys lying there, or OSError.
+    """
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in (".pub", ".pem"))
+    if not files:
+        raise InvalidKey(f"{path}: expected public keys, found no *.pub or *.pem file; put one in")
+    return [key for file in files for key in _public_keys(file)]
+
+
+def _public_keys(file: Path) -> list[PublicKey]:
+    _, *blocks = _key_file(file).split(b"-----BEGIN ")
+    labels = {block.partition(b"-----")[0].decode(errors="replace")[:40] for block in blocks}
+    if labels != {"PUBLIC KEY"}:
+        raise InvalidKey(
+            f"{file}: expected PEM with PUBLIC KEY alone, found {listed(sorted(labels)) or 'none'};"
+            " `openssl pkey -in key.pem -pubout` writes the public key of a private one"
+        )
+    try:
+        keys = [serialization.load_pem_public_key(b"-----BEGIN " + block) for block in blocks]
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise InvalidKey(f"{file}: a public key that cannot be read ({error})") from error
+    return [_supported(key, file) for key in keys]
+
+
+def _key_file(path: Path) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(MAX_KEY_FILE_BYTES + 1)
+    if len(data) > MAX_KEY_FILE_BYTES:
+        raise InvalidKey(f"{path}: more than {MAX_KEY_FILE_BYTES} bytes, expected keys in PEM")
+    return data
+
+
+def _supported(key: object, path: Path) -> PublicKey:
+    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
+        return key
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size >= MIN_RSA_BITS:
+        return key
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return key
+    raise InvalidKey(f"{path}: a key of another kind, expected {KEY_KINDS}; make another key")

@@ -1,0 +1,178 @@
+"""Where the files of a store lie: a local directory or an object store, behind one small protocol.
+
+A key is the path of a file inside the store, such as `refs/tasks/cmaterdb%2Fbangla/live`. Nothing
+here knows what a file means. `LocalStorage` (local.py) and `ObjectStorage` (objects.py) implement
+the protocol; `open_storage` picks one by the form of a URL.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+from model_store.errors import DamagedStore, StoreNotFound
+
+MAX_SMALL_BYTES = 2**20  # of what `read` takes: refs, logs and the state of a gc are far smaller
+OBJECT_SCHEMES = ("s3", "gs", "az")
+
+
+@dataclass(frozen=True, slots=True)
+class Small:
+    """A small file as it was read."""
+
+    data: bytes
+    version: object  # equal for as long as the file stays the same; what `replace` compares
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a listing tells of a file."""
+
+    key: str
+    size: int  # bytes
+    modified: float  # when it was last written or touched: seconds, by the storage's own clock
+
+
+class TooLarge(Exception):
+    """A file is larger than its reader was ready to take."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"{size} bytes")
+        self.size = size
+
+
+class Lease(Protocol):
+    """The right to be the only one at something."""
+
+    def renew(self) -> None:
+        """Call this at least once in ten seconds. Raises LeaseLost."""
+        ...
+
+
+class Storage(Protocol):
+    """The files of one store. Any number of processes on any number of machines may use it.
+
+    Whatever is written appears whole or not at all, and a read sees all writes that have returned.
+    Where the disk or the network fails, OSError or StorageError comes through.
+    """
+
+    url: str
+
+    def exists(self) -> bool:
+        """Whether there is a store here."""
+        ...
+
+    def prepare(self) -> None:
+        """Make an empty store, unless there is one. Raises UnsafeStorage where none can be."""
+        ...
+
+    def where(self, key: str) -> str:
+        """The path or URL of a file, for messages."""
+        ...
+
+    def file(self, key: str) -> Path | None:
+        """The local file of a key, to link to; None where files are not local."""
+        ...
+
+    def read(self, key: str) -> Small | None:
+        """A small file; None if there is none. Raises NotAFile for what is no small plain file."""
+        ...
+
+    def read_many(self, keys: Iterable[str]) -> dict[str, Small | DamagedStore | None]:
+        """What `read` gives or raises for each key, at once where that is faster."""
+        ...
+
+    def load(self, key: str, limit: int | None) -> memoryview | None:
+        """A file that never changes, mapped into memory; None if there is none.
+
+        Raises NotAFile, or TooLarge for one of more than `limit` bytes.
+        """
+        ...
+
+    def fetch(self, keys: Iterable[str]) -> None:
+        """Make local copies of files that `load` is about to read, many at once, if it needs any.
+
+        Those that are not there are passed over.
+        """
+        ...
+
+    def forget(self, key: str) -> bool:
+        """Drop a local copy that turned out wrong; False if `load` reads the file itself."""
+        ...
+
+    def create(self, key: str, data: bytes | memoryview) -> bool:
+        """Write a new file; False, changing nothing, if there is one already.
+
+        Its bytes are durable on return, its name after `settle` only.
+        """
+        ...
+
+    def link(self, key: str, file: Path) -> bool:
+        """Make a new file by a link to a local one; False where that cannot be, or one is there."""
+        ...
+
+    def settle(self, directory: str) -> None:
+        """Make the names of all files created so far in a directory durable."""
+        ...
+
+    def replace(self, key: str, data: bytes, version: object) -> bool:
+        """Compare and swap: write a small file if its version is still this one, durably.
+
+        `version` None stands for there being no file. False, changing nothing, if it is another.
+        Raises NotAFile.
+        """
+        ...
+
+    def touch(self, keys: Iterable[str]) -> dict[str, int]:
+        """Make files count as modified now; the bytes of each, without those that are not there."""
+        ...
+
+    def stat(self, key: str) -> Entry | None:
+        """Size and time of a file; None if there is none."""
+        ...
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """Remove files; those that are not there are passed over."""
+        ...
+
+    def names(self, directory: str) -> list[str]:
+        """The names in a directory, of files and of directories, in any order."""
+        ...
+
+    def walk(self, directory: str) -> Iterator[Entry]:
+        """Every file below a directory, however deep; "" lists everything."""
+        ...
+
+    def alone(self, purpose: str) -> AbstractContextManager[Lease]:
+        """Wait until nobody else, anywhere, is alone for this purpose, and be it."""
+        ...
+
+    def leftovers(self, before: float) -> list[str]:
+        """Files that dead writers left, or that are out of use since `before`; safe to remove."""
+        ...
+
+
+def open_storage(url: str) -> Storage:
+    """The storage at a directory, or at a file://, s3://, gs:// or az:// URL.
+
+    Raises StoreNotFound for other URLs. What an object store needs to be told beside its URL
+    (endpoint, region, credentials) comes from the usual environment variables: AWS_…, GOOGLE_…,
+    AZURE_….
+    """
+    scheme = urlsplit(url).scheme if "://" in url else ""
+    if scheme in OBJECT_SCHEMES:
+        from model_store.objects import ObjectStorage  # obstore takes a while to load
+
+        return ObjectStorage.open(url)
+    from model_store.local import LocalStorage
+
+    if scheme == "file":
+        return LocalStorage(Path(unquote(urlsplit(url).path)))
+    if scheme:
+        raise StoreNotFound(
+            f"opening the store {url}: expected a directory or a URL that begins with file://,"
+            f" s3://, gs:// or az://, found {scheme}://"
+        )
+    return LocalStorage(Path(url))

@@ -1,0 +1,81 @@
+"""Signatures go where the versions go, and a link saves the second copy of the bytes."""
+
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from model_store import CorruptBlob, Digest, ModelStore, encode
+from model_store.exchange import Place, StorePlace, transfer
+from model_store.layout import LayoutPlace
+from model_store.registry import Reference, RegistryPlace
+from model_store.signing import sign, verify
+from tests.model_store.registries import registry
+from tests.model_store.samples import arrays, new_store, path, publish
+
+KEYS = [ed25519.Ed25519PrivateKey.generate() for _ in range(2)]
+
+
+def signed(store: ModelStore, digest: Digest, key: int) -> None:
+    """Sign a manifest with one of the keys."""
+    store.add_signature(digest, sign(digest, "a/t", KEYS[key]))
+
+
+def require_signed(store: ModelStore, digest: Digest, keys: list[int]) -> None:
+    """These keys have signed, each once."""
+    signatures = store.signatures(digest)
+    assert len(signatures) == len(keys)
+    for key in keys:
+        verify(digest, signatures, [KEYS[key].public_key()])
+
+
+@pytest.mark.parametrize("kind", ["layout", "registry", "store"])
+def test_signatures_go_along_and_are_joined(kind: str, tmp_path: Path) -> None:
+    with registry(tmp_path) as server:
+        places: dict[str, Place] = {
+            "layout": LayoutPlace(tmp_path / "layout"),
+            "registry": RegistryPlace(Reference.parse(f"{server.host}/team/tasks")),
+            "store": StorePlace(ModelStore(tmp_path / "middle", create=True)),
+        }
+        middle = places[kind]
+        first = new_store(tmp_path / "first")
+        publish(first, "a/t", 1)
+        publish(first, "unsigned", 1)
+        digest = first.resolve("a/t").digest
+        signed(first, digest, 0)
+        transfer(StorePlace(first), middle)
+        second = ModelStore(tmp_path / "second", create=True)
+        transfer(middle, StorePlace(second))
+        require_signed(second, digest, [0])
+        assert second.signatures(second.resolve("unsigned").digest) == []
+        signed(second, digest, 1)
+        transfer(StorePlace(second), middle)
+        transfer(StorePlace(first), middle)
+        transfer(middle, StorePlace(first))
+        require_signed(first, digest, [0, 1])
+        assert first.verify() == second.verify() == []
+        assert first.tasks() == ["a/t", "unsigned"]
+
+
+def test_an_import_links_to_the_files_of_a_layout(tmp_path: Path) -> None:
+    first = new_store(tmp_path / "first")
+    publish(first, "t", 1)
+    transfer(StorePlace(first), LayoutPlace(tmp_path / "layout"))
+    second = ModelStore(tmp_path / "second", create=True)
+    transfer(LayoutPlace(tmp_path / "layout"), StorePlace(second))
+    digest = first.resolve("t").path.components["head"]
+    files = [store.blob_file(digest) for store in (first, second)]
+    assert all(files) and len({file.stat().st_ino for file in files if file}) == 1
+    assert second.verify() == []
+
+
+def test_a_linked_file_of_other_bytes_is_refused(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    other = tmp_path / "other"
+    other.write_bytes(b"something else")
+
+    with pytest.raises(CorruptBlob):
+        store.put_blob(encode(arrays(1)), other)
+    digest = store.put(arrays(1))
+    store.publish(path("t", {"head": digest}))
+    assert store.verify() == []
