@@ -1,4 +1,4 @@
-"""python -m loadtests: puts load on a gateway that runs on this machine and reports what it did."""
+"""python -m loadtests: puts load on a gateway on this machine, or measures the model store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 @app.callback()
 def main() -> None:
-    """Black-box load on a running gateway, over HTTP only."""
+    """Black-box load on a running gateway, over HTTP only; and what the model store costs."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
 
 
@@ -67,6 +67,40 @@ def run(
         with output.open("a", encoding="utf-8") as file:
             file.write(json_line(result) + "\n")
     raise typer.Exit(1 if result.errors else 0)
+
+
+@app.command()
+def store(
+    url: Annotated[
+        str | None, typer.Option("--store", help="Below this s3://, gs:// or az:// URL.")
+    ] = None,
+    directory: Annotated[
+        Path, typer.Option("--dir", help="On the disk to be measured, if there is no --store.")
+    ] = Path("."),
+    tasks: Annotated[int, typer.Option(help="In the largest store.")] = 10_000,
+    size: Annotated[str, typer.Option(help="Of the path: B/16, S/16, Ti/16 or tiny.")] = "B/16",
+    rounds: Annotated[int, typer.Option(help="Of each throughput.")] = 7,
+    output: Annotated[
+        Path | None, typer.Option("--json", help="Append the run as a JSON line.")
+    ] = None,
+) -> None:
+    """Measure the model store beside plain files, in a throw-away store."""
+    from loadtests.store import Setup, json_line, measure, render  # safetensors is for this alone
+
+    console = Console()
+    try:
+        setup = Setup(str(directory), url, size=size, tasks=tasks, rounds=rounds)
+        if output is not None:
+            _require_writable(output)
+        with console.status("starting") as status:
+            report = measure(setup, status.update)
+    except LoadTestError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    console.print(render(report))
+    if output is not None:
+        with output.open("a", encoding="utf-8") as file:
+            file.write(json_line(report) + "\n")
 
 
 def _require_writable(output: Path) -> None:

@@ -49,17 +49,38 @@ def written(data: bytes | memoryview, scratch: Path) -> Iterator[Path]:
 @contextmanager
 def _locked_file(scratch: Path) -> Iterator[tuple[Path, BinaryIO]]:
     while True:
-        # "~" cannot occur in any other name of a store
-        path = scratch / f"~{os.getpid()}-{secrets.token_hex(8)}"
-        with path.open("xb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        path = temporary_path(scratch)
+        try:
+            file = path.open("xb")
+        except FileNotFoundError:  # a store copied by something that leaves empty folders out
+            scratch.mkdir(exist_ok=True)
+            continue
+        with file, locked(file.fileno()):
             if os.fstat(file.fileno()).st_nlink:  # else taken for abandoned before it was locked
                 yield path, file
                 return
 
 
+def temporary_path(scratch: Path) -> Path:
+    """A name in `scratch` that nothing else uses; "~" cannot occur in any other name of a store."""
+    return scratch / f"~{os.getpid()}-{secrets.token_hex(8)}"
+
+
+@contextmanager
+def locked(descriptor: int) -> Iterator[None]:
+    """Wait for the lock on an open file and hold it; the system lets go when the holder dies."""
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        # Closing is not enough: a process forked meanwhile has the descriptor too.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
 def abandoned(scratch: Path) -> Iterator[Path]:
-    """Temporary files whose writers have died; none can come to life while they are yielded."""
+    """Temporary files whose writers have died, each one locked while it is yielded: what is removed
+    then cannot come to life.
+    """
     for path in scratch.glob("~*"):
         try:
             with open_file(path) as file:
@@ -123,7 +144,7 @@ class Lock:
                 raise NotAFile(f"{self._path}: a link, expected a lock; remove it") from None
             raise
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
+            with locked(descriptor):
+                yield
         finally:
             os.close(descriptor)

@@ -61,23 +61,14 @@ class Blobs:
             entry = self._storage.stat(key)
             if entry is None:
                 self._condemned.spare([key])  # a gc may be removing it at this moment
-                if (file and self._link(digest, file)) or self._storage.create(key, data):
+                if file and self._storage.link(key, file, memoryview(data)):
+                    return digest
+                if self._storage.create(key, data):
                     return digest
             elif entry.size != len(data):
                 raise self._wrong_size(digest, entry.size, len(data))
             if self.secure([digest]).sizes:
                 return digest
-
-    def _link(self, digest: Digest, file: Path) -> bool:
-        """The bytes are verified once more, as the name may have got another file meanwhile."""
-        if not self._storage.link(key_of(digest), file):
-            return False
-        try:
-            self.read(digest)
-        except CorruptBlob:
-            self._storage.remove([key_of(digest)])
-            raise
-        return True
 
     def secure(self, digests: Iterable[Digest]) -> "Secured":
         """Restart the grace period of blobs that something new relies on.
@@ -99,10 +90,9 @@ class Blobs:
         """Make the names of all blobs put so far durable."""
         self._storage.settle(DIRECTORY)
 
-    def sizes(self, digests: Iterable[Digest]) -> dict[Digest, int]:
-        """Bytes of the blobs that are there."""
-        found = {digest: self._storage.stat(key_of(digest)) for digest in digests}
-        return {digest: entry.size for digest, entry in found.items() if entry}
+    def has(self, digest: Digest) -> bool:
+        """Whether a blob is there."""
+        return self._storage.stat(key_of(digest)) is not None
 
     def size(self, digest: Digest) -> int:
         """Bytes of a blob; BlobNotFound if it is not there."""
@@ -120,14 +110,14 @@ class Blobs:
         than `limit` bytes.
         """
         while True:
-            data = self._load(digest, size, limit)
             try:
+                data = self._load(digest, size, limit)
                 self._require(digest, size, data)
-            except CorruptBlob:
+                return data
+            except (CorruptBlob, Malformed):
                 if not self._storage.forget(key_of(digest)):
                     raise
-                continue  # it was the local copy that is wrong: read the original once more
-            return data
+                # It was the local copy that is wrong: read the original once more.
 
     def _require(self, digest: Digest, size: int | None, data: memoryview) -> None:
         if size not in (None, len(data)):

@@ -4,18 +4,23 @@ It saves reading an object store again. A blob is downloaded by one process at a
 whole, and is verified before it does; the least recently used ones go when the folder is full.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
+import secrets
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from model_store import atomic
-from model_store.errors import CorruptBlob
+from model_store.errors import CorruptBlob, StorageError
 from model_store.local import map_file
 
 DEFAULT_LIMIT_BYTES = 20 * 2**30
+PATIENCE_S = 60.0  # with another process that downloads the same blob
 _CHUNK_BYTES = 2**20
 
 
@@ -32,9 +37,10 @@ class BlobCache:
     @classmethod
     def from_environment(cls) -> "BlobCache":
         """In MUNET_CACHE (else ~/.cache/munet/blobs), of at most MUNET_CACHE_BYTES."""
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        directory = Path(os.environ.get("MUNET_CACHE") or home / "munet/blobs")
-        return cls(directory, int(os.environ.get("MUNET_CACHE_BYTES") or DEFAULT_LIMIT_BYTES))
+        limit = os.environ.get("MUNET_CACHE_BYTES") or str(DEFAULT_LIMIT_BYTES)
+        if not limit.isdecimal():
+            raise StorageError(f"MUNET_CACHE_BYTES: expected a number of bytes, found {limit!r}")
+        return cls(Path(os.environ.get("MUNET_CACHE") or _user_folder()), int(limit))
 
     def load(self, name: str, limit: int | None, fetch: Callable[[BinaryIO], None]) -> memoryview:
         """The blob of this name, mapped; `fetch` writes it to a file where it is not here yet.
@@ -48,10 +54,10 @@ class BlobCache:
             self._download(name, fetch)
 
     def forget(self, name: str) -> bool:
-        """Remove a blob; False if it is not here."""
+        """Remove a blob; False if it is not here, or cannot be removed."""
         try:
             (self._directory / name).unlink()
-        except FileNotFoundError:
+        except OSError:
             return False
         return True
 
@@ -59,42 +65,54 @@ class BlobCache:
         path = self._directory / name
         try:
             with atomic.open_file(path) as file:
-                os.utime(file.fileno())  # the time of last use
+                with suppress(PermissionError):  # another user's file: the owner's uses count
+                    os.utime(file.fileno())  # the time of last use
                 return map_file(file, limit)
         except FileNotFoundError:
             return None
 
     def _download(self, name: str, fetch: Callable[[BinaryIO], None]) -> None:
-        part, path = self._directory / f"~{name}", self._directory / name
         self._directory.mkdir(parents=True, exist_ok=True)  # it may be cleared at any time
-        with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # others who want the same blob wait here
+        part, path = self._directory / f"~{name}", self._directory / name
+        with _opened(part) as file:
+            if not _free(file):  # whoever downloads it has come to a stop
+                part = self._directory / f"~{name}-{os.getpid()}-{secrets.token_hex(4)}"
+        with _opened(part) as file, atomic.locked(file.fileno()):
             if not _is_at(file, part):
                 return  # whoever had the lock has finished, or failed and cleaned up
             try:
                 if not path.exists():
-                    file.truncate(0)
-                    fetch(file)
-                    _require(name, file)
+                    self._fill(file, name, fetch)
                     if _is_at(file, part):  # else cleared meanwhile: `load` asks again
                         os.replace(part, path)
-                else:
+            finally:
+                if _is_at(file, part):
                     part.unlink(missing_ok=True)
-            except BaseException:
-                part.unlink(missing_ok=True)
-                raise
-        self._evict()
+        self._evict(self._limit_bytes)
 
-    def _evict(self) -> None:
+    def _fill(self, file: BinaryIO, name: str, fetch: Callable[[BinaryIO], None]) -> None:
+        file.truncate(0)
+        try:
+            fetch(file)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            self._evict(0)  # all but the newest: reading matters more than having
+            fetch(file)
+        _require(name, file)
+
+    def _evict(self, limit_bytes: int) -> None:
         """Remove the least recently used blobs beyond the limit; one process at a time."""
         with atomic.Lock(self._directory / "lock").held():
+            for part in atomic.abandoned(self._directory):
+                part.unlink(missing_ok=True)
             with os.scandir(self._directory) as entries:
                 blobs = [
                     (status.st_mtime, status.st_size, entry.path)
                     for entry in entries
                     if len(entry.name) == 64 and (status := _status(entry))
                 ]
-            excess = sum(size for _, size, _ in blobs) - self._limit_bytes
+            excess = sum(size for _, size, _ in blobs) - limit_bytes
             for _, size, path in sorted(blobs)[:-1]:  # the newest was asked for just now
                 if excess <= 0:
                     return
@@ -109,9 +127,32 @@ def _status(entry: "os.DirEntry[str]") -> os.stat_result | None:
         return None
 
 
+def _user_folder() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "munet/blobs"
+
+
+def _opened(path: Path) -> BinaryIO:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    return os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
+
+
+def _free(file: BinaryIO) -> bool:
+    """Whether nobody downloads into a file any more, having waited for that for a while."""
+    give_up = time.monotonic() + PATIENCE_S
+    while time.monotonic() < give_up:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_UN)
+            return True
+        except BlockingIOError:
+            time.sleep(0.02)
+    return False
+
+
 def _is_at(file: BinaryIO, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+        return os.path.samestat(os.fstat(file.fileno()), os.lstat(path))
     except FileNotFoundError:
         return False
 

@@ -12,11 +12,12 @@ from model_store.blobs import Blobs, Digest, key_of
 from model_store.condemned import MAX_KEYS, Condemned
 from model_store.published import load_manifest
 from model_store.refs import Refs
-from model_store.storage import Lease, Storage
+from model_store.storage import Entry, Lease, Storage
 
 logger = logging.getLogger(__name__)
 
 SETTLED_S = 3600.0  # after which a removal of a version is not undone by the one who removed it
+REMOVED_AT_ONCE = 16  # between two renewals of the lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +32,8 @@ class GcReport:
 
 
 class Collector:
-    """One run of garbage collection. Raises DamagedStore, having removed nothing, where a manifest
-    cannot be read: what it needs is then unknown.
+    """One run of garbage collection. Raises DamagedStore, having removed nothing that is needed,
+    where a manifest cannot be read: what it needs is then unknown.
     """
 
     def __init__(self, storage: Storage, blobs: Blobs, refs: Refs, lease: Lease) -> None:
@@ -43,39 +44,55 @@ class Collector:
         self._needs: dict[Digest, frozenset[Digest]] = {}  # manifest -> itself and all it needs
         self._condemned = Condemned(storage)
 
-    def run(self, grace_s: float, dry_run: bool) -> GcReport:
+    def plan(self, grace_s: float) -> GcReport:
+        """What `run` would remove now, by this machine's clock; writes nothing."""
+        before = time.time() - grace_s
+        garbage = self._garbage(before)
+        leftovers = self._storage.tidy(before, dry_run=True)
+        return self._report(garbage, leftovers, dry_run=True)
+
+    def run(self, grace_s: float) -> GcReport:
         """Remove what nothing reaches and nothing has touched for `grace_s`."""
-        before = (time.time() if dry_run else self._condemned.begin()) - grace_s
-        reached = self._reached()
-        garbage = {digest: size for digest, size in self._old(before) if digest not in reached}
-        leftovers = self._storage.leftovers(before)
-        if not dry_run:
-            garbage = {d: garbage[d] for d in self._remove(list(garbage), before)}
-            self._storage.remove(leftovers)
-            self._forget_signatures()
-            self._forget_versions(min(before, before + grace_s - SETTLED_S))
-        kept = sum(1 for _ in self._blobs.all()) - (len(garbage) if dry_run else 0)
-        logger.info("event=gc removed=%d kept=%d dry_run=%s", len(garbage), kept, dry_run)
-        total = sum(garbage.values())
-        return GcReport(tuple(garbage), total, kept, len(leftovers), dry_run)
-
-    def _remove(self, garbage: list[Digest], before: float) -> Iterator[Digest]:
+        now = self._condemned.begin()
+        before = now - grace_s
+        removed: dict[Digest, int] = {}
+        garbage = self._garbage(before)
         for start in range(0, len(garbage), MAX_KEYS):
-            keys = {key_of(digest): digest for digest in garbage[start : start + MAX_KEYS]}
-            self._condemned.condemn(keys)
-            # Looked at once more: from here on, whoever needs one of them says so.
-            old = {digest for digest, _ in self._old(before)}
-            still = old - self._reached()
-            doomed = self._condemned.doom(key for key, digest in keys.items() if digest in still)
-            self._lease.renew()
-            self._storage.remove(doomed)
-            self._condemned.end()
-            yield from (keys[key] for key in sorted(doomed))
+            digests = list(garbage)[start : start + MAX_KEYS]
+            removed |= {digest: garbage[digest] for digest in self._remove(digests, before)}
+        leftovers = self._storage.tidy(before, dry_run=False)
+        self._forget_signatures(before)
+        self._forget_versions(min(before, now - SETTLED_S))
+        return self._report(removed, leftovers, dry_run=False)
 
-    def _old(self, before: float) -> Iterator[tuple[Digest, int]]:
-        for digest, entry in self._blobs.all():
-            if entry.modified <= before:
-                yield digest, entry.size
+    def _report(self, garbage: dict[Digest, int], leftovers: int, dry_run: bool) -> GcReport:
+        kept = sum(1 for _ in self._all()) - (len(garbage) if dry_run else 0)
+        logger.info("event=gc removed=%d kept=%d dry_run=%s", len(garbage), kept, dry_run)
+        return GcReport(tuple(garbage), sum(garbage.values()), kept, leftovers, dry_run)
+
+    def _remove(self, garbage: list[Digest], before: float) -> list[Digest]:
+        """Remove those of the garbage that nobody objects to."""
+        keys = {key_of(digest): digest for digest in garbage}
+        self._condemned.condemn(keys)
+        # Looked at once more: from here on, whoever needs one of them says so.
+        still = self._garbage(before)
+        doomed = sorted(self._condemned.doom(key for key, d in keys.items() if d in still))
+        for start in range(0, len(doomed), REMOVED_AT_ONCE):
+            self._lease.renew()
+            self._storage.remove(doomed[start : start + REMOVED_AT_ONCE])
+        self._condemned.end()
+        return [keys[key] for key in doomed]
+
+    def _garbage(self, before: float) -> dict[Digest, int]:
+        """Blobs that nothing reaches and nothing has touched since, and their bytes."""
+        old = {digest: e.size for digest, e in self._all() if e.modified <= before}
+        reached = self._reached() if old else set[Digest]()
+        return {digest: size for digest, size in old.items() if digest not in reached}
+
+    def _all(self) -> Iterator[tuple[Digest, Entry]]:
+        for item in self._blobs.all():
+            self._lease.renew()
+            yield item
 
     # -- what refs reach
 
@@ -99,12 +116,16 @@ class Collector:
             found |= self._needs[manifest]
         return found
 
+    # -- refs that are of no use any more
+
     def _forget_versions(self, before: float) -> None:
         for task in self._refs.tasks():
             self._lease.renew()
             self._storage.remove(self._refs.forgettable(task, before))
 
-    def _forget_signatures(self) -> None:
-        signed = self._refs.signed()
-        there = self._blobs.sizes(signed)
-        self._refs.remove_signatures(manifest for manifest in signed if manifest not in there)
+    def _forget_signatures(self, before: float) -> None:
+        """Those written long ago for manifests that have gone, or never came."""
+        for manifest in self._refs.signed_before(before):
+            self._lease.renew()
+            if not self._blobs.has(manifest):
+                self._refs.remove_signatures(manifest)

@@ -1,4 +1,4 @@
-"""How writers and a gc agree, without any lock between them, on what may be removed.
+"""How writers and a gc agree, without a lock between them, on what may be removed.
 
 The file `gc` holds what a gc is about to remove. A gc first *condemns* what nothing reaches, looks
 once more at what is reached and at the times of the condemned, and then, by one compare-and-swap,
@@ -12,17 +12,25 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from typing import Any, cast
 
-from model_store.errors import StorageError
+from model_store.errors import LeaseLost
 from model_store.storage import Small, Storage
 
 KEY = "gc"
 MAX_KEYS = 8000  # at once: the file has to stay small
-WAIT_S = 120.0  # for a gc to remove what it has doomed
-_POLL_S = 0.05
 _BLOB = re.compile(r"blobs/sha256/[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What the file says."""
+
+    run: str = ""  # which gc wrote it
+    doomed: bool = False
+    keys: frozenset[str] = frozenset()
 
 
 class Condemned:
@@ -30,6 +38,7 @@ class Condemned:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
+        self._run = secrets.token_hex(8)
 
     # -- for writers
 
@@ -40,74 +49,85 @@ class Condemned:
 
     def spare(self, keys: Collection[str]) -> object:
         """Strike these blobs off the condemned, and wait for the doomed; the version then."""
-        give_up = time.monotonic() + WAIT_S
         while True:
             current = self._storage.read(KEY)
             state = _parse(current)
-            if not state["keys"].intersection(keys):
+            if not state.keys.intersection(keys):
                 return current.version if current else None
-            if not state["doomed"]:
-                self._write(state["keys"].difference(keys), False, current)
-            elif time.monotonic() > give_up:
-                raise StorageError(
-                    f"{self._storage.where(KEY)}: a gc is removing blobs that are needed again and"
-                    f" has not ended within {WAIT_S:.0f} s; run gc once more if it was killed"
-                )
+            if not state.doomed:
+                self._write(_State(state.run, False, state.keys.difference(keys)), current)
             else:
-                time.sleep(_POLL_S)
+                # Until the gc has done, or has died: then this is the one to finish its work.
+                with self._storage.alone(KEY):
+                    self._clear()
 
     # -- for the gc, which is alone
 
     def begin(self) -> float:
         """Condemn nothing yet, after removing what a dead gc had doomed; the storage's time now."""
-        current = self._storage.read(KEY)
-        state = _parse(current)
-        if state["doomed"]:
-            self._storage.remove(state["keys"])
-        self._require(self._write(set(), False, current))
+        self._clear()
         entry = self._storage.stat(KEY)
         return entry.modified if entry else time.time()
 
-    def condemn(self, keys: Iterable[str]) -> None:
-        """Let writers object to these."""
-        self._require(self._write(set(keys), False, self._storage.read(KEY)))
-
-    def doom(self, keys: Iterable[str]) -> set[str]:
-        """Those of the condemned that no writer has objected to; they are to be removed at once."""
-        wanted = set(keys)
+    def _clear(self) -> None:
         while True:
             current = self._storage.read(KEY)
-            doomed = _parse(current)["keys"] & wanted
-            if self._write(doomed, True, current):
-                return doomed
+            state = _parse(current)
+            if state.doomed:
+                self._storage.remove(state.keys)
+            if self._write(_State(self._run), current):
+                return
+
+    def condemn(self, keys: Iterable[str]) -> None:
+        """Let writers object to these. Raises LeaseLost if another gc has begun."""
+        self._rewrite(lambda _: _State(self._run, False, frozenset(keys)))
+
+    def doom(self, keys: Iterable[str]) -> frozenset[str]:
+        """Those of the condemned that no writer has objected to; they are to be removed at once.
+
+        Raises LeaseLost if another gc has begun.
+        """
+        wanted = frozenset(keys)
+        return self._rewrite(lambda state: _State(self._run, True, state.keys & wanted)).keys
 
     def end(self) -> None:
-        """Everything doomed is removed."""
-        self._require(self._write(set(), False, self._storage.read(KEY)))
+        """Everything doomed is removed. Raises LeaseLost if another gc has begun."""
+        self._rewrite(lambda _: _State(self._run))
 
-    def _write(self, keys: set[str], doomed: bool, current: Small | None) -> bool:
+    def _rewrite(self, change: Callable[[_State], _State]) -> _State:
+        while True:
+            current = self._storage.read(KEY)
+            state = _parse(current)
+            if state.run != self._run:
+                raise LeaseLost(
+                    f"{self._storage.where(KEY)}: another gc took over, as this one was silent for"
+                    " too long; run gc again"
+                )
+            new = change(state)
+            if self._write(new, current):
+                return new
+
+    def _write(self, state: _State, current: Small | None) -> bool:
         # The token makes every content a new one, so that no change goes unnoticed.
-        state = {"doomed": doomed, "keys": sorted(keys), "token": secrets.token_hex(8)}
+        document = {
+            "doomed": state.doomed,
+            "keys": sorted(state.keys),
+            "run": state.run,
+            "token": secrets.token_hex(8),
+        }
         return self._storage.replace(
-            KEY, json.dumps(state).encode(), current.version if current else None
+            KEY, json.dumps(document).encode(), current.version if current else None
         )
 
-    def _require(self, written: bool) -> None:
-        if not written:
-            raise StorageError(
-                f"{self._storage.where(KEY)}: another gc runs; wait for it, then run gc again"
-            )
 
-
-def _parse(current: Small | None) -> dict[str, Any]:
+def _parse(current: Small | None) -> _State:
     """The state; one that cannot be read condemns nothing, and is replaced by the next gc."""
-    empty: dict[str, Any] = {"doomed": False, "keys": set[str]()}
+    if current is None:
+        return _State()
     try:
-        state = cast(dict[str, Any], json.loads(current.data)) if current else empty
+        state = cast(dict[str, Any], json.loads(current.data))
         # Nothing else is removed, whatever the file says.
-        return {
-            "doomed": state["doomed"] is True,
-            "keys": set(filter(_BLOB.fullmatch, state["keys"])),
-        }
-    except (ValueError, KeyError, TypeError):
-        return empty
+        keys = frozenset(filter(_BLOB.fullmatch, state["keys"]))
+        return _State(str(state["run"]), state["doomed"] is True, keys)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return _State()

@@ -10,8 +10,9 @@ from typing import BinaryIO
 
 from model_store import atomic
 from model_store.errors import DamagedStore, NotAFile
-from model_store.storage import MAX_SMALL_BYTES, Entry, Lease, Small, TooLarge
+from model_store.storage import MAX_SMALL_BYTES, Entry, Lease, Small, TooLarge, Unneeded
 
+MAPPED_BYTES = 2**16  # less is read: a mapping takes a file descriptor
 # Made in this order, so that a store of which any part exists is complete in the parts before.
 _DIRECTORIES = ("tmp", "refs/agents", "refs/tasks", "blobs/sha256")
 
@@ -53,7 +54,9 @@ class LocalStorage:
         path = self._root / key
         try:
             with atomic.open_file(path) as file:
-                data = file.read(MAX_SMALL_BYTES + 1)
+                # Asked for the whole limit, Python would allocate that much for every ref.
+                size = os.fstat(file.fileno()).st_size
+                data = file.read(min(size, MAX_SMALL_BYTES) + 1)
         except FileNotFoundError:
             return None
         if len(data) > MAX_SMALL_BYTES:
@@ -93,15 +96,21 @@ class LocalStorage:
         self._make_directory(path.parent)
         return atomic.create(path, data, self._scratch)
 
-    def link(self, key: str, file: Path) -> bool:
-        """Make a new file by a link to another; False where that cannot be, or one is there."""
+    def link(self, key: str, file: Path, data: memoryview) -> bool:
+        """Make a new file of these bytes by a link; False where that cannot be."""
+        temporary = atomic.temporary_path(self._scratch)
         try:
-            os.link(file, self._root / key, follow_symlinks=False)
-        except OSError:  # another file system, too many links, not allowed: a copy will do
+            os.link(file, temporary, follow_symlinks=False)
+            with atomic.open_file(temporary) as linked:
+                if map_file(linked, len(data)) != data:
+                    return False
+                os.fsync(linked.fileno())
+                os.utime(linked.fileno())  # the grace period starts now
+            os.link(temporary, self._root / key)
+        except (OSError, NotAFile, TooLarge):  # another disk, too many links, not allowed: a copy
             return False
-        with atomic.open_file(self._root / key) as linked:
-            os.fsync(linked.fileno())
-            os.utime(linked.fileno())  # the grace period starts now
+        finally:
+            temporary.unlink(missing_ok=True)
         return True
 
     def settle(self, directory: str) -> None:
@@ -189,11 +198,16 @@ class LocalStorage:
     def alone(self, purpose: str) -> Iterator[Lease]:
         """Be the only one, by a lock that goes when its holder dies."""
         with atomic.Lock(self._root / f"lock.{purpose}").held():
-            yield _Held()
+            yield Unneeded()  # the system's lock cannot be lost
 
-    def leftovers(self, before: float) -> list[str]:
-        """Temporary files whose writers have died."""
-        return [f"tmp/{path.name}" for path in atomic.abandoned(self._scratch)]
+    def tidy(self, before: float, *, dry_run: bool) -> int:
+        """Remove temporary files whose writers have died; how many."""
+        count = 0
+        for path in atomic.abandoned(self._scratch):
+            count += 1
+            if not dry_run:
+                path.unlink(missing_ok=True)
+        return count
 
     def _make_directory(self, directory: Path) -> None:
         if directory.is_symlink():
@@ -204,22 +218,15 @@ class LocalStorage:
 
 
 def map_file(file: BinaryIO, limit: int | None) -> memoryview:
-    """A read-only mapping of an open file. Raises TooLarge."""
+    """The bytes of an open file, read-only, mapped if there are many. Raises TooLarge."""
     size = os.fstat(file.fileno()).st_size
     if limit is not None and size > limit:
         raise TooLarge(size)
-    if not size:  # an empty file cannot be mapped
-        return memoryview(b"")
+    if size < MAPPED_BYTES:
+        return memoryview(file.read(size))
     try:
         return memoryview(mmap(file.fileno(), 0, access=ACCESS_READ))
     except OSError as error:
         if error.errno == errno.ENOMEM:  # larger than this process may have
             raise TooLarge(size) from None
         raise
-
-
-class _Held:
-    """A lock of the operating system cannot be lost."""
-
-    def renew(self) -> None:
-        """Nothing to do."""

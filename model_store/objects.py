@@ -8,8 +8,8 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -24,14 +24,26 @@ from model_store.storage import MAX_SMALL_BYTES, Entry, Lease, Small, TooLarge
 
 PART_BYTES = 8 * 2**20  # of one ranged read; several run at once
 REQUESTS = 16  # at once
-LEASE_S = 60.0  # a lease not renewed for so long is taken over
+# A lease not renewed for so long is taken over. By then every request of its holder has ended: one
+# is begun at most LEASE_S / 6 after a renewal, and takes its time-out and that of its retries.
+LEASE_S = 120.0
 LEASE_POLL_S = 1.0
 REQUEST_TIMEOUT_S = 30
+BULK_TIMEOUT_S = 3600  # of one that moves the bytes of a blob
+BULK_BYTES = 2**20
 MESSAGE_CHARACTERS = 500
-RETRIES = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}  # of 5xx and lost connections
+RETRIES = {"max_retries": 4, "retry_timeout": timedelta(seconds=20)}  # of 5xx and lost connections
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+
+
+class _Absent(Exception):
+    """There is no such object."""
+
+
+class _Present(Exception):
+    """There is such an object, or it is another one by now."""
 
 
 class ObjectStorage:
@@ -41,9 +53,11 @@ class ObjectStorage:
     counts for the key's.
     """
 
-    def __init__(self, url: str, store: Any, cache: BlobCache) -> None:
+    def __init__(self, url: str, store: Any, bulk: Any, cache: BlobCache) -> None:
+        """`store` and `bulk` are obstore's clients for small and for large objects."""
         self.url = url.rstrip("/")
         self._store = store
+        self._bulk = bulk
         self._cache = cache
         self._pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="model_store")
         # Of their own: who waits for a part must not take the thread that would read it.
@@ -52,14 +66,11 @@ class ObjectStorage:
     @classmethod
     def open(cls, url: str) -> "ObjectStorage":
         """Connects to s3://bucket/prefix, gs://… or az://…. Raises StorageError."""
-        options = {"allow_http": True, "timeout": timedelta(seconds=REQUEST_TIMEOUT_S)}
         try:
-            store = from_url(
-                url, client_options=cast(Any, options), retry_config=cast(Any, RETRIES)
-            )
+            small, bulk = _client(url, REQUEST_TIMEOUT_S), _client(url, BULK_TIMEOUT_S)
         except (BaseError, ValueError, TypeError) as error:
             raise StorageError(f"opening the store {url}: {_one_line(error)}") from None
-        return cls(url, store, BlobCache.from_environment())
+        return cls(url, small, bulk, BlobCache.from_environment())
 
     def exists(self) -> bool:
         """Whether there is a store here: whoever makes one writes its log of changes first."""
@@ -107,7 +118,7 @@ class ObjectStorage:
                         f" at most {MAX_SMALL_BYTES}; remove it"
                     )
                 return Small(bytes(result.bytes()), _version(result.meta))
-        except FileNotFoundError:
+        except _Absent:
             return None
 
     def read_many(self, keys: Iterable[str]) -> dict[str, Small | DamagedStore | None]:
@@ -126,12 +137,13 @@ class ObjectStorage:
         """Write a new object; False, changing nothing, if there is one already."""
         try:
             with self._failing("writing", key):
-                obstore.put(self._store, key, data, mode="create", use_multipart=False)
-        except FileExistsError:
+                client = self._store if len(data) < BULK_BYTES else self._bulk
+                obstore.put(client, key, data, mode="create", use_multipart=False)
+        except _Present:
             return False
         return True
 
-    def link(self, key: str, file: Path) -> bool:
+    def link(self, key: str, file: Path, data: memoryview) -> bool:
         """Objects cannot be links."""
         return False
 
@@ -146,7 +158,7 @@ class ObjectStorage:
             with self._failing("writing", key):
                 mode = cast(Any, version)
                 obstore.put(self._store, key, data, mode=mode, use_multipart=False)
-        except (FileExistsError, FileNotFoundError):
+        except (_Present, _Absent):
             return self._holds(key, data)
         return True
 
@@ -165,7 +177,7 @@ class ObjectStorage:
 
         try:
             return self._cache.load(key.rpartition("/")[2], limit, fetch)
-        except FileNotFoundError:
+        except _Absent:
             return None
 
     def fetch(self, keys: Iterable[str]) -> None:
@@ -177,7 +189,7 @@ class ObjectStorage:
         return self._cache.forget(key.rpartition("/")[2])
 
     def _fetch(self, key: str, limit: int | None, file: BinaryIO) -> None:
-        """Write an object into a file, in parts that come at once. Raises FileNotFoundError."""
+        """Write an object into a file, in parts that come at once. Raises _Absent or TooLarge."""
         with self._failing("reading", key):
             size = obstore.head(self._store, key)["size"]
         if limit is not None and size > limit:
@@ -187,10 +199,17 @@ class ObjectStorage:
         def part(start: int) -> None:
             with self._failing("reading", key):
                 end = min(start + PART_BYTES, size)
-                data = obstore.get_range(self._store, key, start=start, end=end)
+                data = obstore.get_range(self._bulk, key, start=start, end=end)
                 _write_at(file.fileno(), memoryview(data), start)
 
-        list(self._parts.map(part, range(0, size, PART_BYTES)))
+        parts = [self._parts.submit(part, start) for start in range(0, size, PART_BYTES)]
+        # All of them, before the file is closed: its descriptor may be another's then.
+        wait(parts, return_when=FIRST_EXCEPTION)
+        for future in parts:
+            future.cancel()
+        wait(parts)
+        for future in parts:
+            future.result()
 
     # -- listing and time
 
@@ -200,7 +219,6 @@ class ObjectStorage:
         def one(key: str) -> int | None:
             with self._failing("writing", f"touched/{key}"):
                 obstore.put(self._store, f"touched/{key}", b"")
-            # Looked at after it was touched: a gc that missed the touch has removed it by now.
             entry = self.stat(key)
             return entry.size if entry else None
 
@@ -213,7 +231,7 @@ class ObjectStorage:
         try:
             with self._failing("reading", key):
                 return _entry(key, obstore.head(self._store, key))
-        except FileNotFoundError:
+        except _Absent:
             return None
 
     def remove(self, keys: Iterable[str]) -> None:
@@ -223,7 +241,7 @@ class ObjectStorage:
             try:
                 with self._failing("removing", key):
                     obstore.delete(self._store, key)
-            except FileNotFoundError:
+            except _Absent:
                 pass
 
         self._at_once(one, list(keys))
@@ -251,9 +269,14 @@ class ObjectStorage:
                 for meta in batch:
                     yield _entry(meta["path"], meta)
 
-    def leftovers(self, before: float) -> list[str]:
-        """Marks of `touch` that are too old to count."""
-        return [entry.key for entry in self._walk("touched/") if entry.modified <= before]
+    def tidy(self, before: float, *, dry_run: bool) -> int:
+        """Remove old marks of `touch` whose objects are gone; how many."""
+        there = {entry.key for entry in self._walk("blobs/")}
+        marks = [entry.key for entry in self._walk("touched/") if entry.modified <= before]
+        useless = [mark for mark in marks if mark.removeprefix("touched/") not in there]
+        if not dry_run:
+            self.remove(useless)
+        return len(useless)
 
     @contextmanager
     def alone(self, purpose: str) -> Iterator[Lease]:
@@ -280,9 +303,9 @@ class ObjectStorage:
         try:
             yield
         except (NotFoundError, FileNotFoundError):
-            raise FileNotFoundError(self.where(key)) from None
+            raise _Absent(self.where(key)) from None
         except (AlreadyExistsError, PreconditionError):
-            raise FileExistsError(self.where(key)) from None
+            raise _Present(self.where(key)) from None
         except BaseError as error:
             raise StorageError(f"{doing} {self.where(key)}: {_one_line(error)}") from None
 
@@ -328,10 +351,11 @@ class _ObjectLease:
             )
 
     def release(self) -> None:
-        """Give the lease back, unless it is lost."""
-        current = self._storage.read(self._key)
-        if current is not None and current.data == self._content:
-            self._storage.replace(self._key, b"free", current.version)
+        """Give the lease back, unless it is lost; if that fails, it runs out."""
+        with suppress(StorageError):
+            current = self._storage.read(self._key)
+            if current is not None and current.data == self._content:
+                self._storage.replace(self._key, b"free", current.version)
 
     def _write(self, current: Small | None) -> bool:
         content = secrets.token_hex(16).encode()
@@ -339,6 +363,15 @@ class _ObjectLease:
             return False
         self._content, self._renewed = content, time.monotonic()
         return True
+
+
+def _client(url: str, timeout_s: int) -> Any:
+    options = {
+        "allow_http": True,
+        "connect_timeout": timedelta(seconds=10),
+        "timeout": timedelta(seconds=timeout_s),
+    }
+    return from_url(url, client_options=cast(Any, options), retry_config=cast(Any, RETRIES))
 
 
 def _one_line(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """The mutable part of a store: small files that name manifests (FORMAT.md, "Refs").
 
-refs/tasks/<task>/v<N>     a published version: a manifest digest; "removed" once it is removed
+refs/tasks/<task>/v<N>     a published version: a manifest digest; "removing <digest>" while it is
+                           being removed, then "removed"
 refs/tasks/<task>/live     the version that is served: "v<N>", or "none"
 refs/tasks/<task>/<alias>  another name of a version: "v<N>"
 refs/agents/<agent>/state  evolution's own state: a manifest digest
@@ -10,6 +11,7 @@ refs/signatures/<hex>      the signatures of a manifest, as a manifest of their 
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from model_store.blobs import Digest, parse_digest
@@ -25,24 +27,34 @@ from model_store.storage import Small, Storage
 
 LIVE = "live"
 TASKS, AGENTS, PINS, SIGNATURES = "refs/tasks", "refs/agents", "refs/pins", "refs/signatures"
+_REMOVING = b"removing "
 _REMOVED = b"removed\n"
 _NONE = b"none\n"
 
 _VERSION = re.compile(r"v([1-9][0-9]{0,8})")
-ALIAS = r"(?!v[0-9]+$|live$)[a-z][a-z0-9_-]{0,31}"
-_ALIAS = re.compile(ALIAS)
+ALIAS_PATTERN = r"(?!v[0-9]+$|live$)[a-z][a-z0-9_-]{0,31}"
+ALIAS = re.compile(ALIAS_PATTERN)
 
 Read = Small | DamagedStore | None
 
 
 def require_alias(name: str) -> str:
     """`name` if it may be an alias; else InvalidName."""
-    if not _ALIAS.fullmatch(name):
+    if not ALIAS.fullmatch(name):
         raise InvalidName(
             f"alias {name!r}: expected up to 32 lower case letters, digits, `_` and `-`, beginning"
             " with a letter, other than `live` and v<N>"
         )
     return name
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A ref that was written, to be undone if need be."""
+
+    key: str
+    wrote: bytes
+    before: bytes  # what it said; for a new one, what says that there is nothing
 
 
 class Refs:
@@ -70,7 +82,7 @@ class Refs:
         numbers = sorted(self.numbers(task))
         keys = {number: version_key(task, number) for number in numbers}
         read = self._storage.read_many(keys.values())
-        found = {number: self._digest(key, read[key]) for number, key in keys.items()}
+        found = {number: self.parse_digest(key, read[key]) for number, key in keys.items()}
         return {number: digest for number, digest in found.items() if digest}
 
     def numbers(self, task: str) -> list[int]:
@@ -90,7 +102,7 @@ class Refs:
         moment = datetime.fromtimestamp(entry.modified, UTC)
         return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
-    def add_version(self, task: str, manifest: Digest) -> int:
+    def add_version(self, task: str, manifest: Digest) -> tuple[int, Change]:
         """Publish a manifest under the next version number; durable on return."""
         data = f"{manifest}\n".encode()
         number = max(self.numbers(task), default=0) + 1
@@ -100,11 +112,38 @@ class Refs:
                 break  # by this very manifest: the first try of a write that was not answered
             number += 1
         self._storage.settle(f"{TASKS}/{quote(task)}")
-        return number
+        return number, Change(version_key(task, number), data, _REMOVED)
 
-    def remove_version(self, task: str, number: int) -> None:
-        """Forget a version. Its number stays taken, so that it never means something else."""
-        self._swap(version_key(task, number), lambda current: _REMOVED if current else None)
+    # A version is removed in two steps, and looked for names in between. Who gives it a name looks
+    # afterwards whether it is still there, and takes a first step back.
+
+    def begin_removal(self, task: str, number: int) -> None:
+        """Say that a version is being removed; it still is there for all who read it."""
+
+        def mark(current: Small | None) -> bytes | None:
+            digest = current and self.parse_digest(version_key(task, number), current)
+            return _REMOVING + f"{digest}\n".encode() if digest else None
+
+        self._swap(version_key(task, number), mark, _REMOVED)
+
+    def end_removal(self, task: str, number: int) -> bool:
+        """Forget a version; False if somebody has kept it meanwhile. Its number stays taken, so
+        that it never means something else.
+        """
+        key = version_key(task, number)
+        current = self._storage.read(key)
+        if current is None or not current.data.startswith(_REMOVING):
+            return current is None or current.data == _REMOVED
+        return self._storage.replace(key, _REMOVED, current.version)
+
+    def keep_version(self, task: str, number: int) -> bool:
+        """End a removal that has begun; whether the version is there now."""
+
+        def unmark(current: Small | None) -> bytes | None:
+            return current.data.removeprefix(_REMOVING) if current else None
+
+        self._swap(version_key(task, number), unmark, _REMOVED)
+        return self.version(task, number) is not None
 
     def forgettable(self, task: str, before: float) -> list[str]:
         """Keys of versions removed that long ago, without the highest number: it stays taken."""
@@ -113,10 +152,6 @@ class Refs:
         removed = [key for key in keys if isinstance(r := read[key], Small) and r.data == _REMOVED]
         entries = [self._storage.stat(key) for key in removed]
         return [entry.key for entry in entries if entry and entry.modified <= before]
-
-    def restore_version(self, task: str, number: int, manifest: Digest) -> None:
-        """Undo a removal."""
-        self._swap(version_key(task, number), lambda _: f"{manifest}\n".encode())
 
     # -- pointers: `live` and the aliases
 
@@ -138,16 +173,14 @@ class Refs:
             )
         return int(match[1])
 
-    def parse_digest(self, key: str, read: Read) -> Digest | None:
-        """The digest in a ref that was read; None if it is removed. Raises CorruptRef."""
-        return self._digest(key, read)
-
-    def point(self, task: str, name: str, number: int) -> None:
+    def point(self, task: str, name: str, number: int) -> Change:
         """Let `live` or an alias name this version; durable on return."""
-        self._swap(pointer_key(task, name), lambda _: f"v{number}\n".encode())
+        data = f"v{number}\n".encode()
+        change = self._swap(pointer_key(task, name), lambda _: data, _NONE)
+        return change or Change(pointer_key(task, name), data, data)
 
-    def raise_live(self, task: str, number: int) -> None:
-        """Let `live` name this version, unless it names a later one already."""
+    def raise_live(self, task: str, number: int) -> Change | None:
+        """Let `live` name this version; None, changing nothing, if it names a later one already."""
         key = pointer_key(task, LIVE)
 
         def change(current: Small | None) -> bytes | None:
@@ -157,27 +190,24 @@ class Refs:
                 live = None  # replaced
             return None if live and live >= number else f"v{number}\n".encode()
 
-        self._swap(key, change)
+        return self._swap(key, change, _NONE)
 
     def stop(self, task: str) -> None:
         """Serve no version of a task. The file stays: removing it could undo another's write."""
-        self._swap(pointer_key(task, LIVE), lambda current: _NONE if current else None)
+        self._swap(pointer_key(task, LIVE), lambda current: _NONE if current else None, _NONE)
 
     def alias_names(self, task: str) -> list[str]:
         """The aliases of a task, sorted."""
-        return sorted(filter(_ALIAS.fullmatch, self._storage.names(f"{TASKS}/{quote(task)}")))
+        return sorted(filter(ALIAS.fullmatch, self._storage.names(f"{TASKS}/{quote(task)}")))
 
     def aliases(self, task: str) -> dict[str, int]:
         """Alias -> version. Raises CorruptRef."""
         found = {name: self.pointer(task, name) for name in self.alias_names(task)}
         return {name: number for name, number in found.items() if number is not None}
 
-    def remove_alias(self, task: str, name: str) -> None:
-        """Forget an alias. Raises UnknownName."""
-        if self.pointer(task, name) is None:
-            known = ", ".join(self.aliases(task)) or "none"
-            raise UnknownName(f"task {task} has no alias {name!r}; it has {known}")
-        self._storage.remove([pointer_key(task, name)])
+    def remove_aliases(self, task: str, names: Iterable[str]) -> None:
+        """Forget aliases, whatever they say."""
+        self._storage.remove(pointer_key(task, name) for name in names)
 
     # -- refs that hold a digest
 
@@ -189,9 +219,9 @@ class Refs:
         """The manifest of an agent's state; None if it has saved none. Raises CorruptRef."""
         return self._read_digest(agent_key(agent))
 
-    def set_agent(self, agent: str, manifest: Digest) -> None:
+    def set_agent(self, agent: str, manifest: Digest) -> Change:
         """Replace an agent's state; durable on return."""
-        self._swap(agent_key(agent), lambda _: f"{manifest}\n".encode())
+        return self._set(agent_key(agent), manifest)
 
     def pin_names(self) -> list[str]:
         """All pins, sorted."""
@@ -206,14 +236,15 @@ class Refs:
         found = {name: self.pin(name) for name in self.pin_names()}
         return {name: digest for name, digest in found.items() if digest}
 
-    def set_pin(self, name: str, manifest: Digest) -> None:
+    def set_pin(self, name: str, manifest: Digest) -> Change:
         """Keep a manifest and all it needs."""
-        self._swap(pin_key(name), lambda _: f"{manifest}\n".encode())
+        return self._set(pin_key(name), manifest)
 
     def remove_pin(self, name: str) -> None:
-        """Keep it no longer. Raises UnknownName."""
-        if name not in self.pins():
-            raise UnknownName(f"no pin {name!r}; there are {', '.join(self.pins()) or 'none'}")
+        """Keep it no longer, whatever it says. Raises UnknownName."""
+        names = self.pin_names()
+        if name not in names:
+            raise UnknownName(f"no pin {name!r}; there are {', '.join(names) or 'none'}")
         self._storage.remove([pin_key(name)])
 
     def signed(self) -> list[Digest]:
@@ -227,17 +258,31 @@ class Refs:
         """The manifest that holds the signatures of another. Raises CorruptRef."""
         return self._read_digest(signature_key(manifest))
 
-    def swap_signatures(self, manifest: Digest, old: Digest | None, new: Digest) -> bool:
-        """Replace the signatures of a manifest, if they are still the old ones."""
+    def swap_signatures(self, manifest: Digest, old: Digest | None, new: Digest) -> Change | None:
+        """Replace the signatures of a manifest; None if they are not the old ones any more."""
         key = signature_key(manifest)
         current = self._storage.read(key)
-        if self._digest(key, current) != old:
-            return False
-        return self._storage.replace(key, f"{new}\n".encode(), current.version if current else None)
+        data = f"{new}\n".encode()
+        if self.parse_digest(key, current) != old:
+            return None
+        if not self._storage.replace(key, data, current.version if current else None):
+            return None
+        return Change(key, data, current.data if current else _REMOVED)
 
-    def remove_signatures(self, manifests: Iterable[Digest]) -> None:
-        """Forget the signatures of manifests that are gone."""
-        self._storage.remove([signature_key(manifest) for manifest in manifests])
+    def signed_before(self, before: float) -> list[Digest]:
+        """Manifests whose signatures have not changed since then."""
+        entries = {m: self._storage.stat(signature_key(m)) for m in self.signed()}
+        return [m for m, entry in entries.items() if entry and entry.modified <= before]
+
+    def remove_signatures(self, manifest: Digest) -> None:
+        """Forget the signatures of a manifest."""
+        self._storage.remove([signature_key(manifest)])
+
+    def undo(self, change: Change) -> None:
+        """Take a change back, unless somebody has changed the ref since."""
+        current = self._storage.read(change.key)
+        if current and current.data == change.wrote:
+            self._storage.replace(change.key, change.before, current.version)
 
     def where(self, key: str) -> str:
         """The path or URL of a ref."""
@@ -254,28 +299,42 @@ class Refs:
                 continue  # not ours; verify reports it
         return sorted(found)
 
-    def _swap(self, key: str, change: Callable[[Small | None], bytes | None]) -> None:
-        """Compare and swap until it works; `change` gives the new content, None for no change."""
+    def _set(self, key: str, manifest: Digest) -> Change:
+        data = f"{manifest}\n".encode()
+        return self._swap(key, lambda _: data, _REMOVED) or Change(key, data, data)
+
+    def _swap(
+        self, key: str, change: Callable[[Small | None], bytes | None], nothing: bytes
+    ) -> Change | None:
+        """Compare and swap until it works; None if nothing had to be changed.
+
+        `change` gives the new content, None for no change; `nothing` stands for no file. Raises
+        NotAFile.
+        """
         while True:
             current = self._storage.read(key)
             data = change(current)
             if data is None or (current and current.data == data):
-                return
+                return None
             if self._storage.replace(key, data, current.version if current else None):
-                return
+                return Change(key, data, current.data if current else nothing)
 
     def _read(self, key: str) -> Read:
         return self._storage.read_many([key])[key]
 
     def _read_digest(self, key: str) -> Digest | None:
-        return self._digest(key, self._read(key))
+        return self.parse_digest(key, self._read(key))
 
-    def _digest(self, key: str, read: Read) -> Digest | None:
+    def parse_digest(self, key: str, read: Read) -> Digest | None:
+        """The digest in a ref that was read; None if there is none, or it is removed.
+
+        Raises CorruptRef.
+        """
         line = self._line(key, read)
         if line is None or line == "removed":
             return None
         try:
-            return parse_digest(line)
+            return parse_digest(line.removeprefix(_REMOVING.decode()))
         except InvalidName as error:
             where = self._storage.where(key)
             raise CorruptRef(f"ref {where}: {error}; restore or remove it") from error

@@ -51,6 +51,13 @@ class Lease(Protocol):
         ...
 
 
+class Unneeded:
+    """A lease for what anybody may do."""
+
+    def renew(self) -> None:
+        """Nothing to do."""
+
+
 class Storage(Protocol):
     """The files of one store. Any number of processes on any number of machines may use it.
 
@@ -109,8 +116,11 @@ class Storage(Protocol):
         """
         ...
 
-    def link(self, key: str, file: Path) -> bool:
-        """Make a new file by a link to a local one; False where that cannot be, or one is there."""
+    def link(self, key: str, file: Path, data: memoryview) -> bool:
+        """Make a new file of these bytes by a link to a local file that has them.
+
+        False, changing nothing, where that cannot be, the file has others, or a file is there.
+        """
         ...
 
     def settle(self, directory: str) -> None:
@@ -149,8 +159,8 @@ class Storage(Protocol):
         """Wait until nobody else, anywhere, is alone for this purpose, and be it."""
         ...
 
-    def leftovers(self, before: float) -> list[str]:
-        """Files that dead writers left, or that are out of use since `before`; safe to remove."""
+    def tidy(self, before: float, *, dry_run: bool) -> int:
+        """Remove what dead writers left and what is out of use since `before`; how many files."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 A store is a local directory or a prefix of an object store (FORMAT.md). Any number of processes on
 any number of machines may read and write it at the same time; killed at any moment, it stays valid
-and keeps all that was published. It holds bytes and digests and knows nothing of networks.
+and keeps all that was published. It holds bytes and digests and knows nothing of neural networks.
 """
 
 import logging
@@ -15,7 +15,7 @@ from model_store import usage, verification, watching
 from model_store.blobs import Blobs, Digest, digest_of, key_of, parse_digest
 from model_store.canonical_json import encode_json
 from model_store.collection import Collector, GcReport
-from model_store.errors import Malformed, StoreNotFound
+from model_store.errors import Malformed, StoreNotFound, UnknownName, listed
 from model_store.manifest import (
     Manifest,
     TaskPath,
@@ -27,7 +27,7 @@ from model_store.published import Published, load_manifest, load_state, path_of
 from model_store.reading import Reader
 from model_store.refs import LIVE, Refs, require_alias
 from model_store.signing import Signature
-from model_store.storage import open_storage
+from model_store.storage import Unneeded, open_storage
 from model_store.tensors import Tree, decode, encode
 from model_store.writing import Writer
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class ModelStore:
-    """A store at a directory or a URL; may be used by several threads.
+    """A store at a directory or a URL; may be used by several threads. After a fork, open it anew.
 
     Wherever a disk can fail, OSError comes through as it is, and StorageError where an object store
     does; the store stays valid.
@@ -167,8 +167,10 @@ class ModelStore:
         """Tasks with a live version, sorted."""
         return sorted(self.live())
 
-    def live(self) -> dict[str, tuple[int, Digest]]:
+    def live(self) -> Mapping[str, tuple[int, Digest]]:
         """Task -> (live version, digest of its manifest), for those who watch the store.
+
+        What it returns stays as it is; a later call returns another one where something changed.
 
         Cheap to poll: while nothing changes it reads one small file, however many tasks there are.
         Tasks whose refs are damaged are logged and keep their last known version, if any.
@@ -199,7 +201,12 @@ class ModelStore:
 
     def remove_alias(self, task: str, name: str) -> None:
         """Forget an alias. Raises UnknownName."""
-        self._refs.remove_alias(require_name("task", task), require_alias(name))
+        known = self._refs.alias_names(require_name("task", task))
+        if require_alias(name) not in known:
+            raise UnknownName(
+                f"task {task} has no alias {name!r}; it has {listed(known) or 'none'}"
+            )
+        self._refs.remove_aliases(task, [name])
 
     def rm(self, task: str, version: int | None = None) -> None:
         """Forget a task, or one version of it; gc frees the bytes.
@@ -223,8 +230,7 @@ class ModelStore:
         """
         require_name("pin", name)
         needed = load_manifest(self._blobs, parse_digest(manifest)).blobs()
-        self._writer.secure(f"pin {name}", {str(blob.digest): blob.digest for blob in needed})
-        self._refs.set_pin(name, manifest)
+        self._writer.pin(name, manifest, [blob.digest for blob in needed])
 
     def pins(self) -> dict[str, Digest]:
         """Pin -> the manifest it keeps. Raises CorruptRef."""
@@ -290,8 +296,12 @@ class ModelStore:
         """Remove what no version, agent or pin refers to and nothing has touched for `grace_s`.
 
         The grace period has to be longer than any writer takes from its first put to its publish.
-        Nobody waits meanwhile but another gc. Raises DamagedStore, having removed nothing, where it
-        cannot tell what is needed.
+        Nobody waits meanwhile but another gc, and who needs the very blobs it is removing. Raises
+        DamagedStore, having removed nothing that is needed, where it cannot tell what that is, and
+        LeaseLost.
         """
+        parts = (self._storage, self._blobs, self._refs)
+        if dry_run:
+            return Collector(*parts, Unneeded()).plan(grace_s)
         with self._storage.alone("gc") as lease:
-            return Collector(self._storage, self._blobs, self._refs, lease).run(grace_s, dry_run)
+            return Collector(*parts, lease).run(grace_s)

@@ -12,7 +12,7 @@ from model_store.manifest import COMPONENT, MAX_MANIFEST_BYTES, Descriptor
 from model_store.names import unquote
 from model_store.published import load_manifest, load_path, load_state
 from model_store.refs import (
-    ALIAS,
+    ALIAS_PATTERN,
     LIVE,
     Refs,
     agent_key,
@@ -24,7 +24,7 @@ from model_store.refs import (
 from model_store.storage import Storage
 from model_store.tensors import decode
 
-_TASK = rf"refs/tasks/(?P<task>[^/]+)/(?:v[1-9][0-9]{{0,8}}|live|{ALIAS})"
+_TASK = rf"refs/tasks/(?P<task>[^/]+)/(?:v[1-9][0-9]{{0,8}}|live|{ALIAS_PATTERN})"
 _FILES = re.compile(
     r"lock(?:\.gc)?|gc|tmp/~[^/]+|blobs/sha256/[0-9a-f]{64}|leases/[a-z]+|refs/changes"
     r"|touched/(?:blobs/sha256/[0-9a-f]{64}|probe-[0-9a-f]{16})|refs/signatures/[0-9a-f]{64}"

@@ -9,9 +9,11 @@ everything once in a while, whatever the log says.
 import json
 import logging
 import secrets
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, cast
 
 from model_store.blobs import Digest
@@ -72,62 +74,77 @@ class Watcher:
     def __init__(self, storage: Storage, refs: Refs) -> None:
         self._storage = storage
         self._refs = refs
+        self._lock = threading.Lock()
         self._log: _Log | None = None
-        self._looked = 0.0  # at everything; monotonic seconds
+        self._looked = 0.0  # at everything; monotonic seconds, as all times here
+        self._polled = 0.0
         self._announced: dict[str, float] = {}  # task -> when it was first seen in the log
-        self._served: dict[str, Served] = {}
+        self._served: dict[str, Served] = {}  # replaced, never changed: `snapshot` hands it out
 
-    def snapshot(self) -> dict[str, Served]:
-        """Task -> (live version, its manifest).
+    def snapshot(self) -> Mapping[str, Served]:
+        """Task -> (live version, its manifest), as it is now; what is returned stays as it is.
 
         A task whose refs cannot be read is logged and keeps what was last read of it, or is left
-        out if nothing was: damage is no removal, and must not hide other tasks.
+        out if nothing was: damage is no removal, and must not hide other tasks. Raises
+        StoreNotFound if the store is there no longer.
         """
-        now = time.monotonic()
-        read = self._storage.read_many([KEY])[KEY]
-        if read is None:
-            self._refs.require_store()  # a disk that went away has not removed every task
-        log = _parse(read)
-        new = log.since(self._log)
-        if new is None or now - self._looked >= RESCAN_S:
-            self._served = self._look(self._refs.tasks(), {})
-            self._looked = now
-        announced = {
-            task: since for task, since in self._announced.items() if now - since < ANNOUNCED_S
-        } | {task: now for task in (log.tasks if new is None else new)}
-        if new is not None and announced:
-            self._served = self._look(announced, self._served)
-        # The log last: another thread must not trust it before the rest is in place.
-        self._announced, self._log = announced, log
-        return dict(self._served)
+        with self._lock:
+            now = time.monotonic()
+            read = self._storage.read_many([KEY])[KEY]
+            if read is None:
+                self._refs.require_store()  # a disk that went away has not removed every task
+            log = _parse(read)
+            new = log.since(self._log)
+            # An announced task is let go once it was looked at long enough after that.
+            announced = {
+                task: since
+                for task, since in self._announced.items()
+                if self._polled - since < ANNOUNCED_S
+            } | dict.fromkeys(log.tasks if new is None else new, now)
+            if new is None or now - self._looked >= RESCAN_S:
+                self._served = self._look({*self._refs.tasks(), *self._served})
+                self._looked = now
+            elif announced:
+                self._served = self._look(announced)
+            # Last, so that what an error has interrupted is done again.
+            self._announced, self._log, self._polled = announced, log, now
+            return MappingProxyType(self._served)
 
-    def _look(self, tasks: Iterable[str], others: dict[str, Served]) -> dict[str, Served]:
-        """What is served of these tasks, beside what is known of others."""
+    def _look(self, tasks: Collection[str]) -> dict[str, Served]:
+        """What is served, of which only these tasks may have changed."""
+        found = {task: served for task, served in self._read(tasks).items() if served}
+        if all(found.get(task) == self._served.get(task) for task in tasks):
+            return self._served
+        served = self._served.copy()  # to filter 10,000 entries would take five times as long
+        for task in tasks:
+            served.pop(task, None)
+        return served | found
+
+    def _read(self, tasks: Iterable[str]) -> dict[str, Served | None]:
+        """What is served of these tasks; what was, where that cannot be read."""
         keys = {task: pointer_key(task, LIVE) for task in tasks}
-        served = {task: value for task, value in others.items() if task not in keys}
         read = self._storage.read_many(keys.values())
+        found: dict[str, Served | None] = {}
         unknown: dict[str, int] = {}
         for task, key in keys.items():
             number = self._checked(task, lambda key=key: self._refs.parse_pointer(key, read[key]))
             last = self._served.get(task)
             # A removal is written down: a file that is missing is damage.
             if last and (read[key] is None or number in (last[0], _DAMAGED)):
-                served[task] = last  # a version never changes
+                found[task] = last  # a version never changes
             elif number and number != _DAMAGED:
                 unknown[task] = number
-        return served | self._resolve(unknown)
+        return found | self._resolve(unknown)
 
-    def _resolve(self, numbers: dict[str, int]) -> dict[str, Served]:
+    def _resolve(self, numbers: dict[str, int]) -> dict[str, Served | None]:
         keys = {task: version_key(task, number) for task, number in numbers.items()}
         read = self._storage.read_many(keys.values())
-        served: dict[str, Served] = {}
+        served: dict[str, Served | None] = {}
         for task, key in keys.items():
             digest = self._checked(task, lambda key=key: self._refs.parse_digest(key, read[key]))
+            there = digest and digest != _DAMAGED
             last = self._served.get(task)
-            if digest == _DAMAGED and last:
-                served[task] = last
-            elif digest and digest != _DAMAGED:
-                served[task] = (numbers[task], cast(Digest, digest))
+            served[task] = (numbers[task], cast(Digest, digest)) if there else last
         return served
 
     def _checked(self, task: str, parse: Callable[[], Any]) -> Any:
@@ -144,5 +161,5 @@ def _parse(current: Small | DamagedStore | None) -> _Log:
         document = cast(dict[str, Any], json.loads(getattr(current, "data", b"")))
         tasks = tuple(require_name("task", task) for task in document["tasks"])
         return _Log(str(document["log"]), int(document["count"]), tasks)
-    except (ValueError, KeyError, TypeError, InvalidName, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, InvalidName, RecursionError):
         return _Log("", 0, ())

@@ -5,11 +5,11 @@ store is valid.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from model_store.blobs import Blobs, Digest, Secured, digest_of
 from model_store.errors import (
-    CorruptRef,
     LiveVersion,
     MissingComponent,
     UnknownVersion,
@@ -17,7 +17,7 @@ from model_store.errors import (
 )
 from model_store.published import Published
 from model_store.reading import Reader
-from model_store.refs import LIVE, Refs
+from model_store.refs import LIVE, Change, Refs
 from model_store.signing import Signature, signature_manifest
 from model_store.storage import Storage
 from model_store.watching import announce
@@ -38,7 +38,7 @@ class Writer:
         """Restart the grace period of components. Raises MissingComponent, naming them."""
         secured = self._blobs.secure(components.values())
         missing = [name for name, digest in components.items() if digest not in secured.sizes]
-        _require_none_missing(what, missing)
+        require_none_missing(what, missing)
         return secured
 
     def add(self, task: str, small: list[bytes], secured: Secured, live: bool) -> Published:
@@ -47,28 +47,35 @@ class Writer:
         same = self._reader.live_if(task, digest)
         if same:
             return same
+        if live:
+            announce(self._storage, task)
         for data in small:
             self._blobs.put(data)
         self._blobs.settle()
-        version = self._refs.add_version(task, digest)
-        missing = self._missing(small, secured)
-        if missing:
-            self._refs.remove_version(task, version)
-            _require_none_missing(f"task {task}", missing)
+        version, change = self._refs.add_version(task, digest)
+        self._establish(f"task {task}", change, secured, small)
         if live:
-            announce(self._storage, task)
-            self._refs.raise_live(task, version)
+            self._require_kept(task, version, self._refs.raise_live(task, version))
         published = self._reader.load(task, version, digest)
         logger.info("event=published task=%s version=%d live=%s", task, version, live)
         return published
 
-    def _missing(self, small: list[bytes], secured: Secured) -> list[Digest]:
-        """What a gc has taken from under a ref that was written just now; the small is put again.
+    def _establish(
+        self, what: str, change: Change, secured: Secured, small: Sequence[bytes] = ()
+    ) -> None:
+        """Make sure that no gc has taken anything from under a ref that was written just now.
 
-        From here on gc sees the ref.
+        From here on gc sees the ref. The small blobs are put again if need be; if anything else is
+        missing, or this cannot be found out, the ref is undone. Raises MissingComponent.
         """
-        if self._blobs.still_secure(secured):
-            return []
+        try:
+            missing = [] if self._blobs.still_secure(secured) else self._missing(small, secured)
+            require_none_missing(what, missing)
+        except BaseException:
+            self._refs.undo(change)
+            raise
+
+    def _missing(self, small: Sequence[bytes], secured: Secured) -> list[Digest]:
         for data in small:
             self._blobs.put(data)
         self._blobs.settle()
@@ -79,13 +86,14 @@ class Writer:
         """Let the last of these small blobs, a manifest, be an agent's state."""
         digests = [self._blobs.put(data) for data in small]
         self._blobs.settle()
-        before = self._refs.agent(agent)
-        self._refs.set_agent(agent, digests[-1])
-        missing = self._missing(small, secured)
-        if missing and before:
-            self._refs.set_agent(agent, before)
-        _require_none_missing(f"agent {agent}", missing)
+        change = self._refs.set_agent(agent, digests[-1])
+        self._establish(f"agent {agent}", change, secured, small)
         return digests[-1]
+
+    def pin(self, name: str, manifest: Digest, needed: Iterable[Digest]) -> None:
+        """Let gc keep a manifest and what it needs. Raises MissingComponent."""
+        secured = self.secure(f"pin {name}", {str(d): d for d in (manifest, *needed)})
+        self._establish(f"pin {name}", self._refs.set_pin(name, manifest), secured)
 
     def add_signature(self, manifest: Digest, signature: Signature) -> None:
         """Add a signature to those of a manifest."""
@@ -93,48 +101,59 @@ class Writer:
             old = self._refs.signatures(manifest)
             # Read after `old`: if another signer comes in between, the swap fails.
             data, blobs = signature_manifest([*self._reader.signatures(manifest), signature])
-            for blob in [*blobs, data]:
+            small = [*blobs, data]
+            secured = self._blobs.secure([])  # nothing but the small: any gc from here on counts
+            for blob in small:
                 self._blobs.put(blob)
             self._blobs.settle()
-            if self._refs.swap_signatures(manifest, old, digest_of(data)):
+            change = self._refs.swap_signatures(manifest, old, digest_of(data))
+            if change:
+                self._establish(f"signatures of {manifest}", change, secured, small)
                 return
 
     def point(self, task: str, name: str, version: int) -> Published:
         """Let `live` or an alias name a version. Raises UnknownTask or UnknownVersion."""
         published = self._reader.load(task, version, self._reader.version(task, version))
-        try:
-            before = self._refs.pointer(task, name)
-        except CorruptRef:
-            before = None  # replaced
         if name == LIVE:
             announce(self._storage, task)
-        self._refs.point(task, name, version)
-        if self._refs.version(task, version) is None:  # removed at this very moment
-            if before:
-                self._refs.point(task, name, before)
-            raise UnknownVersion(f"version {version} of task {task!r} was removed meanwhile")
+        self._require_kept(task, version, self._refs.point(task, name, version))
         return published
 
+    def _require_kept(self, task: str, version: int, pointed: Change | None) -> None:
+        """A version that was given a name is there, and stays. Raises UnknownVersion if not."""
+        if not self._refs.keep_version(task, version):
+            if pointed:
+                self._refs.undo(pointed)
+            raise UnknownVersion(f"version {version} of task {task!r} was removed meanwhile")
+
     def remove_task(self, task: str) -> None:
-        """Forget all versions and names of a task. Raises UnknownTask."""
+        """Forget all versions and names of a task, but for those that somebody names meanwhile.
+
+        Raises UnknownTask.
+        """
         versions = self._reader.existing(task)
         announce(self._storage, task)
         self._refs.stop(task)
-        for name in self._refs.alias_names(task):
-            self._refs.remove_alias(task, name)
+        self._refs.remove_aliases(task, self._refs.alias_names(task))
         for number in versions:
-            self._refs.remove_version(task, number)
+            with suppress(LiveVersion):
+                self._remove(task, number)
 
     def remove_version(self, task: str, version: int) -> None:
         """Forget a version. Raises UnknownVersion or LiveVersion."""
-        digest = self._reader.version(task, version)
+        self._reader.version(task, version)
         self._require_unused(task, version)
-        self._refs.remove_version(task, version)
+        self._remove(task, version)
+
+    def _remove(self, task: str, version: int) -> None:
+        self._refs.begin_removal(task, version)
         try:
-            self._require_unused(task, version)  # it may have been given a name at this very moment
-        except LiveVersion:
-            self._refs.restore_version(task, version, digest)
+            self._require_unused(task, version)  # it may have been given a name at this moment
+        except BaseException:
+            self._refs.keep_version(task, version)
             raise
+        if not self._refs.end_removal(task, version):
+            raise LiveVersion(f"version {version} of {task} was given a name meanwhile")
 
     def _require_unused(self, task: str, version: int) -> None:
         named = {LIVE: self._refs.pointer(task, LIVE), **self._refs.aliases(task)}
@@ -146,7 +165,8 @@ class Writer:
             )
 
 
-def _require_none_missing(what: str, names: Iterable[str]) -> None:
+def require_none_missing(what: str, names: Iterable[str]) -> None:
+    """Raises MissingComponent, naming what is missing."""
     missing = sorted(names)
     if missing:
         raise MissingComponent(

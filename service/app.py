@@ -23,6 +23,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from model_store.refs import ALIAS
 from service import listing, problems
 from service.batching import Done
 from service.errors import (
@@ -84,7 +85,7 @@ class _Wanted:
     """The parameters of a request to classify."""
 
     task: str
-    version: int | None
+    version: int | str | None
     top_k: int | None
     deadline_s: float
 
@@ -132,10 +133,17 @@ def _wanted(request: Request, settings: Settings) -> _Wanted:
     own_ms = _whole(DEADLINE_HEADER, request.headers.get(DEADLINE_HEADER), settings.deadline_ms)
     return _Wanted(
         task=request.path_params["task"],
-        version=_whole("version", query.get("version"), None),
+        version=_version(query.get("version")),
         top_k=_whole("top_k", query.get("top_k"), None),
         deadline_s=min(own_ms or settings.deadline_ms, settings.deadline_ms) / 1e3,
     )
+
+
+def _version(text: str | None) -> int | str | None:
+    """A number, or a name."""
+    if text is not None and ALIAS.fullmatch(text):
+        return text
+    return _whole("version", text, None)
 
 
 def _whole(name: str, text: str | None, default: int | None) -> int | None:

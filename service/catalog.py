@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from model_store import Digest, StoreError, UnknownVersion
 from model_store import UnknownTask as NoSuchTask
+from service.aliases import Aliases
 from service.errors import GatewayError, Unavailable, UnknownTask
 from service.loading import Loader, Slot
 from service.metrics import Metrics
@@ -48,6 +49,7 @@ class Catalog:
         self._loader = loader
         self._metrics = metrics
         self._poll_s = poll_s
+        self._aliases = Aliases(loader.store, keep_s=poll_s, clock=loader.clock)
         self._preload = frozenset(preload)
         self._lock = threading.RLock()
         self._entries: dict[str, Entry] = {}
@@ -75,12 +77,15 @@ class Catalog:
 
     # -- requests
 
-    async def acquire(self, task: str, version: int | None = None) -> LoadedPath:
-        """The path that answers for a task, loaded first if need be.
+    async def acquire(self, task: str, version: int | str | None = None) -> LoadedPath:
+        """The path that answers for a task, loaded first if need be; of its version of this number
+        or name, if one is given.
 
         Raises UnknownTask, or Unavailable with the reason if it cannot be loaded.
         """
         await self.require(task)
+        if isinstance(version, str):
+            version = await self._aliases.number(task, version)
         slot = self._find(task, version)
         if slot is None and version is not None:
             slot = await asyncio.to_thread(self._older_slot, task, version)

@@ -52,12 +52,18 @@ def describe_task(store: ModelStore, task: str, entries: Mapping[str, Entry]) ->
 def _versions(store: ModelStore, task: str) -> list[dict[str, Any]]:
     """What `?version=` may name; empty if one of them cannot be read."""
     try:
-        history = store.history(task)
+        history, names = store.history(task), store.aliases(task)
     except (StoreError, OSError) as error:
         logger.warning("event=history_unreadable task=%s error=%r", task, str(error))
         return []
     return [
-        {"version": one.version, "digest": one.digest, "created": one.created} for one in history
+        {
+            "version": one.version,
+            "names": [name for name, number in names.items() if number == one.version],
+            "digest": one.digest,
+            "created": one.created,
+        }
+        for one in history
     ]
 
 

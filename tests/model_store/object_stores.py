@@ -1,5 +1,6 @@
 """A real S3 server for tests: SeaweedFS on free loopback ports, with a folder of its own."""
 
+import ctypes
 import json
 import os
 import shutil
@@ -84,6 +85,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     command = [
         str(program), "-logtostderr", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         f"-dir={folder / 'data'}", "-s3", f"-s3.config={config}", "-s3.iam=false",
+        "-s3.port.iceberg=0", "-s3.port.lance=0",
         *(f"-{name}.port={port}" for name, port in ports.items()),
         "-volume.max=20", "-master.volumeSizeLimitMB=64", "-master.telemetry=false",
     ]  # fmt: skip
@@ -91,15 +93,23 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         server = subprocess.Popen(
             command, cwd=folder, stdout=log, stderr=log, start_new_session=True,
             env={"PATH": os.environ["PATH"], "HOME": str(folder), "GOMAXPROCS": "2"},
+            preexec_fn=die_with_parent,
         )  # fmt: skip
     try:
         found = S3Server(f"http://127.0.0.1:{ports['s3']}", "bucket")
         _wait(found, server, folder / "log")
         yield found
     finally:
-        os.killpg(server.pid, signal.SIGKILL)
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGKILL)
         server.wait()
         shutil.rmtree(folder / "data", ignore_errors=True)
+
+
+def die_with_parent() -> None:
+    """Linux ends this process when the one that started it ends, however that ends."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def _wait(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -30,6 +30,7 @@ from cryptography.x509.oid import NameOID
 from model_store import ModelStore
 from model_store.exchange import Report, StorePlace, transfer
 from model_store.registry import Reference, RegistryPlace
+from tests.model_store.object_stores import die_with_parent
 
 PASSWORD = "open sesame"
 # Of alice and this password; bcrypt is the only kind the registry takes.
@@ -85,7 +86,9 @@ def registry(
     file = directory / "registry.yml"
     file.write_text(json.dumps(config))  # JSON is YAML
     with (directory / "registry.log").open("wb") as log:
-        process = subprocess.Popen([command, "serve", str(file)], stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [command, "serve", str(file)], stdout=log, stderr=log, preexec_fn=die_with_parent
+        )
     try:
         _await(process, f"http://{host}/v2/", directory / "registry.log")
         yield Registry(host, root)

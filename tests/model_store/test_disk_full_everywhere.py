@@ -176,7 +176,7 @@ def require_kept(store: ModelStore, operation: str) -> None:
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store to be copied for each try."""
-    return filled(tmp_path_factory.mktemp("full")).root
+    return Path(filled(tmp_path_factory.mktemp("full")).url)
 
 
 def tries(original: Path, run: Operation, within: Path) -> Iterator[tuple[ModelStore, bool]]:

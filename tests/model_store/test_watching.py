@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
 import pytest
@@ -35,11 +35,14 @@ def test_every_change_is_seen_at_once(tmp_path: Path) -> None:
     assert watcher.live()["t0"] == (11, writer.resolve("t0").digest)
 
 
-def test_the_answer_may_be_changed_by_its_receiver(tmp_path: Path) -> None:
+def test_the_answer_stays_what_it_was_and_cannot_be_changed(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     publish(store, "t", 1)
-    store.live().clear()
-    assert store.tasks() == ["t"]
+    before = store.live()
+    publish(store, "u", 2)
+    assert store.tasks() == ["t", "u"]
+    assert list(before) == ["t"]
+    assert not isinstance(before, MutableMapping)
 
 
 def system_calls(store: ModelStore) -> int:

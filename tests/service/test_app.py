@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from model_store import ModelStore, Published
-from tests.service.in_process import OCTETS, Gateway
+from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.systems import image, png, tree_of
+from tests.service.waiting import eventually
 from vit import Architecture, forward, preprocess
 
 FORWARD = jax.jit(forward, static_argnums=0)
@@ -139,3 +140,17 @@ def test_requests_of_several_tasks_at_once_are_batched(gateway: Gateway) -> None
         odds = expected(gateway.store, gateway.store.resolve(name), i).max()
         found = response.json()["predictions"][0]["probability"]
         assert found == pytest.approx(odds, abs=1e-5)
+
+
+def test_a_version_can_be_asked_for_by_name(gateway: Gateway) -> None:
+    gateway.store.alias("versions", "stable", 1)
+    assert gateway.classify("versions", png(1), "?version=stable").json()["version"] == 1
+    gateway.store.alias("versions", "stable", 2)
+    eventually(
+        lambda: gateway.classify("versions", png(1), "?version=stable").json()["version"] == 2
+    )
+    body = refused(gateway.classify("versions", png(1), "?version=canary"), 404, "unknown-task")
+    assert "it has stable" in body["detail"]
+    shown = gateway.get("/tasks/versions")["versions"]
+    assert [version["names"] for version in shown] == [[], ["stable"]]
+    gateway.store.remove_alias("versions", "stable")

@@ -1,0 +1,90 @@
+"""The benchmark of the store, with sizes so small that only its lines mean something."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from loadtests.__main__ import app
+from loadtests.store import Report, Setup, json_line, measure, render
+from tests.model_store.object_stores import s3_server
+
+PEERS = ["store", "plain copy", "safetensors"]
+LOADS = ["store", "store, a thread per core", "read()", "read() and SHA-256", "safetensors"]
+COUNTS = ["1 task", "10 tasks", "12 tasks"]
+LINES = {
+    "limits": [
+        *("durable write", "read, cold", "read, cached", "copy in memory"),
+        *("SHA-256, one thread", "durable write of one byte"),
+    ],
+    "publish": PEERS,
+    "split": ["encode", "digest", "write and fsync", "rest"],
+    "cached": LOADS,
+    "cold": LOADS,
+    "new": ["store", "plain copy of its own"],
+    "own": ["store", "read() of its own", "store, all of it cold"],
+    "bytes": ["store", "full models: one, times tasks"],
+    "resolve": COUNTS,
+    "poll": COUNTS,
+    "version": COUNTS,
+}
+TARGETS = ["load, cached", "load, cold", "publish", "resolve", "idle poll", "poll after a publish"]
+
+
+def tiny(**changes: str) -> Setup:
+    return Setup(
+        size="tiny", small_size="tiny", rounds=1, tasks=12, sharing_tasks=3, calls=4, **changes
+    )
+
+
+def require_every_line(report: Report) -> None:
+    assert {s.key: [line.name for line in s.lines] for s in report.sections} == LINES
+    for section in report.sections:
+        for line in section.lines:
+            assert line.values and all(map(math.isfinite, line.values.values()))
+            if line.name != "rest":  # what is left of a publish may come out below zero
+                assert min(line.values.values()) > 0, (section.key, line)
+    assert [target.what.partition(",")[0].partition(":")[0] for target in report.targets] == [
+        name.partition(",")[0] for name in TARGETS
+    ]
+
+
+def test_every_line_of_the_report_is_there(tmp_path: Path) -> None:
+    heard: list[str] = []
+    report = measure(tiny(directory=str(tmp_path)), heard.append)
+    require_every_line(report)
+    assert len(heard) == 5
+    assert not list(tmp_path.iterdir()), "the throw-away store is gone"
+    shared = report.section("bytes")
+    assert shared.value("store", "MB") < shared.value("full models: one, times tasks", "MB") * 3
+    document = json.loads(json_line(report))
+    assert document["setup"]["tasks"] == 12 and document["host"]["cores"] > 0
+    console = Console(record=True, width=120, file=(tmp_path / "shown").open("w"))
+    console.print(render(report))
+    shown = console.export_text()
+    for name in [name for names in LINES.values() for name in names]:
+        assert name in shown
+    assert " on " in shown.splitlines()[0], "says which file system it is"
+
+
+def test_an_object_store_is_measured_below_a_prefix_that_is_gone_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with s3_server(tmp_path) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        report = measure(tiny(directory=str(tmp_path), store=server.url("measured")))
+        assert server.paths("") == []
+    require_every_line(report)
+    assert report.place.startswith(server.url("measured/benchmark-"))
+
+
+def test_the_command_appends_a_line_and_refuses_what_makes_no_sense(tmp_path: Path) -> None:
+    missing = CliRunner().invoke(app, ["store", "--dir", str(tmp_path / "missing")])
+    assert (missing.exit_code, missing.stderr[:7]) == (2, "error: ")
+    for option, value in (("--size", "Z/1"), ("--tasks", "3"), ("--rounds", "0")):
+        refused = CliRunner().invoke(app, ["store", option, value])
+        assert (refused.exit_code, refused.stderr[:7]) == (2, "error: ")

@@ -1,0 +1,228 @@
+"""What happens when one process is overtaken by another between any two of its steps.
+
+A step is a call of the storage. The other process is played by a function that runs before the
+n-th step of the first, for every n: every interleaving of one with the whole of the other.
+"""
+
+import shutil
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from model_store import LeaseLost, ModelStore, StoreError
+from model_store.condemned import Condemned
+from model_store.local import LocalStorage
+from model_store.signing import sign
+from model_store.storage import Unneeded
+from tests.model_store.samples import arrays, new_store, path, publish
+
+KEY = ed25519.Ed25519PrivateKey.generate()
+Action = Callable[[ModelStore], object]
+
+
+class Overtaken:
+    """A storage that lets something happen before its n-th call."""
+
+    def __init__(self, storage: LocalStorage, meanwhile: Callable[[], object]) -> None:
+        self._storage = storage
+        self._left = 10**6
+        self._meanwhile = threading.Thread(target=meanwhile, daemon=True)
+
+    def at(self, step: int) -> None:
+        """Count from here."""
+        self._left = step
+
+    def ended(self) -> bool:
+        """Wait for what happened meanwhile; False if nothing did, as there was no n-th call."""
+        if not self._meanwhile.ident:
+            return False
+        self._meanwhile.join(60)
+        assert not self._meanwhile.is_alive()
+        return True
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._storage, name)
+        if not callable(found):
+            return found
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            self._left -= 1
+            if self._left < 0 and not self._meanwhile.ident:
+                self._meanwhile.start()
+                self._meanwhile.join(0.5)  # it may have to wait for the one it overtakes
+            return found(*arguments, **options)
+
+        return call
+
+
+class Steps:
+    """Runs one action, overtaken by another before its n-th step, for every n."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._folder = folder
+        self._patch = monkeypatch
+        monkeypatch.setattr("os.fsync", lambda _: None)  # power cuts are not the subject
+        self._template = prepared(folder / "template")
+
+    def run(self, first: str, other: str, *, lease: bool = True) -> None:
+        """Require a sound store after each; without `lease`, two gcs may run."""
+        for step in range(300):
+            root = shutil.copytree(self._template.url, self._folder / str(step))
+            done: set[str] = set()
+            fast = ModelStore(root)
+
+            def meanwhile(fast: ModelStore = fast, done: set[str] = done) -> None:
+                done |= {other} if attempt(ACTIONS[other], fast) else set()
+
+            storage = Overtaken(LocalStorage(root), meanwhile)
+            with self._patch.context() as patch:
+                patch.setattr("model_store.store.open_storage", lambda _, it=storage: it)
+                slow = ModelStore(root)
+            if not lease:
+                self._patch.setattr(LocalStorage, "alone", lambda *_: nullcontext(Unneeded()))
+            storage.at(step)
+            done |= {first} if attempt(ACTIONS[first], slow) else set()
+            if not storage.ended():
+                return
+            require_sound(ModelStore(root), done)
+            shutil.rmtree(root)
+        raise AssertionError("the action never came to its end")
+
+
+def prepared(folder: Path) -> ModelStore:
+    """A task of three versions, the second of them live, an agent, and garbage."""
+    folder.mkdir(parents=True, exist_ok=True)
+    store = new_store(folder)
+    for seed in (1, 2, 3):
+        publish(store, "t", seed)
+    store.rollback("t", 2)
+    store.save_agent("agent", {"n": 1}, [store.put(arrays(6))])
+    store.put(arrays(7))
+    return store
+
+
+def sign_live(store: ModelStore) -> None:
+    """Sign version 3, which is not live."""
+    digest = store.resolve("t", 3).digest
+    store.add_signature(digest, sign(digest, "t", KEY))
+
+
+ACTIONS: dict[str, Action] = {
+    "publish": lambda store: publish(store, "t", 4),
+    "publish what is garbage": lambda store: store.publish(
+        path("t", {"head": store.put(arrays(7))})
+    ),
+    "roll back": lambda store: store.rollback("t", 3),
+    "alias": lambda store: store.alias("t", "stable", 3),
+    "pin": lambda store: store.pin("keep", store.resolve("t", 3).digest),
+    "sign": sign_live,
+    "save": lambda store: store.save_agent("agent", {"n": 2}, [store.put(arrays(7))]),
+    "remove a version": lambda store: store.rm("t", 3),
+    "remove the task": lambda store: store.rm("t"),
+    "gc": lambda store: store.gc(grace_s=0),
+}
+
+
+def attempt(action: Action, store: ModelStore) -> bool:
+    """Whether it was done; refusing is an answer, anything else is not."""
+    try:
+        action(store)
+    except StoreError:
+        return False
+    return True
+
+
+def require_sound(store: ModelStore, done: set[str]) -> None:
+    """No ref names what is not there, gc works, and what was acknowledged is so."""
+    assert store.verify() == []
+    store.gc(grace_s=0)
+    assert store.verify() == []
+    live = store.live().get("t")
+    if live:
+        resolved = store.resolve("t")
+        assert (resolved.version, resolved.digest) == live
+        assert all(store.component(digest) for digest in resolved.path.components.values())
+    if "publish" in done and not done & {"roll back", "remove the task"}:
+        assert live and live[0] >= 4
+    if "alias" in done and not done & {"remove the task"}:
+        assert store.resolve("t", store.aliases("t")["stable"])
+    if "pin" in done:
+        assert store.lacks([store.pins()["keep"]]) == []
+    if "save" in done:
+        assert store.load_agent("agent") == {"n": 2}
+
+
+@pytest.mark.parametrize(
+    ("first", "other"),
+    [
+        ("publish", "remove the task"),
+        ("publish", "roll back"),
+        ("publish what is garbage", "gc"),
+        ("roll back", "remove a version"),
+        ("remove a version", "roll back"),
+        ("remove the task", "publish"),
+        ("pin", "gc"),
+        ("sign", "gc"),
+        ("save", "gc"),
+        ("gc", "publish what is garbage"),
+    ],
+)
+def test_an_action_overtaken_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, other: str
+) -> None:
+    Steps(tmp_path, monkeypatch).run(first, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", ACTIONS)
+@pytest.mark.parametrize("first", ACTIONS)
+def test_every_action_overtaken_by_every_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, other: str
+) -> None:
+    Steps(tmp_path, monkeypatch).run(first, other)
+
+
+def test_two_gcs_as_when_a_lease_ran_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Steps(tmp_path, monkeypatch).run("gc", "gc", lease=False)
+
+
+def test_a_gc_whose_lease_was_taken_ends(tmp_path: Path) -> None:
+    store = prepared(tmp_path)
+    key = f"blobs/sha256/{store.put(arrays(7))[7:]}"
+    slow, fast = (Condemned(store._storage) for _ in range(2))  # pyright: ignore
+    slow.begin()
+    slow.condemn([key])
+    fast.begin()
+    for step in (lambda: slow.condemn([key]), lambda: slow.doom([key]), slow.end):
+        with pytest.raises(LeaseLost, match="took over"):
+            step()
+    assert fast.doom([key]) == frozenset()
+
+
+def test_what_a_dead_gc_had_doomed_is_removed_by_who_needs_it(tmp_path: Path) -> None:
+    store = prepared(tmp_path)
+    digest = store.put(arrays(7))
+    key = f"blobs/sha256/{digest[7:]}"
+    dead = Condemned(store._storage)  # pyright: ignore[reportPrivateUsage]
+    dead.begin()
+    dead.condemn([key])
+    assert dead.doom([key]) == {key}
+    assert store.put(arrays(7)) == digest  # at once: nobody holds the gc's lock
+    store.publish(path("u", {"head": digest}))
+    store.gc(grace_s=0)
+    assert store.component(digest)
+
+
+def test_a_version_withdrawn_in_the_middle_of_its_removal_is_whole(tmp_path: Path) -> None:
+    store = prepared(tmp_path)
+    store._refs.begin_removal("t", 3)  # pyright: ignore[reportPrivateUsage]; and killed here
+    assert [item.version for item in store.history("t")] == [1, 2, 3]
+    store.gc(grace_s=0)
+    assert store.verify() == []
+    assert store.rollback("t", 3).version == 3
+    assert store.live()["t"][0] == 3
