@@ -83,9 +83,6 @@ class LocalStorage:
         except FileNotFoundError:
             return None
 
-    def fetch(self, keys: Iterable[str]) -> None:
-        """There are no copies."""
-
     def forget(self, key: str) -> bool:
         """There are no copies."""
         return False

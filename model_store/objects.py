@@ -180,10 +180,6 @@ class ObjectStorage:
         except _Absent:
             return None
 
-    def fetch(self, keys: Iterable[str]) -> None:
-        """Bring objects into the cache, many at once."""
-        self._at_once(lambda key: self.load(key, None), list(keys))
-
     def forget(self, key: str) -> bool:
         """Drop the cached copy, if there is one."""
         return self._cache.forget(key.rpartition("/")[2])

@@ -98,13 +98,6 @@ class Storage(Protocol):
         """
         ...
 
-    def fetch(self, keys: Iterable[str]) -> None:
-        """Make local copies of files that `load` is about to read, many at once, if it needs any.
-
-        Those that are not there are passed over.
-        """
-        ...
-
     def forget(self, key: str) -> bool:
         """Drop a local copy that turned out wrong; False if `load` reads the file itself."""
         ...

@@ -88,10 +88,6 @@ class ModelStore:
         except Malformed as error:
             raise Malformed(f"blob {known} at {self._blobs.where(known)}: {error}") from error
 
-    def prefetch(self, digests: Iterable[str]) -> None:
-        """Bring components near that are about to be read: from an object store, all at once."""
-        self._storage.fetch(key_of(parse_digest(digest)) for digest in digests)
-
     def size(self, digest: str) -> int:
         """Bytes a component takes in the store. Raises BlobNotFound."""
         return self._blobs.size(parse_digest(digest))

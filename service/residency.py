@@ -11,8 +11,8 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from vit import Architecture, kind_of
 from vit.preprocess import CONTRACT
 
 logger = logging.getLogger(__name__)
+READERS = 4  # components read at once
 
 
 class UnservablePath(Exception):
@@ -59,6 +60,11 @@ class Residency:
             weakref.WeakValueDictionary()
         )
         self._loads = 0
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="read")
+
+    def close(self) -> None:
+        """Ends the threads that read."""
+        self._readers.shutdown(cancel_futures=True)
 
     def load(self, published: Published) -> LoadedPath:
         """Reads what is not resident yet; blocks.
@@ -66,10 +72,9 @@ class Residency:
         Raises UnservablePath, or StoreError for a missing or corrupt component.
         """
         arch = self._architecture(published)
-        digests = published.path.components
-        self._store.prefetch(self._absent(digests))
+        components = self._components(published.path.components)
         stages = tuple(
-            self._stage(program, [(name, digests[name]) for name in names])
+            self._stage(program, tuple(components[name] for name in names))
             for program, names in cut(arch)
         )
         head = stages[-1].components[-1]
@@ -99,12 +104,20 @@ class Residency:
                 )
         return arch
 
-    def _absent(self, digests: Mapping[str, Digest]) -> list[Digest]:
-        with self._lock:
-            return [d for name, d in digests.items() if (kind_of(name), d) not in self._resident]
+    def _components(self, digests: Mapping[str, Digest]) -> dict[str, Component]:
+        """Components by name, read at once: each waits for a disk or a network, and for a core."""
+        reads = {
+            name: self._readers.submit(self._component, kind_of(name), digest)
+            for name, digest in digests.items()
+        }
+        wait(reads.values())
+        error = next((e for read in reads.values() if (e := read.exception())), None)
+        if error is not None:
+            reads.clear()  # the error's traceback holds this frame, which must hold no components
+            raise error
+        return {name: read.result() for name, read in reads.items()}
 
-    def _stage(self, program: Program, parts: Sequence[tuple[str, Digest]]) -> Stage:
-        components = tuple(self._component(kind_of(name), digest) for name, digest in parts)
+    def _stage(self, program: Program, components: tuple[Component, ...]) -> Stage:
         with self._lock:
             stage = self._stages.get((program, components))
             if stage is None:

@@ -63,6 +63,7 @@ class Runtime:
         """Ends all threads; rows that still wait are refused."""
         self.catalog.stop()
         self.loader.close()
+        self.residency.close()
         self.batcher.stop()
         self.decoders.shutdown(cancel_futures=True)
         self.engine.close()

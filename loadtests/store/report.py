@@ -70,20 +70,24 @@ class Report:
         return next(section for section in self.sections if section.key == key)
 
 
+PER_CORE = "store, a thread per core"  # the line of a load as a gateway does it
+
+
 def targets(sections: tuple[Section, ...], most_tasks: int) -> tuple[Target, ...]:
     """The store's goals, each with what this run found."""
     found = {section.key: section for section in sections}
-    split, line = found["split"], f"{most_tasks} tasks"
+    split, most = found["split"], f"{most_tasks} tasks"
     digest, write = (split.value(name, "s") for name in ("digest", "write and fsync"))
     return (
         *(
-            Target(f"load, {way}: % of reading the same bytes", 100 * speed, 80, True)
+            Target(f"load, {way}, {who}: % of reading the same bytes", 100 * speed, 80, True)
             for way in ("cached", "cold")
-            for speed in [found[way].value("read()", "store / this")]
+            for who, line in (("one thread", "store"), ("as a gateway", PER_CORE))
+            for speed in [found[way].value("read()", "s") / found[way].value(line, "s")]
         ),
         Target("publish: digesting, times as long as writing", digest / write, 1, False),
         *(
-            Target(f"{what}, {line}: times that of 10", found[key].value(line, column), 2, False)
+            Target(f"{what}, {most}: times that of 10", found[key].value(most, column), 2, False)
             for what, key, column in (
                 ("resolve", "resolve", "this / 10 tasks"),
                 ("idle poll", "poll", "idle / 10 tasks"),

@@ -89,7 +89,6 @@ def _load(place: Place, store: ModelStore, tasks: int) -> tuple[Line, ...]:
     def load(wanted: Callable[[str], bool]) -> object:
         path = store.resolve(task).path
         digests = [digest for part, digest in path.components.items() if wanted(part)]
-        store.prefetch(digests)
         return [store.component(digest) for digest in digests]
 
     cases: dict[str, Callable[[], object]] = {

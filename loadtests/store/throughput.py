@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from loadtests.store.place import Place
-from loadtests.store.report import Line, Section
+from loadtests.store.report import PER_CORE, Line, Section
 from loadtests.store.sample import Model, task_path
 from loadtests.store.timing import Seconds, interleaved, median, ratio
 from model_store import Digest, ModelStore, digest_of, encode
@@ -154,15 +154,13 @@ def loading(place: Place, model: Model, rounds: int) -> tuple[Section, Section]:
 
 def _verified_loads(store: ModelStore, digests: Sequence[Digest]) -> Cases:
     def one_by_one() -> object:
-        store.prefetch(digests)
         return [store.component(digest) for digest in digests]
 
     def by_threads() -> object:
-        store.prefetch(digests)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return list(pool.map(store.component, digests))
 
-    return {"store": one_by_one, "store, a thread per core": by_threads}
+    return {"store": one_by_one, PER_CORE: by_threads}
 
 
 def _plain_loads(place: Place, keys: Sequence[str]) -> Cases:

@@ -1,6 +1,5 @@
 """A real S3 server for tests: SeaweedFS on free loopback ports, with a folder of its own."""
 
-import ctypes
 import json
 import os
 import shutil
@@ -11,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -91,9 +90,8 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     ]  # fmt: skip
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
-            command, cwd=folder, stdout=log, stderr=log, start_new_session=True,
+            dying_with_parent(command), cwd=folder, stdout=log, stderr=log, start_new_session=True,
             env={"PATH": os.environ["PATH"], "HOME": str(folder), "GOMAXPROCS": "2"},
-            preexec_fn=die_with_parent,
         )  # fmt: skip
     try:
         found = S3Server(f"http://127.0.0.1:{ports['s3']}", "bucket")
@@ -106,10 +104,15 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         shutil.rmtree(folder / "data", ignore_errors=True)
 
 
-def die_with_parent() -> None:
-    """Linux ends this process when the one that started it ends, however that ends."""
+def dying_with_parent(command: Sequence[str]) -> list[str]:
+    """The command, which Linux ends when the process that runs it ends, however that ends."""
     pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    program = (
+        "import ctypes, os, sys;"
+        f" ctypes.CDLL(None).prctl({pr_set_pdeathsig}, {int(signal.SIGKILL)});"
+        " os.execvp(sys.argv[1], sys.argv[1:])"
+    )
+    return [sys.executable, "-c", program, *command]
 
 
 def _wait(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -30,7 +30,7 @@ from cryptography.x509.oid import NameOID
 from model_store import ModelStore
 from model_store.exchange import Report, StorePlace, transfer
 from model_store.registry import Reference, RegistryPlace
-from tests.model_store.object_stores import die_with_parent
+from tests.model_store.object_stores import dying_with_parent
 
 PASSWORD = "open sesame"
 # Of alice and this password; bcrypt is the only kind the registry takes.
@@ -87,7 +87,7 @@ def registry(
     file.write_text(json.dumps(config))  # JSON is YAML
     with (directory / "registry.log").open("wb") as log:
         process = subprocess.Popen(
-            [command, "serve", str(file)], stdout=log, stderr=log, preexec_fn=die_with_parent
+            dying_with_parent([command, "serve", str(file)]), stdout=log, stderr=log
         )
     try:
         _await(process, f"http://{host}/v2/", directory / "registry.log")
