@@ -118,7 +118,8 @@ class Watcher:
         served = self._served.copy()  # to filter 10,000 entries would take five times as long
         for task in tasks:
             served.pop(task, None)
-        return served | found
+        served.update(found)
+        return served
 
     def _read(self, tasks: Iterable[str]) -> dict[str, Served | None]:
         """What is served of these tasks; what was, where that cannot be read."""
