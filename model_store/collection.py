@@ -17,7 +17,6 @@ from model_store.storage import Entry, Lease, Storage
 logger = logging.getLogger(__name__)
 
 SETTLED_S = 3600.0  # after which a removal of a version is not undone by the one who removed it
-REMOVED_AT_ONCE = 16  # between two renewals of the lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ class Collector:
 
     def run(self, grace_s: float) -> GcReport:
         """Remove what nothing reaches and nothing has touched for `grace_s`."""
-        now = self._condemned.begin()
+        now = self._condemned.begin(self._lease)
         before = now - grace_s
         removed: dict[Digest, int] = {}
         garbage = self._garbage(before)
@@ -76,12 +75,10 @@ class Collector:
         self._condemned.condemn(keys)
         # Looked at once more: from here on, whoever needs one of them says so.
         still = self._garbage(before)
-        doomed = sorted(self._condemned.doom(key for key, d in keys.items() if d in still))
-        for start in range(0, len(doomed), REMOVED_AT_ONCE):
-            self._lease.renew()
-            self._storage.remove(doomed[start : start + REMOVED_AT_ONCE])
+        doomed = self._condemned.doom(key for key, digest in keys.items() if digest in still)
+        self._condemned.remove(doomed, self._lease)
         self._condemned.end()
-        return [keys[key] for key in doomed]
+        return [keys[key] for key in sorted(doomed)]
 
     def _garbage(self, before: float) -> dict[Digest, int]:
         """Blobs that nothing reaches and nothing has touched since, and their bytes."""

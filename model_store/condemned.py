@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from model_store.errors import LeaseLost
-from model_store.storage import Small, Storage
+from model_store.storage import Lease, Small, Storage
 
 KEY = "gc"
 MAX_KEYS = 8000  # at once: the file has to stay small
+REMOVED_AT_ONCE = 16
 _BLOB = re.compile(r"blobs/sha256/[0-9a-f]{64}")
 
 
@@ -58,23 +59,23 @@ class Condemned:
                 self._write(_State(state.run, False, state.keys.difference(keys)), current)
             else:
                 # Until the gc has done, or has died: then this is the one to finish its work.
-                with self._storage.alone(KEY):
-                    self._clear()
+                with self._storage.alone(KEY) as lease:
+                    self._clear(lease)
 
     # -- for the gc, which is alone
 
-    def begin(self) -> float:
+    def begin(self, lease: Lease) -> float:
         """Condemn nothing yet, after removing what a dead gc had doomed; the storage's time now."""
-        self._clear()
+        self._clear(lease)
         entry = self._storage.stat(KEY)
         return entry.modified if entry else time.time()
 
-    def _clear(self) -> None:
+    def _clear(self, lease: Lease) -> None:
         while True:
             current = self._storage.read(KEY)
             state = _parse(current)
             if state.doomed:
-                self._storage.remove(state.keys)
+                self.remove(state.keys, lease)
             if self._write(_State(self._run), current):
                 return
 
@@ -89,6 +90,13 @@ class Condemned:
         """
         wanted = frozenset(keys)
         return self._rewrite(lambda state: _State(self._run, True, state.keys & wanted)).keys
+
+    def remove(self, doomed: Iterable[str], lease: Lease) -> None:
+        """Remove the doomed, a few for each look at the lease. Raises LeaseLost."""
+        keys = sorted(doomed)
+        for start in range(0, len(keys), REMOVED_AT_ONCE):
+            lease.renew()
+            self._storage.remove(keys[start : start + REMOVED_AT_ONCE])
 
     def end(self) -> None:
         """Everything doomed is removed. Raises LeaseLost if another gc has begun."""

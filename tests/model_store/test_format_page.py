@@ -12,6 +12,7 @@ from model_store.blobs import Digest, key_of
 from model_store.canonical_json import MAX_BYTES, MAX_SEPARATORS, encode_json
 from model_store.condemned import Condemned
 from model_store.manifest import MAX_MANIFEST_BYTES, MAX_SPEC_BYTES, Manifest, path_manifest
+from model_store.storage import Unneeded
 from model_store.tensors import DTYPES, MAX_DEPTH, MAX_HEADER_BYTES, MAX_RANK, MAX_TENSOR_BYTES
 from model_store.watching import ANNOUNCED_S, MAX_TASKS, RESCAN_S, announce
 from tests.model_store.samples import new_store
@@ -56,7 +57,7 @@ def test_the_log_and_the_note_of_a_gc(tmp_path: Path) -> None:
     for task in ("cmaterdb/bangla", "a", "cmaterdb/bangla"):
         announce(store._storage, task)  # pyright: ignore[reportPrivateUsage]
     condemned = Condemned(store._storage)  # pyright: ignore[reportPrivateUsage]
-    condemned.begin()
+    condemned.begin(Unneeded())
     condemned.condemn([key_of(Digest(COMPONENT_DIGEST))])
     for file, random in (("refs/changes", "log"), ("gc", "token")):
         found = json.loads((Path(store.url) / file).read_bytes())

@@ -27,6 +27,7 @@ from model_store import (
 )
 from model_store.cache import BlobCache
 from model_store.objects import ObjectStorage
+from model_store.storage import Unneeded
 from tests.model_store.object_stores import SECRET, S3Server
 from tests.model_store.places import Place
 from tests.model_store.samples import arrays, new_store, path, publish
@@ -318,7 +319,7 @@ def test_what_a_dead_gc_was_removing_is_finished_by_who_needs_it(s3_store: Place
     storage = store._storage  # pyright: ignore[reportPrivateUsage]
     assert isinstance(storage, ObjectStorage)
     condemned = store._blobs._condemned  # pyright: ignore[reportPrivateUsage]
-    condemned.begin()
+    condemned.begin(Unneeded())
     condemned.condemn([f"blobs/sha256/{old[7:]}"])
     assert condemned.doom([f"blobs/sha256/{old[7:]}"])
     assert store.put(arrays(5)) == old  # needs what is doomed, and nobody holds the lease
