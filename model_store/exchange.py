@@ -109,9 +109,10 @@ def transfer(
 ) -> Report:
     """Add the live versions of these tasks (none: of all) of `source` to `destination`, live there.
 
-    With `history`, add all their versions, oldest first. A version that is there already stays as
-    it is, live or not. Whatever has arrived when this is interrupted is not moved again. Raises
-    StoreError or OSError.
+    With `history`, add all their versions, oldest first. A version that is there already is not
+    added again; the destination then serves what the source serves. Signatures go along; aliases,
+    pins and version numbers do not. Whatever has arrived when this is interrupted is not moved
+    again. Raises StoreError or OSError.
     """
     offers = source.offers(list(dict.fromkeys(tasks)), history=history)
     destination.prepare(offers)

@@ -4,6 +4,7 @@ Everything rests on conditional writes (create-only and compare-and-swap by enti
 `prepare` proves the object store to have. Reads are strongly consistent on all of these.
 """
 
+import logging
 import os
 import secrets
 import time
@@ -19,8 +20,17 @@ from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, Pre
 from obstore.store import from_url
 
 from model_store.cache import BlobCache
-from model_store.errors import DamagedStore, LeaseLost, NotAFile, StorageError, UnsafeStorage
+from model_store.errors import (
+    CorruptBlob,
+    DamagedStore,
+    LeaseLost,
+    NotAFile,
+    StorageError,
+    UnsafeStorage,
+)
 from model_store.storage import MAX_SMALL_BYTES, Entry, Lease, Small, TooLarge
+
+logger = logging.getLogger(__name__)
 
 PART_BYTES = 8 * 2**20  # of one ranged read; several run at once
 REQUESTS = 16  # at once
@@ -177,6 +187,8 @@ class ObjectStorage:
 
         try:
             return self._cache.load(key.rpartition("/")[2], limit, fetch)
+        except CorruptBlob as error:
+            raise CorruptBlob(f"{error} ({self.where(key)})") from None
         except _Absent:
             return None
 
@@ -322,11 +334,19 @@ class _ObjectLease:
     def acquire(self) -> None:
         """Wait for the lease and take it."""
         seen: Small | None = None
-        since = time.monotonic()
+        since = started = time.monotonic()
+        told = False
         while True:
             current = self._storage.read(self._key)
             if seen != current:
                 seen, since = current, time.monotonic()
+            if not told and time.monotonic() - started > 2 * LEASE_POLL_S:
+                told = True
+                logger.warning(
+                    "event=waiting lease=%s for=its holder to end, or to be silent for %.0f s",
+                    self._storage.where(self._key),
+                    LEASE_S,
+                )
             free = current is None or current.data == b"free"
             if free or time.monotonic() - since > LEASE_S:
                 if self._write(current):

@@ -5,6 +5,7 @@ here knows what a file means. `LocalStorage` (local.py) and `ObjectStorage` (obj
 the protocol; `open_storage` picks one by the form of a URL.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from model_store.errors import DamagedStore, StoreNotFound
 
 MAX_SMALL_BYTES = 2**20  # of what `read` takes: refs, logs and the state of a gc are far smaller
 OBJECT_SCHEMES = ("s3", "gs", "az")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")  # with or without the slashes it needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,18 +166,20 @@ def open_storage(url: str) -> Storage:
     (endpoint, region, credentials) comes from the usual environment variables: AWS_…, GOOGLE_…,
     AZURE_….
     """
-    scheme = urlsplit(url).scheme if "://" in url else ""
-    if scheme in OBJECT_SCHEMES:
+    found = _SCHEME.match(url)
+    scheme = found[1] if found else ""
+    if scheme in OBJECT_SCHEMES and url.startswith(f"{scheme}://"):
         from model_store.objects import ObjectStorage  # obstore takes a while to load
 
         return ObjectStorage.open(url)
     from model_store.local import LocalStorage
 
-    if scheme == "file":
+    if scheme == "file" and url.startswith("file:///"):
         return LocalStorage(Path(unquote(urlsplit(url).path)))
-    if scheme:
+    if scheme or not url:
         raise StoreNotFound(
-            f"opening the store {url}: expected a directory or a URL that begins with file://,"
-            f" s3://, gs:// or az://, found {scheme}://"
+            f"opening the store {url!r}: expected a directory, file:///DIRECTORY, s3://BUCKET/PREFIX,"
+            " gs://BUCKET/PREFIX or az://CONTAINER/PREFIX; a directory with a colon in its name"
+            " begins with ./ or /"
         )
     return LocalStorage(Path(url))

@@ -15,7 +15,7 @@ from model_store import usage, verification, watching
 from model_store.blobs import Blobs, Digest, digest_of, key_of, parse_digest
 from model_store.canonical_json import encode_json
 from model_store.collection import Collector, GcReport
-from model_store.errors import Malformed, StoreNotFound, UnknownName, listed
+from model_store.errors import DamagedStore, Malformed, StoreNotFound, UnknownName, listed
 from model_store.manifest import (
     Manifest,
     TaskPath,
@@ -133,13 +133,17 @@ class ModelStore:
         """Add the version that a manifest from elsewhere describes, byte for byte.
 
         All its blobs have to be here: raises MissingComponent, BlobNotFound or Malformed. If a
-        version of the task has this very manifest, that one is returned, live or not.
+        version of the task has this very manifest, that one is returned, and served from now on
+        unless `live` is false.
         """
         parsed = Manifest.from_bytes(manifest)
         path = path_of(self._blobs, parsed)
         digest = digest_of(manifest)
         for number, known in self._refs.versions(path.task).items():
             if known == digest:
+                served = self._refs.pointer(path.task, LIVE) == number
+                if live and not served:
+                    return self.rollback(path.task, number)
                 return self._reader.load(path.task, number, digest)
         blobs = {str(blob.digest): blob.digest for blob in parsed.blobs()}
         secured = self._writer.secure(f"task {path.task}", blobs)
@@ -172,6 +176,16 @@ class ModelStore:
         Tasks whose refs are damaged are logged and keep their last known version, if any.
         """
         return self._watcher.snapshot()
+
+    def served(self) -> list[Published]:
+        """The live version of every task, by name; damaged ones are logged and left out."""
+        found: list[Published] = []
+        for task, (version, digest) in sorted(self.live().items()):
+            try:
+                found.append(self._reader.load(task, version, digest))
+            except DamagedStore as error:
+                logger.warning("event=task_damaged task=%s error=%r", task, str(error))
+        return found
 
     def history(self, task: str) -> list[Published]:
         """All versions of a task, oldest first. Raises UnknownTask."""
@@ -280,9 +294,8 @@ class ModelStore:
     # -- maintenance
 
     def du(self) -> usage.Usage:
-        """Bytes used, per task and in all. Raises DamagedStore."""
-        live = sorted(self.live().items())
-        return usage.usage(self._blobs, [self._reader.load(task, *served) for task, served in live])
+        """Bytes used, per task and in all; damaged tasks are logged and left out."""
+        return usage.usage(self._blobs, self.served())
 
     def verify(self) -> list[verification.Problem]:
         """Everything wrong with the store; empty when it is sound. Reads every byte of it."""

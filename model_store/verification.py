@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from model_store.blobs import Blobs, Digest
+from model_store.blobs import Blobs, Digest, key_of
 from model_store.canonical_json import MAX_BYTES
 from model_store.errors import BlobNotFound, CorruptRef, DamagedStore, InvalidName
 from model_store.manifest import COMPONENT, MAX_MANIFEST_BYTES, Descriptor
@@ -48,6 +48,8 @@ def verify(storage: Storage, blobs: Blobs, refs: Refs) -> list[Problem]:
 
     Unreachable blobs are hashed too, because `put` would take them for the real ones.
     """
+    for digest, _ in blobs.all():
+        storage.forget(key_of(digest))  # the store is to be read, not the copies this machine has
     found = _Verification(blobs, refs)
     for task in refs.tasks():
         found.check_task(task)
@@ -134,7 +136,7 @@ class _Verification:
                         self._needed[blob.digest] = blob
                 if check:
                     check(digest)
-        except DamagedStore as error:
+        except (DamagedStore, PermissionError) as error:
             self.add("error", self._refs.where(key), digest, str(error))
         return digest is not None
 
@@ -159,6 +161,8 @@ class _Verification:
             )
             if component:
                 decode(data)
+        except PermissionError as error:
+            self.add("error", where, digest, f"blob {digest} cannot be read: {error}")
         except DamagedStore as error:
             if isinstance(error, BlobNotFound) and not needed:
                 return  # gc removed it since it was listed

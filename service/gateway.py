@@ -60,7 +60,7 @@ class Gateway:
             settings = Settings.from_environment()
             store = ModelStore(settings.store)
             Trust(store, settings.trusted_keys)
-        except (SettingsError, StoreError) as error:
+        except (SettingsError, StoreError, OSError) as error:
             raise SystemExit(f"error: {error}") from None
         # Workers of a built Bento run in its folder: the path is meant from here.
         os.environ["MUNET_STORE"] = store.url

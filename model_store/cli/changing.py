@@ -10,14 +10,19 @@ from model_store.cli.printing import Store, Task, Version, console, table
 
 app = typer.Typer()
 
-Number = Annotated[int, typer.Argument(help="Number of a version.")]
+Number = Annotated[int, typer.Argument(help="Number of a version, without the v.")]
 
 
 @app.command()
 def gc(
     store: Store,
     grace_s: Annotated[
-        float, typer.Option(min=0, help="Spare what was touched within so many seconds.")
+        float,
+        typer.Option(
+            min=0,
+            help="Spare what was touched within so many seconds: longer than any writer takes from"
+            " its first put to its publish.",
+        ),
     ] = 3600,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
@@ -38,7 +43,14 @@ def rollback(task: Task, version: Number, store: Store) -> None:
 
 
 @app.command()
-def rm(task: Task, store: Store, version: Version = None) -> None:
+def rm(
+    task: Task,
+    store: Store,
+    version: Annotated[
+        int | None,
+        typer.Option("--version", help="Only this one; without it all versions, aliases too, go."),
+    ] = None,
+) -> None:
     """Remove a task, or one version that has no name."""
     ModelStore(store).rm(task, version)
     console.print(f"removed {task}{f' v{version}' if version else ''}; gc frees the bytes")

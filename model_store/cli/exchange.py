@@ -16,7 +16,7 @@ app = typer.Typer()
 
 _LAYOUT, _REGISTRY = "oci:", "docker://"
 
-Oci = Annotated[Path, typer.Option("--oci", help="Directory of an OCI image layout.")]
+Oci = Annotated[str, typer.Option("--oci", help="Directory of an OCI image layout.")]
 Repository = Annotated[str, typer.Argument(help="REGISTRY/REPOSITORY[:TAG].")]
 Tasks = Annotated[list[str] | None, typer.Option("--task", help="Only this task; may be repeated.")]
 History = Annotated[
@@ -33,13 +33,13 @@ Anywhere = Annotated[
 @app.command("export")
 def export_layout(store: Store, oci: Oci, task: Tasks = None, history: History = False) -> None:
     """Write tasks to an OCI image layout; files are linked where that is possible."""
-    _move(StorePlace(ModelStore(store)), LayoutPlace(oci), task, history, "sent")
+    _move(StorePlace(ModelStore(store)), _layout(oci), task, history, "sent")
 
 
 @app.command("import")
 def import_layout(store: Store, oci: Oci, task: Tasks = None, history: History = False) -> None:
     """Add tasks from an OCI image layout."""
-    source = LayoutPlace(oci)
+    source = _layout(oci)
     _move(source, StorePlace(ModelStore(store, create=True)), task, history, "received")
 
 
@@ -52,7 +52,9 @@ def push(
     plain_http: PlainHttp = False,
 ) -> None:
     """Upload tasks to a registry: of their blobs only what it lacks."""
-    target = RegistryPlace(Reference.parse(repository), plain_http=plain_http)
+    target = RegistryPlace(
+        Reference.parse(repository.removeprefix(_REGISTRY)), plain_http=plain_http
+    )
     _move(StorePlace(ModelStore(store)), target, task, history, "sent")
 
 
@@ -65,7 +67,9 @@ def pull(
     plain_http: PlainHttp = False,
 ) -> None:
     """Add tasks from a registry: of their blobs only what the store lacks."""
-    source = RegistryPlace(Reference.parse(repository), plain_http=plain_http)
+    source = RegistryPlace(
+        Reference.parse(repository.removeprefix(_REGISTRY)), plain_http=plain_http
+    )
     _move(source, StorePlace(ModelStore(store, create=True)), task, history, "received")
 
 
@@ -82,9 +86,13 @@ def copy(
     _move(there, _place(destination, plain_http, create=True), task, history, "sent")
 
 
+def _layout(text: str) -> LayoutPlace:
+    return LayoutPlace(Path(text.removeprefix(_LAYOUT)))
+
+
 def _place(text: str, plain_http: bool, *, create: bool) -> Place:
     if text.startswith(_LAYOUT):
-        return LayoutPlace(Path(text.removeprefix(_LAYOUT)))
+        return _layout(text)
     if text.startswith(_REGISTRY):
         reference = Reference.parse(text.removeprefix(_REGISTRY))
         return RegistryPlace(reference, plain_http=plain_http)

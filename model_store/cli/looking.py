@@ -22,14 +22,13 @@ from model_store.diffing import FACTS, difference
 
 app = typer.Typer()
 
-Number = Annotated[int, typer.Argument(help="Number of a version.")]
+Number = Annotated[int, typer.Argument(help="Number of a version, without the v.")]
 
 
 @app.command("ls")
 def list_tasks(store: Store, as_json: AsJson = False) -> None:
     """List the tasks that are served."""
-    opened = ModelStore(store)
-    published = [opened.resolve(task) for task in opened.tasks()]
+    published = ModelStore(store).served()
     if as_json:
         print_json([_summary(item) for item in published])
         return

@@ -84,6 +84,19 @@ def test_the_history_moves_oldest_first_and_the_live_version_is_live(tmp_path: P
     assert target.resolve("a").version == 2
 
 
+def test_the_destination_serves_what_the_source_serves(tmp_path: Path) -> None:
+    source, mirror = store(tmp_path, "source"), store(tmp_path, "mirror")
+    for seed in (1, 2):
+        publish(source, "t", seed)
+    transfer(StorePlace(source), StorePlace(mirror), history=True)
+    for version in (1, 2):
+        source.rollback("t", version)
+        report = transfer(StorePlace(source), StorePlace(mirror))
+        assert report.moved_blobs == 0
+        assert mirror.resolve("t").digest == source.resolve("t").digest
+    assert len(mirror.history("t")) == 2
+
+
 def test_without_history_only_the_live_version_moves(tmp_path: Path) -> None:
     source, target = store(tmp_path, "a"), store(tmp_path, "b")
     for seed in (1, 2, 3):

@@ -65,9 +65,15 @@ def test_a_prefix_without_a_store_is_none(s3_store: Place) -> None:
     assert s3_store.open(create=True).tasks() == []
 
 
-def test_other_urls_are_refused() -> None:
-    with pytest.raises(StoreNotFound, match="ftp://"):
-        ModelStore("ftp://host/store")
+@pytest.mark.parametrize(
+    "url", ["ftp://host/store", "s3:/bucket/store", "file://host/store", "docker:x", "S3:x", ""]
+)
+def test_other_urls_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreNotFound, match="expected a directory"):
+        ModelStore(url, create=True)
+    assert not list(tmp_path.iterdir())
+    assert ModelStore("./with:colon", create=True).tasks() == []
 
 
 def test_a_file_url_is_a_folder(tmp_path: Path) -> None:
@@ -183,6 +189,20 @@ def test_damaged_refs_are_found(s3: S3Server, s3_store: Place, tmp_path: Path, d
     with pytest.raises(CorruptRef, match="refs/tasks/t/live"):
         s3_store.open().resolve("t")
     assert [p.severity for p in s3_store.open().verify()] == ["error"]
+
+
+def test_verify_reads_the_store_and_not_the_copies_here(
+    s3: S3Server, s3_store: Place, tmp_path: Path
+) -> None:
+    store = s3_store.open(create=True)
+    publish(store, "t", 1)
+    digest = store.resolve("t").path.components["head"]
+    assert store.component(digest)
+    assert store.verify() == []
+    key = f"blobs/sha256/{digest[7:]}"
+    overwrite(s3, tmp_path, key, b"x" * store.size(digest))
+    (problem,) = store.verify()
+    assert f"{s3_store.url}/{key}" in problem.message and digest in problem.message
 
 
 # -- the cache
