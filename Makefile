@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
-STORE  ?= demo-store
+STORE  ?= demo-store/store
 PORT   ?= 3000
 DATA   ?=
 FUZZ_SECONDS ?= 60
@@ -12,7 +12,7 @@ demo: $(VENV)/installed         ## evolve, publish, serve, add a task while serv
 	$(BIN)/python demo.py
 
 serve: $(VENV)/installed        ## the gateway on STORE (the demo's unless given)
-	MUNET_STORE=$(abspath $(STORE)) BENTOML_HOME=$(abspath $(STORE))/.bentoml BENTOML_DO_NOT_TRACK=True \
+	MUNET_STORE=$(STORE) BENTOML_HOME=$(abspath build)/bentoml-$(PORT) BENTOML_DO_NOT_TRACK=True \
 	  $(BIN)/bentoml serve . --port $(PORT)
 
 test: $(VENV)/installed         ## all tests but the slow ones; under 10 minutes on 2 cores

@@ -29,7 +29,8 @@ from rich.text import Text
 
 from evolution.tasks import TaskSource
 
-STORE = Path(__file__).with_name("demo-store")
+FOLDER = Path(__file__).with_name("demo-store")
+STORE = FOLDER / "store"
 START_TIMEOUT_S = 120
 ANSWER_TIMEOUT_S = 60
 LOAD_RATE, LOAD_SECONDS = 40, 15
@@ -41,8 +42,8 @@ def main() -> None:
     started = time.monotonic()
     logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS advises OpenCV
     heading("1. Evolve two tasks and publish them")
-    if STORE.exists():
-        shutil.rmtree(STORE)
+    if FOLDER.exists():
+        shutil.rmtree(FOLDER)
     command("evolution", "run", "demo", "--store", str(STORE))
     heading("2. What the store holds: components that tasks share are stored once")
     command("model_store", "du", "--store", str(STORE))
@@ -54,15 +55,15 @@ def main() -> None:
         add_task_while_serving(url, "cmaterdb/telugu")
         show_answers(url, "cmaterdb/telugu")
         heading("5. A short mixed load over all three tasks")
-        write_test_images(STORE / "images")
+        write_test_images(FOLDER / "images")
         command(
             "loadtests", "run", "--url", url, "--rate", str(LOAD_RATE),
             "--seconds", str(LOAD_SECONDS), "--popularity", "zipf:1.1",
-            "--images", str(STORE / "images"),
+            "--images", str(FOLDER / "images"),
         )  # fmt: skip
     command("evolution", "leaderboard", "--store", str(STORE))
     console.print(
-        f"\nThe demo took {time.monotonic() - started:.0f} s. The store stays in {STORE.name}/; "
+        f"\nThe demo took {time.monotonic() - started:.0f} s. The store stays in {FOLDER.name}/store; "
         "next:\n  make serve\n  curl -s http://127.0.0.1:3000/tasks\n"
         "  curl -s --data-binary @demo-store/images/telugu_0.png -H 'content-type: image/png' "
         "http://127.0.0.1:3000/classify/cmaterdb/telugu",
@@ -88,19 +89,19 @@ def gateway() -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    url, log_path = f"http://127.0.0.1:{port}", STORE / "gateway.log"
+    url, log_path = f"http://127.0.0.1:{port}", FOLDER / "gateway.log"
     environment = {
         **os.environ,
         "MUNET_STORE": str(STORE),
-        "BENTOML_HOME": str(STORE / ".bentoml"),
+        "BENTOML_HOME": str(FOLDER / ".bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
     }
     bentoml = str(Path(sys.executable).with_name("bentoml"))
-    console.print(f"[dim]$ MUNET_STORE={STORE.name} bentoml serve . --port {port}[/dim]")
+    console.print(f"[dim]$ MUNET_STORE={FOLDER.name}/store bentoml serve . --port {port}[/dim]")
     with log_path.open("w") as log:
         server = subprocess.Popen(
             [bentoml, "serve", ".", "--host", "127.0.0.1", "--port", str(port)],
-            cwd=STORE.parent, env=environment, stdout=log, stderr=subprocess.STDOUT,
+            cwd=FOLDER.parent, env=environment, stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
         try:
             wait_until_ready(url, server, log_path)
