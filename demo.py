@@ -63,8 +63,8 @@ def main() -> None:
         )  # fmt: skip
     command("evolution", "leaderboard", "--store", str(STORE))
     console.print(
-        f"\nThe demo took {time.monotonic() - started:.0f} s. The store stays in {FOLDER.name}/store; "
-        "next:\n  make serve\n  curl -s http://127.0.0.1:3000/tasks\n"
+        f"\nThe demo took {time.monotonic() - started:.0f} s. The store stays in "
+        f"{FOLDER.name}/store; next:\n  make serve\n  curl -s http://127.0.0.1:3000/tasks\n"
         "  curl -s --data-binary @demo-store/images/telugu_0.png -H 'content-type: image/png' "
         "http://127.0.0.1:3000/classify/cmaterdb/telugu",
         soft_wrap=True,
