@@ -7,10 +7,9 @@ Everything rests on conditional writes (create-only and compare-and-swap by enti
 import logging
 import os
 import secrets
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -23,21 +22,17 @@ from model_store.cache import BlobCache
 from model_store.errors import (
     CorruptBlob,
     DamagedStore,
-    LeaseLost,
     NotAFile,
     StorageError,
     UnsafeStorage,
 )
+from model_store.leases import ObjectLease
 from model_store.storage import MAX_SMALL_BYTES, Entry, Lease, Small, TooLarge
 
 logger = logging.getLogger(__name__)
 
 PART_BYTES = 8 * 2**20  # of one ranged read; several run at once
 REQUESTS = 16  # at once
-# A lease not renewed for so long is taken over. By then every request of its holder has ended: one
-# is begun at most LEASE_S / 6 after a renewal, and takes its time-out and that of its retries.
-LEASE_S = 120.0
-LEASE_POLL_S = 1.0
 REQUEST_TIMEOUT_S = 30
 BULK_TIMEOUT_S = 3600  # of one that moves the bytes of a blob
 BULK_BYTES = 2**20
@@ -289,7 +284,7 @@ class ObjectStorage:
     @contextmanager
     def alone(self, purpose: str) -> Iterator[Lease]:
         """Be the only one, by an object that has to be renewed."""
-        lease = _ObjectLease(self, f"leases/{purpose}")
+        lease = ObjectLease(self, f"leases/{purpose}")
         lease.acquire()
         try:
             yield lease
@@ -316,69 +311,6 @@ class ObjectStorage:
             raise _Present(self.where(key)) from None
         except BaseError as error:
             raise StorageError(f"{doing} {self.where(key)}: {_one_line(error)}") from None
-
-
-class _ObjectLease:
-    """An object that names its holder and a count of renewals, written by compare-and-swap.
-
-    Who waits takes it over when it has not changed for LEASE_S by the waiter's own clock, so that
-    no two clocks are compared.
-    """
-
-    def __init__(self, storage: ObjectStorage, key: str) -> None:
-        self._storage = storage
-        self._key = key
-        self._content = b""
-        self._renewed = 0.0
-
-    def acquire(self) -> None:
-        """Wait for the lease and take it."""
-        seen: Small | None = None
-        since = started = time.monotonic()
-        told = False
-        while True:
-            current = self._storage.read(self._key)
-            if seen != current:
-                seen, since = current, time.monotonic()
-            if not told and time.monotonic() - started > 2 * LEASE_POLL_S:
-                told = True
-                logger.warning(
-                    "event=waiting lease=%s for=its holder to end, or to be silent for %.0f s",
-                    self._storage.where(self._key),
-                    LEASE_S,
-                )
-            free = current is None or current.data == b"free"
-            if free or time.monotonic() - since > LEASE_S:
-                if self._write(current):
-                    return
-                continue
-            time.sleep(LEASE_POLL_S)
-
-    def renew(self) -> None:
-        """Say that the holder lives, if it has not been said for a while. Raises LeaseLost."""
-        if time.monotonic() - self._renewed < LEASE_S / 6:
-            return
-        current = self._storage.read(self._key)
-        held = current is not None and current.data == self._content
-        if not held or not self._write(current):
-            raise LeaseLost(
-                f"{self._storage.where(self._key)}: not renewed for {LEASE_S:.0f} s, and taken by"
-                " another process; run the command again"
-            )
-
-    def release(self) -> None:
-        """Give the lease back, unless it is lost; if that fails, it runs out."""
-        with suppress(StorageError):
-            current = self._storage.read(self._key)
-            if current is not None and current.data == self._content:
-                self._storage.replace(self._key, b"free", current.version)
-
-    def _write(self, current: Small | None) -> bool:
-        content = secrets.token_hex(16).encode()
-        if not self._storage.replace(self._key, content, current.version if current else None):
-            return False
-        self._content, self._renewed = content, time.monotonic()
-        return True
 
 
 def _client(url: str, timeout_s: int) -> Any:

@@ -319,8 +319,8 @@ def test_large_blobs_come_in_parts(
 def test_a_lease_is_taken_over_when_its_holder_is_silent(
     s3_store: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model_store.objects.LEASE_S", 1.0)
-    monkeypatch.setattr("model_store.objects.LEASE_POLL_S", 0.05)
+    monkeypatch.setattr("model_store.leases.LEASE_S", 1.0)
+    monkeypatch.setattr("model_store.leases.LEASE_POLL_S", 0.05)
     store = s3_store.open(create=True)
     storage = store._storage  # pyright: ignore[reportPrivateUsage]
     # The second one gets it after a second of silence.
