@@ -5,7 +5,7 @@ once more at what is reached and at the times of the condemned, and then, by one
 turns what is left into *doomed* and removes that. A writer who relies on a blob strikes it off the
 condemned by a compare-and-swap of its own: either that fails, or the gc's does. For a doomed blob
 it waits until the gc has done, and then puts the blob anew. So nothing is removed that a writer
-has secured, however slow either of them is. FORMAT.md, "Writing".
+has secured, however slow the writer is. FORMAT.md, "Writing", has the one bound there is on a gc.
 """
 
 import json

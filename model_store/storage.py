@@ -49,7 +49,7 @@ class Lease(Protocol):
     """The right to be the only one at something."""
 
     def renew(self) -> None:
-        """Call this at least once in ten seconds. Raises LeaseLost."""
+        """Call this often: cheap, as it writes only now and then. Raises LeaseLost."""
         ...
 
 
