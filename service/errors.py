@@ -8,6 +8,7 @@ GatewayError
 ├── UnsupportedMedia      415  content type
 ├── BadParameter          422  query or header
 ├── TaskQueueFull         429  this task's queue is full
+├── ClientGone            499  the client closed the connection: nobody reads this
 ├── InternalError         500  a row failed in the engine
 ├── Unavailable           503  overloaded, loading, failed to load, stopping
 └── DeadlineExceeded      504  the request's deadline passed
@@ -78,6 +79,12 @@ class TaskQueueFull(GatewayError):
     """As many rows of this task wait as may."""
 
     status, kind, title = 429, "task-queue-full", "Too many requests for this task"
+
+
+class ClientGone(GatewayError):
+    """The client closed the connection before its answer; only logs and metrics see the status."""
+
+    status, kind, title = 499, "client-gone", "Client closed the connection"
 
 
 class InternalError(GatewayError):

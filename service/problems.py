@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
@@ -21,8 +23,13 @@ def problem(request: Request, error: GatewayError) -> JSONResponse:
     headers: dict[str, str] = {}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    return _respond(request, error.status, content(error), headers)
+
+
+def content(error: GatewayError) -> dict[str, Any]:
+    """The members that describe an error, wherever it stands in an answer."""
     extra = {"nearest": list(error.nearest)} if isinstance(error, UnknownTask) else {}
-    return _respond(request, error.status, error.kind, error.title, error.detail, extra, headers)
+    return {**_members(error.status, error.kind, error.title, error.detail), **extra}
 
 
 def no_route(request: Request, error: HTTPException) -> JSONResponse:
@@ -30,8 +37,8 @@ def no_route(request: Request, error: HTTPException) -> JSONResponse:
     title = HTTPStatus(error.status_code).phrase
     detail = f"{request.method[:20]} on this path: {title.lower()}"
     kind = title.lower().replace(" ", "-")
-    headers = dict(error.headers or {})
-    return _respond(request, error.status_code, kind, title, detail, {}, headers)
+    members = _members(error.status_code, kind, title, detail)
+    return _respond(request, error.status_code, members, dict(error.headers or {}))
 
 
 def crash(request: Request, error: Exception) -> JSONResponse:
@@ -40,22 +47,19 @@ def crash(request: Request, error: Exception) -> JSONResponse:
     return problem(request, InternalError("an unexpected error; the server's log has the cause"))
 
 
-def _respond(
-    request: Request,
-    status: int,
-    kind: str,
-    title: str,
-    detail: str,
-    extra: dict[str, list[str]],
-    headers: dict[str, str],
-) -> JSONResponse:
-    content = {
+def _members(status: int, kind: str, title: str, detail: str) -> dict[str, Any]:
+    return {
         "type": f"urn:munet:problem:{kind}",
         "title": title,
         "status": status,
         "detail": detail,
-        "instance": quote(request.url.path[:SHOWN_CHARACTERS]),
         "error": detail,
-        **extra,
     }
+
+
+def _respond(
+    request: Request, status: int, members: Mapping[str, Any], headers: Mapping[str, str]
+) -> JSONResponse:
+    instance = quote(request.url.path[:SHOWN_CHARACTERS])
+    content = {**members, "instance": instance}
     return JSONResponse(content, status, headers, media_type=MEDIA_TYPE)

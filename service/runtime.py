@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -79,12 +79,13 @@ class Runtime:
         return self.batcher.alive and self.catalog.alive
 
     @contextmanager
-    def receiving(self, task: str) -> Iterator[None]:
-        """Around reading and decoding one image: refuses at once what could not be queued later.
+    def receiving(self, tasks: Sequence[str]) -> Iterator[None]:
+        """Around reading and decoding images: refuses at once what could not be queued later.
 
         Raises TaskQueueFull or Unavailable. For the event loop's thread only.
         """
-        self.batcher.check(task)
+        for task in tasks:
+            self.batcher.check(task)
         if self._receiving >= self.settings.queue_total:
             raise Unavailable(
                 f"overloaded: {self._receiving} images are being received already", retry_after_s=1

@@ -1,0 +1,191 @@
+"""From a request's tasks and images to logits, the same for every protocol.
+
+Load the paths, read the images, decode them, queue their rows, wait for the batch they run in: all
+within the request's deadline, and dropped when nobody waits for the answer any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.batching import Done
+from service.errors import (
+    BadParameter,
+    ClientGone,
+    DeadlineExceeded,
+    GatewayError,
+    Unavailable,
+    UploadTimeout,
+)
+from service.images import Decoded
+from service.paths import LoadedPath, Row
+from service.runtime import Runtime
+
+T = TypeVar("T")
+Logits = NDArray[np.float32]  # [classes]
+Source = Callable[[int], Decoded]  # one image: decodes it to so many pixels a side; blocks
+Read = Callable[[], Awaitable[Sequence[Source]]]
+Gone = Callable[[], Awaitable[None]]
+LOOK_AFTER_S = 0.05  # an answer that is sooner costs no look at whether the client is still there
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a request asks for, beside its images."""
+
+    tasks: tuple[str, ...]  # distinct
+    deadline_s: float  # from now
+    version: int | str | None = None  # number or alias; None is the live one
+    top_k: int | None = None  # classes that the answer lists, if the request says so
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """One task's answer."""
+
+    path: LoadedPath
+    logits: Sequence[Logits]  # of each image
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of each task, in the order asked for, and how long the stages took."""
+
+    outcomes: Sequence[Classified | GatewayError]
+    seconds: dict[str, float]  # decode, queue, execute
+
+
+async def classify(runtime: Runtime, wanted: Wanted, read: Read, gone: Gone) -> Result:
+    """Every task's answer to every image that `read` gives.
+
+    A task that cannot answer does not fail the others; if none can, the first one's error is
+    raised. `gone` returns when the client has left. Raises GatewayError.
+
+    No local variable may hold an exception or a failed future: its traceback holds this frame, and
+    the cycle would keep the body in memory until the next garbage collection.
+    """
+    deadline, limit = time.monotonic() + wanted.deadline_s, f"within {wanted.deadline_s:g} s"
+    late: Callable[[], GatewayError] = partial(
+        Unavailable, f"{_named(wanted.tasks)} still loading", retry_after_s=1
+    )
+    try:
+        async with asyncio.timeout(wanted.deadline_s):
+            found = await _paths(runtime, wanted)
+            paths = [path for path in found if isinstance(path, LoadedPath)]
+            late = partial(UploadTimeout, f"the image did not arrive {limit}")
+            with runtime.receiving(wanted.tasks):
+                sources = await read()
+                late = partial(DeadlineExceeded, f"not answered {limit}")
+                received = time.monotonic()
+                rows = await _rows(runtime, paths, sources)
+            decode_s = time.monotonic() - received
+            done = await _unless_gone(_submit(runtime, rows, deadline), gone)
+    except TimeoutError:
+        raise late() from None
+    logits = iter([one.answer for one in done])
+    outcomes = [
+        Classified(path, [next(logits) for _ in sources]) if isinstance(path, LoadedPath) else path
+        for path in found
+    ]
+    seconds = {
+        "decode": decode_s,
+        "queue": max(one.queue_s for one in done),
+        "execute": max(one.execute_s for one in done),
+    }
+    return Result(outcomes, seconds)
+
+
+def _named(tasks: Sequence[str]) -> str:
+    return f"task {tasks[0]!r} is" if len(tasks) == 1 else f"one of {len(tasks)} tasks is"
+
+
+async def _paths(runtime: Runtime, wanted: Wanted) -> Sequence[LoadedPath | GatewayError]:
+    """The tasks' paths, or why not; raises the first's error if there is none at all."""
+    if len(wanted.tasks) == 1:
+        return [await _path(runtime, wanted, wanted.tasks[0])]
+    found: list[LoadedPath | GatewayError] = []
+    for path in await asyncio.gather(
+        *(_path(runtime, wanted, task) for task in wanted.tasks), return_exceptions=True
+    ):
+        if not isinstance(path, LoadedPath | GatewayError):
+            raise path
+        found.append(path)
+    if not any(isinstance(path, LoadedPath) for path in found):
+        raise next(path for path in found if isinstance(path, GatewayError))
+    return found
+
+
+async def _path(runtime: Runtime, wanted: Wanted, task: str) -> LoadedPath:
+    path = await runtime.catalog.acquire(task, wanted.version)
+    if wanted.top_k is not None and wanted.top_k > len(path.labels):
+        raise BadParameter(
+            f"top_k must be at most {len(path.labels)}, the classes of task {task!r}; "
+            f"found {wanted.top_k}"
+        )
+    return path
+
+
+async def _rows(
+    runtime: Runtime, paths: Sequence[LoadedPath], sources: Sequence[Source]
+) -> list[Row]:
+    """One row for each path and image; an image is decoded once for each size that is needed."""
+
+    def work() -> list[Row]:
+        decoded = {
+            size: [source(size) for source in sources]
+            for size in dict.fromkeys(path.image_size for path in paths)
+        }
+        return [
+            Row(path, image.pixels, image.identity)
+            for path in paths
+            for image in decoded[path.image_size]
+        ]
+
+    return await asyncio.get_running_loop().run_in_executor(runtime.decoders, work)
+
+
+def _submit(
+    runtime: Runtime, rows: Sequence[Row], deadline: float
+) -> asyncio.Future[list[Done[Logits]]]:
+    return asyncio.gather(
+        *(
+            asyncio.wrap_future(
+                runtime.batcher.submit(
+                    row.path.published.task, row, cost=row.path.cost, deadline=deadline
+                )
+            )
+            for row in rows
+        )
+    )
+
+
+async def _unless_gone(answer: asyncio.Future[T], gone: Gone) -> T:
+    """The answer; cancelled, so that its rows do not run, once the client is gone."""
+    loop = asyncio.get_running_loop()
+    looking: list[asyncio.Task[None]] = []
+
+    async def look() -> None:
+        await gone()
+        answer.cancel()
+
+    timer = loop.call_later(LOOK_AFTER_S, lambda: looking.append(loop.create_task(look())))
+    try:
+        return await answer
+    except asyncio.CancelledError:
+        if looking and looking[0].done():
+            raise ClientGone("the client closed the connection") from None
+        raise
+    finally:
+        timer.cancel()
+        for task in looking:
+            task.cancel()
+        del answer  # it holds its error, whose traceback holds this frame
