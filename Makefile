@@ -16,7 +16,7 @@ serve: $(VENV)/installed        ## the gateway on STORE (the demo's unless given
 	  $(BIN)/bentoml serve . --port $(PORT)
 
 test: $(VENV)/installed         ## all tests but the slow ones; under 10 minutes on 2 cores
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n auto --maxprocesses 4 --dist loadscope
 
 test-slow: $(VENV)/installed    ## the rest: minutes each
 	$(BIN)/pytest -m slow
