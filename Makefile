@@ -6,7 +6,7 @@ PORT   ?= 3000
 DATA   ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo serve test test-slow fuzz lint lock root compare soak clean
+.PHONY: demo serve test test-slow fuzz fuzz-gateway lint lock proto peers root compare soak clean
 
 demo: $(VENV)/installed         ## evolve, publish, serve, add a task while serving, measure
 	$(BIN)/python demo.py
@@ -24,12 +24,15 @@ test-slow: $(VENV)/installed    ## the rest: minutes each
 fuzz: $(VENV)/installed         ## coverage-guided fuzzing of the store's parsers for FUZZ_SECONDS each
 	$(BIN)/python -m tests.model_store.fuzzing --seconds $(FUZZ_SECONDS)
 
+fuzz-gateway: $(VENV)/installed ## 20,000 hostile requests against a real gateway; minutes
+	$(BIN)/python -m tests.service.fuzzing --cases 20000
+
 lint: $(VENV)/installed         ## formatting, ruff's rules, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
-soak: $(VENV)/installed         ## 10 minutes of mixed load with a publish every 5 seconds
+soak: $(VENV)/installed         ## 20 minutes of load while 1,000 tasks come and go
 	$(BIN)/pytest -m slow -s tests/test_soak.py
 
 # The shipped root is trained on Omniglot. `make root DATA=folder` takes the raw files from there;
@@ -63,10 +66,25 @@ $(VENV)/installed: requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	touch $@
 
-lock: $(VENV)/installed         ## resolves the two lock files anew
+lock: $(VENV)/installed         ## resolves the lock files anew
 	$(BIN)/uv pip compile pyproject.toml --extra train --extra dev $(LOCK_FLAGS) -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml $(LOCK_FLAGS) -c requirements.lock -o requirements-serve.lock
+	$(BIN)/uv pip compile loadtests/peers.txt $(LOCK_FLAGS) -o loadtests/peers.lock
 LOCK_FLAGS := --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet
+
+# In a descriptor pool of its own: a process may hold the messages of another client as well.
+proto: $(VENV)/installed        ## makes the messages of service/v2/inference.proto anew
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. service/v2/inference.proto
+	sed -i -e 's/_descriptor_pool.Default()/_descriptor_pool.DescriptorPool()/' \
+	  -e '1i # Made by `make proto` of inference.proto.' service/v2/inference_pb2.py
+	sed -i '1i # Made by `make proto` of inference.proto.' service/v2/inference_pb2.pyi
+
+peers: .venv-peers/installed     ## the model servers that `python -m loadtests overhead` compares
+
+.venv-peers/installed: loadtests/peers.lock
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r loadtests/peers.lock
+	touch $@
 
 clean:
 	rm -rf demo-store build dist

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from loadtests.errors import LoadTestError, OptionError
 from loadtests.report import json_line, render
@@ -87,20 +88,168 @@ def store(
     """Measure the model store beside plain files, in a throw-away store."""
     from loadtests.store import Setup, json_line, measure, render  # safetensors is for this alone
 
+    def run(say: Callable[[str], None]) -> tuple[RenderableType, str]:
+        setup = Setup(str(directory), url, size=size, tasks=tasks, rounds=rounds)
+        report = measure(setup, say)
+        return render(report), json_line(report)
+
+    _show(run, output)
+
+
+@app.command()
+def overhead(
+    rounds: Annotated[int, typer.Option(help="In each, every server is asked in turn.")] = 5,
+    seconds: Annotated[float, typer.Option(help="Of each server, load and round.")] = 1.0,
+    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
+) -> None:
+    """Measure what the gateway itself costs, beside bare Starlette and other model servers."""
+    from loadtests.overhead import Setup, json_line, measure, render  # publishes a task
+
+    def run(say: Callable[[str], None]) -> tuple[RenderableType, str]:
+        report = measure(Setup(rounds, seconds), say)
+        return render(report), json_line(report)
+
+    _show(run, output)
+
+
+@app.command()
+def engine(
+    rounds: Annotated[int, typer.Option(help="In each, everything takes its turn.")] = 7,
+    seconds: Annotated[float, typer.Option(help="Of each turn.")] = 0.1,
+    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
+) -> None:
+    """Measure how fast the engine computes, beside other frameworks on the same networks."""
+    from loadtests.engine import Setup, json_line, measure, render  # loads the frameworks
+
+    def run(say: Callable[[str], None]) -> tuple[RenderableType, str]:
+        setup = Setup(rounds, seconds)
+        report = measure(setup, say)
+        return render(report), json_line(setup, report)
+
+    _show(run, output)
+
+
+@app.command()
+def residency(
+    tasks: Annotated[int, typer.Option(help="In the store; a budget is a share of them.")] = 200,
+    size: Annotated[
+        str, typer.Option(help="Of the shared backbone: a name and a patch.")
+    ] = "Ti/16",
+    image_size: Annotated[int, typer.Option(help="Pixels; more make misses count less.")] = 32,
+    seconds: Annotated[float, typer.Option(help="Of each popularity and budget.")] = 8.0,
+    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
+) -> None:
+    """Measure throughput where the tasks asked for need more memory than they may have."""
+    from loadtests import residency  # publishes tasks
+
+    def measure(say: Callable[[str], None]) -> tuple[RenderableType, str]:
+        setup = residency.Setup(tasks, size, image_size, seconds)
+        result = residency.measure(setup, say)
+        return residency.render(result), residency.json_line(setup, result)
+
+    _show(measure, output)
+
+
+@app.command()
+def density(
+    tasks: Annotated[int, typer.Option(help="On one backbone, all loaded.")] = 1000,
+    size: Annotated[
+        str, typer.Option(help="Of the shared backbone: a name and a patch.")
+    ] = "Ti/16",
+    image_size: Annotated[int, typer.Option(help="Pixels.")] = 32,
+    catalog: Annotated[int, typer.Option(help="Tasks of the largest store.")] = 10_000,
+    seconds: Annotated[float, typer.Option(help="Of each round of requests.")] = 3.0,
+    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
+) -> None:
+    """Measure what many tasks in one gateway cost: memory, start, first answers, throughput."""
+    from loadtests import density  # publishes tasks
+
+    def measure(say: Callable[[str], None]) -> tuple[RenderableType, str]:
+        setup = density.Setup(tasks, size, image_size, catalog, seconds)
+        result = density.measure(setup, say)
+        return density.render(setup, result), density.json_line(setup, result)
+
+    _show(measure, output)
+
+
+@app.command()
+def churn(
+    changes: Annotated[int, typer.Option(help="Additions, failing ones too, and removals.")] = 1000,
+    seconds: Annotated[float, typer.Option(help="Over which to spread them, at least.")] = 60.0,
+    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
+) -> None:
+    """Measure what tasks that come and go under load do to requests, memory and metrics."""
+    from loadtests import churn  # publishes tasks
+
+    def measure(say: Callable[[str], None]) -> tuple[RenderableType, str]:
+        setup = churn.Setup(changes, seconds)
+        result = churn.measure(setup, say)
+        return churn.render(result), churn.json_line(setup, result)
+
+    _show(measure, output)
+
+
+@app.command()
+def sharing(
+    tasks: Annotated[int, typer.Option(help="Asked for at once.")] = 8,
+    own_blocks: Annotated[int, typer.Option(help="Last blocks that a task has for itself.")] = 3,
+    size: Annotated[
+        str, typer.Option(help="Of the shared backbone: a name and a patch.")
+    ] = "Ti/16",
+    image_size: Annotated[
+        list[int] | None, typer.Option(help="Pixels; repeatable. Default: 64 and 224.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="In each, every way takes its turn.")] = 30,
+    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
+) -> None:
+    """Measure one request for several tasks beside separate requests with the same image."""
+    from loadtests import sharing  # publishes tasks
+
+    def measure(say: Callable[[str], None]) -> tuple[RenderableType, str]:
+        setup = sharing.Setup(tasks, own_blocks, size, tuple(image_size or (64, 224)), rounds)
+        result = sharing.measure(setup, say)
+        return sharing.render(setup, result), sharing.json_line(setup, result)
+
+    _show(measure, output)
+
+
+@app.command()
+def overload(
+    size: Annotated[str, typer.Option(help="Of the backbone: a name and a patch.")] = "Ti/16",
+    image_size: Annotated[int, typer.Option(help="Pixels; sets how much there is to do.")] = 128,
+    tasks: Annotated[int, typer.Option(help="With adapters and a head of their own.")] = 16,
+    seconds: Annotated[float, typer.Option(help="Of each load.")] = 8.0,
+    deadline_ms: Annotated[int, typer.Option(help="Of every request.")] = 1000,
+    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
+) -> None:
+    """Offer a gateway up to ten times what it can do; and a light task beside a flood."""
+    from loadtests.overload import Setup, json_line, measure, render  # publishes tasks
+
+    def run(say: Callable[[str], None]) -> tuple[RenderableType, str]:
+        setup = Setup(size, image_size, tasks=tasks, seconds=seconds, deadline_ms=deadline_ms)
+        result = measure(setup, say)
+        return render(result), json_line(result)
+
+    _show(run, output)
+
+
+def _show(
+    measure: Callable[[Callable[[str], None]], tuple[RenderableType, str]], output: Path | None
+) -> None:
+    """Runs a measurement, prints its table and appends its line of JSON."""
     console = Console()
     try:
-        setup = Setup(str(directory), url, size=size, tasks=tasks, rounds=rounds)
         if output is not None:
             _require_writable(output)
         with console.status("starting") as status:
-            report = measure(setup, status.update)
+            table, line = measure(status.update)
     except LoadTestError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
-    console.print(render(report))
+    console.print(table)
     if output is not None:
         with output.open("a", encoding="utf-8") as file:
-            file.write(json_line(report) + "\n")
+            file.write(line + "\n")
 
 
 def _require_writable(output: Path) -> None:

@@ -1,7 +1,8 @@
-"""Real gateways in processes of their own, on free ports of 127.0.0.1, for benchmarks."""
+"""Real servers in processes of their own, on free ports of 127.0.0.1, for benchmarks."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -10,8 +11,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from loadtests.errors import GatewayError
 
@@ -20,29 +23,29 @@ START_S = 120.0
 STOP_S = 30.0
 
 
-class Gateway:
-    """`bentoml serve .` on a store, from the moment it is ready until the context ends."""
+class Server:
+    """Any server, from the moment it is ready until the context ends."""
 
-    def __init__(self, store: str, home: Path, **variables: str) -> None:
-        """`home` keeps its log and BentoML's files; `variables` are MUNET_ settings and others."""
+    def __init__(self, command: Sequence[str], home: Path, ready: str, **variables: str) -> None:
+        """`command` has the word PORT where the port belongs; `home` keeps the log and BentoML's
+        files; the path `ready` answers with 200 once the server can be used."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self._ready = ready
         home.mkdir(parents=True, exist_ok=True)
-        self.log = home / "gateway.log"
+        self.log = home / "server.log"
         environment = {
             **os.environ,
             "BENTOML_HOME": str(home),
             "BENTOML_DO_NOT_TRACK": "True",
-            "MUNET_STORE": store,
             **variables,
         }
-        command = [sys.executable, "-m", "bentoml", "serve", ".", "--host", "127.0.0.1"]
         started = time.monotonic()
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*command, "--port", str(self.port)],
+                [str(self.port) if word == "PORT" else word for word in command],
                 cwd=ROOT,
                 env=environment,
                 stdout=log,
@@ -61,27 +64,27 @@ class Gateway:
         while not self._is_ready():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise GatewayError(
-                    f"starting a gateway: expected it to be ready within {START_S:g} s, found "
+                    f"starting a server: expected it to be ready within {START_S:g} s, found "
                     f"{self.log.read_text(errors='replace')[-2000:]!r}"
                 )
             time.sleep(0.02)
 
     def _is_ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=5) as response:
+            with urllib.request.urlopen(f"{self.url}{self._ready}", timeout=5) as response:
                 return response.status == 200
         except (urllib.error.URLError, OSError):
             return False
 
     def stop(self) -> None:
-        """Ends it: gracefully, or by force if that takes too long."""
+        """Ends it: gracefully, or by force if that takes too long; and what it leaves behind."""
         if self.process.poll() is None:
             self.process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                os.killpg(self.process.pid, signal.SIGKILL)  # its own session: nobody else's
-                self.process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # its own session: nobody else's
+        self.process.wait()
 
     def pids(self) -> list[int]:
         """The process and all below it."""
@@ -95,7 +98,11 @@ class Gateway:
         """Resident memory of its largest process: the worker, where there is one."""
         return max(_resident(pid) for pid in self.pids())
 
-    def __enter__(self) -> Gateway:
+    def cpu_s(self) -> float:
+        """Processor time that all of them have used."""
+        return sum(_cpu_s(pid) for pid in self.pids())
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -107,9 +114,32 @@ class Gateway:
         self.stop()
 
 
+class Gateway(Server):
+    """`bentoml serve .` on a store."""
+
+    def __init__(self, store: str, home: Path, **variables: str) -> None:
+        """`variables` are MUNET_ settings and others."""
+        super().__init__(bentoml("."), home, "/readyz", MUNET_STORE=store, **variables)
+
+
+def bentoml(what: str, *options: str) -> tuple[str, ...]:
+    """The command that serves a service with BentoML."""
+    command = (sys.executable, "-m", "bentoml", "serve", what, *options)
+    return (*command, "--host", "127.0.0.1", "--port", "PORT")
+
+
 def _resident(pid: int) -> int:
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:  # ended meanwhile
         return 0
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+
+
+def _cpu_s(pid: int) -> float:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:  # ended meanwhile
+        return 0.0
+    user, system = text.rpartition(")")[2].split()[11:13]  # the name may hold blanks
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")

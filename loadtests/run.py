@@ -66,8 +66,13 @@ def _chosen(asked: tuple[str, ...], listed: tuple[str, ...]) -> tuple[str, ...]:
 
 async def _listed_tasks(session: aiohttp.ClientSession, url: str) -> tuple[str, ...]:
     try:
-        page = json.loads(await _page(session, url, "/tasks"))
-        return tuple(sorted(str(task["id"]) for task in page["tasks"]))
+        names: list[str] = []
+        after: str | None = ""
+        while after is not None:
+            page = json.loads(await _page(session, url, f"/tasks?after={quote(after)}"))
+            names += [str(task["id"]) for task in page["tasks"]]
+            after = page.get("next")
+        return tuple(sorted(names))
     except (ValueError, KeyError, TypeError) as error:
         raise GatewayError(
             f'asking {url}/tasks: expected {{"tasks": [{{"id": ...}}]}}, found {error!r}; '

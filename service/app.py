@@ -8,32 +8,45 @@ from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from service import classify_http, listing, problems
+from service import classify_http, hiding, listing, problems
+from service.draining import Draining
 from service.errors import GatewayError
+from service.exchanges import Exchanges
 from service.metrics import CONTENT_TYPE
+from service.openapi import openapi
 from service.runtime import Runtime
 from service.settings import Settings
+from service.v2 import grpc_server, rest
+from service.workers import Worker
 
 
-def create_app(settings: Settings | None = None) -> Starlette:
-    """The app; its parts are made when it starts, from the environment if no settings are given."""
+def create_app(settings: Settings | None = None, worker: Worker | None = None) -> Starlette:
+    """The app; its parts are made when it starts, from the environment if no settings are given.
+
+    `worker` says which of several processes this is.
+    """
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        runtime = Runtime(settings or Settings.from_environment())
+        runtime = Runtime(settings or Settings.from_environment(), worker)
         await asyncio.to_thread(runtime.start)
         app.state.runtime = runtime
-        yield
+        async with grpc_server.serving(runtime):
+            yield
         await asyncio.to_thread(runtime.stop)
 
     return Starlette(
         lifespan=lifespan,
+        middleware=[Middleware(Exchanges), Middleware(Draining)],
         routes=[
             *classify_http.ROUTES,
+            *rest.ROUTES,
+            Route("/openapi.json", openapi, methods=["GET"]),
             Route("/tasks", tasks, methods=["GET"]),
             Route("/tasks/{task:path}", task, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),
@@ -55,25 +68,31 @@ def _runtime(request: Request) -> Runtime:
 
 async def tasks(request: Request) -> Response:
     """GET /tasks"""
-    entries = _runtime(request).catalog.entries()
-    return JSONResponse(await asyncio.to_thread(listing.list_tasks, entries))
+    runtime = _runtime(request)
+    grants = runtime.access.of(request)
+    grants.require_read()
+    entries = runtime.catalog.entries()
+    page = listing.Page.of(request.query_params)
+    return JSONResponse(await asyncio.to_thread(listing.list_tasks, entries, grants, page))
 
 
 async def task(request: Request) -> Response:
     """GET /tasks/{task}"""
     runtime = _runtime(request)
     name = request.path_params["task"]
-    await runtime.catalog.require(name)
+    grants = runtime.access.of(request)
+    grants.require_read()
+    await hiding.require(runtime.catalog, grants, name)
     entries = runtime.catalog.entries()
     if name not in entries:  # removed since
-        raise runtime.catalog.unknown(name)
-    content = await asyncio.to_thread(listing.describe_task, runtime.store, name, entries)
+        raise await hiding.unknown(runtime.catalog, grants, name)
+    content = await asyncio.to_thread(listing.describe_task, runtime.store, name, entries, grants)
     return JSONResponse(content)
 
 
 async def metrics(request: Request) -> Response:
     """GET /metrics"""
-    text = await asyncio.to_thread(_runtime(request).metrics.exposition)
+    text = await asyncio.to_thread(_runtime(request).reporting.page)
     return Response(text, headers={"content-type": CONTENT_TYPE})
 
 

@@ -1,39 +1,35 @@
-"""Which waiting rows run next: bounded fair queues, deadlines, cancellation; no HTTP, no JAX.
+"""From waiting requests to batches on one engine thread, and answers back to the event loop.
 
-Work-conserving: whenever the engine is free it takes what waits, up to a batch. Fair between tasks
-by estimated work: start-time fair queueing (Goyal et al. 1996), where each task's queue has a tag
-in virtual time that advances by the cost of the rows taken from it, and the lowest tag goes first.
+Work-conserving: whenever the engine is free it takes what waits, in the fair queue's order, up to
+the size at which larger batches stop to pay. No HTTP, no JAX.
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
+import asyncio
 import logging
+import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, TypeVar
 
-from service.errors import DeadlineExceeded, InternalError, TaskQueueFull, Unavailable
+from service.admission import Admission, Limits
+from service.errors import DeadlineExceeded, GatewayError, InternalError, Unavailable
+from service.fair_queue import Ask, FairQueue
+from service.pace import Pace
 
+__all__ = ["Ask", "BatchReport", "Batcher", "Done", "Limits", "Place"]
 logger = logging.getLogger(__name__)
 RowT = TypeVar("RowT")
 AnswerT = TypeVar("AnswerT")
-RETRY_AFTER_S = 1.0
-SWEEP_EVERY_S = 0.02  # looking through full queues costs a millisecond
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much may wait, and how much runs at once."""
-
-    batch_rows: int
-    per_task: int
-    total: int
+RETRY_AFTER_S = 1.0  # when the gateway stops: another one should be up by then
+LOOK_PAST = 16  # requests that do not fit into the rest of a batch, before it goes without them
+# Light tasks are there while their part of the last so many requests that ran is between these.
+FEW_LIGHT, MANY_LIGHT, REMEMBERED = 0.002, 0.25, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +39,8 @@ class Done(Generic[AnswerT]):
     answer: AnswerT
     queue_s: float
     execute_s: float  # of the whole batch
+    batch_rows: int = field(default=0, compare=False)
+    batch_tasks: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +50,55 @@ class BatchReport:
     rows: int
     tasks: int
     reason: str  # full | engine_free
+    waits: Sequence[float] = field(default=(), compare=False)  # of each request, in seconds
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting(Generic[RowT, AnswerT]):
-    task: str
-    row: RowT
-    cost: float
-    deadline: float
+class _Request(Generic[RowT, AnswerT]):
+    ask: Ask
+    rows: Sequence[RowT]
     arrived: float
-    future: Future[Done[AnswerT]] = field(default_factory=Future)
+    certain: bool  # nothing was before it when it came: no forecast may refuse it
+    future: asyncio.Future[list[Done[AnswerT]]]
+    light: bool = False  # of a task that has less than its share
+    waiting: bool = True
+
+
+class _Batch(Generic[RowT, AnswerT]):
+    """A batch on its way to be full."""
+
+    def __init__(self, limit: int, free_rows: Callable[[int], int]) -> None:
+        self._limit = limit  # rows
+        self._free_rows = free_rows
+        self._light = 0  # rows
+        self.requests: list[_Request[RowT, AnswerT]] = []
+        self.rows = 0
+        self.work = 0.0
+
+    @property
+    def full(self) -> bool:
+        """Whether no further row may join."""
+        return self.rows >= self._limit
+
+    def has_room(self, request: _Request[RowT, AnswerT]) -> bool:
+        """Whether it may join without making it too large, or a light task's wait long."""
+        rows = self.rows + len(request.rows)
+        if not self.requests:
+            return True
+        if self._light and not request.light and rows > self._free_rows(self._light):
+            return False
+        return rows <= self._limit
+
+    def add(self, request: _Request[RowT, AnswerT]) -> None:
+        """Joins it."""
+        self.requests.append(request)
+        self.rows += len(request.rows)
+        self.work += request.ask.work
+        self._light += len(request.rows) if request.light else 0
 
 
 class Batcher(Generic[RowT, AnswerT]):
-    """Queues in front of one engine thread; `submit` from any thread."""
+    """Queues in front of one engine thread; requests come from one event loop's thread."""
 
     def __init__(
         self,
@@ -77,154 +110,162 @@ class Batcher(Generic[RowT, AnswerT]):
     ) -> None:
         """`run` answers rows in order; it is called from one thread only."""
         self._run = run
-        self._limits = limits
         self._clock = clock
         self._report = report
+        self._pace = Pace(limits.batch_rows)
+        self._admission = Admission(limits, self._pace)
+        self._queue = FairQueue[_Request[RowT, AnswerT]]()
         self._changed = threading.Condition()
-        self._queues: dict[str, deque[_Waiting[RowT, AnswerT]]] = {}
-        self._heap: list[tuple[float, int, str]] = []  # (tag, tie-break, task), one per queue
-        self._finish: dict[str, float] = {}  # where each task's next tag starts at the earliest
-        self._sequence = itertools.count()
-        self._virtual = 0.0
-        self._count = 0
-        self._next_sweep = 0.0
+        self._waiting = 0  # rows
+        self._waiting_work = 0.0
+        self._light = 0.0  # part of the last requests that was light
+        self._busy_until: float | None = None  # forecast, while a batch runs
+        self._free_since = math.inf  # end of the batch that this one followed without a pause
         self._stopping = False
         self._thread: threading.Thread | None = None
 
     def __len__(self) -> int:
         """Rows waiting."""
-        return self._count
+        return self._waiting
 
-    def submit(
-        self, task: str, row: RowT, *, cost: float, deadline: float
-    ) -> Future[Done[AnswerT]]:
-        """Queues a row; cancelling the future before it runs drops the row.
-
-        `cost` is its estimated work in any unit, `deadline` a time of the clock. Raises
-        TaskQueueFull, or Unavailable when all queues together are full or the gateway stops.
-        """
-        waiting = _Waiting[RowT, AnswerT](task, row, cost, deadline, self._clock())
+    def check(self, ask: Ask) -> None:
+        """Raises TaskQueueFull or Unavailable as `reserve` would now, before a body is read."""
         with self._changed:
-            self._admit(task)
-            queue = self._queues.get(task)
-            if queue is None:
-                queue = self._queues[task] = deque()
-                tag = max(self._virtual, self._finish.get(task, 0.0))
-                heapq.heappush(self._heap, (tag, next(self._sequence), task))
-            queue.append(waiting)
-            self._count += 1
-            self._changed.notify()
-        return waiting.future
+            self._check(ask)
 
-    def check(self, task: str) -> None:
-        """Raises as `submit` would now, so that a refused image need not be decoded first."""
-        with self._changed:
-            self._admit(task)
-
-    def _admit(self, task: str) -> None:
+    def _check(self, ask: Ask) -> bool:
+        """Whether the engine is all free for it."""
         if self._stopping:
-            raise Unavailable("the gateway is stopping", retry_after_s=RETRY_AFTER_S)
-        if self._room(task) <= 0 and self._clock() >= self._next_sweep:
-            self._next_sweep = self._clock() + SWEEP_EVERY_S
-            self._drop_dead()  # cancelled and late rows take no room from live ones
-        if len(self._queues.get(task, ())) >= self._limits.per_task:
-            raise TaskQueueFull(
-                f"{self._limits.per_task} requests for task {task!r} are waiting already",
-                retry_after_s=RETRY_AFTER_S,
-            )
-        if self._count >= self._limits.total:
-            raise Unavailable(
-                f"overloaded: {self._limits.total} requests are waiting already",
-                retry_after_s=RETRY_AFTER_S,
-            )
+            raise _stopping()
+        return self._admission.check(ask, self._clock(), self._busy_until)
 
-    def _room(self, task: str) -> int:
-        own = self._limits.per_task - len(self._queues.get(task, ()))
-        return min(own, self._limits.total - self._count)
+    @contextmanager
+    def reserve(self, ask: Ask) -> Iterator[Place[RowT, AnswerT]]:
+        """A place in the queue, kept while the images are decoded; raises as `check` does.
 
-    def _drop_dead(self) -> None:
-        for task, queue in self._queues.items():
-            alive = deque(w for w in queue if self._is_alive(w))
-            self._count -= len(queue) - len(alive)
-            self._queues[task] = alive
+        The caller cancels what it got from the place when its deadline passes: only then does a
+        request take no more room.
+        """
+        with self._changed:
+            certain = self._check(ask)
+            in_turn = self._admission.enter(ask)
+        place = Place(self._enqueue, ask, certain, in_turn, self._clock())
+        try:
+            yield place
+        finally:
+            if not place.taken:
+                with self._changed:
+                    self._admission.decoded(in_turn, None)
+                    self._admission.leave(ask)
 
-    def _is_alive(self, waiting: _Waiting[RowT, AnswerT]) -> bool:
-        if waiting.future.cancelled():
-            return False
-        if waiting.deadline > self._clock():
-            return True
-        if waiting.future.set_running_or_notify_cancel():
-            waited = self._clock() - waiting.arrived
-            error = DeadlineExceeded(f"the deadline passed after {waited:.3f} s in the queue")
-            waiting.future.set_exception(error)
-        return False
+    def _enqueue(self, request: _Request[RowT, AnswerT], in_turn: int) -> None:
+        """Queues what was one of `in_turn` requests that were decoded at once."""
+        request.future.add_done_callback(partial(self._forget, request))
+        now = self._clock()
+        with self._changed:
+            if self._stopping:
+                raise _stopping()
+            self._admission.decoded(in_turn, now - request.arrived)
+            request.arrived = now
+            request.light = self._queue.push(request)
+            self._waiting += len(request.rows)
+            self._waiting_work += request.ask.work
+            self._changed.notify()
 
-    def _take(self) -> list[_Waiting[RowT, AnswerT]]:
-        """The next batch: by lowest tag, without dead rows."""
-        batch: list[_Waiting[RowT, AnswerT]] = []
-        while self._heap and len(batch) < self._limits.batch_rows:
-            tag, _, task = heapq.heappop(self._heap)
-            queue = self._queues[task]
-            self._virtual = max(self._virtual, tag)
-            waiting = None
-            while queue and waiting is None:
-                candidate = queue.popleft()
-                self._count -= 1
-                if self._is_alive(candidate) and candidate.future.set_running_or_notify_cancel():
-                    waiting = candidate
-            if waiting is not None:
-                batch.append(waiting)
-                tag += waiting.cost
-            if queue:
-                heapq.heappush(self._heap, (tag, next(self._sequence), task))
-            else:
-                del self._queues[task]
-                self._finish[task] = tag
-        if not self._heap:  # all idle: the past has no weight any more
-            self._finish.clear()
-            self._virtual = 0.0
-        return batch
+    def _leave(self, request: _Request[RowT, AnswerT]) -> None:
+        request.waiting = False
+        self._waiting -= len(request.rows)
+        self._waiting_work = self._waiting_work - request.ask.work if self._waiting else 0.0
+        self._admission.leave(request.ask)
+
+    def _forget(
+        self, request: _Request[RowT, AnswerT], future: asyncio.Future[list[Done[AnswerT]]]
+    ) -> None:
+        """A cancelled request takes no room and no memory; what is left of it is dropped later."""
+        if future.cancelled():
+            with self._changed:
+                if request.waiting:
+                    self._leave(request)
+                    request.rows = ()
 
     def step(self, timeout_s: float | None = None) -> bool:
-        """Waits for rows (at most `timeout_s`), runs one batch, answers it; False if none came."""
+        """Waits for rows (at most `timeout_s`), runs one batch, answers it; False if none ran."""
         with self._changed:
-            self._changed.wait_for(lambda: self._count > 0 or self._stopping, timeout_s)
-            batch = self._take()
-            full = len(batch) == self._limits.batch_rows
-        if not batch:
+            if not self._waiting:
+                self._free_since = math.inf
+                self._changed.wait_for(lambda: self._waiting > 0 or self._stopping, timeout_s)
+            if self._stopping or not self._waiting:
+                return False
+            started = self._clock()
+            batch, late = self._take(started)
+            if batch.requests:
+                self._busy_until = started + self._pace.seconds(batch.rows, batch.work)
+        _settle([(request, _too_late(request, started)) for request in late])
+        if not batch.requests:
             return False
-        tasks = len({waiting.task for waiting in batch})
-        self._report(BatchReport(len(batch), tasks, "full" if full else "engine_free"))
-        started = self._clock()
-        try:
-            answers = self._run([waiting.row for waiting in batch])
-        except Exception:
-            logger.exception("event=batch_failed rows=%d retried=one_by_one", len(batch))
-            self._run_alone(batch, started)
-            return True
-        self._answer(batch, answers, started)
+        tasks = len({task for request in batch.requests for task in request.ask.tasks})
+        waits = [started - request.arrived for request in batch.requests]
+        reason = "full" if batch.full else "engine_free"
+        self._report(BatchReport(batch.rows, tasks, reason, waits))
+        outcomes = self._outcomes(batch, started)
+        _settle(outcomes)
         return True
 
-    def _run_alone(self, batch: Sequence[_Waiting[RowT, AnswerT]], started: float) -> None:
-        """One bad row must not fail its batch mates."""
-        for waiting in batch:
-            try:
-                answers = self._run([waiting.row])
-            except Exception as error:
-                logger.error("event=row_failed task=%s error=%r", waiting.task, error)
-                waiting.future.set_exception(InternalError("the engine failed on this image"))
+    def _take(self, now: float) -> tuple[_Batch[RowT, AnswerT], list[_Request[RowT, AnswerT]]]:
+        """The next batch, and what the engine cannot answer in time any more."""
+        considerate = FEW_LIGHT < self._light < MANY_LIGHT and self._admission.flooded
+        limit = self._pace.limit(self._waiting, considerate=considerate)
+        batch: _Batch[RowT, AnswerT] = _Batch(limit, self._pace.free_rows)
+        late: list[_Request[RowT, AnswerT]] = []
+        passed: list[_Request[RowT, AnswerT]] = []
+        # As if the batch became as large as it may: small batches for urgent requests would cost
+        # throughput when there is least to spare.
+        rows = min(limit, self._waiting)
+        ends = now + self._pace.seconds(rows, self._waiting_work * rows / self._waiting)
+        while not batch.full and len(passed) < LOOK_PAST and (request := self._queue.pop()):
+            if not request.waiting:  # cancelled
+                self._queue.drop(request)
+            elif request.ask.deadline < (now if request.certain else ends):
+                self._queue.drop(request)
+                self._leave(request)
+                late.append(request)
+            elif batch.has_room(request):
+                self._queue.charge(request)
+                self._leave(request)
+                batch.add(request)
+                self._light += (request.light - self._light) / REMEMBERED
             else:
-                self._answer([waiting], answers, started)
+                passed.append(request)
+        for request in passed:
+            self._queue.put_back(request)
+        return batch, late
 
-    def _answer(
-        self,
-        batch: Sequence[_Waiting[RowT, AnswerT]],
-        answers: Sequence[AnswerT],
-        started: float,
-    ) -> None:
-        execute_s = self._clock() - started
-        for waiting, answer in zip(batch, answers, strict=True):
-            waiting.future.set_result(Done(answer, started - waiting.arrived, execute_s))
+    def _outcomes(
+        self, batch: _Batch[RowT, AnswerT], started: float
+    ) -> list[tuple[_Request[RowT, AnswerT], _Outcome[AnswerT]]]:
+        """Runs it. One bad row must not fail its batch mates: then each request runs alone."""
+        try:
+            answers = self._run([row for request in batch.requests for row in request.rows])
+            ended = self._clock()
+            outcomes = list(_split(batch.requests, answers, started, ended))
+        except Exception:
+            logger.exception("event=batch_failed rows=%d retried=one_by_one", batch.rows)
+            with self._changed:
+                self._busy_until, self._free_since = None, math.inf
+            return [(request, self._alone(request, started)) for request in batch.requests]
+        with self._changed:
+            self._busy_until = None
+            self._pace.note(batch.rows, batch.work, ended - min(started, self._free_since))
+            self._free_since = ended
+        return outcomes
+
+    def _alone(self, request: _Request[RowT, AnswerT], started: float) -> _Outcome[AnswerT]:
+        try:
+            answers = self._run(request.rows)
+            return next(_split([request], answers, started, self._clock()))[1]
+        except Exception as error:
+            logger.error("event=request_failed task=%s error=%r", request.ask.tasks[0], error)
+            return InternalError("the engine failed on this image")
 
     @property
     def alive(self) -> bool:
@@ -247,12 +288,83 @@ class Batcher(Generic[RowT, AnswerT]):
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
-        for queue in self._queues.values():
-            for waiting in queue:
-                if waiting.future.set_running_or_notify_cancel():
-                    waiting.future.set_exception(
-                        Unavailable("the gateway is stopping", retry_after_s=RETRY_AFTER_S)
-                    )
-        self._queues.clear()
-        self._heap.clear()
-        self._count = 0
+        refused: list[_Request[RowT, AnswerT]] = []
+        while request := self._queue.pop():
+            self._queue.drop(request)
+            if request.waiting:
+                self._leave(request)
+                refused.append(request)
+        _settle([(request, _stopping()) for request in refused])
+
+
+@dataclass(slots=True)
+class Place(Generic[RowT, AnswerT]):
+    """A request's place in the queue."""
+
+    _enqueue: Callable[[_Request[RowT, AnswerT], int], None]
+    _ask: Ask
+    _certain: bool
+    _in_turn: int
+    _since: float
+    taken: bool = False
+
+    def submit(self, rows: Sequence[RowT]) -> asyncio.Future[list[Done[AnswerT]]]:
+        """Queues the rows, once; they run in one batch.
+
+        One row for each task of the Ask, no more than fit into a batch. A cancelled future's rows
+        are dropped if they have not begun to run; it may raise DeadlineExceeded, InternalError or
+        Unavailable. Raises Unavailable when the gateway stops.
+        """
+        future = asyncio.get_running_loop().create_future()
+        request = _Request(self._ask, rows, self._since, self._certain, future)
+        self._enqueue(request, self._in_turn)
+        self.taken = True
+        return future
+
+
+_Outcome = GatewayError | list[Done[AnswerT]]
+
+
+def _split(
+    requests: Sequence[_Request[RowT, AnswerT]],
+    answers: Sequence[AnswerT],
+    started: float,
+    ended: float,
+) -> Iterator[tuple[_Request[RowT, AnswerT], _Outcome[AnswerT]]]:
+    """Each request's part of the answers."""
+    rest = iter(answers)
+    tasks = len({task for request in requests for task in request.ask.tasks})
+    for request in requests:
+        queue_s = started - request.arrived
+        yield (
+            request,
+            [Done(next(rest), queue_s, ended - started, len(answers), tasks) for _ in request.rows],
+        )
+
+
+def _settle(
+    outcomes: Sequence[tuple[_Request[RowT, AnswerT], _Outcome[AnswerT]]],
+) -> None:
+    """Hands outcomes over to the event loop, which is woken up once for all of them."""
+    if outcomes:
+        loop = outcomes[0][0].future.get_loop()
+        loop.call_soon_threadsafe(_set, outcomes)
+
+
+def _set(outcomes: Sequence[tuple[_Request[RowT, AnswerT], _Outcome[AnswerT]]]) -> None:
+    for request, outcome in outcomes:
+        if request.future.done():  # cancelled while it ran
+            continue
+        if isinstance(outcome, GatewayError):
+            request.future.set_exception(outcome)
+        else:
+            request.future.set_result(outcome)
+
+
+def _too_late(request: _Request[RowT, AnswerT], now: float) -> DeadlineExceeded:
+    passed = "passed" if request.ask.deadline < now else "would pass before the answer"
+    return DeadlineExceeded(f"the deadline {passed}, after {now - request.arrived:.3f} s waiting")
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("the gateway is stopping", retry_after_s=RETRY_AFTER_S)

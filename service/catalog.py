@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import bisect
 import difflib
+import itertools
 import logging
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from model_store import Digest, StoreError, UnknownVersion
 from model_store import UnknownTask as NoSuchTask
@@ -43,16 +45,25 @@ class Catalog:
     """The tasks of one store; a thread of its own follows it."""
 
     def __init__(
-        self, loader: Loader, metrics: Metrics, *, poll_s: float, preload: Sequence[str] = ()
+        self,
+        loader: Loader,
+        metrics: Metrics,
+        *,
+        poll_s: float,
+        preload: Sequence[str] = (),
+        pins: Sequence[str] = (),
     ) -> None:
-        """`preload` names tasks to load when they appear; "*" means all."""
+        """`preload` names tasks to load when they appear, "*" means all; `pins` are names, or
+        patterns such as a/*, of tasks that stay loaded.
+        """
         self._loader = loader
         self._metrics = metrics
         self._poll_s = poll_s
         self._aliases = Aliases(loader.store, keep_s=poll_s, clock=loader.clock)
         self._preload = frozenset(preload)
+        self._pins = tuple(pins)
         self._lock = threading.RLock()
-        self._entries: dict[str, Entry] = {}
+        self._entries: Mapping[str, Entry] = {}  # by name; replaced, never changed
         self._names: list[str] = []
         self._older: OrderedDict[tuple[str, int], Slot] = OrderedDict()
         self._refreshes: list[Future[None]] = []
@@ -60,7 +71,7 @@ class Catalog:
         self._overdue: set[str] = set()  # tasks whose live version is not the one that answers
         self._wake = threading.Event()
         self._stopped = threading.Event()
-        self._preloaded = False  # once ready, a task added later does not make it unready
+        self._awaited: set[str] = set()  # preloaded tasks found at first, still loading
         self._followed = False  # whether the store has been read at all
         self._thread = threading.Thread(target=self._follow, name="catalog", daemon=True)
 
@@ -91,21 +102,28 @@ class Catalog:
             slot = await asyncio.to_thread(self._older_slot, task, version)
         if slot is None:
             raise self.unknown(task)
-        job = slot.begin()
-        try:
-            if job.done():
-                return job.result()
-            # Shielded: a client that gives up must not cancel a load that others wait for.
-            return await asyncio.shield(asyncio.wrap_future(job))
-        except GatewayError as error:
-            raise await self._explain(slot, task, error) from None
+        return slot.use() or await self._loaded(slot)
 
-    async def require(self, task: str) -> None:
+    async def _loaded(self, slot: Slot) -> LoadedPath:
+        started = self._loader.clock()
+        try:
+            job = slot.begin()
+            self._metrics.cache_misses.inc()
+            # Shielded: a client that gives up must not cancel a load that others wait for.
+            path = await asyncio.shield(asyncio.wrap_future(job))
+        except GatewayError as error:
+            raise await self._explain(slot, slot.task, error) from None
+        self._metrics.cache_miss_seconds.observe(self._loader.clock() - started)
+        return path
+
+    async def require(self, task: str) -> Entry:
         """Raises UnknownTask if there is none, having looked at the store before saying so."""
         if task not in self._entries:  # perhaps published a moment ago
             await asyncio.wrap_future(self.refresh())
-        if task not in self._entries:
+        entry = self._entries.get(task)
+        if entry is None:
             raise self.unknown(task)
+        return entry
 
     async def _explain(self, slot: Slot, task: str, error: GatewayError) -> GatewayError:
         """A load also fails because the task or version is gone: that is no fault of the store."""
@@ -120,10 +138,10 @@ class Catalog:
         return None if entry is None else entry.slot
 
     def _find(self, task: str, version: int | None) -> Slot | None:
+        entry = self._entries.get(task)
+        if entry is None or version is None or entry.slot.version == version:
+            return None if entry is None else entry.slot
         with self._lock:
-            entry = self._entries.get(task)
-            if entry is None or version is None or entry.slot.version == version:
-                return None if entry is None else entry.slot
             if entry.successor is not None and entry.successor.version == version:
                 return entry.successor
             slot = self._older.get((task, version))
@@ -147,32 +165,27 @@ class Catalog:
                 self._older.popitem(last=False)
             return slot
 
-    def unknown(self, task: str) -> UnknownTask:
-        """What to say about a name that is no task's."""
+    def unknown(self, task: str, shows: Callable[[str], bool] = lambda _: True) -> UnknownTask:
+        """What to say about a name that is no task's; `shows` says which others may be named."""
         shown = task if len(task) <= SHOWN_CHARACTERS else task[:SHOWN_CHARACTERS] + "…"
-        nearest = self.nearest(task)
+        nearest = self.nearest(task, shows)
         hint = f"did you mean {' or '.join(nearest)}?" if nearest else "GET /tasks lists all tasks"
         return UnknownTask(f"there is no task {shown!r}; {hint}", nearest=nearest)
 
-    def nearest(self, task: str) -> list[str]:
+    def nearest(self, task: str, shows: Callable[[str], bool] = lambda _: True) -> list[str]:
         """Up to three names that look like this one, from those beside it in the alphabet."""
         names = self._names
         middle = bisect.bisect(names, task)
         around = names[max(0, middle - CANDIDATES // 2) : middle + CANDIDATES // 2]
-        return difflib.get_close_matches(task[:SHOWN_CHARACTERS], around, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(task[:SHOWN_CHARACTERS], around, n=CANDIDATES, cutoff=0.5)
+        return list(itertools.islice(filter(shows, near), 3))
 
     # -- what there is
 
     @property
     def ready(self) -> bool:
-        """Whether the store has been read and every preloaded task is loaded or has failed."""
-        if not self._followed or not self._preload or self._preloaded:
-            return self._followed
-        self._preloaded = not any(
-            self._is_preloaded(task) and entry.slot.state in ("cold", "loading")
-            for task, entry in self.entries().items()
-        )
-        return self._preloaded
+        """Whether the store has been read and every preloaded task was loaded or has failed."""
+        return self._followed and not self._awaited
 
     @property
     def alive(self) -> bool:
@@ -180,14 +193,13 @@ class Catalog:
         return self._thread.is_alive()
 
     def entries(self) -> Mapping[str, Entry]:
-        """All tasks, by name."""
-        with self._lock:
-            return {task: self._entries[task] for task in self._names}
+        """All tasks, by name: as they are now, whatever comes later."""
+        return self._entries
 
     def counts(self) -> Mapping[str, int]:
         """Tasks by state."""
         states = dict.fromkeys(("cold", "loading", "ready", "failed"), 0)
-        return {**states, **Counter(entry.slot.state for entry in self.entries().values())}
+        return {**states, **Counter(entry.slot.state for entry in self._entries.values())}
 
     # -- following the store
 
@@ -226,21 +238,25 @@ class Catalog:
         self._metrics.catalog_polls.labels("ok").inc()
 
     def _apply(self, live: Mapping[str, tuple[int, Digest]]) -> None:
-        """Costs one comparison per task while nothing changes."""
+        """Costs one comparison of two dicts while nothing changes."""
+        if live == self._live and not self._overdue:
+            return
+        removed = [task for task in self._live if task not in live]
+        differing = [task for task, found in live.items() if self._live.get(task) != found]
+        entries = dict(self._entries)
         with self._lock:
-            removed = [task for task in self._live if task not in live]
-            differing = [task for task, found in live.items() if self._live.get(task) != found]
             for task in removed:
-                self._remove(task)
+                self._remove(task, entries.pop(task))
             for task in {*differing, *self._overdue}:
-                entry = self._entries.get(task)
+                entry = entries.get(task)
                 if entry is None:
-                    self._add(task, *live[task])
+                    entries[task] = self._added(task, *live[task])
                 else:
                     self._update(task, entry, *live[task])
-            if removed or len(self._names) != len(live):
-                self._names = sorted(self._entries)
-            self._live = live  # last: what an error interrupted is done again
+        if removed or len(self._names) != len(live):
+            self._names = sorted(entries)
+            self._entries = {task: entries[task] for task in self._names}
+        self._live = live  # last: what an error interrupted is done again
 
     def _drop_removed_versions(self) -> None:
         """A few small files: the versions that `?version=` keeps loaded."""
@@ -255,23 +271,33 @@ class Catalog:
                 with self._lock:
                     self._older.pop((task, version), None)
 
-    def _add(self, task: str, version: int, digest: Digest) -> None:
-        self._entries[task] = Entry(Slot(self._loader, task, version, digest))
+    def _added(self, task: str, version: int, digest: Digest) -> Entry:
+        slot = self._slot(task, version, digest)
         self._metrics.register(task)
         self._changed("added", task, version)
         if self._is_preloaded(task):
-            self._entries[task].slot.begin()
+            self._preload_slot(slot)
+        return Entry(slot)
+
+    def _slot(self, task: str, version: int, digest: Digest) -> Slot:
+        pinned = any(fnmatchcase(task, pattern) for pattern in self._pins)
+        return Slot(self._loader, task, version, digest, pinned=pinned)
+
+    def _preload_slot(self, slot: Slot) -> None:
+        """Tasks added later do not make the gateway unready."""
+        if not self._followed:
+            self._awaited.add(slot.task)
+        slot.begin().add_done_callback(lambda _: self._awaited.discard(slot.task))
 
     def _is_preloaded(self, task: str) -> bool:
         return task in self._preload or "*" in self._preload
 
-    def _remove(self, task: str) -> None:
-        version = self._entries.pop(task).slot.version
+    def _remove(self, task: str, entry: Entry) -> None:
         self._overdue.discard(task)
         for key in [key for key in self._older if key[0] == task]:
             del self._older[key]
         self._metrics.forget(task)
-        self._changed("removed", task, version)
+        self._changed("removed", task, entry.slot.version)
 
     def _update(self, task: str, entry: Entry, version: int, digest: Digest) -> None:
         if (entry.slot.version, entry.slot.digest) == (version, digest):
@@ -280,12 +306,12 @@ class Catalog:
             return
         successor = entry.successor
         if successor is None or (successor.version, successor.digest) != (version, digest):
-            successor = Slot(self._loader, task, version, digest)
+            successor = self._slot(task, version, digest)
             self._changed("changed", task, version)
             if entry.slot.state != "ready":
                 entry.slot, entry.successor = successor, None
                 if self._is_preloaded(task):
-                    successor.begin()
+                    self._preload_slot(successor)
                 return
             entry.successor = successor
             self._overdue.add(task)

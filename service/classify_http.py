@@ -50,13 +50,13 @@ ROUTES = [
 async def _respond(request: Request, tasks: tuple[str, ...], content: Any) -> Response:
     runtime: Runtime = request.app.state.runtime
     try:
-        with watched(runtime.metrics, Seen("http", tasks)) as seen:
-            wanted = _wanted(request, tasks, runtime.settings)
+        with watched(runtime.metrics, Seen("http", tasks), runtime.tally.count) as seen:
+            wanted = _wanted(request, tasks, runtime)
             result = await classify(
                 runtime, wanted, partial(_read, request, runtime.settings), partial(_gone, request)
             )
             answer = content(wanted, result)
-            seconds = seen.classified(result.seconds)
+            seconds = seen.classified(result.course)
     except ClientGone as error:
         return Response(status_code=error.status)  # nobody is left to read it
     milliseconds = {stage: round(value * 1e3, 3) for stage, value in seconds.items()}
@@ -64,13 +64,15 @@ async def _respond(request: Request, tasks: tuple[str, ...], content: Any) -> Re
     return JSONResponse({**answer, "timing_ms": milliseconds}, headers={"server-timing": timing})
 
 
-def _wanted(request: Request, tasks: tuple[str, ...], settings: Settings) -> Wanted:
-    query, headers = request.query_params, request.headers
+def _wanted(request: Request, tasks: tuple[str, ...], runtime: Runtime) -> Wanted:
+    query, headers, settings = request.query_params, request.headers, runtime.settings
+    grants = runtime.access.of(request)
     version = _version(query.get("version"))
     _check_tasks(tasks, version, settings.max_batch_rows)
     own_ms = _whole(DEADLINE_HEADER, headers.get(DEADLINE_HEADER), settings.deadline_ms)
     return Wanted(
         tasks=tasks,
+        grants=grants,
         deadline_s=min(own_ms or settings.deadline_ms, settings.deadline_ms) / 1e3,
         version=version,
         top_k=_whole("top_k", query.get("top_k"), None),

@@ -16,7 +16,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batching import Done
+from service import hiding
+from service.access import Grants
+from service.batching import Ask
 from service.errors import (
     BadParameter,
     ClientGone,
@@ -28,6 +30,7 @@ from service.errors import (
 from service.images import Decoded
 from service.paths import LoadedPath, Row
 from service.runtime import Runtime
+from service.watching import Course
 
 T = TypeVar("T")
 Logits = NDArray[np.float32]  # [classes]
@@ -42,6 +45,7 @@ class Wanted:
     """What a request asks for, beside its images."""
 
     tasks: tuple[str, ...]  # distinct
+    grants: Grants  # of who asks
     deadline_s: float  # from now
     version: int | str | None = None  # number or alias; None is the live one
     top_k: int | None = None  # classes that the answer lists, if the request says so
@@ -58,10 +62,10 @@ class Classified:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of each task, in the order asked for, and how long the stages took."""
+    """What became of each task, in the order asked for."""
 
     outcomes: Sequence[Classified | GatewayError]
-    seconds: dict[str, float]  # decode, queue, execute
+    course: Course
 
 
 async def classify(runtime: Runtime, wanted: Wanted, read: Read, gone: Gone) -> Result:
@@ -82,13 +86,15 @@ async def classify(runtime: Runtime, wanted: Wanted, read: Read, gone: Gone) -> 
             found = await _paths(runtime, wanted)
             paths = [path for path in found if isinstance(path, LoadedPath)]
             late = partial(UploadTimeout, f"the image did not arrive {limit}")
-            with runtime.receiving(wanted.tasks):
+            with runtime.receiving(_ask(paths, 1, deadline, wanted.priority)):
                 sources = await read()
-                late = partial(DeadlineExceeded, f"not answered {limit}")
-                received = time.monotonic()
-                rows = await _rows(runtime, paths, sources)
-            decode_s = time.monotonic() - received
-            done = await _unless_gone(_submit(runtime, rows, deadline), gone)
+            late = partial(DeadlineExceeded, f"not answered {limit}")
+            received = time.monotonic()
+            ask = _ask(paths, len(sources), deadline, wanted.priority)
+            with runtime.batcher.reserve(ask) as place:
+                rows = await _unless_gone(_rows(runtime, paths, sources), gone)
+                decode_s = time.monotonic() - received
+                done = await _unless_gone(place.submit(rows), gone)
     except TimeoutError:
         raise late() from None
     logits = iter([one.answer for one in done])
@@ -101,7 +107,16 @@ async def classify(runtime: Runtime, wanted: Wanted, read: Read, gone: Gone) -> 
         "queue": max(one.queue_s for one in done),
         "execute": max(one.execute_s for one in done),
     }
-    return Result(outcomes, seconds)
+    versions = [one.published.version if isinstance(one, LoadedPath) else None for one in found]
+    course = Course(
+        received=received,
+        seconds=seconds,
+        versions=versions,
+        rows=len(done),
+        batch_rows=done[0].batch_rows,
+        batch_tasks=done[0].batch_tasks,
+    )
+    return Result(outcomes, course)
 
 
 def _named(tasks: Sequence[str]) -> str:
@@ -125,7 +140,7 @@ async def _paths(runtime: Runtime, wanted: Wanted) -> Sequence[LoadedPath | Gate
 
 
 async def _path(runtime: Runtime, wanted: Wanted, task: str) -> LoadedPath:
-    path = await runtime.catalog.acquire(task, wanted.version)
+    path = await hiding.acquire(runtime.catalog, wanted.grants, task, wanted.version)
     if wanted.top_k is not None and wanted.top_k > len(path.labels):
         raise BadParameter(
             f"top_k must be at most {len(path.labels)}, the classes of task {task!r}; "
@@ -134,10 +149,13 @@ async def _path(runtime: Runtime, wanted: Wanted, task: str) -> LoadedPath:
     return path
 
 
-async def _rows(
+def _rows(
     runtime: Runtime, paths: Sequence[LoadedPath], sources: Sequence[Source]
-) -> list[Row]:
-    """One row for each path and image; an image is decoded once for each size that is needed."""
+) -> asyncio.Future[list[Row]]:
+    """One row for each path and image; an image is decoded once for each size that is needed.
+
+    Cancelled before its turn in a thread has come, it decodes nothing.
+    """
 
     def work() -> list[Row]:
         decoded = {
@@ -150,26 +168,18 @@ async def _rows(
             for image in decoded[path.image_size]
         ]
 
-    return await asyncio.get_running_loop().run_in_executor(runtime.decoders, work)
+    return asyncio.get_running_loop().run_in_executor(runtime.decoders, work)
 
 
-def _submit(
-    runtime: Runtime, rows: Sequence[Row], deadline: float
-) -> asyncio.Future[list[Done[Logits]]]:
-    return asyncio.gather(
-        *(
-            asyncio.wrap_future(
-                runtime.batcher.submit(
-                    row.path.published.task, row, cost=row.path.cost, deadline=deadline
-                )
-            )
-            for row in rows
-        )
-    )
+def _ask(paths: Sequence[LoadedPath], images: int, deadline: float, priority: int) -> Ask:
+    """What the queues need to know of the rows that `_rows` makes."""
+    each = [path for path in paths for _ in range(images)]
+    tasks = [path.published.task for path in each]
+    return Ask(tasks, [path.cost for path in each], deadline, priority)
 
 
 async def _unless_gone(answer: asyncio.Future[T], gone: Gone) -> T:
-    """The answer; cancelled, so that its rows do not run, once the client is gone."""
+    """The answer; cancelled, so that what has not begun never runs, once the client is gone."""
     loop = asyncio.get_running_loop()
     looking: list[asyncio.Task[None]] = []
 

@@ -2,6 +2,8 @@
 
 GatewayError
 ├── BadImage              400  not an image, truncated, empty
+├── Unauthenticated       401  the token is missing or not known
+├── Forbidden             403  the token does not allow this
 ├── UnknownTask           404  with the nearest names
 ├── UploadTimeout         408  the body did not arrive in time
 ├── TooLarge              413  bytes or pixels
@@ -38,6 +40,18 @@ class BadImage(GatewayError):
     """The body is not an image that can be decoded."""
 
     status, kind, title = 400, "bad-image", "Not a readable image"
+
+
+class Unauthenticated(GatewayError):
+    """No token, or none that is known here."""
+
+    status, kind, title = 401, "unauthenticated", "A token is needed"
+
+
+class Forbidden(GatewayError):
+    """Not allowed to who asks."""
+
+    status, kind, title = 403, "forbidden", "Not allowed"
 
 
 class UnknownTask(GatewayError):

@@ -1,36 +1,81 @@
 """The gateway as a BentoML service: packaging and process; the work is done by the mounted app.
 
-BentoML's own metrics (a series per path that anybody asks for), access log and tracing are off; its
-dispatcher and its APIs are not used.
+BentoML's own metrics (a series per path that anybody asks for), access log and spans (one for each
+message of a request) are off; its dispatcher and its APIs are not used. Its set-up of tracing is:
+our spans go where its configuration says, and that comes from our settings.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gc
 import logging
 import os
+import shutil
 import signal
+import tempfile
+import warnings
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 # No usage statistics from a worker. The `bentoml` command decides before it imports this file:
 # there the variable has to be set in its environment, as the Makefile does.
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"
-# BentoML asks prometheus_client for its multi-process mode, which cannot remove series. There is
-# one worker: in-process metrics are right, and the choice is made when the client is imported.
+# BentoML asks prometheus_client for its multi-process mode, which cannot remove series: each worker
+# counts for itself (`workers.py`), and that is chosen when the client is imported.
 os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 
 import bentoml
+from bentoml._internal.configuration.containers import BentoMLContainer
 
 from model_store import ModelStore, StoreError
+from service import connections, tracing
+from service.access import Access
 from service.app import create_app
+from service.direct import Direct
+from service.draining import stop_listening
 from service.errors import SettingsError
 from service.runtime import Runtime
 from service.settings import LONGEST_DEADLINE_MS, Settings
 from service.trust import Trust
+from service.workers import Worker
 
-APP = create_app()
+WORKERS_FOLDER = "MUNET_WORKERS_FOLDER"  # from `bentoml serve` to its workers
+EXPORT_S = 5  # until a collector of traces that does not answer is given up
+
+
+def _settings() -> Settings:
+    """What BentoML asks for on import, as in a build; `check` complains of what cannot be used."""
+    try:
+        return Settings.from_environment({"MUNET_STORE": "unknown", **os.environ})
+    except SettingsError:
+        return Settings("unknown")
+
+
+def _worker() -> Worker | None:
+    """Which of several workers this process is."""
+    folder, index = os.environ.get(WORKERS_FOLDER), bentoml.server_context.worker_index
+    return Worker(Path(folder), index) if folder and index else None
+
+
+def _tracing(settings: Settings) -> Any:
+    """BentoML's configuration of tracing; its own middleware makes no spans."""
+    silent: dict[str, Any] = {"excluded_urls": [".*"]}
+    if not settings.tracing:
+        return silent
+    return silent | {
+        "exporter_type": "otlp",
+        "sample_rate": settings.tracing_rate,
+        "timeout": EXPORT_S,
+        "otlp": {"protocol": "http", "endpoint": settings.tracing},
+    }
+
+
+SETTINGS = _settings()
+APP = create_app(worker=_worker())
+connections.install()  # BentoML lets uvicorn choose what it speaks
 # Young objects are collected often, old ones hardly ever: a full collection takes milliseconds.
 GC_THRESHOLDS = (50_000, 20, 50)
 # BentoML's own limit only stands behind the app's: it answers worse and keeps what it knows of each
@@ -42,11 +87,11 @@ CONCURRENT_REQUESTS = 4096  # behind the app's queues, which refuse with Retry-A
 @bentoml.asgi_app(APP, path="/")
 @bentoml.service(
     name="munet-gateway",
-    workers=1,  # batches are formed per process
+    workers=SETTINGS.workers,  # batches are formed per process
     traffic={"timeout": TIMEOUT_S, "max_concurrency": CONCURRENT_REQUESTS},
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
-    tracing={"excluded_urls": [".*"]},
+    tracing=_tracing(SETTINGS),
     runner_probe={"enabled": False},
 )
 class Gateway:
@@ -60,21 +105,32 @@ class Gateway:
             settings = Settings.from_environment()
             store = ModelStore(settings.store)
             Trust(store, settings.trusted_keys)
+            Access(settings.tokens)
         except (SettingsError, StoreError, OSError) as error:
             raise SystemExit(f"error: {error}") from None
         # Workers of a built Bento run in its folder: the path is meant from here.
         os.environ["MUNET_STORE"] = store.url
         if settings.trusted_keys:
             os.environ["MUNET_TRUSTED_KEYS"] = os.path.abspath(settings.trusted_keys)
+        if settings.tokens:
+            os.environ["MUNET_TOKENS"] = os.path.abspath(settings.tokens)
+        os.environ.pop(WORKERS_FOLDER, None)
+        if settings.workers > 1:
+            os.environ[WORKERS_FOLDER] = folder = tempfile.mkdtemp(prefix="munet-")
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
     @bentoml.on_startup
     async def arm(self) -> None:
         """Freezes what is loaded and puts a drain before BentoML's own SIGTERM handler."""
         _log_own_events()
+        _ignore_what_clients_cause()
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        _drain_on_sigterm(Settings.from_environment().drain_s)
+        settings = Settings.from_environment()
+        if settings.tracing:
+            tracing.use(BentoMLContainer.tracer_provider.get())
+        _drain_on_sigterm(settings.drain_s)
 
     async def __is_ready__(self) -> bool:
         runtime = _runtime()
@@ -83,6 +139,15 @@ class Gateway:
     async def __is_alive__(self) -> bool:
         runtime = _runtime()
         return runtime is None or runtime.alive
+
+
+# BentoML's middlewares cost more than a whole answer of a bare Starlette does; its limits stand
+# behind the app's anyway.
+Gateway.add_asgi_middleware(
+    Direct,  # pyright: ignore[reportArgumentType]  # it takes any class of the usual form
+    inner=APP,
+    paths=("/classify", "/v2/"),
+)
 
 
 def _runtime() -> Runtime | None:
@@ -100,6 +165,13 @@ def _log_own_events() -> None:
     own.propagate = False
 
 
+def _ignore_what_clients_cause() -> None:
+    """Else each bad request is a line in the log, and Python keeps the text of every warning."""
+    warnings.filterwarnings("ignore", module="PIL")
+    for name in ("uvicorn.error", "python_multipart.multipart"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 def _drain_on_sigterm(drain_s: float) -> None:
     """SIGTERM first makes the gateway unready, and only `drain_s` later closes the listener.
 
@@ -115,6 +187,10 @@ def _drain_on_sigterm(drain_s: float) -> None:
             previous(number, None)
         elif not runtime.draining:
             runtime.draining = True
-            loop.call_soon_threadsafe(loop.call_later, drain_s, previous, number, None)
+            loop.call_soon_threadsafe(loop.call_later, drain_s, end, number)
+
+    def end(number: int) -> None:
+        stop_listening()
+        previous(number, None)
 
     signal.signal(signal.SIGTERM, drain)

@@ -20,6 +20,11 @@ from vit import preprocess
 # Few decoders, all of them much used: each further one is further code for hostile bytes.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 WIDE_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+# Both bound the time that a few bytes can ask for; what pictures have is far below.
+MAX_READS = 50_000  # of chunks, segments, comments, runs: each costs the interpreter microseconds
+MAX_SCANS = 50  # of a progressive JPEG: each goes over the whole picture; encoders make about ten
+START_OF_SCAN = b"\xff\xda"  # does not occur in what a JPEG has compressed
+BAND_ROWS = 256  # converted at once: the whole picture would be in memory several times
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +38,15 @@ class Decoded:
 def decode(data: bytes, *, size: int, max_pixels: int) -> Decoded:
     """Decodes and preprocesses one image to `size` pixels on each side.
 
-    Raises BadImage, or TooLarge by the width and height that its header states.
+    Raises BadImage, or TooLarge by the width and height that its header states and by the pieces
+    that it is in.
     """
     if not data:
         raise BadImage("decoding the image: the body is empty")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(_Pieces(data), formats=FORMATS) as image:
+            if image.format in ("JPEG", "MPO") and data.count(START_OF_SCAN) > MAX_SCANS:
+                raise TooLarge(f"decoding the image: a JPEG of more than {MAX_SCANS} scans")
             _check_pixels(image.width, image.height, max_pixels)
             array = _eight_bit(image)
     except TooLarge:
@@ -64,14 +72,49 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
         )
 
 
+class _Pieces(io.BytesIO):
+    """Bytes that can be read a limited number of times; each piece of a file takes one or a few."""
+
+    _reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._reads += 1
+        if self._reads > MAX_READS:
+            raise TooLarge("decoding the image: the file is in too many pieces; save it anew")
+        return super().read(size)
+
+
 def _eight_bit(image: Image.Image) -> NDArray[np.uint8]:
     """[height, width, 1 or 3]"""
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode in WIDE_GREY:
-        grey = np.asarray(ImageOps.exif_transpose(image)).astype(np.int64) >> 8
-        return grey.clip(0, 255).astype(np.uint8)[..., None]
-    if image.mode in ("1", "L") and "transparency" not in image.info:
-        return np.asarray(ImageOps.exif_transpose(image).convert("L"))[..., None]
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        channels, band_of = 1, _narrowed
+    elif image.mode in ("1", "L") and "transparency" not in image.info:
+        channels, band_of = 1, _grey
+    elif image.has_transparency_data:
+        channels, band_of = 3, _on_white
+    else:
+        channels, band_of = 3, _colour
+    array = np.empty((image.height, image.width, channels), np.uint8)
+    for top in range(0, image.height, BAND_ROWS):
+        band = array[top : top + BAND_ROWS]
+        box = (0, top, image.width, top + len(band))
+        band[...] = np.asarray(band_of(image.crop(box))).reshape(band.shape)
+    return array
+
+
+def _narrowed(image: Image.Image) -> NDArray[np.uint8]:
+    return (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    return image.convert("L")
+
+
+def _colour(image: Image.Image) -> Image.Image:
+    return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

@@ -7,7 +7,7 @@ else is `other`, and a removed task takes its series with it, so junk names mint
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -16,17 +16,22 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from service import VERSION
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (
     *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
     *(0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
+AGES = (0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86400.0)
+STAGES = ("decode", "queue", "execute", "total")
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -39,6 +44,7 @@ class Snapshot:
     resident_components: int
     resident_bytes: int
     component_releases: int
+    memory_budget_bytes: float
 
 
 class Metrics:
@@ -54,12 +60,16 @@ class Metrics:
         self._requests()
         self._batches()
         self._loading()
-        Gauge(
+        ProcessCollector(registry=self.registry)
+        self.log_lines_dropped = self._counter(
+            "munet_access_log_dropped_total", "Lines that nobody read fast enough."
+        )
+        self._build_info = Gauge(
             "munet_build_info",
-            "Constant 1; the labels name the versions in use.",
-            ("jax", "bentoml"),
+            "Constant 1; the labels name versions, and what the engine computes on.",
+            ("version", "jax", "bentoml", "backend", "device"),
             registry=self.registry,
-        ).labels(version("jax"), version("bentoml")).set(1)
+        )
 
     def _requests(self) -> None:
         self.requests = self._counter(
@@ -75,6 +85,7 @@ class Metrics:
             SECONDS,
             "stage",
         )
+        self._stages = {stage: self.stage_seconds.labels(stage) for stage in STAGES}
         self.rejected = self._counter(
             "munet_rejected_total", "Requests refused, by kind of refusal.", "reason"
         )
@@ -84,6 +95,11 @@ class Metrics:
             "munet_batches_total",
             "Batches, by why they were dispatched: full, or engine_free with what was waiting.",
             "reason",
+        )
+        self.queue_delay_seconds = self._histogram(
+            "munet_queue_delay_seconds",
+            "How long a request's rows waited for the engine, by when they went; for autoscaling.",
+            SECONDS,
         )
         self.batch_rows = self._histogram("munet_batch_rows", "Rows in a batch.", ROWS)
         self.batch_tasks = self._histogram("munet_batch_tasks", "Distinct tasks in a batch.", ROWS)
@@ -109,7 +125,30 @@ class Metrics:
             "munet_component_load_seconds", "Reading and verifying one component.", SECONDS
         )
         self.task_loads = self._counter(
-            "munet_task_loads_total", "Loads of a task, by outcome: ready or failed.", "outcome"
+            "munet_task_loads_total",
+            "Loads of a task, by outcome: ready, failed, or no_room as all else was in use.",
+            "outcome",
+        )
+        self.task_load_seconds = self._histogram(
+            "munet_task_load_duration_seconds",
+            "From the begin of a load to a task that is ready.",
+            SECONDS,
+        )
+        self.cache_misses = self._counter(
+            "munet_cache_misses_total", "Requests that found their task not in memory."
+        )
+        self.cache_miss_seconds = self._histogram(
+            "munet_cache_miss_duration_seconds",
+            "Time such a request waited for its task, if that could be loaded.",
+            SECONDS,
+        )
+        self.evictions = self._counter(
+            "munet_evictions_total", "Tasks that went back to cold to make room for others."
+        )
+        self.age_at_eviction = self._histogram(
+            "munet_age_at_eviction_seconds",
+            "Time from an evicted task's last request to its eviction.",
+            AGES,
         )
         self.catalog_polls = self._counter(
             "munet_catalog_polls_total", "Looks at the store's refs: ok or error.", "outcome"
@@ -138,20 +177,28 @@ class Metrics:
             for instrument in (self.requests, self.request_seconds):
                 instrument.remove_by_labels({"task": task})
 
-    def answered(self, task: str, status: int, seconds: Mapping[str, float] | None) -> None:
+    def answered(
+        self, tasks: Sequence[str], status: int, seconds: Mapping[str, float] | None
+    ) -> None:
         """Counts a request; `seconds` by stage (with `total`) if it was classified."""
         with self._lock:  # a task forgotten between label and increment would come back
-            label = self._label(task)
-            self.requests.labels(label, str(status)).inc()
-            if seconds is not None:
-                self.request_seconds.labels(label).observe(seconds["total"])
+            for task in tasks:
+                label = self._label(task)
+                self.requests.labels(label, str(status)).inc()
+                if seconds is not None:
+                    self.request_seconds.labels(label).observe(seconds["total"])
         for stage, duration in (seconds or {}).items():
-            self.stage_seconds.labels(stage).observe(duration)
+            self._stages[stage].observe(duration)
 
     def _label(self, task: str) -> str:
         if task not in self._tasks:
             return "other"
         return task if self._per_task else "all"
+
+    def describe(self, *, backend: str, device: str) -> None:
+        """Says what computes: a name of JAX's backend, and of the device."""
+        versions = VERSION, version("jax"), version("bentoml")
+        self._build_info.labels(*versions, backend, device).set(1)
 
     def watch(self, snapshot: Callable[[], Snapshot]) -> None:
         """Adds the gauges that are read from `snapshot` at each scrape."""
@@ -174,6 +221,11 @@ class _SnapshotCollector(Collector):
         )
         yield GaugeMetricFamily(
             "munet_resident_bytes", "Bytes of components in memory.", now.resident_bytes
+        )
+        yield GaugeMetricFamily(
+            "munet_memory_budget_bytes",
+            "Bytes that components may take in memory.",
+            now.memory_budget_bytes,
         )
         yield CounterMetricFamily(
             "munet_component_releases_total",

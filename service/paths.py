@@ -6,8 +6,9 @@ through the same components hold the very same `Stage` object: the engine groups
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from vit import Architecture, kind_of
 STEM = ("embedding", "cls", "posembed_input")
 TAIL = ("encoder_norm", "head")
 SMALLEST_HEAD = 16  # classes; heads are padded to powers of two from here on
+OWN = (("residual_adapter",), TAIL)  # what a task that adapts a frozen backbone has for itself
+STACKED_PARAMETERS = 2**17  # of a stage at most: larger ones cost more to copy than to call
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,37 @@ class Program:
 
     kinds: tuple[str, ...]  # of its components, in order
     shape: Architecture  # with every field that does not shape this stage at a fixed value
+    tokens: int  # that come in with a row; 0 where its image does
+    class_token_only: bool = False  # of a path's last block: no other token comes out
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        fields = (self.kinds, self.shape, self.tokens, self.class_token_only)
+        object.__setattr__(self, "_hash", hash(fields))
+
+    def __hash__(self) -> int:
+        """Computed once: the engine looks programs up for every row."""
+        return self._hash
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Of one row that comes in."""
+        size = self.shape.image_size
+        return (self.tokens, self.shape.width) if self.tokens else (size, size, 3)
+
+    @property
+    def result_shape(self) -> tuple[int, ...]:
+        """Of one row that goes out: tokens, or logits."""
+        if self.kinds == TAIL:
+            return (self.shape.num_classes,)
+        tokens = 1 if self.class_token_only else self.tokens or self.shape.tokens
+        return (tokens, self.shape.width)
+
+    @property
+    def stackable(self) -> bool:
+        """Whether one call may run it for rows that each bring weights of their own."""
+        wide = max(2 * self.shape.adapter_dim, self.shape.num_classes)
+        return self.kinds in OWN and self.shape.width * wide <= STACKED_PARAMETERS
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -35,7 +69,7 @@ class Component:
 
     digest: Digest
     size_bytes: int
-    weights: Any  # tree of device arrays
+    weights: Any  # what `Engine.place` made of its arrays
     classes: int = 0  # of a head, before it was padded
 
 
@@ -78,26 +112,39 @@ class Row:
 
 def cut(arch: Architecture) -> Iterator[tuple[Program, tuple[str, ...]]]:
     """The stages of an architecture, in forward order: program and names of the components."""
+    last = f"encoderblock_{arch.num_layers - 1}"
     yield _program(STEM, arch), STEM
     for name in arch.component_names:
         if name not in STEM + TAIL:
-            yield _program((name,), arch), (name,)
+            yield _program((name,), arch, class_token_only=name == last), (name,)
     yield _program(TAIL, arch), TAIL
 
 
-def _program(names: tuple[str, ...], arch: Architecture) -> Program:
+def _program(
+    names: tuple[str, ...], arch: Architecture, *, class_token_only: bool = False
+) -> Program:
     """Fields that do not shape the stage are set to one value, so that equal programs are equal."""
     kinds = tuple(kind_of(name) for name in names)
     shape = replace(arch, num_layers=0, adapters=(), num_classes=1)
-    if "embedding" not in kinds:  # behind the embedding only the number of tokens matters
+    tokens = arch.tokens
+    if "embedding" in kinds:
+        tokens = 0
+    else:  # behind the embedding only the number of tokens matters
         shape = replace(shape, patch_size=1, image_size=arch.grid)
     if "encoderblock" not in kinds:
         shape = replace(shape, heads=1, mlp_dim=1)
     if "residual_adapter" not in kinds:
         shape = replace(shape, adapter_dim=1)
-    if "head" in kinds:
-        shape = replace(shape, num_classes=padded_classes(arch.num_classes))
-    return Program(kinds, shape)
+    if "head" in kinds:  # behind a block comes the class token alone
+        tokens = 1 if arch.num_layers else arch.tokens
+        shape = replace(shape, image_size=1, num_classes=padded_classes(arch.num_classes))
+    return _same(Program(kinds, shape, tokens, class_token_only))
+
+
+@functools.lru_cache(maxsize=1024)
+def _same(program: Program) -> Program:
+    """One object for equal programs, which then compare at no cost."""
+    return program
 
 
 def padded_classes(classes: int) -> int:

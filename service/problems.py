@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from service.errors import GatewayError, InternalError, UnknownTask
+from service.errors import GatewayError, InternalError, Unauthenticated, UnknownTask, UploadTimeout
 
 MEDIA_TYPE = "application/problem+json"
 SHOWN_CHARACTERS = 200  # of the path
@@ -23,6 +23,10 @@ def problem(request: Request, error: GatewayError) -> JSONResponse:
     headers: dict[str, str] = {}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, Unauthenticated):
+        headers["www-authenticate"] = "Bearer"
+    if isinstance(error, UploadTimeout):  # the rest would come as slowly
+        headers["connection"] = "close"
     return _respond(request, error.status, content(error), headers)
 
 

@@ -1,8 +1,8 @@
 """Components in memory by digest: each is read once, verified, and shared by all paths.
 
 Paths hold their components; here are only weak references, so a component is freed exactly when
-the last path that uses it is gone, rows in flight included. What stays loaded is the catalog's
-decision.
+the last path that uses it is gone, rows in flight included. A load first reserves the bytes that it
+has to read: what is in memory and what is being read never exceed the budget together.
 """
 
 from __future__ import annotations
@@ -11,21 +11,28 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any, cast
 
 import numpy as np
 
 from model_store import Digest, ModelStore, Published
+from service.eviction import Budget, NoRoom
 from service.metrics import Metrics
 from service.paths import Component, LoadedPath, Program, Stage, cut
 from vit import Architecture, kind_of
 from vit.preprocess import CONTRACT
 
 logger = logging.getLogger(__name__)
-READERS = 4  # components read at once
+Key = tuple[str, Digest]  # with the kind, which decides the layout on the device
+HELPERS = 6  # threads that read for all loads, beside each load's own
+ROOM_WAIT_S = 2.0  # for requests in flight to let go of what may then be evicted
+ROOM_LOOK_S = 0.01
 
 
 class UnservablePath(Exception):
@@ -41,38 +48,60 @@ class Usage:
     releases: int
 
 
+@dataclass(slots=True)
+class _Claim:
+    """Where a load gets its components from."""
+
+    found: dict[Key, Component] = field(default_factory=dict)
+    awaited: dict[Key, Future[Component]] = field(default_factory=dict)  # some load reads them
+    missing: dict[Key, Future[Component]] = field(default_factory=dict)  # this load reads them
+
+
 class Residency:
     """Loads paths; safe to call from several threads."""
 
     def __init__(
-        self, store: ModelStore, place: Callable[[str, Any], Any], metrics: Metrics
+        self,
+        store: ModelStore,
+        place: Callable[[str, Any], Any],
+        metrics: Metrics,
+        budget: Budget,
     ) -> None:
         """`place(kind, tree)` puts a component's arrays on the device, as the engine wants them."""
         self._store = store
         self._place = place
         self._metrics = metrics
+        self._budget = budget
         self._lock = threading.Lock()
-        self._loading: dict[tuple[str, Digest], Future[Component]] = {}
-        self._resident: weakref.WeakValueDictionary[tuple[str, Digest], Component] = (
-            weakref.WeakValueDictionary()
-        )
+        self._loading: dict[Key, Future[Component]] = {}
+        self._resident: dict[Key, weakref.ref[Component]] = {}
+        # Of components freed: (key, bytes, reference). A component may be freed anywhere, also by a
+        # thread that holds the lock: SimpleQueue is made for that.
+        self._freed: SimpleQueue[tuple[Key, int, weakref.ref[Component]]] = SimpleQueue()
         self._stages: weakref.WeakValueDictionary[tuple[Program, tuple[Component, ...]], Stage] = (
             weakref.WeakValueDictionary()
         )
-        self._loads = 0
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="read")
+        self._bytes = 0  # of components in memory
+        self._reserved = 0  # bytes of components being read
+        self._releases = 0
+        self._helpers = ThreadPoolExecutor(HELPERS, thread_name_prefix="read")
 
     def close(self) -> None:
         """Ends the threads that read."""
-        self._readers.shutdown(cancel_futures=True)
+        self._helpers.shutdown(cancel_futures=True)
 
-    def load(self, published: Published) -> LoadedPath:
+    def load(self, published: Published, *, pinned: bool = False) -> LoadedPath:
         """Reads what is not resident yet; blocks.
 
-        Raises UnservablePath, or StoreError for a missing or corrupt component.
+        Raises UnservablePath, OverBudget for a path that can never fit, NoRoom where all else is in
+        use for too long, or StoreError for a missing or corrupt component.
         """
         arch = self._architecture(published)
-        components = self._components(published.path.components)
+        path = published.path
+        sizes = {path.components[name]: size for name, size in published.sizes.items()}
+        self._budget.require(published.task, sizes, pinned=pinned)
+        keys = {name: (kind_of(name), digest) for name, digest in path.components.items()}
+        components = self._components(keys, sizes)
         stages = tuple(
             self._stage(program, tuple(components[name] for name in names))
             for program, names in cut(arch)
@@ -104,18 +133,68 @@ class Residency:
                 )
         return arch
 
-    def _components(self, digests: Mapping[str, Digest]) -> dict[str, Component]:
-        """Components by name, read at once: each waits for a disk or a network, and for a core."""
-        reads = {
-            name: self._readers.submit(self._component, kind_of(name), digest)
-            for name, digest in digests.items()
-        }
-        wait(reads.values())
-        error = next((e for read in reads.values() if (e := read.exception())), None)
-        if error is not None:
-            reads.clear()  # the error's traceback holds this frame, which must hold no components
+    def _components(
+        self, keys: Mapping[str, Key], sizes: Mapping[Digest, int]
+    ) -> dict[str, Component]:
+        """Components by name: those in memory, those other loads read, and the rest, read here."""
+        claim = self._claim(keys.values(), sizes)
+        # The load's own thread reads whatever the helpers do, so that it waits for no other load.
+        todo = deque((key, sizes[key[1]], future) for key, future in claim.missing.items())
+        with suppress(RuntimeError):  # the gateway is stopping
+            for _ in range(min(HELPERS, len(todo)) - 1):
+                self._helpers.submit(self._read_some, todo)
+        self._read_some(todo)
+        futures = {**claim.missing, **claim.awaited}
+        error = next((e for e in [future.exception() for future in futures.values()] if e), None)
+        if error is not None:  # its traceback holds this frame, which must hold no components
+            claim = futures = None
             raise error
-        return {name: read.result() for name, read in reads.items()}
+        found = {**claim.found, **{key: future.result() for key, future in futures.items()}}
+        return {name: found[key] for name, key in keys.items()}
+
+    def _claim(self, keys: Collection[Key], sizes: Mapping[Digest, int]) -> _Claim:
+        """Splits what a path needs, with room reserved for what has to be read.
+
+        Waits while all that could be evicted is in use, and raises NoRoom if that takes too long.
+        """
+        give_up_at = time.monotonic() + ROOM_WAIT_S
+        while True:
+            with self._lock:
+                claim = self._look(keys)
+                needed = sum(sizes[digest] for _, digest in claim.missing)
+                # What was found is held meanwhile: no eviction can free it.
+                if self._budget.make_room(needed, self._taken):
+                    self._loading.update(claim.missing)
+                    self._reserved += needed
+                    return claim
+            del claim  # must not keep in memory what another load waits for
+            if time.monotonic() > give_up_at:
+                raise NoRoom(f"{needed} bytes are needed and all of MUNET_MEMORY_BUDGET is in use")
+            time.sleep(ROOM_LOOK_S)
+
+    def _look(self, keys: Collection[Key]) -> _Claim:
+        claim = _Claim()
+        for key in keys:
+            reference = self._resident.get(key)
+            component = None if reference is None else reference()
+            if component is not None:
+                claim.found[key] = component
+            elif key in self._loading:
+                claim.awaited[key] = self._loading[key]
+            else:
+                claim.missing[key] = Future()
+        return claim
+
+    def _taken(self) -> int:
+        """Bytes in memory or being read; under the lock."""
+        with suppress(Empty):
+            while True:
+                key, size, reference = self._freed.get_nowait()
+                self._bytes -= size
+                self._releases += 1
+                if self._resident.get(key) is reference:  # else it has been read again since
+                    del self._resident[key]
+        return self._bytes + self._reserved
 
     def _stage(self, program: Program, components: tuple[Component, ...]) -> Stage:
         with self._lock:
@@ -124,43 +203,49 @@ class Residency:
                 stage = self._stages[program, components] = Stage(program, components)
             return stage
 
-    def _component(self, kind: str, digest: Digest) -> Component:
-        """The kind is part of the key because it decides the layout on the device."""
-        key = (kind, digest)
-        with self._lock:
-            resident = self._resident.get(key)
-            if resident is not None:
-                return resident
-            loading = self._loading.get(key)
-            mine = self._loading[key] = Future[Component]() if loading is None else loading
-        return self._read(key, mine) if loading is None else mine.result()
+    def _read_some(self, todo: deque[tuple[Key, int, Future[Component]]]) -> None:
+        with suppress(IndexError):
+            while True:
+                self._read(*todo.popleft())
 
-    def _read(self, key: tuple[str, Digest], mine: Future[Component]) -> Component:
-        kind, digest = key
+    def _read(self, key: Key, size: int, future: Future[Component]) -> None:
         started = time.monotonic()
         try:
-            tree = self._store.component(digest)
-            classes = np.shape(tree["bias"])[0] if kind == "head" else 0  # pyright: ignore
-            weights = self._place(kind, tree)
-            component = Component(digest, self._store.size(digest), weights, classes)
+            component = self._component(key, size)
         except BaseException as error:
             with self._lock:
+                self._reserved -= size
                 del self._loading[key]
-            mine.set_exception(error)
-            raise
+            future.set_exception(error)
+            return
         with self._lock:
-            self._resident[key] = component
-            self._loads += 1
+            self._reserved -= size
+            self._bytes += size
+            self._resident[key] = weakref.ref(
+                component, lambda reference: self._freed.put((key, size, reference))
+            )
             del self._loading[key]
-        mine.set_result(component)
+        future.set_result(component)
         self._metrics.component_loads.inc()
         self._metrics.component_load_seconds.observe(time.monotonic() - started)
-        return component
+
+    def _component(self, key: Key, size: int) -> Component:
+        kind, digest = key
+        tree = self._store.component(digest)
+        found = _array_bytes(tree)
+        if found > size:  # the manifest is somebody's word, and room was reserved by it
+            raise UnservablePath(f"component {digest}: expected {size} bytes, found {found}")
+        classes = np.shape(tree["bias"])[0] if kind == "head" else 0  # pyright: ignore
+        return Component(digest, size, self._place(kind, tree), classes)
 
     def usage(self) -> Usage:
         """What is in memory now."""
         with self._lock:
-            resident = list(self._resident.values())
-            loads = self._loads
-        size = sum(component.size_bytes for component in resident)
-        return Usage(len(resident), size, loads - len(resident))
+            self._taken()
+            return Usage(len(self._resident), self._bytes, self._releases)
+
+
+def _array_bytes(tree: Any) -> int:
+    if isinstance(tree, Mapping):
+        return sum(map(_array_bytes, cast(Mapping[str, Any], tree).values()))
+    return tree.nbytes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -10,42 +10,62 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store import ModelStore, Published
-from service.batching import Batcher, BatchReport, Limits
+from service.access import Access
+from service.allocator import keep_few_pools
+from service.batching import Ask, Batcher, BatchReport, Limits
 from service.catalog import Catalog
 from service.engine import Engine
 from service.errors import Unavailable
+from service.eviction import Budget, Recency
 from service.loading import Loader
 from service.metrics import Metrics, Snapshot
 from service.paths import LoadedPath, Row
+from service.reporting import Reporting
 from service.residency import Residency
 from service.settings import Settings
 from service.trust import Trust
+from service.uploads import Intake
+from service.v2.statistics import Tally
+from service.workers import Worker
 
 
 class Runtime:
     """Everything behind the HTTP interface; `start` before the first request, `stop` once."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Opens the store; raises StoreNotFound if there is none, InvalidKey for unusable keys."""
+    def __init__(self, settings: Settings, worker: Worker | None = None) -> None:
+        """Opens the store; raises StoreNotFound if there is none, InvalidKey or SettingsError for
+        unusable keys or tokens.
+        """
+        keep_few_pools()
         self.settings = settings
         self.store = ModelStore(settings.store)
         self.trust = Trust(self.store, settings.trusted_keys)
+        self.access = Access(settings.tokens)
+        self.intake = Intake(settings.upload_memory)
         self.metrics = Metrics(per_task=settings.task_metrics)
+        self.reporting = Reporting(settings, self.metrics, worker)
         self.engine = Engine(
             self.metrics,
             max_rows=settings.max_batch_rows,
             compilation_cache=settings.compilation_cache,
+            backend=settings.backend,
         )
-        self.residency = Residency(self.store, self.engine.place, self.metrics)
-        self.loader = Loader(self.store, self._prepare, self.metrics, threads=settings.load_threads)
+        recency = Recency(self.metrics)
+        budget = Budget(settings.memory_budget, recency)
+        self.residency = Residency(self.store, self.engine.place, self.metrics, budget)
+        self.loader = Loader(
+            self.store, self._prepare, self.metrics, recency, threads=settings.load_threads
+        )
         self.catalog = Catalog(
             self.loader,
             self.metrics,
             poll_s=settings.poll_s,
             preload=settings.preload_tasks,
+            pins=settings.pinned_tasks,
         )
+        self.tally = Tally(self.catalog.entries)
         self.batcher = Batcher[Row, NDArray[np.float32]](
-            self.engine.run,
+            self.tally.counted(self.engine.run),
             Limits(settings.max_batch_rows, settings.queue_per_task, settings.queue_total),
             report=self._count_batch,
         )
@@ -58,6 +78,7 @@ class Runtime:
         """Reads the store's refs and starts the threads; blocks for a moment."""
         self.batcher.start()
         self.catalog.start()
+        self.reporting.start()
 
     def stop(self) -> None:
         """Ends all threads; rows that still wait are refused."""
@@ -67,6 +88,7 @@ class Runtime:
         self.batcher.stop()
         self.decoders.shutdown(cancel_futures=True)
         self.engine.close()
+        self.reporting.stop()
 
     @property
     def ready(self) -> bool:
@@ -79,16 +101,15 @@ class Runtime:
         return self.batcher.alive and self.catalog.alive
 
     @contextmanager
-    def receiving(self, tasks: Sequence[str]) -> Iterator[None]:
-        """Around reading and decoding images: refuses at once what could not be queued later.
+    def receiving(self, ask: Ask) -> Iterator[None]:
+        """Around reading a body: refuses at once what could not be queued now.
 
         Raises TaskQueueFull or Unavailable. For the event loop's thread only.
         """
-        for task in tasks:
-            self.batcher.check(task)
+        self.batcher.check(ask)
         if self._receiving >= self.settings.queue_total:
             raise Unavailable(
-                f"overloaded: {self._receiving} images are being received already", retry_after_s=1
+                f"overloaded: {self._receiving} bodies are being received already", retry_after_s=1
             )
         self._receiving += 1
         try:
@@ -96,9 +117,9 @@ class Runtime:
         finally:
             self._receiving -= 1
 
-    def _prepare(self, published: Published) -> LoadedPath:
+    def _prepare(self, published: Published, *, pinned: bool) -> LoadedPath:
         self.trust.require(published)
-        path = self.residency.load(published)
+        path = self.residency.load(published, pinned=pinned)
         self.engine.warm(path.stages)
         return path
 
@@ -106,6 +127,8 @@ class Runtime:
         self.metrics.batches.labels(report.reason).inc()
         self.metrics.batch_rows.observe(report.rows)
         self.metrics.batch_tasks.observe(report.tasks)
+        for wait in report.waits:
+            self.metrics.queue_delay_seconds.observe(wait)
 
     def _snapshot(self) -> Snapshot:
         usage = self.residency.usage()
@@ -115,4 +138,5 @@ class Runtime:
             resident_components=usage.components,
             resident_bytes=usage.size_bytes,
             component_releases=usage.releases,
+            memory_budget_bytes=self.settings.memory_budget,
         )

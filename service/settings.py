@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NewType
 
 from service.errors import SettingsError
 
 PREFIX = "MUNET_"
 LONGEST_DEADLINE_MS = 10_000
+MEMORY_SHARE = 0.6  # for components: the gateway itself needs the rest
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+Bytes = NewType("Bytes", int)
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([KMGT])(I?))?B?")
+
+
+def _memory_share() -> Bytes:
+    """Of the memory of this container, or else of this machine."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # no such file, or "max"
+        memory = min(memory, int(CGROUP_LIMIT.read_text()))
+    return Bytes(int(memory * MEMORY_SHARE))
 
 
 def _cache_folder() -> str:
@@ -27,27 +41,45 @@ class Settings:
     store: str  # directory or URL of the model store
     poll_s: float = 0.5  # how often the store's refs are looked at
     max_body_bytes: int = 10 * 2**20
-    max_pixels: int = 25_000_000  # of the decoded image, read from its header
+    upload_memory: int = 512 * 2**20  # bytes of all bodies that are being received or decoded
+    max_pixels: int = 4096 * 4096  # of the decoded image, read from its header
     max_batch_rows: int = 32  # power of two
     queue_per_task: int = 256  # rows waiting
     queue_total: int = 1024  # rows waiting; also requests being received and decoded
     deadline_ms: int = LONGEST_DEADLINE_MS  # of a request that names none; none may be longer
     decode_threads: int = 2
-    load_threads: int = 2  # tasks loading at once
+    load_threads: int = 2  # loads that compute at once; more may wait for the store
     drain_s: float = 2.0  # SIGTERM: unready for so long before the listener closes
     trusted_keys: str = ""  # PEM file or folder of public keys: only what they signed is served
+    tokens: str = ""  # TOML file of who may do what; without one, only this machine may ask
     preload: str = ""  # tasks to load at start: names separated by commas, or *
+    memory_budget: Bytes = Bytes(0)  # for components, such as 2GiB; 0: its part of 60 % of all
+    pin: str = ""  # tasks never evicted: names or patterns such as a/*, separated by commas
     task_metrics: bool = True  # false folds the label `task` to `all`
+    access_log: bool = False  # a JSON line for each request on standard output
+    tracing: str = ""  # where spans go: http://collector:4318/v1/traces (OTLP over HTTP)
+    tracing_rate: float = 1.0  # of the requests that no sampled trace names
+    grpc_port: int = 0  # of the Open Inference Protocol over gRPC; 0 is none
+    workers: int = 1  # processes; each has components and batches of its own, and these limits
+    backend: str = "auto"  # what computes: jax, openvino, or the faster one where it is a CPU
     compilation_cache: str = ""  # compiled programs kept over restarts; "" is the user's cache
 
     def __post_init__(self) -> None:
         """Raises SettingsError where a value makes no sense."""
+        if not self.memory_budget:
+            object.__setattr__(self, "memory_budget", _memory_share() // max(1, self.workers))
         if self.max_batch_rows < 1 or self.max_batch_rows & (self.max_batch_rows - 1):
             raise _unusable("max_batch_rows", "a power of two", self.max_batch_rows)
         if self.deadline_ms > LONGEST_DEADLINE_MS:
             raise _unusable("deadline_ms", f"at most {LONGEST_DEADLINE_MS}", self.deadline_ms)
+        if self.tracing and not self.tracing.startswith(("http://", "https://")):
+            raise _unusable("tracing", "an http:// or https:// URL", self.tracing)
+        if self.tracing_rate > 1:
+            raise _unusable("tracing_rate", "at most 1", self.tracing_rate)
         for field in fields(self):
             value = getattr(self, field.name)
+            if value == field.default:
+                continue
             if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
                 raise _unusable(field.name, "a number above zero", value)
         if not self.compilation_cache:
@@ -71,7 +103,16 @@ class Settings:
     @property
     def preload_tasks(self) -> tuple[str, ...]:
         """Names of the tasks to load at start; ("*",) means all."""
-        return tuple(name.strip() for name in self.preload.split(",") if name.strip())
+        return _names(self.preload)
+
+    @property
+    def pinned_tasks(self) -> tuple[str, ...]:
+        """Names, or patterns of names, of the tasks that are never evicted."""
+        return _names(self.pin)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _flag(text: str) -> bool:
@@ -85,11 +126,21 @@ def _finite(text: str) -> float:
     return value
 
 
+def _bytes(text: str) -> int:
+    found = _SIZE.fullmatch(text.strip().upper())
+    if found is None:
+        raise ValueError(text)
+    number, prefix, binary = found.groups()
+    power = 0 if prefix is None else 1 + "KMGT".index(prefix)
+    return int(float(number) * (1024 if binary else 1000) ** power)
+
+
 _PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "str": (str, "text"),
     "int": (int, "a whole number"),
     "float": (_finite, "a number, and finite"),
     "bool": (_flag, "0 or 1"),
+    "Bytes": (_bytes, "a number of bytes, such as 512MiB or 2GB"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncGenerator
 
 from python_multipart.exceptions import FormParserError
@@ -9,9 +10,51 @@ from python_multipart.multipart import parse_options_header
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from service.errors import BadParameter, TooLarge, UnsupportedMedia
+from service.errors import BadParameter, TooLarge, Unavailable, UnsupportedMedia
 
 MAX_FORM_FIELDS = 8
+
+
+class Intake:
+    """How much memory bodies may take together, however many requests send one.
+
+    For the event loop's thread, but for bodies, which may be let go of anywhere.
+    """
+
+    def __init__(self, limit: int) -> None:
+        """`limit` in bytes."""
+        self._limit = limit
+        self._held = 0
+        self._freed: deque[int] = deque()  # sizes of bodies that are gone and still counted
+
+    def take(self, size: int) -> None:
+        """Room for so many bytes more; raises Unavailable if there is none."""
+        while self._freed:
+            self._held -= self._freed.popleft()
+        if self._held + size > self._limit:
+            raise Unavailable(
+                f"overloaded: bodies of {self._held} bytes are in memory, of at most {self._limit}",
+                retry_after_s=1,
+            )
+        self._held += size
+
+    def give(self, size: int) -> None:
+        """Takes back a `take`."""
+        self._held -= size
+
+    def body(self, data: bytes) -> bytes:
+        """A copy that is counted for as long as it is in memory."""
+        self._held += len(data)
+        found = _Body(data)
+        found.freed = self._freed
+        return found
+
+
+class _Body(bytes):
+    freed: deque[int]
+
+    def __del__(self) -> None:
+        self.freed.append(len(self))  # no lock: it may come in the middle of anything
 
 
 async def read_image(request: Request, max_bytes: int) -> bytes:
@@ -27,20 +70,30 @@ async def read_image(request: Request, max_bytes: int) -> bytes:
             f"content type {media[:100]!r}: expected image/*, application/octet-stream or "
             "multipart/form-data (with curl: -H 'Content-Type: application/octet-stream')"
         )
-    body = await _read(request, max_bytes)
-    return await _only_file(request, body) if form else body
+    body = await read_body(request, max_bytes)
+    return _intake(request).body(await _only_file(request, body)) if form else body
 
 
-async def _read(request: Request, max_bytes: int) -> bytes:
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The body as it is. Raises TooLarge, or Unavailable while too many bodies are in memory."""
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > max_bytes:
         raise _too_large(max_bytes)
+    intake = _intake(request)
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise _too_large(max_bytes)
-    return bytes(body)
+    try:
+        async for chunk in request.stream():
+            intake.take(len(chunk))
+            body += chunk
+            if len(body) > max_bytes:
+                raise _too_large(max_bytes)
+        return intake.body(bytes(body))
+    finally:
+        intake.give(len(body))
+
+
+def _intake(request: Request) -> Intake:
+    return request.app.state.runtime.intake
 
 
 def _too_large(max_bytes: int) -> TooLarge:

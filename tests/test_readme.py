@@ -2,14 +2,17 @@
 
 import importlib
 import re
+from dataclasses import fields
 from pathlib import Path
 
 from typer.testing import CliRunner
 
 from service.metrics import Metrics, Snapshot
+from service.settings import Settings
 
 TOP = Path(__file__).parent.parent
 README = (TOP / "README.md").read_text()
+GATEWAY = (TOP / "service/README.md").read_text()
 
 
 def test_every_make_target_it_names_exists():
@@ -33,11 +36,17 @@ def test_every_command_and_option_it_shows_exists():
 
 def test_every_metric_is_listed():
     metrics = Metrics(per_task=True)
-    metrics.watch(lambda: Snapshot(0, {"ready": 0}, 0, 0, 0))
+    metrics.watch(lambda: Snapshot(0, {"ready": 0}, 0, 0, 0, 0))
     names = {family.name for family in metrics.registry.collect()}
-    listed = set(re.findall(r"`(munet_\w+)`", README))
+    names = {name for name in names if name.startswith("munet_")}  # process_* are everybody's
+    listed = set(re.findall(r"`(munet_\w+)`", GATEWAY))
     assert names <= {name.removesuffix("_total") for name in listed}
     assert {name.removesuffix("_total") for name in listed} <= names
+
+
+def test_every_setting_is_listed():
+    names = {f"MUNET_{field.name.upper()}" for field in fields(Settings)}
+    assert names == set(re.findall(r"`(MUNET_\w+)`", GATEWAY))
 
 
 def test_it_fits_on_a_few_screens():

@@ -93,6 +93,17 @@ class MlpBlock(nn.Module):
         return dense(self.arch.width)(nn.gelu(x, approximate=True))
 
 
+def attention(query: Array, key: Array, value: Array, **_: Any) -> Array:
+    """Softmax attention, heads apart: [b, tokens, heads, d] each -> [b, queries, heads, d].
+
+    Heads are put before tokens for plain matrix products: on a CPU a block of many tokens is half
+    as fast again as with Flax's own, which leaves the order to XLA.
+    """
+    query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(0, 1, 3, 2)
+    return (jax.nn.softmax(scores) @ value).transpose(0, 2, 1, 3)
+
+
 class EncoderBlock(nn.Module):
     """A pre-norm transformer block.
 
@@ -106,13 +117,14 @@ class EncoderBlock(nn.Module):
     def __call__(self, x: Array) -> Array:
         """[b, tokens, width] -> [b, tokens, width], or [b, 1, width]"""
         y = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON)(x)
-        attention = nn.MultiHeadDotProductAttention(
+        heads = nn.MultiHeadDotProductAttention(
             num_heads=self.arch.heads,
             kernel_init=nn.initializers.xavier_uniform(),
             deterministic=True,
+            attention_fn=attention,
         )
         wanted = slice(1 if self.class_token_only else None)
-        x = x[:, wanted] + attention(y[:, wanted], y)
+        x = x[:, wanted] + heads(y[:, wanted], y)
         y = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON)(x)
         return x + MlpBlock(self.arch)(y)
 

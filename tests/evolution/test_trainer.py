@@ -54,7 +54,7 @@ def flat(tree):
 
 def test_a_child_learns_the_toy_task():
     child = path(ARCH, ARCH.component_names)
-    assert trained(child, drawn=batches(steps=240, per_round=120)).quality > 0.9
+    assert trained(child, drawn=batches(steps=480, per_round=240)).quality > 0.9
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,13 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from loadtests.exposition import parse
 from model_store import ModelStore
 from tests.service.conftest import Served
-from tests.service.servers import ROOT, Load, Server, environment
+from tests.service.servers import ROOT, Load, Server, ask, environment
 from tests.service.systems import png, publish
+from tests.service.test_connections import read
 from tests.service.waiting import PATIENCE_S, eventually
 
 VERSION = "test"
+POST = b"POST /classify/plain HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +44,22 @@ def test_holds_no_training_code_and_no_tests(home: Path) -> None:
     assert not list(source.rglob("__pycache__"))
 
 
+def test_its_image_has_the_locked_packages_and_no_root(home: Path) -> None:
+    packed = home / "bentos" / "munet-gateway" / VERSION / "env"
+    file = (packed / "docker" / "Dockerfile").read_text()
+    assert re.findall(r"^FROM (\S+)", file, re.MULTILINE) == ["python:3.11-slim"]
+    assert re.findall(r"^USER (\S+)", file, re.MULTILINE)[-1] == "bentoml"
+    assert "BENTO_USER_UID=1034" in file  # the user of deploy/kubernetes/deployment.yaml
+    assert "ENV BENTOML_DO_NOT_TRACK" in file
+    assert "EXPOSE 3000" in file
+    package = re.compile(r"^[a-z0-9._-]+==\S+", re.MULTILINE)
+    locked = package.findall((ROOT / "requirements-serve.lock").read_text())
+    installed = (packed / "python" / "requirements.txt").read_text()
+    assert len(locked) > 50
+    assert set(locked) <= set(package.findall(installed))
+    assert installed.count("--hash=sha256:") >= len(locked)
+
+
 def test_serves_a_store_compiles_nothing_and_drains(
     home: Path, tmp_path: Path, compilations: str, served: Served
 ) -> None:
@@ -51,22 +72,51 @@ def test_serves_a_store_compiles_nothing_and_drains(
         "MUNET_COMPILATION_CACHE": compilations,
         "MUNET_MAX_BATCH_ROWS": "4",
         "MUNET_PRELOAD": "*",
-        "MUNET_DRAIN_S": "3",
+        "MUNET_DRAIN_S": "2",
     }
     served.server.classify("plain", png(1))  # now every program is in the cache
     with Server(f"munet-gateway:{VERSION}", home, **variables) as server:
         assert 'munet_compilations_total{source="compiler"}' not in server.metrics()
         assert 'munet_tasks{state="ready"} 1.0' in server.metrics()
         assert server.classify("plain", png(1)).status == 200
-        with Load(server, ["plain"], png(1)) as load:
+        upload = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S)
+        with Load(server, ["plain"], png(1)) as load, upload:
+            upload.sendall(POST % len(png(1)) + png(1)[:10])
             eventually(lambda: len(load.replies) > 10)
+            assert "connection" not in load.replies[-1][1].headers
             server.process.terminate()
             eventually(lambda: server.ask("GET", "/readyz").status == 503)
             answered = len(load.replies)
             eventually(lambda: len(load.replies) > answered + 5)  # unready, and still answering
+            assert load.replies[-1][1].headers["connection"] == "close"
+            eventually(lambda: len(load.broken) == load.clients)  # the listener is closed
+            upload.sendall(png(1)[10:])  # which was begun before
+            assert read(upload).startswith(b"HTTP/1.1 200 ")
             assert server.process.wait(PATIENCE_S) == 0
         assert {reply.status for _, reply in load.replies} == {200}
-        assert len(load.broken) == load.clients  # each ended by the closing of its connection
+        assert {type(error) for error in load.broken} == {ConnectionRefusedError}
+
+
+def test_no_path_that_somebody_makes_up_mints_a_series(served: Served) -> None:
+    """Ours and those of BentoML's own metrics, which label by raw path and must stay off."""
+    server = served.server
+    kinds = ["/classify/{}", "/tasks/{}", "/v2/models/{}/infer", "/v2/models/{}", "/{}", "/{}/{}"]
+
+    def junk(number: int) -> None:
+        connection = server.connect()
+        for index in range(number, number + 100):
+            path = kinds[index % len(kinds)].format(*[f"junk{index}"] * 2)
+            ask(connection, ("GET", "POST")[index % 2], path, b"x", {"content-type": "image/png"})
+        connection.close()
+
+    junk(0)  # every kind of refusal has its series now
+    before = set(parse(server.metrics()))
+    for number in range(100, 1100, 100):
+        junk(number)
+    assert set(parse(server.metrics())) == before
+    assert "junk" not in server.metrics()
+    files = server.log.parent / "prometheus_multiproc_dir"  # of BentoML's home
+    assert not files.exists() or not list(files.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from model_store import ModelStore, Published
 from service.catalog import OLDER_VERSIONS, Catalog
 from service.errors import Unavailable, UnknownTask
+from service.eviction import Recency
 from service.loading import FIRST_RETRY_S, Loader
 from service.metrics import Metrics
 from service.paths import LoadedPath
@@ -28,7 +29,7 @@ class Preparer:
     broken: set[tuple[str, int]] = field(default_factory=set)
     gate: threading.Event = field(default_factory=threading.Event)
 
-    def __call__(self, published: Published) -> LoadedPath:
+    def __call__(self, published: Published, *, pinned: bool) -> LoadedPath:
         key = (published.task, published.version)
         self.loads.append(key)
         assert self.gate.wait(60)
@@ -46,8 +47,9 @@ class World:
         self.prepare = Preparer()
         self.prepare.gate.set()
         self.metrics = Metrics()
+        self.recency = Recency(self.metrics, clock=lambda: self.now)
         self.loader = Loader(
-            self.store, self.prepare, self.metrics, threads=2, clock=lambda: self.now
+            self.store, self.prepare, self.metrics, self.recency, threads=2, clock=lambda: self.now
         )
         self.catalogs: list[Catalog] = []
 
@@ -95,8 +97,6 @@ def test_requests_for_a_loading_task_wait_for_one_load(world: World) -> None:
     catalog = world.catalog()
     acquire(catalog, "other")
     world.prepare.gate.clear()
-    for _ in range(2):  # both loading threads are busy: the load has not begun
-        world.loader.pool.submit(world.prepare.gate.wait, 60)
 
     async def story() -> list[LoadedPath]:
         waiting = [asyncio.create_task(catalog.acquire("slow")) for _ in range(5)]
@@ -196,7 +196,7 @@ def test_a_removed_task_is_gone_at_once(world: World) -> None:
     publish(world.store, "a")
     catalog = world.catalog()
     held = acquire(catalog, "a")
-    world.metrics.answered("a", 200, None)
+    world.metrics.answered(["a"], 200, None)
     world.store.rm("a")
     eventually(lambda: "a" not in catalog.entries())
     with pytest.raises(UnknownTask):

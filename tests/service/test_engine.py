@@ -17,12 +17,14 @@ import pytest
 from numpy.typing import NDArray
 
 from model_store import ModelStore, Published
-from service.engine import Engine
+from service.backends import Compiled
+from service.engine import Engine, _split
+from service.eviction import Budget, Recency
 from service.metrics import Metrics
 from service.paths import LoadedPath, Row
 from service.residency import Residency
 from tests.service.systems import TINY, publish, tree_of
-from vit import Architecture, apply, forward
+from vit import Architecture, forward
 
 # Batched with strangers against alone, in float32, where logits are about 1. The largest seen is
 # 2.4e-7 here, 1.4e-6 on a Ti/16 of twelve blocks.
@@ -34,11 +36,14 @@ FORWARD = jax.jit(forward, static_argnums=0)
 class System:
     """A store, an engine and loaded paths."""
 
-    def __init__(self, root: Path, compilations: str) -> None:
+    def __init__(self, root: Path, compilations: str, backend: str = "auto") -> None:
         self.store = ModelStore(root, create=True)
         self.metrics = Metrics()
-        self.engine = Engine(self.metrics, max_rows=MAX_ROWS, compilation_cache=compilations)
-        self.residency = Residency(self.store, self.engine.place, self.metrics)
+        self.engine = Engine(
+            self.metrics, max_rows=MAX_ROWS, compilation_cache=compilations, backend=backend
+        )
+        budget = Budget(2**30, Recency(self.metrics))
+        self.residency = Residency(self.store, self.engine.place, self.metrics, budget)
 
     def load(self, published: Published) -> LoadedPath:
         path = self.residency.load(published)
@@ -62,9 +67,11 @@ class System:
         return np.asarray(FORWARD(arch, params, row.pixels[None]))[0]
 
 
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory, compilations: str) -> Iterator[System]:
-    made = System(tmp_path_factory.mktemp("store"), compilations)
+@pytest.fixture(scope="module", params=["jax", "openvino"])
+def system(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, compilations: str
+) -> Iterator[System]:
+    made = System(tmp_path_factory.mktemp("store"), compilations, request.param)
     yield made
     made.engine.close()
 
@@ -173,14 +180,14 @@ def test_equal_image_and_prefix_are_computed_once(system: System, paths: list[Lo
 def test_strangers_share_calls_where_their_paths_share_components(
     system: System, paths: list[LoadedPath]
 ) -> None:
-    """Three rows in one bucket of four: one row of padding per shared call."""
+    """Three rows in one bucket of four: one row of padding per call of all three."""
     by_name = {path.published.task: path for path in paths}
     names = ("plain", "last_block", "first_block")
     before = system.count("munet_batch_padded_rows_total")
     system.engine.run([row(by_name[name], seed) for seed, name in enumerate(names)])
     padded = system.count("munet_batch_padded_rows_total") - before
-    # stem 3 of 4; block 0 2+1; block 1: 2 (its own 1); tails of one row each
-    assert padded == 1
+    # stem 3 of 4; block 0: 2 and 1; block 1: 2 and 1; tails, each with a head of its own, 3 of 4
+    assert padded == 2
 
 
 def test_paths_of_unequal_depth_meet_at_equal_components(
@@ -193,6 +200,32 @@ def test_paths_of_unequal_depth_meet_at_equal_components(
     before = system.count("munet_batch_padded_rows_total")
     system.engine.run(rows)
     assert system.count("munet_batch_padded_rows_total") == before
+
+
+def test_adapters_and_heads_of_many_tasks_run_in_one_call(system: System) -> None:
+    arch = replace(TINY, adapters=(0, 1), adapter_dim=8)
+    names = ("residual_adapter_0", "residual_adapter_1", "head")
+    rows = [
+        row(
+            system.load(publish(system.store, f"own/{i}", arch, own=dict.fromkeys(names, i))),
+            seed=i,
+        )
+        for i in range(1, 4)
+    ]
+    before = system.count("munet_batch_padded_rows_total")
+    answers = system.engine.run(rows)
+    assert system.count("munet_batch_padded_rows_total") - before == 6  # each stage: 3 rows of 4
+    assert distance(answers, [system.expected(r) for r in rows]) < BOUND
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 26, 197])
+def test_rows_are_split_into_buckets_that_waste_little(tokens: int) -> None:
+    """Where a row is much work none is added; where it is little, few calls are made."""
+    for rows in range(1, 70):
+        split = _split((1, 2, 4, 8, 16, 32), tokens, rows)
+        assert sum(split) >= rows > sum(split[:-1])
+        if tokens > 100:
+            assert sum(split) == rows
 
 
 def test_rows_that_part_and_meet_again_get_their_own_tokens(system: System) -> None:
@@ -235,13 +268,28 @@ def test_warming_compiles_every_bucket_and_running_none(tmp_path: Path, compilat
     system = System(tmp_path, compilations)
     path = system.load(publish(system.store, "a"))
     buckets = len(system.engine.buckets)
-    assert system.programs == 3 * buckets  # stem, block, tail
+    tails = 2 * buckets - 1  # with a head for all rows, and one for each where there are several
+    assert system.programs == 3 * buckets + tails  # stem, block, last block
     for count in range(1, MAX_ROWS + 1):
         system.engine.run([row(path, seed) for seed in range(count)])
-    assert system.programs == 3 * buckets
+    assert system.programs == 3 * buckets + tails
     system.load(publish(system.store, "b", replace(TINY, num_classes=17)))
-    assert system.programs == 4 * buckets  # a wider head
+    assert system.programs == 3 * buckets + 2 * tails  # a wider head
     system.engine.close()
+
+
+def test_a_restart_compiles_nothing(tmp_path: Path) -> None:
+    for backend in ("jax", "openvino"):
+        sources = []
+        for start in ("first", "second"):
+            system = System(tmp_path / backend / start, str(tmp_path / "programs"), backend)
+            system.load(publish(system.store, "a"))
+            sources.append(
+                [system.count("munet_compilations_total", source=s) for s in ("compiler", "cache")]
+            )
+            system.engine.close()
+        (compiled, none), (none_again, loaded) = sources
+        assert compiled == loaded > 0 == none == none_again
 
 
 def test_nothing_of_a_batch_outlives_it(tmp_path: Path, compilations: str) -> None:
@@ -283,13 +331,14 @@ def test_a_malformed_task_fails_alone_while_its_programs_first_compile(
 ) -> None:
     compiling, finish = threading.Event(), threading.Event()
 
-    def held_up(arch: Architecture, kind: str, tree: Any, x: jax.Array) -> jax.Array:
+    def held_up(*arguments: Any, **options: Any) -> Compiled:
         compiling.set()
         assert finish.wait(60)
-        return apply(arch, kind, tree, x)
+        return compile_(*arguments, **options)
 
-    monkeypatch.setattr("service.engine.apply", held_up)
     system = System(tmp_path, compilations)
+    compile_ = system.engine._backend.compile
+    monkeypatch.setattr(system.engine._backend, "compile", held_up)
     bad = publish_malformed(system.store)
     with ThreadPoolExecutor(2) as pool:
         good = pool.submit(system.load, system.store.resolve("good"))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service.errors import BadImage, GatewayError, TooLarge
-from service.images import decode
+from service.images import MAX_READS, MAX_SCANS, START_OF_SCAN, decode
 from tests.service.systems import bomb, encoded, image
 from vit import preprocess
 
@@ -102,6 +105,80 @@ def test_what_is_not_an_image_is_refused(data: bytes) -> None:
 def test_too_many_pixels_are_refused_by_the_header(side: int) -> None:
     with pytest.raises(TooLarge):
         pixels(bomb(side))
+
+
+def chunk(kind: bytes, data: bytes = b"") -> bytes:
+    checksum = zlib.crc32(kind + data)
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+
+
+def inserted(format: str, at: int, more: bytes) -> bytes:
+    data = encoded(image(1).quantize(8) if format == "GIF" else image(1), format)
+    return data[:at] + more + data[at:]
+
+
+def progressive(scans: int) -> bytes:
+    buffer = io.BytesIO()
+    image(1).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()[:-2]
+    last = data.rindex(START_OF_SCAN)
+    return data + data[last:] * (scans - data.count(START_OF_SCAN)) + b"\xff\xd9"
+
+
+HEADER = 8 + 25  # of a PNG file: signature and IHDR
+LITTLE: dict[str, tuple[bytes, str]] = {
+    "png chunks": (inserted("PNG", HEADER, chunk(b"teSt") * MAX_READS), "pieces"),
+    "png texts": (inserted("PNG", HEADER, chunk(b"tEXt", b"a\0b") * MAX_READS), "pieces"),
+    "jpeg segments": (inserted("JPEG", 2, b"\xff\xe5\0\2" * MAX_READS), "pieces"),
+    "jpeg filling": (inserted("JPEG", 2, b"\xff" * MAX_READS), "pieces"),
+    "gif comments": (inserted("GIF", 13 + 24, b"!\xfe\0" * MAX_READS), "pieces"),
+    "jpeg scans": (progressive(MAX_SCANS + 1), "scans"),
+    "webp canvas": (b"RIFF\x2e\0\0\0WEBPVP8X\x0a\0\0\0\x02\0\0\0\xfe\x3f\0\xfe\x3f\0"
+                    + b"ANIM\6\0\0\0" + bytes(6), "decoding"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("kind", LITTLE)
+def test_little_that_would_take_long_is_refused(kind: str) -> None:
+    """Each of these, as large as a body may be, would keep a thread busy for many seconds."""
+    data, reason = LITTLE[kind]
+    with pytest.raises(GatewayError, match=reason) as error:
+        pixels(data)
+    assert error.value.status in (400, 413)
+
+
+def test_many_scans_and_pieces_are_no_reason_while_they_are_few() -> None:
+    assert np.isfinite(pixels(progressive(MAX_SCANS))).all()
+    assert np.isfinite(pixels(inserted("PNG", HEADER, chunk(b"teSt") * 5000))).all()
+
+
+@pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt"])
+def test_what_grows_beside_the_pixels_is_not_unpacked(kind: bytes) -> None:
+    packed = zlib.compress(bytes(50 * 2**20), 9)
+    head = b"key\0\1\0\0\0" if kind == b"iTXt" else b"key\0\0"
+    data = inserted("PNG", HEADER, chunk(kind, head + packed))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadImage):
+            pixels(data)
+        assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "RGBA", "P", "CMYK", "I;16"])
+def test_converting_in_bands_changes_nothing(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if mode == "I;16":
+        picture = Image.fromarray(np.random.default_rng(1).integers(0, 2**16, (90, 9), np.uint16))
+    else:
+        picture = image(1, (9, 90), "RGBA" if mode == "RGBA" else "RGB").convert(mode)
+    options = {"transparency": 3} if mode == "P" else {}
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG" if mode == "CMYK" else "PNG", **options)
+    whole = pixels(buffer.getvalue())
+    monkeypatch.setattr("service.images.BAND_ROWS", 7)
+    assert np.array_equal(pixels(buffer.getvalue()), whole)
 
 
 @settings(deadline=None, max_examples=300)

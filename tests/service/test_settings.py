@@ -32,6 +32,31 @@ def test_a_missing_store_says_what_to_set() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1000", 1000),
+        ("512MiB", 512 * 2**20),
+        ("2GB", 2 * 10**9),
+        ("1.5 gib", 3 * 2**29),
+        ("64k", 64_000),
+        ("3B", 3),
+    ],
+)
+def test_sizes_have_units(text: str, size: int) -> None:
+    found = Settings.from_environment({"MUNET_STORE": "s", "MUNET_MEMORY_BUDGET": text})
+    assert found.memory_budget == size
+
+
+def test_pins_are_names_and_patterns() -> None:
+    assert Settings("s", pin="a/*, b").pinned_tasks == ("a/*", "b")
+
+
+def test_workers_share_the_memory() -> None:
+    one, four = Settings("s"), Settings("s", workers=4)
+    assert four.memory_budget == one.memory_budget // 4
+
+
+@pytest.mark.parametrize(
     ("variable", "value", "expected"),
     [
         ("MUNET_POLL_S", "soon", "a number"),
@@ -43,6 +68,12 @@ def test_a_missing_store_says_what_to_set() -> None:
         ("MUNET_MAX_BATCH_ROWS", "24", "a power of two"),
         ("MUNET_TASK_METRICS", "maybe", "0 or 1"),
         ("MUNET_DEADLINE_MS", "10001", "at most 10000"),
+        ("MUNET_TRACING", "collector:4318", "an http:// or https:// URL"),
+        ("MUNET_TRACING_RATE", "1.5", "at most 1"),
+        ("MUNET_WORKERS", "0", "above zero"),
+        ("MUNET_MEMORY_BUDGET", "much", "512MiB"),
+        ("MUNET_MEMORY_BUDGET", "-1", "512MiB"),
+        ("MUNET_MEMORY_BUDGET", "1QB", "512MiB"),
     ],
 )
 def test_what_cannot_be_used_is_named(variable: str, value: str, expected: str) -> None:

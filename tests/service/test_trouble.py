@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from model_store import ModelStore
-from service.paths import LoadedPath
+from service.batching import Ask
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.systems import encoded, image, png, publish
 from tests.service.waiting import eventually
@@ -78,11 +78,22 @@ class Obstacle:
         self.reached = threading.Event()
         self.release = threading.Event()
 
-    @property
-    def path(self) -> LoadedPath:
+    def __getattr__(self, name: str) -> Any:
+        """Whatever the engine looks at first."""
         self.reached.set()
         assert self.release.wait(60)
-        raise RuntimeError("an obstacle has no path")
+        raise RuntimeError(f"an obstacle has no {name}")
+
+
+def hold_up(gateway: Gateway, obstacle: Obstacle) -> None:
+    """Gives the engine a row that it does not get past."""
+
+    async def submit() -> None:
+        with gateway.app.state.runtime.batcher.reserve(Ask("a", [1.0], math.inf)) as place:
+            place.submit([obstacle]).add_done_callback(lambda done: done.exception())
+
+    gateway.runner.run(submit())
+    assert obstacle.reached.wait(60)
 
 
 @pytest.fixture
@@ -101,8 +112,7 @@ def small(tmp_path: Path, compilations: str) -> Iterator[Gateway]:
 def test_429_503_and_504_while_the_engine_is_held_up(small: Gateway) -> None:
     obstacle = Obstacle()
     batcher = small.app.state.runtime.batcher
-    batcher.submit("a", obstacle, cost=1.0, deadline=math.inf)
-    assert obstacle.reached.wait(60)
+    hold_up(small, obstacle)
 
     async def overload() -> tuple[list[httpx.Response], list[httpx.Response]]:
         transport = httpx.ASGITransport(small.app)
@@ -135,8 +145,7 @@ def test_bodies_are_freed_at_once(small: Gateway, kind: str) -> None:
     obstacle = Obstacle()
     if kind == "late":
         deadline = {"munet_deadline_ms": "300"}
-        small.app.state.runtime.batcher.submit("a", obstacle, cost=1.0, deadline=math.inf)
-        assert obstacle.reached.wait(60)
+        hold_up(small, obstacle)
     else:
         deadline = {}
     body = body[:-100] if kind == "not an image" else body
@@ -159,8 +168,9 @@ def test_bodies_are_freed_at_once(small: Gateway, kind: str) -> None:
 
 def test_503_while_a_task_is_loading(small: Gateway) -> None:
     obstacle = threading.Event()
-    small.app.state.runtime.loader.pool.submit(obstacle.wait, 60)
-    small.app.state.runtime.loader.pool.submit(obstacle.wait, 60)  # both threads are busy
+    loader = small.app.state.runtime.loader
+    prepare = loader.prepare
+    loader.prepare = lambda *path, **how: obstacle.wait(60) and prepare(*path, **how)
     publish(small.store, "new")
     body = refused(small.classify("new", png(1), munet_deadline_ms="200"), 503, "unavailable")
     assert "loading" in body["detail"]

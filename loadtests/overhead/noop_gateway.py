@@ -1,0 +1,51 @@
+"""The real gateway, BentoML and all, whose engine and decoder do nothing: what is left is its cost.
+
+`bentoml serve loadtests.overhead.noop_gateway:Gateway` needs a store with a task, as the gateway
+does. Nothing else of it is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.gateway import Gateway  # isort: skip  # first: it sets what others read on import
+import service.classify_http
+import service.runtime
+from service.images import Decoded
+from service.paths import Row
+
+__all__ = ["Gateway"]
+DECODED = Decoded(np.zeros((1, 1, 3), np.float32), b"")
+
+
+class NoEngine:
+    """Takes the engine's place: loads nothing, compiles nothing, answers zeros."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    def place(self, kind: str, tree: Any) -> Any:
+        """The arrays as they are."""
+        return tree
+
+    def warm(self, stages: Any) -> None:
+        """Nothing to compile."""
+
+    def run(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
+        """Logits [classes] of each row."""
+        return [np.zeros(len(row.path.labels), np.float32) for row in rows]
+
+
+def _decode(*_: Any, **__: Any) -> Decoded:
+    return DECODED
+
+
+service.runtime.Engine = NoEngine  # pyright: ignore[reportAttributeAccessIssue]
+service.classify_http.decode = _decode

@@ -1,0 +1,167 @@
+"""One HTTP connection within bounds: how much a client may send, and how slowly.
+
+uvicorn's own bounds neither the head of a request nor the time that it takes to arrive, keeps a
+connection on which nothing is ever sent, queues as many requests as are sent ahead, and waits for
+ever on a client that does not read. Bodies and their deadlines are the app's.
+"""
+
+from __future__ import annotations
+
+import heapq
+import resource
+import time
+from asyncio import BaseTransport, TimerHandle
+from http import HTTPStatus
+from typing import Any
+
+import uvicorn.config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD_BYTES = 32 * 1024  # of request line and headers; also of what follows a chunked body
+MAX_HEADERS = 100
+MAX_AHEAD = 16  # requests sent before the one in front of them is answered
+MAX_CONNECTIONS = 4096  # beyond them, and beyond half of the files that may be open, ...
+EVICTED_AT_ONCE = 64  # ... so many of those that have waited longest are closed
+HEAD_S = 10.0  # from the connection's start, or the last answer, to the next complete head
+READ_S = 30.0  # in which a client has to read what the transport's buffer holds
+
+
+def install() -> None:
+    """Makes it what uvicorn speaks by default; before a server is configured."""
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{Connection.__qualname__}"
+
+
+class _Refused(Exception):
+    """Ends the parsing; what is answered is noted in the connection."""
+
+
+class Connection(HttpToolsProtocol):
+    """From accepting to closing. All of it runs on the event loop's thread."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.ws_protocol_class = None  # nothing here speaks WebSocket; it has bounds of its own
+        self._since = time.monotonic()  # when it began to wait for a head
+        self._waiting: TimerHandle | None = None  # runs out if the head does not come
+        self._unread: TimerHandle | None = None  # runs out if the client does not read
+        self._status = HTTPStatus.BAD_REQUEST  # what the next refusal says
+        self._in_head = False
+        self._fruitless = 0  # bytes since the last that ended a head or belonged to a body
+        self._fruit = False
+
+    # -- waiting
+
+    def connection_made(self, transport: BaseTransport) -> None:  # type: ignore[override]
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._wait()
+        if len(self.connections) > _most_connections():
+            self._evict()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._stop_waiting()
+        self._stop_unread()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self.pipeline and self.cycle.response_complete:
+            self._wait()
+
+    def _wait(self) -> None:
+        """Also ends a body that goes on after its request was answered."""
+        self._stop_waiting()
+        self._since = time.monotonic()
+        self._waiting = self.loop.call_later(HEAD_S, self._out_of_time)
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+    def _out_of_time(self) -> None:
+        if self.transport.is_closing() or self.transport.get_write_buffer_size():
+            self.transport.abort()  # closing would wait until the client reads
+        elif self._in_head:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT)
+        else:
+            self.transport.close()
+
+    def _evict(self) -> None:
+        idle = [one for one in self.connections if isinstance(one, Connection) and one._waiting]
+        for one in heapq.nsmallest(EVICTED_AT_ONCE, idle, key=lambda one: one._since):
+            one.transport.close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(READ_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_unread()
+
+    def _stop_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    # -- parsing
+
+    def data_received(self, data: bytes) -> None:
+        self._fruit = False
+        self._fruitless += len(data)
+        super().data_received(data)
+        if self._fruit:
+            self._fruitless = 0
+        elif self._fruitless > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+
+    def on_headers_complete(self) -> None:
+        # Only a large piece of data can hold a large head: the sum is seldom needed.
+        if len(self.headers) > MAX_HEADERS or (
+            self._fruitless > MAX_HEAD_BYTES and self._head_bytes() > MAX_HEAD_BYTES
+        ):
+            self._status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            raise _Refused
+        self._in_head, self._fruit = False, True
+        self._stop_waiting()
+        if len(self.pipeline) >= MAX_AHEAD:
+            self._status = HTTPStatus.TOO_MANY_REQUESTS
+            raise _Refused
+        super().on_headers_complete()
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def on_body(self, body: bytes) -> None:
+        self._fruit = True
+        super().on_body(body)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Answered as if no upgrade had been asked for; not worth lines in the log."""
+
+    def send_400_response(self, msg: str) -> None:
+        """What uvicorn calls when the parser gives up."""
+        del msg
+        self._refuse(self._status)
+
+    def _refuse(self, status: HTTPStatus) -> None:
+        """Answers and closes; where another request's answer is due first, only closes."""
+        ahead = self.cycle is not None and not self.cycle.response_complete
+        if ahead and (self._in_head or self.pipeline):
+            self.transport.abort()
+            return
+        detail = f"{status.phrase}\n".encode()
+        self.transport.write(
+            b"HTTP/1.1 %d %s\r\ncontent-type: text/plain\r\ncontent-length: %d\r\n"
+            b"connection: close\r\n\r\n%s" % (status, status.phrase.encode(), len(detail), detail)
+        )
+        self.transport.close()
+
+
+def _most_connections() -> int:
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(MAX_CONNECTIONS, files // 2)

@@ -1,0 +1,141 @@
+"""In which order waiting requests run: fair between tasks by estimated work, weighted by priority.
+
+Start-time fair queueing (Goyal et al. 1996). A flow is what waits of one task at one level. Each
+has a tag in virtual time that grows by the work of what it was given; the lowest tag goes first, so
+flows that always have something waiting get equal work, and one that comes back after a pause is
+next. Knows neither time nor threads.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+Flow = tuple[str, int]  # task and level
+# Level -> how much work it gets beside one unit of another level. Shares, not strict order: the
+# lowest level is slow beside the highest, and never stands still.
+WEIGHTS = {1: 4.0, 2: 1.0, 3: 0.25}
+MIDDLE, LOWEST = 2, 3
+MANY_FINISHED = 256  # flows that are remembered without need before they are looked through
+
+
+@dataclass(slots=True)
+class Ask:
+    """A request as the queues see it: one row for each task it names; not to be changed."""
+
+    tasks: Sequence[str]  # of each row; it waits in the first one's flow
+    costs: Sequence[float]  # of each row: estimated work in any unit, above 0
+    deadline: float  # a time of the batcher's clock
+    priority: int = 0  # 1 highest, 2 or 0 normal, 3 and above lowest
+    flow: Flow = field(init=False)  # where it waits
+    level: int = field(init=False)  # a key of WEIGHTS
+    work: float = field(init=False)  # of all its rows
+
+    def __post_init__(self) -> None:
+        """Computed once, read at every turn."""
+        self.level = min(self.priority or MIDDLE, LOWEST)
+        self.flow = self.tasks[0], self.level
+        self.work = sum(self.costs)
+
+
+class Asking(Protocol):
+    """What the queue orders."""
+
+    @property
+    def ask(self) -> Ask:
+        """Its tasks, costs and priority."""
+        ...
+
+
+T = TypeVar("T", bound=Asking)
+
+
+@dataclass(slots=True)
+class _Line(Generic[T]):
+    """What waits in one flow, in the order of its arrival."""
+
+    since: float  # virtual time when it began to wait
+    waiting: deque[T] = field(default_factory=deque)
+
+
+class FairQueue(Generic[T]):
+    """Requests by flow. After `pop`, the request's flow stands aside until it is settled.
+
+    Settled means one of: `charge` (it runs), `drop` (it never will), `put_back` (not yet).
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[Flow, _Line[T]] = {}
+        self._heap: list[tuple[float, int, Flow]] = []  # (tag or less, tie-break, flow)
+        self._finish: dict[Flow, float] = {}  # where a flow's next tag starts at the earliest
+        self._virtual = 0.0  # the tag of what was last given the engine
+        self._sequence = itertools.count()
+
+    def push(self, request: T) -> bool:
+        """Queues it; whether it is light: nothing of its flow waits, or had more than its share."""
+        flow = request.ask.flow
+        line = self._lines.get(flow)
+        if line is not None:
+            line.waiting.append(request)
+            return False
+        self._lines[flow] = _Line(self._virtual, deque([request]))
+        self._enter(flow)
+        return self._tag(flow) <= self._virtual
+
+    def pop(self) -> T | None:
+        """The next request in order."""
+        while self._heap:
+            tag, _, flow = heapq.heappop(self._heap)
+            if self._tag(flow) <= tag:
+                return self._lines[flow].waiting[0]
+            self._enter(flow)  # it was charged meanwhile, by a request of another flow
+        return None
+
+    def charge(self, request: T) -> None:
+        """Takes a popped request out, and its work from the shares of all tasks it names."""
+        ask = request.ask
+        start = self._tag(ask.flow)
+        self._virtual = max(self._virtual, start)
+        for task, cost in zip(ask.tasks, ask.costs, strict=True):
+            flow = task, ask.level
+            used = max(start, self._finish.get(flow, 0.0))
+            self._finish[flow] = used + cost / WEIGHTS[ask.level]
+        self.drop(request)
+
+    def drop(self, request: T) -> None:
+        """Takes a popped request out."""
+        flow = request.ask.flow
+        self._lines[flow].waiting.popleft()
+        if self._lines[flow].waiting:
+            self._enter(flow)
+        else:
+            del self._lines[flow]
+            self._forget()
+
+    def put_back(self, request: T) -> None:
+        """A popped request stays where it is, first of its flow."""
+        self._enter(request.ask.flow)
+
+    def _enter(self, flow: Flow) -> None:
+        heapq.heappush(self._heap, (self._tag(flow), next(self._sequence), flow))
+
+    def _tag(self, flow: Flow) -> float:
+        """When its first request is due: not before any task that it names is."""
+        line = self._lines[flow]
+        tag = max(line.since, self._finish.get(flow, 0.0))
+        for task in line.waiting[0].ask.tasks[1:]:
+            tag = max(tag, self._finish.get((task, flow[1]), 0.0))
+        return tag
+
+    def _forget(self) -> None:
+        """What has no weight any more: shares that are used up, and all of them when all idle."""
+        if not self._lines:
+            self._finish.clear()
+            self._virtual = 0.0
+        elif len(self._finish) > MANY_FINISHED + 2 * len(self._lines):
+            later = {flow: tag for flow, tag in self._finish.items() if tag > self._virtual}
+            self._finish = later

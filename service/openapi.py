@@ -1,0 +1,179 @@
+"""GET /openapi.json: what every call over HTTP takes and answers, as data."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from service import VERSION
+from service.v2 import openapi as v2
+from service.v2.openapi import NAME, Content, array, obj, operation, ref, reply
+
+DEADLINE = {
+    "name": "munet-deadline-ms",
+    "in": "header",
+    "description": "How long the answer is of use.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
+}
+PRIORITY = {
+    "name": "munet-priority",
+    "in": "header",
+    "description": "1 is the most urgent.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
+}
+TOP_K = {
+    "name": "top_k",
+    "in": "query",
+    "description": "How many classes are listed.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
+}
+VERSION_QUERY = {
+    "name": "version",
+    "in": "query",
+    "description": "A version's number or the name of one; the live one if not given.",
+    "schema": {"type": "string", "minLength": 1},
+}
+AFTER = {
+    "name": "after",
+    "in": "query",
+    "description": "The last name of the page before.",
+    "schema": {"type": "string"},
+}
+LIMIT = {
+    "name": "limit",
+    "in": "query",
+    "description": "Of a page.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": 500},
+}
+TASK = {"name": "task", "in": "path", "required": True, "schema": NAME}
+TASKS = {
+    "name": "task",
+    "in": "query",
+    "required": True,
+    "schema": {**array(NAME), "minItems": 1, "uniqueItems": True},
+}
+IMAGE = {
+    "required": True,
+    "description": "An image file: PNG, JPEG, WebP, BMP or GIF.",
+    "content": {
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        "image/*": {"schema": {"type": "string", "format": "binary"}},
+        "multipart/form-data": {
+            "schema": obj({"file": {"type": "string", "format": "binary"}}, "file")
+        },
+    },
+}
+REFUSALS = (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
+READS = (401, 403, 404, 422, 503)
+NUMBER, TEXT = {"type": "number"}, {"type": "string"}
+NATURAL = {"type": "integer", "minimum": 0}
+TIMES = obj({stage: NUMBER for stage in ("decode", "queue", "execute", "total")}, "total")
+HEALTHY = {"text/plain": {"schema": {"type": "string"}}}
+
+SCHEMAS: Content = {
+    "Problem": obj(
+        {
+            "type": TEXT,
+            "title": TEXT,
+            "status": {"type": "integer"},
+            "detail": TEXT,
+            "error": {**TEXT, "description": "The detail, where v2 clients look for it."},
+            "instance": TEXT,
+            "nearest": array(TEXT),
+        },
+        *("type", "title", "status", "detail", "error"),
+    ),
+    "Prediction": obj(
+        {"label": TEXT, "index": NATURAL, "probability": {**NUMBER, "minimum": 0, "maximum": 1}},
+        *("label", "index", "probability"),
+    ),
+    "Answer": obj(
+        {
+            "task": TEXT,
+            "version": NATURAL,
+            "predictions": array({"$ref": "#/components/schemas/Prediction"}),
+            "timing_ms": TIMES,
+        },
+        *("task", "version", "predictions"),
+    ),
+    "Task": obj(
+        {
+            "id": TEXT,
+            "state": {"enum": ["cold", "loading", "ready", "failed"]},
+            "version": NATURAL,
+            "live_version": NATURAL,
+            "reason": TEXT,
+        },
+        *("id", "state", "version", "live_version"),
+    ),
+    **v2.SCHEMAS,
+}
+
+
+def health(summary: str) -> Content:
+    """A probe."""
+    return {
+        "get": {
+            "summary": summary,
+            "responses": {
+                "200": {"description": "yes", "content": HEALTHY},
+                "503": {"description": "no", "content": HEALTHY},
+            },
+        }
+    }
+
+
+CLASSIFY = [TOP_K, DEADLINE, PRIORITY]
+ONE = reply(ref("Answer"))
+SEVERAL = reply(
+    obj(
+        {
+            "results": array(
+                {"anyOf": [ref("Answer"), obj({"task": TEXT, "problem": {}}, "task", "problem")]}
+            ),
+            "timing_ms": TIMES,
+        },
+        *("results", "timing_ms"),
+    )
+)
+LISTED = reply(obj({"tasks": array(ref("Task")), "next": TEXT}, "tasks"))
+PATHS: Content = {
+    "/classify/{task}": {
+        "post": operation(
+            "Classify an image", ONE, REFUSALS, [TASK, VERSION_QUERY, *CLASSIFY], IMAGE
+        )
+    },
+    "/classify": {
+        "post": operation(
+            "Classify an image for several tasks", SEVERAL, REFUSALS, [TASKS, *CLASSIFY], IMAGE
+        )
+    },
+    "/tasks": {"get": operation("List tasks", LISTED, READS, [AFTER, LIMIT])},
+    "/tasks/{task}": {"get": operation("Describe a task", reply(ref("Task")), READS, [TASK])},
+    "/livez": health("Whether the process works"),
+    "/healthz": health("Whether the process works"),
+    "/readyz": health("Whether requests should be sent here"),
+    "/metrics": {
+        "get": {
+            "summary": "Metrics for Prometheus",
+            "responses": {"200": {"description": "metrics", "content": HEALTHY}},
+        }
+    },
+    **v2.PATHS,
+}
+DOCUMENT: Content = {
+    "openapi": "3.1.0",
+    "info": {"title": "munet gateway", "version": VERSION},
+    "paths": PATHS,
+    "components": {
+        "schemas": SCHEMAS,
+        "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+    },
+    "security": [{}, {"token": []}],
+}
+
+
+async def openapi(request: Request) -> Response:
+    """GET /openapi.json"""
+    del request
+    return JSONResponse(DOCUMENT)

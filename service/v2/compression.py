@@ -1,0 +1,47 @@
+"""Compressed bodies: what comes in is bounded by its inflated size, what goes out only if asked."""
+
+from __future__ import annotations
+
+import zlib
+
+from service.errors import TooLarge, UnsupportedMedia
+from service.v2.errors import BadRequest, shown
+
+WINDOW_BITS = {"gzip": 31, "deflate": zlib.MAX_WBITS}  # of zlib: with gzip's frame, or its own
+WORTH_BYTES = 1024  # an answer below that fits into one packet anyway
+LEVEL = 1
+
+
+def inflate(body: bytes, encoding: str, max_bytes: int) -> bytes:
+    """The body without its `Content-Encoding`; blocks.
+
+    Stops at the limit. Raises UnsupportedMedia, TooLarge or BadRequest.
+    """
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in WINDOW_BITS:
+        raise UnsupportedMedia(
+            f"content encoding {shown(encoding)}: expected {', '.join(WINDOW_BITS)} or none"
+        )
+    stream = zlib.decompressobj(WINDOW_BITS[encoding])
+    try:
+        found = stream.decompress(body, max_bytes + 1)
+    except zlib.error as error:
+        raise BadRequest(f"inflating the body as {encoding}: {error}") from None
+    if len(found) > max_bytes:
+        raise TooLarge(f"the inflated body has more than the {max_bytes} bytes that are accepted")
+    if not stream.eof or stream.unused_data:
+        raise BadRequest(f"inflating the body as {encoding}: it is not one complete stream")
+    return found
+
+
+def chosen(accepted: str, size: int) -> str | None:
+    """The encoding for an answer of so many bytes, by the client's `Accept-Encoding`."""
+    offers = [part.replace(" ", "").lower() for part in accepted.split(",")]
+    return next((offer for offer in offers if offer in WINDOW_BITS and size >= WORTH_BYTES), None)
+
+
+def deflate(body: bytes, encoding: str) -> bytes:
+    """The body as this `Content-Encoding`."""
+    stream = zlib.compressobj(LEVEL, wbits=WINDOW_BITS[encoding])
+    return stream.compress(body) + stream.flush()

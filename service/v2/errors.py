@@ -1,0 +1,33 @@
+"""What the protocol refuses beside the gateway's own refusals.
+
+GatewayError
+├── BadRequest            400  not the protocol, or tensors that do not fit
+└── NotSupported          501  a call or extension of other servers that has no meaning here
+"""
+
+from __future__ import annotations
+
+import reprlib
+
+from service.errors import GatewayError
+
+NOT_SERVED = "shared memory, trace and log settings are not served here"
+_short = reprlib.Repr()  # of a long list the first few elements
+_short.maxstring = _short.maxother = 80
+
+
+class BadRequest(GatewayError):
+    """A request whose JSON, tensors or parameters cannot be used."""
+
+    status, kind, title = 400, "bad-request", "Bad request"
+
+
+class NotSupported(GatewayError):
+    """A call of the protocol's extensions that this gateway does not have."""
+
+    status, kind, title = 501, "not-supported", "Not supported"
+
+
+def shown(value: object) -> str:
+    """Something that a client sent, short enough to be told back."""
+    return _short.repr(value)

@@ -1,0 +1,196 @@
+"""The protocol over gRPC: `inference.GRPCInferenceService` on a port of its own.
+
+It runs in the event loop of the app. Its calls come from the descriptor of inference.proto, so a
+call is a coroutine of `grpc_calls.Calls` with the method's name; all others answer UNIMPLEMENTED.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError, Message
+
+from service.errors import GatewayError, InternalError, SettingsError
+from service.exchanges import REQUEST_ID, TRACE_CONTEXT, request_id
+from service.runtime import Runtime
+from service.settings import LONGEST_DEADLINE_MS
+from service.v2.errors import NOT_SERVED, BadRequest, NotSupported
+from service.v2.grpc_calls import Calls, Context, peer_host, texts
+from service.v2.inference_pb2 import DESCRIPTOR, ModelStreamInferResponse
+from service.watching import Exchange, exchanged
+
+logger = logging.getLogger(__name__)
+SERVICE = DESCRIPTOR.services_by_name["GRPCInferenceService"]
+PREFIX = f"/{SERVICE.full_name}/"
+QUIET = frozenset({f"{PREFIX}ServerLive", f"{PREFIX}ServerReady"})  # probes, which fill logs
+MESSAGE_OVERHEAD = 1 << 16  # of a request around its tensors
+CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    415: grpc.StatusCode.INVALID_ARGUMENT,
+    422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    499: grpc.StatusCode.CANCELLED,
+    501: grpc.StatusCode.UNIMPLEMENTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+Call = Callable[[Any, Context], Awaitable[Any]]
+
+
+@asynccontextmanager
+async def serving(runtime: Runtime) -> AsyncIterator[None]:
+    """A server on MUNET_GRPC_PORT, if that is set; when left, calls in flight are finished."""
+    if not runtime.settings.grpc_port:
+        yield
+        return
+    server = _server(runtime)
+    await server.start()
+    logger.info("event=grpc_started port=%d", runtime.settings.grpc_port)
+    try:
+        yield
+    finally:
+        await server.stop(LONGEST_DEADLINE_MS / 1e3)
+
+
+def _server(runtime: Runtime) -> grpc.aio.Server:
+    settings = runtime.settings
+    server = grpc.aio.server(
+        handlers=[_Handlers(runtime)],
+        options=[
+            # Of a compressed message, the size that it inflates to.
+            ("grpc.max_receive_message_length", settings.max_body_bytes + MESSAGE_OVERHEAD),
+            # Workers share the port; anybody else's server on it is an error.
+            ("grpc.so_reuseport", int(settings.workers > 1)),
+        ],
+        maximum_concurrent_rpcs=2 * settings.queue_total,  # behind the queues, which say it better
+    )
+    try:
+        server.add_insecure_port(f"[::]:{settings.grpc_port}")
+    except RuntimeError as error:
+        raise SettingsError(
+            f"starting the gateway: MUNET_GRPC_PORT must be a free port, "
+            f"found {settings.grpc_port}: {error}"
+        ) from None
+    return server
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """Finds a method's handler by its path."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        calls = Calls(runtime)
+        self._found = {
+            PREFIX + method.name: _handler(runtime, method, getattr(calls, method.name))
+            for method in SERVICE.methods
+        }
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """None for another service's."""
+        path = handler_call_details.method
+        if path not in self._found and path.startswith(PREFIX):
+            return grpc.unary_unary_rpc_method_handler(_unimplemented)  # pyright: ignore[reportArgumentType]
+        return self._found.get(path)
+
+
+def _handler(runtime: Runtime, method: Any, call: Call) -> grpc.RpcMethodHandler[Any, Any]:
+    make, wrap = (
+        (grpc.stream_stream_rpc_method_handler, _streaming)
+        if method.client_streaming
+        else (grpc.unary_unary_rpc_method_handler, _answering)
+    )
+    wanted, given = method.input_type._concrete_class, method.output_type._concrete_class
+    checked = _checked(wanted, call)
+    path = PREFIX + method.name
+    return make(wrap(runtime, path, checked), response_serializer=given.SerializeToString)
+
+
+def _checked(kind: type[Message], call: Call) -> Call:
+    """The call with a message in place of its bytes; gRPC would log all that are none."""
+
+    async def parsed(data: bytes, context: Context) -> Any:
+        try:
+            message = kind.FromString(data)
+        except DecodeError:
+            raise BadRequest(f"{len(data)} bytes that are no {kind.DESCRIPTOR.name}") from None
+        return await call(message, context)
+
+    return parsed
+
+
+def _answering(runtime: Runtime, path: str, call: Call) -> Call:
+    async def answer(data: bytes, context: Context) -> Any:
+        with _noted(runtime, path, context, data) as exchange:
+            try:
+                reply = await call(data, context)
+                exchange.status, exchange.bytes_out = 200, reply.ByteSize()
+                return reply
+            except Exception as error:
+                exchange.status, code, detail, metadata = _refusal(error)
+            await context.abort(code, detail, metadata)
+
+    return answer
+
+
+def _streaming(runtime: Runtime, path: str, call: Call) -> Call:
+    async def answer(requests: AsyncIterator[bytes], context: Context) -> None:
+        """A request that is refused ends nothing: its answer says so."""
+        async for data in requests:
+            with _noted(runtime, path, context, data) as exchange:
+                try:
+                    reply = ModelStreamInferResponse(infer_response=await call(data, context))
+                    exchange.status = 200
+                except Exception as error:
+                    exchange.status, _, detail, _ = _refusal(error)
+                    reply = ModelStreamInferResponse(error_message=detail)
+                exchange.bytes_out = reply.ByteSize()
+            await context.write(reply)
+
+    return answer
+
+
+def _refusal(error: Exception) -> tuple[int, grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
+    """Of HTTP the status, of gRPC the code, its text and trailing metadata."""
+    if not isinstance(error, GatewayError):
+        logger.error("event=grpc_crash", exc_info=error)
+        error = InternalError("an unexpected error; the server's log has the cause")
+    metadata: tuple[tuple[str, str], ...] = ()
+    if error.retry_after_s is not None:
+        metadata = (("retry-after", str(max(1, math.ceil(error.retry_after_s)))),)
+    code = CODES.get(error.status, grpc.StatusCode.INTERNAL)
+    return error.status, code, error.detail, metadata
+
+
+@contextmanager
+def _noted(runtime: Runtime, path: str, context: Context, data: bytes) -> Iterator[Exchange]:
+    """Around a call: an exchange, of which the access log and traces hear if there are any."""
+    metadata = texts(context)
+    exchange = Exchange(
+        method="POST",
+        path=path,
+        client=peer_host(context.peer()) or "",
+        request_id=request_id(metadata.get(REQUEST_ID)),
+        trace={name: metadata[name] for name in TRACE_CONTEXT if name in metadata},
+        route=path,
+        bytes_in=len(data),
+    )
+    with exchanged(() if path in QUIET else runtime.reporting.reports, exchange):
+        yield exchange
+
+
+async def _unimplemented(message: bytes, context: Context) -> None:
+    del message
+    error = NotSupported(NOT_SERVED)
+    await context.abort(CODES[error.status], error.detail)

@@ -1,0 +1,192 @@
+"""A request to infer -> tensors, the same for both transports."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service import hiding
+from service.access import Grants
+from service.answers import probabilities
+from service.batching import Ask
+from service.classifying import Classified, Gone, Source, Wanted, classify
+from service.errors import (
+    DeadlineExceeded,
+    GatewayError,
+    TooLarge,
+    Unavailable,
+    UploadTimeout,
+)
+from service.images import Decoded, decode
+from service.paths import LoadedPath
+from service.runtime import Runtime
+from service.settings import Settings
+from service.v2.errors import BadRequest, shown
+from service.v2.models import INPUTS
+from service.v2.requests import Output, Request
+from service.v2.tensors import images, numbers
+from service.watching import Seen
+from vit import preprocess
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """An output of a model: FP32 numbers or BYTES, [rows, columns]."""
+
+    name: str
+    values: NDArray[np.float32] | Sequence[bytes]
+    shape: tuple[int, int]
+    binary: bool
+
+    @property
+    def datatype(self) -> str:
+        """As the protocol names it."""
+        return "FP32" if isinstance(self.values, np.ndarray) else "BYTES"
+
+    def plain(self) -> list[Any]:
+        """The values for JSON, in row-major order."""
+        if isinstance(self.values, np.ndarray):
+            return self.values.ravel().tolist()
+        return [value.decode() for value in self.values]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model answers."""
+
+    model: str
+    version: int
+    outputs: Sequence[Given]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Of whom a request is, which model it names, and until when it must be answered."""
+
+    grants: Grants
+    model: str
+    version: int | str | None
+    deadline: float  # of the transport, a time of `time.monotonic`
+
+
+async def receive(runtime: Runtime, asked: Asked, read: Callable[[LoadedPath], Awaitable[T]]) -> T:
+    """What `read` reads, which it does only if the model can answer. Raises GatewayError."""
+    late: Callable[[], GatewayError] = partial(
+        Unavailable, f"task {asked.model!r} is still loading", retry_after_s=1
+    )
+    try:
+        async with asyncio.timeout(asked.deadline - time.monotonic()):
+            path = await hiding.acquire(runtime.catalog, asked.grants, asked.model, asked.version)
+            late = partial(UploadTimeout, "the body did not arrive in time")
+            with runtime.receiving(Ask([asked.model], [path.cost], asked.deadline)):
+                return await read(path)
+    except TimeoutError:
+        raise late() from None
+
+
+async def infer(
+    runtime: Runtime,
+    seen: Seen,
+    asked: Asked,
+    request: Request,
+    sources: Sequence[Source],
+    gone: Gone,
+) -> Answer:
+    """Classifies the images. Raises GatewayError."""
+    deadline = asked.deadline
+    if request.timeout_s is not None:
+        deadline = min(deadline, seen.started + request.timeout_s)
+    left_s = deadline - time.monotonic()
+    if left_s <= 0:
+        raise DeadlineExceeded("the deadline passed while the request was being received")
+
+    async def read() -> Sequence[Source]:
+        return sources
+
+    wanted = Wanted(
+        tasks=(asked.model,),
+        grants=asked.grants,
+        deadline_s=left_s,
+        version=asked.version,
+        priority=request.priority,
+    )
+    result = await classify(runtime, wanted, read, gone)
+    (outcome,) = result.outcomes
+    assert isinstance(outcome, Classified)  # its error would have been raised
+    outputs = [_given(output, outcome) for output in request.outputs]
+    seen.classified(result.course)
+    return Answer(asked.model, outcome.path.published.version, outputs)
+
+
+def prepare(request: Request, path: LoadedPath, settings: Settings) -> Sequence[Source]:
+    """The images of a request, each to be decoded at a size; blocks.
+
+    Raises BadRequest or TooLarge for what does not fit.
+    """
+    for output in request.outputs:
+        if output.classes > len(path.labels):
+            raise BadRequest(
+                f"classification: expected at most {len(path.labels)}, the classes of the model; "
+                f"found {output.classes}"
+            )
+    sent, most = request.input, settings.max_batch_rows
+    spec = INPUTS.get(sent.name) if isinstance(sent.name, str) else None
+    if spec is None:
+        raise BadRequest(f"input: expected one of {list(INPUTS)}, found {shown(sent.name)}")
+    if spec.name == "image":
+        return [partial(_file, one, settings.max_pixels) for one in images(sent, spec, most)]
+    array = numbers(sent, spec, most)
+    if spec.name == "pixels":
+        height, width = array.shape[1:3]
+        if height * width > settings.max_pixels:
+            raise TooLarge(
+                f"input 'pixels': {width} x {height} pixels, at most {settings.max_pixels} are "
+                "accepted"
+            )
+        return [partial(_pixels, one) for one in array]
+    if not (np.abs(array) <= 1).all():
+        raise BadRequest("input 'preprocessed': expected numbers from -1 to 1")
+    return [partial(_preprocessed, one) for one in array]
+
+
+def _file(data: bytes, max_pixels: int, size: int) -> Decoded:
+    return decode(data, size=size, max_pixels=max_pixels)
+
+
+def _pixels(array: NDArray[np.uint8], size: int) -> Decoded:
+    return _preprocessed(preprocess(array, size), size)
+
+
+def _preprocessed(array: NDArray[np.float32], size: int) -> Decoded:
+    if array.shape != (size, size, 3):
+        raise BadRequest(
+            f"input 'preprocessed': expected FP32 [n, {size}, {size}, 3], "
+            f"found {['n', *array.shape]}"
+        )
+    return Decoded(array, hashlib.blake2b(array.tobytes(), digest_size=16).digest())
+
+
+def _given(output: Output, outcome: Classified) -> Given:
+    rows = [np.asarray(logits, np.float32) for logits in outcome.logits]
+    odds = [probabilities(outcome.path, one).astype(np.float32) for one in rows]
+    values = np.stack(odds if output.name == "probabilities" else rows)
+    if not output.classes:
+        return Given(output.name, values, values.shape, output.binary)
+    texts = [text for one in values for text in _best(outcome.path, one, output.classes)]
+    return Given(output.name, texts, (len(rows), len(texts) // len(rows)), output.binary)
+
+
+def _best(path: LoadedPath, values: NDArray[np.float32], most: int) -> list[bytes]:
+    """value:index:label, the highest value first; of equal ones, the first by index."""
+    best = np.argsort(-values, kind="stable")[:most]
+    return [f"{values[i]:.9g}:{i}:{path.labels[i]}".encode() for i in best]

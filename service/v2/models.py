@@ -1,0 +1,238 @@
+"""What the protocol says of the server and its models, in the form of its JSON; a model is a task.
+
+A message has the same names, so that both transports answer from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from model_store import Published, StoreError, UnknownVersion
+from model_store import UnknownTask as NoSuchTask
+from model_store.refs import ALIAS
+from service import VERSION, hiding
+from service.access import Grants
+from service.catalog import Entry
+from service.errors import Unavailable, UnknownTask
+from service.loading import Slot
+from service.runtime import Runtime
+from service.v2.errors import BadRequest, NotSupported, shown
+from service.v2.tensors import ANY, Spec
+
+T = TypeVar("T")
+NAME = "munet-gateway"
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+)
+PLATFORM = "munet_safetensors"
+OUTPUTS = ("probabilities", "logits")
+INPUTS = {
+    spec.name: spec
+    for spec in (
+        Spec("image", "BYTES", (ANY, 1), "n] or [n, 1"),  # image files
+        Spec("pixels", "UINT8", (ANY, ANY, ANY, 3), "n, height, width, 3"),
+        Spec("preprocessed", "FP32", (ANY, ANY, ANY, 3), "n, size, size, 3"),  # from -1 to 1
+    )
+}
+NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+STATES = {"ready": "READY", "loading": "LOADING", "cold": "UNAVAILABLE", "failed": "UNAVAILABLE"}
+UNLOAD_S, LOOK_S = 5.0, 0.02
+COLD = "not loaded: its first request, or load, loads it"
+
+
+def server() -> dict[str, Any]:
+    """Name, version and extensions."""
+    return {"name": NAME, "version": VERSION, "extensions": list(EXTENSIONS)}
+
+
+def parse_version(text: str) -> int | str | None:
+    """A version's number or name; None, the live one, of an empty text. Raises BadRequest."""
+    if not text:
+        return None
+    if NUMBER.fullmatch(text):
+        return int(text)
+    if ALIAS.fullmatch(text):
+        return text
+    raise BadRequest(f"version: expected a number or a name of one, found {shown(text)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The models of a gateway, as far as one request may know of them."""
+
+    runtime: Runtime
+    grants: Grants
+
+    async def metadata(self, model: str, version: int | str | None) -> dict[str, Any]:
+        """Tensors and versions. Raises UnknownTask, Unavailable, or what the grants refuse."""
+        published = await self._find(model, version)
+        history = await _from_store(lambda: self.runtime.store.history(model))
+        inputs, outputs = _specs(published)
+        return {
+            "name": model,
+            "versions": [str(one.version) for one in history],
+            "platform": PLATFORM,
+            "inputs": [_tensor(spec) for spec in inputs],
+            "outputs": [_tensor(spec) for spec in outputs],
+        }
+
+    async def config(self, model: str, version: int | str | None) -> dict[str, Any]:
+        """What Triton's clients read of a model's configuration. Raises as `metadata`."""
+        published = await self._find(model, version)
+        inputs, outputs = _specs(published)
+        return {
+            "name": model,
+            "platform": PLATFORM,
+            "backend": "munet",
+            "max_batch_size": self.runtime.settings.max_batch_rows,
+            "input": [{**_config_tensor(spec), "optional": True} for spec in inputs],
+            "output": [_config_tensor(spec) for spec in outputs],
+            "dynamic_batching": {},
+            "parameters": {
+                "version": {"string_value": str(published.version)},
+                "digest": {"string_value": published.digest},
+            },
+        }
+
+    async def ready(self, model: str, version: int | str | None) -> bool:
+        """Whether a request would be answered: also of a task that it would load first.
+
+        Raises as `metadata`.
+        """
+        entry = await self._entry(model)
+        number = entry.slot.version if version is None else await self._number(model, version)
+        for slot in (entry.slot, entry.successor):
+            if slot is not None and slot.version == number:
+                return slot.state != "failed"
+        await _from_store(lambda: self.runtime.store.version(model, number))
+        return True
+
+    async def statistics(self, model: str, version: int | str | None) -> list[dict[str, Any]]:
+        """Of one version, of all versions, or (of an empty name) of all models."""
+        if not model:
+            return self.runtime.tally.content(await self._seen())
+        await self._entry(model)
+        found = self.runtime.tally.content([model])
+        if version is None:
+            return found
+        number = await self._number(model, version)
+        return [one for one in found if one["version"] == str(number)]
+
+    async def index(self, only_ready: bool) -> list[dict[str, Any]]:
+        """Every task with its state."""
+        entries = await self._seen()
+        found = [_indexed(model, entry.slot) for model, entry in entries.items()]
+        return [one for one in found if one["state"] == "READY" or not only_ready]
+
+    async def load(self, model: str, parameters: Mapping[str, Any]) -> None:
+        """Loads the task's live version and waits. Raises NotSupported and as `metadata`."""
+        self.grants.require_admin()
+        if parameters:
+            raise NotSupported("load with parameters: what a task is, is published to the store")
+        await hiding.require(self.runtime.catalog, self.grants, model)
+        try:
+            async with asyncio.timeout(self.runtime.settings.deadline_ms / 1e3):
+                await self.runtime.catalog.acquire(model)
+        except TimeoutError:
+            raise Unavailable(f"task {model!r} is still loading", retry_after_s=1) from None
+
+    async def unload(self, model: str) -> None:
+        """Lets go of the task's live version once no request uses it; the next one loads it again.
+
+        Raises BadRequest for a pinned task, Unavailable if requests keep using it.
+        """
+        self.grants.require_admin()
+        await hiding.require(self.runtime.catalog, self.grants, model)
+        slot = self._present(model).slot
+        if slot.pinned:
+            raise BadRequest(f"task {model!r} is pinned (MUNET_PIN) and stays loaded")
+        for _ in range(int(UNLOAD_S / LOOK_S)):
+            if slot.let_go() or slot.state != "ready":
+                return
+            await asyncio.sleep(LOOK_S)
+        raise Unavailable(f"requests keep using task {model!r}", retry_after_s=1)
+
+    async def _find(self, model: str, version: int | str | None) -> Published:
+        """A version as the store has it, loaded or not."""
+        entry = await self._entry(model)
+        if version is None:
+            published = await _from_store(entry.slot.published)
+        else:
+            number = await self._number(model, version)
+            published = await _from_store(lambda: self.runtime.store.resolve(model, number))
+        if not self.grants.sees(model, published.path.private):
+            raise _unknown(model)
+        return published
+
+    async def _entry(self, model: str) -> Entry:
+        self.grants.require_read()
+        await hiding.require(self.runtime.catalog, self.grants, model)
+        return self._present(model)
+
+    def _present(self, model: str) -> Entry:
+        entry = self.runtime.catalog.entries().get(model)
+        if entry is None:  # removed since
+            raise _unknown(model)
+        return entry
+
+    async def _seen(self) -> Mapping[str, Entry]:
+        self.grants.require_read()
+        return await asyncio.to_thread(hiding.seen, self.runtime.catalog.entries(), self.grants)
+
+    async def _number(self, model: str, version: int | str) -> int:
+        if isinstance(version, int):
+            return version
+        names = await _from_store(lambda: self.runtime.store.aliases(model))
+        if version not in names:
+            raise UnknownTask(f"task {model!r} has no version named {version!r}")
+        return names[version]
+
+
+def _unknown(model: str) -> UnknownTask:
+    return UnknownTask(f"there is no task {model!r}")
+
+
+def _indexed(model: str, slot: Slot) -> dict[str, str]:
+    state = slot.state
+    reason = slot.failure.reason if slot.failure else COLD if state == "cold" else ""
+    return {
+        "name": model,
+        "version": str(slot.version),
+        "state": STATES[state],
+        "reason": reason,
+    }
+
+
+def _specs(published: Published) -> tuple[list[Spec], list[Spec]]:
+    size, classes = int(published.path.input["size"]), len(published.path.labels)
+    preprocessed = replace(INPUTS["preprocessed"], shape=(ANY, size, size, 3))
+    inputs = [INPUTS["image"], INPUTS["pixels"], preprocessed]
+    return inputs, [Spec(name, "FP32", (ANY, classes)) for name in OUTPUTS]
+
+
+def _tensor(spec: Spec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+
+
+def _config_tensor(spec: Spec) -> dict[str, Any]:
+    kind = "STRING" if spec.datatype == "BYTES" else spec.datatype
+    return {"name": spec.name, "data_type": f"TYPE_{kind}", "dims": list(spec.shape[1:])}
+
+
+async def _from_store(look: Callable[[], T]) -> T:
+    try:
+        return await asyncio.to_thread(look)
+    except (NoSuchTask, UnknownVersion) as error:
+        raise UnknownTask(str(error)) from None
+    except (StoreError, OSError) as error:
+        raise Unavailable(f"reading the store: {error}", retry_after_s=1) from None

@@ -1,0 +1,268 @@
+"""The protocol over HTTP: /v2/…, with JSON bodies and binary tensor data behind them.
+
+A model's name may contain slashes, as they are or as %2F.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from service.classifying import Source
+from service.errors import ClientGone, UploadTimeout
+from service.paths import LoadedPath
+from service.runtime import Runtime
+from service.uploads import read_body
+from service.v2 import models
+from service.v2.compression import chosen, deflate, inflate
+from service.v2.errors import NOT_SERVED, BadRequest, NotSupported, shown
+from service.v2.inference import Answer, Asked, Given, infer, prepare, receive
+from service.v2.models import Models, parse_version
+from service.v2.requests import Request as InferRequest
+from service.v2.requests import parse_body, parse_json
+from service.v2.tensors import binary
+from service.watching import Seen, watched
+
+HEADER_SIZE = "inference-header-content-length"
+MAX_CONTROL_BYTES = 1 << 16  # of a body that is not a request to infer
+NOT_SERVED_PATHS = (
+    "/v2/models/{model:path}/trace/setting",
+    "/v2/trace/setting",
+    "/v2/logging",
+    "/v2/systemsharedmemory/{rest:path}",
+    "/v2/cudasharedmemory/{rest:path}",
+)
+
+
+def _runtime(request: Request) -> Runtime:
+    return request.app.state.runtime
+
+
+def _models(request: Request) -> Models:
+    runtime = _runtime(request)
+    return Models(runtime, runtime.access.of(request))
+
+
+def _named(request: Request) -> tuple[str, int | str | None]:
+    """The model and the version in a path."""
+    return request.path_params["model"], parse_version(request.path_params.get("version", ""))
+
+
+async def live(request: Request) -> Response:
+    """GET /v2/health/live"""
+    good = _runtime(request).alive
+    return JSONResponse({"live": good}, 200 if good else 503)
+
+
+async def ready(request: Request) -> Response:
+    """GET /v2/health/ready"""
+    good = _runtime(request).ready
+    return JSONResponse({"ready": good}, 200 if good else 503)
+
+
+async def server(request: Request) -> Response:
+    """GET /v2"""
+    del request
+    return JSONResponse(models.server())
+
+
+async def listed(request: Request) -> Response:
+    """GET /v2/models"""
+    found = await _models(request).index(only_ready=False)
+    return JSONResponse({"models": [one["name"] for one in found]})
+
+
+async def model_ready(request: Request) -> Response:
+    """GET /v2/models/{model}[/versions/{version}]/ready"""
+    model, version = _named(request)
+    good = await _models(request).ready(model, version)
+    return JSONResponse({"name": model, "ready": good}, 200 if good else 503)
+
+
+async def metadata(request: Request) -> Response:
+    """GET /v2/models/{model}[/versions/{version}]"""
+    return JSONResponse(await _models(request).metadata(*_named(request)))
+
+
+async def config(request: Request) -> Response:
+    """GET /v2/models/{model}[/versions/{version}]/config"""
+    return JSONResponse(await _models(request).config(*_named(request)))
+
+
+async def statistics(request: Request) -> Response:
+    """GET /v2/models/{model}[/versions/{version}]/stats"""
+    return JSONResponse({"model_stats": await _models(request).statistics(*_named(request))})
+
+
+async def all_statistics(request: Request) -> Response:
+    """GET /v2/models/stats"""
+    return JSONResponse({"model_stats": await _models(request).statistics("", None)})
+
+
+async def index(request: Request) -> Response:
+    """POST /v2/repository/index"""
+    content = await _control(request)
+    only_ready = content.get("ready", False)
+    if not isinstance(only_ready, bool):
+        raise BadRequest(f"ready: expected true or false, found {shown(only_ready)}")
+    return JSONResponse(await _models(request).index(only_ready))
+
+
+async def load(request: Request) -> Response:
+    """POST /v2/repository/models/{model}/load"""
+    known = _models(request)
+    known.grants.require_admin()
+    content = await _control(request)
+    await known.load(request.path_params["model"], content.get("parameters") or {})
+    return JSONResponse({})
+
+
+async def unload(request: Request) -> Response:
+    """POST /v2/repository/models/{model}/unload"""
+    known = _models(request)
+    known.grants.require_admin()
+    await _control(request)  # `unload_dependents` means nothing here
+    await known.unload(request.path_params["model"])
+    return JSONResponse({})
+
+
+async def not_served(request: Request) -> Response:
+    """What other servers have and this one does not."""
+    del request
+    raise NotSupported(NOT_SERVED)
+
+
+async def _control(request: Request) -> Mapping[str, Any]:
+    """A small body of JSON, or none."""
+    limit_s = _runtime(request).settings.deadline_ms / 1e3
+    try:
+        async with asyncio.timeout(limit_s):
+            body = await _body(request, MAX_CONTROL_BYTES)
+    except TimeoutError:
+        raise UploadTimeout(f"the body did not arrive within {limit_s:g} s") from None
+    content = parse_json(memoryview(body)) if body.strip() else {}
+    if not isinstance(content, dict):
+        raise BadRequest(f"the request: expected an object, found {shown(content)}")
+    return content
+
+
+async def _body(request: Request, max_bytes: int) -> bytes:
+    try:
+        return await read_body(request, max_bytes)
+    except ClientDisconnect:
+        raise ClientGone("the client closed the connection") from None
+
+
+async def model_infer(request: Request) -> Response:
+    """POST /v2/models/{model}[/versions/{version}]/infer"""
+    runtime, model = _runtime(request), request.path_params["model"]
+    try:
+        seen = Seen("v2-http", (model,))
+        with watched(runtime.metrics, seen, runtime.tally.count):
+            asked = Asked(
+                grants=runtime.access.of(request),
+                model=model,
+                version=_named(request)[1],
+                deadline=time.monotonic() + runtime.settings.deadline_ms / 1e3,
+            )
+            wanted, sources = await receive(runtime, asked, partial(_infer_request, request))
+            answer = await infer(runtime, seen, asked, wanted, sources, partial(_gone, request))
+            return _respond(request, wanted, answer)
+    except ClientGone as error:
+        return Response(status_code=error.status)  # nobody is left to read it
+
+
+async def _infer_request(
+    request: Request, path: LoadedPath
+) -> tuple[InferRequest, Sequence[Source]]:
+    runtime = _runtime(request)
+    body = await _body(request, runtime.settings.max_body_bytes)
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(runtime.decoders, _parse, request, body, path)
+
+
+def _parse(
+    request: Request, body: bytes, path: LoadedPath
+) -> tuple[InferRequest, Sequence[Source]]:
+    settings = _runtime(request).settings
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    body = inflate(body, encoding, settings.max_body_bytes)
+    wanted = parse_body(memoryview(body), _header_size(request))
+    return wanted, prepare(wanted, path, settings)
+
+
+def _header_size(request: Request) -> int | None:
+    text = request.headers.get(HEADER_SIZE)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise BadRequest(f"{HEADER_SIZE}: expected a number of bytes, found {shown(text)}")
+    return int(text)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _respond(request: Request, wanted: InferRequest, answer: Answer) -> Response:
+    content = {"model_name": answer.model, "model_version": str(answer.version)}
+    if wanted.id:
+        content["id"] = wanted.id
+    parts = [_output(one) for one in answer.outputs]
+    header = json.dumps({**content, "outputs": [part for part, _ in parts]}).encode()
+    tail = b"".join(raw for _, raw in parts)
+    headers = {HEADER_SIZE: str(len(header))} if tail else {}
+    headers["vary"] = "accept-encoding"
+    body = header + tail
+    encoding = chosen(request.headers.get("accept-encoding", ""), len(body))
+    if encoding is not None:
+        body, headers["content-encoding"] = deflate(body, encoding), encoding
+    media = "application/octet-stream" if tail else "application/json"
+    return Response(body, headers=headers, media_type=media)
+
+
+def _output(given: Given) -> tuple[dict[str, Any], bytes]:
+    content = {"name": given.name, "datatype": given.datatype, "shape": list(given.shape)}
+    if given.binary:
+        raw = binary(given.values)
+        return {**content, "parameters": {"binary_data_size": len(raw)}}, raw
+    return {**content, "data": given.plain()}, b""
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def _of_model(rest: str, handler: Handler, method: str) -> list[Route]:
+    """Of a version first: a model's name may contain anything that follows it."""
+    model = "/v2/models/{model:path}"
+    return [
+        Route(f"{model}/versions/{{version}}{rest}", handler, methods=[method]),
+        Route(f"{model}{rest}", handler, methods=[method]),
+    ]
+
+
+ROUTES = [
+    Route("/v2", server, methods=["GET"]),
+    Route("/v2/health/live", live, methods=["GET"]),
+    Route("/v2/health/ready", ready, methods=["GET"]),
+    Route("/v2/models", listed, methods=["GET"]),
+    Route("/v2/models/stats", all_statistics, methods=["GET"]),
+    Route("/v2/repository/index", index, methods=["POST"]),
+    Route("/v2/repository/models/{model:path}/load", load, methods=["POST"]),
+    Route("/v2/repository/models/{model:path}/unload", unload, methods=["POST"]),
+    *(Route(path, not_served, methods=["GET", "POST"]) for path in NOT_SERVED_PATHS),
+    *_of_model("/infer", model_infer, "POST"),
+    *_of_model("/ready", model_ready, "GET"),
+    *_of_model("/config", config, "GET"),
+    *_of_model("/stats", statistics, "GET"),
+    *_of_model("", metadata, "GET"),
+]

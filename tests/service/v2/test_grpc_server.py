@@ -1,0 +1,281 @@
+"""The gRPC server in this process: who is refused and how, cancelling, stopping, ports."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+
+from service.batching import Batcher, Limits
+from service.errors import SettingsError
+from service.runtime import Runtime
+from service.v2 import inference_pb2 as pb
+from service.v2 import models
+from service.v2.errors import NOT_SERVED
+from service.v2.grpc_calls import peer_host
+from service.v2.grpc_server import PREFIX, serving
+from tests.service.in_process import Gateway
+from tests.service.systems import png
+from tests.service.waiting import PATIENCE_S, eventually
+
+INFER = f"{PREFIX}ModelInfer"
+
+
+def message(**changes: Any) -> pb.ModelInferRequest:
+    """A request with one image."""
+    contents = pb.InferTensorContents(bytes_contents=[png(1)])
+    tensor = pb.ModelInferRequest.InferInputTensor(
+        name="image", datatype="BYTES", shape=[1], contents=contents
+    )
+    return pb.ModelInferRequest(**{"model_name": "plain", "inputs": [tensor], **changes})
+
+
+@dataclass
+class Blocked:
+    """An engine that runs nothing before it is told to."""
+
+    release: threading.Event
+    ran: list[int]
+    batcher: Batcher[Any, Any]
+
+
+@pytest.fixture
+def runtime(gateway: Gateway) -> Runtime:
+    """The gateway's, with its task loaded."""
+    eventually(lambda: gateway.classify("plain", png(1)).status_code == 200)
+    return gateway.app.state.runtime
+
+
+@pytest.fixture
+def port(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> int:
+    """A free port, on which the gateway is set to serve."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        found = free.getsockname()[1]
+    monkeypatch.setattr(runtime, "settings", replace(runtime.settings, grpc_port=found))
+    return found
+
+
+@pytest.fixture
+def blocked(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[Blocked]:
+    """The gateway with this engine."""
+    release, ran = threading.Event(), []
+
+    def run(rows: Sequence[Any]) -> Sequence[Any]:
+        ran.append(len(rows))
+        release.wait()
+        return [np.zeros(3, np.float32) for _ in rows]
+
+    batcher = Batcher[Any, Any](run, Limits(4, 4, 4))
+    batcher.start()
+    monkeypatch.setattr(runtime, "batcher", batcher)
+    yield Blocked(release, ran, batcher)
+    release.set()
+    batcher.stop()
+
+
+async def until(look: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not look():
+            await asyncio.sleep(0.01)
+
+
+async def ask(
+    port: int, request: bytes, path: str = INFER, **options: Any
+) -> tuple[grpc.StatusCode, Any, Any]:
+    """Code, answer or text, and trailing metadata."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_unary(path)(request, **options)
+        try:
+            answer = await call
+        except grpc.aio.AioRpcError as error:
+            return error.code(), error.details(), dict(error.trailing_metadata())
+        return grpc.StatusCode.OK, pb.ModelInferResponse.FromString(answer), {}
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "said"),
+    [
+        (message(), "OK", ""),
+        (message(model_name="plains"), "NOT_FOUND", "did you mean plain"),
+        (message(model_version="x y"), "INVALID_ARGUMENT", "version"),
+        (message(inputs=[]), "INVALID_ARGUMENT", "expected one input, found 0"),
+        (message(raw_input_contents=[b"", b""]), "INVALID_ARGUMENT", "raw_input_contents"),
+        (message(raw_input_contents=[png(1)]), "INVALID_ARGUMENT", "both data and binary"),
+        (message(id="x" * 300), "INVALID_ARGUMENT", "256 characters"),
+    ],
+)
+def test_calls(
+    gateway: Gateway, runtime: Runtime, port: int, request_: Any, code: str, said: str
+) -> None:
+    async def run() -> Any:
+        async with serving(runtime):
+            return await ask(port, request_.SerializeToString())
+
+    found, answer, _ = gateway.runner.run(run())
+    assert found.name == code, answer
+    assert said in str(answer)
+
+
+def test_what_is_no_message_of_ours(gateway: Gateway, runtime: Runtime, port: int) -> None:
+    async def run() -> Any:
+        async with serving(runtime):
+            return [
+                await ask(port, bytes(200_000)),  # the body's limit is 100 kB
+                await ask(port, b"\xff\xff"),
+                await ask(port, b"", f"{PREFIX}TraceSetting"),
+                await ask(port, b"", "/other.Service/Call"),
+                await ask(port, b"", f"{PREFIX}RepositoryModelLoad"),
+                await ask(port, b"", metadata=(("x-forwarded-for", "1.2.3.4"),)),
+            ]
+
+    large, broken, unserved, other, admin, proxied = gateway.runner.run(run())
+    assert large[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+    text = "2 bytes that are no ModelInferRequest"
+    assert broken[:2] == (grpc.StatusCode.INVALID_ARGUMENT, text)
+    assert unserved[:2] == (grpc.StatusCode.UNIMPLEMENTED, NOT_SERVED)
+    assert other[0] is grpc.StatusCode.UNIMPLEMENTED
+    assert admin[0] in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
+    assert proxied[0] is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_a_crash_tells_no_secrets(
+    gateway: Gateway, runtime: Runtime, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash() -> Any:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(models, "server", crash)
+
+    async def run() -> Any:
+        async with serving(runtime):
+            return await ask(port, b"", f"{PREFIX}ServerMetadata")
+
+    code, said, _ = gateway.runner.run(run())
+    assert code is grpc.StatusCode.INTERNAL
+    assert "secret" not in said
+
+
+def test_a_full_queue_says_when_to_come_back(
+    gateway: Gateway, runtime: Runtime, port: int, blocked: Blocked
+) -> None:
+    async def run() -> Any:
+        async with serving(runtime):
+            running = asyncio.ensure_future(ask(port, many))
+            await until(lambda: blocked.ran)
+            waiting = asyncio.ensure_future(ask(port, many))
+            await until(lambda: len(blocked.batcher) or waiting.done())
+            refused = await ask(port, many)
+            blocked.release.set()
+            return refused, [await running, await waiting]
+
+    tensor = pb.ModelInferRequest.InferInputTensor(
+        name="preprocessed", datatype="FP32", shape=[4, 16, 16, 3]
+    )
+    many = message(
+        inputs=[tensor], raw_input_contents=[bytes(4 * 16 * 16 * 3 * 4)]
+    ).SerializeToString()
+    (code, _, metadata), answered = gateway.runner.run(run())
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert int(metadata["retry-after"]) >= 1
+    assert [one[0] for one in answered] == [grpc.StatusCode.OK] * 2, answered
+
+
+def test_the_rows_of_a_client_that_cancels_do_not_run(
+    gateway: Gateway, runtime: Runtime, port: int, blocked: Blocked
+) -> None:
+    line = 'munet_requests_total{status="499",task="plain"}'
+    before = gateway.metric(line)
+
+    async def run() -> None:
+        async with serving(runtime):
+            first = asyncio.ensure_future(ask(port, message().SerializeToString()))
+            await until(lambda: blocked.ran)
+            second = asyncio.ensure_future(ask(port, message().SerializeToString()))
+            await until(lambda: len(blocked.batcher))
+            second.cancel()
+            await until(lambda: not len(blocked.batcher))
+            blocked.release.set()
+            await first
+
+    gateway.runner.run(run())
+    assert blocked.ran == [1]
+    assert gateway.metric(line) == before + 1
+
+
+def test_the_clients_deadline_counts(
+    gateway: Gateway, runtime: Runtime, port: int, blocked: Blocked
+) -> None:
+    async def run() -> Any:
+        async with serving(runtime):
+            first = asyncio.ensure_future(ask(port, message().SerializeToString()))
+            await until(lambda: blocked.ran)
+            late = await ask(port, message().SerializeToString(), timeout=0.1)
+            await until(lambda: not len(blocked.batcher))
+            blocked.release.set()
+            return late, await first
+
+    late, first = gateway.runner.run(run())
+    assert late[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert first[0] is grpc.StatusCode.OK
+    assert blocked.ran == [1]
+
+
+def test_stopping_finishes_what_has_begun(
+    gateway: Gateway, runtime: Runtime, port: int, blocked: Blocked
+) -> None:
+    async def run() -> Any:
+        async with serving(runtime):
+            first = asyncio.ensure_future(ask(port, message().SerializeToString()))
+            await until(lambda: blocked.ran)
+            asyncio.get_running_loop().call_later(0.2, blocked.release.set)
+        return await first, await ask(port, message().SerializeToString(), timeout=5)
+
+    first, late = gateway.runner.run(run())
+    assert first[0] is grpc.StatusCode.OK
+    assert late[0] is grpc.StatusCode.UNAVAILABLE
+
+
+def test_only_workers_of_one_gateway_share_a_port(
+    gateway: Gateway, runtime: Runtime, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def twice() -> None:
+        async with serving(runtime), serving(runtime):
+            pass
+
+    with pytest.raises(SettingsError, match="MUNET_GRPC_PORT must be a free port"):
+        gateway.runner.run(twice())
+    monkeypatch.setattr(runtime, "settings", replace(runtime.settings, workers=2))
+    gateway.runner.run(twice())
+
+
+def test_without_a_port_there_is_no_server(gateway: Gateway, runtime: Runtime) -> None:
+    async def run() -> None:
+        async with serving(runtime):
+            pass
+
+    assert runtime.settings.grpc_port == 0
+    gateway.runner.run(run())
+    with pytest.raises(SettingsError, match="MUNET_GRPC_PORT"):
+        replace(runtime.settings, grpc_port=-1)
+
+
+@pytest.mark.parametrize(
+    ("peer", "host"),
+    [
+        ("ipv4:127.0.0.1:5000", "127.0.0.1"),
+        ("ipv6:[::1]:5000", "::1"),
+        ("ipv6:%5B::ffff:10.0.0.1%5D:5000", "::ffff:10.0.0.1"),
+        ("unix:/run/socket", None),
+    ],
+)
+def test_peers(peer: str, host: str | None) -> None:
+    assert peer_host(peer) == host
