@@ -36,7 +36,7 @@ import typer
 from starlette.requests import HTTPConnection
 
 from service.errors import Forbidden, SettingsError, Unauthenticated
-from service.watching import identified
+from service.telemetry.requests import identified
 
 logger = logging.getLogger(__name__)
 ANONYMOUS = "anonymous"

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.compute.paths import LoadedPath
 from service.errors import InternalError
-from service.paths import LoadedPath
 
 TOP_K = 5  # classes listed where the request does not say
 

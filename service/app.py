@@ -13,16 +13,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from service import classify_http, hiding, listing, problems
-from service.draining import Draining
 from service.errors import GatewayError
-from service.exchanges import Exchanges
-from service.metrics import CONTENT_TYPE
-from service.openapi import openapi
+from service.http import classify, listing, problems
+from service.http.draining import Draining
+from service.http.exchanges import Exchanges
+from service.http.openapi import openapi
 from service.runtime import Runtime
 from service.settings import Settings
+from service.tasks import hiding
+from service.telemetry.metrics import CONTENT_TYPE
+from service.telemetry.workers import Worker
 from service.v2 import grpc_server, rest
-from service.workers import Worker
 
 
 def create_app(settings: Settings | None = None, worker: Worker | None = None) -> Starlette:
@@ -44,7 +45,7 @@ def create_app(settings: Settings | None = None, worker: Worker | None = None) -
         lifespan=lifespan,
         middleware=[Middleware(Exchanges), Middleware(Draining)],
         routes=[
-            *classify_http.ROUTES,
+            *classify.ROUTES,
             *rest.ROUTES,
             Route("/openapi.json", openapi, methods=["GET"]),
             Route("/tasks", tasks, methods=["GET"]),

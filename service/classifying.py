@@ -16,9 +16,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service import hiding
 from service.access import Grants
-from service.batching import Ask
+from service.compute.batching import Ask
+from service.compute.paths import LoadedPath, Row
 from service.errors import (
     BadParameter,
     ClientGone,
@@ -28,9 +28,9 @@ from service.errors import (
     UploadTimeout,
 )
 from service.images import Decoded
-from service.paths import LoadedPath, Row
 from service.runtime import Runtime
-from service.watching import Course
+from service.tasks import hiding
+from service.telemetry.requests import Course
 
 T = TypeVar("T")
 Logits = NDArray[np.float32]  # [classes]

@@ -31,16 +31,17 @@ import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
 
 from model_store import ModelStore, StoreError
-from service import connections, tracing
 from service.access import Access
 from service.app import create_app
-from service.direct import Direct
-from service.draining import stop_listening
 from service.errors import SettingsError
+from service.http import connections
+from service.http.direct import Direct
+from service.http.draining import stop_listening
 from service.runtime import Runtime
 from service.settings import LONGEST_DEADLINE_MS, Settings
-from service.trust import Trust
-from service.workers import Worker
+from service.tasks.trust import Trust
+from service.telemetry import tracing
+from service.telemetry.workers import Worker
 
 WORKERS_FOLDER = "MUNET_WORKERS_FOLDER"  # from `bentoml serve` to its workers
 EXPORT_S = 5  # until a collector of traces that does not answer is given up

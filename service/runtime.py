@@ -11,22 +11,22 @@ from numpy.typing import NDArray
 
 from model_store import ModelStore, Published
 from service.access import Access
-from service.allocator import keep_few_pools
-from service.batching import Ask, Batcher, BatchReport, Limits
-from service.catalog import Catalog
-from service.engine import Engine
+from service.compute.allocator import keep_few_pools
+from service.compute.batching import Ask, Batcher, BatchReport, Limits
+from service.compute.engine import Engine
+from service.compute.paths import LoadedPath, Row
 from service.errors import Unavailable
-from service.eviction import Budget, Recency
-from service.loading import Loader
-from service.metrics import Metrics, Snapshot
-from service.paths import LoadedPath, Row
-from service.reporting import Reporting
-from service.residency import Residency
+from service.http.uploads import Intake
 from service.settings import Settings
-from service.trust import Trust
-from service.uploads import Intake
+from service.tasks.catalog import Catalog
+from service.tasks.eviction import Budget, Recency
+from service.tasks.loading import Loader
+from service.tasks.residency import Residency
+from service.tasks.trust import Trust
+from service.telemetry.metrics import Metrics, Snapshot
+from service.telemetry.reporting import Reporting
+from service.telemetry.workers import Worker
 from service.v2.statistics import Tally
-from service.workers import Worker
 
 
 class Runtime:

@@ -26,16 +26,16 @@ EXCEPTIONS = {
 # Library -> the only files, or folders, that may import it.
 OWNERS = {
     "bentoml": ("service/gateway.py", "loadtests/overhead/peers/on_bentoml.py"),
-    "prometheus_client": ("service/metrics.py",),
+    "prometheus_client": ("service/telemetry/metrics.py",),
     "cryptography": ("model_store/signing.py",),
     "obstore": ("model_store/objects.py", "loadtests/store/place.py"),
     "requests": ("model_store/registry_client.py",),
-    "uvicorn": ("service/connections.py",),
+    "uvicorn": ("service/http/connections.py",),
     "grpc": ("service/v2/",),
     "google": ("service/v2/",),  # google.protobuf
-    "jax": ("vit/", "evolution/", "service/backends/jax_backend.py"),
-    "opentelemetry": ("service/tracing.py",),
-    "openvino": ("service/backends/openvino_library.py", "loadtests/engine/"),
+    "jax": ("vit/", "evolution/", "service/compute/backends/jax_backend.py"),
+    "opentelemetry": ("service/telemetry/tracing.py",),
+    "openvino": ("service/compute/backends/openvino_library.py", "loadtests/engine/"),
     "flax": ("vit/",),
     "matplotlib": ("evolution/analysis/",),
     "safetensors": ("vit/pretrained.py", "loadtests/store/place.py"),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from service.metrics import Metrics, Snapshot
 from service.settings import Settings
+from service.telemetry.metrics import Metrics, Snapshot
 
 TOP = Path(__file__).parent.parent
 README = (TOP / "README.md").read_text()

@@ -19,11 +19,11 @@ import numpy as np
 from loadtests.engine.peers import F32, peers
 from loadtests.errors import LoadTestError
 from loadtests.systems import System, adapters_and_head, backbone, with_adapters
-from service.engine import Engine
-from service.eviction import Budget, Recency
-from service.metrics import Metrics
-from service.paths import LoadedPath, Row
-from service.residency import Residency
+from service.compute.engine import Engine
+from service.compute.paths import LoadedPath, Row
+from service.tasks.eviction import Budget, Recency
+from service.tasks.residency import Residency
+from service.telemetry.metrics import Metrics
 from vit import Architecture
 
 Progress = Callable[[str], None]

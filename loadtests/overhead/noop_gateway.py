@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.gateway import Gateway  # isort: skip  # first: it sets what others read on import
-import service.classify_http
+import service.http.classify
 import service.runtime
+from service.compute.paths import Row
 from service.images import Decoded
-from service.paths import Row
 
 __all__ = ["Gateway"]
 DECODED = Decoded(np.zeros((1, 1, 3), np.float32), b"")
@@ -48,4 +48,4 @@ def _decode(*_: Any, **__: Any) -> Decoded:
 
 
 service.runtime.Engine = NoEngine  # pyright: ignore[reportAttributeAccessIssue]
-service.classify_http.decode = _decode
+service.http.classify.decode = _decode

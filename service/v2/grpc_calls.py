@@ -13,9 +13,10 @@ from google.protobuf.json_format import ParseDict
 
 from service.access import FORWARDED, Grants
 from service.classifying import Source
+from service.compute.paths import LoadedPath
 from service.errors import ClientGone
-from service.paths import LoadedPath
 from service.runtime import Runtime
+from service.telemetry.requests import Seen, watched
 from service.v2 import inference_pb2 as pb
 from service.v2 import models
 from service.v2.errors import BadRequest
@@ -23,7 +24,6 @@ from service.v2.inference import Answer, Asked, infer, prepare, receive
 from service.v2.models import Models, parse_version
 from service.v2.requests import MAX_INPUTS, Request, parse
 from service.v2.tensors import binary
-from service.watching import Seen, watched
 
 Context = grpc.aio.ServicerContext[Any, Any]
 CONTENTS = {"BYTES": "bytes_contents", "UINT8": "uint_contents", "FP32": "fp32_contents"}

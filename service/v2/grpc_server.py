@@ -17,13 +17,13 @@ import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
 from service.errors import GatewayError, InternalError, SettingsError
-from service.exchanges import REQUEST_ID, TRACE_CONTEXT, request_id
+from service.http.exchanges import REQUEST_ID, TRACE_CONTEXT, request_id
 from service.runtime import Runtime
 from service.settings import LONGEST_DEADLINE_MS
+from service.telemetry.requests import Exchange, exchanged
 from service.v2.errors import NOT_SERVED, BadRequest, NotSupported
 from service.v2.grpc_calls import Calls, Context, peer_host, texts
 from service.v2.inference_pb2 import DESCRIPTOR, ModelStreamInferResponse
-from service.watching import Exchange, exchanged
 
 logger = logging.getLogger(__name__)
 SERVICE = DESCRIPTOR.services_by_name["GRPCInferenceService"]

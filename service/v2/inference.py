@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service import hiding
 from service.access import Grants
 from service.answers import probabilities
-from service.batching import Ask
 from service.classifying import Classified, Gone, Source, Wanted, classify
+from service.compute.batching import Ask
+from service.compute.paths import LoadedPath
 from service.errors import (
     DeadlineExceeded,
     GatewayError,
@@ -26,14 +26,14 @@ from service.errors import (
     UploadTimeout,
 )
 from service.images import Decoded, decode
-from service.paths import LoadedPath
 from service.runtime import Runtime
 from service.settings import Settings
+from service.tasks import hiding
+from service.telemetry.requests import Seen
 from service.v2.errors import BadRequest, shown
 from service.v2.models import INPUTS
 from service.v2.requests import Output, Request
 from service.v2.tensors import images, numbers
-from service.watching import Seen
 from vit import preprocess
 
 T = TypeVar("T")

@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 from model_store import Published, StoreError, UnknownVersion
 from model_store import UnknownTask as NoSuchTask
 from model_store.refs import ALIAS
-from service import VERSION, hiding
+from service import VERSION
 from service.access import Grants
-from service.catalog import Entry
 from service.errors import Unavailable, UnknownTask
-from service.loading import Slot
 from service.runtime import Runtime
+from service.tasks import hiding
+from service.tasks.catalog import Entry
+from service.tasks.loading import Slot
 from service.v2.errors import BadRequest, NotSupported, shown
 from service.v2.tensors import ANY, Spec
 

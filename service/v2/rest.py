@@ -17,10 +17,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from service.classifying import Source
+from service.compute.paths import LoadedPath
 from service.errors import ClientGone, UploadTimeout
-from service.paths import LoadedPath
+from service.http.uploads import read_body
 from service.runtime import Runtime
-from service.uploads import read_body
+from service.telemetry.requests import Seen, watched
 from service.v2 import models
 from service.v2.compression import chosen, deflate, inflate
 from service.v2.errors import NOT_SERVED, BadRequest, NotSupported, shown
@@ -29,7 +30,6 @@ from service.v2.models import Models, parse_version
 from service.v2.requests import Request as InferRequest
 from service.v2.requests import parse_body, parse_json
 from service.v2.tensors import binary
-from service.watching import Seen, watched
 
 HEADER_SIZE = "inference-header-content-length"
 MAX_CONTROL_BYTES = 1 << 16  # of a body that is not a request to infer

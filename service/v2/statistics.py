@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.catalog import Entry
-from service.paths import Row
-from service.watching import Course, Seen
+from service.compute.paths import Row
+from service.tasks.catalog import Entry
+from service.telemetry.requests import Course, Seen
 
 KEPT_VERSIONS = 8  # of a task, those that were used first go first
 STAGES = {"queue": "queue", "decode": "compute_input", "execute": "compute_infer"}

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from loadtests.gateways import Gateway
 from model_store import ModelStore
-from service.connections import HEAD_S
+from service.http.connections import HEAD_S
 from tests.service.hostile import Hostile, hostile
 from tests.service.systems import png, publish
 

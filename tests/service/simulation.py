@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.batching import Ask, Batcher, Limits
+from service.compute.batching import Ask, Batcher, Limits
 from service.errors import GatewayError
 
 Speed = Callable[[int], float]  # rows of a batch -> seconds

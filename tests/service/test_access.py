@@ -16,9 +16,10 @@ import httpx
 import pytest
 
 from model_store import ModelStore
-from service import access, hiding
+from service import access
 from service.access import LOOK_EVERY_S, Access
 from service.errors import Forbidden, SettingsError, Unauthenticated
+from service.tasks import hiding
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.servers import Server
 from tests.service.systems import png, publish

@@ -15,9 +15,9 @@ import pytest
 from loadtests.exposition import parse
 from model_store import ModelStore
 from tests.service.conftest import Served
+from tests.service.http.test_connections import read
 from tests.service.servers import ROOT, Load, Server, ask, environment
 from tests.service.systems import png, publish
-from tests.service.test_connections import read
 from tests.service.waiting import PATIENCE_S, eventually
 
 VERSION = "test"

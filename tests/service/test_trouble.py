@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from model_store import ModelStore
-from service.batching import Ask
+from service.compute.batching import Ask
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.systems import encoded, image, png, publish
 from tests.service.waiting import eventually

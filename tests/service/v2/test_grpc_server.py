@@ -14,7 +14,7 @@ import grpc.aio
 import numpy as np
 import pytest
 
-from service.batching import Batcher, Limits
+from service.compute.batching import Batcher, Limits
 from service.errors import SettingsError
 from service.runtime import Runtime
 from service.v2 import inference_pb2 as pb

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from model_store import ModelStore
+from service.telemetry.requests import Course, Seen
 from service.v2.statistics import KEPT_VERSIONS, Tally
-from service.watching import Course, Seen
 from tests.service.in_process import Gateway, refused
 from tests.service.systems import png, publish
 from tests.service.waiting import eventually

@@ -12,7 +12,7 @@ from schemathesis import checks
 from starlette.routing import Route
 
 from service.app import create_app
-from service.openapi import PATHS
+from service.http.openapi import PATHS
 from service.settings import Settings
 from service.v2.rest import NOT_SERVED_PATHS
 from tests.service.v2.conftest import Spoken

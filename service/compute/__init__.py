@@ -1,0 +1,1 @@
+"""From waiting rows to logits: scheduling, the engine and its back ends."""

@@ -1,0 +1,122 @@
+"""Which requests are let in: bounds on rows, and a forecast of when each would be answered.
+
+A request counts from the moment its images are about to be decoded, so that no decoding is done
+for what the queues would refuse. Work is estimated by flow, as the fair queue will share it out: a
+flood makes its own requests wait, hardly those of others.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass
+
+from service.compute.fair_queue import WEIGHTS, Ask, Flow
+from service.compute.pace import KEPT, Pace, mean_but_worst
+from service.errors import GatewayError, TaskQueueFull, Unavailable
+
+# Forecasts are means and the machine is shared: the wait may become so many times as long.
+MARGIN = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much may wait, and how much runs at once."""
+
+    batch_rows: int  # power of two
+    per_task: int  # rows
+    total: int  # rows
+
+
+class Admission:
+    """What waits or is being decoded, for one thread at a time."""
+
+    def __init__(self, limits: Limits, pace: Pace) -> None:
+        """`pace` says how long work takes."""
+        self._limits = limits
+        self._pace = pace
+        self._rows = 0
+        self._by_task: Counter[str] = Counter()  # rows
+        self._by_flow: Counter[Flow] = Counter()  # requests
+        self._work: dict[Flow, float] = {}
+        self._decoding = 0  # requests
+        self._kept: deque[float] = deque(maxlen=KEPT)
+        self._decode_s = 0.0  # for each request that is being decoded
+
+    def check(self, ask: Ask, now: float, busy_until: float | None) -> bool:
+        """Whether the engine is all free for it; raises TaskQueueFull or Unavailable.
+
+        `busy_until` is when the running batch should end; None if none runs.
+        """
+        if not self._rows and busy_until is None:
+            return True  # whatever the forecasts say: this is how they recover
+        ahead = self._ahead(ask)
+        wait_s = max(0.0, (busy_until or now) - now) + self._pace.drain(ahead)
+        for task in ask.tasks:
+            if self._by_task[task] + ask.tasks.count(task) > self._limits.per_task:
+                raise TaskQueueFull(
+                    f"{self._by_task[task]} rows for task {task!r} are waiting already, at most "
+                    f"{self._limits.per_task} may",
+                    retry_after_s=wait_s,
+                )
+        if self._rows + len(ask.tasks) > self._limits.total:
+            raise Unavailable(
+                f"overloaded: {self._rows} rows are waiting already, at most "
+                f"{self._limits.total} may",
+                retry_after_s=wait_s,
+            )
+        wait_s += self._decode_s * (self._decoding + 1)
+        own_s = self._pace.seconds(len(ask.tasks), ask.work)
+        if wait_s * MARGIN + own_s > ask.deadline - now:
+            raise self._too_long(ask, ahead, wait_s + own_s, ask.deadline - now)
+        return False
+
+    def _too_long(self, ask: Ask, ahead: float, wait_s: float, left_s: float) -> GatewayError:
+        own = self._work.get(ask.flow, 0.0) > ahead / 2
+        error = TaskQueueFull if own else Unavailable
+        return error(
+            f"{'its own' if own else 'all'} waiting work would take this request about "
+            f"{wait_s:.3f} s, and its deadline is in {max(0.0, left_s):.3f} s",
+            retry_after_s=wait_s,
+        )
+
+    def _ahead(self, ask: Ask) -> float:
+        """Work before this request's own.
+
+        Until its flow is given what waits in it, any other flow gets what it has, or its share.
+        """
+        own = self._work.get(ask.flow, 0.0)
+        share = (own + ask.work) / WEIGHTS[ask.level]
+        return sum(min(work, share * WEIGHTS[flow[1]]) for flow, work in self._work.items())
+
+    @property
+    def flooded(self) -> bool:
+        """Whether more than half of what waits is of one flow."""
+        return max(self._work.values(), default=0.0) > sum(self._work.values()) / 2
+
+    def enter(self, ask: Ask) -> int:
+        """Counts a request, about to be decoded; how many are being decoded with it."""
+        self._count(ask, 1)
+        self._decoding += 1
+        return self._decoding
+
+    def decoded(self, in_turn: int, seconds: float | None) -> None:
+        """The request that was so many decoded at once took so long; None if it came to nothing."""
+        self._decoding -= 1
+        if seconds is not None:
+            self._kept.append(seconds / in_turn)
+            self._decode_s = mean_but_worst(self._kept)
+
+    def leave(self, ask: Ask) -> None:
+        """It waits no more."""
+        self._count(ask, -1)
+
+    def _count(self, ask: Ask, sign: int) -> None:
+        self._rows += sign * len(ask.tasks)
+        for task in ask.tasks:
+            self._by_task[task] += sign
+            if not self._by_task[task]:
+                del self._by_task[task]
+        self._by_flow[ask.flow] += sign
+        self._work[ask.flow] = self._work.get(ask.flow, 0.0) + sign * ask.work
+        if not self._by_flow[ask.flow]:  # a sum of floats may not have come back to zero
+            del self._by_flow[ask.flow], self._work[ask.flow]

@@ -1,0 +1,45 @@
+"""What runs compiled programs: the seam between the engine's walk and a framework.
+
+A back end holds weights as arguments of its programs, never inside them, so that the number of
+programs depends neither on tasks nor on depth and a component's arrays are in memory once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from service.compute.paths import Program
+
+# (weights, rows) -> results. Weights are one stage's, or in a stacked program each row's: for each
+# component in order what `place` gave. Rows and results are arrays [rows, ...], of NumPy or of the
+# back end, which takes its own results as rows without a copy.
+Run = Callable[[Sequence[Sequence[Any]], Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A program that is ready to run, by one thread at a time."""
+
+    run: Run
+    cached: bool  # it came from the cache on disk
+
+
+class Backend(Protocol):
+    """One framework on one device; safe to call from several threads."""
+
+    name: str
+    device: str
+
+    def place(self, kind: str, tree: Any) -> Any:
+        """A component's arrays as programs take them; `tree` holds NumPy float32 of its own."""
+        ...
+
+    def compile(self, program: Program, rows: int, *, stacked: bool) -> Compiled:
+        """The program for so many rows, with weights for all of them or, stacked, for each."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of what the process holds for it."""
+        ...

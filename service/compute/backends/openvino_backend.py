@@ -1,0 +1,143 @@
+"""OpenVINO on the CPU, with weights as parameters.
+
+`python -m loadtests engine` measures it beside OpenVINO with weights inside, and beside others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.compute.backends import Compiled, Run, openvino_graph
+from service.compute.backends.openvino_library import ov
+from service.compute.paths import Program
+
+logger = logging.getLogger(__name__)
+F32 = NDArray[np.float32]
+DIGEST_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A component's arrays, and the same memory as OpenVINO takes it."""
+
+    arrays: tuple[F32, ...]
+    tensors: tuple[ov.Tensor, ...]
+
+
+def _placed(arrays: Sequence[F32]) -> _Placed:
+    return _Placed(tuple(arrays), tuple(ov.Tensor(a, shared_memory=True) for a in arrays))
+
+
+class OpenVinoBackend:
+    """Programs are graphs of a fixed number of rows, compiled for this processor."""
+
+    name = "openvino"
+
+    def __init__(self, compilation_cache: str | None) -> None:
+        """`compilation_cache` is the folder that keeps compiled programs over restarts."""
+        self._core = ov.Core()
+        self.device = str(self._core.get_property("CPU", "FULL_DEVICE_NAME"))
+        self._settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the processor has it
+            "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0)),
+            "PERFORMANCE_HINT": "LATENCY",  # all threads on one batch
+            "ENABLE_CPU_PINNING": False,  # the cores are shared with decoding and the event loop
+        }
+        # OpenVINO's own cache changes the locale of the whole process while it looks for a program.
+        self._cache = Path(compilation_cache) / self.name if compilation_cache else None
+        graphs = Path(openvino_graph.__file__).read_bytes()
+        self._version = f"{ov.__version__} {self.device} {self._settings} {graphs}"
+
+    def close(self) -> None:
+        """Nothing is held for the process."""
+
+    def place(self, kind: str, tree: Any) -> _Placed:
+        """Arrays in the order in which programs read them."""
+        return _placed(openvino_graph.layout(kind, tree))
+
+    def compile(self, program: Program, rows: int, *, stacked: bool) -> Compiled:
+        """Compiles, or loads what was compiled before."""
+        key = hashlib.sha256(f"{self._version} {program} {rows} {stacked}".encode()).hexdigest()
+        file = None if self._cache is None else self._cache / key
+        compiled = None if file is None else self._load(file)
+        cached = compiled is not None
+        if compiled is None:
+            graph = openvino_graph.model(program, rows, stacked=stacked)
+            compiled = self._core.compile_model(graph, "CPU", self._settings)
+            if file is not None:
+                _keep(file, compiled)
+        return Compiled(_runner(compiled, (rows, *program.result_shape), stacked=stacked), cached)
+
+    def _load(self, file: Path) -> ov.CompiledModel | None:
+        """What was kept, if it is whole: OpenVINO would crash on bytes that are not."""
+        try:
+            kept = file.read_bytes()
+            digest, blob = kept[:DIGEST_BYTES], kept[DIGEST_BYTES:]
+            if hashlib.sha256(blob).digest() != digest:
+                raise ValueError(f"expected bytes with the digest {digest.hex()}, found others")
+            return self._core.import_model(io.BytesIO(blob), "CPU", self._settings)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RuntimeError) as error:
+            logger.warning("event=program_not_loaded file=%s error=%r", file, error)
+            return None
+
+
+def _keep(file: Path, compiled: ov.CompiledModel) -> None:
+    blob = compiled.export_model().getvalue()
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(hashlib.sha256(blob).digest() + blob)
+        temporary.replace(file)
+    except OSError as error:
+        logger.warning("event=program_not_kept file=%s error=%r", file, error)
+
+
+def _runner(compiled: ov.CompiledModel, shape: tuple[int, ...], *, stacked: bool) -> Run:
+    request = compiled.create_infer_request()
+    stack = _Stack(shape[0])
+
+    def run(weights: Sequence[Sequence[_Placed]], x: F32) -> F32:
+        used = stack.fill(weights) if stacked else weights[0]
+        tensors = (tensor for placed in used for tensor in placed.tensors)
+        for index, tensor in enumerate(tensors, 1):
+            request.set_input_tensor(index, tensor)
+        request.set_input_tensor(0, ov.Tensor(x, shared_memory=True))
+        result = np.empty(shape, np.float32)
+        request.set_output_tensor(0, ov.Tensor(result, shared_memory=True))
+        request.infer()
+        return result
+
+    return run
+
+
+class _Stack:
+    """Each row's components in one place; kept, as fresh memory costs more than to copy into it."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._components: list[_Placed] = []
+
+    def fill(self, weights: Sequence[Sequence[_Placed]]) -> Sequence[_Placed]:
+        if not self._components:
+            self._components = [
+                _placed([np.empty((self._rows, *a.shape[1:]), np.float32) for a in one.arrays])
+                for one in weights[0]
+            ]
+        for row, components in enumerate(weights):
+            for placed, stack in zip(components, self._components, strict=True):
+                for array, rows in zip(placed.arrays, stack.arrays, strict=True):
+                    rows[row] = array[0]
+        return self._components

@@ -1,0 +1,314 @@
+"""One forward for rows of many tasks: rows are grouped by stage, equal prefixes computed once.
+
+Programs take weights as arguments, so their number depends neither on the number of tasks nor on
+depth: some per kind of stage and bucket. Stages that are small and each task's own, adapters and
+heads, run in one call for all tasks that wait at the same depth.
+
+A row's result does not depend on its batch mates: bit for bit within a bucket, and to rounding
+(about 1e-6 where logits are about 1) between buckets, whose programs add in another order.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.compute.backends import Run
+from service.compute.backends.choice import choose
+from service.compute.paths import Program, Row, Stage, padded_classes
+from service.telemetry.metrics import Metrics
+from vit import Architecture, shapes
+
+logger = logging.getLogger(__name__)
+COMPILING_THREADS = 2
+BUCKET_TOKENS = 1024  # in one call at most: more would take memory and save nothing
+CALL_TOKENS = 16  # a call takes as long as so many tokens: its weights are read from memory
+SMALLEST = Architecture(
+    width=1, heads=1, mlp_dim=1, patch_size=1, image_size=1, num_layers=0, num_classes=1
+)
+
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+Key = Stage | tuple[Program, int]  # what runs together: one stage's rows, or a stackable one's
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A component's arrays where the programs need them."""
+
+    shapes: Shapes
+    arrays: Any  # the back end's
+
+
+@dataclass(slots=True, eq=False)
+class _Node:
+    """One image after one prefix of stages, shared by all rows that come this way.
+
+    Nodes know their children only: a cycle would keep the components of a removed task, and every
+    batch's activations, until the next garbage collection.
+    """
+
+    stage: Stage
+    key: Key
+    image: NDArray[np.float32]
+    source: Any = None  # what the group before gave; None at a root
+    place: int = 0  # this node's row in `source`
+    children: dict[Stage, _Node] = field(default_factory=dict)
+    logits: NDArray[np.float32] | None = None  # of a leaf
+
+
+class Engine:
+    """Compiled programs and the walk of a batch through them; `run` is for one thread only."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        max_rows: int,
+        compilation_cache: str | None,
+        backend: str = "auto",
+    ) -> None:
+        """Programs are compiled for 1, 2, 4 ... `max_rows` rows, and kept in the cache's folder.
+
+        Raises SettingsError if there is no such back end.
+        """
+        self._backend = choose(backend, compilation_cache)
+        self._metrics = metrics
+        self.buckets = tuple(1 << i for i in range(max_rows.bit_length()))
+        self._programs: dict[tuple[Program, int, bool], Future[Run]] = {}
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(COMPILING_THREADS, thread_name_prefix="compile")
+        metrics.describe(backend=self._backend.name, device=self._backend.device)
+
+    def close(self) -> None:
+        """Ends the compiling threads."""
+        self._pool.shutdown(cancel_futures=True)
+        self._backend.close()
+
+    def place(self, kind: str, tree: Any) -> Placed:
+        """A component's arrays on the device: float32, and heads padded with classes of zeros.
+
+        They are copied: a later change of the store's files must not reach a running task. Raises
+        ValueError if they are not those of a component of this kind.
+        """
+        found = _ranks(_flat(tree))
+        if found != _ranks_of(kind):
+            raise ValueError(
+                f"placing {kind}: expected arrays of ranks {_ranks_of(kind)}, found {found}"
+            )
+        arrays = _copied(tree)
+        if kind == "head":
+            classes = arrays["bias"].shape[0]
+            missing = padded_classes(classes) - classes
+            arrays = {
+                "kernel": np.pad(arrays["kernel"], ((0, 0), (0, missing))),
+                "bias": np.pad(arrays["bias"], (0, missing)),
+            }
+        return Placed(_interned(_flat(arrays)), self._backend.place(kind, arrays))
+
+    def warm(self, stages: Iterable[Stage]) -> None:
+        """Compiles every bucket of every stage that has no program yet; blocks.
+
+        Raises ValueError if a stage's arrays do not have the shapes its program needs.
+        """
+        waiting: list[Future[Run]] = []
+        for stage in stages:
+            program = stage.program
+            found = tuple(component.weights.shapes for component in stage.components)
+            if found != _shapes(program):
+                raise ValueError(
+                    f"loading {'+'.join(program.kinds)} {stage.components[-1].digest}: "
+                    f"expected arrays {_shapes(program)}, found {found}"
+                )
+            with self._lock:
+                for rows in _buckets(self.buckets, program):
+                    waiting.append(self._program(program, rows, stacked=False))
+                    if program.stackable and rows > 1:
+                        waiting.append(self._program(program, rows, stacked=True))
+        for compiling in waiting:
+            compiling.result()
+
+    def _program(self, program: Program, rows: int, *, stacked: bool) -> Future[Run]:
+        found = self._programs.get((program, rows, stacked))
+        if found is None or (found.done() and found.exception() is not None):
+            found = self._pool.submit(self._compile, program, rows, stacked=stacked)
+            self._programs[program, rows, stacked] = found
+        return found
+
+    def _compile(self, program: Program, rows: int, *, stacked: bool) -> Run:
+        started = time.monotonic()
+        compiled = self._backend.compile(program, rows, stacked=stacked)
+        source = "cache" if compiled.cached else "compiler"
+        self._metrics.compilations.labels(source).inc()
+        logger.info(
+            "event=program kinds=%s rows=%d stacked=%s source=%s seconds=%.3f",
+            "+".join(program.kinds),
+            rows,
+            stacked,
+            source,
+            time.monotonic() - started,
+        )
+        return compiled.run
+
+    def run(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
+        """Logits [classes] of each row. The paths must have been warmed."""
+        waiting, leaves, missing = _plan(rows)
+        computed = missing.total()
+        while waiting:
+            key = _next_key(waiting, missing)
+            group = waiting.pop(key)
+            missing[key] -= len(group)
+            self._run_group(group)
+            for node in group:
+                for child in node.children.values():
+                    waiting.setdefault(child.key, []).append(child)
+        self._metrics.shared_rows.inc(sum(len(row.path.stages) for row in rows) - computed)
+        return [
+            leaf.logits[: len(row.path.labels)]
+            for leaf, row in zip(leaves, rows, strict=True)
+            if leaf.logits is not None
+        ]
+
+    def _run_group(self, group: Sequence[_Node]) -> None:
+        program = group[0].stage.program
+        split = _split(_buckets(self.buckets, program), _tokens(program), len(group))
+        start = 0
+        for bucket in split:
+            self._run_bucket(program, bucket, group[start : start + bucket])
+            start += bucket
+        self._metrics.padded_rows.inc(start - len(group))
+
+    def _run_bucket(self, program: Program, bucket: int, nodes: Sequence[_Node]) -> None:
+        weights = [_arrays(nodes[0].stage)]
+        stacked = any(node.stage is not nodes[0].stage for node in nodes)
+        if stacked:
+            weights = [_arrays(node.stage) for node in nodes]
+            weights += weights[:1] * (bucket - len(nodes))
+        run = self._programs[program, bucket, stacked].result()
+        output = run(weights, _gather(nodes, bucket, program.row_shape))
+        for place, node in enumerate(nodes):
+            for child in node.children.values():
+                child.source, child.place = output, place
+            if not node.children:
+                node.logits = np.asarray(output)[place]
+
+
+def _copied(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {name: _copied(inner) for name, inner in tree.items()}  # pyright: ignore
+    return np.array(tree, np.float32)
+
+
+def _flat(tree: Any, name: str = "") -> Shapes:
+    """Names and shapes of all arrays, in order of the names."""
+    if isinstance(tree, Mapping):
+        return tuple(
+            found for inner in sorted(tree) for found in _flat(tree[inner], f"{name}/{inner}")
+        )
+    return ((name, tuple(tree.shape)),)
+
+
+def _ranks(flat: Shapes) -> dict[str, int]:
+    return {name: len(shape) for name, shape in flat}
+
+
+@functools.cache
+def _ranks_of(kind: str) -> dict[str, int]:
+    return _ranks(_flat(shapes(SMALLEST, kind)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _interned(found: Shapes) -> Shapes:
+    """The same object for equal shapes: thousands of components have a few."""
+    return found
+
+
+@functools.cache
+def _shapes(program: Program) -> tuple[Shapes, ...]:
+    """What its weights must be. Never what came first: that one may be the malformed one."""
+    return tuple(_flat(shapes(program.shape, kind)) for kind in program.kinds)
+
+
+def _arrays(stage: Stage) -> tuple[Any, ...]:
+    return tuple(component.weights.arrays for component in stage.components)
+
+
+def _tokens(program: Program) -> int:
+    return program.tokens or program.shape.tokens
+
+
+@functools.cache
+def _buckets(buckets: tuple[int, ...], program: Program) -> tuple[int, ...]:
+    most = max(1, BUCKET_TOKENS // _tokens(program))
+    return tuple(bucket for bucket in buckets if bucket <= most)
+
+
+@functools.cache
+def _split(buckets: tuple[int, ...], tokens: int, rows: int) -> tuple[int, ...]:
+    """The cheapest buckets that hold so many rows; only the last may have padding."""
+    if rows <= 0:
+        return ()
+    options = [(bucket, *_split(buckets, tokens, rows - bucket)) for bucket in buckets[::-1]]
+    return min(options, key=lambda split: sum(CALL_TOKENS + tokens * bucket for bucket in split))
+
+
+_Waiting = dict[Key, list[_Node]]
+
+
+def _plan(rows: Sequence[Row]) -> tuple[_Waiting, list[_Node], Counter[Key]]:
+    """What must be computed: the roots by key, each row's leaf, and how many nodes by key."""
+    roots: dict[bytes, dict[Stage, _Node]] = {}
+    missing: Counter[Key] = Counter()
+    leaves: list[_Node] = []
+    for row in rows:
+        siblings = roots.setdefault(row.identity, {})
+        node, depth = None, 0
+        for stage in row.path.stages:
+            stackable = stage.program.stackable
+            depth += not stackable  # adapters elsewhere in the path change nothing
+            node = siblings.get(stage)
+            if node is None:
+                key = (stage.program, depth) if stackable else stage
+                node = siblings[stage] = _Node(stage, key, row.pixels)
+                missing[key] += 1
+            siblings = node.children
+        assert node is not None
+        leaves.append(node)
+    waiting: _Waiting = {}
+    for images in roots.values():
+        for node in images.values():
+            waiting.setdefault(node.key, []).append(node)
+    return waiting, leaves, missing
+
+
+def _next_key(waiting: _Waiting, missing: Counter[Key]) -> Key:
+    """What no further row can reach later; any, if paths cross in opposite orders."""
+    for key, group in waiting.items():
+        if missing[key] == len(group):
+            return key
+    return next(iter(waiting))
+
+
+def _gather(group: Sequence[_Node], bucket: int, shape: tuple[int, ...]) -> Any:
+    """The group's inputs as one array [bucket, ...], zeros behind the last."""
+    source = group[0].source
+    if (
+        source is not None
+        and source.shape[0] == bucket
+        and all(node.source is source and node.place == i for i, node in enumerate(group))
+    ):
+        return source  # the whole group passed through unchanged: stays on the device
+    batch = np.empty((bucket, *shape), np.float32)
+    for place, node in enumerate(group):
+        batch[place] = node.image if node.source is None else np.asarray(node.source)[node.place]
+    batch[len(group) :] = 0
+    return batch

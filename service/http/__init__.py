@@ -1,0 +1,1 @@
+"""HTTP: the connection's bounds, the calls and their answers."""

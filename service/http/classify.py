@@ -1,0 +1,159 @@
+"""POST /classify: an image for one task or for several, answered as JSON.
+
+A request may say with the header `munet-deadline-ms` how long its answer is of use: it is refused
+with 504 when that passes (408 if the image is still arriving, 503 if the task is still loading),
+and its rows are dropped if they have not begun to run. `munet-priority` is 1 for the most urgent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from model_store.refs import ALIAS
+from service.answers import predictions
+from service.classifying import Classified, Result, Source, Wanted, classify
+from service.errors import BadParameter, ClientGone, GatewayError
+from service.http import problems
+from service.http.uploads import read_image
+from service.images import decode
+from service.runtime import Runtime
+from service.settings import Settings
+from service.telemetry.requests import Seen, watched
+
+DEADLINE_HEADER = "munet-deadline-ms"
+PRIORITY_HEADER = "munet-priority"
+
+
+async def one_task(request: Request) -> Response:
+    """POST /classify/{task}"""
+    return await _respond(request, (request.path_params["task"],), _one)
+
+
+async def several_tasks(request: Request) -> Response:
+    """POST /classify?task=a&task=b: one image, decoded once; shared stretches are computed once."""
+    tasks = tuple(request.query_params.getlist("task"))
+    return await _respond(request, tasks, _several)
+
+
+ROUTES = [
+    Route("/classify/{task:path}", one_task, methods=["POST"]),
+    Route("/classify", several_tasks, methods=["POST"]),
+]
+
+
+async def _respond(request: Request, tasks: tuple[str, ...], content: Any) -> Response:
+    runtime: Runtime = request.app.state.runtime
+    try:
+        with watched(runtime.metrics, Seen("http", tasks), runtime.tally.count) as seen:
+            wanted = _wanted(request, tasks, runtime)
+            result = await classify(
+                runtime, wanted, partial(_read, request, runtime.settings), partial(_gone, request)
+            )
+            answer = content(wanted, result)
+            seconds = seen.classified(result.course)
+    except ClientGone as error:
+        return Response(status_code=error.status)  # nobody is left to read it
+    milliseconds = {stage: round(value * 1e3, 3) for stage, value in seconds.items()}
+    timing = ", ".join(f"{stage};dur={value}" for stage, value in milliseconds.items())
+    return JSONResponse({**answer, "timing_ms": milliseconds}, headers={"server-timing": timing})
+
+
+def _wanted(request: Request, tasks: tuple[str, ...], runtime: Runtime) -> Wanted:
+    query, headers, settings = request.query_params, request.headers, runtime.settings
+    grants = runtime.access.of(request)
+    version = _version(query.get("version"))
+    _check_tasks(tasks, version, settings.max_batch_rows)
+    own_ms = _whole(DEADLINE_HEADER, headers.get(DEADLINE_HEADER), settings.deadline_ms)
+    return Wanted(
+        tasks=tasks,
+        grants=grants,
+        deadline_s=min(own_ms or settings.deadline_ms, settings.deadline_ms) / 1e3,
+        version=version,
+        top_k=_whole("top_k", query.get("top_k"), None),
+        priority=_whole(PRIORITY_HEADER, headers.get(PRIORITY_HEADER), 0) or 0,
+    )
+
+
+def _check_tasks(tasks: Sequence[str], version: object, most: int) -> None:
+    if not 0 < len(tasks) <= most:
+        raise BadParameter(
+            f"expected 1 to {most} tasks, as in /classify?task=a&task=b, found {len(tasks)}"
+        )
+    if len(set(tasks)) < len(tasks):
+        raise BadParameter("the same task is named twice")
+    if version is not None and len(tasks) > 1:
+        raise BadParameter("version is for one task; ask for versions of several one by one")
+
+
+def _version(text: str | None) -> int | str | None:
+    """A number, or a name."""
+    if text is not None and ALIAS.fullmatch(text):
+        return text
+    return _whole("version", text, None)
+
+
+def _whole(name: str, text: str | None, default: int | None) -> int | None:
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > 0):
+        raise BadParameter(f"{name} must be a whole number above zero, found {text[:50]!r}")
+    return int(text)
+
+
+async def _read(request: Request, settings: Settings) -> Sequence[Source]:
+    try:
+        body = await read_image(request, settings.max_body_bytes)
+    except ClientDisconnect:
+        raise ClientGone("the client closed the connection") from None
+
+    def source(size: int) -> Any:
+        return decode(body, size=size, max_pixels=settings.max_pixels)
+
+    return [source]
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _one(wanted: Wanted, result: Result) -> Mapping[str, Any]:
+    (outcome,) = result.outcomes
+    assert isinstance(outcome, Classified)  # its error would have been raised
+    return _answer(wanted, outcome)
+
+
+def _several(wanted: Wanted, result: Result) -> Mapping[str, Any]:
+    """Answers, and in the place of each that is missing the refusal."""
+    return {
+        "results": [
+            _answer_or_problem(wanted, task, outcome)
+            for task, outcome in zip(wanted.tasks, result.outcomes, strict=True)
+        ]
+    }
+
+
+def _answer_or_problem(
+    wanted: Wanted, task: str, outcome: Classified | GatewayError
+) -> Mapping[str, Any]:
+    try:
+        if isinstance(outcome, Classified):
+            return _answer(wanted, outcome)
+    except GatewayError as error:
+        outcome = error
+    return {"task": task, "problem": problems.content(outcome)}
+
+
+def _answer(wanted: Wanted, outcome: Classified) -> Mapping[str, Any]:
+    published = outcome.path.published
+    return {
+        "task": published.task,
+        "version": published.version,
+        "predictions": predictions(outcome.path, outcome.logits[0], wanted.top_k),
+    }

@@ -1,0 +1,1 @@
+"""Which tasks exist, and which of them are in memory."""

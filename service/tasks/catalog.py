@@ -1,0 +1,333 @@
+"""Which tasks exist: follows the store's refs, loads on demand, swaps versions without a gap.
+
+A task is loaded by its first request (or at once if preloaded). When another version of a loaded
+task becomes live, it is loaded and warmed first and then swapped in; if it cannot be loaded, the
+old one goes on answering and the new one is tried again. Requests hold the path they run on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import difflib
+import itertools
+import logging
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from model_store import Digest, StoreError, UnknownVersion
+from model_store import UnknownTask as NoSuchTask
+from service.compute.paths import LoadedPath
+from service.errors import GatewayError, Unavailable, UnknownTask
+from service.tasks.aliases import Aliases
+from service.tasks.loading import Loader, Slot
+from service.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+OLDER_VERSIONS = 4  # versions that are not live and stay loaded after `?version=`
+SHOWN_CHARACTERS = 100  # of a name that somebody sent
+CANDIDATES = 40  # names compared to find the nearest
+
+
+@dataclass(slots=True)
+class Entry:
+    """A task: the version that answers, and the live one while that is still loading."""
+
+    slot: Slot
+    successor: Slot | None = None
+
+
+class Catalog:
+    """The tasks of one store; a thread of its own follows it."""
+
+    def __init__(
+        self,
+        loader: Loader,
+        metrics: Metrics,
+        *,
+        poll_s: float,
+        preload: Sequence[str] = (),
+        pins: Sequence[str] = (),
+    ) -> None:
+        """`preload` names tasks to load when they appear, "*" means all; `pins` are names, or
+        patterns such as a/*, of tasks that stay loaded.
+        """
+        self._loader = loader
+        self._metrics = metrics
+        self._poll_s = poll_s
+        self._aliases = Aliases(loader.store, keep_s=poll_s, clock=loader.clock)
+        self._preload = frozenset(preload)
+        self._pins = tuple(pins)
+        self._lock = threading.RLock()
+        self._entries: Mapping[str, Entry] = {}  # by name; replaced, never changed
+        self._names: list[str] = []
+        self._older: OrderedDict[tuple[str, int], Slot] = OrderedDict()
+        self._refreshes: list[Future[None]] = []
+        self._live: Mapping[str, tuple[int, Digest]] = {}
+        self._overdue: set[str] = set()  # tasks whose live version is not the one that answers
+        self._wake = threading.Event()
+        self._stopped = threading.Event()
+        self._awaited: set[str] = set()  # preloaded tasks found at first, still loading
+        self._followed = False  # whether the store has been read at all
+        self._thread = threading.Thread(target=self._follow, name="catalog", daemon=True)
+
+    def start(self) -> None:
+        """Reads the store once, then follows it."""
+        self._poll()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the following thread."""
+        self._stopped.set()
+        self._wake.set()
+        self._thread.join()
+
+    # -- requests
+
+    async def acquire(self, task: str, version: int | str | None = None) -> LoadedPath:
+        """The path that answers for a task, loaded first if need be; of its version of this number
+        or name, if one is given.
+
+        Raises UnknownTask, or Unavailable with the reason if it cannot be loaded.
+        """
+        await self.require(task)
+        if isinstance(version, str):
+            version = await self._aliases.number(task, version)
+        slot = self._find(task, version)
+        if slot is None and version is not None:
+            slot = await asyncio.to_thread(self._older_slot, task, version)
+        if slot is None:
+            raise self.unknown(task)
+        return slot.use() or await self._loaded(slot)
+
+    async def _loaded(self, slot: Slot) -> LoadedPath:
+        started = self._loader.clock()
+        try:
+            job = slot.begin()
+            self._metrics.cache_misses.inc()
+            # Shielded: a client that gives up must not cancel a load that others wait for.
+            path = await asyncio.shield(asyncio.wrap_future(job))
+        except GatewayError as error:
+            raise await self._explain(slot, slot.task, error) from None
+        self._metrics.cache_miss_seconds.observe(self._loader.clock() - started)
+        return path
+
+    async def require(self, task: str) -> Entry:
+        """Raises UnknownTask if there is none, having looked at the store before saying so."""
+        if task not in self._entries:  # perhaps published a moment ago
+            await asyncio.wrap_future(self.refresh())
+        entry = self._entries.get(task)
+        if entry is None:
+            raise self.unknown(task)
+        return entry
+
+    async def _explain(self, slot: Slot, task: str, error: GatewayError) -> GatewayError:
+        """A load also fails because the task or version is gone: that is no fault of the store."""
+        gone = isinstance(error.__cause__, UnknownVersion)
+        if gone and slot is not self._current(task):
+            return UnknownTask(str(error.__cause__))
+        await asyncio.wrap_future(self.refresh())
+        return self.unknown(task) if self._current(task) is None else error
+
+    def _current(self, task: str) -> Slot | None:
+        entry = self._entries.get(task)
+        return None if entry is None else entry.slot
+
+    def _find(self, task: str, version: int | None) -> Slot | None:
+        entry = self._entries.get(task)
+        if entry is None or version is None or entry.slot.version == version:
+            return None if entry is None else entry.slot
+        with self._lock:
+            if entry.successor is not None and entry.successor.version == version:
+                return entry.successor
+            slot = self._older.get((task, version))
+            if slot is not None:
+                self._older.move_to_end((task, version))
+            return slot
+
+    def _older_slot(self, task: str, version: int) -> Slot:
+        """Room for a version that is not live, if the store has it; blocks."""
+        try:
+            digest = self._loader.store.version(task, version)
+        except (NoSuchTask, UnknownVersion) as error:  # numbers nobody published take no room
+            raise UnknownTask(str(error)) from None
+        except (StoreError, OSError) as error:
+            raise Unavailable(f"version {version} of {task!r}: {error}", retry_after_s=1) from None
+        with self._lock:
+            slot = self._older.setdefault(
+                (task, version), Slot(self._loader, task, version, digest)
+            )
+            while len(self._older) > OLDER_VERSIONS:
+                self._older.popitem(last=False)
+            return slot
+
+    def unknown(self, task: str, shows: Callable[[str], bool] = lambda _: True) -> UnknownTask:
+        """What to say about a name that is no task's; `shows` says which others may be named."""
+        shown = task if len(task) <= SHOWN_CHARACTERS else task[:SHOWN_CHARACTERS] + "…"
+        nearest = self.nearest(task, shows)
+        hint = f"did you mean {' or '.join(nearest)}?" if nearest else "GET /tasks lists all tasks"
+        return UnknownTask(f"there is no task {shown!r}; {hint}", nearest=nearest)
+
+    def nearest(self, task: str, shows: Callable[[str], bool] = lambda _: True) -> list[str]:
+        """Up to three names that look like this one, from those beside it in the alphabet."""
+        names = self._names
+        middle = bisect.bisect(names, task)
+        around = names[max(0, middle - CANDIDATES // 2) : middle + CANDIDATES // 2]
+        near = difflib.get_close_matches(task[:SHOWN_CHARACTERS], around, n=CANDIDATES, cutoff=0.5)
+        return list(itertools.islice(filter(shows, near), 3))
+
+    # -- what there is
+
+    @property
+    def ready(self) -> bool:
+        """Whether the store has been read and every preloaded task was loaded or has failed."""
+        return self._followed and not self._awaited
+
+    @property
+    def alive(self) -> bool:
+        """Whether the following thread runs."""
+        return self._thread.is_alive()
+
+    def entries(self) -> Mapping[str, Entry]:
+        """All tasks, by name: as they are now, whatever comes later."""
+        return self._entries
+
+    def counts(self) -> Mapping[str, int]:
+        """Tasks by state."""
+        states = dict.fromkeys(("cold", "loading", "ready", "failed"), 0)
+        return {**states, **Counter(entry.slot.state for entry in self._entries.values())}
+
+    # -- following the store
+
+    def refresh(self) -> Future[None]:
+        """Asks for a look at the store now; done when one that began later has ended."""
+        done: Future[None] = Future()
+        with self._lock:
+            self._refreshes.append(done)
+        self._wake.set()
+        return done
+
+    def _follow(self) -> None:
+        while not self._stopped.is_set():
+            self._wake.wait(self._poll_s)
+            self._wake.clear()
+            with self._lock:
+                asked, self._refreshes = self._refreshes, []
+            started = self._loader.clock()
+            self._poll()
+            for done in asked:
+                if done.set_running_or_notify_cancel():
+                    done.set_result(None)
+            # Requests for unknown names each ask for a look: leave most of the time for others.
+            self._stopped.wait(min(self._poll_s, max(0.01, 4 * (self._loader.clock() - started))))
+
+    def _poll(self) -> None:
+        try:
+            live = self._loader.store.live()
+            self._apply(live)
+            self._drop_removed_versions()
+        except Exception as error:  # an unreadable store must not end what is being served
+            self._metrics.catalog_polls.labels("error").inc()
+            logger.warning("event=store_unreadable error=%r", error)
+            return
+        self._followed = True
+        self._metrics.catalog_polls.labels("ok").inc()
+
+    def _apply(self, live: Mapping[str, tuple[int, Digest]]) -> None:
+        """Costs one comparison of two dicts while nothing changes."""
+        if live == self._live and not self._overdue:
+            return
+        removed = [task for task in self._live if task not in live]
+        differing = [task for task, found in live.items() if self._live.get(task) != found]
+        entries = dict(self._entries)
+        with self._lock:
+            for task in removed:
+                self._remove(task, entries.pop(task))
+            for task in {*differing, *self._overdue}:
+                entry = entries.get(task)
+                if entry is None:
+                    entries[task] = self._added(task, *live[task])
+                else:
+                    self._update(task, entry, *live[task])
+        if removed or len(self._names) != len(live):
+            self._names = sorted(entries)
+            self._entries = {task: entries[task] for task in self._names}
+        self._live = live  # last: what an error interrupted is done again
+
+    def _drop_removed_versions(self) -> None:
+        """A few small files: the versions that `?version=` keeps loaded."""
+        with self._lock:
+            older = list(self._older.items())
+        for (task, version), slot in older:
+            try:
+                gone = self._loader.store.version(task, version) != slot.digest
+            except (NoSuchTask, UnknownVersion):
+                gone = True
+            if gone:
+                with self._lock:
+                    self._older.pop((task, version), None)
+
+    def _added(self, task: str, version: int, digest: Digest) -> Entry:
+        slot = self._slot(task, version, digest)
+        self._metrics.register(task)
+        self._changed("added", task, version)
+        if self._is_preloaded(task):
+            self._preload_slot(slot)
+        return Entry(slot)
+
+    def _slot(self, task: str, version: int, digest: Digest) -> Slot:
+        pinned = any(fnmatchcase(task, pattern) for pattern in self._pins)
+        return Slot(self._loader, task, version, digest, pinned=pinned)
+
+    def _preload_slot(self, slot: Slot) -> None:
+        """Tasks added later do not make the gateway unready."""
+        if not self._followed:
+            self._awaited.add(slot.task)
+        slot.begin().add_done_callback(lambda _: self._awaited.discard(slot.task))
+
+    def _is_preloaded(self, task: str) -> bool:
+        return task in self._preload or "*" in self._preload
+
+    def _remove(self, task: str, entry: Entry) -> None:
+        self._overdue.discard(task)
+        for key in [key for key in self._older if key[0] == task]:
+            del self._older[key]
+        self._metrics.forget(task)
+        self._changed("removed", task, entry.slot.version)
+
+    def _update(self, task: str, entry: Entry, version: int, digest: Digest) -> None:
+        if (entry.slot.version, entry.slot.digest) == (version, digest):
+            entry.successor = None  # live again before another version took over
+            self._overdue.discard(task)
+            return
+        successor = entry.successor
+        if successor is None or (successor.version, successor.digest) != (version, digest):
+            successor = self._slot(task, version, digest)
+            self._changed("changed", task, version)
+            if entry.slot.state != "ready":
+                entry.slot, entry.successor = successor, None
+                if self._is_preloaded(task):
+                    self._preload_slot(successor)
+                return
+            entry.successor = successor
+            self._overdue.add(task)
+        if successor.state in ("cold", "ready") or successor.retry_due:
+            successor.begin().add_done_callback(lambda job: self._swap(task, successor, job))
+
+    def _swap(self, task: str, successor: Slot, job: Future[LoadedPath]) -> None:
+        if job.cancelled() or job.exception() is not None:
+            return
+        with self._lock:
+            entry = self._entries.get(task)
+            if entry is not None and entry.successor is successor:
+                entry.slot, entry.successor = successor, None
+                self._overdue.discard(task)
+                logger.info("event=task_swapped task=%s version=%d", task, successor.version)
+
+    def _changed(self, kind: str, task: str, version: int) -> None:
+        self._metrics.catalog_changes.labels(kind).inc()
+        logger.info("event=task_%s task=%s version=%d", kind, task, version)

@@ -1,0 +1,277 @@
+"""One published version on its way into memory and out of it: cold, loading, ready or failed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+from model_store import Digest, ModelStore, Published
+from service.compute.paths import LoadedPath
+from service.errors import Unavailable
+from service.tasks.eviction import NoRoom, Recency
+from service.tasks.summaries import Summary, summarise
+from service.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+FIRST_RETRY_S = 1.0
+LONGEST_RETRY_S = 60.0
+SLOW_S = 0.25  # a load that takes longer waits for a disk, a network or a compiler
+LOADS = 32  # begun and not ended
+RETRIES = 4  # of those that have failed before: they take no thread from other tasks
+
+
+class Prepare(Protocol):
+    """Reads a version's components and warms its programs; blocks."""
+
+    def __call__(self, published: Published, *, pinned: bool) -> LoadedPath: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a version could not be loaded, and when it may be tried again."""
+
+    reason: str
+    attempts: int
+    retry_at: float
+
+
+class Turns:
+    """A context for few at once, but for those in it longer than SLOW_S: they count no more.
+
+    What computes has to be kept from crowding out the requests; what waits disturbs nobody, and
+    must hold up nobody.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._changed = threading.Condition()
+        self._begun: dict[int, float] = {}  # by thread
+
+    def __enter__(self) -> None:
+        with self._changed:
+            while (wait_s := self._wait_s()) > 0:
+                self._changed.wait(wait_s)
+            self._begun[threading.get_ident()] = time.monotonic()
+
+    def _wait_s(self) -> float:
+        """0 if there is a turn, else the seconds until the next one is slow."""
+        slow = time.monotonic() - SLOW_S
+        quick = sorted(begun for begun in self._begun.values() if begun > slow)
+        return 0.0 if len(quick) < self._at_once else quick[-self._at_once] - slow
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._changed:
+            del self._begun[threading.get_ident()]
+            self._changed.notify()
+
+
+class Loader:
+    """Loads versions in threads of their own, never on the event loop or the engine's thread."""
+
+    def __init__(
+        self,
+        store: ModelStore,
+        prepare: Prepare,
+        metrics: Metrics,
+        recency: Recency,
+        *,
+        threads: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """At most `threads` loads compute at once."""
+        self.store = store
+        self.prepare = prepare
+        self.metrics = metrics
+        self.recency = recency
+        self.clock = clock
+        self.turns = Turns(threads)
+        self._first = ThreadPoolExecutor(LOADS, thread_name_prefix="load")
+        self._again = ThreadPoolExecutor(RETRIES, thread_name_prefix="load-again")
+
+    def submit(self, load: Callable[[], LoadedPath], *, failed_before: bool) -> Future[LoadedPath]:
+        """Runs a load when its turn has come."""
+
+        def work() -> LoadedPath:
+            with self.turns:
+                return load()
+
+        return (self._again if failed_before else self._first).submit(work)
+
+    def close(self) -> None:
+        """Drops the loads that have not begun."""
+        self._first.shutdown(cancel_futures=True)
+        self._again.shutdown(cancel_futures=True)
+
+
+class Slot:
+    """The place of one version in memory; concurrent loads of it coalesce.
+
+    While it is loaded the slot holds the path; whoever drops the slot lets go of the version.
+    """
+
+    def __init__(
+        self,
+        loader: Loader,
+        task: str,
+        version: int,
+        digest: Digest | None,
+        *,
+        pinned: bool = False,
+    ) -> None:
+        """`digest` is that of the manifest, None where it is not known before it is read."""
+        self.task = task
+        self.version = version
+        self.digest = digest
+        self.pinned = pinned
+        self._loader = loader
+        self._lock = threading.Lock()
+        self._summary: Summary | None = None
+        self._job: Future[LoadedPath] | None = None
+        self._path: LoadedPath | None = None
+        self._failure: Failure | None = None
+
+    @property
+    def state(self) -> str:
+        """cold | loading | ready | failed."""
+        if self._path is not None:
+            return "ready"
+        if self._job is not None:
+            return "loading"
+        return "cold" if self._failure is None else "failed"
+
+    @property
+    def failure(self) -> Failure | None:
+        """The last failure, until a load succeeds."""
+        return self._failure
+
+    @property
+    def retry_due(self) -> bool:
+        """Whether the last load failed and may be tried again now."""
+        failure = self._failure
+        return failure is not None and self._loader.clock() >= failure.retry_at
+
+    @property
+    def path(self) -> LoadedPath | None:
+        """The version, while it is in memory."""
+        return self._path
+
+    def use(self) -> LoadedPath | None:
+        """The version, if it is in memory, for a request."""
+        path = self._path
+        if path is not None:
+            self._loader.recency.used(self)
+        return path
+
+    def let_go(self) -> bool:
+        """Goes back to cold, unless somebody else holds the path; whether it did."""
+        with self._lock:
+            if self._path is None:
+                return False
+            held = weakref.ref(self._path)
+            self._path = None  # frees it, if nobody holds it
+            self._path = held()
+            return self._path is None
+
+    def unload(self) -> None:
+        """Goes back to cold; what requests in flight use is freed after them."""
+        with self._lock:
+            self._path = None
+
+    def published(self) -> Published:
+        """What the store says of this version; reads it unless it is loaded. Raises StoreError."""
+        path = self._path
+        if path is not None:
+            return path.published
+        found = self._loader.store.resolve(self.task, self.version)
+        self.digest = found.digest
+        return found
+
+    @property
+    def summarised(self) -> bool:
+        """Whether `summary` need not read the store."""
+        return self._summary is not None or self._path is not None
+
+    def summary(self) -> Summary:
+        """The version in short; reads the store the first time. Raises StoreError."""
+        found = self._summary
+        if found is None:
+            found = self._summary = summarise(self.published())
+        return found
+
+    def begin(self) -> Future[LoadedPath]:
+        """The load, started if need be. Raises Unavailable while a failure is too recent."""
+        with self._lock:
+            if self._path is not None:
+                done = Future[LoadedPath]()
+                done.set_result(self._path)
+                return done
+            if self._job is None:
+                failure = self._failure
+                if failure is not None and not self.retry_due:
+                    raise self._unavailable(failure)
+                self._job = self._loader.submit(self._load, failed_before=failure is not None)
+            return self._job
+
+    def _unavailable(self, failure: Failure) -> Unavailable:
+        wait_s = max(0.0, failure.retry_at - self._loader.clock())
+        detail = f"task {self.task!r} version {self.version} failed to load: {failure.reason}"
+        return Unavailable(detail, retry_after_s=wait_s)
+
+    def _load(self) -> LoadedPath:
+        started = self._loader.clock()
+        try:
+            path = self._loader.prepare(self.published(), pinned=self.pinned)
+        except NoRoom as error:
+            raise self._postponed(error) from None
+        except Exception as error:
+            raise self._failed(error) from error
+        with self._lock:
+            self._path, self._job, self._failure = path, None, None
+        self._loader.recency.used(self)
+        seconds = self._loader.clock() - started
+        self._loader.metrics.task_loads.labels("ready").inc()
+        self._loader.metrics.task_load_seconds.observe(seconds)
+        logger.info(
+            "event=task_ready task=%s version=%d seconds=%.3f", self.task, self.version, seconds
+        )
+        return path
+
+    def _postponed(self, error: NoRoom) -> Unavailable:
+        """No fault of the task: the next request tries again."""
+        with self._lock:
+            self._job = None
+        self._loader.metrics.task_loads.labels("no_room").inc()
+        logger.warning("event=no_room task=%s version=%d: %s", self.task, self.version, error)
+        return Unavailable(f"task {self.task!r} cannot be loaded: {error}", retry_after_s=1)
+
+    def _failed(self, error: Exception) -> Unavailable:
+        """Any failure is this task's alone; it is kept as the reason and retried later."""
+        traceback.clear_frames(error.__traceback__)  # they hold what has been read
+        with self._lock:
+            attempts = 1 if self._failure is None else self._failure.attempts + 1
+            delay_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** (attempts - 1))
+            reason = f"{type(error).__name__}: {error}"
+            self._failure = Failure(reason, attempts, self._loader.clock() + delay_s)
+            self._job = None
+        self._loader.metrics.task_loads.labels("failed").inc()
+        logger.error(
+            "event=task_failed task=%s version=%d attempts=%d reason=%r",
+            self.task,
+            self.version,
+            attempts,
+            reason,
+        )
+        return self._unavailable(self._failure)

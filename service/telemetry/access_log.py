@@ -1,0 +1,111 @@
+"""One JSON line for each request, on standard output; a slow reader costs lines, never answers.
+
+A line is made where the request ends and written by a thread of its own. It is short enough to be
+one write to a pipe, so that lines of several workers never mix. Nothing is sampled: the request
+somebody looks for would be the one left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from service.telemetry.requests import Exchange, Seen
+
+WAITING_LINES = 10_000  # about 5 MB
+LONGEST_LINE = 4096  # bytes; what Linux writes to a pipe at once
+SHOWN_CHARACTERS = 200  # of a path or a name that somebody sent
+WRITE_EVERY_S = 0.05  # waking up for each line would cost more than the lines
+LAST_WORDS_S = 1.0
+
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+class AccessLog:
+    """Lines on their way to `write`."""
+
+    def __init__(self, write: Callable[[bytes], Any], dropped: Callable[[], None]) -> None:
+        """`write` may block; `dropped` is called for each line that found no room or no reader."""
+        self._write = write
+        self._dropped = dropped
+        self._lines: queue.Queue[bytes] = queue.Queue(WAITING_LINES)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread that writes."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Writes what waits, for a moment at most."""
+        self._closing.set()
+        self._thread.join(LAST_WORDS_S)
+
+    def note(self, exchange: Exchange) -> None:
+        """Adds a request's line; never blocks."""
+        try:
+            self._lines.put_nowait(line(exchange))
+        except queue.Full:
+            self._dropped()
+
+    def _run(self) -> None:
+        while not self._closing.wait(WRITE_EVERY_S):
+            self._drain()
+        self._drain()
+
+    def _drain(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                waiting = self._lines.get_nowait()
+                try:
+                    self._write(waiting)
+                except OSError:  # nobody reads any more
+                    self._dropped()
+
+
+def line(exchange: Exchange) -> bytes:
+    """The line of one request; milliseconds and bytes."""
+    ended_at = time.time() - (time.monotonic() - exchange.ended)
+    fields: dict[str, Any] = {
+        "time": datetime.fromtimestamp(ended_at, UTC).isoformat(timespec="milliseconds"),
+        "method": exchange.method[:20],
+        "route": exchange.route,
+        "path": exchange.path[:SHOWN_CHARACTERS],
+        "status": exchange.status,
+        "ms": _milliseconds(exchange.ended - exchange.started),
+        "bytes_in": exchange.bytes_in,
+        "bytes_out": exchange.bytes_out,
+        "client": exchange.client,
+        "token": exchange.token,
+        "request_id": exchange.request_id,
+        "trace_id": exchange.trace_id,
+    }
+    seen = _seen(exchange.seen) if exchange.seen is not None else {}
+    text = _encode(fields | seen)
+    if len(text) >= LONGEST_LINE:  # in ASCII, a byte for each character
+        text = _encode(fields | seen | {"path": None, "tasks": None, "versions": None})
+    return text.encode() + b"\n"
+
+
+def _seen(seen: Seen) -> dict[str, Any]:
+    course = seen.course
+    return {
+        "protocol": seen.protocol,
+        "tasks": [task[:SHOWN_CHARACTERS] for task in seen.tasks],
+        "versions": None if course is None else course.versions,
+        "rows": None if course is None else course.rows,
+        "batch_rows": None if course is None else course.batch_rows,
+        "batch_tasks": None if course is None else course.batch_tasks,
+        "refusal": seen.refusal,
+        "stages_ms": {stage: _milliseconds(s) for stage, s in (seen.seconds or {}).items()},
+    }
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1e3, 3)

@@ -1,0 +1,49 @@
+"""What a gateway tells the world about itself, assembled: metrics page, access log, traces."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+
+from service.settings import Settings
+from service.telemetry.access_log import AccessLog
+from service.telemetry.metrics import Metrics
+from service.telemetry.requests import Report
+from service.telemetry.tracing import Tracing
+from service.telemetry.workers import Worker, Workers
+
+STANDARD_OUTPUT = 1
+
+
+class Reporting:
+    """Each part exists only where the settings ask for it."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, worker: Worker | None) -> None:
+        """`worker` says which of several this process is."""
+        self._log = self._tracing = self._workers = None
+        reports: list[Report] = []
+        if settings.tracing:
+            self._tracing = Tracing()
+            reports.append(self._tracing.note)  # before the log, which names the trace
+        if settings.access_log:
+            write = partial(os.write, STANDARD_OUTPUT)
+            self._log = AccessLog(write, metrics.log_lines_dropped.inc)
+            reports.append(self._log.note)
+        self.reports: Sequence[Report] = tuple(reports)
+        self.page = metrics.exposition  # the text that Prometheus reads
+        if worker is not None:
+            self._workers = Workers(worker, metrics.exposition)
+            self.page = self._workers.exposition
+
+    def start(self) -> None:
+        """Starts the threads."""
+        for part in (self._workers, self._log):
+            if part is not None:
+                part.start()
+
+    def stop(self) -> None:
+        """Sends what waits, for a moment at most."""
+        for part in (self._workers, self._log, self._tracing):
+            if part is not None:
+                part.stop()

@@ -1,0 +1,266 @@
+"""Laws of the back ends: equal answers, nothing but arguments, programs kept safely on disk."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.compute.backends import Backend, Compiled
+from service.compute.backends.choice import choose
+from service.compute.backends.jax_backend import JaxBackend
+from service.compute.backends.openvino_backend import OpenVinoBackend
+from service.compute.paths import Program, cut
+from service.errors import SettingsError
+from tests.service.systems import TINY, random_component
+from vit import Architecture
+
+ROOT = Path(__file__).parents[3]
+# Largest difference of any number that goes out of a stage, to the largest such number.
+BOUND = 1e-5
+
+
+@pytest.fixture(scope="module")
+def backends(compilations: str) -> Iterator[tuple[Backend, Backend]]:
+    both = JaxBackend(compilations), OpenVinoBackend(compilations)
+    yield both
+    for backend in both:
+        backend.close()
+
+
+@st.composite
+def architectures(draw: st.DrawFn) -> Architecture:
+    heads = draw(st.sampled_from([1, 3]))
+    layers = draw(st.integers(0, 2))
+    patch = draw(st.sampled_from([2, 5]))
+    return Architecture(
+        width=heads * draw(st.sampled_from([8, 20])),
+        heads=heads,
+        mlp_dim=draw(st.sampled_from([24, 64])),
+        patch_size=patch,
+        image_size=draw(st.integers(patch, 3 * patch)),  # mostly no multiple of the patch
+        num_layers=layers,
+        num_classes=draw(st.integers(1, 20)),
+        adapters=tuple(range(draw(st.integers(0, layers)))),
+        adapter_dim=draw(st.integers(1, 9)),
+    )
+
+
+def trees_of(program: Program, seed: int) -> list[Any]:
+    """Random arrays of a stage."""
+    return [random_component(program.shape, kind, seed) for kind in program.kinds]
+
+
+def results(
+    backend: Backend, program: Program, x: np.ndarray, *, stacked: bool = False
+) -> np.ndarray:
+    """With the weights of seed 0 for all rows, or of one seed for each."""
+    rows = len(x)
+    weights = [
+        tuple(
+            backend.place(kind, tree)
+            for kind, tree in zip(program.kinds, trees_of(program, seed), strict=True)
+        )
+        for seed in range(rows if stacked else 1)
+    ]
+    run = backend.compile(program, rows, stacked=stacked).run
+    found = np.array(run(weights, x))
+    for _ in range(3):  # a wrong kernel may be right once
+        np.testing.assert_array_equal(np.asarray(run(weights, x)), found)
+    return found
+
+
+def apart(one: np.ndarray, other: np.ndarray) -> float:
+    assert one.shape == other.shape
+    return float(np.abs(one - other).max() / np.abs(one).max())
+
+
+def inputs(program: Program, rows: int, seed: int = 0) -> np.ndarray:
+    shape = (rows, *program.row_shape)
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+@pytest.mark.parametrize("examples", [4, pytest.param(60, marks=pytest.mark.slow)])
+def test_both_give_equal_answers(backends: tuple[Backend, Backend], examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(arch=architectures(), rows=st.integers(1, 4))
+    def check(arch: Architecture, rows: int) -> None:
+        require_equal_answers(backends, arch, rows)
+
+    check()
+
+
+def require_equal_answers(backends: tuple[Backend, Backend], arch: Architecture, rows: int) -> None:
+    for program in dict.fromkeys(program for program, _ in cut(arch)):
+        x = inputs(program, rows)
+        for stacked in {False, program.stackable and rows > 1}:
+            one, other = (results(backend, program, x, stacked=stacked) for backend in backends)
+            assert one.shape == (rows, *program.result_shape)
+            assert apart(one, other) < BOUND
+
+
+@pytest.mark.parametrize("grid", [1, 2, 3, 4])
+def test_every_small_grid_gives_equal_answers(backends: tuple[Backend, Backend], grid: int) -> None:
+    for rows in (1, 4):
+        require_equal_answers(backends, replace(TINY, image_size=TINY.patch_size * grid), rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["Ti", "S", "B"])
+def test_real_sizes_give_equal_answers(backends: tuple[Backend, Backend], size: str) -> None:
+    for grid in (1, 2, 3, 5, 7, 14):
+        arch = Architecture.named(
+            size, patch_size=16, image_size=16 * grid, num_layers=2, num_classes=10, adapters=(1,)
+        )
+        for rows in (1, 2, 4, 8):
+            require_equal_answers(backends, arch, rows)
+
+
+@pytest.mark.parametrize("patch", [8, 16])
+def test_kernels_in_blocks_give_equal_answers(
+    backends: tuple[Backend, Backend], patch: int
+) -> None:
+    """As large ones are laid out: the embedding's only where patches are large."""
+    arch = Architecture(
+        width=512,
+        heads=8,
+        mlp_dim=768,
+        patch_size=patch,
+        image_size=2 * patch,
+        num_layers=1,
+        num_classes=5,
+    )
+    for program in dict.fromkeys(program for program, _ in cut(arch)):
+        x = inputs(program, rows=3)
+        assert apart(*(results(backend, program, x) for backend in backends)) < BOUND
+
+
+def test_a_stacked_program_equals_one_call_for_each(backends: tuple[Backend, Backend]) -> None:
+    arch = replace(TINY, adapters=(0,), adapter_dim=8)
+    for backend in backends:
+        for program in (program for program, _ in cut(arch) if program.stackable):
+            x = inputs(program, rows=3)
+            together = results(backend, program, x, stacked=True)
+            for row in range(3):
+                trees = trees_of(program, row)
+                placed = tuple(map(backend.place, program.kinds, trees))
+                alone = backend.compile(program, 1, stacked=False).run([placed], x[row : row + 1])
+                assert apart(together[row : row + 1], np.asarray(alone)) < BOUND
+
+
+def test_a_result_keeps_its_bits_at_every_place_and_beside_any_mates(
+    backends: tuple[Backend, Backend],
+) -> None:
+    """At a width and a number of tokens at which all cores take part."""
+    arch = Architecture.named("Ti", patch_size=16, image_size=80, num_layers=1, num_classes=10)
+    for backend in backends:
+        for program, _ in list(cut(arch)):
+            mine, found = inputs(program, 1, seed=99)[0], []
+            weights = [tuple(map(backend.place, program.kinds, trees_of(program, 0)))]
+            run = backend.compile(program, 8, stacked=False).run
+            for place in range(8):
+                x = inputs(program, 8, seed=place)
+                x[place] = mine
+                found.append(np.asarray(run(weights, x))[place])
+            assert all(np.array_equal(one, found[0]) for one in found), (backend.name, program)
+
+
+def test_placed_arrays_are_the_programs_only_weights(compilations: str) -> None:
+    """One program, two components; and a result outlives the next call."""
+    backend = OpenVinoBackend(compilations)
+    program, _ = list(cut(TINY))[1]
+    run = backend.compile(program, 1, stacked=False).run
+    x = inputs(program, 1)
+    first, second = ([(backend.place("encoderblock", trees_of(program, i)[0]),)] for i in (1, 2))
+    one = run(first, x)
+    kept = one.copy()
+    assert apart(one, run(second, x)) > 0.01
+    assert np.array_equal(one, kept)
+    assert np.array_equal(run(first, x), kept)
+
+
+def compiled_anew(folder: Path) -> Compiled:
+    program, _ = list(cut(TINY))[1]
+    return OpenVinoBackend(str(folder)).compile(program, 2, stacked=False)
+
+
+def test_a_program_is_compiled_once_and_then_loaded(tmp_path: Path) -> None:
+    assert not compiled_anew(tmp_path).cached
+    assert compiled_anew(tmp_path).cached
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a program", b"\0" * 5000])
+def test_a_damaged_file_of_a_program_is_compiled_again(tmp_path: Path, damage: bytes) -> None:
+    compiled_anew(tmp_path)
+    (file,) = (tmp_path / "openvino").iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(damage or whole[:-1])
+    assert not compiled_anew(tmp_path).cached
+    assert compiled_anew(tmp_path).cached
+
+
+def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:
+    (tmp_path / "openvino").write_text("a file where the folder should be")
+    assert not compiled_anew(tmp_path).cached
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(SettingsError, match="MUNET_BACKEND must be one of auto, jax, openvino"):
+        choose("onnx", None)
+
+
+def test_the_faster_one_is_measured_once_and_recorded(tmp_path: Path) -> None:
+    choose("auto", str(tmp_path)).close()
+    record = tmp_path / "backend.json"
+    found = json.loads(record.read_text())
+    assert found["equal"]
+    for winner, loser in (("jax", "openvino"), ("openvino", "jax")):
+        changed = {**found, f"{winner}_s": 1.0, f"{loser}_s": 2.0}
+        record.write_text(json.dumps(changed))
+        chosen = choose("auto", str(tmp_path))
+        assert chosen.name == winner
+        chosen.close()
+        assert json.loads(record.read_text()) == changed  # not measured again
+    record.write_text(json.dumps({**found, "equal": False, "openvino_s": 1e-9}))
+    assert choose("auto", str(tmp_path)).name == "jax"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"machine": ["another"], "jax_s": 1}', '{"machine'])
+def test_a_record_of_another_machine_or_a_torn_one_is_measured_again(
+    tmp_path: Path, text: str
+) -> None:
+    record = tmp_path / "backend.json"
+    record.write_text(text)
+    choose("auto", str(tmp_path)).close()
+    assert json.loads(record.read_text())["jax_s"] > 0
+
+
+def test_openvino_reports_nothing_and_leaves_the_locale_alone(tmp_path: Path) -> None:
+    """Its telemetry would be imported and would fork; its own cache would change the locale."""
+    code = f"""
+import locale, sys
+from concurrent.futures import ThreadPoolExecutor
+from service.compute.backends.openvino_backend import OpenVinoBackend
+from service.compute.paths import cut
+from tests.service.systems import TINY
+before = locale.setlocale(locale.LC_ALL)
+backend = OpenVinoBackend({str(tmp_path)!r})
+programs = [program for program, _ in cut(TINY)] * 4
+with ThreadPoolExecutor(4) as pool:
+    list(pool.map(lambda program: backend.compile(program, 1, stacked=False), programs))
+assert locale.setlocale(locale.LC_ALL) == before
+assert sys.modules["openvino_telemetry"] is None
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

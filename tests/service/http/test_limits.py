@@ -1,0 +1,234 @@
+"""Limits that hold before any work is done, also for clients that are slow or gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import loadtests.gateways
+from model_store import ModelStore
+from tests.service.conftest import Served
+from tests.service.http.test_connections import read
+from tests.service.in_process import OCTETS, Gateway, refused
+from tests.service.systems import png, publish
+from tests.service.waiting import PATIENCE_S, eventually
+
+
+@pytest.fixture
+def tight(tmp_path: Path, compilations: str) -> Iterator[Gateway]:
+    """A gateway with one decoding thread, and memory for two small bodies."""
+    store = ModelStore(tmp_path, create=True)
+    publish(store, "plain")
+    made = Gateway(store, compilations, decode_threads=1, upload_memory=20_000)
+    assert made.classify("plain", png(1)).status_code == 200
+    yield made
+    made.close()
+
+
+class Client:
+    """A request to classify that is sent piece by piece, and may leave."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        path: str = "/classify/plain",
+        query: bytes = b"",
+        **headers: str,
+    ) -> None:
+        self.sent: asyncio.Queue[Any] = asyncio.Queue()
+        self.statuses: list[int] = []
+        named = {**OCTETS, **headers}.items()
+        scope = {"type": "http", "method": "POST", "path": path,
+                 "headers": [(name.encode(), value.encode()) for name, value in named],
+                 "query_string": query, "scheme": "http", "server": ("test", 80),
+                 "client": ("127.0.0.1", 1)}  # fmt: skip
+        self.task = asyncio.ensure_future(gateway.app(scope, self.sent.get, self.receive))
+
+    async def receive(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.statuses.append(message["status"])
+
+    def send(self, body: bytes, more: bool = False) -> None:
+        self.sent.put_nowait({"type": "http.request", "body": body, "more_body": more})
+
+    def leave(self) -> None:
+        self.sent.put_nowait({"type": "http.disconnect"})
+
+
+def test_an_image_that_nobody_waits_for_is_not_decoded(
+    tight: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = []
+    monkeypatch.setattr("service.http.classify.decode", lambda *_, **__: decoded.append(1))
+    busy = threading.Event()
+    tight.app.state.runtime.decoders.submit(busy.wait, PATIENCE_S)
+
+    async def come_and_go() -> list[int]:
+        clients = [Client(tight) for _ in range(5)]
+        for client in clients:
+            client.send(png(1))
+        await asyncio.sleep(0.2)  # all of them wait for the thread
+        for client in clients:
+            client.leave()
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.gather(*(client.task for client in clients))
+        return [status for client in clients for status in client.statuses]
+
+    assert tight.runner.run(come_and_go()) == [499] * 5
+    busy.set()
+    monkeypatch.undo()
+    assert tight.classify("plain", png(1)).status_code == 200  # behind them in the queue
+    assert not decoded
+
+
+def test_an_image_that_is_late_is_not_decoded(
+    tight: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = []
+    monkeypatch.setattr("service.http.classify.decode", lambda *_, **__: decoded.append(1))
+    busy = threading.Event()
+    tight.app.state.runtime.decoders.submit(busy.wait, PATIENCE_S)
+    refused(tight.classify("plain", png(1), munet_deadline_ms="100"), 504, "deadline")
+    busy.set()
+    monkeypatch.undo()
+    assert tight.classify("plain", png(1)).status_code == 200
+    assert not decoded
+
+
+def test_bodies_take_a_limited_memory_together(tight: Gateway) -> None:
+    async def crowd() -> None:
+        waiting = [Client(tight), Client(tight)]
+        for client in waiting:
+            client.send(bytes(9_000), more=True)
+        await asyncio.sleep(0.05)
+        third = Client(tight)
+        third.send(bytes(9_000), more=True)
+        await third.task
+        assert third.statuses == [503]
+        waiting[0].leave()
+        await waiting[0].task
+        fourth = Client(tight)
+        fourth.send(bytes(9_000))
+        await fourth.task
+        assert fourth.statuses == [400]
+        waiting[1].send(b"")
+        await waiting[1].task
+        assert waiting[1].statuses == [400]
+
+    tight.runner.run(crowd())
+    for _ in range(3):  # nothing stays counted, whatever became of it
+        gc.collect()
+        refused(tight.classify("plain", bytes(20_001)), 503, "unavailable")
+        refused(tight.classify("plain", bytes(9_000)), 400, "bad-image")
+        assert tight.classify("plain", png(1)).status_code == 200
+        form = tight.request("POST", "/classify/plain", files={"f": png(1)})
+        assert form.status_code == 200
+
+
+# -- a real server
+
+
+def connect(served: Served) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", served.server.port), timeout=PATIENCE_S)
+
+
+HEAD = b"POST /classify/plain HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\n"
+
+
+def test_a_byte_now_and_then_is_cut_at_the_deadline(served: Served) -> None:
+    served.server.classify("plain", png(1))
+    with connect(served) as client:
+        client.sendall(HEAD + b"munet-deadline-ms: 300\r\ncontent-length: 1000\r\n\r\n")
+        trickling = threading.Thread(target=trickle, args=(client,))
+        trickling.start()
+        answer = read(client)  # to the end: the connection is closed
+        trickling.join()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"upload-timeout" in answer
+
+
+def trickle(client: socket.socket) -> None:
+    stop = threading.Event()
+    with contextlib.suppress(OSError):
+        for _ in range(int(PATIENCE_S / 0.05)):
+            client.send(b"x")
+            stop.wait(0.05)
+
+
+def test_floods_of_heads_end_while_others_are_answered(served: Served) -> None:
+    served.server.classify("plain", png(1))
+    floods = [b"GET / HTTP/1.1\r\nx: ", b"GET / HTTP/1.1\r\n", b"GET /"]
+    for start, more in zip(
+        floods, [b"y" * 100_000, b"x: y\r\n" * 10_000, b"y" * 100_000], strict=True
+    ):
+        with connect(served) as client, contextlib.suppress(ConnectionError):
+            client.sendall(start)
+            for _ in range(100):
+                client.sendall(more)
+            raise AssertionError("ten megabytes of a head were taken")
+    assert served.server.classify("plain", png(1)).status == 200
+
+
+def test_two_readings_of_one_request_are_refused(served: Served) -> None:
+    inner = b"0\r\n\r\nGET /tasks HTTP/1.1\r\nhost: x\r\n\r\n"
+    both = b"transfer-encoding: chunked\r\ncontent-length: %d\r\n\r\n" % len(inner)
+    with connect(served) as client:
+        client.sendall(HEAD + both + inner)
+        answer = read(client)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_idle_connections_harm_nobody(served: Served) -> None:
+    served.server.classify("plain", png(1))
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(connect(served))
+        eventually(lambda: served.server.classify("plain", png(1)).status == 200)
+        assert served.server.ask("GET", "/readyz").status == 200
+
+
+@pytest.mark.slow
+def test_neither_idle_connections_nor_floods_fill_the_memory(
+    tmp_path: Path, compilations: str
+) -> None:
+    store = ModelStore(tmp_path / "store", create=True)
+    publish(store, "plain")
+    variables = {"MUNET_COMPILATION_CACHE": compilations, "MUNET_PRELOAD": "*"}
+    with loadtests.gateways.Gateway(store.url, tmp_path / "home", **variables) as server:
+
+        def open_one() -> socket.socket:
+            return socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S)
+
+        def answers() -> bool:
+            with open_one() as client:
+                head = HEAD + b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(png(1))
+                client.sendall(head + png(1))
+                return read(client).startswith(b"HTTP/1.1 200 ")
+
+        assert answers()
+        before = server.resident_bytes()
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(open_one()) for _ in range(5000)]
+            for client in clients[::2]:
+                with contextlib.suppress(ConnectionError):
+                    client.sendall(b"GET / HTTP/1.1\r\nx: ")
+            assert answers()
+            assert server.resident_bytes() - before < 200 * 2**20
+            for client in clients[::5]:  # 1,000 heads of ten megabytes
+                with contextlib.suppress(ConnectionError):
+                    for _ in range(10):
+                        client.sendall(b"y" * 2**20)
+            assert answers()
+            assert server.resident_bytes() - before < 200 * 2**20
+            for client in clients:  # none is left open
+                read(client)
+        assert answers()

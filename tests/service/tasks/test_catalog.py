@@ -1,0 +1,316 @@
+"""The catalog follows a real store; loading is a fake that a test can hold up or fail."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from model_store import ModelStore, Published
+from service.compute.paths import LoadedPath
+from service.errors import Unavailable, UnknownTask
+from service.tasks.catalog import OLDER_VERSIONS, Catalog
+from service.tasks.eviction import Recency
+from service.tasks.loading import FIRST_RETRY_S, Loader
+from service.telemetry.metrics import Metrics
+from tests.service.systems import publish
+from tests.service.waiting import eventually
+
+
+@dataclass
+class Preparer:
+    """Loads nothing; fails for (task, version) in `broken`, waits while `gate` is closed."""
+
+    loads: list[tuple[str, int]] = field(default_factory=list)
+    broken: set[tuple[str, int]] = field(default_factory=set)
+    gate: threading.Event = field(default_factory=threading.Event)
+
+    def __call__(self, published: Published, *, pinned: bool) -> LoadedPath:
+        key = (published.task, published.version)
+        self.loads.append(key)
+        assert self.gate.wait(60)
+        if key in self.broken:
+            raise RuntimeError("broken on purpose")
+        return LoadedPath(published, (), 16, 1.0)
+
+
+class World:
+    """A store and a catalog that follows it."""
+
+    def __init__(self, root: Path) -> None:
+        self.now = 100.0
+        self.store = ModelStore(root, create=True)
+        self.prepare = Preparer()
+        self.prepare.gate.set()
+        self.metrics = Metrics()
+        self.recency = Recency(self.metrics, clock=lambda: self.now)
+        self.loader = Loader(
+            self.store, self.prepare, self.metrics, self.recency, threads=2, clock=lambda: self.now
+        )
+        self.catalogs: list[Catalog] = []
+
+    def catalog(self, *preload: str, poll_s: float = 0.02) -> Catalog:
+        made = Catalog(self.loader, self.metrics, poll_s=poll_s, preload=preload)
+        made.start()
+        self.catalogs.append(made)
+        return made
+
+    def stop(self) -> None:
+        self.prepare.gate.set()
+        for catalog in self.catalogs:
+            catalog.stop()
+        self.loader.close()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.stop()
+
+
+def acquire(catalog: Catalog, task: str, version: int | None = None) -> LoadedPath:
+    return asyncio.run(catalog.acquire(task, version))
+
+
+def answers_with(catalog: Catalog, task: str, version: int) -> Callable[[], bool]:
+    return lambda: acquire(catalog, task).published.version == version
+
+
+def test_a_task_is_loaded_by_its_first_request_and_once(world: World) -> None:
+    publish(world.store, "a/b")
+    catalog = world.catalog()
+    assert catalog.counts() == {"cold": 1, "loading": 0, "ready": 0, "failed": 0}
+    assert acquire(catalog, "a/b").published.task == "a/b"
+    assert acquire(catalog, "a/b") is acquire(catalog, "a/b", 1)
+    assert world.prepare.loads == [("a/b", 1)]
+    assert catalog.counts()["ready"] == 1
+
+
+def test_requests_for_a_loading_task_wait_for_one_load(world: World) -> None:
+    publish(world.store, "slow")
+    publish(world.store, "other")
+    catalog = world.catalog()
+    acquire(catalog, "other")
+    world.prepare.gate.clear()
+
+    async def story() -> list[LoadedPath]:
+        waiting = [asyncio.create_task(catalog.acquire("slow")) for _ in range(5)]
+        impatient = asyncio.create_task(catalog.acquire("slow"))
+        while catalog.counts()["loading"] == 0:
+            await asyncio.sleep(0.01)
+        impatient.cancel()  # one client gives up; the load stays for the others
+        await asyncio.gather(impatient, return_exceptions=True)
+        await catalog.acquire("other")  # and nobody else waits for it
+        world.prepare.gate.set()
+        return await asyncio.gather(*waiting)
+
+    assert len({id(path) for path in asyncio.run(story())}) == 1
+    assert world.prepare.loads == [("other", 1), ("slow", 1)]
+
+
+def test_a_task_answers_right_after_its_publication(world: World) -> None:
+    """Before the next poll is due: a name nobody knows makes the catalog look."""
+    catalog = world.catalog(poll_s=30.0)
+    publish(world.store, "new")
+    assert acquire(catalog, "new").published.version == 1
+
+
+def test_unknown_tasks_get_the_nearest_names(world: World) -> None:
+    for task in ("cmaterdb/bangla", "cmaterdb/telugu", "mnist"):
+        publish(world.store, task)
+    catalog = world.catalog()
+    with pytest.raises(UnknownTask, match="did you mean cmaterdb/bangla") as unknown:
+        acquire(catalog, "cmaterdb/bangle")
+    assert unknown.value.nearest[0] == "cmaterdb/bangla"
+    with pytest.raises(UnknownTask) as unknown:
+        acquire(catalog, "x" * 5000)
+    assert len(unknown.value.detail) < 300
+
+
+def test_a_new_version_is_loaded_before_it_takes_over(world: World) -> None:
+    publish(world.store, "a")
+    catalog = world.catalog()
+    old = acquire(catalog, "a")
+    world.prepare.gate.clear()
+    publish(world.store, "a", own={"head": 7})
+    eventually(lambda: ("a", 2) in world.prepare.loads)
+    assert acquire(catalog, "a") is old
+    assert catalog.entries()["a"].slot.state == "ready"
+    world.prepare.gate.set()
+    eventually(answers_with(catalog, "a", 2))
+    world.store.rollback("a", 1)
+    eventually(answers_with(catalog, "a", 1))
+    assert old.published.version == 1  # whoever holds it may still run it
+
+
+def test_a_rollback_during_the_load_of_a_new_version_keeps_the_old(world: World) -> None:
+    publish(world.store, "a")
+    catalog = world.catalog()
+    old = acquire(catalog, "a")
+    world.prepare.gate.clear()
+    publish(world.store, "a", own={"head": 7})
+    eventually(lambda: ("a", 2) in world.prepare.loads)
+    world.store.rollback("a", 1)
+    eventually(lambda: catalog.entries()["a"].successor is None)
+    world.prepare.gate.set()
+    eventually(lambda: world.metrics.registry.get_sample_value(
+        "munet_task_loads_total", {"outcome": "ready"}) == 2.0)  # fmt: skip
+    assert acquire(catalog, "a") is old
+
+
+def test_a_broken_new_version_leaves_the_old_one_answering(world: World) -> None:
+    publish(world.store, "a")
+    catalog = world.catalog()
+    acquire(catalog, "a")
+    world.prepare.broken.add(("a", 2))
+    publish(world.store, "a", own={"head": 7})
+    eventually(lambda: (s := catalog.entries()["a"].successor) and s.failure)
+    assert acquire(catalog, "a").published.version == 1
+    world.prepare.broken.clear()
+    world.now += FIRST_RETRY_S  # then it is tried again without anybody asking
+    eventually(answers_with(catalog, "a", 2))
+
+
+def test_a_new_version_takes_over_when_a_request_for_its_number_loads_it(world: World) -> None:
+    """The retry is the request's, not the poll's: that only finds it loaded."""
+    publish(world.store, "a")
+    catalog = world.catalog(poll_s=30.0)
+    acquire(catalog, "a")
+    world.prepare.broken.add(("a", 2))
+    publish(world.store, "a", own={"head": 7})
+    catalog.refresh().result(60)
+    eventually(lambda: (s := catalog.entries()["a"].successor) and s.failure)
+    world.prepare.broken.clear()
+    world.now += FIRST_RETRY_S
+    assert acquire(catalog, "a", 2).published.version == 2
+    catalog.refresh().result(60)
+    eventually(answers_with(catalog, "a", 2), timeout_s=10)
+
+
+def test_a_removed_task_is_gone_at_once(world: World) -> None:
+    publish(world.store, "a")
+    catalog = world.catalog()
+    held = acquire(catalog, "a")
+    world.metrics.answered(["a"], 200, None)
+    world.store.rm("a")
+    eventually(lambda: "a" not in catalog.entries())
+    with pytest.raises(UnknownTask):
+        acquire(catalog, "a")
+    assert held.published.task == "a"
+    assert 'task="a"' not in world.metrics.exposition().decode()
+
+
+def test_a_task_removed_before_its_first_request_is_unknown_not_broken(world: World) -> None:
+    publish(world.store, "a")
+    catalog = world.catalog(poll_s=30.0)
+    world.store.rm("a")
+    with pytest.raises(UnknownTask):
+        acquire(catalog, "a")
+
+
+def test_a_failure_is_this_tasks_alone_and_is_tried_again_later(world: World) -> None:
+    publish(world.store, "bad")
+    publish(world.store, "good")
+    world.prepare.broken.add(("bad", 1))
+    catalog = world.catalog()
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="broken on purpose") as failed:
+            acquire(catalog, "bad")
+        assert failed.value.retry_after_s == FIRST_RETRY_S
+    assert world.prepare.loads == [("bad", 1)]  # not again and again
+    assert acquire(catalog, "good").published.task == "good"
+    assert catalog.counts()["failed"] == 1
+    world.now += FIRST_RETRY_S
+    with pytest.raises(Unavailable) as failed:
+        acquire(catalog, "bad")
+    assert failed.value.retry_after_s == 2 * FIRST_RETRY_S
+    world.prepare.broken.clear()
+    world.now += 2 * FIRST_RETRY_S
+    assert acquire(catalog, "bad").published.task == "bad"
+    assert catalog.counts()["ready"] == 2
+
+
+def test_older_versions_are_reached_by_number(world: World) -> None:
+    for seed in range(6):
+        publish(world.store, "a", own={"head": seed})
+    catalog = world.catalog()
+    for version in (1, 2, 3, 4, 5, 6, 5):
+        assert acquire(catalog, "a", version).published.version == version
+    assert len(world.prepare.loads) == 6  # 5 was among the last four
+    acquire(catalog, "a", 1)
+    assert len(world.prepare.loads) == 7
+    assert acquire(catalog, "a").published.version == 6
+    with pytest.raises(UnknownTask, match="no version 99"):
+        acquire(catalog, "a", 99)
+
+
+def test_numbers_nobody_published_take_no_room(world: World) -> None:
+    for seed in range(1 + OLDER_VERSIONS):
+        publish(world.store, "a", own={"head": seed})
+    catalog = world.catalog()
+    older = range(1, 1 + OLDER_VERSIONS)
+    held = [acquire(catalog, "a", version) for version in older]
+    for junk in range(90, 90 + 2 * OLDER_VERSIONS):
+        with pytest.raises(UnknownTask):
+            acquire(catalog, "a", junk)
+    assert [acquire(catalog, "a", version) for version in older] == held
+    assert len(world.prepare.loads) == OLDER_VERSIONS
+
+
+def test_a_removed_older_version_stops_answering(world: World) -> None:
+    for seed in range(2):
+        publish(world.store, "a", own={"head": seed})
+    catalog = world.catalog()
+    acquire(catalog, "a", 1)
+    world.store.rm("a", 1)
+
+    def gone() -> bool:
+        try:
+            acquire(catalog, "a", 1)
+        except UnknownTask:
+            return True
+        return False
+
+    eventually(gone)
+    assert acquire(catalog, "a").published.version == 2
+
+
+def test_preloaded_tasks_make_the_gateway_ready(world: World) -> None:
+    publish(world.store, "wanted")
+    publish(world.store, "other")
+    world.prepare.gate.clear()
+    catalog = world.catalog("wanted")
+    assert not catalog.ready
+    world.prepare.gate.set()
+    eventually(lambda: catalog.ready)
+    assert world.prepare.loads == [("wanted", 1)]
+
+
+def test_a_task_added_later_does_not_make_the_gateway_unready(world: World) -> None:
+    publish(world.store, "early")
+    catalog = world.catalog("*")
+    eventually(lambda: catalog.ready)
+    world.prepare.gate.clear()
+    publish(world.store, "late")
+    eventually(lambda: ("late", 1) in world.prepare.loads)
+    assert catalog.counts()["loading"] == 1
+    assert catalog.ready
+
+
+def test_an_unreadable_store_ends_nothing(world: World) -> None:
+    publish(world.store, "a")
+    catalog = world.catalog()
+    acquire(catalog, "a")
+    refs = Path(world.store.url) / "refs"
+    refs.rename(refs.with_name("away"))
+    errors = {"outcome": "error"}
+    eventually(lambda: world.metrics.registry.get_sample_value("munet_catalog_polls_total", errors))
+    assert acquire(catalog, "a").published.version == 1
+    refs.with_name("away").rename(refs)
+    publish(world.store, "b")
+    eventually(lambda: "b" in catalog.entries())

@@ -1,0 +1,283 @@
+"""Components in memory: read once, shared, verified, freed with the last path."""
+
+from __future__ import annotations
+
+import gc
+import math
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model_store import CorruptBlob, Digest, ModelStore, Published
+from service.compute.paths import LoadedPath
+from service.tasks.eviction import Budget, NoRoom, OverBudget, Recency
+from service.tasks.residency import Residency, UnservablePath
+from service.telemetry.metrics import Metrics
+from tests.service.systems import TINY, publish
+
+
+class Reader(ModelStore):
+    """A store that counts reads, and can hold them up."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, create=True)
+        self.reads: list[str] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.stuck: set[str] | None = None  # what the gate holds up; None: everything
+
+    def component(self, digest: str) -> Any:
+        self.reads.append(digest)
+        if self.stuck is None or digest in self.stuck:
+            assert self.gate.wait(60)
+        return super().component(digest)
+
+
+def residency(store: ModelStore) -> Residency:
+    metrics = Metrics()
+    return Residency(store, lambda _, tree: tree, metrics, Budget(math.inf, Recency(metrics)))
+
+
+def blob(store: ModelStore, digest: Digest) -> Path:
+    return Path(store.url) / "blobs" / "sha256" / digest.removeprefix("sha256:")
+
+
+def test_paths_share_components_and_stages(tmp_path: Path) -> None:
+    store = Reader(tmp_path)
+    loaded = residency(store)
+    one = loaded.load(publish(store, "one"))
+    other = loaded.load(publish(store, "other", own={"encoderblock_1": 1}))
+    assert one.stages[0] is other.stages[0]
+    assert one.stages[1] is other.stages[1]
+    assert one.stages[2] is not other.stages[2]
+    assert one.stages[3] is not other.stages[3]
+    assert one.stages[3].components[0] is other.stages[3].components[0]  # the norm, not the head
+    assert len(store.reads) == len(set(store.reads)) == 9
+    usage = loaded.usage()
+    assert usage.components == 9
+    assert usage.size_bytes == sum(store.size(digest) for digest in store.reads)
+
+
+def test_components_are_freed_with_their_last_path(tmp_path: Path) -> None:
+    store = Reader(tmp_path)
+    loaded = residency(store)
+    one = loaded.load(publish(store, "one"))
+    other = loaded.load(publish(store, "other", own={"encoderblock_1": 1}))
+    in_flight = one.stages
+    del one
+    assert (loaded.usage().components, loaded.usage().releases) == (9, 0)
+    del in_flight
+    assert (loaded.usage().components, loaded.usage().releases) == (7, 2)
+    del other
+    assert (loaded.usage().components, loaded.usage().size_bytes) == (0, 0)
+    assert loaded.usage().releases == 9
+
+
+def test_concurrent_loads_of_a_component_read_it_once(tmp_path: Path) -> None:
+    store = Reader(tmp_path)
+    published = publish(store, "one")
+    loaded = residency(store)
+    store.gate.clear()
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(loaded.load, published) for _ in range(8)]
+        store.gate.set()
+        paths = [job.result(60) for job in jobs]
+    assert len(store.reads) == len(published.path.components)
+    assert len({id(stage) for path in paths for stage in path.stages}) == 4
+
+
+def test_a_corrupt_component_fails_by_name_and_loads_once_repaired(tmp_path: Path) -> None:
+    store = Reader(tmp_path)
+    published = publish(store, "one")
+    loaded = residency(store)
+    file = blob(store, published.path.components["encoderblock_1"])
+    good = file.read_bytes()
+    file.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(CorruptBlob, match=file.name):
+        loaded.load(published)
+    assert loaded.usage().components == 0
+    file.write_bytes(good)
+    assert loaded.load(published).labels == published.path.labels
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architecture": {"width": 32}}, "not an architecture"),
+        ({"input": {"size": 99}}, "input"),
+        ({"labels": ("too", "few")}, "labels"),
+        ({"architecture": replace(TINY, num_layers=1).to_json()}, "components"),
+    ],
+)
+def test_paths_that_do_not_fit_are_refused_with_a_reason(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    store = Reader(tmp_path)
+    good = publish(store, "one")
+    bad = Published(**{
+        **{name: getattr(good, name) for name in ("task", "version", "digest", "sizes", "created")},
+        "path": replace(good.path, **change),
+    })  # fmt: skip
+    with pytest.raises(UnservablePath, match=message):
+        residency(store).load(bad)
+    assert store.reads == []
+
+
+class Holder:
+    """What a slot is to evictions: one path, let go if nobody else holds it."""
+
+    def __init__(self, path: LoadedPath, *, pinned: bool = False) -> None:
+        self.path: LoadedPath | None = path
+        self.pinned = pinned
+
+    def let_go(self) -> bool:
+        held = weakref.ref(self.path)
+        self.path = None
+        self.path = held()
+        return self.path is None
+
+
+@dataclass
+class Small:
+    """A store of tasks that share all but the head, and room for some of them."""
+
+    store: Reader
+    tasks: list[Published]
+    recency: Recency
+    residency: Residency
+
+    @classmethod
+    def of(cls, root: Path, count: int, fits: float) -> Small:
+        store = Reader(root)
+        tasks = [publish(store, f"t{i}") for i in range(count)]
+        shared, own = cls.bytes(tasks[0])
+        metrics = Metrics()
+        recency = Recency(metrics)
+        budget = Budget(shared + fits * own, recency)
+        return cls(store, tasks, recency, Residency(store, lambda _, tree: tree, metrics, budget))
+
+    @staticmethod
+    def bytes(published: Published) -> tuple[int, int]:
+        own = published.sizes["head"]
+        return sum(published.sizes.values()) - own, own
+
+    def load(self, number: int, *, pinned: bool = False) -> Holder:
+        holder = Holder(self.residency.load(self.tasks[number], pinned=pinned), pinned=pinned)
+        self.recency.used(holder)
+        return holder
+
+
+def test_the_least_recently_used_path_makes_room_and_shared_components_stay(tmp_path: Path) -> None:
+    small = Small.of(tmp_path, 4, fits=2)
+    first, second = small.load(0), small.load(1)
+    small.recency.used(first)
+    reads = len(small.store.reads)
+    third = small.load(2)
+    assert second.path is None and first.path and third.path
+    assert small.store.reads[reads:] == [small.tasks[2].path.components["head"]]
+    shared, own = Small.bytes(small.tasks[0])
+    assert small.residency.usage().size_bytes == shared + 2 * own
+
+
+def test_what_a_request_uses_is_not_evicted_and_a_load_waits_for_it(tmp_path: Path) -> None:
+    small = Small.of(tmp_path, 3, fits=2)
+    holders = [small.load(0), small.load(1)]
+    in_flight = [holder.path for holder in holders]
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(small.load, 2)
+        with pytest.raises(TimeoutError):
+            job.result(0.1)
+        assert all(holder.path for holder in holders)
+        in_flight.pop(0)
+        assert job.result(60).path
+    assert [holder.path is None for holder in holders] == [True, False]
+
+
+def test_no_room_is_said_when_all_stays_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.tasks.residency.ROOM_WAIT_S", 0.05)
+    small = Small.of(tmp_path, 2, fits=1)
+    holder = small.load(0)
+    in_flight = holder.path
+    with pytest.raises(NoRoom, match="MUNET_MEMORY_BUDGET"):
+        small.load(1)
+    assert holder.path is in_flight
+    del in_flight
+    assert small.load(1).path
+
+
+def test_a_path_that_can_never_fit_is_refused_before_anything_goes(tmp_path: Path) -> None:
+    small = Small.of(tmp_path, 1, fits=1)
+    holder = small.load(0)
+    large = publish(small.store, "large", replace(TINY, num_classes=500))
+    with pytest.raises(OverBudget, match="raise it"):
+        small.residency.load(large)
+    assert holder.path
+
+
+def test_pinned_paths_stay_and_leave_room_for_others(tmp_path: Path) -> None:
+    store = Reader(tmp_path)
+    own = {name: 1 for name in TINY.component_names}
+    tasks = [publish(store, f"t{i}", own={k: i + 1 for k in own}) for i in range(4)]
+    each = sum(tasks[0].sizes.values())
+    metrics = Metrics()
+    recency = Recency(metrics)
+    loaded = Residency(store, lambda _, tree: tree, metrics, Budget(3 * each, recency))
+    pinned = [Holder(loaded.load(task, pinned=True), pinned=True) for task in tasks[:2]]
+    for holder in pinned:
+        recency.used(holder)
+    with pytest.raises(OverBudget, match="MUNET_PIN"):
+        loaded.load(tasks[2], pinned=True)
+    for _ in range(2):  # all others take turns in what is left
+        for task in tasks[2:]:
+            other = Holder(loaded.load(task))
+            recency.used(other)
+    assert all(holder.path for holder in pinned)
+    assert loaded.usage().size_bytes == 3 * each
+
+
+def test_many_loads_at_once_never_take_more_than_the_budget(tmp_path: Path) -> None:
+    small = Small.of(tmp_path, 12, fits=3)
+    most = 0
+
+    def work(number: int) -> None:
+        nonlocal most
+        for turn in range(20):
+            holder = small.load((number * 5 + turn) % 12)
+            most = max(most, small.residency.usage().size_bytes)
+            del holder
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(3)))  # as many at once as fit
+    assert most <= small.residency._budget.limit_bytes
+    gc.collect()
+    assert small.residency.usage().size_bytes == 0
+
+
+def test_a_manifest_that_makes_a_component_smaller_than_it_is_is_refused(tmp_path: Path) -> None:
+    store = Reader(tmp_path)
+    good = publish(store, "one")
+    bad = replace(good, sizes={**good.sizes, "head": 10})
+    with pytest.raises(UnservablePath, match="expected 10 bytes"):
+        residency(store).load(bad)
+
+
+def test_reads_that_hang_hold_up_no_other_load(tmp_path: Path) -> None:
+    store = Reader(tmp_path)
+    loaded = residency(store)
+    hanging = [publish(store, f"h{i}", own={"encoderblock_0": i + 1}) for i in range(10)]
+    loaded.load(publish(store, "warm"))
+    store.stuck = {task.path.components["encoderblock_0"] for task in hanging}
+    store.gate.clear()
+    with ThreadPoolExecutor(11) as pool:
+        jobs = [pool.submit(loaded.load, task) for task in hanging]
+        other = publish(store, "other", own={"encoderblock_0": 99, "encoderblock_1": 99})
+        assert pool.submit(loaded.load, other).result(60)
+        assert not any(job.done() for job in jobs)
+        store.gate.set()
