@@ -160,11 +160,11 @@ class _Changes:
         self._extra: list[str] = []
 
     def make(self, kind: str, number: int) -> None:
-        """One change; a removal adds a task first if there is none to remove."""
+        """One change; a removal takes the task that was added first."""
         seed = LOADED + number + 1
         if kind == "version":
             self._system.publish(self.loaded[number % LOADED], seed)
-        elif kind == "remove" and self._extra:
+        elif kind == "remove":
             task = self._extra.pop(0)
             self._system.store.rm(task)
             self._expect(task, 404)

@@ -125,7 +125,7 @@ def increases(
         if series.name != name or not wanted <= series.labels:
             continue
         start = before.get(series, 0.0)
-        # Sums over several workers are added in any order, so the last digits may waver.
+        # Where a page sums over processes, in any order, the last digits may waver.
         if value < start and not math.isclose(value, start):
             raise ExpositionError(
                 f"comparing metrics: expected {name} to grow, found {start:g} before and "

@@ -192,14 +192,14 @@ def json_line(result: Result) -> str:
             "machine": platform.machine(),
             "python": platform.python_version(),
         },
-        "commit": _commit(),
+        "commit": commit(),
     }
     numbers = asdict(result)
     del numbers["setup"]
     return json.dumps({"setup": setup, "result": numbers}, allow_nan=False)
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """Commit of the checkout this file lies in; None outside of one or without git."""
     command = ["git", "rev-parse", "--verify", "HEAD"]
     try:

@@ -165,6 +165,6 @@ def json_line(setup: Any, result: Any) -> str:
             "machine": platform.machine(),
             "python": platform.python_version(),
         },
-        "commit": report._commit(),
+        "commit": report.commit(),
     }
     return json.dumps({"setup": setup, "result": result, **about}, allow_nan=False)

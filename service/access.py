@@ -11,7 +11,8 @@ An entry named `anonymous` has no digest: it is for requests without a token. Wi
 requests from this machine may classify and read, others nothing, and nobody has admin.
 
 Every protocol asks `Access.grants` once per request and then the `Grants` it got. Health and
-metrics ask nobody: probes and scrapes come from elsewhere. A task's privacy is in `hiding.py`.
+metrics ask nobody: probes and scrapes come from elsewhere. What a private task is to others is in
+`tasks/hiding.py`.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ class Access:
     ) -> Grants:
         """What a request with this `Authorization` header from this address may do.
 
-        `peer` is the address of the socket's other end, None of a Unix socket; `forwarded` says
+        `peer` is the address of the socket's other end, None if it is not known; `forwarded` says
         that a proxy sent it, so that the peer is not who asks. Raises Unauthenticated for a token
         that is not known, Forbidden where there are no tokens and the request is not local.
         """
@@ -169,10 +170,8 @@ class Access:
 
 @lru_cache(1024)
 def _is_loopback(peer: str | None) -> bool:
-    if peer is None:
-        return True
     try:
-        address = ipaddress.ip_address(peer)
+        address = ipaddress.ip_address(peer or "")
     except ValueError:
         return False
     mapped = getattr(address, "ipv4_mapped", None)  # ::ffff:127.0.0.1, on a socket for both

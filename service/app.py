@@ -35,11 +35,14 @@ def create_app(settings: Settings | None = None, worker: Worker | None = None) -
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         runtime = Runtime(settings or Settings.from_environment(), worker)
-        await asyncio.to_thread(runtime.start)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(runtime.watcher, runtime.start)
         app.state.runtime = runtime
-        async with grpc_server.serving(runtime):
-            yield
-        await asyncio.to_thread(runtime.stop)
+        try:
+            async with grpc_server.serving(runtime):
+                yield
+        finally:
+            await loop.run_in_executor(runtime.watcher, runtime.stop)
 
     return Starlette(
         lifespan=lifespan,
@@ -74,7 +77,10 @@ async def tasks(request: Request) -> Response:
     grants.require_read()
     entries = runtime.catalog.entries()
     page = listing.Page.of(request.query_params)
-    return JSONResponse(await asyncio.to_thread(listing.list_tasks, entries, grants, page))
+    async with runtime.in_time():
+        return await asyncio.get_running_loop().run_in_executor(
+            runtime.lister, lambda: JSONResponse(listing.list_tasks(entries, grants, page))
+        )
 
 
 async def task(request: Request) -> Response:
@@ -83,17 +89,21 @@ async def task(request: Request) -> Response:
     name = request.path_params["task"]
     grants = runtime.access.of(request)
     grants.require_read()
-    await hiding.require(runtime.catalog, grants, name)
-    entries = runtime.catalog.entries()
-    if name not in entries:  # removed since
-        raise await hiding.unknown(runtime.catalog, grants, name)
-    content = await asyncio.to_thread(listing.describe_task, runtime.store, name, entries, grants)
+    async with runtime.in_time():
+        await hiding.require(runtime.catalog, grants, name)
+        entries = runtime.catalog.entries()
+        if name not in entries:  # removed since
+            raise await hiding.unknown(runtime.catalog, grants, name)
+        content = await asyncio.get_running_loop().run_in_executor(
+            runtime.lister, listing.describe_task, runtime.store, name, entries, grants
+        )
     return JSONResponse(content)
 
 
 async def metrics(request: Request) -> Response:
     """GET /metrics"""
-    text = await asyncio.to_thread(_runtime(request).reporting.page)
+    runtime, loop = _runtime(request), asyncio.get_running_loop()
+    text = await loop.run_in_executor(runtime.watcher, runtime.reporting.page)
     return Response(text, headers={"content-type": CONTENT_TYPE})
 
 

@@ -182,16 +182,19 @@ async def _unless_gone(answer: asyncio.Future[T], gone: Gone) -> T:
     """The answer; cancelled, so that what has not begun never runs, once the client is gone."""
     loop = asyncio.get_running_loop()
     looking: list[asyncio.Task[None]] = []
+    left = False
 
     async def look() -> None:
+        nonlocal left
         await gone()
+        left = True
         answer.cancel()
 
     timer = loop.call_later(LOOK_AFTER_S, lambda: looking.append(loop.create_task(look())))
     try:
         return await answer
     except asyncio.CancelledError:
-        if looking and looking[0].done():
+        if left:
             raise ClientGone("the client closed the connection") from None
         raise
     finally:

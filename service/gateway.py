@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 # there the variable has to be set in its environment, as the Makefile does.
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"
 # BentoML asks prometheus_client for its multi-process mode, which cannot remove series: each worker
-# counts for itself (`workers.py`), and that is chosen when the client is imported.
+# counts for itself (`telemetry/workers.py`), and that is chosen when the client is imported.
 os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 
 import bentoml
@@ -79,6 +80,9 @@ APP = create_app(worker=_worker())
 connections.install()  # BentoML lets uvicorn choose what it speaks
 # Young objects are collected often, old ones hardly ever: a full collection takes milliseconds.
 GC_THRESHOLDS = (50_000, 20, 50)
+# The engine's thread needs the interpreter some fifty times a batch, for microseconds. Beside an
+# event loop that refuses a flood it would wait Python's 5 ms each time.
+SWITCH_S = 0.0005
 # BentoML's own limit only stands behind the app's: it answers worse and keeps what it knows of each
 # request for so long.
 TIMEOUT_S = LONGEST_DEADLINE_MS // 1000 + 2
@@ -111,6 +115,7 @@ class Gateway:
             raise SystemExit(f"error: {error}") from None
         # Workers of a built Bento run in its folder: the path is meant from here.
         os.environ["MUNET_STORE"] = store.url
+        os.environ["MUNET_COMPILATION_CACHE"] = os.path.abspath(settings.compilation_cache)
         if settings.trusted_keys:
             os.environ["MUNET_TRUSTED_KEYS"] = os.path.abspath(settings.trusted_keys)
         if settings.tokens:
@@ -128,6 +133,7 @@ class Gateway:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+        sys.setswitchinterval(SWITCH_S)
         settings = Settings.from_environment()
         if settings.tracing:
             tracing.use(BentoMLContainer.tracer_provider.get())
@@ -191,7 +197,8 @@ def _drain_on_sigterm(drain_s: float) -> None:
             loop.call_soon_threadsafe(loop.call_later, drain_s, end, number)
 
     def end(number: int) -> None:
-        stop_listening()
+        if WORKERS_FOLDER not in os.environ:  # others go on with the same socket, or end by and by
+            stop_listening()
         previous(number, None)
 
     signal.signal(signal.SIGTERM, drain)

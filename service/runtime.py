@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,7 @@ class Runtime:
             max_rows=settings.max_batch_rows,
             compilation_cache=settings.compilation_cache,
             backend=settings.backend,
+            threads=settings.compute_threads,
         )
         recency = Recency(self.metrics)
         budget = Budget(settings.memory_budget, recency)
@@ -70,6 +72,9 @@ class Runtime:
             report=self._count_batch,
         )
         self.decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        # A store that hangs holds the threads that wait for it: metrics and the end need another.
+        self.lister = ThreadPoolExecutor(1, thread_name_prefix="list")
+        self.watcher = ThreadPoolExecutor(1, thread_name_prefix="watch")
         self.metrics.watch(self._snapshot)
         self.draining = False
         self._receiving = 0
@@ -87,6 +92,8 @@ class Runtime:
         self.residency.close()
         self.batcher.stop()
         self.decoders.shutdown(cancel_futures=True)
+        for pool in (self.lister, self.watcher):
+            pool.shutdown(wait=False, cancel_futures=True)
         self.engine.close()
         self.reporting.stop()
 
@@ -99,6 +106,19 @@ class Runtime:
     def alive(self) -> bool:
         """Whether the threads that nothing works without are running."""
         return self.batcher.alive and self.catalog.alive
+
+    @asynccontextmanager
+    async def in_time(self) -> AsyncIterator[None]:
+        """Around what waits for the store; raises Unavailable when the longest deadline passes."""
+        limit_s = self.settings.deadline_ms / 1e3
+        try:
+            async with asyncio.timeout(limit_s):
+                yield
+        except TimeoutError:
+            raise Unavailable(
+                f"not answered within {limit_s:g} s: the store is slow, or a task is still loading",
+                retry_after_s=1,
+            ) from None
 
     @contextmanager
     def receiving(self, ask: Ask) -> Iterator[None]:

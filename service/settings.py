@@ -15,6 +15,12 @@ from service.errors import SettingsError
 
 PREFIX = "MUNET_"
 LONGEST_DEADLINE_MS = 10_000
+MOST = {
+    "deadline_ms": LONGEST_DEADLINE_MS,
+    "drain_s": 15,  # BentoML kills a worker 30 s after SIGTERM: the last answers need the rest
+    "tracing_rate": 1,
+    "grpc_port": 65535,
+}
 MEMORY_SHARE = 0.6  # for components: the gateway itself needs the rest
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 Bytes = NewType("Bytes", int)
@@ -62,28 +68,36 @@ class Settings:
     grpc_port: int = 0  # of the Open Inference Protocol over gRPC; 0 is none
     workers: int = 1  # processes; each has components and batches of its own, and these limits
     backend: str = "auto"  # what computes: jax, openvino, or the faster one where it is a CPU
+    compute_threads: int = 0  # of OpenVINO for one batch; 0: this worker's part of the cores
     compilation_cache: str = ""  # compiled programs kept over restarts; "" is the user's cache
 
     def __post_init__(self) -> None:
         """Raises SettingsError where a value makes no sense."""
-        if not self.memory_budget:
-            object.__setattr__(self, "memory_budget", _memory_share() // max(1, self.workers))
+        self._fill_in()
         if self.max_batch_rows < 1 or self.max_batch_rows & (self.max_batch_rows - 1):
             raise _unusable("max_batch_rows", "a power of two", self.max_batch_rows)
-        if self.deadline_ms > LONGEST_DEADLINE_MS:
-            raise _unusable("deadline_ms", f"at most {LONGEST_DEADLINE_MS}", self.deadline_ms)
         if self.tracing and not self.tracing.startswith(("http://", "https://")):
             raise _unusable("tracing", "an http:// or https:// URL", self.tracing)
-        if self.tracing_rate > 1:
-            raise _unusable("tracing_rate", "at most 1", self.tracing_rate)
+        for name, most in MOST.items():
+            if getattr(self, name) > most:
+                raise _unusable(name, f"at most {most}", getattr(self, name))
         for field in fields(self):
             value = getattr(self, field.name)
             if value == field.default:
                 continue
             if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
                 raise _unusable(field.name, "a number above zero", value)
-        if not self.compilation_cache:
-            object.__setattr__(self, "compilation_cache", _cache_folder())
+
+    def _fill_in(self) -> None:
+        """Defaults that depend on the machine, or on other settings."""
+        workers = max(1, self.workers)
+        for name, default in (
+            ("memory_budget", _memory_share() // workers),
+            ("compute_threads", max(1, len(os.sched_getaffinity(0)) // workers)),
+            ("compilation_cache", _cache_folder()),
+        ):
+            if not getattr(self, name):
+                object.__setattr__(self, name, default)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:

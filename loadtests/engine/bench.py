@@ -6,6 +6,7 @@ Everything that is compared takes turns in each round; figures are medians over 
 from __future__ import annotations
 
 import hashlib
+import os
 import statistics
 import tempfile
 import time
@@ -94,7 +95,11 @@ class _Loaded:
     def __init__(self, system: System, tasks: Sequence[str], backend: str, cache: str) -> None:
         self._metrics = Metrics()
         self.engine = Engine(
-            self._metrics, max_rows=MAX_ROWS, compilation_cache=cache, backend=backend
+            self._metrics,
+            max_rows=MAX_ROWS,
+            compilation_cache=cache,
+            backend=backend,
+            threads=len(os.sched_getaffinity(0)),
         )
         budget = Budget(2**40, Recency(self._metrics))
         residency = Residency(system.store, self.engine.place, self._metrics, budget)

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtests.overhead.variants import BARE, OURS
-from loadtests.report import _commit
+from loadtests.report import commit
 
 MOST_MS = 1.0  # outside decode and compute, one request at a time
 LEAST_RATIO = 0.7  # of bare Starlette's requests per second
@@ -139,7 +139,7 @@ def json_line(report: Report) -> str:
     }
     about = {
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": commit(),
         "host": machine,
     }
     return json.dumps({"about": about, "overhead": asdict(report)}, allow_nan=False)

@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from loadtests.overload.measure import Light, Result
-from loadtests.report import _commit
+from loadtests.report import commit
 
 
 def json_line(result: Result) -> str:
@@ -25,7 +25,7 @@ def json_line(result: Result) -> str:
         "load_average": os.getloadavg()[0],
     }
     finished = datetime.now(UTC).isoformat(timespec="seconds")
-    about = {"finished_at": finished, "host": host, "commit": _commit()}
+    about = {"finished_at": finished, "host": host, "commit": commit()}
     return json.dumps({**asdict(result), **about}, allow_nan=False)
 
 

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from loadtests.report import _commit
+from loadtests.report import commit
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def json_line(report: Report) -> str:
         "python": platform.python_version(),
     }
     finished = datetime.now(UTC).isoformat(timespec="seconds")
-    about = {"finished_at": finished, "host": host, "commit": _commit()}
+    about = {"finished_at": finished, "host": host, "commit": commit()}
     return json.dumps({**asdict(report), **about}, allow_nan=False)
 
 

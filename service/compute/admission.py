@@ -14,7 +14,7 @@ from service.compute.fair_queue import WEIGHTS, Ask, Flow
 from service.compute.pace import KEPT, Pace, mean_but_worst
 from service.errors import GatewayError, TaskQueueFull, Unavailable
 
-# Forecasts are means and the machine is shared: the wait may become so many times as long.
+# Forecasts are means and the machine is shared: what they say may take so many times as long.
 MARGIN = 2.0
 
 
@@ -66,7 +66,7 @@ class Admission:
             )
         wait_s += self._decode_s * (self._decoding + 1)
         own_s = self._pace.seconds(len(ask.tasks), ask.work)
-        if wait_s * MARGIN + own_s > ask.deadline - now:
+        if (wait_s + own_s) * MARGIN > ask.deadline - now:
             raise self._too_long(ask, ahead, wait_s + own_s, ask.deadline - now)
         return False
 
@@ -74,8 +74,8 @@ class Admission:
         own = self._work.get(ask.flow, 0.0) > ahead / 2
         error = TaskQueueFull if own else Unavailable
         return error(
-            f"{'its own' if own else 'all'} waiting work would take this request about "
-            f"{wait_s:.3f} s, and its deadline is in {max(0.0, left_s):.3f} s",
+            f"{'its own' if own else 'all'} waiting work may take this request up to "
+            f"{wait_s * MARGIN:.3f} s, and its deadline is in {max(0.0, left_s):.3f} s",
             retry_after_s=wait_s,
         )
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar
 
-from service.compute.admission import Admission, Limits
+from service.compute.admission import MARGIN, Admission, Limits
 from service.compute.fair_queue import Ask, FairQueue
 from service.compute.pace import Pace
 from service.errors import DeadlineExceeded, GatewayError, InternalError, Unavailable
@@ -70,7 +70,7 @@ class _Batch(Generic[RowT, AnswerT]):
     def __init__(self, limit: int, free_rows: Callable[[int], int]) -> None:
         self._limit = limit  # rows
         self._free_rows = free_rows
-        self._light = 0  # rows
+        self._light_rows = 0
         self.requests: list[_Request[RowT, AnswerT]] = []
         self.rows = 0
         self.work = 0.0
@@ -85,7 +85,7 @@ class _Batch(Generic[RowT, AnswerT]):
         rows = self.rows + len(request.rows)
         if not self.requests:
             return True
-        if self._light and not request.light and rows > self._free_rows(self._light):
+        if self._light_rows and not request.light and rows > self._free_rows(self._light_rows):
             return False
         return rows <= self._limit
 
@@ -94,7 +94,7 @@ class _Batch(Generic[RowT, AnswerT]):
         self.requests.append(request)
         self.rows += len(request.rows)
         self.work += request.ask.work
-        self._light += len(request.rows) if request.light else 0
+        self._light_rows += len(request.rows) if request.light else 0
 
 
 class Batcher(Generic[RowT, AnswerT]):
@@ -118,7 +118,7 @@ class Batcher(Generic[RowT, AnswerT]):
         self._changed = threading.Condition()
         self._waiting = 0  # rows
         self._waiting_work = 0.0
-        self._light = 0.0  # part of the last requests that was light
+        self._light_share = 0.0  # of the last requests that ran
         self._busy_until: float | None = None  # forecast, while a batch runs
         self._free_since = math.inf  # end of the batch that this one followed without a pause
         self._stopping = False
@@ -213,15 +213,17 @@ class Batcher(Generic[RowT, AnswerT]):
 
     def _take(self, now: float) -> tuple[_Batch[RowT, AnswerT], list[_Request[RowT, AnswerT]]]:
         """The next batch, and what the engine cannot answer in time any more."""
-        considerate = FEW_LIGHT < self._light < MANY_LIGHT and self._admission.flooded
+        considerate = FEW_LIGHT < self._light_share < MANY_LIGHT and self._admission.flooded
         limit = self._pace.limit(self._waiting, considerate=considerate)
         batch: _Batch[RowT, AnswerT] = _Batch(limit, self._pace.free_rows)
         late: list[_Request[RowT, AnswerT]] = []
         passed: list[_Request[RowT, AnswerT]] = []
-        # As if the batch became as large as it may: small batches for urgent requests would cost
-        # throughput when there is least to spare.
-        rows = min(limit, self._waiting)
-        ends = now + self._pace.seconds(rows, self._waiting_work * rows / self._waiting)
+        # As if the batch became as large as usual: small batches for urgent requests would cost
+        # throughput when there is least to spare. Not as large as a trial's: of that size nothing
+        # is known, or an old pause, and what it would refuse is what would show better.
+        rows = min(limit, self._pace.usual_rows, self._waiting)
+        seconds = self._pace.seconds(rows, self._waiting_work * rows / self._waiting)
+        ends = now + MARGIN * seconds
         while not batch.full and len(passed) < LOOK_PAST and (request := self._queue.pop()):
             if not request.waiting:  # cancelled
                 self._queue.drop(request)
@@ -233,7 +235,7 @@ class Batcher(Generic[RowT, AnswerT]):
                 self._queue.charge(request)
                 self._leave(request)
                 batch.add(request)
-                self._light += (request.light - self._light) / REMEMBERED
+                self._light_share += (request.light - self._light_share) / REMEMBERED
             else:
                 passed.append(request)
         for request in passed:
@@ -244,15 +246,17 @@ class Batcher(Generic[RowT, AnswerT]):
         self, batch: _Batch[RowT, AnswerT], started: float
     ) -> list[tuple[_Request[RowT, AnswerT], _Outcome[AnswerT]]]:
         """Runs it. One bad row must not fail its batch mates: then each request runs alone."""
+        outcomes: list[tuple[_Request[RowT, AnswerT], _Outcome[AnswerT]]]
         try:
             answers = self._run([row for request in batch.requests for row in request.rows])
             ended = self._clock()
             outcomes = list(_split(batch.requests, answers, started, ended))
         except Exception:
             logger.exception("event=batch_failed rows=%d retried=one_by_one", batch.rows)
+            outcomes = [(request, self._alone(request, started)) for request in batch.requests]
             with self._changed:
                 self._busy_until, self._free_since = None, math.inf
-            return [(request, self._alone(request, started)) for request in batch.requests]
+            return outcomes
         with self._changed:
             self._busy_until = None
             self._pace.note(batch.rows, batch.work, ended - min(started, self._free_since))

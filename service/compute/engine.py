@@ -76,12 +76,14 @@ class Engine:
         max_rows: int,
         compilation_cache: str | None,
         backend: str = "auto",
+        threads: int = 1,
     ) -> None:
         """Programs are compiled for 1, 2, 4 ... `max_rows` rows, and kept in the cache's folder.
 
-        Raises SettingsError if there is no such back end.
+        `threads` compute one batch with OpenVINO; JAX takes what cores there are. Raises
+        SettingsError if there is no such back end.
         """
-        self._backend = choose(backend, compilation_cache)
+        self._backend = choose(backend, compilation_cache, threads)
         self._metrics = metrics
         self.buckets = tuple(1 << i for i in range(max_rows.bit_length()))
         self._programs: dict[tuple[Program, int, bool], Future[Run]] = {}

@@ -76,7 +76,8 @@ class FairQueue(Generic[T]):
         self._sequence = itertools.count()
 
     def push(self, request: T) -> bool:
-        """Queues it; whether it is light: nothing of its flow waits, or had more than its share."""
+        """Queues it; whether it is light: others wait, and of its flow nothing does or had more
+        than its share."""
         flow = request.ask.flow
         line = self._lines.get(flow)
         if line is not None:
@@ -84,7 +85,7 @@ class FairQueue(Generic[T]):
             return False
         self._lines[flow] = _Line(self._virtual, deque([request]))
         self._enter(flow)
-        return self._tag(flow) <= self._virtual
+        return len(self._lines) > 1 and self._tag(flow) <= self._virtual
 
     def pop(self) -> T | None:
         """The next request in order."""

@@ -16,7 +16,7 @@ ENOUGH = 4  # batches before a bucket's pace is believed
 # The smallest batch that reaches this part of the best throughput is large enough: beyond, rows
 # only wait longer.
 WORTHWHILE = 0.9
-CONSIDERATE = 0.75  # the same for a batch of half the size, where light tasks wait beside a flood
+CONSIDERATE = 0.75  # the same where light tasks wait beside a flood
 TRY_EVERY = 16  # batches of a backlog: one of them is half or twice the size
 FREE = 1.25  # times the seconds without them: what rows that join a light task's batch may cost
 
@@ -38,10 +38,13 @@ class Pace:
         kept = self._kept.setdefault(bucket, deque(maxlen=KEPT))
         kept.append(seconds / work)
         self._means[bucket] = mean_but_worst(kept)
+        self._bucket = self._smallest(WORTHWHILE)
+
+    def _smallest(self, part: float) -> int:
+        """The smallest batch that reaches this part of the best throughput."""
         known = {size: mean for size, mean in self._means.items() if self._believed(size)}
-        if known:
-            fastest = min(known.values())
-            self._bucket = min(size for size, s in known.items() if s * WORTHWHILE <= fastest)
+        fastest = min(known.values(), default=0.0)
+        return min((size for size, s in known.items() if s * part <= fastest), default=1)
 
     def seconds(self, rows: int, work: float) -> float:
         """A batch's estimated time; 0 while nothing is known."""
@@ -52,6 +55,11 @@ class Pace:
             bucket = min(self._means, key=lambda known: abs(math.log2(known / bucket)))
         return self._means[bucket] * work
 
+    @property
+    def usual_rows(self) -> int:
+        """Rows of a full batch that is no trial."""
+        return self._bucket
+
     def drain(self, work: float) -> float:
         """Estimated time for work that is done in full batches."""
         return self.seconds(self._bucket, work)
@@ -61,9 +69,8 @@ class Pace:
         best = self._bucket
         twice, half = min(2 * best, self._most), max(best // 2, 1)
         usual, other = best, half
-        kept = self._means.get(best, 0.0) / self._means.get(half, math.inf)
-        if considerate and kept >= CONSIDERATE:
-            usual, other = half, best
+        if considerate:
+            usual, other = self._smallest(CONSIDERATE), best
         if waiting < twice:
             return usual
         if self._believed(best) and not self._believed(twice):

@@ -7,15 +7,15 @@ through the same components hold the very same `Stage` object: the engine groups
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_store import Digest, Published
-from vit import Architecture, kind_of
+from vit import Architecture, kind_of, shapes
 
 STEM = ("embedding", "cls", "posembed_input")
 TAIL = ("encoder_norm", "head")
@@ -68,7 +68,7 @@ class Component:
     """One component's arrays on the device; freed with the last stage that holds it."""
 
     digest: Digest
-    size_bytes: int
+    size_bytes: int  # that it counts in the memory budget
     weights: Any  # what `Engine.place` made of its arrays
     classes: int = 0  # of a head, before it was padded
 
@@ -79,11 +79,6 @@ class Stage:
 
     program: Program
     components: tuple[Component, ...]
-
-    @property
-    def weights(self) -> tuple[Any, ...]:
-        """The arguments of the program, before the rows."""
-        return tuple(component.weights for component in self.components)
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -145,6 +140,19 @@ def _program(
 def _same(program: Program) -> Program:
     """One object for equal programs, which then compare at no cost."""
     return program
+
+
+@functools.lru_cache(maxsize=1024)
+def held_bytes(program: Program) -> tuple[int, ...]:
+    """What each of its components takes in memory: float32, a head with its padding."""
+    return tuple(4 * elements(shapes(program.shape, kind)) for kind in program.kinds)
+
+
+def elements(tree: Any) -> int:
+    """How many numbers a component's arrays hold."""
+    if isinstance(tree, Mapping):
+        return sum(map(elements, cast(Mapping[str, Any], tree).values()))
+    return tree.size
 
 
 def padded_classes(classes: int) -> int:

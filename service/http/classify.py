@@ -50,12 +50,14 @@ ROUTES = [
 async def _respond(request: Request, tasks: tuple[str, ...], content: Any) -> Response:
     runtime: Runtime = request.app.state.runtime
     try:
-        with watched(runtime.metrics, Seen("http", tasks), runtime.tally.count) as seen:
+        counted = tasks[: runtime.settings.max_batch_rows]  # more are refused
+        with watched(runtime.metrics, Seen("http", counted), runtime.tally.count) as seen:
             wanted = _wanted(request, tasks, runtime)
             result = await classify(
                 runtime, wanted, partial(_read, request, runtime.settings), partial(_gone, request)
             )
             answer = content(wanted, result)
+            seen.problems = _problems(answer)
             seconds = seen.classified(result.course)
     except ClientGone as error:
         return Response(status_code=error.status)  # nobody is left to read it
@@ -136,6 +138,15 @@ def _several(wanted: Wanted, result: Result) -> Mapping[str, Any]:
             _answer_or_problem(wanted, task, outcome)
             for task, outcome in zip(wanted.tasks, result.outcomes, strict=True)
         ]
+    }
+
+
+def _problems(answer: Mapping[str, Any]) -> Mapping[str, int]:
+    """Of the tasks that could not answer, the status."""
+    return {
+        one["task"]: one["problem"]["status"]
+        for one in answer.get("results", ())
+        if "problem" in one
     }
 
 

@@ -30,7 +30,7 @@ class Draining:
 
 
 def stop_listening() -> None:
-    """Shuts every listening socket of this process, whoever else holds it.
+    """Shuts every listening socket of this process, for all that hold it; for an only worker.
 
     BentoML's main process does: what still came in would hang there until it ends, and be reset.
     """

@@ -33,7 +33,8 @@ class Page:
     def of(cls, query: Mapping[str, str]) -> Page:
         """From `?after=&limit=`. Raises BadParameter."""
         limit = query.get("limit", str(PAGE))
-        if not (limit.isascii() and limit.isdecimal() and 0 < int(limit[:9]) <= PAGE):
+        whole = limit.isascii() and limit.isdecimal() and len(limit) < 10
+        if not (whole and 0 < int(limit) <= PAGE):
             raise BadParameter(f"limit must be 1 to {PAGE}, found {limit[:50]!r}")
         return cls(query.get("after", ""), int(limit))
 
@@ -42,7 +43,7 @@ def list_tasks(entries: Mapping[str, Entry], grants: Grants, page: Page) -> dict
     """A page of tasks in short, but for private ones that the request may not know of; `next` is
     the `after` of the page that follows, where there is one.
     """
-    shares, seen = _shares(entries), hiding.seen(entries, grants)
+    shares, seen = _known(entries, grants)
     names = sorted(seen)
     start = bisect.bisect_right(names, page.after)
     end = start + page.limit
@@ -55,7 +56,7 @@ def describe_task(
 ) -> dict[str, Any]:
     """One task in full; KeyError if there is none of this name."""
     entry = entries[task]
-    shares, seen = _shares(entries), hiding.seen(entries, grants)
+    shares, seen = _known(entries, grants)
     short = _short(task, entry, shares, seen)
     try:
         published = entry.slot.published()
@@ -108,17 +109,22 @@ def _read(entry: Entry) -> tuple[Summary | None, str | None]:
         return None, f"{type(error).__name__}: {error}"
 
 
-def _shares(entries: Mapping[str, Entry]) -> Shares:
-    """Reads what is not known of the tasks; half of that time is left to requests."""
+def _known(entries: Mapping[str, Entry], grants: Grants) -> tuple[Shares, Mapping[str, Entry]]:
+    """The tasks that a request may know of, and what these share with one another.
+
+    Reads what is not known of the tasks; half of that time is left to requests.
+    """
     shares: Shares = Counter()
-    for entry in entries.values():
+    seen: dict[str, Entry] = {}
+    for task, entry in entries.items():
         started, known = time.monotonic(), entry.slot.summarised
         summary, _ = _read(entry)
-        if summary is not None:
-            shares.update(summary.components)
+        if hiding.seen({task: entry}, grants):
+            seen[task] = entry
+            shares.update(summary.components if summary is not None else ())
         if not known:
             time.sleep(time.monotonic() - started)
-    return shares
+    return shares, seen
 
 
 def _short(task: str, entry: Entry, shares: Shares, seen: Mapping[str, Entry]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Refusals as `application/problem+json` (RFC 9457), with a member `error` for v2 clients."""
+"""Refusals as `application/problem+json` (RFC 9457), with a member `error` for v2 clients.
+
+Handlers are coroutines though they wait for nothing: Starlette runs others in a thread.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ MEDIA_TYPE = "application/problem+json"
 SHOWN_CHARACTERS = 200  # of the path
 
 
-def problem(request: Request, error: GatewayError) -> JSONResponse:
+async def problem(request: Request, error: GatewayError) -> JSONResponse:
     """The answer to a refused request."""
     headers: dict[str, str] = {}
     if error.retry_after_s is not None:
@@ -36,7 +39,7 @@ def content(error: GatewayError) -> dict[str, Any]:
     return {**_members(error.status, error.kind, error.title, error.detail), **extra}
 
 
-def no_route(request: Request, error: HTTPException) -> JSONResponse:
+async def no_route(request: Request, error: HTTPException) -> JSONResponse:
     """What the router refuses: an unknown path, a wrong method."""
     title = HTTPStatus(error.status_code).phrase
     detail = f"{request.method[:20]} on this path: {title.lower()}"
@@ -45,10 +48,12 @@ def no_route(request: Request, error: HTTPException) -> JSONResponse:
     return _respond(request, error.status_code, members, dict(error.headers or {}))
 
 
-def crash(request: Request, error: Exception) -> JSONResponse:
+async def crash(request: Request, error: Exception) -> JSONResponse:
     """Anything unforeseen; the cause goes to the log, not to the client."""
     del error
-    return problem(request, InternalError("an unexpected error; the server's log has the cause"))
+    return await problem(
+        request, InternalError("an unexpected error; the server's log has the cause")
+    )
 
 
 def _members(status: int, kind: str, title: str, detail: str) -> dict[str, Any]:

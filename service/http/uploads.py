@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
@@ -16,38 +18,55 @@ MAX_FORM_FIELDS = 8
 
 
 class Intake:
-    """How much memory bodies may take together, however many requests send one.
-
-    For the event loop's thread, but for bodies, which may be let go of anywhere.
-    """
+    """How much memory bodies may take together, however many requests send one; any thread."""
 
     def __init__(self, limit: int) -> None:
         """`limit` in bytes."""
         self._limit = limit
         self._held = 0
+        self._lock = threading.RLock()  # a coroutine may be collected, and give, amid a take
         self._freed: deque[int] = deque()  # sizes of bodies that are gone and still counted
 
     def take(self, size: int) -> None:
         """Room for so many bytes more; raises Unavailable if there is none."""
-        while self._freed:
-            self._held -= self._freed.popleft()
-        if self._held + size > self._limit:
-            raise Unavailable(
-                f"overloaded: bodies of {self._held} bytes are in memory, of at most {self._limit}",
-                retry_after_s=1,
-            )
-        self._held += size
+        with self._lock:
+            while self._freed:
+                self._held -= self._freed.popleft()
+            held = self._held
+            if held + size <= self._limit:
+                self._held += size
+                return
+        raise Unavailable(
+            f"overloaded: bodies of {held} bytes are in memory, of at most {self._limit}",
+            retry_after_s=1,
+        )
 
     def give(self, size: int) -> None:
         """Takes back a `take`."""
-        self._held -= size
+        with self._lock:
+            self._held -= size
+
+    @contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """Around work with so many bytes; raises Unavailable if there is no room for them."""
+        self.take(size)
+        try:
+            yield
+        finally:
+            self.give(size)
 
     def body(self, data: bytes) -> bytes:
-        """A copy that is counted for as long as it is in memory."""
-        self._held += len(data)
+        """A copy that is counted for as long as it is in memory; its bytes have been taken."""
+        with self._lock:
+            self._held += len(data)
         found = _Body(data)
         found.freed = self._freed
         return found
+
+    def kept(self, data: bytes) -> bytes:
+        """The same of bytes that are not counted yet; raises Unavailable if there is no room."""
+        with self.holding(len(data)):
+            return self.body(data)
 
 
 class _Body(bytes):

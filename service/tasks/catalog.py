@@ -67,6 +67,7 @@ class Catalog:
         self._names: list[str] = []
         self._older: OrderedDict[tuple[str, int], Slot] = OrderedDict()
         self._refreshes: list[Future[None]] = []
+        self._refreshing = threading.Lock()  # of its own: the event loop takes it
         self._live: Mapping[str, tuple[int, Digest]] = {}
         self._overdue: set[str] = set()  # tasks whose live version is not the one that answers
         self._wake = threading.Event()
@@ -206,7 +207,7 @@ class Catalog:
     def refresh(self) -> Future[None]:
         """Asks for a look at the store now; done when one that began later has ended."""
         done: Future[None] = Future()
-        with self._lock:
+        with self._refreshing:
             self._refreshes.append(done)
         self._wake.set()
         return done
@@ -215,7 +216,7 @@ class Catalog:
         while not self._stopped.is_set():
             self._wake.wait(self._poll_s)
             self._wake.clear()
-            with self._lock:
+            with self._refreshing:
                 asked, self._refreshes = self._refreshes, []
             started = self._loader.clock()
             self._poll()
@@ -267,6 +268,11 @@ class Catalog:
                 gone = self._loader.store.version(task, version) != slot.digest
             except (NoSuchTask, UnknownVersion):
                 gone = True
+            except (StoreError, OSError) as error:  # of this version alone: it stays
+                logger.warning(
+                    "event=version_unreadable task=%s version=%d error=%r", task, version, error
+                )
+                continue
             if gone:
                 with self._lock:
                     self._older.pop((task, version), None)
@@ -315,7 +321,7 @@ class Catalog:
                 return
             entry.successor = successor
             self._overdue.add(task)
-        if successor.state in ("cold", "ready") or successor.retry_due:
+        if successor.due:
             successor.begin().add_done_callback(lambda job: self._swap(task, successor, job))
 
     def _swap(self, task: str, successor: Slot, job: Future[LoadedPath]) -> None:

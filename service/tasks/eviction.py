@@ -5,17 +5,20 @@ What goes is the version not asked for the longest, unless it is pinned or a req
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
-from collections import ChainMap, OrderedDict
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 from model_store import Digest
 from service.compute.paths import LoadedPath
 from service.telemetry.metrics import Metrics
 
+Key = tuple[str, Digest]  # of a component: the kind decides how it is held
 PINNED_SHARE = 0.75  # of what the largest pinned version leaves: others take turns in the rest
 
 
@@ -56,21 +59,18 @@ class Recency:
         self._metrics = metrics
         self._clock = clock
         self._used: OrderedDict[weakref.ref[Holder], float] = OrderedDict()  # oldest first
-        self._pinned: dict[weakref.ref[Holder], None] = {}
 
     def used(self, holder: Holder) -> None:
         """The version has just been loaded, or asked for."""
-        key = weakref.ref(holder, self._forget)
         if holder.pinned:
-            self._pinned[key] = None
             return
+        key = weakref.ref(holder, self._forget)
         self._used[key] = self._clock()
         with suppress(KeyError):  # an eviction took it in between, and puts it back: it is in use
             self._used.move_to_end(key)
 
     def _forget(self, key: weakref.ref[Holder]) -> None:
         self._used.pop(key, None)
-        self._pinned.pop(key, None)
 
     def evict(self) -> bool:
         """Lets the least recently used version go; False if all are in use. For one thread."""
@@ -90,56 +90,87 @@ class Recency:
                 self.used(holder)  # by a request in flight
         return False
 
-    def pinned(self, *, without: str) -> list[Mapping[Digest, int]]:
-        """Bytes by component of each loaded pinned version but those of one task."""
-        holders = [key() for key in list(self._pinned)]
-        paths = [path for holder in holders if holder is not None and (path := holder.path)]
-        return [
-            {part.digest: part.size_bytes for stage in path.stages for part in stage.components}
-            for path in paths
-            if path.published.task != without
-        ]
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pin:
+    """The components of one pinned version, from before it is read until it is freed."""
+
+    task: str
+    sizes: Mapping[Key, int]  # bytes
 
 
 class Budget:
-    """The bytes that components may take in memory."""
+    """The bytes that components may take in memory; safe to use from several threads."""
 
     def __init__(self, limit_bytes: float, recency: Recency) -> None:
         """`limit_bytes` may be infinite."""
         self.limit_bytes = limit_bytes
         self._recency = recency
+        self._lock = threading.Lock()  # not for `unpin`, which any thread may call at any time
+        self._pins: dict[Pin, None] = {}
 
-    def require(self, task: str, sizes: Mapping[Digest, int], *, pinned: bool) -> None:
-        """Raises OverBudget if these components can never be in memory together.
+    def require(self, task: str, sizes: Mapping[Key, int]) -> None:
+        """Raises OverBudget if these components can never be in memory together with the pins.
 
-        Pinned tasks must leave room for others: beyond the largest of them, which also has what all
-        tasks may share, they get PINNED_SHARE of the budget.
+        Those of the task's own pin count too: it stays until its successor has been loaded.
         """
-        pins = self._recency.pinned(without=task)
-        needed = sum(ChainMap(*map(dict, (sizes, *pins))).values())
-        own = sum(sizes.values())
         limit = f"MUNET_MEMORY_BUDGET of {self.limit_bytes:.0f} bytes"
+        own = sum(sizes.values())
         if own > self.limit_bytes:
             raise OverBudget(
                 f"loading {task!r}: expected at most the {limit}, found {own}; raise it"
             )
+        needed = sum({**self.pinned(), **sizes}.values())
         if needed > self.limit_bytes:
             raise OverBudget(
-                f"loading {task!r}: expected at most the {limit}, found {needed} with the tasks "
-                "that MUNET_PIN keeps loaded; raise it, or name fewer tasks there"
-            )
-        largest = max(own, *(sum(pin.values()) for pin in pins), 0)
-        allowed = largest + PINNED_SHARE * (self.limit_bytes - largest)
-        if pinned and needed > allowed:
-            raise OverBudget(
-                f"pinning {task!r}: expected pinned tasks to need at most {allowed:.0f} bytes of "
-                f"the {limit}, as others need room too, found {needed}; raise it, or name fewer "
-                "tasks in MUNET_PIN"
+                f"loading {task!r}: expected at most the {limit}, found {needed} with the versions "
+                "that MUNET_PIN keeps loaded, of this task too until a new one takes over; raise "
+                "it, or name fewer tasks there"
             )
 
-    def make_room(self, needed: int, taken: Callable[[], int]) -> bool:
-        """Evicts until `needed` bytes are left beside what is `taken`; False if all is in use."""
+    def pin(self, task: str, sizes: Mapping[Key, int]) -> Pin:
+        """`require` for a pinned version, which counts from now on until `unpin`.
+
+        Pinned tasks must leave room for others: beyond the largest of them, which also has what all
+        tasks may share, they get PINNED_SHARE of the budget.
+        """
+        with self._lock:
+            self.require(task, sizes)
+            others = (pin.sizes for pin in list(self._pins) if pin.task != task)
+            pins = [sizes, *others]
+            needed = sum(_together(pins).values())
+            largest = max(sum(pin.values()) for pin in pins)
+            allowed = largest + PINNED_SHARE * (self.limit_bytes - largest)
+            if needed > allowed:
+                raise OverBudget(
+                    f"pinning {task!r}: expected pinned tasks to need at most {allowed:.0f} bytes "
+                    f"of the MUNET_MEMORY_BUDGET of {self.limit_bytes:.0f} bytes, as others need "
+                    f"room too, found {needed}; raise it, or name fewer tasks in MUNET_PIN"
+                )
+            pin = Pin(task, sizes)
+            self._pins[pin] = None
+            return pin
+
+    def unpin(self, pin: Pin) -> None:
+        """The version failed to load, or has been freed."""
+        self._pins.pop(pin, None)
+
+    def pinned(self) -> Mapping[Key, int]:
+        """Bytes by component of all pinned versions, those being read included."""
+        return _together([pin.sizes for pin in list(self._pins)])
+
+    def make_room(self, needed: int, taken: Callable[[], int], staying: Callable[[], int]) -> bool:
+        """Evicts until `needed` bytes are left beside what is `taken`; False if all is in use.
+
+        Evicts nothing if that could not be enough: `staying` is what no eviction frees.
+        """
+        if taken() + needed > self.limit_bytes and staying() + needed > self.limit_bytes:
+            return False
         while taken() + needed > self.limit_bytes:
             if not self._recency.evict():
                 return False
         return True
+
+
+def _together(several: Sequence[Mapping[Key, int]]) -> dict[Key, int]:
+    return {key: size for sizes in several for key, size in sizes.items()}

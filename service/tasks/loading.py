@@ -91,7 +91,7 @@ class Loader:
         threads: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """At most `threads` loads compute at once."""
+        """`threads` loads run at once, and those begun earlier that are slow (see Turns)."""
         self.store = store
         self.prepare = prepare
         self.metrics = metrics
@@ -127,11 +127,11 @@ class Slot:
         loader: Loader,
         task: str,
         version: int,
-        digest: Digest | None,
+        digest: Digest,
         *,
         pinned: bool = False,
     ) -> None:
-        """`digest` is that of the manifest, None where it is not known before it is read."""
+        """`digest` is that of the manifest."""
         self.task = task
         self.version = version
         self.digest = digest
@@ -142,15 +142,17 @@ class Slot:
         self._job: Future[LoadedPath] | None = None
         self._path: LoadedPath | None = None
         self._failure: Failure | None = None
+        self._crowded_out: Failure | None = None  # the last NoRoom, until a load succeeds
 
     @property
     def state(self) -> str:
         """cold | loading | ready | failed."""
-        if self._path is not None:
-            return "ready"
-        if self._job is not None:
-            return "loading"
-        return "cold" if self._failure is None else "failed"
+        with self._lock:  # `let_go` takes the path away for a moment
+            if self._path is not None:
+                return "ready"
+            if self._job is not None:
+                return "loading"
+            return "cold" if self._failure is None else "failed"
 
     @property
     def failure(self) -> Failure | None:
@@ -158,10 +160,14 @@ class Slot:
         return self._failure
 
     @property
-    def retry_due(self) -> bool:
-        """Whether the last load failed and may be tried again now."""
-        failure = self._failure
-        return failure is not None and self._loader.clock() >= failure.retry_at
+    def due(self) -> bool:
+        """Whether to begin a load that no request asks for: none runs, nor has to wait."""
+        return self._job is None and not (
+            self._waits(self._failure) or self._waits(self._crowded_out)
+        )
+
+    def _waits(self, failure: Failure | None) -> bool:
+        return failure is not None and self._loader.clock() < failure.retry_at
 
     @property
     def path(self) -> LoadedPath | None:
@@ -185,11 +191,6 @@ class Slot:
             self._path = held()
             return self._path is None
 
-    def unload(self) -> None:
-        """Goes back to cold; what requests in flight use is freed after them."""
-        with self._lock:
-            self._path = None
-
     def published(self) -> Published:
         """What the store says of this version; reads it unless it is loaded. Raises StoreError."""
         path = self._path
@@ -202,14 +203,19 @@ class Slot:
     @property
     def summarised(self) -> bool:
         """Whether `summary` need not read the store."""
-        return self._summary is not None or self._path is not None
+        return self._path is not None or self._known_summary() is not None
 
     def summary(self) -> Summary:
         """The version in short; reads the store the first time. Raises StoreError."""
-        found = self._summary
+        found = self._known_summary()
         if found is None:
             found = self._summary = summarise(self.published())
         return found
+
+    def _known_summary(self) -> Summary | None:
+        """None also if the task has been removed since and published again."""
+        found = self._summary
+        return None if found is None or found.digest != self.digest else found
 
     def begin(self) -> Future[LoadedPath]:
         """The load, started if need be. Raises Unavailable while a failure is too recent."""
@@ -220,7 +226,7 @@ class Slot:
                 return done
             if self._job is None:
                 failure = self._failure
-                if failure is not None and not self.retry_due:
+                if failure is not None and self._waits(failure):
                     raise self._unavailable(failure)
                 self._job = self._loader.submit(self._load, failed_before=failure is not None)
             return self._job
@@ -239,7 +245,8 @@ class Slot:
         except Exception as error:
             raise self._failed(error) from error
         with self._lock:
-            self._path, self._job, self._failure = path, None, None
+            self._path, self._job = path, None
+            self._failure = self._crowded_out = None
         self._loader.recency.used(self)
         seconds = self._loader.clock() - started
         self._loader.metrics.task_loads.labels("ready").inc()
@@ -250,8 +257,9 @@ class Slot:
         return path
 
     def _postponed(self, error: NoRoom) -> Unavailable:
-        """No fault of the task: the next request tries again."""
+        """No fault of the task: the next request tries again; what nobody asks for, later."""
         with self._lock:
+            self._crowded_out = self._after(self._crowded_out, error)
             self._job = None
         self._loader.metrics.task_loads.labels("no_room").inc()
         logger.warning("event=no_room task=%s version=%d: %s", self.task, self.version, error)
@@ -261,17 +269,21 @@ class Slot:
         """Any failure is this task's alone; it is kept as the reason and retried later."""
         traceback.clear_frames(error.__traceback__)  # they hold what has been read
         with self._lock:
-            attempts = 1 if self._failure is None else self._failure.attempts + 1
-            delay_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** (attempts - 1))
-            reason = f"{type(error).__name__}: {error}"
-            self._failure = Failure(reason, attempts, self._loader.clock() + delay_s)
+            failure = self._failure = self._after(self._failure, error)
             self._job = None
         self._loader.metrics.task_loads.labels("failed").inc()
         logger.error(
             "event=task_failed task=%s version=%d attempts=%d reason=%r",
             self.task,
             self.version,
-            attempts,
-            reason,
+            failure.attempts,
+            failure.reason,
         )
-        return self._unavailable(self._failure)
+        return self._unavailable(failure)
+
+    def _after(self, last: Failure | None, error: Exception) -> Failure:
+        """The next failure, with a pause that doubles."""
+        attempts = 1 if last is None else last.attempts + 1
+        delay_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(attempts - 1, 30))
+        reason = f"{type(error).__name__}: {error}"
+        return Failure(reason, attempts, self._loader.clock() + delay_s)

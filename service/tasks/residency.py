@@ -2,7 +2,8 @@
 
 Paths hold their components; here are only weak references, so a component is freed exactly when
 the last path that uses it is gone, rows in flight included. A load first reserves the bytes that it
-has to read: what is in memory and what is being read never exceed the budget together.
+has to read: what is in memory and what is being read never exceed the budget together. Components
+count as they are held, in float32, or as they are stored if that is more.
 """
 
 from __future__ import annotations
@@ -16,20 +17,20 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from model_store import Digest, ModelStore, Published
-from service.compute.paths import Component, LoadedPath, Program, Stage, cut
-from service.tasks.eviction import Budget, NoRoom
+from model_store import ModelStore, Published
+from service.compute.paths import Component, LoadedPath, Program, Stage, cut, elements, held_bytes
+from service.tasks.eviction import Budget, Key, NoRoom
 from service.telemetry.metrics import Metrics
 from vit import Architecture, kind_of
 from vit.preprocess import CONTRACT
 
 logger = logging.getLogger(__name__)
-Key = tuple[str, Digest]  # with the kind, which decides the layout on the device
 HELPERS = 6  # threads that read for all loads, beside each load's own
 ROOM_WAIT_S = 2.0  # for requests in flight to let go of what may then be evicted
 ROOM_LOOK_S = 0.01
@@ -97,11 +98,23 @@ class Residency:
         use for too long, or StoreError for a missing or corrupt component.
         """
         arch = self._architecture(published)
-        path = published.path
-        sizes = {path.components[name]: size for name, size in published.sizes.items()}
-        self._budget.require(published.task, sizes, pinned=pinned)
-        keys = {name: (kind_of(name), digest) for name, digest in path.components.items()}
-        components = self._components(keys, sizes)
+        sizes = _sizes(published, arch)
+        if not pinned:
+            self._budget.require(published.task, sizes)
+            return self._loaded(published, arch, sizes)
+        pin = self._budget.pin(published.task, sizes)
+        try:
+            path = self._loaded(published, arch, sizes)
+        except BaseException:
+            self._budget.unpin(pin)
+            raise
+        weakref.finalize(path, self._budget.unpin, pin).atexit = False
+        return path
+
+    def _loaded(
+        self, published: Published, arch: Architecture, sizes: Mapping[Key, int]
+    ) -> LoadedPath:
+        components = self._components(_keys(published), sizes)
         stages = tuple(
             self._stage(program, tuple(components[name] for name in names))
             for program, names in cut(arch)
@@ -134,12 +147,12 @@ class Residency:
         return arch
 
     def _components(
-        self, keys: Mapping[str, Key], sizes: Mapping[Digest, int]
+        self, keys: Mapping[str, Key], sizes: Mapping[Key, int]
     ) -> dict[str, Component]:
         """Components by name: those in memory, those other loads read, and the rest, read here."""
         claim = self._claim(keys.values(), sizes)
         # The load's own thread reads whatever the helpers do, so that it waits for no other load.
-        todo = deque((key, sizes[key[1]], future) for key, future in claim.missing.items())
+        todo = deque((key, sizes[key], future) for key, future in claim.missing.items())
         with suppress(RuntimeError):  # the gateway is stopping
             for _ in range(min(HELPERS, len(todo)) - 1):
                 self._helpers.submit(self._read_some, todo)
@@ -152,7 +165,7 @@ class Residency:
         found = {**claim.found, **{key: future.result() for key, future in futures.items()}}
         return {name: found[key] for name, key in keys.items()}
 
-    def _claim(self, keys: Collection[Key], sizes: Mapping[Digest, int]) -> _Claim:
+    def _claim(self, keys: Collection[Key], sizes: Mapping[Key, int]) -> _Claim:
         """Splits what a path needs, with room reserved for what has to be read.
 
         Waits while all that could be evicted is in use, and raises NoRoom if that takes too long.
@@ -161,13 +174,14 @@ class Residency:
         while True:
             with self._lock:
                 claim = self._look(keys)
-                needed = sum(sizes[digest] for _, digest in claim.missing)
+                needed = sum(sizes[key] for key in claim.missing)
                 # What was found is held meanwhile: no eviction can free it.
-                if self._budget.make_room(needed, self._taken):
+                staying = partial(self._staying, claim.found)
+                if self._budget.make_room(needed, self._taken, staying):
                     self._loading.update(claim.missing)
                     self._reserved += needed
                     return claim
-            del claim  # must not keep in memory what another load waits for
+            del claim, staying  # must not keep in memory what another load waits for
             if time.monotonic() > give_up_at:
                 raise NoRoom(f"{needed} bytes are needed and all of MUNET_MEMORY_BUDGET is in use")
             time.sleep(ROOM_LOOK_S)
@@ -195,6 +209,13 @@ class Residency:
                 if self._resident.get(key) is reference:  # else it has been read again since
                     del self._resident[key]
         return self._bytes + self._reserved
+
+    def _staying(self, found: Mapping[Key, Component]) -> int:
+        """Bytes that no eviction frees: being read, found by a load, or pinned; under the lock."""
+        sizes = {key: component.size_bytes for key, component in found.items()}
+        pinned = self._budget.pinned().items()
+        sizes |= {key: size for key, size in pinned if key in self._resident}
+        return sum(sizes.values()) + self._reserved
 
     def _stage(self, program: Program, components: tuple[Component, ...]) -> Stage:
         with self._lock:
@@ -232,9 +253,11 @@ class Residency:
     def _component(self, key: Key, size: int) -> Component:
         kind, digest = key
         tree = self._store.component(digest)
-        found = _array_bytes(tree)
-        if found > size:  # the manifest is somebody's word, and room was reserved by it
-            raise UnservablePath(f"component {digest}: expected {size} bytes, found {found}")
+        found = 4 * elements(tree)
+        if found > size:  # no room was reserved for it
+            raise UnservablePath(
+                f"component {digest}: expected at most {size} bytes in float32, found {found}"
+            )
         classes = np.shape(tree["bias"])[0] if kind == "head" else 0  # pyright: ignore
         return Component(digest, size, self._place(kind, tree), classes)
 
@@ -245,7 +268,14 @@ class Residency:
             return Usage(len(self._resident), self._bytes, self._releases)
 
 
-def _array_bytes(tree: Any) -> int:
-    if isinstance(tree, Mapping):
-        return sum(map(_array_bytes, cast(Mapping[str, Any], tree).values()))
-    return tree.nbytes
+def _keys(published: Published) -> dict[str, Key]:
+    return {name: (kind_of(name), digest) for name, digest in published.path.components.items()}
+
+
+def _sizes(published: Published, arch: Architecture) -> dict[Key, int]:
+    keys = _keys(published)
+    return {
+        keys[name]: max(held, published.sizes[name])
+        for program, names in cut(arch)
+        for name, held in zip(names, held_bytes(program), strict=True)
+    }

@@ -56,6 +56,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._per_task = per_task
         self._tasks: set[str] = set()
+        self._statuses: set[str] = set()  # answered so far: the second label of a task's series
         self._lock = threading.Lock()
         self._requests()
         self._batches()
@@ -174,14 +175,16 @@ class Metrics:
         """Removes the task's series."""
         with self._lock:
             self._tasks.discard(task)
-            for instrument in (self.requests, self.request_seconds):
-                instrument.remove_by_labels({"task": task})
+            for status in self._statuses:  # a search by task would look at all tasks' series
+                self.requests.remove(task, status)
+            self.request_seconds.remove(task)
 
     def answered(
         self, tasks: Sequence[str], status: int, seconds: Mapping[str, float] | None
     ) -> None:
         """Counts a request; `seconds` by stage (with `total`) if it was classified."""
         with self._lock:  # a task forgotten between label and increment would come back
+            self._statuses.add(str(status))
             for task in tasks:
                 label = self._label(task)
                 self.requests.labels(label, str(status)).inc()

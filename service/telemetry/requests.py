@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -42,6 +42,7 @@ class Seen:
     refusal: str | None = None  # its kind
     seconds: dict[str, float] | None = None  # by stage, with `total`, if it was classified
     course: Course | None = None
+    problems: Mapping[str, int] = field(default_factory=dict)  # status of tasks with no answer
 
     def classified(self, course: Course) -> dict[str, float]:
         """The stages' times, with the total."""
@@ -113,5 +114,8 @@ def watched(
         metrics.rejected.labels(error.kind).inc()
         raise
     finally:
-        metrics.answered(seen.tasks, seen.status, seen.seconds)
+        for task, status in seen.problems.items():
+            metrics.answered([task], status, None)
+        answered = [task for task in seen.tasks if task not in seen.problems]
+        metrics.answered(answered, seen.status, seen.seconds)
         count(seen)

@@ -160,11 +160,12 @@ class Calls:
         }
         views = [memoryview(one) for one in raw] or [None] * len(inputs)
         request = parse(content, views)
-        return request, prepare(request, path, self._runtime.settings)
+        return prepare(request, path, self._runtime.settings, self._runtime.intake.kept)
 
     def _limit_s(self, context: Context) -> float:
         longest = self._runtime.settings.deadline_ms / 1e3
-        return min(longest, context.time_remaining() or longest)
+        left = context.time_remaining()
+        return longest if left is None else min(longest, left)
 
     def _grants(self, context: Context) -> Grants:
         metadata = texts(context)

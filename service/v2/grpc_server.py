@@ -6,17 +6,24 @@ call is a coroutine of `grpc_calls.Calls` with the method's name; all others ans
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
-from service.errors import GatewayError, InternalError, SettingsError
+from service.errors import (
+    ClientGone,
+    GatewayError,
+    InternalError,
+    SettingsError,
+    UploadTimeout,
+)
 from service.http.exchanges import REQUEST_ID, TRACE_CONTEXT, request_id
 from service.runtime import Runtime
 from service.settings import LONGEST_DEADLINE_MS
@@ -45,6 +52,7 @@ CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+T = TypeVar("T")
 Call = Callable[[Any, Context], Awaitable[Any]]
 
 
@@ -72,6 +80,7 @@ def _server(runtime: Runtime) -> grpc.aio.Server:
             ("grpc.max_receive_message_length", settings.max_body_bytes + MESSAGE_OVERHEAD),
             # Workers share the port; anybody else's server on it is an error.
             ("grpc.so_reuseport", int(settings.workers > 1)),
+            ("grpc.max_concurrent_streams", settings.queue_total),  # of one connection
         ],
         maximum_concurrent_rpcs=2 * settings.queue_total,  # behind the queues, which say it better
     )
@@ -106,34 +115,50 @@ class _Handlers(grpc.GenericRpcHandler):
 
 
 def _handler(runtime: Runtime, method: Any, call: Call) -> grpc.RpcMethodHandler[Any, Any]:
+    # For a call of one message gRPC itself waits as long as the client likes: read as a stream.
     make, wrap = (
         (grpc.stream_stream_rpc_method_handler, _streaming)
         if method.client_streaming
-        else (grpc.unary_unary_rpc_method_handler, _answering)
+        else (grpc.stream_unary_rpc_method_handler, _answering)
     )
     wanted, given = method.input_type._concrete_class, method.output_type._concrete_class
-    checked = _checked(wanted, call)
+    checked = _checked(runtime, wanted, call)
     path = PREFIX + method.name
     return make(wrap(runtime, path, checked), response_serializer=given.SerializeToString)
 
 
-def _checked(kind: type[Message], call: Call) -> Call:
+def _checked(runtime: Runtime, kind: type[Message], call: Call) -> Call:
     """The call with a message in place of its bytes; gRPC would log all that are none."""
 
     async def parsed(data: bytes, context: Context) -> Any:
-        try:
-            message = kind.FromString(data)
-        except DecodeError:
-            raise BadRequest(f"{len(data)} bytes that are no {kind.DESCRIPTOR.name}") from None
-        return await call(message, context)
+        with runtime.intake.holding(len(data)):
+            try:
+                message = kind.FromString(data)
+            except DecodeError:
+                raise BadRequest(f"{len(data)} bytes that are no {kind.DESCRIPTOR.name}") from None
+            return await call(message, context)
 
     return parsed
 
 
+async def _soon(runtime: Runtime, step: Awaitable[T]) -> T:
+    """Sending or receiving, for which the client is needed. Raises UploadTimeout."""
+    limit_s = runtime.settings.deadline_ms / 1e3
+    try:
+        async with asyncio.timeout(limit_s):
+            return await step
+    except TimeoutError:
+        raise UploadTimeout(f"no message went within {limit_s:g} s") from None
+
+
 def _answering(runtime: Runtime, path: str, call: Call) -> Call:
-    async def answer(data: bytes, context: Context) -> Any:
-        with _noted(runtime, path, context, data) as exchange:
+    async def answer(messages: AsyncIterator[bytes], context: Context) -> Any:
+        with _noted(runtime, path, context) as exchange:
             try:
+                data = await _soon(runtime, anext(messages, None))
+                if data is None:
+                    raise BadRequest("expected a message, found none")
+                exchange.bytes_in = len(data)
                 reply = await call(data, context)
                 exchange.status, exchange.bytes_out = 200, reply.ByteSize()
                 return reply
@@ -145,18 +170,27 @@ def _answering(runtime: Runtime, path: str, call: Call) -> Call:
 
 
 def _streaming(runtime: Runtime, path: str, call: Call) -> Call:
-    async def answer(requests: AsyncIterator[bytes], context: Context) -> None:
+    async def answer(messages: AsyncIterator[bytes], context: Context) -> None:
+        try:
+            while (data := await _soon(runtime, anext(messages, None))) is not None:
+                await _soon(runtime, context.write(await reply_to(data, context)))
+            return
+        except UploadTimeout as error:  # neither an idle stream nor an unread one keeps its place
+            _, code, detail, _ = _refusal(error)
+        await context.abort(code, detail)
+
+    async def reply_to(data: bytes, context: Context) -> ModelStreamInferResponse:
         """A request that is refused ends nothing: its answer says so."""
-        async for data in requests:
-            with _noted(runtime, path, context, data) as exchange:
-                try:
-                    reply = ModelStreamInferResponse(infer_response=await call(data, context))
-                    exchange.status = 200
-                except Exception as error:
-                    exchange.status, _, detail, _ = _refusal(error)
-                    reply = ModelStreamInferResponse(error_message=detail)
-                exchange.bytes_out = reply.ByteSize()
-            await context.write(reply)
+        with _noted(runtime, path, context) as exchange:
+            exchange.bytes_in = len(data)
+            try:
+                reply = ModelStreamInferResponse(infer_response=await call(data, context))
+                exchange.status = 200
+            except Exception as error:
+                exchange.status, _, detail, _ = _refusal(error)
+                reply = ModelStreamInferResponse(error_message=detail)
+            exchange.bytes_out = reply.ByteSize()
+        return reply
 
     return answer
 
@@ -174,7 +208,7 @@ def _refusal(error: Exception) -> tuple[int, grpc.StatusCode, str, tuple[tuple[s
 
 
 @contextmanager
-def _noted(runtime: Runtime, path: str, context: Context, data: bytes) -> Iterator[Exchange]:
+def _noted(runtime: Runtime, path: str, context: Context) -> Iterator[Exchange]:
     """Around a call: an exchange, of which the access log and traces hear if there are any."""
     metadata = texts(context)
     exchange = Exchange(
@@ -184,10 +218,13 @@ def _noted(runtime: Runtime, path: str, context: Context, data: bytes) -> Iterat
         request_id=request_id(metadata.get(REQUEST_ID)),
         trace={name: metadata[name] for name in TRACE_CONTEXT if name in metadata},
         route=path,
-        bytes_in=len(data),
     )
     with exchanged(() if path in QUIET else runtime.reporting.reports, exchange):
-        yield exchange
+        try:
+            yield exchange
+        except asyncio.CancelledError:  # how gRPC says that the client has left
+            exchange.status = ClientGone.status
+            raise
 
 
 async def _unimplemented(message: bytes, context: Context) -> None:

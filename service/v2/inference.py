@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -33,10 +33,12 @@ from service.telemetry.requests import Seen
 from service.v2.errors import BadRequest, shown
 from service.v2.models import INPUTS
 from service.v2.requests import Output, Request
-from service.v2.tensors import images, numbers
+from service.v2.tensors import Sent, images, numbers
 from vit import preprocess
 
 T = TypeVar("T")
+Keep = Callable[[bytes], bytes]  # a copy that is counted; raises Unavailable
+NOTHING = Sent(None, None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +130,13 @@ async def infer(
     return Answer(asked.model, outcome.path.published.version, outputs)
 
 
-def prepare(request: Request, path: LoadedPath, settings: Settings) -> Sequence[Source]:
-    """The images of a request, each to be decoded at a size; blocks.
+def prepare(
+    request: Request, path: LoadedPath, settings: Settings, keep: Keep
+) -> tuple[Request, Sequence[Source]]:
+    """The request without its tensor, and its images, each to be decoded at a size; blocks.
 
-    Raises BadRequest or TooLarge for what does not fit.
+    What images need in memory beside the request's body goes through `keep`, which counts it.
+    Raises BadRequest or TooLarge for what does not fit, and what `keep` raises.
     """
     for output in request.outputs:
         if output.classes > len(path.labels):
@@ -143,9 +148,13 @@ def prepare(request: Request, path: LoadedPath, settings: Settings) -> Sequence[
     spec = INPUTS.get(sent.name) if isinstance(sent.name, str) else None
     if spec is None:
         raise BadRequest(f"input: expected one of {list(INPUTS)}, found {shown(sent.name)}")
+    request = replace(request, input=NOTHING)  # JSON takes many times the memory of its numbers
     if spec.name == "image":
-        return [partial(_file, one, settings.max_pixels) for one in images(sent, spec, most)]
+        files = [keep(one) for one in images(sent, spec, most)]
+        return request, [partial(_file, one, settings.max_pixels) for one in files]
     array = numbers(sent, spec, most)
+    if sent.raw is None:
+        array = _kept(array, keep)
     if spec.name == "pixels":
         height, width = array.shape[1:3]
         if height * width > settings.max_pixels:
@@ -153,10 +162,14 @@ def prepare(request: Request, path: LoadedPath, settings: Settings) -> Sequence[
                 f"input 'pixels': {width} x {height} pixels, at most {settings.max_pixels} are "
                 "accepted"
             )
-        return [partial(_pixels, one) for one in array]
+        return request, [partial(_pixels, one) for one in array]
     if not (np.abs(array) <= 1).all():
         raise BadRequest("input 'preprocessed': expected numbers from -1 to 1")
-    return [partial(_preprocessed, one) for one in array]
+    return request, [partial(_preprocessed, one) for one in array]
+
+
+def _kept(array: NDArray[Any], keep: Keep) -> NDArray[Any]:
+    return np.frombuffer(keep(array.tobytes()), array.dtype).reshape(array.shape)
 
 
 def _file(data: bytes, max_pixels: int, size: int) -> Decoded:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from model_store import Published, StoreError, UnknownVersion
 from model_store import UnknownTask as NoSuchTask
@@ -25,6 +26,7 @@ from service.v2.errors import BadRequest, NotSupported, shown
 from service.v2.tensors import ANY, Spec
 
 T = TypeVar("T")
+P = ParamSpec("P")
 NAME = "munet-gateway"
 EXTENSIONS = (
     "binary_tensor_data",
@@ -67,6 +69,19 @@ def parse_version(text: str) -> int | str | None:
     raise BadRequest(f"version: expected a number or a name of one, found {shown(text)}")
 
 
+def _in_time(
+    call: Callable[Concatenate[Models, P], Awaitable[T]],
+) -> Callable[Concatenate[Models, P], Awaitable[T]]:
+    """The call until the longest deadline; then it raises Unavailable."""
+
+    @wraps(call)
+    async def limited(models: Models, *arguments: P.args, **named: P.kwargs) -> T:
+        async with models.runtime.in_time():
+            return await call(models, *arguments, **named)
+
+    return limited
+
+
 @dataclass(frozen=True, slots=True)
 class Models:
     """The models of a gateway, as far as one request may know of them."""
@@ -74,6 +89,7 @@ class Models:
     runtime: Runtime
     grants: Grants
 
+    @_in_time
     async def metadata(self, model: str, version: int | str | None) -> dict[str, Any]:
         """Tensors and versions. Raises UnknownTask, Unavailable, or what the grants refuse."""
         published = await self._find(model, version)
@@ -87,6 +103,7 @@ class Models:
             "outputs": [_tensor(spec) for spec in outputs],
         }
 
+    @_in_time
     async def config(self, model: str, version: int | str | None) -> dict[str, Any]:
         """What Triton's clients read of a model's configuration. Raises as `metadata`."""
         published = await self._find(model, version)
@@ -105,6 +122,7 @@ class Models:
             },
         }
 
+    @_in_time
     async def ready(self, model: str, version: int | str | None) -> bool:
         """Whether a request would be answered: also of a task that it would load first.
 
@@ -118,6 +136,7 @@ class Models:
         await _from_store(lambda: self.runtime.store.version(model, number))
         return True
 
+    @_in_time
     async def statistics(self, model: str, version: int | str | None) -> list[dict[str, Any]]:
         """Of one version, of all versions, or (of an empty name) of all models."""
         if not model:
@@ -129,28 +148,27 @@ class Models:
         number = await self._number(model, version)
         return [one for one in found if one["version"] == str(number)]
 
+    @_in_time
     async def index(self, only_ready: bool) -> list[dict[str, Any]]:
         """Every task with its state."""
         entries = await self._seen()
         found = [_indexed(model, entry.slot) for model, entry in entries.items()]
         return [one for one in found if one["state"] == "READY" or not only_ready]
 
+    @_in_time
     async def load(self, model: str, parameters: Mapping[str, Any]) -> None:
         """Loads the task's live version and waits. Raises NotSupported and as `metadata`."""
         self.grants.require_admin()
         if parameters:
             raise NotSupported("load with parameters: what a task is, is published to the store")
         await hiding.require(self.runtime.catalog, self.grants, model)
-        try:
-            async with asyncio.timeout(self.runtime.settings.deadline_ms / 1e3):
-                await self.runtime.catalog.acquire(model)
-        except TimeoutError:
-            raise Unavailable(f"task {model!r} is still loading", retry_after_s=1) from None
+        await self.runtime.catalog.acquire(model)
 
+    @_in_time
     async def unload(self, model: str) -> None:
         """Lets go of the task's live version once no request uses it; the next one loads it again.
 
-        Raises BadRequest for a pinned task, Unavailable if requests keep using it.
+        Raises BadRequest for a pinned task, Unavailable if it is still loading or kept in use.
         """
         self.grants.require_admin()
         await hiding.require(self.runtime.catalog, self.grants, model)
@@ -158,10 +176,12 @@ class Models:
         if slot.pinned:
             raise BadRequest(f"task {model!r} is pinned (MUNET_PIN) and stays loaded")
         for _ in range(int(UNLOAD_S / LOOK_S)):
-            if slot.let_go() or slot.state != "ready":
+            if slot.let_go() or slot.state in ("cold", "failed"):
                 return
             await asyncio.sleep(LOOK_S)
-        raise Unavailable(f"requests keep using task {model!r}", retry_after_s=1)
+        raise Unavailable(
+            f"task {model!r} is still loading, or requests keep using it", retry_after_s=1
+        )
 
     async def _find(self, model: str, version: int | str | None) -> Published:
         """A version as the store has it, loaded or not."""
@@ -188,7 +208,8 @@ class Models:
 
     async def _seen(self) -> Mapping[str, Entry]:
         self.grants.require_read()
-        return await asyncio.to_thread(hiding.seen, self.runtime.catalog.entries(), self.grants)
+        entries, loop = self.runtime.catalog.entries(), asyncio.get_running_loop()
+        return await loop.run_in_executor(self.runtime.lister, hiding.seen, entries, self.grants)
 
     async def _number(self, model: str, version: int | str) -> int:
         if isinstance(version, int):

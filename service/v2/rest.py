@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -32,6 +33,7 @@ from service.v2.requests import parse_body, parse_json
 from service.v2.tensors import binary
 
 HEADER_SIZE = "inference-header-content-length"
+LONG_BYTES, VALUE_BYTES = 1 << 16, 16  # of JSON; a number takes about so many
 MAX_CONTROL_BYTES = 1 << 16  # of a body that is not a request to infer
 NOT_SERVED_PATHS = (
     "/v2/models/{model:path}/trace/setting",
@@ -49,6 +51,12 @@ def _runtime(request: Request) -> Runtime:
 def _models(request: Request) -> Models:
     runtime = _runtime(request)
     return Models(runtime, runtime.access.of(request))
+
+
+async def _long(request: Request, content: Any) -> Response:
+    """JSON of all tasks, which is made beside the event loop."""
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_runtime(request).decoders, JSONResponse, content)
 
 
 def _named(request: Request) -> tuple[str, int | str | None]:
@@ -77,7 +85,7 @@ async def server(request: Request) -> Response:
 async def listed(request: Request) -> Response:
     """GET /v2/models"""
     found = await _models(request).index(only_ready=False)
-    return JSONResponse({"models": [one["name"] for one in found]})
+    return await _long(request, {"models": [one["name"] for one in found]})
 
 
 async def model_ready(request: Request) -> Response:
@@ -104,16 +112,18 @@ async def statistics(request: Request) -> Response:
 
 async def all_statistics(request: Request) -> Response:
     """GET /v2/models/stats"""
-    return JSONResponse({"model_stats": await _models(request).statistics("", None)})
+    return await _long(request, {"model_stats": await _models(request).statistics("", None)})
 
 
 async def index(request: Request) -> Response:
     """POST /v2/repository/index"""
+    known = _models(request)
+    known.grants.require_read()
     content = await _control(request)
     only_ready = content.get("ready", False)
     if not isinstance(only_ready, bool):
         raise BadRequest(f"ready: expected true or false, found {shown(only_ready)}")
-    return JSONResponse(await _models(request).index(only_ready))
+    return await _long(request, await known.index(only_ready))
 
 
 async def load(request: Request) -> Response:
@@ -175,7 +185,7 @@ async def model_infer(request: Request) -> Response:
             )
             wanted, sources = await receive(runtime, asked, partial(_infer_request, request))
             answer = await infer(runtime, seen, asked, wanted, sources, partial(_gone, request))
-            return _respond(request, wanted, answer)
+            return await _responded(request, wanted, answer)
     except ClientGone as error:
         return Response(status_code=error.status)  # nobody is left to read it
 
@@ -192,11 +202,11 @@ async def _infer_request(
 def _parse(
     request: Request, body: bytes, path: LoadedPath
 ) -> tuple[InferRequest, Sequence[Source]]:
-    settings = _runtime(request).settings
+    settings, keep = _runtime(request).settings, _runtime(request).intake.kept
     encoding = request.headers.get("content-encoding", "").strip().lower()
-    body = inflate(body, encoding, settings.max_body_bytes)
-    wanted = parse_body(memoryview(body), _header_size(request))
-    return wanted, prepare(wanted, path, settings)
+    inflated = inflate(body, encoding, settings.max_body_bytes)
+    body = body if inflated is body else keep(inflated)
+    return prepare(parse_body(memoryview(body), _header_size(request)), path, settings, keep)
 
 
 def _header_size(request: Request) -> int | None:
@@ -211,6 +221,15 @@ def _header_size(request: Request) -> int | None:
 async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def _responded(request: Request, wanted: InferRequest, answer: Answer) -> Response:
+    """Where it is long, it is made beside the event loop."""
+    values = sum(math.prod(one.shape) for one in answer.outputs)
+    if values * VALUE_BYTES < LONG_BYTES:
+        return _respond(request, wanted, answer)
+    loop, decoders = asyncio.get_running_loop(), _runtime(request).decoders
+    return await loop.run_in_executor(decoders, _respond, request, wanted, answer)
 
 
 def _respond(request: Request, wanted: InferRequest, answer: Answer) -> Response:

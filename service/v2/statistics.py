@@ -86,7 +86,7 @@ class Tally:
         course = seen.course if seen.status == 200 else None
         versions = [None] * len(seen.tasks) if course is None else course.versions
         for task, version in zip(seen.tasks, versions, strict=True):
-            if course is None or version is None:
+            if course is None or version is None or task in seen.problems:
                 self._failed(task, took)
             else:
                 self._answered(task, version, course, took)

@@ -64,6 +64,7 @@ class Simulation:
     async def _play(self) -> None:
         while self._coming or len(self.batcher):
             if not len(self.batcher):
+                self.batcher.step(0)  # as its thread does: the engine has a pause
                 self._arrive_until(self._coming[0][0])
             self.batcher.step(0)
             await asyncio.sleep(0)  # futures are settled

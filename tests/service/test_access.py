@@ -141,6 +141,19 @@ def test_lists_hold_only_what_a_token_may_know_of(guarded: Gateway) -> None:
     assert names("o") == {*opened, "secret/one"}
 
 
+def test_what_hidden_tasks_share_is_not_told(guarded: Gateway) -> None:
+    def sharing(token: str) -> int:
+        task = guarded.request("GET", "/tasks/fruit/apple", headers=bearer(token)).json()
+        return max(one["shared_with"] for one in task["components"])
+
+    assert sharing("o") == sharing("r") + 1  # secret/one, but not secret/two
+
+
+def test_an_index_is_refused_before_its_body_is_read(guarded: Gateway) -> None:
+    answer = guarded.request("POST", "/v2/repository/index", content=b"no JSON")
+    refused(answer, 401, "unauthenticated")
+
+
 def test_a_private_parent_is_not_named(guarded: Gateway) -> None:
     path = publish(guarded.store, "fruit/child").path
     lineage = {"parent": None, "parent_task": "secret/one"}
@@ -184,9 +197,10 @@ def test_without_tokens_only_this_machine_is_answered(gateway: Gateway) -> None:
 
         return gateway.runner.run(send())
 
-    for near in ("127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1", None):
+    for near in ("127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"):
         assert ask("/tasks", near).status_code == 200
-    for far in ("10.0.0.1", "::ffff:10.0.0.1", "192.0.2.7", "localhost", "", "127.0.0.1.example"):
+    far_away = ("10.0.0.1", "::ffff:10.0.0.1", "192.0.2.7", "localhost", "", "127.0.0.1.example")
+    for far in (*far_away, None):
         body = refused(ask("/tasks", far), 403, "forbidden")
         assert "MUNET_TOKENS" in body["detail"]
         for path in ("/livez", "/readyz", "/metrics"):

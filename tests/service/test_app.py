@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
+import time
+from pathlib import Path
 
 import httpx
 import jax
@@ -10,9 +14,11 @@ import numpy as np
 import pytest
 
 from model_store import ModelStore, Published
+from service.errors import SettingsError
+from service.runtime import Runtime
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.systems import image, png, tree_of
-from tests.service.waiting import eventually
+from tests.service.waiting import PATIENCE_S, eventually
 from vit import Architecture, forward, preprocess
 
 FORWARD = jax.jit(forward, static_argnums=0)
@@ -118,6 +124,39 @@ def test_metrics_tell_what_happened(gateway: Gateway) -> None:
     assert gateway.metric('munet_tasks{state="ready"}') >= 1
     assert gateway.metric("munet_resident_bytes") > 0
     assert gateway.metric("munet_queue_rows") == 0
+
+
+def test_metrics_and_the_end_wait_for_no_thread_that_a_store_holds(
+    tmp_path: Path, compilations: str
+) -> None:
+    made = Gateway(ModelStore(tmp_path, create=True), compilations)
+    hanging = threading.Event()
+
+    async def hang() -> None:
+        for _ in range(40):  # more than asyncio has
+            asyncio.get_running_loop().run_in_executor(None, hanging.wait, PATIENCE_S)
+
+    made.runner.run(hang())
+    started = time.monotonic()
+    assert made.request("GET", "/metrics").status_code == 200
+    made.runner.run(made.lifespan.__aexit__(None, None, None))
+    assert time.monotonic() - started < PATIENCE_S
+    hanging.set()
+    made.runner.close()
+
+
+def test_a_gateway_that_cannot_start_ends_its_threads(
+    tmp_path: Path, compilations: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, stopped = Runtime.stop, list[Runtime]()
+    monkeypatch.setattr(Runtime, "stop", lambda runtime: stopped.append(runtime) or stop(runtime))
+    store = ModelStore(tmp_path, create=True)
+    with (
+        socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as taken,
+        pytest.raises(SettingsError, match="MUNET_GRPC_PORT"),
+    ):
+        Gateway(store, compilations, grpc_port=taken.getsockname()[1])
+    assert len(stopped) == 1
 
 
 def test_requests_of_several_tasks_at_once_are_batched(gateway: Gateway) -> None:

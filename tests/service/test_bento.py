@@ -66,10 +66,9 @@ def test_serves_a_store_compiles_nothing_and_drains(
     store = ModelStore(tmp_path / "store", create=True)
     publish(store, "plain")
     variables = {
-        "MUNET_STORE": os.path.relpath(
-            Path(store.url), ROOT
-        ),  # from here, not from the Bento's folder
-        "MUNET_COMPILATION_CACHE": compilations,
+        # Both are meant from here, not from the Bento's folder.
+        "MUNET_STORE": os.path.relpath(store.url, ROOT),
+        "MUNET_COMPILATION_CACHE": os.path.relpath(compilations, ROOT),
         "MUNET_MAX_BATCH_ROWS": "4",
         "MUNET_PRELOAD": "*",
         "MUNET_DRAIN_S": "2",

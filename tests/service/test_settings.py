@@ -63,6 +63,8 @@ def test_workers_share_the_memory() -> None:
         ("MUNET_POLL_S", "0", "above zero"),
         ("MUNET_POLL_S", "nan", "finite"),
         ("MUNET_DRAIN_S", "inf", "finite"),
+        ("MUNET_DRAIN_S", "15.5", "at most 15"),
+        ("MUNET_GRPC_PORT", "65536", "at most 65535"),
         ("MUNET_QUEUE_TOTAL", "1.5", "a whole number"),
         ("MUNET_QUEUE_TOTAL", "-1", "above zero"),
         ("MUNET_MAX_BATCH_ROWS", "24", "a power of two"),

@@ -200,7 +200,8 @@ def test_a_slow_upload_is_ended_by_the_deadline(small: Gateway) -> None:
 
         raw = [(key.encode(), value.encode()) for key, value in headers.items()]
         scope = {"type": "http", "method": "POST", "path": "/classify/a", "headers": raw,
-                 "query_string": b"", "scheme": "http", "server": ("test", 80)}  # fmt: skip
+                 "query_string": b"", "scheme": "http", "server": ("test", 80),
+                 "client": ("127.0.0.1", 1)}  # fmt: skip
         await small.app(scope, receive, send)
         start, body = sent
         return httpx.Response(start["status"], headers=start["headers"], content=body["body"])

@@ -29,39 +29,46 @@ ROUNDS = 15
 EQUAL = 1e-3  # answers are about 1
 
 
-def choose(name: str, compilation_cache: str | None) -> Backend:
-    """The back end of this name; for `auto` the faster one, which is measured once per machine.
+def choose(name: str, compilation_cache: str | None, threads: int) -> Backend:
+    """The back end of this name; for `auto` the faster one.
 
-    The result is kept in the folder `compilation_cache`. Raises SettingsError for an unknown name.
+    That is measured where the folder `compilation_cache` has no result yet, which is kept there:
+    workers that start together may each measure. Raises SettingsError for an unknown name, or one
+    whose package is not installed.
     """
     if name not in NAMES:
         raise SettingsError(
             f"starting the gateway: MUNET_BACKEND must be one of {', '.join(NAMES)}, found {name!r}"
         )
     if name == "openvino":
-        return _openvino(compilation_cache)
+        if find_spec("openvino") is None:
+            raise SettingsError(
+                "starting the gateway: MUNET_BACKEND=openvino needs the package openvino, which is "
+                "not installed: pip install openvino, or set MUNET_BACKEND=jax"
+            )
+        return _openvino(compilation_cache, threads)
     jax = JaxBackend(compilation_cache)
     if name == "jax" or jax.accelerated or find_spec("openvino") is None:
         return jax
-    openvino = _openvino(compilation_cache)
-    chosen, other = _faster(jax, openvino, compilation_cache)
+    openvino = _openvino(compilation_cache, threads)
+    chosen, other = _faster(jax, openvino, compilation_cache, threads)
     other.close()
     return chosen
 
 
-def _openvino(compilation_cache: str | None) -> Backend:
+def _openvino(compilation_cache: str | None, threads: int) -> Backend:
     from service.compute.backends.openvino_backend import (
         OpenVinoBackend,  # not where it is not installed
     )
 
-    return OpenVinoBackend(compilation_cache)
+    return OpenVinoBackend(compilation_cache, threads)
 
 
-def _faster(jax: Backend, openvino: Backend, folder: str | None) -> tuple[Backend, Backend]:
+def _faster(
+    jax: Backend, openvino: Backend, folder: str | None, threads: int
+) -> tuple[Backend, Backend]:
     record = None if folder is None else Path(folder) / "backend.json"
-    machine = [
-        *(version("jax"), version("openvino"), openvino.device, len(os.sched_getaffinity(0))),
-    ]
+    machine = [version("jax"), version("openvino"), openvino.device, threads]
     found = _read(record, machine)
     reason = "recorded"
     if found is None:
@@ -80,7 +87,8 @@ def _faster(jax: Backend, openvino: Backend, folder: str | None) -> tuple[Backen
 def _read(record: Path | None, machine: list[Any]) -> dict[str, Any] | None:
     try:
         found = json.loads(record.read_text()) if record is not None else None
-        return found if found["machine"] == machine and found["jax_s"] > 0 else None  # pyright: ignore
+        usable = found["machine"] == machine and isinstance(found["equal"], bool)  # pyright: ignore
+        return found if usable and found["jax_s"] > 0 and found["openvino_s"] > 0 else None  # pyright: ignore
     except (OSError, ValueError, TypeError, KeyError):  # none yet, or not ours
         return None
 

@@ -44,13 +44,13 @@ class OpenVinoBackend:
 
     name = "openvino"
 
-    def __init__(self, compilation_cache: str | None) -> None:
+    def __init__(self, compilation_cache: str | None, threads: int) -> None:
         """`compilation_cache` is the folder that keeps compiled programs over restarts."""
         self._core = ov.Core()
         self.device = str(self._core.get_property("CPU", "FULL_DEVICE_NAME"))
         self._settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the processor has it
-            "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0)),
+            "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",  # all threads on one batch
             "ENABLE_CPU_PINNING": False,  # the cores are shared with decoding and the event loop
         }

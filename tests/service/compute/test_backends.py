@@ -31,7 +31,7 @@ BOUND = 1e-5
 
 @pytest.fixture(scope="module")
 def backends(compilations: str) -> Iterator[tuple[Backend, Backend]]:
-    both = JaxBackend(compilations), OpenVinoBackend(compilations)
+    both = JaxBackend(compilations), OpenVinoBackend(compilations, 2)
     yield both
     for backend in both:
         backend.close()
@@ -176,7 +176,7 @@ def test_a_result_keeps_its_bits_at_every_place_and_beside_any_mates(
 
 def test_placed_arrays_are_the_programs_only_weights(compilations: str) -> None:
     """One program, two components; and a result outlives the next call."""
-    backend = OpenVinoBackend(compilations)
+    backend = OpenVinoBackend(compilations, 2)
     program, _ = list(cut(TINY))[1]
     run = backend.compile(program, 1, stacked=False).run
     x = inputs(program, 1)
@@ -190,7 +190,7 @@ def test_placed_arrays_are_the_programs_only_weights(compilations: str) -> None:
 
 def compiled_anew(folder: Path) -> Compiled:
     program, _ = list(cut(TINY))[1]
-    return OpenVinoBackend(str(folder)).compile(program, 2, stacked=False)
+    return OpenVinoBackend(str(folder), 2).compile(program, 2, stacked=False)
 
 
 def test_a_program_is_compiled_once_and_then_loaded(tmp_path: Path) -> None:
@@ -215,23 +215,23 @@ def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None
 
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(SettingsError, match="MUNET_BACKEND must be one of auto, jax, openvino"):
-        choose("onnx", None)
+        choose("onnx", None, 2)
 
 
 def test_the_faster_one_is_measured_once_and_recorded(tmp_path: Path) -> None:
-    choose("auto", str(tmp_path)).close()
+    choose("auto", str(tmp_path), 2).close()
     record = tmp_path / "backend.json"
     found = json.loads(record.read_text())
     assert found["equal"]
     for winner, loser in (("jax", "openvino"), ("openvino", "jax")):
         changed = {**found, f"{winner}_s": 1.0, f"{loser}_s": 2.0}
         record.write_text(json.dumps(changed))
-        chosen = choose("auto", str(tmp_path))
+        chosen = choose("auto", str(tmp_path), 2)
         assert chosen.name == winner
         chosen.close()
         assert json.loads(record.read_text()) == changed  # not measured again
     record.write_text(json.dumps({**found, "equal": False, "openvino_s": 1e-9}))
-    assert choose("auto", str(tmp_path)).name == "jax"
+    assert choose("auto", str(tmp_path), 2).name == "jax"
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"machine": ["another"], "jax_s": 1}', '{"machine'])
@@ -240,8 +240,25 @@ def test_a_record_of_another_machine_or_a_torn_one_is_measured_again(
 ) -> None:
     record = tmp_path / "backend.json"
     record.write_text(text)
-    choose("auto", str(tmp_path)).close()
+    choose("auto", str(tmp_path), 2).close()
     assert json.loads(record.read_text())["jax_s"] > 0
+
+
+@pytest.mark.parametrize("missing", ["equal", "openvino_s", "jax_s"])
+def test_a_record_without_a_field_is_measured_again(tmp_path: Path, missing: str) -> None:
+    choose("auto", str(tmp_path), 2).close()
+    record = tmp_path / "backend.json"
+    found = json.loads(record.read_text())
+    del found[missing]
+    record.write_text(json.dumps(found))
+    choose("auto", str(tmp_path), 2).close()
+    assert json.loads(record.read_text()).keys() == {"machine", "equal", "jax_s", "openvino_s"}
+
+
+def test_a_back_end_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.compute.backends.choice.find_spec", lambda _: None)
+    with pytest.raises(SettingsError, match="pip install openvino"):
+        choose("openvino", None, 2)
 
 
 def test_openvino_reports_nothing_and_leaves_the_locale_alone(tmp_path: Path) -> None:
@@ -253,7 +270,7 @@ from service.compute.backends.openvino_backend import OpenVinoBackend
 from service.compute.paths import cut
 from tests.service.systems import TINY
 before = locale.setlocale(locale.LC_ALL)
-backend = OpenVinoBackend({str(tmp_path)!r})
+backend = OpenVinoBackend({str(tmp_path)!r}, 2)
 programs = [program for program, _ in cut(TINY)] * 4
 with ThreadPoolExecutor(4) as pool:
     list(pool.map(lambda program: backend.compile(program, 1, stacked=False), programs))

@@ -86,6 +86,14 @@ def test_who_has_had_more_than_its_share_is_not_light() -> None:
     assert queue.push(item("c", 100.0))
 
 
+def test_who_is_alone_is_not_light() -> None:
+    """Its next requests would be kept out of the batch of its first."""
+    queue = FairQueue[Item]()
+    assert not queue.push(item("a", 1.0))
+    take(queue, 1)
+    assert not queue.push(item("a", 1.0))
+
+
 def test_the_lowest_level_never_stands_still() -> None:
     queue = FairQueue[Item]()
     for _ in range(100):

@@ -123,3 +123,21 @@ def test_a_pause_of_the_engine_is_survived() -> None:
     Simulation(lambda rows: next(pause, 0.02)).play(arrivals)
     late = [arrival.at for arrival in arrivals if not arrival.good]
     assert late and max(late) - min(late) < 5.0 + PATIENCE_S
+
+
+def test_one_slow_trial_of_a_larger_batch_refuses_nobody_for_good() -> None:
+    """Its size is not believed yet: what waits is forecast by sizes that are."""
+
+    def speed(rows: int) -> float:
+        first_trial = rows > 1 and not any(len(batch) > 1 for batch in simulation.batches[:-1])
+        return 0.3 if first_trial else 0.01
+
+    simulation = Simulation(speed)
+    alone = [Arrival(at=0.1 * turn, task="a", patience=0.25) for turn in range(10)]
+    pairs = [
+        Arrival(at=1.0 + 0.5 * turn + late, task=task, patience=0.25)
+        for turn in range(20)
+        for task, late in (("a", 0.0), ("b", 0.001), ("c", 0.002))
+    ]
+    simulation.play([*alone, *pairs])
+    assert sum(one.good for one in pairs[-30:]) == 30

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import gzip
 import socket
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ import pytest
 
 import loadtests.gateways
 from model_store import ModelStore
+from service.errors import Unavailable
+from service.http.uploads import Intake
 from tests.service.conftest import Served
 from tests.service.http.test_connections import read
 from tests.service.in_process import OCTETS, Gateway, refused
@@ -131,6 +134,24 @@ def test_bodies_take_a_limited_memory_together(tight: Gateway) -> None:
         assert tight.classify("plain", png(1)).status_code == 200
         form = tight.request("POST", "/classify/plain", files={"f": png(1)})
         assert form.status_code == 200
+
+
+def test_what_a_body_inflates_to_takes_memory_too(tight: Gateway) -> None:
+    body = gzip.compress(b'{"inputs": []}' + b" " * 30_000)
+    headers = {"content-encoding": "gzip"}
+    answer = tight.request("POST", "/v2/models/plain/infer", content=body, headers=headers)
+    refused(answer, 503, "unavailable")
+
+
+def test_what_is_kept_is_counted_until_it_is_let_go_of() -> None:
+    intake = Intake(1000)
+    image = intake.kept(bytes(600))
+    with pytest.raises(Unavailable):
+        intake.kept(bytes(600))
+    del image
+    with intake.holding(600), pytest.raises(Unavailable):
+        intake.take(600)
+    intake.take(1000)
 
 
 # -- a real server

@@ -104,7 +104,13 @@ def test_a_task_that_cannot_answer_has_a_problem_in_its_place(sharing: Gateway) 
     broken = publish(sharing.store, "broken", own={"encoderblock_0": 77})
     digest = broken.path.components["encoderblock_0"].removeprefix("sha256:")
     (Path(sharing.store.url) / "blobs" / "sha256" / digest).write_bytes(b"damaged")
+    lines = {f'munet_requests_total{{status="{s}",task="{t}"}}': count for s, t, count in (
+        (200, "last", 1), (200, "first", 1), (500, "nan", 1), (503, "broken", 1),
+        (404, "other", 1), (404, "hidden", 1), (200, "nan", 0), (200, "other", 0),
+    )}  # fmt: skip
+    before = {line: sharing.metric(line) for line in lines}
     found = results(several(sharing, "frist", "last", "broken", "nan", "hidden", "first"))
+    assert {line: sharing.metric(line) - before[line] for line in lines} == lines
     assert [one.get("problem", {}).get("status") for one in found] == [
         404,
         None,
@@ -120,6 +126,9 @@ def test_a_task_that_cannot_answer_has_a_problem_in_its_place(sharing: Gateway) 
     assert "private" not in str(found[4])
     for one in found:
         assert ("problem" in one) != ("predictions" in one)
+    (counted,) = sharing.get("/v2/models/nan/stats")["model_stats"]
+    stats = counted["inference_stats"]
+    assert (stats["success"]["count"], stats["fail"]["count"]) == (0, 1)
     for task in ("nan", "broken"):
         sharing.store.rm(task)
 
@@ -139,6 +148,13 @@ def test_what_cannot_be_meant_is_refused(sharing: Gateway) -> None:
         "POST", "/classify?task=first&task=last", content=b"no image", headers=OCTETS
     )
     refused(bad, 400, "bad-image")
+
+
+def test_names_beyond_the_limit_are_not_counted(sharing: Gateway) -> None:
+    line = 'munet_requests_total{status="422",task="other"}'
+    before = sharing.metric(line)
+    refused(several(sharing, *(f"t{i}" for i in range(1000))), 422, "bad-parameter")
+    assert sharing.metric(line) - before <= 8
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from service.compute.paths import LoadedPath
 from service.errors import Unavailable, UnknownTask
 from service.tasks.catalog import OLDER_VERSIONS, Catalog
 from service.tasks.eviction import Recency
-from service.tasks.loading import FIRST_RETRY_S, Loader
+from service.tasks.loading import FIRST_RETRY_S, Loader, Slot
 from service.telemetry.metrics import Metrics
 from tests.service.systems import publish
 from tests.service.waiting import eventually
@@ -314,3 +315,55 @@ def test_an_unreadable_store_ends_nothing(world: World) -> None:
     refs.with_name("away").rename(refs)
     publish(world.store, "b")
     eventually(lambda: "b" in catalog.entries())
+
+
+def test_a_damaged_older_version_holds_up_nothing_else(world: World) -> None:
+    for task in ("a", "b"):
+        for seed in range(2):
+            publish(world.store, task, own={"head": seed})
+    catalog = world.catalog(poll_s=30.0)
+    held = [acquire(catalog, task, 1) for task in ("a", "b")]
+    (Path(world.store.url) / "refs/tasks/a/v1").write_text("damaged")
+    world.store.rm("b", 1)
+    catalog.refresh().result(60)
+    outcomes = {"outcome": "error"}
+    errors = world.metrics.registry.get_sample_value("munet_catalog_polls_total", outcomes)
+    assert not errors
+    with pytest.raises(UnknownTask):
+        acquire(catalog, "b", 1)
+    assert acquire(catalog, "a", 1) is held[0]  # what has been read goes on answering
+
+
+def test_a_look_can_be_asked_for_while_removals_take_long(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop asks: it must not wait."""
+    publish(world.store, "a")
+    catalog = world.catalog()
+    removing, gate = threading.Event(), threading.Event()
+
+    def forget(_: str) -> None:
+        removing.set()
+        assert gate.wait(60)
+
+    monkeypatch.setattr(world.metrics, "forget", forget)
+    world.store.rm("a")
+    assert removing.wait(60)
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            asked = pool.submit(catalog.refresh).result(10)
+            assert not asked.done()
+        finally:
+            gate.set()
+
+
+def test_a_version_published_anew_is_not_listed_as_it_was(world: World) -> None:
+    """As when a store has been made again: the same number, and now it is private."""
+    was, now = (publish(world.store, "a", private=private) for private in (False, True))
+    slot = Slot(world.loader, "a", 1, was.digest)
+    assert not slot.summary().private
+    refs = Path(world.store.url) / "refs/tasks/a"
+    (refs / "v1").write_text((refs / "v2").read_text())
+    slot.begin().result(60)
+    assert slot.summary().private
+    assert slot.digest == now.digest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from service.errors import Unavailable
 from service.tasks import loading
 from service.tasks.catalog import Catalog
 from service.tasks.eviction import NoRoom, Recency
-from service.tasks.loading import FIRST_RETRY_S, Loader
+from service.tasks.loading import FIRST_RETRY_S, LONGEST_RETRY_S, Loader, Slot
 from service.telemetry.metrics import Metrics
 from tests.service.systems import publish
 from tests.service.waiting import eventually
@@ -156,13 +157,57 @@ def test_preloaded_tasks_that_were_evicted_again_do_not_keep_the_gateway_unready
     assert state(catalog, "a") == "cold"
 
 
-def test_unloading_frees_a_task_after_the_requests_that_use_it(world: Store) -> None:
+def test_a_version_without_room_is_tried_again_after_pauses_that_double(world: Store) -> None:
+    catalog = world.serve("a")
+    acquire(catalog, "a")
+    world.crowded.add("a")
+    publish(world.store, "a", own={"head": 99})
+    for pause_s in (1, 2, 4):
+        eventually(lambda: (s := catalog.entries()["a"].successor) and s.state == "cold")
+        loads = len(world.loads)
+        world.now += pause_s * 0.9
+        catalog.refresh().result(60)
+        catalog.refresh().result(60)
+        assert len(world.loads) == loads
+        world.now += pause_s * 0.2
+        eventually(lambda loads=loads: len(world.loads) > loads)
+    assert acquire(catalog, "a").published.version == 1
+    world.crowded.clear()
+    world.now += 60
+    eventually(lambda: acquire(catalog, "a").published.version == 2)
+
+
+def test_the_longest_pause_stays_however_often_a_load_fails(world: Store) -> None:
+    world.broken.add("a")
+    slot = Slot(world.loader, "a", 1, publish(world.store, "a").digest)
+    for _ in range(1100):
+        assert isinstance(slot.begin().exception(60), Unavailable)
+        world.now += LONGEST_RETRY_S
+    assert slot.failure is not None and slot.failure.attempts == 1100
+
+
+def test_a_task_in_use_is_ready_all_the_time(world: Store) -> None:
+    """Also while an eviction finds out that it is in use."""
     catalog = world.serve("a")
     used = acquire(catalog, "a")
-    catalog.entries()["a"].slot.unload()
-    assert state(catalog, "a") == "cold"
-    assert used.published.task == "a"
-    assert acquire(catalog, "a") is not used
+    slot = catalog.entries()["a"].slot
+    over = threading.Event()
+
+    def evict() -> None:
+        while not over.is_set():
+            slot.let_go()
+
+    thread = threading.Thread(target=evict)
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads interrupt one another anywhere
+    thread.start()
+    try:
+        assert {slot.state for _ in range(20_000)} == {"ready"}
+    finally:
+        over.set()
+        thread.join()
+        sys.setswitchinterval(interval_s)
+    assert slot.path is used
 
 
 def test_loads_that_hang_hold_up_others_only_for_a_moment(world: Store) -> None:

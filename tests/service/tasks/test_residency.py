@@ -11,14 +11,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from model_store import CorruptBlob, Digest, ModelStore, Published
-from service.compute.paths import LoadedPath
+from service.compute.paths import LoadedPath, elements
 from service.tasks.eviction import Budget, NoRoom, OverBudget, Recency
 from service.tasks.residency import Residency, UnservablePath
 from service.telemetry.metrics import Metrics
-from tests.service.systems import TINY, publish
+from tests.service.systems import TINY, publish, random_component
+from tests.service.waiting import eventually
+
+BODY = [name for name in TINY.component_names if name != "head"]
+LARGE = dict.fromkeys(replace(TINY, num_layers=5).component_names, 9)
 
 
 class Reader(ModelStore):
@@ -43,6 +48,12 @@ def residency(store: ModelStore) -> Residency:
     return Residency(store, lambda _, tree: tree, metrics, Budget(math.inf, Recency(metrics)))
 
 
+def held(published: Published, *names: str) -> int:
+    """Bytes in memory of some components, or of all: a head of TINY has 16 classes there."""
+    sizes = {**published.sizes, "head": 4 * 16 * (TINY.width + 1)}
+    return sum(sizes[name] for name in names or sizes)
+
+
 def blob(store: ModelStore, digest: Digest) -> Path:
     return Path(store.url) / "blobs" / "sha256" / digest.removeprefix("sha256:")
 
@@ -50,8 +61,9 @@ def blob(store: ModelStore, digest: Digest) -> Path:
 def test_paths_share_components_and_stages(tmp_path: Path) -> None:
     store = Reader(tmp_path)
     loaded = residency(store)
-    one = loaded.load(publish(store, "one"))
-    other = loaded.load(publish(store, "other", own={"encoderblock_1": 1}))
+    first = publish(store, "one")
+    second = publish(store, "other", own={"encoderblock_1": 1})
+    one, other = loaded.load(first), loaded.load(second)
     assert one.stages[0] is other.stages[0]
     assert one.stages[1] is other.stages[1]
     assert one.stages[2] is not other.stages[2]
@@ -60,7 +72,7 @@ def test_paths_share_components_and_stages(tmp_path: Path) -> None:
     assert len(store.reads) == len(set(store.reads)) == 9
     usage = loaded.usage()
     assert usage.components == 9
-    assert usage.size_bytes == sum(store.size(digest) for digest in store.reads)
+    assert usage.size_bytes == held(first) + held(second, "encoderblock_1", "head")
 
 
 def test_components_are_freed_with_their_last_path(tmp_path: Path) -> None:
@@ -163,8 +175,8 @@ class Small:
 
     @staticmethod
     def bytes(published: Published) -> tuple[int, int]:
-        own = published.sizes["head"]
-        return sum(published.sizes.values()) - own, own
+        own = held(published, "head")
+        return held(published) - own, own
 
     def load(self, number: int, *, pinned: bool = False) -> Holder:
         holder = Holder(self.residency.load(self.tasks[number], pinned=pinned), pinned=pinned)
@@ -225,7 +237,7 @@ def test_pinned_paths_stay_and_leave_room_for_others(tmp_path: Path) -> None:
     store = Reader(tmp_path)
     own = {name: 1 for name in TINY.component_names}
     tasks = [publish(store, f"t{i}", own={k: i + 1 for k in own}) for i in range(4)]
-    each = sum(tasks[0].sizes.values())
+    each = held(tasks[0])
     metrics = Metrics()
     recency = Recency(metrics)
     loaded = Residency(store, lambda _, tree: tree, metrics, Budget(3 * each, recency))
@@ -260,12 +272,113 @@ def test_many_loads_at_once_never_take_more_than_the_budget(tmp_path: Path) -> N
     assert small.residency.usage().size_bytes == 0
 
 
-def test_a_manifest_that_makes_a_component_smaller_than_it_is_is_refused(tmp_path: Path) -> None:
+def test_a_component_larger_than_its_architecture_says_is_refused(tmp_path: Path) -> None:
     store = Reader(tmp_path)
-    good = publish(store, "one")
-    bad = replace(good, sizes={**good.sizes, "head": 10})
-    with pytest.raises(UnservablePath, match="expected 10 bytes"):
-        residency(store).load(bad)
+    path = publish(store, "one").path
+    head = store.put(random_component(replace(TINY, num_classes=500), "head", 0))
+    bad = store.publish(replace(path, components={**path.components, "head": head}))
+    with pytest.raises(UnservablePath, match="expected at most 2112 bytes"):
+        residency(store).load(replace(bad, sizes={**bad.sizes, "head": 10}))
+
+
+def test_narrow_numbers_count_as_they_are_held(tmp_path: Path) -> None:
+    store = Reader(tmp_path)
+    path = publish(store, "one").path
+
+    def narrow(tree: Any) -> Any:
+        if isinstance(tree, dict):
+            return {name: narrow(inner) for name, inner in tree.items()}
+        return tree.astype(np.float16)
+
+    components = {
+        name: store.put(narrow(store.component(digest))) for name, digest in path.components.items()
+    }
+    loaded = residency(store)
+    kept = loaded.load(store.publish(replace(path, components=components)))
+    arrays = sum(4 * elements(store.component(digest)) for digest in components.values())
+    padding = 4 * (16 - TINY.num_classes) * (TINY.width + 1)
+    headers = 500  # of files that are smaller than their headers
+    assert 0 <= loaded.usage().size_bytes - arrays - padding < headers
+    del kept
+
+
+class Whole:
+    """A store of tasks that share nothing, and room for so many of them."""
+
+    def __init__(self, root: Path, fits: float) -> None:
+        self.store = Reader(root)
+        self.metrics = Metrics()
+        self.recency = Recency(self.metrics)
+        self.each = held(self.publish("first", 1))
+        budget = Budget(fits * self.each, self.recency)
+        self.residency = Residency(self.store, lambda _, tree: tree, self.metrics, budget)
+
+    def publish(self, task: str, seed: int) -> Published:
+        return publish(self.store, task, own=dict.fromkeys(TINY.component_names, seed))
+
+    def load(self, published: Published, *, pinned: bool = False) -> Holder:
+        holder = Holder(self.residency.load(published, pinned=pinned), pinned=pinned)
+        self.recency.used(holder)
+        return holder
+
+
+def test_a_pinned_version_that_does_not_fit_beside_the_old_one_evicts_nobody(
+    tmp_path: Path,
+) -> None:
+    whole = Whole(tmp_path, fits=1.9)
+    old = whole.load(whole.publish("pinned", 1), pinned=True)
+    small = publish(whole.store, "small", own={"head": 2, **dict.fromkeys(BODY, 1)})
+    other = whole.load(small)
+    new = whole.publish("pinned", 3)
+    for pinned in (True, False):  # also one that is asked for by its number
+        with pytest.raises(OverBudget, match="until a new one takes over"):
+            whole.load(new, pinned=pinned)
+    assert other.path
+    old.path = None
+    assert whole.load(new, pinned=True).path
+
+
+def test_nothing_is_evicted_where_all_of_it_would_not_be_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.tasks.residency.ROOM_WAIT_S", 0.05)
+    whole = Whole(tmp_path, fits=2.5)
+    others = [whole.load(whole.publish(f"t{seed}", seed)) for seed in (1, 2)]
+    whole.store.gate.clear()
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(whole.load, whole.publish("hanging", 3))
+        eventually(lambda: others[0].path is None)  # made room for it
+        large = publish(whole.store, "large", replace(TINY, num_layers=5), own=LARGE)
+        try:
+            with pytest.raises(NoRoom):
+                whole.load(large)
+            assert others[1].path
+        finally:
+            whole.store.gate.set()
+        job.result(60)
+
+
+def test_pins_that_load_at_once_leave_room_for_others(tmp_path: Path) -> None:
+    whole = Whole(tmp_path, fits=3)
+    tasks = [whole.publish(f"t{seed}", seed) for seed in range(1, 5)]
+    whole.store.gate.clear()
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(whole.load, task, pinned=True) for task in tasks]
+        try:
+            eventually(lambda: sum(job.done() for job in jobs) == 2, timeout_s=10)
+        finally:
+            whole.store.gate.set()
+    assert sum(isinstance(job.exception(), OverBudget) for job in jobs) == 2
+
+
+def test_a_pin_that_fails_to_load_or_is_freed_counts_no_more(tmp_path: Path) -> None:
+    whole = Whole(tmp_path, fits=1)
+    broken = whole.publish("broken", 2)
+    blob(whole.store, broken.path.components["head"]).write_bytes(b"torn")
+    with pytest.raises(CorruptBlob):
+        whole.load(broken, pinned=True)
+    for seed in (3, 4):
+        assert whole.load(whole.publish(f"t{seed}", seed), pinned=True).path
 
 
 def test_reads_that_hang_hold_up_no_other_load(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tomllib
 from pathlib import Path
 
@@ -50,6 +51,20 @@ def test_a_forgotten_task_takes_its_series_with_it() -> None:
     assert tasks_in(metrics) == {"b"}
     metrics.answered(["a"], 200, SECONDS)  # a request that was still running
     assert tasks_in(metrics) == {"b", "other"}
+
+
+def test_forgetting_a_task_costs_the_same_among_few_and_many() -> None:
+    def seconds(tasks: int) -> float:
+        metrics = Metrics()
+        for task in range(tasks):
+            metrics.register(f"t{task}")
+            metrics.answered([f"t{task}"], 200, SECONDS)
+        started = time.perf_counter()
+        for task in range(200):
+            metrics.forget(f"t{task}")
+        return time.perf_counter() - started
+
+    assert seconds(4000) < 8 * min(seconds(200) for _ in range(3))  # else it is about 20
 
 
 def test_tasks_can_be_folded() -> None:

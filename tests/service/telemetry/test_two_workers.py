@@ -156,6 +156,24 @@ def test_killed_workers_are_replaced_and_leave_the_page(tmp_path: Path, compilat
         assert not list(tmp_path.glob("munet-*"))  # where they told each other their metrics
 
 
+@pytest.mark.slow
+def test_a_worker_that_is_ended_alone_leaves_the_port_to_the_other(
+    tmp_path: Path, compilations: str
+) -> None:
+    with start(tmp_path, compilations).server as server:
+        eventually(lambda: workers(server) == WORKERS)
+        from_both(server, "steady", "steady", 200)
+        ended = max(_pids(server))
+        with Load(server, ["steady"], png(1)) as load:
+            eventually(lambda: len(load.replies) > 10)
+            os.kill(ended, signal.SIGTERM)
+            eventually(lambda: ended not in _pids(server))
+            seen = len(load.replies)
+            eventually(lambda: len(load.replies) > seen + 20)
+        assert not load.broken
+        assert {reply.status for _, reply in load.replies} == {200}
+
+
 def _pids(server: Server) -> list[int]:
     found: list[int] = []
     for children in Path(f"/proc/{server.process.pid}/task").glob("*/children"):

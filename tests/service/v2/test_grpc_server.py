@@ -16,11 +16,13 @@ import pytest
 
 from service.compute.batching import Batcher, Limits
 from service.errors import SettingsError
+from service.http.uploads import Intake
 from service.runtime import Runtime
+from service.telemetry.requests import Exchange
 from service.v2 import inference_pb2 as pb
 from service.v2 import models
 from service.v2.errors import NOT_SERVED
-from service.v2.grpc_calls import peer_host
+from service.v2.grpc_calls import Calls, peer_host
 from service.v2.grpc_server import PREFIX, serving
 from tests.service.in_process import Gateway
 from tests.service.systems import png
@@ -190,8 +192,14 @@ def test_a_full_queue_says_when_to_come_back(
 
 
 def test_the_rows_of_a_client_that_cancels_do_not_run(
-    gateway: Gateway, runtime: Runtime, port: int, blocked: Blocked
+    gateway: Gateway,
+    runtime: Runtime,
+    port: int,
+    blocked: Blocked,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    ended: list[Exchange] = []
+    monkeypatch.setattr(runtime.reporting, "reports", (ended.append,))
     line = 'munet_requests_total{status="499",task="plain"}'
     before = gateway.metric(line)
 
@@ -209,6 +217,50 @@ def test_the_rows_of_a_client_that_cancels_do_not_run(
     gateway.runner.run(run())
     assert blocked.ran == [1]
     assert gateway.metric(line) == before + 1
+    assert [one.status for one in ended if one.path == INFER] == [499, 200]
+
+
+def test_silence_ends_a_call_and_a_stream(
+    gateway: Gateway, runtime: Runtime, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "settings", replace(runtime.settings, deadline_ms=1000))
+
+    async def run() -> Any:
+        target = f"127.0.0.1:{port}"
+        async with serving(runtime), grpc.aio.insecure_channel(target) as channel:
+            call = channel.stream_unary(INFER)()
+            stream = channel.stream_stream(f"{PREFIX}ModelStreamInfer")()
+            await stream.write(message().SerializeToString())
+            answer = pb.ModelStreamInferResponse.FromString(await stream.read())
+            async with asyncio.timeout(PATIENCE_S):
+                return answer, await call.code(), await stream.code()
+
+    answer, *codes = gateway.runner.run(run())
+    assert answer.infer_response.outputs
+    assert codes == [grpc.StatusCode.DEADLINE_EXCEEDED] * 2
+
+
+def test_messages_take_memory_together(
+    gateway: Gateway, runtime: Runtime, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "intake", Intake(10))
+
+    async def run() -> Any:
+        async with serving(runtime):
+            return await ask(port, message().SerializeToString())
+
+    code, said, _ = gateway.runner.run(run())
+    assert code is grpc.StatusCode.UNAVAILABLE
+    assert "at most 10" in said
+
+
+def test_a_deadline_that_has_passed_is_one(runtime: Runtime) -> None:
+    class Late:
+        def time_remaining(self) -> float:
+            return 0.0
+
+    late: Any = Late()
+    assert Calls(runtime)._limit_s(late) == 0.0
 
 
 def test_the_clients_deadline_counts(

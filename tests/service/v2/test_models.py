@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from model_store import ModelStore
+from service.tasks import hiding
 from service.telemetry.requests import Course, Seen
 from service.v2.statistics import KEPT_VERSIONS, Tally
 from tests.service.in_process import Gateway, refused
 from tests.service.systems import png, publish
-from tests.service.waiting import eventually
+from tests.service.waiting import PATIENCE_S, eventually
 
 ONE = {"inference-header-content-length": "0"}
 
@@ -77,6 +80,20 @@ def test_states(gateway: Gateway) -> None:
     assert index(gateway, ready=True) == {"plain": "READY"}
     (found,) = gateway.get("/v2/models/broken/stats")["model_stats"]
     assert found["inference_stats"]["fail"]["count"] == 1
+
+
+def test_a_store_that_hangs_is_not_waited_for(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime, hanging = gateway.app.state.runtime, threading.Event()
+    monkeypatch.setattr(runtime, "settings", replace(runtime.settings, deadline_ms=200))
+    monkeypatch.setattr(runtime.store, "history", lambda _: hanging.wait(PATIENCE_S))
+    monkeypatch.setattr(hiding, "seen", lambda *_: hanging.wait(PATIENCE_S))
+    try:
+        for path in ("/v2/models/plain", "/v2/models", "/v2/models/stats", "/tasks"):
+            refused(gateway.request("GET", path), 503, "unavailable")
+    finally:
+        hanging.set()
 
 
 def test_slashes_as_they_are_or_quoted(gateway: Gateway) -> None:

@@ -64,8 +64,8 @@ class Path:
 
 def read(body: bytes, header_size: int | None) -> tuple[Request, list[Any]]:
     """A body's request and images, as a transport reads them."""
-    request = parse_body(memoryview(body), header_size)
-    sources = prepare(request, Path(), LIMITS)  # pyright: ignore[reportArgumentType]
+    path: Any = Path()
+    request, sources = prepare(parse_body(memoryview(body), header_size), path, LIMITS, bytes)
     return request, [source(16) for source in sources]
 
 
@@ -190,6 +190,23 @@ def test_one_image_alone() -> None:
     request, images = read(png(1), 0)
     assert len(images) == 1
     assert [output.name for output in request.outputs] == ["probabilities", "logits"]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "size"),
+    [
+        ({"name": "image", "datatype": "BYTES", "shape": [1], "data": ["AAAA"]}, 3),
+        ({"name": "pixels", "datatype": "UINT8", "shape": [1, 1, 2, 3], "data": [0] * 6}, 6),
+        ({"name": "preprocessed", "datatype": "FP32", "shape": [1, 1, 2, 3], "data": [0] * 6}, 24),
+    ],
+)
+def test_of_a_tensor_in_json_only_what_images_need_is_kept(tensor: Any, size: int) -> None:
+    kept: list[bytes] = []
+    path: Any = Path()
+    asked = parse_body(memoryview(json.dumps({"inputs": [tensor]}).encode()), None)
+    asked, _ = prepare(asked, path, LIMITS, lambda data: kept.append(data) or data)
+    assert [len(one) for one in kept] == [size]
+    assert asked.input.data is None
 
 
 def test_over_http_the_limits_hold(gateway: Gateway) -> None:
