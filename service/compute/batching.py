@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar
 
-from service.compute.admission import MARGIN, Admission, Limits
+from service.compute.admission import Admission, Limits
 from service.compute.fair_queue import Ask, FairQueue
 from service.compute.pace import Pace
 from service.errors import DeadlineExceeded, GatewayError, InternalError, Unavailable
@@ -222,8 +222,7 @@ class Batcher(Generic[RowT, AnswerT]):
         # throughput when there is least to spare. Not as large as a trial's: of that size nothing
         # is known, or an old pause, and what it would refuse is what would show better.
         rows = min(limit, self._pace.usual_rows, self._waiting)
-        seconds = self._pace.seconds(rows, self._waiting_work * rows / self._waiting)
-        ends = now + MARGIN * seconds
+        ends = now + self._pace.seconds(rows, self._waiting_work * rows / self._waiting)
         while not batch.full and len(passed) < LOOK_PAST and (request := self._queue.pop()):
             if not request.waiting:  # cancelled
                 self._queue.drop(request)
