@@ -81,7 +81,7 @@ connections.install()  # BentoML lets uvicorn choose what it speaks
 # Young objects are collected often, old ones hardly ever: a full collection takes milliseconds.
 GC_THRESHOLDS = (50_000, 20, 50)
 # The engine's thread needs the interpreter some fifty times a batch, for microseconds. Beside an
-# event loop that refuses a flood it would wait Python's 5 ms each time.
+# event loop that refuses a flood it may wait Python's 5 ms each time.
 SWITCH_S = 0.0005
 # BentoML's own limit only stands behind the app's: it answers worse and keeps what it knows of each
 # request for so long.
@@ -148,8 +148,8 @@ class Gateway:
         return runtime is None or runtime.alive
 
 
-# BentoML's middlewares cost more than a whole answer of a bare Starlette does; its limits stand
-# behind the app's anyway.
+# BentoML's middlewares cost some 60 to 120 microseconds of a request; its limits stand behind the
+# app's anyway.
 Gateway.add_asgi_middleware(
     Direct,  # pyright: ignore[reportArgumentType]  # it takes any class of the usual form
     inner=APP,
