@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from model_store import ModelStore, Published
 from service.access import Access
-from service.compute.allocator import keep_few_pools
 from service.compute.batching import Ask, Batcher, BatchReport, Limits
 from service.compute.engine import Engine
 from service.compute.paths import LoadedPath, Row
@@ -37,7 +36,6 @@ class Runtime:
         """Opens the store; raises StoreNotFound if there is none, InvalidKey or SettingsError for
         unusable keys or tokens.
         """
-        keep_few_pools()
         self.settings = settings
         self.store = ModelStore(settings.store)
         self.trust = Trust(self.store, settings.trusted_keys)
