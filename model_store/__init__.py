@@ -3,6 +3,8 @@
 from model_store.blobs import Digest, digest_of, parse_digest
 from model_store.collection import GcReport
 from model_store.errors import (
+    AgentBusy,
+    AgentMoved,
     BlobNotFound,
     CorruptBlob,
     CorruptRef,
@@ -26,6 +28,7 @@ from model_store.errors import (
     Unstorable,
     Untrusted,
 )
+from model_store.leases import Held
 from model_store.manifest import TaskPath
 from model_store.store import ModelStore, Published
 from model_store.tensors import Tree, decode, encode
@@ -33,6 +36,8 @@ from model_store.usage import TaskUsage, Usage
 from model_store.verification import Problem
 
 __all__ = [
+    "AgentBusy",
+    "AgentMoved",
     "BlobNotFound",
     "CorruptBlob",
     "CorruptRef",
@@ -40,6 +45,7 @@ __all__ = [
     "Digest",
     "ExchangeError",
     "GcReport",
+    "Held",
     "InvalidKey",
     "InvalidName",
     "LeaseLost",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from model_store.errors import NotAFile
+from model_store.storage import Taken
 
 
 def create(path: Path, data: bytes | memoryview, scratch: Path) -> bool:
@@ -67,9 +68,15 @@ def temporary_path(scratch: Path) -> Path:
 
 
 @contextmanager
-def locked(descriptor: int) -> Iterator[None]:
-    """Wait for the lock on an open file and hold it; the system lets go when the holder dies."""
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+def locked(descriptor: int, *, wait: bool = True) -> Iterator[None]:
+    """Wait for the lock on an open file and hold it; the system lets go when the holder dies.
+
+    Without `wait`, raises Taken if somebody else holds it.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Taken from None
     try:
         yield
     finally:
@@ -133,8 +140,8 @@ class Lock:
         self._path = path
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Wait for the lock and hold it alone."""
+    def held(self, *, wait: bool = True) -> Iterator[None]:
+        """Wait for the lock and hold it alone; without `wait`, raises Taken if it is held."""
         # A descriptor of its own for each holder: flock does not tell the threads of one apart.
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
@@ -144,7 +151,7 @@ class Lock:
                 raise NotAFile(f"{self._path}: a link, expected a lock; remove it") from None
             raise
         try:
-            with locked(descriptor):
+            with locked(descriptor, wait=wait):
                 yield
         finally:
             os.close(descriptor)

@@ -5,6 +5,8 @@ StoreError
 ├── UnsafeStorage         an object store without conditional writes: writers would lose updates
 ├── StorageError          an object store that does not answer, or refuses
 ├── LeaseLost             somebody else took what this process was alone at
+├── AgentBusy             another process holds this agent
+├── AgentMoved            an agent's state is not the one that was to be replaced
 ├── InvalidName           a task, agent, component or digest that breaks the naming rules
 ├── Unstorable            arrays or JSON that the format cannot hold (on writing)
 ├── UnknownTask           no live version under this task id
@@ -43,6 +45,14 @@ class StorageError(StoreError):
 
 class LeaseLost(StoreError):
     """Somebody else took what this process was alone at."""
+
+
+class AgentBusy(StoreError):
+    """Another process holds this agent, and lives."""
+
+
+class AgentMoved(StoreError):
+    """An agent's state is not the one that was to be replaced."""
 
 
 class InvalidName(StoreError):

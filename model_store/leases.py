@@ -1,12 +1,17 @@
-"""The right to be alone at something in an object store, where no system takes it from the dead."""
+"""The right to be alone at something, and to stay so.
+
+In an object store no system takes it from the dead: it is an object that its holder has to renew.
+"""
 
 import logging
 import secrets
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from model_store.errors import LeaseLost, StorageError
-from model_store.storage import Small, Storage
+from model_store.storage import Lease, Small, Storage, Taken
 
 logger = logging.getLogger(__name__)
 
@@ -26,18 +31,16 @@ class ObjectLease:
     def __init__(self, storage: Storage, key: str) -> None:
         self._storage = storage
         self._key = key
-        self._content = b""
+        self._holder = secrets.token_hex(16).encode()
+        self._count = 0
         self._renewed = 0.0
 
-    def acquire(self) -> None:
-        """Wait for the lease and take it."""
-        seen: Small | None = None
+    def acquire(self, *, wait: bool = True) -> None:
+        """Wait for the lease and take it; without `wait`, raises Taken if its holder renews it."""
+        seen = self._storage.read(self._key)
         since = started = time.monotonic()
         told = False
-        while True:
-            current = self._storage.read(self._key)
-            if seen != current:
-                seen, since = current, time.monotonic()
+        while not self._is_free(seen, since) or not self._write(seen):
             if not told and time.monotonic() - started > 2 * LEASE_POLL_S:
                 told = True
                 logger.warning(
@@ -45,20 +48,24 @@ class ObjectLease:
                     self._storage.where(self._key),
                     LEASE_S,
                 )
-            free = current is None or current.data == b"free"
-            if free or time.monotonic() - since > LEASE_S:
-                if self._write(current):
-                    return
-                continue
             time.sleep(LEASE_POLL_S)
+            current = self._storage.read(self._key)
+            if current != seen:
+                seen, since = current, time.monotonic()
+                if not wait and not self._is_free(seen, since):
+                    raise Taken
+
+    @staticmethod
+    def _is_free(seen: Small | None, since: float) -> bool:
+        """Whether a lease that has been so since then may be taken."""
+        return seen is None or seen.data == b"free" or time.monotonic() - since > LEASE_S
 
     def renew(self) -> None:
         """Say that the holder lives, if it has not been said for a while. Raises LeaseLost."""
         if time.monotonic() - self._renewed < LEASE_S / 6:
             return
         current = self._storage.read(self._key)
-        held = current is not None and current.data == self._content
-        if not held or not self._write(current):
+        if not self._holds(current) or not self._write(current):
             raise LeaseLost(
                 f"{self._storage.where(self._key)}: not renewed for {LEASE_S:.0f} s, and taken by"
                 " another process; run the command again"
@@ -68,12 +75,59 @@ class ObjectLease:
         """Give the lease back, unless it is lost; if that fails, it runs out."""
         with suppress(StorageError):
             current = self._storage.read(self._key)
-            if current is not None and current.data == self._content:
+            if current and self._holds(current):
                 self._storage.replace(self._key, b"free", current.version)
 
+    def _holds(self, current: Small | None) -> bool:
+        return current is not None and current.data.split(b" ")[0] == self._holder
+
     def _write(self, current: Small | None) -> bool:
-        content = secrets.token_hex(16).encode()
+        began = time.monotonic()  # from when on others may see it
+        self._count += 1
+        content = self._holder + f" {self._count}".encode()
         if not self._storage.replace(self._key, content, current.version if current else None):
             return False
-        self._content, self._renewed = content, time.monotonic()
+        self._renewed = began
         return True
+
+
+class Held:
+    """A lease that is renewed for its holder, whatever the holder is busy with."""
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+        self._lock = threading.Lock()
+
+    def check(self) -> None:
+        """Make sure that it is held still; cheap. Call it before anything that only one may do.
+
+        Raises LeaseLost if another process has it, as one that was silent for long finds when it
+        wakes, and StorageError where that cannot be found out.
+        """
+        with self._lock:
+            self._lease.renew()
+
+
+@contextmanager
+def renewed(lease: Lease) -> Iterator[Held]:
+    """Let a thread renew a lease until the end, or until it is lost."""
+    held = Held(lease)
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(LEASE_S / 12):
+            try:
+                held.check()
+            except LeaseLost as error:
+                logger.warning("event=lease_lost error=%r", str(error))
+                return
+            except StorageError as error:  # there is time for more tries
+                logger.warning("event=lease_not_renewed error=%r", str(error))
+
+    thread = threading.Thread(target=renew, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield held
+    finally:
+        ended.set()
+        thread.join()  # so that nothing renews what is given back

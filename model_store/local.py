@@ -192,9 +192,12 @@ class LocalStorage:
             raise
 
     @contextmanager
-    def alone(self, purpose: str) -> Iterator[Lease]:
-        """Be the only one, by a lock that goes when its holder dies."""
-        with atomic.Lock(self._root / f"lock.{purpose}").held():
+    def alone(self, purpose: str, *, wait: bool = True) -> Iterator[Lease]:
+        """Be the only one, by a lock that goes when its holder dies. Raises Taken."""
+        path = self._root / f"lock.{purpose}"
+        if path.parent != self._root:
+            self._make_directory(path.parent)
+        with atomic.Lock(path).held(wait=wait):
             yield Unneeded()  # the system's lock cannot be lost
 
     def tidy(self, before: float, *, dry_run: bool) -> int:

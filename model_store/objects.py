@@ -280,10 +280,10 @@ class ObjectStorage:
         return len(useless)
 
     @contextmanager
-    def alone(self, purpose: str) -> Iterator[Lease]:
-        """Be the only one, by an object that has to be renewed."""
+    def alone(self, purpose: str, *, wait: bool = True) -> Iterator[Lease]:
+        """Be the only one, by an object that has to be renewed. Raises Taken."""
         lease = ObjectLease(self, f"leases/{purpose}")
-        lease.acquire()
+        lease.acquire(wait=wait)
         try:
             yield lease
         finally:

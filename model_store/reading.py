@@ -5,9 +5,10 @@ import logging
 
 from model_store.blobs import Blobs, Digest
 from model_store.errors import CorruptRef, DamagedStore, UnknownTask, UnknownVersion, listed
+from model_store.keys import LIVE, pointer_key
 from model_store.manifest import MAX_MANIFEST_BYTES, Descriptor
 from model_store.published import Published, load_path
-from model_store.refs import LIVE, Refs, pointer_key
+from model_store.refs import Refs
 from model_store.signing import Signature, read_signatures
 from model_store.watching import Watcher
 
@@ -85,6 +86,15 @@ class Reader:
 
         data = bytes(self._blobs.read(digest, limit=MAX_MANIFEST_BYTES))
         return read_signatures(data, read)
+
+    def readable(self, task: str, number: int | None) -> Published | None:
+        """A version; None if there is none, or it is damaged, which is logged."""
+        try:
+            digest = self._refs.version(task, number) if number else None
+            return self.load(task, number, digest) if number and digest else None
+        except (DamagedStore, UnknownVersion) as error:
+            logger.warning("event=version_unreadable task=%s error=%r", task, str(error))
+            return None
 
     def live_if(self, task: str, digest: Digest) -> Published | None:
         """The live version, if this is its manifest."""

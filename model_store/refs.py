@@ -22,16 +22,26 @@ from model_store.errors import (
     StoreNotFound,
     UnknownName,
 )
+from model_store.keys import (
+    AGENTS,
+    LIVE,
+    PINS,
+    SIGNATURES,
+    TASKS,
+    VERSION,
+    agent_key,
+    pin_key,
+    pointer_key,
+    signature_key,
+    version_key,
+)
 from model_store.names import quote, unquote
-from model_store.storage import Small, Storage
+from model_store.storage import Entry, Small, Storage
 
-LIVE = "live"
-TASKS, AGENTS, PINS, SIGNATURES = "refs/tasks", "refs/agents", "refs/pins", "refs/signatures"
 _REMOVING = b"removing "
 _REMOVED = b"removed\n"
 _NONE = b"none\n"
 
-_VERSION = re.compile(r"v([1-9][0-9]{0,8})")
 ALIAS_PATTERN = r"(?!v[0-9]+$|live$)[a-z][a-z0-9_-]{0,31}"
 ALIAS = re.compile(ALIAS_PATTERN)
 
@@ -88,7 +98,7 @@ class Refs:
     def numbers(self, task: str) -> list[int]:
         """The numbers a task has ever used that are still on record; of removed versions too."""
         names = self._storage.names(f"{TASKS}/{quote(task)}")
-        return [int(match[1]) for match in map(_VERSION.fullmatch, names) if match]
+        return [int(match[1]) for match in map(VERSION.fullmatch, names) if match]
 
     def version(self, task: str, number: int) -> Digest | None:
         """The manifest of a version; None if there is no such version. Raises CorruptRef."""
@@ -97,10 +107,7 @@ class Refs:
     def created(self, task: str, number: int) -> str | None:
         """When a version was added (RFC 3339, UTC); None if there is no such version."""
         entry = self._storage.stat(version_key(task, number))
-        if entry is None:
-            return None
-        moment = datetime.fromtimestamp(entry.modified, UTC)
-        return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+        return entry and moment(entry)
 
     def add_version(self, task: str, manifest: Digest) -> tuple[int, Change]:
         """Publish a manifest under the next version number; durable on return."""
@@ -165,7 +172,7 @@ class Refs:
         line = self._line(key, read)
         if line is None or line == "none":
             return None
-        match = _VERSION.fullmatch(line)
+        match = VERSION.fullmatch(line)
         if not match:
             raise CorruptRef(
                 f'ref {self._storage.where(key)}: {line[:80]!r}, expected "v<N>" or "none"; make a'
@@ -179,8 +186,14 @@ class Refs:
         change = self._swap(pointer_key(task, name), lambda _: data, _NONE)
         return change or Change(pointer_key(task, name), data, data)
 
-    def raise_live(self, task: str, number: int) -> Change | None:
-        """Let `live` name this version; None, changing nothing, if it names a later one already."""
+    def point_live_if(
+        self, task: str, number: int, wanted: Callable[[int | None], bool]
+    ) -> Change | None:
+        """Let `live` name this version if that is `wanted` of the one it names; None if not.
+
+        `wanted` is asked again when somebody else changes `live` meanwhile. It is given None where
+        no version is live, or it cannot be read which.
+        """
         key = pointer_key(task, LIVE)
 
         def change(current: Small | None) -> bytes | None:
@@ -188,7 +201,7 @@ class Refs:
                 live = self.parse_pointer(key, current)
             except CorruptRef:
                 live = None  # replaced
-            return None if live and live >= number else f"v{number}\n".encode()
+            return f"v{number}\n".encode() if wanted(live) else None
 
         return self._swap(key, change, _NONE)
 
@@ -220,8 +233,12 @@ class Refs:
         return self._read_digest(agent_key(agent))
 
     def set_agent(self, agent: str, manifest: Digest) -> Change:
-        """Replace an agent's state; durable on return."""
+        """Replace an agent's state, whatever it is; durable on return."""
         return self._set(agent_key(agent), manifest)
+
+    def swap_agent(self, agent: str, old: Digest | None, new: Digest) -> Change | None:
+        """Replace an agent's state; None if it is not the old one."""
+        return self._swap_digest(agent_key(agent), old, new)
 
     def pin_names(self) -> list[str]:
         """All pins, sorted."""
@@ -260,14 +277,7 @@ class Refs:
 
     def swap_signatures(self, manifest: Digest, old: Digest | None, new: Digest) -> Change | None:
         """Replace the signatures of a manifest; None if they are not the old ones any more."""
-        key = signature_key(manifest)
-        current = self._storage.read(key)
-        data = f"{new}\n".encode()
-        if self.parse_digest(key, current) != old:
-            return None
-        if not self._storage.replace(key, data, current.version if current else None):
-            return None
-        return Change(key, data, current.data if current else _REMOVED)
+        return self._swap_digest(signature_key(manifest), old, new)
 
     def signed_before(self, before: float) -> list[Digest]:
         """Manifests whose signatures have not changed since then."""
@@ -302,6 +312,19 @@ class Refs:
     def _set(self, key: str, manifest: Digest) -> Change:
         data = f"{manifest}\n".encode()
         return self._swap(key, lambda _: data, _REMOVED) or Change(key, data, data)
+
+    def _swap_digest(self, key: str, old: Digest | None, new: Digest) -> Change | None:
+        """Compare and swap once; None if it says neither the old nor already the new."""
+        data = f"{new}\n".encode()
+        current = self._storage.read(key)
+        found = self.parse_digest(key, current)
+        if found == new:
+            return Change(key, data, data)  # by a first try of this that was not answered
+        if found != old:
+            return None
+        if not self._storage.replace(key, data, current.version if current else None):
+            return None
+        return Change(key, data, current.data if current else _REMOVED)
 
     def _swap(
         self, key: str, change: Callable[[Small | None], bytes | None], nothing: bytes
@@ -352,26 +375,7 @@ class Refs:
         return text[:-1]
 
 
-def version_key(task: str, number: int) -> str:
-    """The key of a version."""
-    return f"{TASKS}/{quote(task)}/v{number}"
-
-
-def pointer_key(task: str, name: str) -> str:
-    """The key of `live` or of an alias."""
-    return f"{TASKS}/{quote(task)}/{name}"
-
-
-def agent_key(agent: str) -> str:
-    """The key of an agent's state."""
-    return f"{AGENTS}/{quote(agent)}/state"
-
-
-def pin_key(name: str) -> str:
-    """The key of a pin."""
-    return f"{PINS}/{quote(name)}"
-
-
-def signature_key(manifest: Digest) -> str:
-    """The key of what names a manifest's signatures."""
-    return f"{SIGNATURES}/{manifest.removeprefix('sha256:')}"
+def moment(entry: Entry) -> str:
+    """When a file was last written (RFC 3339, UTC)."""
+    written = datetime.fromtimestamp(entry.modified, UTC)
+    return written.isoformat(timespec="microseconds").replace("+00:00", "Z")

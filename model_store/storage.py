@@ -45,6 +45,10 @@ class TooLarge(Exception):
         self.size = size
 
 
+class Taken(Exception):
+    """Somebody else is alone at what was asked for."""
+
+
 class Lease(Protocol):
     """The right to be the only one at something."""
 
@@ -150,8 +154,11 @@ class Storage(Protocol):
         """Every file below a directory, however deep; "" lists everything."""
         ...
 
-    def alone(self, purpose: str) -> AbstractContextManager[Lease]:
-        """Wait until nobody else, anywhere, is alone for this purpose, and be it."""
+    def alone(self, purpose: str, *, wait: bool = True) -> AbstractContextManager[Lease]:
+        """Wait until nobody else, anywhere, is alone for this purpose, and be it.
+
+        Without `wait`, raises Taken as soon as it is certain that somebody who lives is.
+        """
         ...
 
     def tidy(self, before: float, *, dry_run: bool) -> int:

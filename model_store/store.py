@@ -7,27 +7,38 @@ and keeps all that was published. It holds bytes and digests and knows nothing o
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from model_store import usage, verification, watching
 from model_store.blobs import Blobs, Digest, digest_of, key_of, parse_digest
 from model_store.canonical_json import encode_json
 from model_store.collection import Collector, GcReport
-from model_store.errors import DamagedStore, Malformed, StoreNotFound, UnknownName, listed
+from model_store.errors import (
+    AgentBusy,
+    DamagedStore,
+    Malformed,
+    StoreNotFound,
+    UnknownName,
+    listed,
+)
+from model_store.keys import LIVE
+from model_store.leases import Held, renewed
 from model_store.manifest import (
     Manifest,
     TaskPath,
     agent_manifest,
     path_manifest,
 )
-from model_store.names import require_name
+from model_store.names import quote, require_name
+from model_store.publications import Publications
 from model_store.published import Published, load_manifest, load_state, path_of
 from model_store.reading import Reader
-from model_store.refs import LIVE, Refs, require_alias
+from model_store.refs import Refs, require_alias
 from model_store.signing import Signature
-from model_store.storage import Unneeded, open_storage
+from model_store.storage import Taken, Unneeded, open_storage
 from model_store.tensors import Tree, decode, encode
 from model_store.writing import Writer
 
@@ -61,6 +72,7 @@ class ModelStore:
         self._watcher = watching.Watcher(storage, self._refs)
         self._reader = Reader(storage.url, self._blobs, self._refs, self._watcher)
         self._writer = Writer(storage, self._blobs, self._refs, self._reader)
+        self._publications = Publications(storage, self._blobs, self._refs)
 
     @property
     def url(self) -> str:
@@ -198,6 +210,25 @@ class ModelStore:
         logger.info("event=rolled_back task=%s version=%d", task, version)
         return published
 
+    def promote(self, task: str, version: int, better: Callable[[Published | None], bool]) -> bool:
+        """Serve this version from now on if it is better than the one served; whether it is served.
+
+        `better` gets the live version, None where there is none that can be read. It is asked again
+        when another becomes live meanwhile: of several that promote at once, the best stays. Raises
+        UnknownTask or UnknownVersion.
+        """
+        served = self._writer.promote(require_name("task", task), version, better)
+        logger.info("event=promoted task=%s version=%d live=%s", task, version, served)
+        return served
+
+    def publications(self) -> list[Published]:
+        """The newest version of each publisher of each task, by task and number.
+
+        A version's publisher is its path's `lineage["agent"]`. Damaged versions are logged and left
+        out. A second call reads only what has changed.
+        """
+        return self._publications.newest()
+
     def alias(self, task: str, name: str, version: int) -> Published:
         """Let a further name, such as `stable`, stand for a version until it is moved.
 
@@ -265,27 +296,61 @@ class ModelStore:
 
     # -- evolution's own state
 
+    @contextmanager
+    def hold(self, agent: str) -> Iterator[Held]:
+        """Be the only process, anywhere, that is this agent, until the end of the `with` block.
+
+        Raises AgentBusy if another one is: at once in a directory; in an object store when that one
+        renews its lease, which may take LEASE_S / 4. A dead one's right goes to the next: at once
+        in a directory, unless a process that it forked lives on; after LEASE_S in an object store.
+        """
+        purpose = f"agents/{quote(require_name('agent', agent))}"
+        with ExitStack() as stack:
+            try:
+                lease = stack.enter_context(self._storage.alone(purpose, wait=False))
+            except Taken:
+                raise AgentBusy(
+                    f"agent {agent}: held by another process that lives, expected by none; end that"
+                    f" one, or let it go on ({self.url})"
+                ) from None
+            yield stack.enter_context(renewed(lease))
+
     def save_agent(
-        self, agent: str, document: Mapping[str, Any], components: Iterable[Digest]
+        self,
+        agent: str,
+        document: Mapping[str, Any],
+        components: Iterable[Digest],
+        *,
+        replacing: Digest | Literal["any"] | None = "any",
     ) -> Digest:
         """Replace an agent's state by a JSON document and the components it refers to.
 
-        gc keeps these components. Returns the digest of the state, equal for equal states. Raises
-        MissingComponent for components never put.
+        gc keeps these components. `replacing` is the digest of the state that this one follows,
+        None for the first one, "any" where nothing can have come in between. Returns the digest of
+        the new state, equal for equal states. Raises AgentMoved, changing nothing, where the state
+        is another one (but not where it is the new one already), and MissingComponent for
+        components never put.
         """
         what = f"agent {require_name('agent', agent)}"
         named = {str(digest): parse_digest(digest) for digest in components}
         secured = self._writer.secure(what, named)
         data = encode_json(document, f"state of {what}")
         manifest, blobs = agent_manifest(data, secured.sizes)
-        return self._writer.set_agent(agent, [*blobs, manifest.to_bytes()], secured)
+        small = [*blobs, manifest.to_bytes()]
+        return self._writer.set_agent(agent, small, secured, replacing)
+
+    def agent_state(self, agent: str) -> tuple[Digest, dict[str, Any]] | None:
+        """Digest and document of an agent's state; None if it has saved none.
+
+        Raises DamagedStore.
+        """
+        digest = self._refs.agent(require_name("agent", agent))
+        return None if digest is None else (digest, load_state(self._blobs, agent, digest))
 
     def load_agent(self, agent: str) -> dict[str, Any] | None:
         """The document an agent has saved; None if it has saved none. Raises DamagedStore."""
-        digest = self._refs.agent(require_name("agent", agent))
-        if digest is None:
-            return None
-        return load_state(self._blobs, agent, digest)
+        state = self.agent_state(agent)
+        return state and state[1]
 
     def agents(self) -> list[str]:
         """Agents that have saved a state, sorted."""

@@ -8,25 +8,18 @@ from typing import Literal
 from model_store.blobs import Blobs, Digest, key_of
 from model_store.canonical_json import MAX_BYTES
 from model_store.errors import BlobNotFound, CorruptRef, DamagedStore, InvalidName
+from model_store.keys import LIVE, agent_key, pin_key, pointer_key, signature_key, version_key
 from model_store.manifest import COMPONENT, MAX_MANIFEST_BYTES, Descriptor
 from model_store.names import unquote
 from model_store.published import load_manifest, load_path, load_state
-from model_store.refs import (
-    ALIAS_PATTERN,
-    LIVE,
-    Refs,
-    agent_key,
-    pin_key,
-    pointer_key,
-    signature_key,
-    version_key,
-)
+from model_store.refs import ALIAS_PATTERN, Refs
 from model_store.storage import Storage
 from model_store.tensors import decode
 
 _TASK = rf"refs/tasks/(?P<task>[^/]+)/(?:v[1-9][0-9]{{0,8}}|live|{ALIAS_PATTERN})"
 _FILES = re.compile(
-    r"lock(?:\.gc)?|gc|tmp/~[^/]+|blobs/sha256/[0-9a-f]{64}|leases/[a-z]+|refs/changes"
+    r"lock(?:\.gc)?|gc|tmp/~[^/]+|blobs/sha256/[0-9a-f]{64}|refs/changes"
+    r"|leases/gc|(?:leases/|lock\.)agents/(?P<held>[^/]+)"
     r"|touched/(?:blobs/sha256/[0-9a-f]{64}|probe-[0-9a-f]{16})|refs/signatures/[0-9a-f]{64}"
     r"|refs/agents/(?P<agent>[^/]+)/state|refs/pins/(?P<pin>[^/]+)"
     rf"|{_TASK}"

@@ -18,8 +18,9 @@ from typing import Any, cast
 
 from model_store.blobs import Digest
 from model_store.errors import CorruptRef, DamagedStore, InvalidName
+from model_store.keys import LIVE, pointer_key, version_key
 from model_store.names import require_name
-from model_store.refs import LIVE, Refs, pointer_key, version_key
+from model_store.refs import Refs
 from model_store.storage import Small, Storage
 
 logger = logging.getLogger(__name__)

@@ -5,19 +5,22 @@ store is valid.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from typing import Literal
 
 from model_store.blobs import Blobs, Digest, Secured, digest_of
 from model_store.errors import (
+    AgentMoved,
     LiveVersion,
     MissingComponent,
     UnknownVersion,
     listed,
 )
+from model_store.keys import LIVE
 from model_store.published import Published
 from model_store.reading import Reader
-from model_store.refs import LIVE, Change, Refs
+from model_store.refs import Change, Refs
 from model_store.signing import Signature, signature_manifest
 from model_store.storage import Storage
 from model_store.watching import announce
@@ -55,7 +58,8 @@ class Writer:
         version, change = self._refs.add_version(task, digest)
         self._establish(f"task {task}", change, secured, small)
         if live:
-            self._require_kept(task, version, self._refs.raise_live(task, version))
+            newest = self._refs.point_live_if(task, version, lambda now: not now or now < version)
+            self._require_kept(task, version, newest)
         published = self._reader.load(task, version, digest)
         logger.info("event=published task=%s version=%d live=%s", task, version, live)
         return published
@@ -82,13 +86,28 @@ class Writer:
         there = self._blobs.secure(secured.sizes).sizes
         return [digest for digest in secured.sizes if digest not in there]
 
-    def set_agent(self, agent: str, small: list[bytes], secured: Secured) -> Digest:
-        """Let the last of these small blobs, a manifest, be an agent's state."""
+    def set_agent(
+        self, agent: str, small: list[bytes], secured: Secured, old: Digest | Literal["any"] | None
+    ) -> Digest:
+        """Let the last of these small blobs, a manifest, be an agent's state instead of the old.
+
+        Raises AgentMoved, MissingComponent.
+        """
         digests = [self._blobs.put(data) for data in small]
         self._blobs.settle()
-        change = self._refs.set_agent(agent, digests[-1])
+        new = digests[-1]
+        if old == "any":
+            change = self._refs.set_agent(agent, new)
+        else:
+            change = self._refs.swap_agent(agent, old, new)
+        if change is None:
+            raise AgentMoved(
+                f"agent {agent}: expected to replace the state {old}, found"
+                f" {self._refs.agent(agent)}, saved by another process; let one process at a time"
+                " hold the agent, and begin with the state there is"
+            )
         self._establish(f"agent {agent}", change, secured, small)
-        return digests[-1]
+        return new
 
     def pin(self, name: str, manifest: Digest, needed: Iterable[Digest]) -> None:
         """Let gc keep a manifest and what it needs. Raises MissingComponent."""
@@ -118,6 +137,25 @@ class Writer:
             announce(self._storage, task)
         self._require_kept(task, version, self._refs.point(task, name, version))
         return published
+
+    def promote(self, task: str, version: int, better: Callable[[Published | None], bool]) -> bool:
+        """Make a version live if it is better than the live one; whether it is live now.
+
+        Raises UnknownTask or UnknownVersion.
+        """
+        self._reader.version(task, version)
+
+        def wanted(live: int | None) -> bool:
+            if live == version or not better(self._reader.readable(task, live)):
+                return False
+            announce(self._storage, task)
+            return True
+
+        change = self._refs.point_live_if(task, version, wanted)
+        if change is None:
+            return self._refs.pointer(task, LIVE) == version
+        self._require_kept(task, version, change)
+        return True
 
     def _require_kept(self, task: str, version: int, pointed: Change | None) -> None:
         """A version that was given a name is there, and stays. Raises UnknownVersion if not."""

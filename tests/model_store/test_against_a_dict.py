@@ -64,6 +64,18 @@ class StoreAgainstDict(RuleBasedStateMachine):
 
     @precondition(lambda self: self.versions)
     @rule(task=TASKS, number=NUMBERS)
+    def promote(self, task: str, number: int) -> None:
+        """Serve another version, if there is one and it is a later one."""
+        if number in self.versions.get(task, {}):
+            last = self.served.get(task, 0)
+            served = self.store.promote(
+                task, number, lambda live: not live or live.version < number
+            )
+            assert served == (number >= last)
+            self.served[task] = max(number, last)
+
+    @precondition(lambda self: self.versions)
+    @rule(task=TASKS, number=NUMBERS)
     def remove_version(self, task: str, number: int) -> None:
         """Remove a version, if that is allowed."""
         if task not in self.versions:
@@ -93,7 +105,9 @@ class StoreAgainstDict(RuleBasedStateMachine):
     def save_agent(self, agent: str, seed: int) -> None:
         """Replace an agent's state."""
         digest = self.store.put(arrays(seed))
-        self.store.save_agent(agent, {"seed": seed}, [digest])
+        state = self.store.agent_state(agent)
+        replacing = state[0] if state else None
+        self.store.save_agent(agent, {"seed": seed}, [digest], replacing=replacing)
         self.agents[agent] = (seed, digest)
 
     @rule()
@@ -124,6 +138,8 @@ class StoreAgainstDict(RuleBasedStateMachine):
             assert history == known
             for item in known.values():
                 assert list(item.components) == sorted(item.components)
+        newest = {(item.task, item.version): item.path for item in self.store.publications()}
+        assert newest == {(t, max(known)): known[max(known)] for t, known in self.versions.items()}
         assert self.store.agents() == sorted(self.agents)
         for agent, (seed, _) in self.agents.items():
             assert self.store.load_agent(agent) == {"seed": seed}

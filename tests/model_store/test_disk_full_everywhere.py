@@ -134,6 +134,11 @@ def save_new_agent(store: ModelStore) -> None:
     store.save_agent("b", {"n": 1}, [])
 
 
+def hold_agent(store: ModelStore) -> None:
+    with store.hold("a") as held:
+        held.check()
+
+
 OPERATIONS: dict[str, Operation] = {
     "create": lambda store: new_store(Path(store.url).parent / "another"),
     "put": lambda store: store.put(arrays(9)),
@@ -142,16 +147,18 @@ OPERATIONS: dict[str, Operation] = {
     "publish of a new task": publish_first_of_a_task,
     "publish without live": publish_not_live,
     "rollback": lambda store: store.rollback("t", 1),
+    "promote": lambda store: store.promote("t", 1, lambda live: True),
     "rm of a version": lambda store: store.rm("t", 1) if 1 in versions(store) else None,
     "rm of a task": lambda store: store.rm("other") if "other" in store.tasks() else None,
     "save_agent": lambda store: store.save_agent("a", {"n": 2}, []),
     "save_agent of a new one": save_new_agent,
+    "hold": hold_agent,
     "gc": lambda store: store.gc(grace_s=0),
 }
 
 
 # A publish that failed may have left a version that is not live, as one that was killed does.
-LIVE_AFTER = {"publish": {2, 3, 4}, "rollback": {1, 2}}
+LIVE_AFTER = {"publish": {2, 3, 4}, "rollback": {1, 2}, "promote": {1, 2}}
 
 
 def versions(store: ModelStore) -> list[int]:

@@ -11,6 +11,7 @@ from model_store import TaskPath, decode, digest_of, encode
 from model_store.blobs import Digest, key_of
 from model_store.canonical_json import MAX_BYTES, MAX_SEPARATORS, encode_json
 from model_store.condemned import Condemned
+from model_store.leases import LEASE_S
 from model_store.manifest import MAX_MANIFEST_BYTES, MAX_SPEC_BYTES, Manifest, path_manifest
 from model_store.storage import Unneeded
 from model_store.tensors import DTYPES, MAX_DEPTH, MAX_HEADER_BYTES, MAX_RANK, MAX_TENSOR_BYTES
@@ -74,6 +75,7 @@ def test_limits_and_dtypes() -> None:
     assert MAX_MANIFEST_BYTES == MAX_SPEC_BYTES == 4 * 2**20 and "at most 4 MiB" in PAGE
     assert f"{MAX_SEPARATORS:,} brackets" in PAGE
     assert (MAX_TASKS, ANNOUNCED_S, RESCAN_S) == (500, 30.0, 120.0)
+    assert LEASE_S == 120 and "at least every 30 seconds; it may be taken over" in PAGE
     listed = re.search(r"`dtype` is one of `([^`]*)`", PAGE)
     assert listed and sorted(listed[1].split()) == sorted(DTYPES)
 

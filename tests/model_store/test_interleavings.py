@@ -118,6 +118,7 @@ ACTIONS: dict[str, Action] = {
         path("t", {"head": store.put(arrays(7))})
     ),
     "roll back": lambda store: store.rollback("t", 3),
+    "promote": lambda store: store.promote("t", 3, lambda live: not live or live.version < 3),
     "alias": lambda store: store.alias("t", "stable", 3),
     "pin": lambda store: store.pin("keep", store.resolve("t", 3).digest),
     "sign": sign_live,
@@ -164,6 +165,8 @@ def require_sound(store: ModelStore, done: set[str]) -> None:
         ("publish", "roll back"),
         ("publish what is garbage", "gc"),
         ("roll back", "remove a version"),
+        ("promote", "remove a version"),
+        ("promote", "publish"),
         ("remove a version", "roll back"),
         ("remove the task", "publish"),
         ("pin", "gc"),

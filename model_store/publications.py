@@ -1,0 +1,105 @@
+"""The newest version of each publisher of each task, for those who build on what others publish.
+
+A version's publisher is the `agent` of its path's lineage. To learn it, manifest and path spec have
+to be read; as neither changes, each is read once. What is looked at every time is one listing.
+"""
+
+import logging
+import threading
+from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from model_store.blobs import Blobs, Digest
+from model_store.errors import CorruptRef, DamagedStore
+from model_store.keys import TASKS, parse_version_key
+from model_store.published import Published, load_path
+from model_store.refs import Refs, moment
+from model_store.storage import Entry, Storage
+
+logger = logging.getLogger(__name__)
+
+READERS = 16  # at once: an object store answers slowly, and many
+
+
+@dataclass(slots=True, eq=False)
+class _Version:
+    """A version that a ref names, and what has been read of it so far."""
+
+    task: str
+    number: int
+    digest: Digest
+    created: str
+    publisher: str | None = None
+    published: Published | None = None  # kept of the newest only: there may be many versions
+
+
+class Publications:
+    """What one process knows of them. May be used by several threads."""
+
+    def __init__(self, storage: Storage, blobs: Blobs, refs: Refs) -> None:
+        self._storage = storage
+        self._blobs = blobs
+        self._refs = refs
+        self._lock = threading.Lock()
+        # None for one that is removed. A ref that changes has another entry.
+        self._versions: dict[Entry, _Version | None] = {}
+
+    def newest(self) -> list[Published]:
+        """By task and number; damaged versions are logged and left out.
+
+        Raises StoreNotFound if the store is there no longer.
+        """
+        with self._lock:
+            self._list()
+            versions = [version for version in self._versions.values() if version]
+            versions.sort(key=lambda version: (version.task, version.number))
+            self._read([version for version in versions if version.publisher is None])
+            newest = _newest(versions)
+            # One that was superseded is the newest again when those after it are removed.
+            while lacking := [version for version in newest if version.published is None]:
+                self._read(lacking)
+                newest = _newest(versions)
+            for version in set(versions).difference(newest):
+                version.published = None
+            return [version.published for version in newest if version.published]
+
+    def _list(self) -> None:
+        """Learn what refs there are, reading only those that are new or have changed."""
+        listed = {e: v for e in self._storage.walk(TASKS) if (v := parse_version_key(e.key))}
+        if not listed:
+            self._refs.require_store()
+        new = [entry for entry in listed if entry not in self._versions]
+        read = self._storage.read_many(entry.key for entry in new)
+        self._versions = {e: self._versions[e] for e in listed if e in self._versions}
+        for entry in new:
+            try:
+                digest = self._refs.parse_digest(entry.key, read[entry.key])
+            except CorruptRef as error:  # it may be readable the next time
+                logger.warning("event=ref_unreadable key=%s error=%r", entry.key, str(error))
+                continue
+            version = _Version(*listed[entry], digest, moment(entry)) if digest else None
+            self._versions[entry] = version
+
+    def _read(self, versions: Collection[_Version]) -> None:
+        if versions:
+            with ThreadPoolExecutor(READERS) as pool:
+                list(pool.map(self._read_one, versions))
+
+    def _read_one(self, version: _Version) -> None:
+        """Learn path and publisher; of a damaged version, that nothing is known."""
+        task, number, digest = version.task, version.number, version.digest
+        try:
+            path, sizes = load_path(self._blobs, task, number, digest)
+        except DamagedStore as error:
+            logger.warning("event=version_unreadable task=%s error=%r", task, str(error))
+            version.publisher = None
+            return
+        version.publisher = str(path.lineage.get("agent", ""))
+        version.published = Published(task, number, digest, path, sizes, version.created)
+
+
+def _newest(versions: Iterable[_Version]) -> list[_Version]:
+    """Of each task's publishers; `versions` ascend, and so does the answer."""
+    newest = {(v.task, v.publisher): v for v in versions if v.publisher is not None}
+    return sorted(newest.values(), key=lambda version: (version.task, version.number))
