@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -34,7 +34,8 @@ from service.telemetry.requests import Course
 
 T = TypeVar("T")
 Logits = NDArray[np.float32]  # [classes]
-Source = Callable[[int], Decoded]  # one image: decodes it to so many pixels a side; blocks
+# One image: decodes it, and brings it to each of so many pixels a side; blocks.
+Source = Callable[[Iterable[int]], Mapping[int, Decoded]]
 Read = Callable[[], Awaitable[Sequence[Source]]]
 Gone = Callable[[], Awaitable[None]]
 LOOK_AFTER_S = 0.05  # an answer that is sooner costs no look at whether the client is still there
@@ -152,21 +153,15 @@ async def _path(runtime: Runtime, wanted: Wanted, task: str) -> LoadedPath:
 def _rows(
     runtime: Runtime, paths: Sequence[LoadedPath], sources: Sequence[Source]
 ) -> asyncio.Future[list[Row]]:
-    """One row for each path and image; an image is decoded once for each size that is needed.
+    """One row for each path and image; an image is decoded once and resized to what is needed.
 
     Cancelled before its turn in a thread has come, it decodes nothing.
     """
 
     def work() -> list[Row]:
-        decoded = {
-            size: [source(size) for source in sources]
-            for size in dict.fromkeys(path.image_size for path in paths)
-        }
-        return [
-            Row(path, image.pixels, image.identity)
-            for path in paths
-            for image in decoded[path.image_size]
-        ]
+        sizes = {walk.image_size for path in paths for walk in path.walks}
+        decoded = [source(sizes) for source in sources]
+        return [Row(path, images) for path in paths for images in decoded]
 
     return asyncio.get_running_loop().run_in_executor(runtime.decoders, work)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,8 +36,8 @@ class Decoded:
     identity: bytes
 
 
-def decode(data: bytes, *, size: int, max_pixels: int) -> Decoded:
-    """Decodes and preprocesses one image to `size` pixels on each side.
+def decode(data: bytes, sizes: Iterable[int], *, max_pixels: int) -> Mapping[int, Decoded]:
+    """Decodes one image, and preprocesses it to each of `sizes`: pixels on each side.
 
     Raises BadImage, or TooLarge by the width and height that its header states and by the pieces
     that it is in.
@@ -60,7 +61,16 @@ def decode(data: bytes, *, size: int, max_pixels: int) -> Decoded:
     # Broken files raise whatever the decoder stumbles over: OSError, SyntaxError, struct.error ...
     except Exception as error:
         raise BadImage(f"decoding the image: {type(error).__name__}: {error}") from None
-    pixels = preprocess(array, size)
+    return resized(array, sizes)
+
+
+def resized(array: NDArray[np.uint8], sizes: Iterable[int]) -> Mapping[int, Decoded]:
+    """Network inputs, by size, of uint8 [height, width, 1 or 3]."""
+    return {size: named(preprocess(array, size)) for size in sizes}
+
+
+def named(pixels: NDArray[np.float32]) -> Decoded:
+    """Network input with the name of its pixels."""
     return Decoded(pixels, hashlib.blake2b(pixels.tobytes(), digest_size=16).digest())
 
 

@@ -138,7 +138,7 @@ class Runtime:
     def _prepare(self, published: Published, *, pinned: bool) -> LoadedPath:
         self.trust.require(published)
         path = self.residency.load(published, pinned=pinned)
-        self.engine.warm(path.stages)
+        self.engine.warm(path)
         return path
 
     def _count_batch(self, report: BatchReport) -> None:

@@ -215,13 +215,13 @@ def _input_shape(arch: Architecture, name: str) -> tuple[int, ...]:
     return before.get(kind_of(name), (1, arch.tokens, arch.width))
 
 
-def init(arch: Architecture, name: str) -> Tree:
+def init(arch: Architecture, name: str, seed: int = 0) -> Tree:
     """Fresh parameters (NumPy, float32) of one component.
 
-    The key is derived from the name alone, so every new component of one shape is the same, as in
-    the published system (spec/mu2net.md §8: all from key 0).
+    Unless there is a seed, the key is derived from the name alone, so every new component of one
+    shape is the same, as in the published system (spec/mu2net.md §8: all from key 0).
     """
-    key = jax.random.fold_in(jax.random.key(0), zlib.crc32(name.encode()) & 0x7FFFFFFF)
+    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()) & 0x7FFFFFFF)
     # Depth shapes no single component; without it, the same program serves every depth.
     arch = replace(arch, num_layers=0, adapters=())
     params = jax.tree.map(np.asarray, _init_kind(arch, kind_of(name), key)["params"])

@@ -6,7 +6,7 @@ does. Nothing else of it is changed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ class NoEngine:
         """The arrays as they are."""
         return tree
 
-    def warm(self, stages: Any) -> None:
+    def warm(self, path: Any) -> None:
         """Nothing to compile."""
 
     def run(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
@@ -43,8 +43,8 @@ class NoEngine:
         return [np.zeros(len(row.path.labels), np.float32) for row in rows]
 
 
-def _decode(*_: Any, **__: Any) -> Decoded:
-    return DECODED
+def _decode(body: Any, sizes: Iterable[int], **_: Any) -> Mapping[int, Decoded]:
+    return dict.fromkeys(sizes, DECODED)
 
 
 service.runtime.Engine = NoEngine  # pyright: ignore[reportAttributeAccessIssue]

@@ -2,7 +2,8 @@
 
 Programs take weights as arguments, so their number depends neither on the number of tasks nor on
 depth: some per kind of stage and bucket. Stages that are small and each task's own, adapters and
-heads, run in one call for all tasks that wait at the same depth.
+heads, run in one call for all tasks that wait at the same depth. A multipath row takes a walk for
+each of its sub-paths, which meets others like any walk; what they answer is mixed at the end.
 
 A row's result does not depend on its batch mates: bit for bit within a bucket, and to rounding
 (about 1e-6 where logits are about 1) between buckets, whose programs add in another order.
@@ -15,7 +16,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,9 +24,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.compute import mixing
 from service.compute.backends import Run
 from service.compute.backends.choice import choose
-from service.compute.paths import Program, Row, Stage, padded_classes
+from service.compute.paths import (
+    Component,
+    LoadedPath,
+    Program,
+    Row,
+    Shapes,
+    Stage,
+    Walk,
+    padded_classes,
+)
+from service.images import Decoded
 from service.telemetry.metrics import Metrics
 from vit import Architecture, shapes
 
@@ -37,7 +49,6 @@ SMALLEST = Architecture(
     width=1, heads=1, mlp_dim=1, patch_size=1, image_size=1, num_layers=0, num_classes=1
 )
 
-Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 Key = Stage | tuple[Program, int]  # what runs together: one stage's rows, or a stackable one's
 
 
@@ -63,7 +74,7 @@ class _Node:
     source: Any = None  # what the group before gave; None at a root
     place: int = 0  # this node's row in `source`
     children: dict[Stage, _Node] = field(default_factory=dict)
-    logits: NDArray[np.float32] | None = None  # of a leaf
+    answer: NDArray[np.float32] | None = None  # of a leaf: logits, or features
 
 
 class Engine:
@@ -115,22 +126,20 @@ class Engine:
                 "kernel": np.pad(arrays["kernel"], ((0, 0), (0, missing))),
                 "bias": np.pad(arrays["bias"], (0, missing)),
             }
-        return Placed(_interned(_flat(arrays)), self._backend.place(kind, arrays))
+        placed = arrays if kind in mixing.KINDS else self._backend.place(kind, arrays)
+        return Placed(_interned(_flat(arrays)), placed)
 
-    def warm(self, stages: Iterable[Stage]) -> None:
+    def warm(self, path: LoadedPath) -> None:
         """Compiles every bucket of every stage that has no program yet; blocks.
 
-        Raises ValueError if a stage's arrays do not have the shapes its program needs.
+        Raises ValueError if a component's arrays do not have the shapes that are needed.
         """
+        if path.mixer is not None:
+            _check("router and connectors", path.mixer.shapes, path.mixer.components)
         waiting: list[Future[Run]] = []
-        for stage in stages:
+        for stage in dict.fromkeys(stage for walk in path.walks for stage in walk.stages):
             program = stage.program
-            found = tuple(component.weights.shapes for component in stage.components)
-            if found != _shapes(program):
-                raise ValueError(
-                    f"loading {'+'.join(program.kinds)} {stage.components[-1].digest}: "
-                    f"expected arrays {_shapes(program)}, found {found}"
-                )
+            _check("+".join(program.kinds), _shapes(program), stage.components)
             with self._lock:
                 for rows in _buckets(self.buckets, program):
                     waiting.append(self._program(program, rows, stacked=False))
@@ -163,7 +172,8 @@ class Engine:
 
     def run(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
         """Logits [classes] of each row. The paths must have been warmed."""
-        waiting, leaves, missing = _plan(rows)
+        walks = [(walk, row.images[walk.image_size]) for row in rows for walk in row.path.walks]
+        waiting, leaves, missing = _plan(walks)
         computed = missing.total()
         while waiting:
             key = _next_key(waiting, missing)
@@ -173,12 +183,9 @@ class Engine:
             for node in group:
                 for child in node.children.values():
                     waiting.setdefault(child.key, []).append(child)
-        self._metrics.shared_rows.inc(sum(len(row.path.stages) for row in rows) - computed)
-        return [
-            leaf.logits[: len(row.path.labels)]
-            for leaf, row in zip(leaves, rows, strict=True)
-            if leaf.logits is not None
-        ]
+        self._metrics.shared_rows.inc(sum(len(walk.stages) for walk, _ in walks) - computed)
+        rest = iter(leaves)
+        return [_logits(row.path, rest) for row in rows]
 
     def _run_group(self, group: Sequence[_Node]) -> None:
         program = group[0].stage.program
@@ -201,7 +208,25 @@ class Engine:
             for child in node.children.values():
                 child.source, child.place = output, place
             if not node.children:
-                node.logits = np.asarray(output)[place]
+                node.answer = np.asarray(output)[place]
+
+
+def _check(what: str, expected: tuple[Shapes, ...], components: Sequence[Component]) -> None:
+    found = tuple(component.weights.shapes for component in components)
+    if found != expected:
+        raise ValueError(
+            f"loading {what} {components[-1].digest}: expected arrays {expected}, found {found}"
+        )
+
+
+def _logits(path: LoadedPath, leaves: Iterator[_Node]) -> NDArray[np.float32]:
+    """From the leaves of its own walks, which are the next."""
+    answers: list[NDArray[np.float32]] = []
+    for walk in path.walks:
+        answer = next(leaves).answer
+        assert answer is not None
+        answers.append(answer[: walk.outputs])
+    return answers[0] if path.mixer is None else mixing.mix(path.mixer, answers)
 
 
 def _copied(tree: Any) -> Any:
@@ -225,6 +250,8 @@ def _ranks(flat: Shapes) -> dict[str, int]:
 
 @functools.cache
 def _ranks_of(kind: str) -> dict[str, int]:
+    if kind in mixing.KINDS:
+        return _ranks(mixing.smallest(kind))
     return _ranks(_flat(shapes(SMALLEST, kind)))
 
 
@@ -266,21 +293,21 @@ def _split(buckets: tuple[int, ...], tokens: int, rows: int) -> tuple[int, ...]:
 _Waiting = dict[Key, list[_Node]]
 
 
-def _plan(rows: Sequence[Row]) -> tuple[_Waiting, list[_Node], Counter[Key]]:
-    """What must be computed: the roots by key, each row's leaf, and how many nodes by key."""
+def _plan(walks: Sequence[tuple[Walk, Decoded]]) -> tuple[_Waiting, list[_Node], Counter[Key]]:
+    """What must be computed: the roots by key, the leaf of each walk, and how many nodes by key."""
     roots: dict[bytes, dict[Stage, _Node]] = {}
     missing: Counter[Key] = Counter()
     leaves: list[_Node] = []
-    for row in rows:
-        siblings = roots.setdefault(row.identity, {})
+    for walk, image in walks:
+        siblings = roots.setdefault(image.identity, {})
         node, depth = None, 0
-        for stage in row.path.stages:
+        for stage in walk.stages:
             stackable = stage.program.stackable
             depth += not stackable  # adapters elsewhere in the path change nothing
             node = siblings.get(stage)
             if node is None:
                 key = (stage.program, depth) if stackable else stage
-                node = siblings[stage] = _Node(stage, key, row.pixels)
+                node = siblings[stage] = _Node(stage, key, image.pixels)
                 missing[key] += 1
             siblings = node.children
         assert node is not None

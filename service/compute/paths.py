@@ -11,17 +11,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
 from model_store import Digest, Published
+from service.images import Decoded
 from vit import Architecture, kind_of, shapes
 
 STEM = ("embedding", "cls", "posembed_input")
 TAIL = ("encoder_norm", "head")
 SMALLEST_HEAD = 16  # classes; heads are padded to powers of two from here on
-OWN = (("residual_adapter",), TAIL)  # what a task that adapts a frozen backbone has for itself
+HEADLESS_TAIL = TAIL[:1]  # of a path whose features are wanted
+# What a task that adapts a frozen backbone has for itself.
+OWN = (("residual_adapter",), TAIL, HEADLESS_TAIL)
 STACKED_PARAMETERS = 2**17  # of a stage at most: larger ones cost more to copy than to call
+
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]  # of all arrays, in order of their names
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,11 @@ class Program:
 
     @property
     def result_shape(self) -> tuple[int, ...]:
-        """Of one row that goes out: tokens, or logits."""
+        """Of one row that goes out: tokens, features or logits."""
         if self.kinds == TAIL:
             return (self.shape.num_classes,)
+        if self.kinds == HEADLESS_TAIL:
+            return (self.shape.width,)
         tokens = 1 if self.class_token_only else self.tokens or self.shape.tokens
         return (tokens, self.shape.width)
 
@@ -81,14 +85,31 @@ class Stage:
     components: tuple[Component, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Walk:
+    """One network's stages, from an image to what it answers."""
+
+    stages: tuple[Stage, ...]
+    image_size: int
+    outputs: int  # classes, or features
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mixer:
+    """The router of a multipath version and the connectors of its further paths, in this order."""
+
+    shapes: tuple[Shapes, ...]  # that each must have
+    components: tuple[Component, ...]
+
+
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class LoadedPath:
     """A version of a task, ready to run."""
 
     published: Published
-    stages: tuple[Stage, ...]
-    image_size: int
+    walks: tuple[Walk, ...]  # one; of a multipath version one for each sub-path, the main one first
     cost: float  # estimated work of one row: parameters times tokens, in millions
+    mixer: Mixer | None = None  # of a multipath version
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -101,18 +122,21 @@ class Row:
     """One image on its way through one path."""
 
     path: LoadedPath
-    pixels: NDArray[np.float32]  # [image_size, image_size, 3]
-    identity: bytes  # equal for equal pixels
+    images: Mapping[int, Decoded]  # by size: of each that the path's walks take
 
 
-def cut(arch: Architecture) -> Iterator[tuple[Program, tuple[str, ...]]]:
-    """The stages of an architecture, in forward order: program and names of the components."""
+def cut(arch: Architecture, *, head: bool = True) -> Iterator[tuple[Program, tuple[str, ...]]]:
+    """The stages of an architecture, in forward order: program and names of the components.
+
+    Without `head` they end in the features that the head would get.
+    """
     last = f"encoderblock_{arch.num_layers - 1}"
     yield _program(STEM, arch), STEM
     for name in arch.component_names:
         if name not in STEM + TAIL:
             yield _program((name,), arch, class_token_only=name == last), (name,)
-    yield _program(TAIL, arch), TAIL
+    tail = TAIL if head else HEADLESS_TAIL
+    yield _program(tail, arch), tail
 
 
 def _program(
@@ -130,9 +154,11 @@ def _program(
         shape = replace(shape, heads=1, mlp_dim=1)
     if "residual_adapter" not in kinds:
         shape = replace(shape, adapter_dim=1)
-    if "head" in kinds:  # behind a block comes the class token alone
+    if "encoder_norm" in kinds:  # behind a block comes the class token alone
         tokens = 1 if arch.num_layers else arch.tokens
-        shape = replace(shape, image_size=1, num_classes=padded_classes(arch.num_classes))
+        shape = replace(shape, image_size=1)
+    if "head" in kinds:
+        shape = replace(shape, num_classes=padded_classes(arch.num_classes))
     return _same(Program(kinds, shape, tokens, class_token_only))
 
 

@@ -114,10 +114,7 @@ async def _read(request: Request, settings: Settings) -> Sequence[Source]:
     except ClientDisconnect:
         raise ClientGone("the client closed the connection") from None
 
-    def source(size: int) -> Any:
-        return decode(body, size=size, max_pixels=settings.max_pixels)
-
-    return [source]
+    return [partial(decode, body, max_pixels=settings.max_pixels)]
 
 
 async def _gone(request: Request) -> None:

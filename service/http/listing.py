@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from model_store import Digest, ModelStore, StoreError
+from model_store import Digest, ModelStore, StoreError, TaskPath
 from service.access import Grants
 from service.errors import BadParameter
 from service.tasks import hiding
@@ -77,10 +77,21 @@ def describe_task(
             }
             for name, digest in path.components.items()
         ],
+        **_subpaths(path, seen),
         "metrics": dict(path.metrics),
         "lineage": {**path.lineage, "parent_task": short["parent"]},
         "versions": _versions(store, task),
     }
+
+
+def _subpaths(path: TaskPath, seen: Mapping[str, Entry]) -> dict[str, Any]:
+    """The networks that a multipath version mixes; a task's name only where it may be known."""
+    shown = ("name", "input", "architecture", "answers", "connector")
+    found = [{name: one.get(name) for name in shown} for one in path.subpaths]
+    for one, whole in zip(found, path.subpaths, strict=True):
+        task = whole.get("task")
+        one["task"] = task if isinstance(task, str) and task in seen else None
+    return {"subpaths": found} if found else {}
 
 
 def _versions(store: ModelStore, task: str) -> list[dict[str, Any]]:

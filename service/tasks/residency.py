@@ -24,20 +24,16 @@ from typing import Any
 import numpy as np
 
 from model_store import ModelStore, Published
-from service.compute.paths import Component, LoadedPath, Program, Stage, cut, elements, held_bytes
+from service.compute.paths import Component, LoadedPath, Mixer, Program, Stage, Walk, elements
+from service.tasks import specs
 from service.tasks.eviction import Budget, Key, NoRoom
+from service.tasks.specs import Network, Spec, UnservablePath
 from service.telemetry.metrics import Metrics
-from vit import Architecture, kind_of
-from vit.preprocess import CONTRACT
 
 logger = logging.getLogger(__name__)
 HELPERS = 6  # threads that read for all loads, beside each load's own
 ROOM_WAIT_S = 2.0  # for requests in flight to let go of what may then be evicted
 ROOM_LOOK_S = 0.01
-
-
-class UnservablePath(Exception):
-    """A published path that this gateway cannot run; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,54 +93,43 @@ class Residency:
         Raises UnservablePath, OverBudget for a path that can never fit, NoRoom where all else is in
         use for too long, or StoreError for a missing or corrupt component.
         """
-        arch = self._architecture(published)
-        sizes = _sizes(published, arch)
+        spec = specs.read(published.path)
+        sizes = spec.sizes(published)
         if not pinned:
             self._budget.require(published.task, sizes)
-            return self._loaded(published, arch, sizes)
+            return self._loaded(published, spec, sizes)
         pin = self._budget.pin(published.task, sizes)
         try:
-            path = self._loaded(published, arch, sizes)
+            path = self._loaded(published, spec, sizes)
         except BaseException:
             self._budget.unpin(pin)
             raise
         weakref.finalize(path, self._budget.unpin, pin).atexit = False
         return path
 
-    def _loaded(
-        self, published: Published, arch: Architecture, sizes: Mapping[Key, int]
-    ) -> LoadedPath:
-        components = self._components(_keys(published), sizes)
+    def _loaded(self, published: Published, spec: Spec, sizes: Mapping[Key, int]) -> LoadedPath:
+        components = self._components(specs.keys_of(published.path), sizes)
+        walks = tuple(self._walk(published, network, components) for network in spec.networks)
+        mixer = None
+        if spec.mixer:
+            mixer = Mixer(tuple(spec.mixer.values()), tuple(components[n] for n in spec.mixer))
+        cost = sum(map(_cost, walks, spec.networks))
+        return LoadedPath(published, walks, cost, mixer)
+
+    def _walk(
+        self, published: Published, network: Network, components: Mapping[str, Component]
+    ) -> Walk:
         stages = tuple(
             self._stage(program, tuple(components[name] for name in names))
-            for program, names in cut(arch)
+            for program, names in network.stages()
         )
-        head = stages[-1].components[-1]
-        if head.classes != arch.num_classes:
+        head, arch = stages[-1].components[-1], network.arch
+        if network.head and head.classes != arch.num_classes:
             raise UnservablePath(
                 f"loading {published.task!r}: expected a head of {arch.num_classes} classes, "
                 f"found one of {head.classes}"
             )
-        size = sum(component.size_bytes for stage in stages for component in stage.components)
-        return LoadedPath(published, stages, arch.image_size, size / 4 * arch.tokens / 1e6)
-
-    def _architecture(self, published: Published) -> Architecture:
-        path = published.path
-        try:
-            arch = Architecture.from_json(path.architecture)
-        except ValueError as error:
-            raise UnservablePath(f"loading {path.task!r}: {error}") from None
-        for what, expected, found in (
-            ("components", arch.component_names, tuple(path.components)),
-            ("input", {"size": arch.image_size, **CONTRACT}, dict(path.input)),
-            ("number of labels", arch.num_classes, len(path.labels)),
-        ):
-            if expected != found:
-                raise UnservablePath(
-                    f"loading {path.task!r}: expected {what} {expected}, found {found}; "
-                    "publish it again with a path spec that fits its architecture"
-                )
-        return arch
+        return Walk(stages, arch.image_size, network.outputs)
 
     def _components(
         self, keys: Mapping[str, Key], sizes: Mapping[Key, int]
@@ -268,14 +253,7 @@ class Residency:
             return Usage(len(self._resident), self._bytes, self._releases)
 
 
-def _keys(published: Published) -> dict[str, Key]:
-    return {name: (kind_of(name), digest) for name, digest in published.path.components.items()}
-
-
-def _sizes(published: Published, arch: Architecture) -> dict[Key, int]:
-    keys = _keys(published)
-    return {
-        keys[name]: max(held, published.sizes[name])
-        for program, names in cut(arch)
-        for name, held in zip(names, held_bytes(program), strict=True)
-    }
+def _cost(walk: Walk, network: Network) -> float:
+    """Estimated work of one row."""
+    size = sum(component.size_bytes for stage in walk.stages for component in stage.components)
+    return size / 4 * network.arch.tokens / 1e6

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -25,7 +24,7 @@ from service.errors import (
     Unavailable,
     UploadTimeout,
 )
-from service.images import Decoded, decode
+from service.images import Decoded, decode, named, resized
 from service.runtime import Runtime
 from service.settings import Settings
 from service.tasks import hiding
@@ -34,7 +33,6 @@ from service.v2.errors import BadRequest, shown
 from service.v2.models import INPUTS
 from service.v2.requests import Output, Request
 from service.v2.tensors import Sent, images, numbers
-from vit import preprocess
 
 T = TypeVar("T")
 Keep = Callable[[bytes], bytes]  # a copy that is counted; raises Unavailable
@@ -162,7 +160,7 @@ def prepare(
                 f"input 'pixels': {width} x {height} pixels, at most {settings.max_pixels} are "
                 "accepted"
             )
-        return request, [partial(_pixels, one) for one in array]
+        return request, [partial(resized, one) for one in array]
     if not (np.abs(array) <= 1).all():
         raise BadRequest("input 'preprocessed': expected numbers from -1 to 1")
     return request, [partial(_preprocessed, one) for one in array]
@@ -172,21 +170,23 @@ def _kept(array: NDArray[Any], keep: Keep) -> NDArray[Any]:
     return np.frombuffer(keep(array.tobytes()), array.dtype).reshape(array.shape)
 
 
-def _file(data: bytes, max_pixels: int, size: int) -> Decoded:
-    return decode(data, size=size, max_pixels=max_pixels)
+def _file(data: bytes, max_pixels: int, sizes: Iterable[int]) -> Mapping[int, Decoded]:
+    return decode(data, sizes, max_pixels=max_pixels)
 
 
-def _pixels(array: NDArray[np.uint8], size: int) -> Decoded:
-    return _preprocessed(preprocess(array, size), size)
-
-
-def _preprocessed(array: NDArray[np.float32], size: int) -> Decoded:
+def _preprocessed(array: NDArray[np.float32], sizes: Iterable[int]) -> Mapping[int, Decoded]:
+    size, *others = sizes
+    if others:
+        raise BadRequest(
+            "input 'preprocessed': expected an input that the model can bring to its sizes "
+            f"{sorted([size, *others])}: 'image' or 'pixels'"
+        )
     if array.shape != (size, size, 3):
         raise BadRequest(
             f"input 'preprocessed': expected FP32 [n, {size}, {size}, 3], "
             f"found {['n', *array.shape]}"
         )
-    return Decoded(array, hashlib.blake2b(array.tobytes(), digest_size=16).digest())
+    return {size: named(array)}
 
 
 def _given(output: Output, outcome: Classified) -> Given:

@@ -22,6 +22,7 @@ from service.runtime import Runtime
 from service.tasks import hiding
 from service.tasks.catalog import Entry
 from service.tasks.loading import Slot
+from service.tasks.specs import input_sizes
 from service.v2.errors import BadRequest, NotSupported, shown
 from service.v2.tensors import ANY, Spec
 
@@ -236,9 +237,12 @@ def _indexed(model: str, slot: Slot) -> dict[str, str]:
 
 
 def _specs(published: Published) -> tuple[list[Spec], list[Spec]]:
-    size, classes = int(published.path.input["size"]), len(published.path.labels)
-    preprocessed = replace(INPUTS["preprocessed"], shape=(ANY, size, size, 3))
-    inputs = [INPUTS["image"], INPUTS["pixels"], preprocessed]
+    """A path with networks of several sizes takes no network input."""
+    sizes, classes = input_sizes(published.path), len(published.path.labels)
+    inputs = [INPUTS["image"], INPUTS["pixels"]]
+    if len(sizes) == 1:
+        (size,) = sizes
+        inputs.append(replace(INPUTS["preprocessed"], shape=(ANY, size, size, 3)))
     return inputs, [Spec(name, "FP32", (ANY, classes)) for name in OUTPUTS]
 
 

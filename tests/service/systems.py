@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from PIL import Image
 
 from model_store import ModelStore, Published, TaskPath
 from vit import Architecture, kind_of
+from vit.multipath import ROUTER, connector_name, mixer_names
 from vit.preprocess import CONTRACT
 
 TINY = Architecture(
@@ -94,6 +95,50 @@ def publish(
         **fields,
     )
     return store.publish(path)
+
+
+def multipath(
+    store: ModelStore, task: str, paths: Sequence[Published], *, heads: Sequence[int] = (0,)
+) -> TaskPath:
+    """The spec of a version that mixes these, the first its main path; `heads` keep their head."""
+    archs = [Architecture.from_json(one.path.architecture) for one in paths]
+    rng = np.random.default_rng(len(task))
+    classes, components, subpaths = archs[0].num_classes, {}, []
+    for i, (one, arch) in enumerate(zip(paths, archs, strict=True)):
+        parts = arch.component_names[: None if i in heads else -1]
+        components |= {f"path_{i}/{part}": one.path.components[part] for part in parts}
+        subpaths.append({
+            "name": f"path_{i}",
+            "task": one.task,
+            "agent": "someone",
+            "manifest": one.digest,
+            "architecture": arch.to_json(),
+            "input": {"size": arch.image_size, **CONTRACT},
+            "components": {part: f"path_{i}/{part}" for part in parts},
+            "answers": "logits" if i in heads else "features",
+            "connector": connector_name(i) if i else None,
+        })  # fmt: skip
+    for i, name in enumerate(mixer_names(len(paths))):
+        inputs = archs[i].num_classes if i in heads else archs[i].width
+        tree = {"Dense_0": _dense(inputs, classes if i else len(paths))}
+        if name == ROUTER:
+            tree["LayerNorm_0"] = {"scale": (classes,), "bias": (classes,)}
+        components[name] = store.put({
+            part: {leaf: rng.normal(0, 0.2, shape).astype(np.float32) for leaf, shape in of.items()}
+            for part, of in tree.items()
+        })  # fmt: skip
+    return TaskPath(
+        task=task,
+        labels=paths[0].path.labels,
+        architecture={"kind": "multipath", "num_paths": len(paths), "num_classes": classes},
+        components=components,
+        input={"sizes": sorted({arch.image_size for arch in archs}), **CONTRACT},
+        hyperparameters={},
+        metrics={},
+        parameters={"total": 1},
+        lineage={"parent": None, "parent_task": None},
+        subpaths=tuple(subpaths),
+    )
 
 
 def tree_of(store: ModelStore, published: Published) -> dict[str, Any]:

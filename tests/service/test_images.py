@@ -22,7 +22,7 @@ LIMIT = 10_000
 
 
 def pixels(data: bytes, size: int = 16) -> np.ndarray:
-    return decode(data, size=size, max_pixels=LIMIT).pixels
+    return decode(data, [size], max_pixels=LIMIT)[size].pixels
 
 
 def filled(mode: str, colour: int | tuple[int, ...], format: str = "PNG") -> bytes:
@@ -76,11 +76,11 @@ def test_orientation_is_applied() -> None:
 def test_equal_pixels_have_equal_names_whatever_the_file() -> None:
     picture = image(1)
     names = {
-        decode(encoded(picture, format), size=16, max_pixels=LIMIT).identity
+        decode(encoded(picture, format), [16], max_pixels=LIMIT)[16].identity
         for format in ("PNG", "BMP")
     }
     assert len(names) == 1
-    assert decode(encoded(image(2)), size=16, max_pixels=LIMIT).identity not in names
+    assert decode(encoded(image(2)), [16], max_pixels=LIMIT)[16].identity not in names
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ def model(program: Program, rows: int, *, stacked: bool) -> ov.Model:
         mine = [op.parameter(shape, np.float32) for shape in _shapes(program, kind, sets)]
         parameters += mine
         result = _GRAPHS[kind](program, rows, sets, result, mine)
+    result = _reshape(result, rows, *program.result_shape)
     return ov.Model([result], parameters)  # pyright: ignore[reportGeneralTypeIssues]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from model_store import ModelStore, Published
 from service.compute.backends import Compiled
 from service.compute.engine import Engine, _split
 from service.compute.paths import LoadedPath, Row
+from service.images import resized
 from service.tasks.eviction import Budget, Recency
 from service.tasks.residency import Residency
 from service.telemetry.metrics import Metrics
@@ -47,7 +47,7 @@ class System:
 
     def load(self, published: Published) -> LoadedPath:
         path = self.residency.load(published)
-        self.engine.warm(path.stages)
+        self.engine.warm(path)
         return path
 
     def count(self, name: str, **labels: str) -> float:
@@ -64,7 +64,7 @@ class System:
         published = row.path.published
         arch = Architecture.from_json(published.path.architecture)
         params = tree_of(self.store, published)
-        return np.asarray(FORWARD(arch, params, row.pixels[None]))[0]
+        return np.asarray(FORWARD(arch, params, row.images[arch.image_size].pixels[None]))[0]
 
 
 @pytest.fixture(scope="module", params=["jax", "openvino"])
@@ -98,9 +98,9 @@ def paths(system: System) -> list[LoadedPath]:
 
 
 def row(path: LoadedPath, seed: int) -> Row:
-    size = path.image_size
-    pixels = np.random.default_rng(seed).uniform(-1, 1, (size, size, 3)).astype(np.float32)
-    return Row(path, pixels, hashlib.blake2b(pixels.tobytes()).digest())
+    """A random image's, the same at each size for all paths."""
+    picture = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), np.uint8)
+    return Row(path, resized(picture, {walk.image_size for walk in path.walks}))
 
 
 def distance(one: Sequence[NDArray], other: Sequence[NDArray]) -> float:

@@ -50,7 +50,7 @@ class Store:
             raise RuntimeError("broken on purpose")
         if task in self.crowded:
             raise NoRoom("all is in use")
-        return LoadedPath(published, (), 16, 1.0)
+        return LoadedPath(published, (), 1.0)
 
     def serve(
         self, *tasks: str, preload: tuple[str, ...] = (), pins: tuple[str, ...] = ()

@@ -17,9 +17,10 @@ import pytest
 from model_store import CorruptBlob, Digest, ModelStore, Published
 from service.compute.paths import LoadedPath, elements
 from service.tasks.eviction import Budget, NoRoom, OverBudget, Recency
-from service.tasks.residency import Residency, UnservablePath
+from service.tasks.residency import Residency
+from service.tasks.specs import UnservablePath
 from service.telemetry.metrics import Metrics
-from tests.service.systems import TINY, publish, random_component
+from tests.service.systems import TINY, multipath, publish, random_component
 from tests.service.waiting import eventually
 
 BODY = [name for name in TINY.component_names if name != "head"]
@@ -64,11 +65,12 @@ def test_paths_share_components_and_stages(tmp_path: Path) -> None:
     first = publish(store, "one")
     second = publish(store, "other", own={"encoderblock_1": 1})
     one, other = loaded.load(first), loaded.load(second)
-    assert one.stages[0] is other.stages[0]
-    assert one.stages[1] is other.stages[1]
-    assert one.stages[2] is not other.stages[2]
-    assert one.stages[3] is not other.stages[3]
-    assert one.stages[3].components[0] is other.stages[3].components[0]  # the norm, not the head
+    ours, theirs = one.walks[0].stages, other.walks[0].stages
+    assert ours[0] is theirs[0]
+    assert ours[1] is theirs[1]
+    assert ours[2] is not theirs[2]
+    assert ours[3] is not theirs[3]
+    assert ours[3].components[0] is theirs[3].components[0]  # the norm, not the head
     assert len(store.reads) == len(set(store.reads)) == 9
     usage = loaded.usage()
     assert usage.components == 9
@@ -80,7 +82,7 @@ def test_components_are_freed_with_their_last_path(tmp_path: Path) -> None:
     loaded = residency(store)
     one = loaded.load(publish(store, "one"))
     other = loaded.load(publish(store, "other", own={"encoderblock_1": 1}))
-    in_flight = one.stages
+    in_flight = one.walks
     del one
     assert (loaded.usage().components, loaded.usage().releases) == (9, 0)
     del in_flight
@@ -88,6 +90,29 @@ def test_components_are_freed_with_their_last_path(tmp_path: Path) -> None:
     del other
     assert (loaded.usage().components, loaded.usage().size_bytes) == (0, 0)
     assert loaded.usage().releases == 9
+
+
+def test_a_multipath_version_counts_what_it_adds_and_leaves_what_others_use(
+    tmp_path: Path,
+) -> None:
+    store = Reader(tmp_path)
+    parts = [publish(store, "main"), publish(store, "other", own={"encoderblock_1": 1})]
+    mixed = store.publish(multipath(store, "mixed", parts))
+    metrics = Metrics()
+    recency = Recency(metrics)
+    added = sum(mixed.sizes[name] for name in ("multipath_router", "head_adapter_path_1"))
+    everything = held(parts[0]) + held(parts[1], "encoderblock_1") + added
+    budget = Budget(everything + held(parts[1], "head") - 1, recency)
+    loaded = Residency(store, lambda _, tree: tree, metrics, budget)
+    main, both = Holder(loaded.load(parts[0])), Holder(loaded.load(mixed))
+    assert len(store.reads) == len(set(store.reads)) == 7 + 3  # two of the mixer, and a block
+    assert loaded.usage().size_bytes == everything
+    recency.used(both)
+    recency.used(main)
+    more = Holder(loaded.load(parts[1]))  # has only to read its head
+    assert both.path is None
+    assert main.path and more.path
+    assert loaded.usage().components == 9
 
 
 def test_concurrent_loads_of_a_component_read_it_once(tmp_path: Path) -> None:
@@ -100,7 +125,7 @@ def test_concurrent_loads_of_a_component_read_it_once(tmp_path: Path) -> None:
         store.gate.set()
         paths = [job.result(60) for job in jobs]
     assert len(store.reads) == len(published.path.components)
-    assert len({id(stage) for path in paths for stage in path.stages}) == 4
+    assert len({id(stage) for path in paths for stage in path.walks[0].stages}) == 4
 
 
 def test_a_corrupt_component_fails_by_name_and_loads_once_repaired(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def read(body: bytes, header_size: int | None) -> tuple[Request, list[Any]]:
     """A body's request and images, as a transport reads them."""
     path: Any = Path()
     request, sources = prepare(parse_body(memoryview(body), header_size), path, LIMITS, bytes)
-    return request, [source(16) for source in sources]
+    return request, [source([16])[16] for source in sources]
 
 
 def taken_or_refused(body: bytes, header_size: int | None) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import queue
 from base64 import b64encode
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ import tritonclient.grpc.aio
 import tritonclient.http.aio
 from tritonclient.utils import InferenceServerException
 
-from tests.service.systems import image, png
+from tests.service.systems import TINY, image, multipath, png, publish
 from tests.service.v2.clients import Client
 from tests.service.v2.conftest import ADMIN, Spoken
+from tests.service.waiting import eventually
 from vit import preprocess
 
 WIDE = "group/wide"
@@ -363,3 +365,23 @@ def test_a_stream_of_asyncio(spoken: Spoken) -> None:
             return [result.get_response().id async for result, error in answers if error is None]
 
     assert asyncio.run(ask()) == ["0", "1", "2"]
+
+
+def test_a_model_that_mixes_paths_of_two_sizes(client: Client, spoken: Spoken) -> None:
+    small = publish(spoken.store, "small", replace(TINY, image_size=8))
+    mixed = multipath(spoken.store, "mixed", [spoken.store.resolve("plain"), small])
+    spoken.store.publish(mixed)
+    try:
+        eventually(lambda: spoken.server.classify("mixed", png(1)).status == 200)
+        told = client.ask("get_model_metadata", "mixed")["inputs"]
+        assert [one["name"] for one in told] == ["image", "pixels"]
+        wanted = expected(spoken, "mixed", 1, 2)
+        pixels = np.stack([np.asarray(image(1)), np.asarray(image(2))])
+        for sent in (client.images(png(1), png(2)), [client.input("pixels", "UINT8", pixels)]):
+            found = client.raw.infer("mixed", sent).as_numpy("probabilities")
+            np.testing.assert_allclose(found, wanted, atol=1e-6)
+        ready = client.input("preprocessed", "FP32", preprocess(pixels, 16))
+        assert "sizes [8, 16]" in refused(client, 400, "infer", "mixed", [ready])
+    finally:
+        for task in ("mixed", "small"):
+            spoken.store.rm(task)

@@ -1,0 +1,173 @@
+"""A version's path spec, checked: the networks that it runs and where their components stand.
+
+A spec comes from whoever may publish: nothing is built of it before its parts are known to fit
+together, and what has no bound of its own is bounded by the components that it lists.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from model_store import Published, TaskPath
+from model_store.canonical_json import shown
+from service.compute import mixing
+from service.compute.paths import Program, Shapes, cut, held_bytes
+from service.tasks.eviction import Key
+from vit import Architecture, kind_of
+from vit.multipath import connector_name
+from vit.preprocess import CONTRACT
+
+MULTIPATH = "multipath"
+NUM_PATHS = (2, 3)
+LOGITS, FEATURES = "logits", "features"
+
+
+class UnservablePath(Exception):
+    """A published path that this gateway cannot run; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """One network of a version."""
+
+    arch: Architecture
+    prefix: str = ""  # of its components' names in the path spec
+    head: bool = True  # without one it answers with features
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers it answers with."""
+        return self.arch.num_classes if self.head else self.arch.width
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Its components in forward order, by the names that they have in any network."""
+        return self.arch.component_names[: None if self.head else -1]
+
+    def stages(self) -> Iterator[tuple[Program, tuple[str, ...]]]:
+        """Each stage's program and components, by their names in the path spec."""
+        for program, names in cut(self.arch, head=self.head):
+            yield program, tuple(self.prefix + name for name in names)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What has to be loaded for a version."""
+
+    networks: tuple[Network, ...]
+    mixer: Mapping[str, Shapes] = field(default_factory=dict[str, Shapes])  # of a multipath version
+
+    def sizes(self, published: Published) -> dict[Key, int]:
+        """The bytes that each component takes in memory."""
+        held = {name: 4 * _numbers(shapes) for name, shapes in self.mixer.items()}
+        for network in self.networks:
+            for program, names in network.stages():
+                held |= zip(names, held_bytes(program), strict=True)
+        keys = keys_of(published.path)
+        return {keys[name]: max(size, published.sizes[name]) for name, size in held.items()}
+
+
+def _numbers(shapes: Shapes) -> int:
+    return sum(math.prod(shape) for _, shape in shapes)
+
+
+def keys_of(path: TaskPath) -> dict[str, Key]:
+    """Each component by its name: a sub-path's are the same as those of the task it belongs to."""
+    return {
+        name: (kind_of(name.rpartition("/")[2]), digest) for name, digest in path.components.items()
+    }
+
+
+def read(path: TaskPath) -> Spec:
+    """Raises UnservablePath where the spec's parts do not fit together."""
+    if path.architecture.get("kind") == MULTIPATH:
+        return _multipath(path)
+    arch = _architecture(path, path.architecture)
+    _require(path, "components", arch.component_names, tuple(path.components))
+    _require(path, "input", _input(arch), dict(path.input))
+    _require(path, "number of labels", arch.num_classes, len(path.labels))
+    return Spec((Network(arch),))
+
+
+def input_sizes(path: TaskPath) -> Sequence[int]:
+    """The sizes to which images are brought, as far as the spec tells them."""
+    sizes = path.input.get("sizes", [path.input.get("size")])
+    return [size for size in sizes if type(size) is int] if isinstance(sizes, list) else []
+
+
+def _multipath(path: TaskPath) -> Spec:
+    count, classes = len(path.subpaths), len(path.labels)
+    if count not in NUM_PATHS:
+        raise _unservable(path, "number of sub-paths", " or ".join(map(str, NUM_PATHS)), count)
+    networks = tuple(_subpath(path, number) for number in range(count))
+    sizes = sorted({network.arch.image_size for network in networks})
+    mixer = mixing.shapes_of(classes, [network.outputs for network in networks])
+    parts = [network.prefix + part for network in networks for part in network.parts]
+    _require(path, "num_paths", count, path.architecture.get("num_paths"))
+    _require(path, "num_classes", classes, path.architecture.get("num_classes"))
+    _require(path, "classes of the main path", classes, networks[0].outputs)
+    _require(path, "input", {"sizes": sizes, **CONTRACT}, dict(path.input))
+    _require(path, "components", tuple(sorted([*parts, *mixer])), tuple(sorted(path.components)))
+    return Spec(networks, mixer)
+
+
+def _subpath(path: TaskPath, number: int) -> Network:
+    """The main path answers with logits and has no connector."""
+    found, name = path.subpaths[number], f"path_{number}"
+    answers = found.get("answers")
+    if answers != LOGITS and (answers != FEATURES or not number):
+        expected = f"{LOGITS} or {FEATURES}" if number else LOGITS
+        raise _unservable(path, f"answers of {name}", expected, shown(answers))
+    arch = _architecture(path, found.get("architecture"))
+    network = Network(arch, f"{name}/", head=answers == LOGITS)
+    for what, expected in (
+        ("name", name),
+        ("input", _input(arch)),
+        ("components", {part: network.prefix + part for part in network.parts}),
+        ("connector", connector_name(number) if number else None),
+    ):
+        _require(path, f"{what} of {name}", expected, found.get(what))
+    return network
+
+
+def _architecture(path: TaskPath, found: Any) -> Architecture:
+    try:
+        arch = Architecture.from_json(found)
+    except ValueError as error:
+        raise UnservablePath(f"loading {path.task!r}: {error}") from None
+    numbers = (*arch.adapters, *{**arch.to_json(), "adapters": 0}.values())
+    if not all(type(number) is int for number in numbers):
+        raise _unservable(path, "an architecture of", "whole numbers", shown(found))
+    if arch.num_layers > len(path.components):  # before anything is made for each
+        raise _unservable(path, "components", f"those of {arch.num_layers} blocks", "fewer")
+    return arch
+
+
+def _input(arch: Architecture) -> dict[str, Any]:
+    return {"size": arch.image_size, **CONTRACT}
+
+
+def _require(path: TaskPath, what: str, expected: Any, found: Any) -> None:
+    if expected != found:
+        missing, unknown = _beyond(expected, found), _beyond(found, expected)
+        raise _unservable(path, what, shown(missing), shown(unknown))
+
+
+def _beyond(one: Any, other: Any) -> Any:
+    """What one has and the other has not; all of it where they differ in their order or kind."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return {key: one[key] for key in one if key not in other or other[key] != one[key]}
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        theirs = set(other)
+        return tuple(part for part in one if part not in theirs) or one
+    return one
+
+
+def _unservable(path: TaskPath, what: str, expected: Any, found: Any) -> UnservablePath:
+    return UnservablePath(
+        f"loading {path.task!r}: expected {what} {expected}, found {found}; "
+        "publish it again with a path spec that fits its architecture"
+    )
