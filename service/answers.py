@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ TOP_K = 5  # classes listed where the request does not say
 def probabilities(path: LoadedPath, logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """Softmax over the classes, [classes]. Raises InternalError where logits are not finite."""
     exact = logits.astype(np.float64)
-    if not np.isfinite(exact).all():
+    if not math.isfinite(exact.sum()):  # of numbers that all were float32: it cannot overflow
         raise InternalError(f"task {path.published.task!r} gave numbers that are not finite")
     odds = np.exp(exact - exact.max())
     return odds / odds.sum()
@@ -29,5 +30,6 @@ def predictions(
     found = probabilities(path, logits)
     best = np.argsort(-found, kind="stable")[: top_k or TOP_K]
     return [
-        {"label": path.labels[i], "index": int(i), "probability": float(found[i])} for i in best
+        {"label": path.labels[index], "index": index, "probability": probability}
+        for index, probability in zip(best.tolist(), found[best].tolist(), strict=True)
     ]

@@ -92,10 +92,8 @@ async def classify(runtime: Runtime, wanted: Wanted, read: Read, gone: Gone) -> 
             late = partial(DeadlineExceeded, f"not answered {limit}")
             received = time.monotonic()
             ask = _ask(paths, len(sources), deadline, wanted.priority)
-            with runtime.batcher.reserve(ask) as place:
-                rows = await _unless_gone(_rows(runtime, paths, sources), gone)
-                decode_s = time.monotonic() - received
-                done = await _unless_gone(place.submit(rows), gone)
+            rows = partial(_rows, paths, sources)
+            done = await _unless_gone(runtime.batcher.submit(ask, rows, runtime.decoders), gone)
     except TimeoutError:
         raise late() from None
     logits = iter([one.answer for one in done])
@@ -104,7 +102,7 @@ async def classify(runtime: Runtime, wanted: Wanted, read: Read, gone: Gone) -> 
         for path in found
     ]
     seconds = {
-        "decode": decode_s,
+        "decode": max(one.prepare_s for one in done),
         "queue": max(one.queue_s for one in done),
         "execute": max(one.execute_s for one in done),
     }
@@ -150,20 +148,11 @@ async def _path(runtime: Runtime, wanted: Wanted, task: str) -> LoadedPath:
     return path
 
 
-def _rows(
-    runtime: Runtime, paths: Sequence[LoadedPath], sources: Sequence[Source]
-) -> asyncio.Future[list[Row]]:
-    """One row for each path and image; an image is decoded once and resized to what is needed.
-
-    Cancelled before its turn in a thread has come, it decodes nothing.
-    """
-
-    def work() -> list[Row]:
-        sizes = {walk.image_size for path in paths for walk in path.walks}
-        decoded = [source(sizes) for source in sources]
-        return [Row(path, images) for path in paths for images in decoded]
-
-    return asyncio.get_running_loop().run_in_executor(runtime.decoders, work)
+def _rows(paths: Sequence[LoadedPath], sources: Sequence[Source]) -> list[Row]:
+    """One row for each path and image; an image is decoded once and resized to what is needed."""
+    sizes = {walk.image_size for path in paths for walk in path.walks}
+    decoded = [source(sizes) for source in sources]
+    return [Row(path, images) for path in paths for images in decoded]
 
 
 def _ask(paths: Sequence[LoadedPath], images: int, deadline: float, priority: int) -> Ask:

@@ -89,7 +89,7 @@ class Runtime:
         self.loader.close()
         self.residency.close()
         self.batcher.stop()
-        self.decoders.shutdown(cancel_futures=True)
+        self.decoders.shutdown()  # the batcher refuses what waits for its turn in them
         for pool in (self.lister, self.watcher):
             pool.shutdown(wait=False, cancel_futures=True)
         self.engine.close()

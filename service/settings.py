@@ -68,7 +68,7 @@ class Settings:
     grpc_port: int = 0  # of the Open Inference Protocol over gRPC; 0 is none
     workers: int = 1  # processes; each has components and batches of its own, and these limits
     backend: str = "auto"  # what computes: jax, openvino, or the faster one where it is a CPU
-    compute_threads: int = 0  # of OpenVINO for one batch; 0: this worker's part of the cores
+    compute_threads: int = 0  # of OpenVINO for one batch; 0: this worker's cores but one
     compilation_cache: str = ""  # compiled programs kept over restarts; "" is the user's cache
 
     def __post_init__(self) -> None:
@@ -93,7 +93,9 @@ class Settings:
         workers = max(1, self.workers)
         for name, default in (
             ("memory_budget", _memory_share() // workers),
-            ("compute_threads", max(1, len(os.sched_getaffinity(0)) // workers)),
+            # Threads of one batch wait for each other: one that shares a core with the event loop
+            # would slow all of them down just when there is most to do.
+            ("compute_threads", max(1, len(os.sched_getaffinity(0)) // workers - 1)),
             ("compilation_cache", _cache_folder()),
         ):
             if not getattr(self, name):

@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar
@@ -22,7 +22,7 @@ from service.compute.fair_queue import Ask, FairQueue
 from service.compute.pace import Pace
 from service.errors import DeadlineExceeded, GatewayError, InternalError, Unavailable
 
-__all__ = ["Ask", "BatchReport", "Batcher", "Done", "Limits", "Place"]
+__all__ = ["Ask", "BatchReport", "Batcher", "Done", "Limits"]
 logger = logging.getLogger(__name__)
 RowT = TypeVar("RowT")
 AnswerT = TypeVar("AnswerT")
@@ -37,6 +37,7 @@ class Done(Generic[AnswerT]):
     """A row's answer, with its times."""
 
     answer: AnswerT
+    prepare_s: float  # until its request's rows were made
     queue_s: float
     execute_s: float  # of the whole batch
     batch_rows: int = field(default=0, compare=False)
@@ -56,12 +57,16 @@ class BatchReport:
 @dataclass(slots=True, eq=False)
 class _Request(Generic[RowT, AnswerT]):
     ask: Ask
-    rows: Sequence[RowT]
-    arrived: float
+    since: float
     certain: bool  # nothing was before it when it came: no forecast may refuse it
+    in_turn: int  # requests whose rows were being made when it came, with it
     future: asyncio.Future[list[Done[AnswerT]]]
+    job: Future[None] | None = None  # makes its rows
+    rows: Sequence[RowT] = ()
+    queued: float = math.inf  # when its rows were
     light: bool = False  # of a task that has less than its share
-    waiting: bool = True
+    making: bool = True
+    waiting: bool = False
 
 
 class _Batch(Generic[RowT, AnswerT]):
@@ -129,7 +134,7 @@ class Batcher(Generic[RowT, AnswerT]):
         return self._waiting
 
     def check(self, ask: Ask) -> None:
-        """Raises TaskQueueFull or Unavailable as `reserve` would now, before a body is read."""
+        """Raises TaskQueueFull or Unavailable as `submit` would now, before a body is read."""
         with self._changed:
             self._check(ask)
 
@@ -139,38 +144,61 @@ class Batcher(Generic[RowT, AnswerT]):
             raise _stopping()
         return self._admission.check(ask, self._clock(), self._busy_until)
 
-    @contextmanager
-    def reserve(self, ask: Ask) -> Iterator[Place[RowT, AnswerT]]:
-        """A place in the queue, kept while the images are decoded; raises as `check` does.
+    def submit(
+        self, ask: Ask, make: Callable[[], Sequence[RowT]], threads: Executor
+    ) -> asyncio.Future[list[Done[AnswerT]]]:
+        """Queues the rows that `make` makes in one of the threads; they run in one batch.
 
-        The caller cancels what it got from the place when its deadline passes: only then does a
-        request take no more room.
+        One row for each task of the Ask, no more than fit into a batch. They have their place in
+        the queue from now on: raises as `check` does. The future may raise what `make` does,
+        DeadlineExceeded, InternalError or Unavailable. The caller cancels it when the deadline
+        passes: only then is what has not begun dropped, and takes no more room.
         """
+        future = asyncio.get_running_loop().create_future()
         with self._changed:
             certain = self._check(ask)
             in_turn = self._admission.enter(ask)
-        place = Place(self._enqueue, ask, certain, in_turn, self._clock())
-        try:
-            yield place
-        finally:
-            if not place.taken:
-                with self._changed:
-                    self._admission.decoded(in_turn, None)
-                    self._admission.leave(ask)
+            request = _Request[RowT, AnswerT](ask, self._clock(), certain, in_turn, future)
+        future.add_done_callback(partial(self._forget, request))
+        request.job = threads.submit(self._make, request, make)
+        return future
 
-    def _enqueue(self, request: _Request[RowT, AnswerT], in_turn: int) -> None:
-        """Queues what was one of `in_turn` requests that were decoded at once."""
-        request.future.add_done_callback(partial(self._forget, request))
-        now = self._clock()
+    def _make(self, request: _Request[RowT, AnswerT], make: Callable[[], Sequence[RowT]]) -> None:
+        """From here on, in a thread: makes a request's rows and queues them."""
+        try:
+            rows = () if self._stopping else make()
+            with self._changed:
+                if self._stopping:
+                    raise _stopping()
+                if request.making:  # else cancelled meanwhile
+                    self._enqueue(request, rows)
+        except GatewayError as error:
+            # Its frames hold the image, and who holds the error.
+            error.__context__ = None
+            self._fail(request, error.with_traceback(None))
+        except Exception:
+            logger.exception("event=request_failed task=%s", request.ask.tasks[0])
+            self._fail(request, InternalError("the image could not be prepared"))
+
+    def _enqueue(self, request: _Request[RowT, AnswerT], rows: Sequence[RowT]) -> None:
+        request.queued, request.rows, request.waiting = self._clock(), rows, True
+        self._made(request, request.queued - request.since)
+        request.light = self._queue.push(request)
+        self._waiting += len(rows)
+        self._waiting_work += request.ask.work
+        self._changed.notify()
+
+    def _made(self, request: _Request[RowT, AnswerT], seconds: float | None) -> None:
+        request.making = False
+        self._admission.decoded(request.in_turn, seconds)
+
+    def _fail(self, request: _Request[RowT, AnswerT], error: GatewayError) -> None:
         with self._changed:
-            if self._stopping:
-                raise _stopping()
-            self._admission.decoded(in_turn, now - request.arrived)
-            request.arrived = now
-            request.light = self._queue.push(request)
-            self._waiting += len(request.rows)
-            self._waiting_work += request.ask.work
-            self._changed.notify()
+            if not request.making:
+                return
+            self._made(request, None)
+            self._admission.leave(request.ask)
+        _settle([(request, error)])
 
     def _leave(self, request: _Request[RowT, AnswerT]) -> None:
         request.waiting = False
@@ -182,11 +210,17 @@ class Batcher(Generic[RowT, AnswerT]):
         self, request: _Request[RowT, AnswerT], future: asyncio.Future[list[Done[AnswerT]]]
     ) -> None:
         """A cancelled request takes no room and no memory; what is left of it is dropped later."""
-        if future.cancelled():
-            with self._changed:
-                if request.waiting:
-                    self._leave(request)
-                    request.rows = ()
+        if not future.cancelled():
+            return
+        assert request.job is not None
+        request.job.cancel()
+        with self._changed:
+            if request.making:
+                self._made(request, None)
+                self._admission.leave(request.ask)
+            elif request.waiting:
+                self._leave(request)
+                request.rows = ()
 
     def step(self, timeout_s: float | None = None) -> bool:
         """Waits for rows (at most `timeout_s`), runs one batch, answers it; False if none ran."""
@@ -204,7 +238,7 @@ class Batcher(Generic[RowT, AnswerT]):
         if not batch.requests:
             return False
         tasks = len({task for request in batch.requests for task in request.ask.tasks})
-        waits = [started - request.arrived for request in batch.requests]
+        waits = [started - request.queued for request in batch.requests]
         reason = "full" if batch.full else "engine_free"
         self._report(BatchReport(batch.rows, tasks, reason, waits))
         outcomes = self._outcomes(batch, started)
@@ -300,31 +334,6 @@ class Batcher(Generic[RowT, AnswerT]):
         _settle([(request, _stopping()) for request in refused])
 
 
-@dataclass(slots=True)
-class Place(Generic[RowT, AnswerT]):
-    """A request's place in the queue."""
-
-    _enqueue: Callable[[_Request[RowT, AnswerT], int], None]
-    _ask: Ask
-    _certain: bool
-    _in_turn: int
-    _since: float
-    taken: bool = False
-
-    def submit(self, rows: Sequence[RowT]) -> asyncio.Future[list[Done[AnswerT]]]:
-        """Queues the rows, once; they run in one batch.
-
-        One row for each task of the Ask, no more than fit into a batch. A cancelled future's rows
-        are dropped if they have not begun to run; it may raise DeadlineExceeded, InternalError or
-        Unavailable. Raises Unavailable when the gateway stops.
-        """
-        future = asyncio.get_running_loop().create_future()
-        request = _Request(self._ask, rows, self._since, self._certain, future)
-        self._enqueue(request, self._in_turn)
-        self.taken = True
-        return future
-
-
 _Outcome = GatewayError | list[Done[AnswerT]]
 
 
@@ -338,11 +347,9 @@ def _split(
     rest = iter(answers)
     tasks = len({task for request in requests for task in request.ask.tasks})
     for request in requests:
-        queue_s = started - request.arrived
-        yield (
-            request,
-            [Done(next(rest), queue_s, ended - started, len(answers), tasks) for _ in request.rows],
-        )
+        times = (request.queued - request.since, started - request.queued, ended - started)
+        facts = (len(answers), tasks)
+        yield request, [Done(next(rest), *times, *facts) for _ in request.rows]
 
 
 def _settle(
@@ -366,7 +373,7 @@ def _set(outcomes: Sequence[tuple[_Request[RowT, AnswerT], _Outcome[AnswerT]]]) 
 
 def _too_late(request: _Request[RowT, AnswerT], now: float) -> DeadlineExceeded:
     passed = "passed" if request.ask.deadline < now else "would pass before the answer"
-    return DeadlineExceeded(f"the deadline {passed}, after {now - request.arrived:.3f} s waiting")
+    return DeadlineExceeded(f"the deadline {passed}, after {now - request.queued:.3f} s waiting")
 
 
 def _stopping() -> Unavailable:

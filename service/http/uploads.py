@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from service.errors import BadParameter, TooLarge, Unavailable, UnsupportedMedia
 
@@ -94,21 +94,30 @@ async def read_image(request: Request, max_bytes: int) -> bytes:
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The body as it is. Raises TooLarge, or Unavailable while too many bodies are in memory."""
+    """The body as it is.
+
+    Raises TooLarge, Unavailable while too many bodies are in memory, or ClientDisconnect.
+    """
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > max_bytes:
         raise _too_large(max_bytes)
     intake = _intake(request)
-    body = bytearray()
+    chunks: list[bytes] = []
+    size, more = 0, True
     try:
-        async for chunk in request.stream():
+        while more:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            chunk, more = message.get("body", b""), message.get("more_body", False)
             intake.take(len(chunk))
-            body += chunk
-            if len(body) > max_bytes:
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > max_bytes:
                 raise _too_large(max_bytes)
-        return intake.body(bytes(body))
+        return intake.body(b"".join(chunks))
     finally:
-        intake.give(len(body))
+        intake.give(size)
 
 
 def _intake(request: Request) -> Intake:

@@ -6,7 +6,10 @@ import asyncio
 import heapq
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +17,15 @@ from service.compute.batching import Ask, Batcher, Limits
 from service.errors import GatewayError
 
 Speed = Callable[[int], float]  # rows of a batch -> seconds
+
+
+class AtOnce(Executor):
+    """Runs in the caller's thread what it is given."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
 
 
 @dataclass(eq=False)
@@ -76,8 +88,8 @@ class Simulation:
             deadline = arrival.at + arrival.patience
             ask = Ask([arrival.task], [arrival.cost], deadline, arrival.priority)
             try:
-                with self.batcher.reserve(ask) as place:
-                    place.submit([arrival]).add_done_callback(lambda done: done.exception())
+                answer = self.batcher.submit(ask, partial(list, (arrival,)), AtOnce())
+                answer.add_done_callback(lambda done: done.exception())
             except GatewayError as error:
                 arrival.refused = error
         self.now = max(self.now, end)

@@ -19,6 +19,7 @@ import pytest
 from model_store import ModelStore
 from service.compute.batching import Ask
 from tests.service.in_process import OCTETS, Gateway, refused
+from tests.service.simulation import AtOnce
 from tests.service.systems import encoded, image, png, publish
 from tests.service.waiting import eventually
 
@@ -89,8 +90,9 @@ def hold_up(gateway: Gateway, obstacle: Obstacle) -> None:
     """Gives the engine a row that it does not get past."""
 
     async def submit() -> None:
-        with gateway.app.state.runtime.batcher.reserve(Ask("a", [1.0], math.inf)) as place:
-            place.submit([obstacle]).add_done_callback(lambda done: done.exception())
+        batcher, ask = gateway.app.state.runtime.batcher, Ask("a", [1.0], math.inf)
+        answer = batcher.submit(ask, lambda: [obstacle], AtOnce())
+        answer.add_done_callback(lambda done: done.exception())
 
     gateway.runner.run(submit())
     assert obstacle.reached.wait(60)

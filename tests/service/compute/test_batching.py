@@ -7,13 +7,16 @@ import gc
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
 
 from service.compute.batching import Ask, Batcher, BatchReport, Done, Limits
 from service.errors import DeadlineExceeded, InternalError, TaskQueueFull, Unavailable
+from tests.service.simulation import AtOnce
 from tests.service.waiting import PATIENCE_S
 
 FAR = 1e9
@@ -46,6 +49,23 @@ class Recorder:
         return list(rows)
 
 
+class Later(Executor):
+    """A thread pool whose threads work when they are told to, in the caller's thread."""
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[Future[Any], Callable[[], Any]]] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.jobs.append((Future(), partial(fn, *args, **kwargs)))
+        return self.jobs[-1][0]
+
+    def run(self) -> None:
+        while self.jobs:
+            future, work = self.jobs.pop(0)
+            if future.set_running_or_notify_cancel():
+                future.set_result(work())
+
+
 class Bench:
     """A batcher whose engine knows already that batches of 4 rows take no longer than others."""
 
@@ -63,8 +83,7 @@ class Bench:
 
     def submit(self, rows: Sequence[int], tasks: str, deadline: float = FAR, **more: Any) -> Answer:
         costs = more.pop("costs", [1.0] * len(tasks))
-        with self.batcher.reserve(Ask(tasks, costs, deadline, **more)) as place:
-            return place.submit(rows)
+        return self.batcher.submit(Ask(tasks, costs, deadline, **more), lambda: rows, AtOnce())
 
     async def step(self) -> bool:
         ran = self.batcher.step(0)
@@ -97,7 +116,7 @@ async def test_answers_what_waits_and_says_how_long_it_took() -> None:
     answer = b.submit([7, 8], "ab")
     b.clock.now = 10.5
     assert await b.step()
-    assert answer.result() == [Done(7, 0.5, 2.0), Done(8, 0.5, 2.0)]
+    assert answer.result() == [Done(7, 0.0, 0.5, 2.0), Done(8, 0.0, 0.5, 2.0)]
     assert len(b.batcher) == 0
     assert not await b.step()
 
@@ -259,27 +278,61 @@ async def test_overload_is_refused_for_everybody() -> None:
 
 
 @story
-async def test_a_place_counts_while_its_image_is_decoded() -> None:
-    b = Bench(per_task=1)
-    ask = Ask("a", [1.0], FAR)
-    with b.batcher.reserve(ask), pytest.raises(TaskQueueFull):
+async def test_a_request_counts_while_its_image_is_decoded() -> None:
+    b, ask, later = Bench(per_task=1), Ask("a", [1.0], FAR), Later()
+    broken = b.batcher.submit(ask, lambda: [1 // 0], later)
+    with pytest.raises(TaskQueueFull):
         b.batcher.check(ask)
+    later.run()
+    with pytest.raises(InternalError):
+        await broken
     b.batcher.check(ask)  # it came to nothing
-    with b.batcher.reserve(ask) as place:
-        answer = place.submit([1])
+    answer = b.batcher.submit(ask, lambda: [1], later)
+    later.run()
     with pytest.raises(TaskQueueFull):
         b.batcher.check(ask)
     await b.drain()
-    assert answer.done()
+    assert answer.result()[0].answer == 1
+
+
+@story
+async def test_a_request_that_is_cancelled_before_its_turn_is_never_decoded() -> None:
+    b, ask, later = Bench(per_task=1), Ask("a", [1.0], FAR), Later()
+    decoded: list[int] = []
+    gone = b.batcher.submit(ask, lambda: decoded.append(1) or [1], later)
+    gone.cancel()
+    await asyncio.sleep(0)
+    b.batcher.check(ask)
+    later.run()
+    assert not decoded
+    assert not len(b.batcher)
+
+
+@story
+async def test_a_request_that_is_cancelled_while_it_is_decoded_is_never_run() -> None:
+    b, ask, later = Bench(per_task=1), Ask("a", [1.0], FAR), Later()
+
+    def made() -> list[int]:
+        gone.cancel()  # while a thread works, the loop goes on
+        asyncio.get_running_loop().call_soon(passed.set_result, None)
+        return [1]
+
+    passed = asyncio.get_running_loop().create_future()
+    gone = b.batcher.submit(ask, made, later)
+    later.run()
+    await passed
+    b.batcher.check(ask)
+    await b.drain()
+    assert b.run.batches == []
 
 
 @story
 async def test_images_before_it_in_the_decoders_delay_a_request() -> None:
-    b = Bench()
+    b, later = Bench(), Later()
     for _ in range(4):
-        with b.batcher.reserve(Ask("a", [1.0], FAR)) as place:
-            b.clock.now += 2.0
-            place.submit([1])
+        b.batcher.submit(Ask("a", [1.0], FAR), lambda: [1], later)
+        b.clock.now += 2.0
+        later.run()
         await b.drain()
     b.submit([1], "a")
     with pytest.raises(Unavailable):
@@ -300,20 +353,21 @@ async def test_the_thread_works_and_stops() -> None:
     assert b.alive
 
     def submit(row: int) -> Answer:
-        with b.reserve(Ask("a", [1.0], FAR)) as place:
-            return place.submit([row])
+        return b.submit(Ask("a", [1.0], FAR), lambda: [row], AtOnce())
 
     running = submit(1)
     assert await asyncio.to_thread(reached.wait, PATIENCE_S)
     waiting = submit(2)
-    with b.reserve(Ask("a", [1.0], FAR)) as decoding:
-        stopping = asyncio.create_task(asyncio.to_thread(b.stop))
-        with pytest.raises(Unavailable, match="stopping"):
-            while True:
-                submit(3).cancel()
-                await asyncio.sleep(0)
-        with pytest.raises(Unavailable, match="stopping"):
-            decoding.submit([4])
+    later = Later()
+    decoding = b.submit(Ask("a", [1.0], FAR), lambda: [4], later)
+    stopping = asyncio.create_task(asyncio.to_thread(b.stop))
+    with pytest.raises(Unavailable, match="stopping"):
+        while True:
+            submit(3).cancel()
+            await asyncio.sleep(0)
+    later.run()
+    with pytest.raises(Unavailable, match="stopping"):
+        await soon(decoding)
     release.set()
     await soon(stopping)
     assert (await soon(running))[0].answer == 1
@@ -335,9 +389,8 @@ async def test_no_row_is_kept_longer_than_needed() -> None:
         for cancelled in (True, False):
             row = Big()
             gone = weakref.ref(row)
-            with b.reserve(Ask("a", [1.0], FAR)) as place:
-                answer = place.submit([row])
-            del row, place
+            answer = b.submit(Ask("a", [1.0], FAR), partial(list, (row,)), AtOnce())
+            del row
             if cancelled:
                 answer.cancel()
                 await asyncio.sleep(0)
