@@ -6,10 +6,13 @@ PORT   ?= 3000
 DATA   ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo serve test test-slow fuzz fuzz-gateway lint lock proto peers root compare soak clean
+.PHONY: demo demo-agents serve test test-slow test-ray fuzz fuzz-gateway lint lock proto peers root compare soak clean
 
 demo: $(VENV)/installed         ## evolve, publish, serve, add a task while serving, measure
 	$(BIN)/python demo.py
+
+demo-agents: $(VENV)/installed  ## agents evolve while the gateway serves; one is killed; a multipath agent
+	$(BIN)/python demo_agents.py
 
 serve: $(VENV)/installed        ## the gateway on STORE (the demo's unless given)
 	MUNET_STORE=$(STORE) BENTOML_HOME=$(abspath build)/bentoml-$(PORT) BENTOML_DO_NOT_TRACK=True \
@@ -20,6 +23,9 @@ test: $(VENV)/installed         ## all tests but the slow ones; under 10 minutes
 
 test-slow: $(VENV)/installed    ## the rest: minutes each
 	$(BIN)/pytest -m slow
+
+test-ray: .venv-ray/installed   ## agents on a Ray cluster of several nodes, one of which is killed
+	.venv-ray/bin/pytest tests/evolution/test_cluster.py
 
 fuzz: $(VENV)/installed         ## coverage-guided fuzzing of the store's parsers for FUZZ_SECONDS each
 	$(BIN)/python -m tests.model_store.fuzzing --seconds $(FUZZ_SECONDS)
@@ -66,9 +72,18 @@ $(VENV)/installed: requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	touch $@
 
+# A node of a Ray cluster needs requirements-ray.lock; its tests need pytest and an S3 server beside.
+.venv-ray/installed: requirements.lock requirements-ray.lock
+	$(PYTHON) -m venv .venv-ray
+	for lock in requirements.lock requirements-ray.lock; do \
+	  .venv-ray/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $$lock || exit 1; \
+	done
+	touch $@
+
 lock: $(VENV)/installed         ## resolves the lock files anew
 	$(BIN)/uv pip compile pyproject.toml --extra train --extra dev $(LOCK_FLAGS) -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml $(LOCK_FLAGS) -c requirements.lock -o requirements-serve.lock
+	$(BIN)/uv pip compile pyproject.toml --extra train --extra ray $(LOCK_FLAGS) -c requirements.lock -o requirements-ray.lock
 	$(BIN)/uv pip compile loadtests/peers.txt $(LOCK_FLAGS) -o loadtests/peers.lock
 LOCK_FLAGS := --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet
 
@@ -87,4 +102,4 @@ peers: .venv-peers/installed     ## the model servers that `python -m loadtests 
 	touch $@
 
 clean:
-	rm -rf demo-store build dist
+	rm -rf demo-store demo-agents-store build dist

@@ -84,24 +84,24 @@ def command(module: str, *arguments: str) -> None:
 
 
 @contextmanager
-def gateway() -> Iterator[str]:
-    """The gateway as a BentoML server process on a free port; its URL."""
+def gateway(folder: Path = FOLDER) -> Iterator[str]:
+    """The gateway on the folder's store, as a BentoML server process on a free port; its URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    url, log_path = f"http://127.0.0.1:{port}", FOLDER / "gateway.log"
+    url, log_path = f"http://127.0.0.1:{port}", folder / "gateway.log"
     environment = {
         **os.environ,
-        "MUNET_STORE": str(STORE),
-        "BENTOML_HOME": str(FOLDER / ".bentoml"),
+        "MUNET_STORE": str(folder / "store"),
+        "BENTOML_HOME": str(folder / ".bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
     }
     bentoml = str(Path(sys.executable).with_name("bentoml"))
-    console.print(f"[dim]$ MUNET_STORE={FOLDER.name}/store bentoml serve . --port {port}[/dim]")
+    console.print(f"[dim]$ MUNET_STORE={folder.name}/store bentoml serve . --port {port}[/dim]")
     with log_path.open("w") as log:
         server = subprocess.Popen(
             [bentoml, "serve", ".", "--host", "127.0.0.1", "--port", str(port)],
-            cwd=FOLDER.parent, env=environment, stdout=log, stderr=subprocess.STDOUT,
+            cwd=folder.parent, env=environment, stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
         try:
             wait_until_ready(url, server, log_path)

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
+from evolution.agents.command import agents
+from evolution.agents.worker import work
 from evolution.baselines import baseline
 from evolution.bench import bench
 from evolution.characters import omniglot
@@ -23,10 +25,12 @@ from evolution.download import DownloadError
 from evolution.experiments import EXPERIMENTS, Experiment, with_settings
 from evolution.prepare import PreparationError, prepare
 from evolution.roots import SHIPPED, RootError, RootTraining, encode_root, load_root, train_root
+from evolution.scaling.command import scaling
 from evolution.search import Root, Search
-from evolution.splits import MU2NET_SPLITS, MUNET_SPLITS
+from evolution.sources import source_of
 from evolution.state import StateError
-from evolution.tasks import CANVAS, TaskError, TaskSource, default_data_dir
+from evolution.state import runs as known_runs
+from evolution.tasks import TaskError, default_data_dir
 from model_store import ModelStore, StoreError
 from vit.components import Tree
 
@@ -34,7 +38,6 @@ KNOWN_ERRORS = (
     StateError, StoreError, TaskError, PreparationError, RootError, DownloadError, CheckpointError,
     OSError,
 )  # fmt: skip
-SPLITS = {"munet": MUNET_SPLITS, "mu2net": MU2NET_SPLITS}  # Method.splits
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 console = Console()
 
@@ -92,18 +95,12 @@ def run(
     chosen = _experiment(experiment, root, settings)
     opened = ModelStore(store, create=True)
     if continue_from is None:
-        search = Search.start(chosen, _root(chosen), opened, seed, _source, name)
+        search = Search.start(chosen, _root(chosen), opened, seed, source_of, name)
     elif root is not None:
         raise typer.BadParameter("--continue-from brings its own root; leave out --root")
     else:
-        search = Search.extend(chosen, opened, seed, _source, _system(continue_from), name)
+        search = Search.extend(chosen, opened, seed, source_of, _system(continue_from), name)
     follow(search, console)
-
-
-def _source(experiment: Experiment) -> TaskSource:
-    # Pixels for crops to choose from, where a data set has images of many sizes.
-    canvas = min(2 * experiment.defaults["ds_image_size"], CANVAS)
-    return TaskSource(rules=SPLITS[experiment.method.splits], canvas=canvas)
 
 
 def _root(experiment: Experiment) -> Root:
@@ -115,7 +112,7 @@ def _system(spec: str) -> tuple[ModelStore, str]:
     """A run to continue: STORE#RUN, or STORE where it holds one run only."""
     directory, _, name = spec.partition("#")
     store = ModelStore(directory)
-    runs = store.agents()
+    runs = known_runs(store)
     if not name and len(runs) != 1:
         raise StateError(
             f"store {directory} holds {len(runs)} runs; choose one: "
@@ -142,7 +139,7 @@ def baseline_command(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     opened = ModelStore(store, create=True)
-    follow(Search.start(chosen, _root(chosen), opened, seed, _source, name), console)
+    follow(Search.start(chosen, _root(chosen), opened, seed, source_of, name), console)
 
 
 @app.command()
@@ -155,7 +152,7 @@ def resume(
     settings: SetOption = None,
 ) -> None:
     """Continues a run where it stopped; with --task, grows the system by a task."""
-    search = Search.resume(ModelStore(store), run, _source, tuple(task or ()), settings or [])
+    search = Search.resume(ModelStore(store), run, source_of, tuple(task or ()), settings or [])
     follow(search, console)
 
 
@@ -202,11 +199,22 @@ def bench_command(
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
+app.command()(scaling)
+app.command()(agents)
+
+
+@app.command("agent-process", hidden=True)
+def agent_process() -> None:
+    """Runs one agent for `agents`, which starts it."""
+    raise typer.Exit(work(KNOWN_ERRORS))
+
+
 @app.command()
 def leaderboard(store: StoreOption) -> None:
     """Shows every task's live path."""
     opened = ModelStore(store)
-    table = Table("task", "v", "validation", "test", "parameters", "accounted")
+    columns = ("task", "v", "valid.", "test", "parameters", "accounted", "by")
+    table = Table(*columns, pad_edge=False)
     for column in table.columns:
         column.no_wrap = True
     for name in opened.tasks():
@@ -219,6 +227,7 @@ def leaderboard(store: StoreOption) -> None:
             _number(path.metrics.get("test", {}).get("accuracy"), ".4f"),
             _number(path.parameters.get("total"), ",d"),
             _number(path.parameters.get("accounted"), ",.0f"),
+            str(path.lineage.get("agent") or "-").removesuffix(f"/{name}"),  # an agent's class
         )
     console.print(table)
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from evolution.mutation import RATE
-from evolution.outcome import ChildTrained, TaskPublished
+from evolution.outcome import ChildTrained, Event, TaskPublished
 from evolution.population import ROOT
 from evolution.search import Search
 
@@ -25,7 +25,7 @@ def follow(search: Search, console: Console) -> None:
     progress, per_task = search.progress, search.experiment.samples_per_task
     name = search.name
     if progress.iteration == len(progress.schedule):
-        _say(console, f"run {name} is finished; resume --task adds a task to it")
+        say(console, f"run {name} is finished; resume --task adds a task to it")
     done = progress.iteration * per_task
     done += progress.generation * search.experiment.children_per_generation
     columns = (
@@ -41,13 +41,9 @@ def follow(search: Search, console: Console) -> None:
             if isinstance(event, ChildTrained):
                 bar.advance(row)
                 bar.update(row, description=f"{event.task} best {event.best_quality:.3f}")
-                _say(console, _child_line(event))
-            elif isinstance(event, TaskPublished):
-                _say(console, _published_line(event))
-            else:
-                _say(console, f"{event.task} has no path: each child diverged; lower opt_lr")
+            say(console, line_of(event))
     if search.stopping and progress.iteration < len(progress.schedule):
-        _say(console, f"stopped; go on with: python -m evolution resume {name}")
+        say(console, f"stopped; go on with: python -m evolution resume {name}")
 
 
 @contextmanager
@@ -55,7 +51,7 @@ def _stopped_by_ctrl_c(search: Search, console: Console) -> Iterator[None]:
     def stop(*_: Any) -> None:
         signal.signal(signal.SIGINT, previous)
         search.stopping = True
-        _say(console, "stopping after the generation under way; Ctrl-C again stops at once")
+        say(console, "stopping after the generation under way; Ctrl-C again stops at once")
 
     previous = signal.signal(signal.SIGINT, stop)
     try:
@@ -64,8 +60,18 @@ def _stopped_by_ctrl_c(search: Search, console: Console) -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _say(console: Console, line: str) -> None:
+def say(console: Console, line: str) -> None:
+    """Prints a line as it is, above the bars."""
     console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def line_of(event: Event) -> str:
+    """What is told of an event; begins with the task."""
+    if isinstance(event, ChildTrained):
+        return _child_line(event)
+    if isinstance(event, TaskPublished):
+        return _published_line(event)
+    return f"{event.task} has no path: each child diverged; lower opt_lr"
 
 
 def _child_line(event: ChildTrained) -> str:

@@ -8,10 +8,10 @@ which published configurations differ as well, belong to the experiments.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
     """One system's choices."""
 
@@ -22,16 +22,21 @@ class Method:
     sweeps_seeds: bool  # a task's first children start, unmutated, from each seed in turn
     walks_seeds: bool  # seeds are accepted by decay too, before one is drawn uniformly
     from_root_only: bool  # every child starts from the root: a baseline, not a search
+    counts_drawn: bool = True  # a parent that was not accepted but drawn counts the child too
 
     # What a child changes.
     learned_rates: bool  # each kind of mutation has a rate of its own, which mutates as well
     data_follows_best: bool  # data hyperparameters stay at their defaults until a path exists
+    # Children draw about data hyperparameters too, before those of the generation take their place.
+    draws_data: bool = False
     forced_copies: tuple[str, ...]  # components every mutated child copies, whatever the draw
     trains_resampled: bool  # position embeddings of a new image size are trained in any case
+    random_blocks: bool = False  # blocks that no ancestor has differ from child to child
 
     # How a child is trained and kept.
     inherits_momentum: bool  # copies start from their original's momentum, not from zero
     newest_wins: bool  # a score equal to the best so far replaces it
+    beats_own_only: bool = False  # a parent of the same task but another owner sets no bar
     warmup_start: float  # the first learning rate, as a share of the peak
     augments_bytes: bool  # colour and JPEG quality act on 0..255, not on the scaled image
 
@@ -99,4 +104,19 @@ MU2NET_PLUS = Method(
     splits="mu2net",
 )
 
-METHODS: Mapping[str, Method] = {m.name: m for m in (MUNET, MU2NET, MU2NET_PLUS)}
+# The agents' notebook is the one that holds μ2Net+: what differs is who runs it (spec/mu3net.md).
+MU3NET = replace(MU2NET_PLUS, name="mu3net")
+
+# Single-path agents of the later notebook (spec/mu4net.md §2).
+MU4NET = replace(
+    MU3NET,
+    name="mu4net",
+    counts_drawn=False,
+    draws_data=True,
+    random_blocks=True,
+    inherits_momentum=False,
+    newest_wins=False,
+    beats_own_only=True,
+)
+
+METHODS: Mapping[str, Method] = {m.name: m for m in (MUNET, MU2NET, MU2NET_PLUS, MU3NET, MU4NET)}

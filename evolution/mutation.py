@@ -25,22 +25,25 @@ RATE = "_mu_"  # a path's mutation rate; RATE|<mutation> is that of one kind of 
 
 def sample_parent(
     population: Population,
-    task: str,
+    owner: str,
     seeds: list[Path],
     method: Method,
     rng: np.random.Generator,
 ) -> Path:
-    """Whom the next child of `task` starts from.
+    """Whom the next child of an owner starts from; the child is counted.
 
-    Walks the task's own paths from the best down, then perhaps the seeds in their present order,
-    and takes the first that its number of children for this task lets through; if there is none,
-    any. A seed that is taken moves, with all before it, behind the others (`seeds` is changed).
+    Walks the owner's paths from the best down, then perhaps the seeds in their present order, and
+    takes the first that its number of children for this owner lets through; if there is none, any.
+    A seed that is taken moves, with all before it, behind the others (`seeds` is changed).
     """
 
     def accepted(path: Path) -> bool:
-        return rng.random() < method.parent_decay ** path.children_per_task.get(task, 0)
+        if rng.random() < method.parent_decay ** path.children_per_task.get(owner, 0):
+            count_child(path, owner)
+            return True
+        return False
 
-    own = population.by_score(task)
+    own = population.by_score(owner)
     for path in own:
         if accepted(path):
             return path
@@ -49,7 +52,15 @@ def sample_parent(
             seeds[:] = seeds[i + 1 :] + seeds[: i + 1]
             return path
     candidates = own + seeds
-    return candidates[rng.integers(len(candidates))]
+    drawn = candidates[rng.integers(len(candidates))]
+    if method.counts_drawn:
+        count_child(drawn, owner)
+    return drawn
+
+
+def count_child(parent: Path, owner: str) -> None:
+    """Notes that a path has one more child among an owner's paths."""
+    parent.children_per_task[owner] = parent.children_per_task.get(owner, 0) + 1
 
 
 def neighbour(value: Any, choices: Sequence[Any], rng: np.random.Generator) -> Any:
@@ -112,10 +123,10 @@ def mutate_hyperparameters(
     """The parent's hyperparameters, each that has a range perhaps moved, and adapters gained.
 
     The mutation rate sorts first, so its new value decides about all others. Data hyperparameters
-    are the generation's and stay.
+    are the generation's and stay, unless the method draws about them as well.
     """
-    child = dict(parent)
-    for key in sorted(k for k in experiment.ranges if not k.startswith("ds_")):
+    child, with_data = dict(parent), experiment.method.draws_data
+    for key in sorted(k for k in experiment.ranges if with_data or not k.startswith("ds_")):
         if mutates(child, f"hp:{key}", experiment, rng):
             child[key] = neighbour(child[key], experiment.ranges[key], rng)
     blocks, adapters = range(child["num_layers"]), set(child["adapters"])
@@ -160,7 +171,7 @@ def make_child(
     def component(name: str) -> Component:
         found = _inherited(parent, name, shapes(arch, name))
         if found is None:
-            found = _resampled_or_new(population, name, arch, experiment.method)
+            found = _resampled_or_new(population, name, arch, experiment.method, rng)
             if found.trainable:
                 return found
         forced = name in experiment.method.forced_copies
@@ -199,11 +210,17 @@ def _inherited(parent: Path, name: str, template: Any) -> Component | None:
 
 
 def _resampled_or_new(
-    population: Population, name: str, arch: Architecture, method: Method
+    population: Population,
+    name: str,
+    arch: Architecture,
+    method: Method,
+    rng: np.random.Generator,
 ) -> Component:
     """Position embeddings of another image size come from the root's; all else is born new."""
     if name != "posembed_input":
-        return new_component(population, name, init(arch, name))
+        varies = method.random_blocks and kind_of(name) == "encoderblock"
+        seed = int(rng.integers(1 << 31)) if varies else 0
+        return new_component(population, name, init(arch, name, seed))
     root = population.paths[ROOT][0]
     stored = root.named(POSITION_SOURCE) or root.named(name)
     assert stored is not None

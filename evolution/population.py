@@ -1,5 +1,8 @@
 """Candidates: components and locks, paths and lineage, accounted size, score, survivors.
 
+Paths belong to owners: a task within a run, a publisher among agents. Owners lock components, share
+their cost, and count the children that their paths had.
+
 Rules: spec/munet.md §2-§4, spec/mu2net.md §2-§4, spec/mu2net_plus.md §4. Plain Python and NumPy.
 """
 
@@ -34,7 +37,7 @@ class Component:
     source: Tree | Stored
     num_params: int
     trace: Tree | Stored | None = None  # momentum, as `source` is parameters
-    locks: set[str] = field(default_factory=set)  # tasks whose retained path uses it
+    locks: set[str] = field(default_factory=set)  # owners whose retained path uses it
     digest: Digest | None = None  # of the parameters in the store, once saved
     momentum_digest: Digest | None = None
 
@@ -70,9 +73,14 @@ class Path:
     generation: int  # 0 for the root
     private: bool = False
     quality: float | None = None  # validation accuracy; None for the root
-    children_per_task: dict[str, int] = field(default_factory=dict)
+    children_per_task: dict[str, int] = field(default_factory=dict)  # by the children's owner
     metrics: dict[str, Any] = field(default_factory=dict)
     published: Digest | None = None  # manifest of its version in the store
+    owner: str = ""  # whose path it is; unless given, its task
+
+    def __post_init__(self) -> None:
+        """Gives a path of a run to its task."""
+        self.owner = self.owner or self.task
 
     def named(self, name: str) -> Component | None:
         """The component of that name, if the path has one."""
@@ -109,17 +117,17 @@ class Score:
 
 
 def accounted_params(path: Path, root_counts: bool = False) -> float:
-    """Parameters, each component's split evenly between the tasks that use it.
+    """Parameters, each component's split evenly between the owners that use it.
 
-    With `root_counts`, the root is a user like a task is (spec/mu2net_plus.md §4).
+    With `root_counts`, the root is a user like any other (spec/mu2net_plus.md §4).
     """
     nobody = set() if root_counts else {ROOT}
-    return sum(c.num_params / len((c.locks | {path.task}) - nobody) for c in path.components)
+    return sum(c.num_params / len((c.locks | {path.owner}) - nobody) for c in path.components)
 
 
 @dataclass(slots=True)
 class Population:
-    """All paths that are alive, by task; the root's are under the pseudo task ROOT."""
+    """All paths that are alive, by owner; the root's are under ROOT."""
 
     score: Score
     newest_wins: bool = True  # among paths of equal score; otherwise the oldest
@@ -143,56 +151,61 @@ class Population:
 
     def components(self) -> list[Component]:
         """All components of living paths, by id."""
-        unique = {c.id: c for path in self for c in path.components}
-        return [unique[i] for i in sorted(unique)]
+        return components_of(self)
 
-    def best(self, task: str) -> Path | None:
-        """The path of the highest score; None if the task has none."""
-        return next(iter(self.by_score(task)), None)
+    def best(self, owner: str) -> Path | None:
+        """The path of the highest score; None if the owner has none."""
+        return next(iter(self.by_score(owner)), None)
 
-    def by_score(self, task: str) -> list[Path]:
-        """The task's paths, best first."""
+    def by_score(self, owner: str) -> list[Path]:
+        """The owner's paths, best first."""
         age = 1 if self.newest_wins else -1
-        paths = self.paths.get(task, ())
+        paths = self.paths.get(owner, ())
         return sorted(paths, key=lambda path: (self.score(path), age * path.id), reverse=True)
 
-    def prune(self, task: str, most: int) -> None:
-        """Keeps the `most` best paths of a task."""
-        self._keep(task, self.by_score(task)[:most])
+    def prune(self, owner: str, most: int) -> None:
+        """Keeps the `most` best paths of an owner."""
+        self._keep(owner, self.by_score(owner)[:most])
 
-    def _keep(self, task: str, survivors: list[Path]) -> None:
-        self.paths[task] = survivors
+    def _keep(self, owner: str, survivors: list[Path]) -> None:
+        self.paths[owner] = survivors
         alive = {path.id for path in self}
         for path in self:
             path.parent = _nearest(path.parent, alive)
 
-    def is_private(self, task: str) -> bool:
-        """Whether a path of the task is private: it stays so, whatever later task lists say."""
-        return any(path.private for path in self.paths.get(task, ()))
+    def is_private(self, owner: str) -> bool:
+        """Whether a path of the owner is private: it stays so, whatever later task lists say."""
+        return any(path.private for path in self.paths.get(owner, ()))
 
-    def seeds(self, task: str) -> list[Path]:
-        """What another task's search may start from: the root and all public retained paths."""
-        return [path for path in self if path.task != task and not path.private]
+    def seeds(self, owner: str) -> list[Path]:
+        """What an owner may start from beside its own: the root and all public retained paths."""
+        return [path for path in self if path.owner != owner and not path.private]
 
-    def start(self, task: str) -> None:
-        """Opens a task iteration: components that only this task uses become trainable again."""
-        for path in self.paths.get(task, ()):
+    def start(self, owner: str) -> None:
+        """Opens an iteration: components that only this owner uses become trainable again."""
+        for path in self.paths.get(owner, ()):
             for component in path.components:
-                component.locks.discard(task)
+                component.locks.discard(owner)
 
-    def finish(self, task: str) -> Path | None:
+    def finish(self, owner: str) -> Path | None:
         """Closes it: only the best path survives, its components locked. Returns that path."""
-        best = self.best(task)
+        best = self.best(owner)
         if best is None:
             return None
-        self._keep(task, [best])
+        self._keep(owner, [best])
         self.lock(best)
         return best
 
     def lock(self, path: Path) -> None:
-        """Marks every component of a retained path as used by its task."""
+        """Marks every component of a retained path as used by its owner."""
         for component in path.components:
-            component.locks.add(path.task)
+            component.locks.add(path.owner)
+
+
+def components_of(paths: Iterable[Path]) -> list[Component]:
+    """The components of these paths, each once, by id."""
+    unique = {c.id: c for path in paths for c in path.components}
+    return [unique[i] for i in sorted(unique)]
 
 
 def _nearest(path: Path | None, alive: Iterable[int]) -> Path | None:

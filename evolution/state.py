@@ -1,4 +1,4 @@
-"""A run's state as a JSON document and back; its arrays lie in the store by digest.
+"""The state of a run or an agent as a JSON document and back; its arrays lie in the store.
 
 Saving writes only components that the store does not hold yet; the document replaces the former
 one at once, so that a run killed anywhere continues from its last finished generation.
@@ -6,27 +6,31 @@ one at once, so that a run killed anywhere continues from its last finished gene
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from evolution.experiments import Experiment
-from evolution.population import Component, Path, Population, Score, Stored
+from evolution.population import Component, Path, Population, Score, Stored, components_of
 from model_store import Digest, ModelStore
 from vit import Architecture
 
 FORMAT = 2
+# What agents save beside their states, under names of their own in the store.
+ROOTS, SNAPSHOTS = "roots", "snapshots"
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run has come; all of it is saved."""
+    """How far a run, or an agent, has come; all of it is saved."""
 
-    experiment: str
+    experiment: str  # of an agent, its class
     seed: int
-    schedule: list[str]  # entries of the task list, one for each task iteration
+    schedule: list[str]  # entries of the task list, one for each iteration
     architecture: Architecture  # the root's
     settings: dict[str, Any] = field(default_factory=dict)  # Experiment.to_json; {} if imported
     iteration: int = 0  # index in `schedule` of the iteration under way or next
@@ -35,21 +39,55 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)  # a row for each child
     archived: int = 0  # rows at the start of the history that are stored for good
     archive: list[Digest] = field(default_factory=list)  # where
+    agent: str = ""  # its id; of a run none
+
+    @property
+    def entropy(self) -> int:
+        """What all its randomness comes from: agents of one seed differ from each other."""
+        if not self.agent:
+            return self.seed
+        return int.from_bytes(hashlib.sha256(f"{self.seed}:{self.agent}".encode()).digest()[:8])
+
+    def stream(self, purpose: str) -> tuple[int, ...]:
+        """The key of a random stream of its own for each purpose in each generation."""
+        number = ("seeds", "decisions", "batches").index(purpose)
+        return self.iteration, self.generation, number
+
+    def rng(self, purpose: str) -> np.random.Generator:
+        """The generator of that stream."""
+        key = self.stream(purpose)
+        return np.random.default_rng(np.random.SeedSequence(self.entropy, spawn_key=key))
 
 
 class StateError(Exception):
     """A saved run cannot be continued; the message says why."""
 
 
-def save(store: ModelStore, run: str, progress: Progress, population: Population) -> None:
-    """Saves the run under its name."""
-    components = population.components()
-    for component in components:
-        _put(store, component)
-    document = {
+def save(
+    store: ModelStore,
+    run: str,
+    progress: Progress,
+    population: Population,
+    former: Digest | Literal["any"] | None = "any",
+) -> Digest:
+    """Saves a run under its name; the digest of its state.
+
+    `former` is that of the state it follows, None for the first, "any" where no other process
+    saves. Raises AgentMoved if another state has been saved meanwhile.
+    """
+    document = document_of(store, progress, population, population)
+    return store.save_agent(run, document, needed(document), replacing=former)
+
+
+def document_of(
+    store: ModelStore, progress: Progress, population: Population, paths: Iterable[Path]
+) -> dict[str, Any]:
+    """The document of a state with these of the population's paths, whose arrays it stores."""
+    return {
         "format": FORMAT,
         "experiment": progress.experiment,
         "seed": progress.seed,
+        "agent": progress.agent,
         "schedule": progress.schedule,
         "architecture": progress.architecture.to_json(),
         "settings": progress.settings,
@@ -60,11 +98,27 @@ def save(store: ModelStore, run: str, progress: Progress, population: Population
         "history": progress.history[progress.archived :],
         "next_path_id": population.next_path_id,
         "next_component_id": population.next_component_id,
-        "components": [_component_row(component) for component in components],
-        "paths": [_path_row(path) for path in population],
+        **rows(store, paths),
     }
-    digests = [c.digest for c in components] + [c.momentum_digest for c in components]
-    store.save_agent(run, document, [digest for digest in [*digests, *progress.archive] if digest])
+
+
+def rows(store: ModelStore, paths: Iterable[Path]) -> dict[str, Any]:
+    """The part of a document that holds paths and their components, whose arrays it stores."""
+    paths = list(paths)
+    components = components_of(paths)
+    for component in components:
+        _put(store, component)
+    return {
+        "components": [_component_row(component) for component in components],
+        "paths": [_path_row(path) for path in paths],
+    }
+
+
+def needed(document: dict[str, Any]) -> list[Digest]:
+    """The arrays that a document refers to."""
+    components = document["components"]
+    digests = [row["digest"] for row in components] + [row["momentum"] for row in components]
+    return [digest for digest in [*digests, *document.get("archive", ())] if digest]
 
 
 def _put(store: ModelStore, component: Component) -> None:
@@ -88,11 +142,30 @@ def archive_history(store: ModelStore, progress: Progress) -> None:
 
 
 def load(store: ModelStore, run: str) -> tuple[Progress, Population]:
-    """The run saved under that name; raises StateError."""
-    document = store.load_agent(run)
-    if document is None:
-        known = ", ".join(store.agents()) or "none"
+    """The run or agent saved under that name; raises StateError.
+
+    Of an agent only its own paths, as the state knows them.
+    """
+    _, document = saved(store, run)
+    return progress_of(store, run, document), population_of(store, document)
+
+
+def saved(store: ModelStore, run: str) -> tuple[Digest, dict[str, Any]]:
+    """Digest and document of the state under that name; raises StateError."""
+    found = store.agent_state(run)
+    if found is None:
+        known = ", ".join(runs(store)) or "none"
         raise StateError(f"store has no run called {run!r}; runs there: {known}")
+    return found
+
+
+def runs(store: ModelStore) -> list[str]:
+    """Names of the runs and agents in the store, sorted."""
+    return [name for name in store.agents() if name.split("/")[0] not in (ROOTS, SNAPSHOTS)]
+
+
+def progress_of(store: ModelStore, run: str, document: dict[str, Any]) -> Progress:
+    """How far it has come; raises StateError for a document of another format."""
     if document.get("format") != FORMAT:
         raise StateError(
             f"run {run!r} was saved in format {document.get('format')}, this version reads "
@@ -103,7 +176,7 @@ def load(store: ModelStore, run: str) -> tuple[Progress, Population]:
         for digest in document["archive"]
         for row in json.loads(np.asarray(store.component(digest)).tobytes())
     ]
-    progress = Progress(
+    return Progress(
         experiment=document["experiment"],
         seed=document["seed"],
         schedule=document["schedule"],
@@ -115,11 +188,14 @@ def load(store: ModelStore, run: str) -> tuple[Progress, Population]:
         history=archived + document["history"],
         archived=len(archived),
         archive=document["archive"],
+        agent=document.get("agent", ""),
     )
-    return progress, _population(store, document)
 
 
-def _population(store: ModelStore, document: dict[str, Any]) -> Population:
+def population_of(
+    store: ModelStore, document: dict[str, Any], others: dict[str, Any] | None = None
+) -> Population:
+    """The population of a state, with the paths and components that another document adds."""
     settings = document["settings"]
     experiment = Experiment.from_json(settings) if settings else None
     population = Population(
@@ -128,11 +204,17 @@ def _population(store: ModelStore, document: dict[str, Any]) -> Population:
         next_path_id=document["next_path_id"],
         next_component_id=document["next_component_id"],
     )
-    components = {row["id"]: _component(store, row) for row in document["components"]}
-    paths: dict[int, Path] = {}
-    for row in sorted(document["paths"], key=lambda row: row["id"]):  # parents have lower ids
-        path = paths[row["id"]] = _path(row, components, paths)
-        population.paths.setdefault(path.task, []).append(path)
+
+    def merged(kind: str) -> dict[int, dict[str, Any]]:
+        # Of what both have, as components that own paths share, the state knows the latest.
+        return {row["id"]: row for part in (others or {}, document) for row in part.get(kind, ())}
+
+    components = {i: _component(store, row) for i, row in merged("components").items()}
+    path_rows = merged("paths")
+    paths = {i: _path(row, components) for i, row in sorted(path_rows.items())}
+    for i, path in paths.items():
+        path.parent = paths.get(path_rows[i]["parent"])
+        population.paths.setdefault(path.owner, []).append(path)
     return population
 
 
@@ -165,7 +247,9 @@ def _path_row(path: Path) -> dict[str, Any]:
     return {
         "id": path.id,
         "task": path.task,
+        "owner": path.owner,
         "parent": path.parent.id if path.parent else None,
+        "parent_published": path.parent.published if path.parent else None,
         "components": [component.id for component in path.components],
         "hyperparameters": dict(path.hyperparameters),
         "generation": path.generation,
@@ -177,11 +261,11 @@ def _path_row(path: Path) -> dict[str, Any]:
     }
 
 
-def _path(row: dict[str, Any], components: dict[int, Component], paths: dict[int, Path]) -> Path:
+def _path(row: dict[str, Any], components: dict[int, Component]) -> Path:
     return Path(
         id=row["id"],
         task=row["task"],
-        parent=None if row["parent"] is None else paths[row["parent"]],
+        parent=None,
         components=tuple(components[i] for i in row["components"]),
         hyperparameters=row["hyperparameters"],
         generation=row["generation"],
@@ -190,4 +274,5 @@ def _path(row: dict[str, Any], components: dict[int, Component], paths: dict[int
         children_per_task=row["children_per_task"],
         metrics=row["metrics"],
         published=row["published"],
+        owner=row.get("owner", ""),
     )

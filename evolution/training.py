@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -134,8 +134,46 @@ def compute_dtype() -> Any:
     return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
 
 
-def _computed(tree: Tree) -> Tree:
+def computed(tree: Tree) -> Tree:
+    """The arrays in the type that training computes in."""
     return jax.tree.map(lambda leaf: leaf.astype(compute_dtype()), tree)
+
+
+def cross_entropy(logits: Array, labels: Array) -> Array:
+    """Mean loss of logits [b, c] where classes [b] were wanted."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def descend(
+    loss: Callable[[dict[str, Tree], Array], Array],
+    state: TrainState,
+    masks: Mapping[str, Any],
+    hp: Hyperparameters,
+    first_step: Array,
+    steps: Array,
+) -> tuple[TrainState, Array]:
+    """`steps` steps down `loss`, which takes parameters and the number of the step among them.
+
+    The first is number `first_step` of the child's training; `masks` tells, with booleans, which
+    components are trained. Returns the state and whether all of it is finite.
+    """
+    # One flat vector instead of some fifty leaves: the optimiser compiles to one kernel.
+    params, unravel = ravel_pytree(state.params)
+    momentum, unravel_momentum = ravel_pytree(state.momentum)
+    mask, _ = ravel_pytree(
+        {
+            n: jax.tree.map(lambda p, n=n: jnp.full(p.shape, masks[n]), tree)
+            for n, tree in state.params.items()
+        }
+    )
+
+    def step(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        params, momentum = carry
+        grads, _ = ravel_pytree(jax.grad(loss)(unravel(params), i))
+        return _sgd(params, momentum, grads, mask, learning_rate(first_step + i, hp), hp)
+
+    params, momentum = jax.lax.fori_loop(0, steps, step, (params, momentum))
+    return TrainState(unravel(params), unravel_momentum(momentum)), jnp.isfinite(params).all()
 
 
 @functools.partial(jax.jit, static_argnames=("arch", "prefix", "augmentation"))
@@ -163,33 +201,16 @@ def train_steps(
     than needed. Returns the state and whether all of it is finite.
     """
     below, above = arch.component_names[:prefix], arch.component_names[prefix:]
-    # One flat vector instead of some fifty leaves: the optimiser compiles to one kernel.
-    params, unravel = ravel_pytree(state.params)
-    momentum, unravel_momentum = ravel_pytree(state.momentum)
-    mask, _ = ravel_pytree(
-        {
-            n: jax.tree.map(lambda p, n=n: jnp.full(p.shape, masks[n]), state.params[n])
-            for n in above
-        }
-    )
 
-    def step(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def loss(params: dict[str, Tree], i: Array) -> Array:
         x = inputs[order[i]]
         if augmentation != "none":
             x = augment(draws[i], x, arch.image_size, hp.strengths, augmentation == "bytes")
-            x = fold(arch, below, _computed(frozen), _computed(x))
+            x = fold(arch, below, computed(frozen), computed(x))
+        logits = fold(arch, above, computed(params), computed(x)).astype(jnp.float32)
+        return cross_entropy(logits, labels[order[i]])
 
-        def loss(params: dict[str, Tree]) -> Array:
-            logits = fold(arch, above, _computed(params), _computed(x)).astype(jnp.float32)
-            wanted = labels[order[i]]
-            return optax.softmax_cross_entropy_with_integer_labels(logits, wanted).mean()
-
-        params, momentum = carry
-        grads, _ = ravel_pytree(jax.grad(loss)(unravel(params)))
-        return _sgd(params, momentum, grads, mask, learning_rate(first_step + i, hp), hp)
-
-    params, momentum = jax.lax.fori_loop(0, steps, step, (params, momentum))
-    return TrainState(unravel(params), unravel_momentum(momentum)), jnp.isfinite(params).all()
+    return descend(loss, state, masks, hp, first_step, steps)
 
 
 @functools.partial(jax.jit, static_argnames=("arch", "prefix"))
@@ -208,16 +229,22 @@ def count_correct(
     count: Array,
 ) -> Array:
     """How many of the first `count` rows the components after the prefix classify right."""
-    rows = min(EVALUATION_ROWS, len(labels))
+    return correct_rows(
+        lambda rows: fold(arch, arch.component_names[prefix:], params, inputs[rows]), labels, count
+    )
+
+
+def correct_rows(logits: Callable[[Array], Array], labels: Array, count: Array) -> Array:
+    """How many of the first `count` rows are classified right by `logits`, which takes rows [k]."""
+    at_once = min(EVALUATION_ROWS, len(labels))
 
     def step(i: Array, correct: Array) -> Array:
-        x = jax.lax.dynamic_slice_in_dim(inputs, i * rows, rows)
-        y = jax.lax.dynamic_slice_in_dim(labels, i * rows, rows)
-        logits = fold(arch, arch.component_names[prefix:], params, x)
-        real = i * rows + jnp.arange(rows) < count
-        return correct + ((logits.argmax(-1) == y) & real).sum()
+        rows = i * at_once + jnp.arange(at_once)
+        right = logits(rows).argmax(-1) == labels[rows]
+        return correct + (right & (rows < count)).sum()
 
-    return jax.lax.fori_loop(0, (count + rows - 1) // rows, step, jnp.zeros((), jnp.int32))
+    steps = (count + at_once - 1) // at_once
+    return jax.lax.fori_loop(0, steps, step, jnp.zeros((), jnp.int32))
 
 
 @functools.cache

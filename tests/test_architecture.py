@@ -38,6 +38,7 @@ OWNERS = {
     "openvino": ("service/compute/backends/openvino_library.py", "loadtests/engine/"),
     "flax": ("vit/",),
     "matplotlib": ("evolution/analysis/",),
+    "ray": ("evolution/cluster.py",),
     "safetensors": ("vit/pretrained.py", "loadtests/store/place.py"),
     "optax": ("evolution/training.py", "evolution/roots.py"),
     "tensorflow_datasets": ("evolution/tasks.py", "evolution/prepare.py"),

@@ -52,9 +52,9 @@ def run_of(
 ) -> Run:
     """A saved run, its history one row for each sampled child in the order of sampling."""
     retained = {
-        task: max(paths, key=lambda path: (_score(path, population.score) or -1.0, path.id))
-        for task, paths in population.paths.items()
-        if paths and task != ROOT
+        paths[0].task: max(paths, key=lambda p: (_score(p, population.score) or -1.0, p.id))
+        for owner, paths in population.paths.items()
+        if paths and owner != ROOT
     }
     tasks = tuple(dict.fromkeys([*(row["task"] for row in history), *retained]))
     roots = population.paths.get(ROOT, [])
@@ -134,7 +134,7 @@ def _standing(run: Run, task: str, path: Path, sampled: int) -> Standing:
         score=_score(path, run.score),
         total_params=path.num_params,
         accounted_params=accounted_params(path, run.score.root_counts),
-        own_params=sum(c.num_params for c in path.components if not c.locks - {task}),
+        own_params=sum(c.num_params for c in path.components if not c.locks - {path.owner}),
         flops=row.get("flops") if flops is None else flops,
         parent=path.parent.task if path.parent else row.get("parent_task"),
         sampled=sampled,

@@ -24,7 +24,7 @@ def analyse(store: ModelStore, out: Path, runs: Sequence[str] = ()) -> Path:
     An earlier analysis there is replaced. Raises StateError for runs that are not there, and
     FileExistsError where `out` holds what no analysis wrote.
     """
-    names = list(dict.fromkeys(runs)) or store.agents()
+    names = list(dict.fromkeys(runs)) or state.runs(store)
     if not names:
         raise StateError(
             f"analysing store {store.url}: expected at least one run, found none; "

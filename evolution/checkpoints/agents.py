@@ -286,11 +286,9 @@ def _layer_names(states: Iterable[Path]) -> dict[Key, tuple[str, int]]:
 
 
 def _outside_runs(multipath: list[Model], agents: list[_Agent]) -> Iterator[Skipped]:
-    why = "multipath: published, but no part of a run, which continues single paths only"
-    for model in multipath:
-        yield Skipped(model.what, why)
+    why = "the history of a multipath agent, which goes on from what it published"
     names = {model.key[0] for model in multipath}
     for agent in agents:
         if agent.name in names:
             for state in agent.states:
-                yield Skipped(f"{state}: paths.csv, components.csv", "the history of a " + why)
+                yield Skipped(f"{state}: paths.csv, components.csv", why)

@@ -13,10 +13,9 @@ from evolution.checkpoints.tables import hyperparameters, single_path_hyperparam
 from evolution.population import ROOT
 from vit import Architecture, kind_of, shapes
 from vit.config import SIZES
+from vit.multipath import ROUTER, mixer_names
 
-ROUTER = "multipath_router"
 _CLASSES = "hparams.num_classes"
-CONNECTOR = "head_adapter_path_{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +73,11 @@ def multipath(model: Model, system: System) -> Multipath:
     """The networks of a multipath model, checked; or CheckpointError."""
     paths = tuple(single_path(part, system, subpath=True) for part in model.subpaths)
     layers = _named_layers(model, system)
-    connectors = [CONNECTOR.format(i) for i in range(1, len(paths))]
-    if set(layers) != {ROUTER, *connectors} or "head" not in paths[0].components:
+    mixer = mixer_names(len(paths))
+    if set(layers) != set(mixer) or "head" not in paths[0].components:
         raise CheckpointError(
             f"{model.row.where}: {model.what} lists the layers {sorted(layers)}, expected "
-            f"{sorted([ROUTER, *connectors])} beside a main path with a head"
+            f"{sorted(mixer)} beside a main path with a head"
         )
     classes = paths[0].architecture.num_classes
     router = {
@@ -88,7 +87,7 @@ def multipath(model: Model, system: System) -> Multipath:
         "LayerNorm_0/scale": (classes,),
     }
     _check(model, layers[ROUTER][1], router)
-    for path, connector in zip(paths[1:], connectors, strict=True):
+    for path, connector in zip(paths[1:], mixer[1:], strict=True):
         has_head, arch = "head" in path.components, path.architecture
         inputs = arch.num_classes if has_head else arch.width
         expected = {"Dense_0/bias": (classes,), "Dense_0/kernel": (inputs, classes)}
@@ -96,7 +95,7 @@ def multipath(model: Model, system: System) -> Multipath:
     values = model.row.starting("hparams.")
     values.pop("ds_image_size", None)  # each path has its own
     hp = hyperparameters(values, model.row.where)
-    own = {name: layers[name][0] for name in (ROUTER, *connectors)}
+    own = {name: layers[name][0] for name in mixer}
     return Multipath(model, paths, classes, hp, own)
 
 

@@ -7,12 +7,14 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from evolution.checkpoints.layouts import Key, Model
-from evolution.checkpoints.networks import ROUTER, Multipath, Network
+from evolution.checkpoints.networks import Multipath, Network
+from evolution.multipath.specs import PublishedPart, multipath_spec
 from evolution.population import ROOT, accounted_params
 from evolution.population import Path as PopulationPath
 from evolution.splits import MU2NET_SPLITS
 from evolution.vtab import Share, is_thousand, vtab_task
 from model_store import Digest, Published, TaskPath
+from vit.multipath import SubPath
 from vit.preprocess import CONTRACT
 
 _VALIDATION_1K = 200  # examples
@@ -49,57 +51,37 @@ def multipath_version(
     published: Mapping[Key, Published],
     lineage: Mapping[str, Any],
 ) -> TaskPath:
-    """A version made of single paths: the components of path i are named `path_{i}/NAME`.
-
-    `counts` gives the parameters of each layer. A path answers with logits if it has a head, with
-    features otherwise; connector i, where there is one, turns its answer into logits
-    (spec/mu4net.md §3).
-    """
-    keys: dict[str, Key] = {}
-    subpaths: list[Mapping[str, Any]] = []
-    connectors = [None, *(name for name in multipath.components if name != ROUTER)]
-    for i, (network, connector) in enumerate(zip(multipath.paths, connectors, strict=True)):
-        keys.update({f"path_{i}/{name}": key for name, key in network.components.items()})
-        subpaths.append(_subpath(f"path_{i}", network, connector, published))
-    keys.update(multipath.components)
-    sizes = sorted({network.architecture.image_size for network in multipath.paths})
-    return TaskPath(
-        task=multipath.model.task,
-        labels=_labels(multipath.num_classes),
-        architecture={
-            "kind": "multipath",
-            "num_paths": len(multipath.paths),
-            "num_classes": multipath.num_classes,
-        },
-        components={name: digests[key] for name, key in keys.items()},
-        input={"sizes": sizes, **CONTRACT},
+    """A version made of single paths; `counts` gives the parameters of each layer."""
+    parts = [_part(network, digests, published) for network in multipath.paths]
+    keys = [*multipath.components.values()]
+    keys += [key for network in multipath.paths for key in network.components.values()]
+    return multipath_spec(
+        multipath.model.task,
+        _labels(multipath.num_classes),
+        parts,
+        {name: digests[key] for name, key in multipath.components.items()},
         hyperparameters=dict(multipath.hyperparameters),
         metrics=_metrics(multipath.model),
         parameters={
-            "total": sum(counts[key] for key in keys.values()),
+            "total": sum(counts[key] for key in keys),
             "trainable": sum(counts[key] for key in multipath.components.values()),
         },
         lineage=lineage,
         private=multipath.model.row.flag("metrics.private") or False,
-        subpaths=tuple(subpaths),
     )
 
 
-def _subpath(
-    name: str, network: Network, connector: str | None, published: Mapping[Key, Published]
-) -> dict[str, Any]:
-    model, arch, origin = network.model, network.architecture, published.get(network.model.key)
-    return {
-        "name": name,
-        "task": None if model.task == ROOT else model.task,
-        "agent": agent_name(model),
-        "manifest": origin.digest if origin else None,
-        "architecture": arch.to_json(),
-        "input": {"size": arch.image_size, **CONTRACT},
-        "components": {part: f"{name}/{part}" for part in network.components},
-        "answers": "logits" if "head" in network.components else "features",
-        "connector": connector,
-    }
+def _part(
+    network: Network, digests: Mapping[Key, Digest], published: Mapping[Key, Published]
+) -> PublishedPart:
+    model, origin = network.model, published.get(network.model.key)
+    return PublishedPart(
+        task=None if model.task == ROOT else model.task,
+        agent=agent_name(model),
+        manifest=origin.digest if origin else None,
+        network=SubPath(network.architecture, "head" in network.components),
+        components={name: digests[key] for name, key in network.components.items()},
+    )
 
 
 def agent_name(model: Model) -> str:

@@ -76,9 +76,8 @@ def test_an_import_made_again_makes_live_where_nothing_is(tmp_path, store):
     imported(system, store)
     versions = [version.path for version in store.history("toy/a")]
     store.rm("toy/a")
-    worse, best = sorted(versions[:2], key=lambda p: p.metrics["validation"]["accuracy"])
-    store.publish(worse, live=False)
-    wanted = store.publish(best, live=False)
+    ascending = sorted(versions, key=lambda p: p.metrics["validation"]["accuracy"])
+    *_, wanted = [store.publish(version, live=False) for version in ascending]
     imported(system, store)
     assert store.resolve("toy/a").version == wanted.version
 

@@ -12,9 +12,12 @@ from tests.evolution.published_states import write_agents
 from tests.service.in_process import Gateway
 from vit import preprocess
 
+SINGLE, MIXED = 1, 3  # versions of toy/a: of class VitB, and the multipath one
+ROOT_B, B = "VitB~root_model~checkpoint", "VitB~toy~a"
+ROOT, MAIN, OTHER = "VitT3~root_model~random_init", "VitT3~toy~a", "VitT3~toy~b"
 
-def test_the_gateway_answers_as_the_original_model(tmp_path):
-    """With the best single path; the multipath version, which it cannot run, fails alone."""
+
+def test_the_gateway_answers_as_the_original_models(tmp_path):
     written = write_agents(tmp_path / "system")
     store = ModelStore(tmp_path / "store", create=True)
     import_state(written.directory, store, progress=lambda done, total: None)
@@ -24,18 +27,39 @@ def test_the_gateway_answers_as_the_original_model(tmp_path):
 
     gateway = Gateway(store, str(tmp_path / "compilations"), max_batch_rows=1)
     try:
-        answer = gateway.classify("toy/a", picture.getvalue(), "?top_k=3").json()
-        failed = gateway.classify("toy/a", picture.getvalue(), "?version=3")
-        again = gateway.classify("toy/a", picture.getvalue(), "?top_k=3").json()
+        answers = {
+            version: gateway.classify("toy/a", picture.getvalue(), f"?top_k=3&version={version}")
+            for version in (SINGLE, MIXED)
+        }
     finally:
         gateway.close()
 
-    root, own = "VitB~root_model~checkpoint", "VitB~toy~a"
-    keys = [*(f"{root}:{i}" for i in (1, 2, 3, 4)), f"{own}:8", f"{own}:9"]
-    model = {written.names[key]: written.trees[key] for key in keys}
-    (expected,) = numpy_vit.softmax(numpy_vit.logits(model, preprocess(pixels[None], 8)))
-    found = {p["index"]: p["probability"] for p in answer["predictions"]}
-    assert answer["version"] == 1  # of class VitB
-    np.testing.assert_allclose([found[i] for i in range(3)], expected, atol=1e-5)
-    assert failed.status_code == 503
-    assert again["predictions"] == answer["predictions"]
+    single = model(written, *(f"{ROOT_B}:{i}" for i in (1, 2, 3, 4)), f"{B}:8", f"{B}:9")
+    originals = {
+        SINGLE: numpy_vit.logits(single, preprocess(pixels[None], 8)),
+        MIXED: mixed_logits(written, pixels[None]),
+    }
+    for version, logits in originals.items():
+        answer = answers[version].json()
+        assert answer["version"] == version
+        found = {p["index"]: p["probability"] for p in answer["predictions"]}
+        (expected,) = numpy_vit.softmax(logits)
+        np.testing.assert_allclose([found[i] for i in range(3)], expected, atol=1e-5)
+
+
+def model(written, *keys):
+    return {written.names[key]: written.trees[key] for key in keys}
+
+
+def mixed_logits(written, images):
+    """Of the multipath model, as it is defined (spec/mu4net.md §3)."""
+    shared = [f"{ROOT}:{i}" for i in (1, 3, 4)]
+    main = model(written, *shared, f"{ROOT}:2", f"{MAIN}:7", f"{MAIN}:8")
+    other = model(written, *shared, f"{OTHER}:7", f"{OTHER}:8")
+    connector, router = (written.trees[f"MultiVitT3~toy~a:{i}"] for i in (11, 12))
+    first = numpy_vit.logits(main, preprocess(images, 8))
+    features = numpy_vit.features(other, preprocess(images, 12).astype(np.float64))
+    second = numpy_vit.dense(features, connector["Dense_0"])
+    scores = numpy_vit.dense(numpy_vit.norm(first, router["LayerNorm_0"]), router["Dense_0"])
+    weights = numpy_vit.softmax(scores)
+    return weights[:, :1] * first + weights[:, 1:] * second

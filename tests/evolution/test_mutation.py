@@ -92,7 +92,7 @@ def test_if_all_are_refused_the_choice_is_uniform():
     assert seeds == [root]
 
 
-@pytest.mark.parametrize("name", ["munet", "mu2net-plus"])
+@pytest.mark.parametrize("name", ["munet", "mu2net-plus", "mu3net", "mu4net"])
 def test_only_mu2net_walks_the_seeds(name):
     """The others draw uniformly as soon as no own path is accepted."""
     system = population()

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from evolution.methods import METHODS, MU2NET, MU2NET_PLUS, MUNET, Method
+from evolution.methods import MU2NET, MU2NET_PLUS, MUNET, Method
 from evolution.outcome import ChildTrained, TaskPublished
 from evolution.population import ROOT, Score
 from evolution.roots import random_root
@@ -24,7 +24,8 @@ RANGES = {
     "mu2net-plus": {**PLUS_RANGES, **SIZE},
 }
 TIMES = ("seconds", "device_s", "ended")
-EACH = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+SYSTEMS = (MUNET, MU2NET, MU2NET_PLUS)
+EACH = pytest.mark.parametrize("method", SYSTEMS, ids=lambda method: method.name)
 
 
 def experiment(method: Method):

@@ -8,12 +8,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from evolution import trainer, training
+from evolution import feeding, trainer, training
+from evolution.feeding import Batches
 from evolution.population import Component, Path
 from evolution.roots import random_root
 from evolution.search_space import DEFAULTS
 from evolution.tasks import Split, TaskError
-from evolution.trainer import Batches, Trainer
+from evolution.trainer import Trainer
 from tests.evolution.systems import tiny, toy_task
 from vit import Architecture
 
@@ -101,8 +102,8 @@ def test_streamed_data_trains_the_same_child(monkeypatch):
     """In chunks of two steps."""
     child = path(ARCH, {"encoderblock_0", "encoder_norm", "head"}, AUGMENTED)
     resident = trained(child)
-    monkeypatch.setattr(trainer, "RESIDENT_BYTES", 0)
-    monkeypatch.setattr(trainer, "CHUNK_BYTES", 2 * 16 * 64)
+    monkeypatch.setattr(feeding, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(feeding, "CHUNK_BYTES", 2 * 16 * 64)
     streamed = trained(child)
     np.testing.assert_allclose(
         flat(streamed.state.params), flat(resident.state.params), rtol=1e-5, atol=1e-6
@@ -183,7 +184,7 @@ def test_a_loss_that_is_no_number_is_told():
 @pytest.mark.parametrize("chunk_bytes", [64 << 20, 8 * 8 * 3 * 4 * 64])
 def test_accuracy_counts_real_images_only(monkeypatch, chunk_bytes):
     """300 images in padded chunks; a head that answers class 0 everywhere is right in 100."""
-    monkeypatch.setattr(trainer, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(feeding, "CHUNK_BYTES", chunk_bytes)
     labels = np.repeat(np.int32([0, 1, 2]), 100)
     split = Split("test", np.zeros((300, 8, 8, 1), np.uint8), labels)
     child = path(ARCH, {"head"})

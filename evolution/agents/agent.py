@@ -1,0 +1,175 @@
+"""One agent: cycles of one task's search, each of which begins with what all have published.
+
+Rules: spec/mu3net.md §5, spec/mu4net.md §2. An agent is the only process of its name. It loads its
+state at the start of each cycle, so that one that was stopped goes on as if it never had been.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+from evolution import state
+from evolution.agents.classes import class_of
+from evolution.agents.cycle import Cycle
+from evolution.agents.momenta import Momenta, momenta_of
+from evolution.agents.roots import root_document
+from evolution.agents.snapshots import Document, population_at
+from evolution.experiments import RESUMABLE, Experiment, with_settings
+from evolution.outcome import Event
+from evolution.population import ROOT, Population
+from evolution.search import Source
+from evolution.state import Progress, StateError
+from evolution.tasks import Task, task_name
+from model_store import Digest, Held, ModelStore
+
+Turn = Callable[[], AbstractContextManager[object]]  # what an agent computes within
+
+
+class NoTurn(Exception):
+    """Raised by a `Turn` that does not come any more: the agent stops."""
+
+
+class Agent:
+    """An agent of a class, bound to a task."""
+
+    def __init__(
+        self,
+        store: ModelStore,
+        agent_class: str,
+        entry: str,
+        source: Source,
+        *,
+        seed: int = 0,
+        root: str | None = None,
+        settings: Sequence[str] = (),
+        turn: Turn = nullcontext,
+    ) -> None:
+        """`entry` is that of a task list. Nothing is read or written before `run`.
+
+        `root` and `settings` are other ones than those of the class. Raises StateError for a class
+        that there is not.
+        """
+        self.id = f"{agent_class}/{task_name(entry)}"
+        self.stopping = False  # set from outside: stop after the generation under way
+        try:
+            self._class = class_of(self.id)
+        except ValueError as error:
+            raise StateError(str(error)) from None
+        self._store = store
+        self._entry = entry
+        self._source = source
+        self._seed = seed
+        self._root = root
+        self._settings = settings
+        self._turn = turn
+        self._owner = f"{self.id}:{task_name(entry)}"
+        self._task: Task | None = None
+        self._momenta: Mapping[Digest, Momenta] = {}
+
+    def run(self, cycles: int) -> Iterator[Event]:
+        """Runs until the agent has finished so many cycles in its life, or until `stopping`.
+
+        Raises AgentBusy if another process is this agent, on whatever machine; StateError for
+        settings that it cannot go on with; TaskError.
+        """
+        with self._store.hold(self.id) as held:
+            while not self.stopping:
+                try:
+                    with self._turn():
+                        cycle = self._cycle(held, cycles)
+                    if cycle is None:
+                        return
+                    yield from self._events(cycle)
+                except NoTurn:
+                    return
+
+    def _events(self, cycle: Cycle) -> Iterator[Event]:
+        while not cycle.complete:
+            if self.stopping:
+                return
+            with self._turn():
+                events = cycle.generation()
+            yield from events
+        with self._turn():
+            event = cycle.finish()
+        yield event
+
+    # ---- the start of a cycle, or of the rest of one
+
+    def _cycle(self, held: Held, cycles: int) -> Cycle | None:
+        """The cycle under way or next; None if all are finished."""
+        saved, document = self._store.agent_state(self.id) or (None, self._first())
+        progress = state.progress_of(self._store, self.id, document)
+        if progress.iteration >= cycles:
+            return None
+        experiment = self._experiment(progress)
+        if self._task is None:
+            self._task = self._source(self._class.single or experiment)(self._entry)
+        snapshot, population = self._population(document)
+        if not document["snapshot"]:
+            progress.seeds = [path.id for path in population.seeds(self._owner)]
+        kind = self._class.kind(experiment, self._task, population, progress, self._owner)
+        cycle = Cycle(
+            self._store, held, experiment, population, progress, self._owner, kind, saved, snapshot
+        )
+        cycle.save()
+        return cycle
+
+    def _first(self) -> Document:
+        """The state of an agent that has never run."""
+        publications = self._store.publications()
+        root = root_document(self._store, self._class, publications, self._root)
+        try:
+            experiment = with_settings(self._class.of_task(self._entry), self._settings)
+        except ValueError as error:
+            raise StateError(f"agent {self.id}: {error}") from None
+        settings = replace(experiment, root=root["settings"]["root"]).to_json()
+        return {
+            **root,
+            "experiment": experiment.name,
+            "seed": self._seed,
+            "agent": self.id,
+            "schedule": [self._entry],
+            "settings": settings,
+            "snapshot": None,
+        }
+
+    def _experiment(self, progress: Progress) -> Experiment:
+        """What the agent began with, but for sizes that may change. Raises StateError."""
+        saved = Experiment.from_json(progress.settings)
+        try:
+            wanted = with_settings(saved, self._settings)
+        except ValueError as error:
+            raise StateError(f"agent {self.id}: {error}") from None
+        if self._root is not None:
+            wanted = replace(wanted, root=self._root)
+        kept = {size: getattr(saved, size) for size in RESUMABLE}
+        if replace(wanted, **kept) != saved or self._seed != progress.seed:
+            raise StateError(
+                f"agent {self.id} began with another seed, root or setting, and goes on with "
+                f"those; only {', '.join(RESUMABLE)} can change"
+            )
+        progress.settings = wanted.to_json()
+        return wanted
+
+    def _population(self, document: Document) -> tuple[Digest, Population]:
+        """What the cycle works on: its snapshot, and all paths. Raises StateError."""
+        name, snapshot = f"{state.SNAPSHOTS}/{self.id}", document["snapshot"]
+        if snapshot:
+            found = self._store.agent_state(name)
+            if found is None or found[0] != snapshot:
+                raise StateError(
+                    f"agent {self.id}: expected {snapshot} as {name}, which its cycle began with, "
+                    f"found {found[0] if found else 'none'}; restore it from a copy of the store"
+                )
+            return snapshot, state.population_of(self._store, document, found[1])
+        publications = self._store.publications()
+        if self._class.experiment.method.inherits_momentum:
+            self._momenta = momenta_of(self._store, publications, self._momenta)
+        population = population_at(self._store, document, self._owner, publications, self._momenta)
+        others = [path for path in population if path.owner not in (ROOT, self._owner)]
+        rows: dict[str, Any] = {"agent": self.id, **state.rows(self._store, others)}
+        return self._store.save_agent(name, rows, state.needed(rows)), population

@@ -1,0 +1,90 @@
+"""`python -m evolution agents`: several agents on one machine, and a store that others share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from evolution.agents.classes import CLASSES, class_of
+from evolution.agents.reports import View
+from evolution.agents.supervisor import Supervisor, agent_id
+from evolution.agents.worker import Order
+from evolution.experiments import with_settings
+from model_store import InvalidName
+from model_store.names import require_name
+
+if TYPE_CHECKING:
+    from evolution.cluster import Cluster
+
+
+def agents(
+    store: Annotated[
+        str, typer.Option("--store", envvar="MUNET_STORE", help="Directory or URL of the store.")
+    ],
+    agent: Annotated[
+        list[str],
+        typer.Option(
+            metavar="CLASS:TASK", help=f"A class of {', '.join(CLASSES)}, and a TFDS name."
+        ),
+    ],
+    cycles: Annotated[
+        int, typer.Option(min=1, help="How many each agent finishes in its life, then it ends.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of all agents; each draws for itself.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="How many of them compute at a time.")] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Run them on this Ray cluster (HOST:PORT or auto)."),
+    ] = None,
+    cpus: Annotated[float, typer.Option(min=0, help="CPUs that each takes of a Ray node.")] = 1.0,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs that each takes of a Ray node.")] = 0.0,
+    root: Annotated[
+        str | None, typer.Option(metavar="SPEC", help="Another root than the classes'.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another setting, as in batch_size=64."),
+    ] = None,
+) -> None:
+    """Runs agents: each improves one task and builds on whatever others have published.
+
+    The same command continues them; elsewhere, on the same store, it adds others.
+    """
+    orders = [_order(store, name, cycles, seed, root, tuple(settings or ())) for name in agent]
+    names = [agent_id(order) for order in orders]
+    if len(set(names)) < len(names):
+        raise typer.BadParameter(f"expected each agent once, found {', '.join(agent)}")
+    console = Console()
+    with View(console, names) as view:
+        runner = _on_ray(ray, orders, view, cpus, gpus) if ray else Supervisor(orders, jobs, view)
+        failed = runner.run()
+        if runner.stopping:
+            view.say("stopped; the same command goes on")
+    raise typer.Exit(1 if failed else 0)
+
+
+def _on_ray(address: str, orders: list[Order], view: View, cpus: float, gpus: float) -> Cluster:
+    try:
+        from evolution.cluster import Cluster
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise typer.BadParameter(
+            "--ray needs the extra `ray`: pip install --require-hashes -r requirements-ray.lock"
+        ) from None
+    return Cluster(address, orders, view, cpus, gpus)
+
+
+def _order(
+    store: str, agent: str, cycles: int, seed: int, root: str | None, settings: tuple[str, ...]
+) -> Order:
+    agent_class, _, entry = agent.partition(":")
+    order = Order(store, agent_class, entry, cycles, seed, root, settings)
+    try:
+        with_settings(class_of(agent_id(order)).of_task(entry), settings)
+        require_name("agent", agent_id(order))
+    except (ValueError, InvalidName) as error:
+        raise typer.BadParameter(f"--agent {agent}: {error}") from None
+    return order

@@ -1,0 +1,105 @@
+"""A cycle of an agent: one iteration, its saved states, and the publication at its end."""
+
+from __future__ import annotations
+
+from evolution import state
+from evolution.agents.classes import publisher
+from evolution.experiments import Experiment
+from evolution.iteration import Iteration, Kind
+from evolution.outcome import ChildTrained, TaskFailed, TaskPublished
+from evolution.population import ROOT, Path, Population
+from evolution.publication import published_event
+from evolution.state import Progress
+from model_store import Digest, Held, ModelStore, Published
+
+
+class Cycle:
+    """A cycle under way."""
+
+    def __init__(
+        self,
+        store: ModelStore,
+        held: Held,
+        experiment: Experiment,
+        population: Population,
+        progress: Progress,
+        owner: str,
+        kind: Kind,
+        saved: Digest | None,
+        snapshot: Digest,
+    ) -> None:
+        """`saved` is the agent's state so far, `snapshot` what it sees of the others."""
+        self._store = store
+        self._held = held
+        self._population = population
+        self._progress = progress
+        self._owner = owner
+        self._kind = kind
+        self._saved = saved
+        self._snapshot: Digest | None = snapshot
+        self._iteration = Iteration(experiment, population, progress, owner, kind)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all its children have been trained."""
+        return self._iteration.complete
+
+    def generation(self) -> list[ChildTrained]:
+        """Runs the next generation and saves what came of it."""
+        events = self._iteration.generation()
+        self.save()
+        return events
+
+    def save(self) -> None:
+        """Saves the agent's own paths. Raises LeaseLost or AgentMoved, having saved nothing."""
+        paths = self._population.paths
+        own = [*paths[ROOT], *paths.get(self._owner, ())]
+        document = state.document_of(self._store, self._progress, self._population, own)
+        document["snapshot"] = self._snapshot
+        self._held.check()
+        self._saved = self._store.save_agent(
+            self._progress.agent, document, state.needed(document), replacing=self._saved
+        )
+
+    def finish(self) -> TaskPublished | TaskFailed:
+        """Keeps the best path, publishes it unless it is published, and ends the cycle."""
+        best = self._population.finish(self._owner)
+        failed = TaskFailed(self._owner.removeprefix(f"{self._progress.agent}:"))
+        outcome = self._publish(best) if best else failed
+        self._progress.iteration += 1
+        self._progress.generation, self._progress.seeds, self._snapshot = 0, [], None
+        state.archive_history(self._store, self._progress)
+        self.save()
+        return outcome
+
+    def _publish(self, best: Path) -> TaskPublished:
+        if "test_accuracy" not in best.metrics:
+            best.metrics["test_accuracy"] = self._kind.test_accuracy(best)
+        self.save()  # gives every component its digest
+        published = self._newest()
+        added = published is None or published.digest != best.published
+        if published is None or added:
+            spec = self._kind.spec(best, self._progress.agent)
+            # It may have been published and the process killed before that was saved.
+            if published is None or published.path.to_bytes() != spec.to_bytes():
+                published = self._store.publish(spec, live=False)
+            best.published = published.digest
+        own, quality = published, best.quality or 0.0
+
+        def better(live: Published | None) -> bool:
+            """By validation, over all who publish for the task; of equal ones the first stays."""
+            if live is None or live.version == own.version:
+                return True
+            accuracy = (live.path.metrics.get("validation") or {}).get("accuracy") or 0.0
+            mine = publisher(live.path) == self._progress.agent
+            return accuracy <= quality if mine else accuracy < quality
+
+        self._store.promote(best.task, published.version, better)
+        return published_event(self._store, best, published, added)
+
+    def _newest(self) -> Published | None:
+        """The agent's newest publication."""
+        for published in self._store.publications():
+            if f"{publisher(published.path)}:{published.task}" == self._owner:
+                return published
+        return None

@@ -1,0 +1,55 @@
+"""Momenta of what others have published: kept in their publishers' states, not in the versions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from model_store import Digest, ModelStore, Published, StoreError
+
+logger = logging.getLogger(__name__)
+
+Momenta = Mapping[Digest, Digest]  # component -> its momentum, both as they are stored
+
+
+def momenta_of(
+    store: ModelStore, publications: Iterable[Published], known: Mapping[Digest, Momenta]
+) -> dict[Digest, Momenta]:
+    """The momenta that publishers keep of what they published, by manifest.
+
+    What is `known` from an earlier cycle is not asked for again. A publisher that has moved on may
+    have none left: a copy then starts from zero.
+    """
+    states: dict[str, Momenta] = {}
+    found: dict[Digest, Momenta] = {}
+    for published in publications:
+        momenta = known.get(published.digest)
+        found[published.digest] = _asked(store, published, states) if momenta is None else momenta
+    gone = set(store.lacks({m for momenta in found.values() for m in momenta.values()}))
+    return {
+        manifest: {digest: m for digest, m in momenta.items() if m not in gone}
+        for manifest, momenta in found.items()
+    }
+
+
+def _asked(store: ModelStore, published: Published, states: dict[str, Momenta]) -> Momenta:
+    used, lineage = set(published.path.components.values()), published.path.lineage
+    momenta: dict[Digest, Digest] = {}
+    for name in (lineage.get("experiment"), lineage.get("agent")):  # an import's is a run
+        if isinstance(name, str):
+            if name not in states:
+                states[name] = _momenta_in(store, name)
+            momenta |= {d: m for d, m in states[name].items() if d in used}
+    return momenta
+
+
+def _momenta_in(store: ModelStore, name: str) -> Momenta:
+    """Those in the state of a run or an agent, if there is one."""
+    try:
+        document: dict[str, Any] = store.load_agent(name) or {}
+    except StoreError as error:  # a name that no state can have, or a damaged one
+        logger.warning("event=no_momenta agent=%s error=%r", name, str(error))
+        return {}
+    rows = document.get("components", ())
+    return {row["digest"]: row["momentum"] for row in rows if row["momentum"]}

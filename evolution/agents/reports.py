@@ -1,0 +1,82 @@
+"""What agents tell of themselves while they run, wherever that is, and how it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from evolution.agents.agent import Agent
+from evolution.console import line_of, say
+from evolution.outcome import ChildTrained
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an agent tells of one event; its fields are JSON."""
+
+    agent: str
+    line: str
+    done: int  # children that it has trained in its life
+    total: int  # that it will have trained at its end
+    best: float  # validation accuracy
+
+
+def reports(agent: Agent, cycles: int) -> Iterator[Report]:
+    """Runs an agent to that many cycles of its life."""
+    done, total, best = 0, 0, 0.0
+    for event in agent.run(cycles):
+        if isinstance(event, ChildTrained):
+            done = event.iteration * event.children + event.number + 1
+            total, best = cycles * event.children, event.best_quality
+        yield Report(agent.id, f"{agent.id.split('/')[0]}/{line_of(event)}", done, total, best)
+
+
+class View:
+    """One bar for each agent, on a terminal, and a line for each report."""
+
+    def __init__(self, console: Console, agents: Sequence[str]) -> None:
+        """A context manager; shown within it."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        self._console = console
+        self._bars = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._rows: dict[str, TaskID] = {a: self._bars.add_task(a, total=None) for a in agents}
+
+    def __enter__(self) -> View:
+        """Shows the bars."""
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leaves them as they are."""
+        self._bars.stop()
+
+    def show(self, report: Report) -> None:
+        """Prints the line and moves the agent's bar."""
+        row, label = self._rows[report.agent], f"{report.agent} best {report.best:.3f}"
+        self._bars.update(row, completed=report.done, total=report.total or None, description=label)
+        self.say(report.line)
+
+    def say(self, line: str) -> None:
+        """Prints a line."""
+        say(self._console, line)

@@ -1,0 +1,86 @@
+"""The root that all agents of a class start from: saved once in the store, never served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from evolution import roots, state
+from evolution.agents.classes import AgentClass, publisher
+from evolution.agents.snapshots import Document, shape_hyperparameters
+from evolution.experiments import Experiment
+from evolution.population import ROOT, Population
+from evolution.search import population_of_root
+from evolution.state import Progress, StateError
+from model_store import ModelStore, Published
+from vit import Architecture
+
+
+def root_document(
+    store: ModelStore,
+    agent_class: AgentClass,
+    publications: Iterable[Published],
+    spec: str | None,
+) -> Document:
+    """A state that holds nothing but the root of a class; the first agent of the class saves it.
+
+    `spec` is the root to start from, if it is not the class's own. Where agents of the class were
+    imported, the class's own is theirs. Raises RootError, and StateError if agents of the class
+    start from another one already.
+    """
+    experiment = agent_class.rooted
+    name = f"{state.ROOTS}/{experiment.name}"
+    document = store.load_agent(name)
+    if document is None:
+        run = None if spec else _imported_run(store, experiment, publications)
+        found = _of_run(store, run) if run else _loaded(experiment, spec or experiment.root)
+        document = _saved(store, name, experiment, run or spec or experiment.root, *found)
+    saved = document["settings"]["root"]
+    if spec not in (None, saved):
+        raise StateError(
+            f"root {spec!r}: agents of class {experiment.name} in {store.url} start from "
+            f"{saved!r}; leave out --root, or use another store"
+        )
+    return document
+
+
+def _loaded(experiment: Experiment, spec: str) -> tuple[Architecture, Population]:
+    defaults = experiment.defaults
+    arch, params = roots.load_root(spec, defaults["ds_image_size"], defaults["num_layers"])
+    population = population_of_root(experiment, params)
+    root = population.paths[ROOT][0]
+    root.hyperparameters = {**root.hyperparameters, **shape_hyperparameters(arch)}
+    return arch, population
+
+
+def _imported_run(
+    store: ModelStore, experiment: Experiment, publications: Iterable[Published]
+) -> str | None:
+    """The run that agents of the class became when they were imported, the newest if several."""
+    runs = [
+        published.path.lineage.get("experiment")
+        for published in publications
+        if publisher(published.path).split("/")[0] == experiment.name
+    ]
+    known = set(store.agents())
+    return next((run for run in reversed(runs) if run in known), None)
+
+
+def _of_run(store: ModelStore, run: str) -> tuple[Architecture, Population]:
+    progress, population = state.load(store, run)
+    population.paths = {ROOT: population.paths[ROOT][:1]}
+    return progress.architecture, population
+
+
+def _saved(
+    store: ModelStore,
+    name: str,
+    experiment: Experiment,
+    spec: str,
+    arch: Architecture,
+    population: Population,
+) -> Document:
+    settings = {**experiment.to_json(), "root": spec}
+    progress = Progress(experiment.name, 0, [], arch, settings)
+    document = state.document_of(store, progress, population, population)
+    store.save_agent(name, document, state.needed(document))  # others would save the same
+    return document

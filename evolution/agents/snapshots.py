@@ -1,0 +1,168 @@
+"""What an agent sees of the others: the newest publication of each, as paths of one population.
+
+Of equal arrays there is one component, whoever published them, so that sharing, locks and accounted
+size reach over all agents. A snapshot is taken once for each cycle and saved: whatever others
+publish meanwhile, a cycle that was stopped goes on as it began (spec/mu3net.md §4).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+
+from evolution import state
+from evolution.agents.classes import known_as, publisher
+from evolution.agents.momenta import Momenta
+from evolution.multipath.parts import is_multipath, parts_told
+from evolution.population import ROOT, Component, Path, Population, Stored
+from evolution.training import forward_flops
+from model_store import Digest, ModelStore, Published, TaskPath
+from vit import Architecture, shapes
+
+Document = dict[str, Any]  # of a state
+
+
+def population_at(
+    store: ModelStore,
+    document: Document,
+    owner: str,
+    publications: Iterable[Published],
+    momenta: Mapping[Digest, Momenta],
+) -> Population:
+    """The population at the start of a cycle: the own path, the root, and all publications.
+
+    `document` is the agent's state, or that of the root; if it holds no own path, what the agent is
+    known to have published, as an import, becomes one. `momenta` are those of the publications'
+    components, by manifest.
+    """
+    population = state.population_of(store, document)
+    taking = _Taking(store, population, Architecture.from_json(document["architecture"]), owner)
+    has_own = owner in population.paths
+    manifests = {row["id"]: row["parent_published"] for row in document["paths"]}
+    newest = {f"{publisher(p.path)}:{p.task}": p for p in publications}
+    for name, published in newest.items():
+        if not has_own if name == owner else not is_multipath(published.path):
+            path = taking.path(name, published, momenta.get(published.digest, {}))
+            if path is not None:
+                manifests[path.id] = published.path.lineage.get("parent")
+    _set_parents(population, manifests)
+    for component in population.components():
+        component.locks.clear()
+    for path in population:
+        if path.owner != owner:
+            population.lock(path)
+    return population
+
+
+def _set_parents(population: Population, manifests: Mapping[int, Digest | None]) -> None:
+    """A parent that is published no more is replaced by the root (spec/mu3net.md §4)."""
+    root = population.paths[ROOT][0]
+    by_manifest = {path.published: path for path in population if path.published}
+    for path in population:
+        if path is not root and path.parent is None:
+            path.parent = by_manifest.get(manifests[path.id] or Digest(""), root)
+
+
+class _Taking:
+    """Makes publications paths of a population."""
+
+    def __init__(
+        self, store: ModelStore, population: Population, arch: Architecture, owner: str
+    ) -> None:
+        self._store = store
+        self._population = population
+        self._arch = arch
+        self._owner = owner
+        self._known = {(c.name, c.digest): c for c in population.components()}
+
+    def path(self, owner: str, published: Published, momenta: Momenta) -> Path | None:
+        """The path of a publication, added to the population.
+
+        None for one of another shape, or of networks that are not ours: it cannot share components.
+        """
+        spec = published.path
+        hp, metrics = dict(spec.hyperparameters), _metrics(spec)
+        if is_multipath(spec):
+            method = str(spec.lineage.get("method"))
+            metrics |= parts_told(spec.subpaths, lambda agent: known_as(agent, method))
+            counts = {name: _stored_count(self._store, d) for name, d in spec.components.items()}
+        else:
+            arch = _architecture(spec)
+            if arch is None or _shape(arch) != _shape(self._arch):
+                return None
+            if self._owner.endswith(f":{spec.task}"):  # it may be scored
+                metrics["flops"] = forward_flops(arch)  # an import may have counted otherwise
+            hp |= shape_hyperparameters(arch)
+            counts = {name: _count(arch, name) for name in arch.component_names}
+        path = Path(
+            id=self._population.path_id(),
+            task=spec.task,
+            parent=None,
+            components=tuple(
+                self._component(name, spec.components[name], count, momenta)
+                for name, count in counts.items()
+            ),
+            hyperparameters=hp,
+            generation=spec.lineage.get("generation") or 0,
+            private=spec.private,
+            quality=(spec.metrics.get("validation") or {}).get("accuracy"),
+            metrics=metrics,
+            published=published.digest,
+            owner=owner,
+        )
+        self._population.paths.setdefault(owner, []).append(path)
+        return path
+
+    def _component(self, name: str, digest: Digest, count: int, momenta: Momenta) -> Component:
+        found = self._known.get((name, digest))
+        if found is None:
+            number = self._population.component_id()
+            found = Component(number, name, Stored(self._store, digest), count, digest=digest)
+            self._known[name, digest] = found
+        momentum = momenta.get(digest)
+        if momentum and found.momentum_digest is None:
+            found.trace, found.momentum_digest = Stored(self._store, momentum), momentum
+        return found
+
+
+def _architecture(spec: TaskPath) -> Architecture | None:
+    try:
+        arch = Architecture.from_json(spec.architecture)
+    except ValueError:
+        return None
+    return arch if set(arch.component_names) == set(spec.components) else None
+
+
+def _shape(arch: Architecture) -> tuple[int, ...]:
+    """What all paths that share components agree in."""
+    return arch.width, arch.heads, arch.mlp_dim, arch.patch_size
+
+
+def shape_hyperparameters(arch: Architecture) -> dict[str, Any]:
+    """Those that say what an architecture is."""
+    return {
+        "num_layers": arch.num_layers,
+        "ds_image_size": arch.image_size,
+        "adapters": list(arch.adapters),
+        "adapter_dim": arch.adapter_dim,
+    }
+
+
+def _metrics(spec: TaskPath) -> dict[str, Any]:
+    test = (spec.metrics.get("test") or {}).get("accuracy")
+    flops = (spec.metrics.get("compute") or {}).get("forward_flops")
+    found = {"test_accuracy": test, "flops": flops}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+@functools.cache
+def _count(arch: Architecture, name: str) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes(arch, name)))
+
+
+def _stored_count(store: ModelStore, digest: Digest) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(store.component(digest)))

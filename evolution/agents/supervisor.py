@@ -1,0 +1,180 @@
+"""Several agents on one machine: a process for each, one budget of turns to compute, one view.
+
+An agent that dies gives its turn back by that, and is started again, later each time. Agents of
+other machines are none of its business: all meet in the store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from typing import Any
+
+from evolution.agents.reports import Report, View
+from evolution.agents.restarts import Member
+from evolution.agents.worker import Order
+
+COMMAND = (sys.executable, "-m", "evolution", "agent-process")
+POLL_S = 0.2
+
+
+class _Worker(Member):
+    """An agent and its process, if it has one now."""
+
+    def __init__(self, agent: str, order: Order) -> None:
+        super().__init__(agent, order)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.unread = b""
+
+    def start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        # Its own session: a terminal's Ctrl-C is the supervisor's to handle. Several agents share
+        # an accelerator's memory, which none may take as a whole.
+        environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
+            start_new_session=True,
+        )  # fmt: skip
+        self.unread, self.starts_at = b"", None
+        self.tell(asdict(self.order))
+        return self.process
+
+    def tell(self, message: dict[str, Any]) -> None:
+        assert self.process is not None and self.process.stdin is not None
+        with suppress(BrokenPipeError):  # its end is seen where its messages are read
+            self.process.stdin.write(json.dumps(message).encode() + b"\n")
+            self.process.stdin.flush()
+
+    def no_more_turns(self) -> None:
+        self.starts_at = None
+        if self.process is not None and self.process.stdin is not None:
+            with suppress(BrokenPipeError):
+                self.process.stdin.close()
+
+    def messages(self) -> list[dict[str, Any]] | None:
+        """Those that have come; None at the end of the process's output."""
+        assert self.process is not None and self.process.stdout is not None
+        data = os.read(self.process.stdout.fileno(), 1 << 16)
+        *lines, self.unread = (self.unread + data).split(b"\n")
+        return [json.loads(line) for line in lines] if data else None
+
+
+class Supervisor:
+    """Runs agents until each has come to its end."""
+
+    def __init__(
+        self, orders: Sequence[Order], jobs: int, view: View, command: Sequence[str] = COMMAND
+    ) -> None:
+        """At most `jobs` agents compute at a time."""
+        self._workers = [_Worker(agent_id(order), order) for order in orders]
+        self._free = jobs
+        self._view = view
+        self._command = command
+        self._asking: deque[_Worker] = deque()
+        self._computing: set[str] = set()
+        self._selector = selectors.DefaultSelector()
+        self._ending = False
+        self.stopping = False
+
+    def run(self) -> list[str]:
+        """Runs them; the agents that did not come to their end, unless it was told to stop."""
+        with self._ended_by_signals():
+            while self._start_due() or self._selector.get_map():
+                if self.stopping and not self._ending:
+                    self._end_turns()
+                for key, _ in self._selector.select(POLL_S):
+                    self._read(key.data)
+        return [worker.agent for worker in self._workers if worker.failed]
+
+    def _start_due(self) -> bool:
+        """Starts the agents whose time has come; whether any is still to be started."""
+        for worker in self._workers:
+            if worker.due:
+                process = worker.start(self._command)
+                assert process.stdout is not None
+                self._selector.register(process.stdout, selectors.EVENT_READ, worker)
+                self._view.say(f"{worker.agent}: process {process.pid}")
+        return any(worker.starts_at is not None for worker in self._workers)
+
+    def _read(self, worker: _Worker) -> None:
+        messages = worker.messages()
+        if messages is None:
+            self._ended(worker)
+        for message in messages or ():
+            if "asks" in message:
+                self._give_back(worker)
+                if message["asks"]:
+                    self._asking.append(worker)
+            elif "report" in message:
+                worker.crashes = 0
+                self._view.show(Report(**message["report"]))
+            else:
+                worker.failed = message["failed"]
+        self._grant()
+
+    def _grant(self) -> None:
+        while self._asking and self._free and not self.stopping:
+            worker = self._asking.popleft()
+            self._free -= 1
+            self._computing.add(worker.agent)
+            worker.tell({})
+
+    def _give_back(self, worker: _Worker) -> None:
+        if worker.agent in self._computing:
+            self._computing.remove(worker.agent)
+            self._free += 1
+
+    def _ended(self, worker: _Worker) -> None:
+        process, worker.process = worker.process, None
+        assert process is not None and process.stdout is not None and process.stdin is not None
+        self._selector.unregister(process.stdout)
+        process.stdout.close()
+        with suppress(BrokenPipeError):
+            process.stdin.close()
+        code = process.wait()
+        self._give_back(worker)
+        if worker in self._asking:
+            self._asking.remove(worker)
+        if worker.failed:
+            self._view.say(f"{worker.agent} cannot go on: {worker.failed}")
+        elif code and not self.stopping:
+            how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
+            worker.crash(how, self._view)
+
+    # ---- the end
+
+    @contextmanager
+    def _ended_by_signals(self) -> Iterator[None]:
+        former = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+            for worker in self._workers:
+                if worker.process is not None:
+                    worker.process.kill()
+                    worker.process.wait()
+
+    def _end_turns(self) -> None:
+        self._ending = True
+        self._view.say("stopping after the generations under way; Ctrl-C again stops at once")
+        for worker in self._workers:
+            worker.no_more_turns()
+
+    def _stop(self, *_: Any) -> None:
+        if self.stopping:
+            raise KeyboardInterrupt
+        self.stopping = True
+
+
+def agent_id(order: Order) -> str:
+    """The agent's name in the store."""
+    return f"{order.agent_class}/{order.entry.removeprefix('private:')}"

@@ -1,0 +1,178 @@
+"""The same agents as actors of a Ray cluster; all they share is the store, as everywhere.
+
+An actor that is lost, with its node or alone, is started again where there is room, and its agent
+goes on from its state in the store. The store's lease keeps a lost one that still lives from being
+the agent twice.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray  # pyright: ignore[reportMissingImports]: an extra
+from ray.exceptions import RayError, RayTaskError  # pyright: ignore[reportMissingImports]
+
+from evolution.agents.agent import Agent
+from evolution.agents.reports import Report, View, reports
+from evolution.agents.restarts import Member
+from evolution.agents.supervisor import POLL_S, agent_id
+from evolution.agents.worker import Order
+from evolution.search import Source
+from evolution.sources import source_of
+from model_store import AgentBusy, ModelStore, StorageError
+
+# Nodes have the dependencies installed; the code comes along.
+PACKAGES = [str(Path(__file__).parents[1] / name) for name in ("evolution", "model_store", "vit")]
+# Agents may share an accelerator's memory, which none may take as a whole.
+ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+
+
+class AgentActor:
+    """An agent, wherever the cluster has put it."""
+
+    def __init__(self, order: Order, source: Source) -> None:
+        self._order = order
+        self._agent = Agent(
+            ModelStore(order.store, create=True), order.agent_class, order.entry, source,
+            seed=order.seed, root=order.root, settings=order.settings,
+        )  # fmt: skip
+
+    def run(self) -> Iterator[Report | str]:
+        """Where it runs, then what it reports."""
+        node = ray.get_runtime_context().get_node_id()
+        yield f"{self._agent.id}: on node {node[:12]} ({ray.util.get_node_ip_address()})"
+        yield from reports(self._agent, self._order.cycles)
+
+    def stop(self) -> None:
+        """Ends the agent after its generation under way."""
+        self._agent.stopping = True
+
+
+class _Member(Member):
+    """An agent and its actor, if it has one now."""
+
+    def __init__(self, order: Order) -> None:
+        super().__init__(agent_id(order), order)
+        self.actor: Any = None
+        self.stream: Any = None  # of what the actor tells
+
+
+class Cluster:
+    """Runs agents on a Ray cluster until each has come to its end."""
+
+    def __init__(
+        self,
+        address: str,
+        orders: Sequence[Order],
+        view: View,
+        cpus: float = 1,
+        gpus: float = 0,
+        source: Source = source_of,
+    ) -> None:
+        """`address` as Ray has it; each agent takes so many CPUs and GPUs of a node."""
+        self._address = address
+        self._members = [_Member(order) for order in orders]
+        self._view = view
+        self._actor = ray.remote(AgentActor).options(
+            num_cpus=cpus,
+            num_gpus=gpus,
+            max_concurrency=2,  # `stop` beside `run`
+        )
+        self._source = source
+        self.stopping = False
+
+    def run(self) -> list[str]:
+        """Runs them; the agents that did not come to their end, unless it was told to stop.
+
+        Raises ConnectionError where there is no cluster.
+        """
+        ray.init(
+            self._address, log_to_driver=False,
+            runtime_env={"py_modules": PACKAGES, "env_vars": ENVIRONMENT},
+        )  # fmt: skip
+        try:
+            with self._stopped_by_ctrl_c():
+                while self._start_due() or self._streams():
+                    self._read()
+        finally:
+            ray.shutdown()
+        return [member.agent for member in self._members if member.failed]
+
+    def _start_due(self) -> bool:
+        """Starts the agents whose time has come; whether any is still to be started."""
+        for member in self._members:
+            if member.due:
+                member.starts_at = None
+                member.actor = self._actor.remote(member.order, self._source)
+                member.stream = member.actor.run.options(num_returns="streaming").remote()
+        return any(member.starts_at is not None for member in self._members)
+
+    def _streams(self) -> dict[Any, _Member]:
+        return {member.stream: member for member in self._members if member.stream is not None}
+
+    def _read(self) -> None:
+        streams = self._streams()
+        if not streams:
+            time.sleep(POLL_S)
+            return
+        ready, _ = ray.wait(list(streams), timeout=POLL_S)
+        for stream in ready:
+            self._read_one(streams[stream])
+
+    def _read_one(self, member: _Member) -> None:
+        try:
+            told = ray.get(next(member.stream))
+        except StopIteration:
+            self._end(member)
+        except RayTaskError as error:
+            self._end(member)
+            self._raised(member, error.cause)
+        except RayError as error:
+            self._end(member)
+            self._crashed(member, f"lost its actor: {type(error).__name__}")
+        else:
+            if isinstance(told, Report):
+                member.crashes = 0
+                self._view.show(told)
+            else:
+                self._view.say(told)
+
+    def _end(self, member: _Member) -> None:
+        ray.kill(member.actor)  # what it held is another's now
+        member.actor = member.stream = None
+
+    def _raised(self, member: _Member, error: BaseException) -> None:
+        """Of what an agent raises itself, only a store's silence may pass, and a lost actor."""
+        passes = isinstance(error, AgentBusy) and member.crashes > 0
+        if passes or isinstance(error, StorageError):
+            self._crashed(member, f"stopped: {error}")
+        else:
+            member.fail(str(error), self._view)
+
+    def _crashed(self, member: _Member, how: str) -> None:
+        if not self.stopping:
+            member.crash(how, self._view)
+
+    @contextmanager
+    def _stopped_by_ctrl_c(self) -> Iterator[None]:
+        former = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def _stop(self, *_: Any) -> None:
+        if self.stopping:
+            raise KeyboardInterrupt
+        self.stopping = True
+        self._view.say("stopping after the generations under way; Ctrl-C again stops at once")
+        for member in self._members:
+            member.starts_at = None
+            if member.actor is not None:
+                member.actor.stop.remote()

@@ -1,0 +1,153 @@
+"""One search for a better path of a task: in a run a task iteration, of an agent a cycle.
+
+Rules: spec/munet.md §3-§4, spec/mu2net.md §3-§4, spec/mu3net.md §5. All randomness of a generation
+is derived from the seed and its place in the search: one that was stopped and resumed makes the
+same decisions as one that never stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from evolution import mutation
+from evolution.experiments import Experiment
+from evolution.outcome import ChildTrained, Outcome
+from evolution.population import Path, Population
+from evolution.state import Progress
+from evolution.trainer import Batches, Round
+from evolution.training import TrainState
+from model_store import TaskPath
+
+
+class Kind(Protocol):
+    """What the children of a search are: how one is made, trained and published."""
+
+    validation_count: int  # examples that a child is validated with
+
+    def batches(self, seed: int, key: tuple[int, ...]) -> Batches:
+        """Batches for the children of one generation."""
+        ...
+
+    def child(
+        self, number: int, data_hp: dict[str, Any], rng: np.random.Generator
+    ) -> tuple[Path, Path]:
+        """The child of that number in this search, with its parent, which counts it."""
+        ...
+
+    def train(self, child: Path, batches: Batches) -> Iterator[Round]:
+        """Trains a child, round by round; its components themselves do not change."""
+        ...
+
+    def test_accuracy(self, path: Path) -> float:
+        """The share of the whole test split that a path classifies right."""
+        ...
+
+    def spec(self, path: Path, run: str) -> TaskPath:
+        """What a run, or an agent, publishes of a retained path whose components are stored."""
+        ...
+
+
+class Iteration:
+    """The generations of one search, which add to the population and to the history."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        population: Population,
+        progress: Progress,
+        owner: str,
+        kind: Kind,
+    ) -> None:
+        """`owner` is whose paths the children become."""
+        self._experiment = experiment
+        self._population = population
+        self._progress = progress
+        self._owner = owner
+        self._kind = kind
+
+    @property
+    def complete(self) -> bool:
+        """Whether all children have been trained."""
+        done = self._progress.generation * self._experiment.children_per_generation
+        return done >= self._experiment.samples_per_task
+
+    def generation(self) -> list[ChildTrained]:
+        """Samples all children, then trains each on the same batches, then takes in the better."""
+        experiment, population, progress = self._experiment, self._population, self._progress
+        rng = progress.rng("decisions")
+        first = progress.generation * experiment.children_per_generation
+        last = min(first + experiment.children_per_generation, experiment.samples_per_task)
+        best, method = population.best(self._owner), experiment.method
+        sweeps = method.sweeps_seeds and first < len(progress.seeds)
+        mutate = not sweeps and (best is not None or not method.data_follows_best)
+        data_hp = mutation.shared_data_hyperparameters(experiment, best, mutate, rng)
+        pairs = [self._kind.child(i, data_hp, rng) for i in range(first, last)]
+        batches = self._kind.batches(progress.entropy, progress.stream("batches"))
+        outcomes = [self._train(*pair, batches) for pair in pairs]
+        for outcome in outcomes:
+            if outcome.improved:
+                population.paths.setdefault(self._owner, []).append(outcome.child)
+        if experiment.max_population is not None and self._owner in population.paths:
+            population.prune(self._owner, experiment.max_population)
+        newest = population.best(self._owner)
+        progress.history += [
+            outcome.history_row(
+                progress.iteration, progress.generation, population.score, outcome.child is newest
+            )
+            for outcome in outcomes
+        ]
+        children, quality = experiment.samples_per_task, (newest.quality if newest else None) or 0.0
+        events = [
+            ChildTrained(outcome, progress.iteration, number, children, quality)
+            for number, outcome in enumerate(outcomes, first)
+        ]
+        progress.generation += 1
+        return events
+
+    def _train(self, child: Path, parent: Path, batches: Batches) -> Outcome:
+        """Trains a child and gives it its best round, if one was good enough."""
+        started = time.monotonic()
+        trained = tuple(c.name for c in child.components if c.trainable)
+        threshold = self._bar(child, parent)
+        snapshot: TrainState | None = None
+        qualities: list[float] = []
+        device_s = 0.0
+        for reached in self._kind.train(child, batches):
+            device_s += reached.device_s
+            if not reached.finite:
+                break
+            qualities.append(reached.quality)
+            child.quality = reached.quality
+            score = self._population.score(child)
+            newest_wins = self._experiment.method.newest_wins
+            if score > threshold or (newest_wins and score == threshold):
+                threshold, snapshot = score, reached.state
+        child.quality = max(qualities, default=0.0)
+        child.metrics["evaluations"] = qualities
+        if snapshot is not None:
+            _keep_snapshot(child, snapshot)
+        return Outcome(
+            child, parent, trained, snapshot is not None,
+            diverged=len(qualities) < self._experiment.rounds_per_child,
+            seconds=time.monotonic() - started,
+            device_s=device_s,
+        )  # fmt: skip
+
+    def _bar(self, child: Path, parent: Path) -> float:
+        """The score that a child has to reach: its parent's, where that solves the same task."""
+        own_only = self._experiment.method.beats_own_only
+        same = parent.owner == child.owner if own_only else parent.task == child.task
+        # An import may not tell its quality.
+        return self._population.score(parent) if same and parent.quality is not None else -np.inf
+
+
+def _keep_snapshot(child: Path, snapshot: TrainState) -> None:
+    for component in child.components:
+        if component.trainable:
+            component.source = jax.tree.map(np.asarray, snapshot.params[component.name])
+            component.trace = jax.tree.map(np.asarray, snapshot.momentum[component.name])

@@ -1,0 +1,101 @@
+"""Multipath candidates as the children of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from evolution.experiments import Experiment
+from evolution.feeding import Batches
+from evolution.multipath.children import Origin, make_child
+from evolution.multipath.parts import Part, freeze, parts_of
+from evolution.multipath.specs import PublishedPart, multipath_spec
+from evolution.multipath.trainer import MixerTrainer, mixer_of
+from evolution.population import ROOT, Path, Population
+from evolution.publication import lineage_of, metrics_of
+from evolution.state import Progress
+from evolution.tasks import Task
+from evolution.trainer import Round
+from evolution.training import forward_flops
+from model_store import TaskPath
+
+
+class MultipathPaths:
+    """Children of an agent that mix paths of others (evolution.iteration.Kind)."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        task: Task,
+        population: Population,
+        progress: Progress,
+        owner: str,
+    ) -> None:
+        """Raises TaskError."""
+        self._experiment = experiment
+        self._task = task
+        self._population = population
+        self._progress = progress
+        self._origin = Origin(owner, task.name, task.num_classes, progress.architecture)
+        self._trainer = MixerTrainer(experiment, task)
+        self.validation_count = self._trainer.validation_count
+        for path in population.paths.get(owner, ()):
+            freeze(path)
+
+    def batches(self, seed: int, key: tuple[int, ...]) -> Batches:
+        """Batches for the children of one generation."""
+        return Batches.of(self._experiment, self._task, seed, key)
+
+    def child(
+        self, number: int, data_hp: dict[str, Any], rng: np.random.Generator
+    ) -> tuple[Path, Path]:
+        """A new child and its parent. Raises StateError without a single path to start from."""
+        child, parent = make_child(self._population, self._origin, self._experiment, data_hp, rng)
+        child.private = child.private or self._task.private
+        networks = [part.network.architecture for part in parts_of(child)]
+        child.metrics["flops"] = sum(forward_flops(arch) for arch in networks)  # but for the mixing
+        return child, parent
+
+    def train(self, child: Path, batches: Batches) -> Iterator[Round]:
+        """Trains a child's router and connectors, round by round; they themselves do not change."""
+        return self._trainer.train(child, batches)
+
+    def test_accuracy(self, path: Path) -> float:
+        """The share of the whole test split that a path classifies right."""
+        return self._trainer.test_accuracy(path)
+
+    def spec(self, path: Path, run: str) -> TaskPath:
+        """The path spec of a retained path whose components are stored."""
+        mixer = mixer_of(path)
+        metrics = metrics_of(path, self._task, self.validation_count)
+        router = {
+            "mean_weights": self._trainer.mean_weights(path),
+            **{key: metrics["validation"][key] for key in ("split", "examples")},
+        }
+        return multipath_spec(
+            self._task.name,
+            self._task.labels,
+            [_published(part) for part in parts_of(path)],
+            {component.name: component.digest for component in mixer if component.digest},
+            hyperparameters=dict(path.hyperparameters),
+            metrics={**metrics, "router": router},
+            parameters={
+                "total": path.num_params,
+                "trainable": sum(component.num_params for component in mixer),
+            },
+            lineage=lineage_of(path, self._progress, run, self._experiment.method.name),
+            private=path.private,
+        )
+
+
+def _published(part: Part) -> PublishedPart:
+    names = part.network.component_names
+    return PublishedPart(
+        task=None if part.task == ROOT else part.task,
+        agent=part.agent,
+        manifest=part.manifest,
+        network=part.network,
+        components=dict(zip(names, part.digests, strict=True)),
+    )

@@ -1,0 +1,124 @@
+"""The compiled programs that train and evaluate a router and connectors over frozen paths.
+
+What the paths answer is either there already or, for images that are augmented, computed in each
+step. A program depends on the sizes of the answers, not on which paths gave them; hyperparameters
+and the router's rate are traced values. The optimiser is that of `evolution.training`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from evolution.augment import augment
+from evolution.training import (
+    Hyperparameters,
+    TrainState,
+    computed,
+    correct_rows,
+    cross_entropy,
+    descend,
+)
+from vit.components import Tree
+from vit.forward import fold
+from vit.multipath import ROUTER, SubPath, mix, path_weights
+
+Answers = tuple[Array, ...]  # of each path for all examples: [n, classes] of the main one, [n, c]
+
+
+@jax.jit
+def train_on_answers(
+    state: TrainState,
+    hp: Hyperparameters,
+    router_rate: Array,
+    answers: Answers,
+    labels: Array,
+    order: Array,
+    first_step: Array,
+    steps: Array,
+) -> tuple[TrainState, Array]:
+    """`steps` steps on rows `order[i]` [batch] of the answers; otherwise as `train_steps`."""
+
+    def loss(params: dict[str, Tree], i: Array) -> Array:
+        logits = mix(params, [each[order[i]] for each in answers], router_rate)
+        return cross_entropy(logits, labels[order[i]])
+
+    return descend(loss, state, _all(state), hp, first_step, steps)
+
+
+@functools.partial(jax.jit, static_argnames=("paths", "on_bytes"))
+def train_on_images(
+    paths: tuple[SubPath, ...],
+    on_bytes: bool,
+    frozen: tuple[dict[str, Tree], ...],
+    state: TrainState,
+    hp: Hyperparameters,
+    router_rate: Array,
+    images: Array,
+    labels: Array,
+    order: Array,
+    draws: Array,
+    first_step: Array,
+    steps: Array,
+) -> tuple[TrainState, Array]:
+    """The same on rows of uint8 images, augmented by `draws`; `frozen` has each path's parameters.
+
+    Each path sees the same augmented image, resized to its own size.
+    """
+    sizes = {path.architecture.image_size for path in paths}
+
+    def loss(params: dict[str, Tree], i: Array) -> Array:
+        x = images[order[i]]
+        sized = {size: augment(draws[i], x, size, hp.strengths, on_bytes) for size in sorted(sizes)}
+        answers = [
+            fold(
+                path.architecture,
+                path.component_names,
+                computed(own),
+                computed(sized[path.architecture.image_size]),
+            ).astype(jnp.float32)
+            for path, own in zip(paths, frozen, strict=True)
+        ]
+        return cross_entropy(mix(params, answers, router_rate), labels[order[i]])
+
+    return descend(loss, state, _all(state), hp, first_step, steps)
+
+
+def _all(state: TrainState) -> dict[str, Any]:
+    return dict.fromkeys(state.params, True)
+
+
+@jax.jit
+def count_correct_mixed(
+    mixer: Mapping[str, Tree], answers: Answers, labels: Array, count: Array
+) -> Array:
+    """How many of the first `count` rows the mixture classifies right."""
+
+    def logits(rows: Array) -> Array:
+        return mix(mixer, [each[rows] for each in answers])
+
+    return correct_rows(logits, labels, count)
+
+
+@jax.jit
+def mean_weights(router: Tree, main: Array, count: Array) -> Array:
+    """The mean weight of each path, [paths], over the first `count` rows of the main answers."""
+    weights = path_weights(router, main)
+    real = (jnp.arange(len(main)) < count)[:, None]
+    return jnp.where(real, weights, 0).sum(axis=0) / count
+
+
+def mean_weights_of(mixer: Mapping[str, Tree], main: Array, count: int) -> list[float]:
+    """The same on the host."""
+    return [float(w) for w in mean_weights(mixer[ROUTER], main, jnp.asarray(count))]
+
+
+def compiled_mixers() -> int:
+    """How many of these programs this process has compiled."""
+    programs: tuple[Any, ...] = (train_on_answers, train_on_images, count_correct_mixed)
+    return sum(program._cache_size() for program in programs)

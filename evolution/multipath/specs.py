@@ -1,0 +1,82 @@
+"""The path spec of a version that is made of several paths.
+
+All its components stand in its own manifest, so it can be assembled whatever became of the
+versions that its paths were published as.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from model_store import Digest, TaskPath
+from vit.multipath import SubPath, connector_name, subpath_component
+from vit.preprocess import CONTRACT
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedPart:
+    """One of the paths, as a path spec tells of it."""
+
+    task: str | None  # a root has none
+    agent: str | None  # whose path it is
+    manifest: Digest | None  # of its own version
+    network: SubPath
+    components: Mapping[str, Digest]  # by their own names, in forward order
+
+    def to_json(self, place: int) -> dict[str, Any]:
+        """As path `place`: with a connector unless it is the main one."""
+        arch = self.network.architecture
+        return {
+            "name": f"path_{place}",
+            "task": self.task,
+            "agent": self.agent,
+            "manifest": self.manifest,
+            "architecture": arch.to_json(),
+            "input": {"size": arch.image_size, **CONTRACT},
+            "components": {name: subpath_component(place, name) for name in self.components},
+            "answers": "logits" if self.network.has_head else "features",
+            "connector": connector_name(place) if place else None,
+        }
+
+
+def multipath_spec(
+    task: str,
+    labels: tuple[str, ...],
+    parts: Sequence[PublishedPart],
+    mixer: Mapping[str, Digest],
+    *,
+    hyperparameters: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    parameters: Mapping[str, float],
+    lineage: Mapping[str, Any],
+    private: bool,
+) -> TaskPath:
+    """The version of these parts, the main one first, and `mixer`, the router and connectors.
+
+    The components of part i are named `path_i/NAME`. A part answers with logits if it has a head,
+    with features otherwise; its connector turns its answer into logits (spec/mu4net.md §3).
+    """
+    components = {
+        subpath_component(place, name): digest
+        for place, part in enumerate(parts)
+        for name, digest in part.components.items()
+    }
+    return TaskPath(
+        task=task,
+        labels=labels,
+        architecture={
+            "kind": "multipath",
+            "num_paths": len(parts),
+            "num_classes": len(labels),
+        },
+        components={**components, **mixer},
+        input={"sizes": sorted({p.network.architecture.image_size for p in parts}), **CONTRACT},
+        hyperparameters=hyperparameters,
+        metrics=metrics,
+        parameters=parameters,
+        lineage=lineage,
+        private=private,
+        subpaths=tuple(part.to_json(place) for place, part in enumerate(parts)),
+    )

@@ -1,0 +1,213 @@
+"""The training of routers and connectors over frozen paths, and their evaluation.
+
+A path that is frozen answers an unchanging image always alike: what it makes of all examples of a
+split is computed once and kept for every child that has it among its paths. Without augmentation,
+so, training sees images as evaluation does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from evolution import feeding
+from evolution.experiments import Experiment
+from evolution.feeding import (
+    AnySplit,
+    Batches,
+    Drawn,
+    Resident,
+    Streamed,
+    augments,
+    chunks,
+    on_device,
+    padded,
+    power_of_two,
+    require_examples,
+    resident_images,
+)
+from evolution.multipath.children import ROUTER_RATE
+from evolution.multipath.parts import Part, parts_of
+from evolution.multipath.programs import (
+    Answers,
+    count_correct_mixed,
+    mean_weights_of,
+    train_on_answers,
+    train_on_images,
+)
+from evolution.population import Component, Path
+from evolution.tasks import Task
+from evolution.trainer import Round
+from evolution.training import Hyperparameters, TrainState, run_prefix
+from model_store import Digest
+from vit.components import Tree
+from vit.multipath import SubPath, mixer_names
+
+Key = tuple[SubPath, tuple[Digest, ...]]
+Step = Callable[[TrainState, Drawn], tuple[TrainState, Any]]  # and whether it is finite
+
+
+class MixerTrainer:
+    """Trains and evaluates multipath candidates of one task."""
+
+    def __init__(self, experiment: Experiment, task: Task) -> None:
+        """Reads nothing yet. Raises TaskError for a split without examples."""
+        require_examples(task)
+        self._experiment = experiment
+        self._task = task
+        self._training = _Answers(task.train, len(task.train))
+        self.validation_count = experiment.validation_count(len(task.validation))
+        self._validation = _Answers(task.validation, self.validation_count)
+        self._images: Resident | Streamed | None = None
+
+    def train(self, child: Path, batches: Batches) -> Iterator[Round]:
+        """Trains one child, round by round; its components themselves do not change."""
+        method, hp = self._experiment.method, child.hyperparameters
+        started = time.monotonic()
+        parts, mixer = parts_of(child), mixer_of(child)
+        traced = Hyperparameters.of(hp, batches.steps, batches.rounds, method.warmup_start)
+        params = {component.name: component.params for component in mixer}
+        momentum = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.bfloat16), params)
+        state = jax.device_put(TrainState(params, momentum))
+        step = self._step(parts, traced, float(hp[ROUTER_RATE]))
+        validation = self._validation.of(parts)
+        for drawn in batches.drawn():
+            state, finite = step(state, drawn)
+            quality = self._validation.accuracy(state.params, validation)
+            yield Round(quality, state, bool(finite), time.monotonic() - started)
+            started = time.monotonic()
+
+    def test_accuracy(self, path: Path) -> float:
+        """The share of the whole test split that a candidate classifies right."""
+        test = _Answers(self._task.test, len(self._task.test))
+        return test.accuracy(_params(mixer_of(path)), test.of(parts_of(path)))
+
+    def mean_weights(self, path: Path) -> list[float]:
+        """The weight that the router gives to each path, in the mean over the validation images."""
+        main = self._validation.of(parts_of(path)[:1])[0]
+        return mean_weights_of(_params(mixer_of(path)), main, self.validation_count)
+
+    def _step(self, parts: Sequence[Part], hp: Hyperparameters, router_rate: float) -> Step:
+        """How a candidate of these parts takes a round of steps."""
+        outputs = sum(part.network.outputs for part in parts)
+        fits = 4 * outputs * power_of_two(len(self._task.train)) <= feeding.RESIDENT_BYTES
+        if fits and not augments(hp.strengths):
+            answers = self._training.of(parts)
+            return partial(_step_on_answers, answers, self._training.labels, hp, router_rate)
+        networks = tuple(_shared(part.network) for part in parts)
+        frozen = jax.device_put(tuple(_own(part) for part in parts))
+        return partial(_step_on_images, networks, frozen, self._source(), hp, router_rate)
+
+    def _source(self) -> Resident | Streamed:
+        if self._images is None:
+            augmentation = "bytes" if self._experiment.method.augments_bytes else "scaled"
+            images = resident_images(self._task.train)
+            self._images = (
+                Streamed(self._task.train, self._experiment.batch_size, augmentation)
+                if images is None
+                else Resident(*images, augmentation)
+            )
+        return self._images
+
+
+def _step_on_answers(
+    answers: Answers,
+    labels: Array,
+    hp: Hyperparameters,
+    router_rate: float,
+    state: TrainState,
+    drawn: Drawn,
+) -> tuple[TrainState, Any]:
+    return train_on_answers(
+        state, hp, router_rate, answers, labels, padded(drawn.order), drawn.first, len(drawn.order)
+    )
+
+
+def _step_on_images(
+    networks: tuple[SubPath, ...],
+    frozen: tuple[dict[str, Tree], ...],
+    source: Resident | Streamed,
+    hp: Hyperparameters,
+    router_rate: float,
+    state: TrainState,
+    drawn: Drawn,
+) -> tuple[TrainState, Any]:
+    finite: Any = True
+    for first, images, labels, order, draws in source.chunks(drawn):
+        state, finite = train_on_images(
+            networks, source.augmentation == "bytes", frozen, state, hp, router_rate,
+            images, labels, padded(order), padded(draws), first, len(order),
+        )  # fmt: skip
+    return state, finite
+
+
+def mixer_of(path: Path) -> list[Component]:
+    """The router and the connectors of a multipath candidate."""
+    named = (path.named(name) for name in mixer_names(len(parts_of(path))))
+    return [component for component in named if component]
+
+
+def _params(components: Sequence[Component]) -> dict[str, Tree]:
+    return {component.name: component.params for component in components}
+
+
+def _shared(network: SubPath) -> SubPath:
+    """The same network; without a head, the number of classes makes no other program."""
+    if network.has_head:
+        return network
+    return SubPath(replace(network.architecture, num_classes=1), has_head=False)
+
+
+def _own(part: Part) -> dict[str, Tree]:
+    """The parameters of a part, by the names that they have in its network."""
+    names = part.network.component_names
+    return {name: c.params for name, c in zip(names, part.components, strict=True)}
+
+
+class _Answers:
+    """What paths make of the first `count` examples of a split, kept on the device."""
+
+    def __init__(self, split: AnySplit, count: int) -> None:
+        self._split = split
+        self._count = count
+        self._kept: dict[Key, Array] = {}
+        self.labels: Array = jnp.zeros(0, jnp.int32)  # until a first path has run
+
+    def of(self, parts: Sequence[Part]) -> Answers:
+        """Answers [n, outputs] of each part; n is `count`, padded to a power of two."""
+        keys = [(_shared(part.network), part.digests) for part in parts]
+        found: dict[Key, Array] = {}
+        for key, part in zip(keys, parts, strict=True):
+            kept = self._kept.pop(key, None)
+            found[key] = self._computed(part) if kept is None else kept
+        self._kept |= found  # those used last are last
+        while len(self._kept) > len(found) and self._bytes() > feeding.RESIDENT_BYTES:
+            del self._kept[next(iter(self._kept))]
+        return tuple(found[key] for key in keys)
+
+    def _bytes(self) -> int:
+        return sum(answers.nbytes for answers in self._kept.values())
+
+    def _computed(self, part: Part) -> Array:
+        network, params = _shared(part.network), jax.device_put(_own(part))
+        arch, depth = network.architecture, len(network.component_names)
+        answers, labels = [], []
+        for chunk in chunks(self._split, self._count, arch.image_size):
+            found = run_prefix(arch, depth, params, chunk.inputs)
+            answers.append(np.asarray(found[: chunk.count]))
+            labels.append(np.asarray(chunk.labels[: chunk.count]))
+        on_it, self.labels = on_device(np.concatenate(answers), np.concatenate(labels), 1)
+        return on_it
+
+    def accuracy(self, mixer: dict[str, Tree], answers: Answers) -> float:
+        """The share that a router and connectors classify right."""
+        correct = count_correct_mixed(mixer, answers, self.labels, self._count)
+        return int(correct) / self._count

@@ -1,0 +1,100 @@
+"""`python -m evolution scaling`: measures a store and simulates many agents on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from evolution.scaling.measuring import measure
+from evolution.scaling.observed import observed
+from evolution.scaling.simulation import Cost, Costs, Result, Work, simulate
+from model_store import ModelStore
+
+AGENTS = (1, 2, 10, 100, 1000)
+SHARE = 0.1  # of the agents' time in the store: from here on the store is the limit
+
+
+def scaling(
+    store: Annotated[
+        str, typer.Option(help="Directory or URL for a store to measure; removed afterwards.")
+    ],
+    children: Annotated[str, typer.Option(help="Store whose agents' children are the model's.")],
+    agent: Annotated[
+        list[str] | None, typer.Option(help="Agents or runs of it; all unless given.")
+    ] = None,
+    number: Annotated[
+        list[int] | None, typer.Option("--agents", help="How many agents to simulate.")
+    ] = None,
+    cycles: Annotated[float, typer.Option(help="Cycles that each goes through.")] = 10.0,
+    per_task: Annotated[int, typer.Option(help="Agents that share a task.")] = 3,
+) -> None:
+    """Simulates many agents on a store, from measured children and calls to the store.
+
+    Measure on a machine that does nothing else: what others compute is taken for the store's work.
+    """
+    work, child = observed(ModelStore(children), agent or ())
+    try:
+        costs = measure(store, child)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    console = Console(highlight=False)
+    for line in (*_measured(work, costs), ""):
+        console.print(line, soft_wrap=True, markup=False)
+    results = [simulate(count, costs, work, cycles, per_task) for count in sorted(number or AGENTS)]
+    console.print(_table(results))
+    console.print(_limit(results), soft_wrap=True, markup=False)
+
+
+def _measured(work: Work, costs: Costs) -> Iterator[str]:
+    median, longest = np.percentile(work.child_seconds, [50, 100])
+    yield (
+        f"{len(work.child_seconds)} children: {median:.2f} s (median), {longest:.2f} s at most;"
+        f" {work.generations} generations of {work.children} a cycle,"
+        f" {work.foreign:.0%} with another task's parent, {work.kept:.0%} kept;"
+        f" {work.published:.0%} of the cycles publish"
+    )
+    for name in Costs.__dataclass_fields__:
+        cost = getattr(costs, name)
+        if isinstance(cost, Cost):
+            yield (
+                f"{name.replace('_', ' '):12}{1000 * cost.seconds:9.3f} ms alone,"
+                f" {1000 * cost.work:9.3f} ms of the store"
+            )
+
+
+def _table(results: Sequence[Result]) -> Table:
+    table = Table()
+    columns = (
+        "agents", "children/s", "ideal", "time in store", "store's load", "conflicts/version",
+        "snapshot s",
+    )  # fmt: skip
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for result in results:
+        table.add_row(
+            f"{result.agents:,}",
+            f"{result.rate:,.2f}",
+            f"{result.ideal_rate:,.2f}",
+            f"{result.store_share:.1%}",
+            f"{result.load:.1%}",
+            f"{result.retries:.2f}",
+            f"{np.median(result.looks):,.2f}" if result.looks else "-",
+        )
+    return table
+
+
+def _limit(results: Sequence[Result]) -> str:
+    """Between which numbers of agents the store becomes the limit."""
+    above = [result.agents for result in results if result.store_share > SHARE]
+    below = [result.agents for result in results if result.store_share <= SHARE]
+    if not above:
+        return f"the store is no limit up to {max(below):,} agents (less than {SHARE:.0%} of time)"
+    return (
+        f"the store becomes the limit ({SHARE:.0%} of the agents' time) between"
+        f" {max((n for n in below if n < min(above)), default=0):,} and {min(above):,} agents"
+    )

@@ -1,0 +1,246 @@
+"""What an agent's calls cost on a store: each timed alone, and by many callers at once.
+
+The callers are processes of this machine. Their own processor time is taken off, since every
+agent has a machine of its own; what the store's server computes here counts as its work.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import secrets
+import shutil
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.synchronize import Barrier
+
+import numpy as np
+
+from evolution.scaling.simulation import Cost, Costs
+from model_store import Digest, ModelStore, TaskPath
+from model_store.blobs import key_of
+from model_store.leases import LEASE_S
+from model_store.storage import open_storage
+
+PROCESSES, THREADS = 4, 4  # callers at once: as many as keep a server of one machine busy
+ROUNDS = 15
+VERSIONS_PER_TASK = 30
+READING = ("fetch", "load")  # calls that read components, for which their sizes matter
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """What an agent puts into the store for one child, as measured runs did."""
+
+    components: int  # of a path
+    trained: int  # of them
+    trained_bytes: int  # in all; momenta take half as much
+
+
+class Client:
+    """An agent's calls. What it puts is new to the store at each call."""
+
+    def __init__(self, url: str, child: Child, call: str) -> None:
+        """`call` is the one to be made, by its name."""
+        self._url, self._child = url, child
+        self._store, self._storage = ModelStore(url), open_storage(url)
+        self._name = f"scaling/{secrets.token_hex(4)}"
+        self._random = np.random.default_rng(secrets.randbits(64))
+        self._calls = 0
+        state = child.components + 2 * child.trained  # an own path has momenta too
+        size = 1.0 if call in READING else 0.0
+        self._digests = [self._put(size) for _ in range(state)]
+
+    def _put(self, part: float) -> Digest:
+        """Stores a new component, of that part of a trained component's bytes."""
+        size = int(self._child.trained_bytes / self._child.trained * part / 4)
+        return self._store.put({"kernel": self._random.random(max(size, 1), np.float32)})
+
+    def _count(self) -> int:
+        self._calls += 1
+        return self._calls
+
+    def look(self) -> None:
+        """A snapshot, by one who knows all that is there."""
+        self._store.publications()
+
+    def look_anew(self) -> None:
+        """A snapshot, by one who knows nothing."""
+        shutil.rmtree(os.environ["MUNET_CACHE"], ignore_errors=True)
+        ModelStore(self._url).publications()
+
+    def fetch(self) -> None:
+        """Reads what a foreign parent has of its own."""
+        for digest in self._digests[: self._child.trained]:
+            self._store.component(digest)
+            self._storage.forget(key_of(digest))
+
+    def load(self) -> None:
+        """Reads what a child shares, which was read before."""
+        for digest in self._digests[self._child.trained : self._child.components]:
+            self._store.component(digest)
+
+    def put(self) -> None:
+        """Stores what a child has trained, and its momenta."""
+        for _ in range(self._child.trained):
+            self._put(1.0)
+            self._put(0.5)
+
+    def save(self) -> None:
+        """Replaces the agent's state, which refers to as many components as a root has."""
+        self._save(self._digests[: self._child.components])
+
+    def save_path(self) -> None:
+        """Replaces a state that refers to a path of its own too."""
+        self._save(self._digests)
+
+    def _save(self, digests: list[Digest]) -> None:
+        self._store.save_agent(self._name, {"calls": self._count()}, digests)
+
+    def publish(self) -> None:
+        """Adds a version."""
+        call = self._count()
+        names = (f"component_{i}" for i in range(self._child.components))
+        self._store.publish(
+            TaskPath(
+                task=f"{self._name}-{call // VERSIONS_PER_TASK}",
+                labels=("a", "b"),
+                architecture={},
+                components=dict(zip(names, self._digests, strict=False)),
+                input={},
+                hyperparameters={},
+                metrics={},
+                parameters={},
+                lineage={"agent": self._name, "call": call},
+            ),
+            live=False,
+        )
+
+    def read(self) -> None:
+        """Reads a small file."""
+        self._storage.read(self._key)
+
+    def swap(self) -> None:
+        """Reads a small file and replaces it."""
+        current = self._storage.read(self._key)
+        self._storage.replace(self._key, secrets.token_bytes(16), current and current.version)
+
+    @property
+    def _key(self) -> str:
+        return f"leases/{self._name}"
+
+
+def measure(url: str, child: Child, seconds: float = 2.0) -> Costs:
+    """Makes a store at `url`, which must not be one yet, measures it and removes it.
+
+    Each call is made by many for so many seconds. Raises StoreError; ValueError where there is
+    something already.
+    """
+    storage = open_storage(url)
+    if storage.exists() or next(storage.walk(""), None):
+        raise ValueError(f"measuring at {url}: there is something already; name an empty place")
+    ModelStore(url, create=True)
+    context = multiprocessing.get_context("spawn")  # a fork would take locks of JAX's threads along
+    try:
+        with (
+            tempfile.TemporaryDirectory() as cache,
+            ProcessPoolExecutor(
+                PROCESSES, context, _begin, (context.Barrier(PROCESSES), cache)
+            ) as pool,
+        ):
+            return _Measurement(pool, url, child, seconds).costs()
+    finally:
+        storage.remove([entry.key for entry in storage.walk("")])
+
+
+class _Measurement:
+    """One store, and the processes that call it."""
+
+    def __init__(self, pool: ProcessPoolExecutor, url: str, child: Child, seconds: float) -> None:
+        self._pool, self._url, self._child, self._seconds = pool, url, child, seconds
+        self.calls = 0  # of the latest kind, over all callers
+
+    def costs(self) -> Costs:
+        read, swap = self._cost("read"), self._cost("swap")
+        fetch, load, put = self._cost("fetch"), self._cost("load"), self._cost("put")
+        save, larger = self._cost("save"), self._cost("save_path")
+        empty = self._cost("look")
+        publish = self._cost("publish")
+        versions = self.calls
+        full, anew = self._cost("look"), self._cost("look_anew")
+        return Costs(
+            look=empty,
+            per_version=_difference(full, empty, versions),
+            per_new=_difference(anew, full, versions),
+            fetch=fetch,
+            load=load,
+            put=put,
+            save=save,
+            per_path=_difference(larger, save, 1),
+            publish=publish,
+            read=read,
+            replace=_difference(swap, read, 1),
+            renewals=6 / LEASE_S if "://" in open_storage(self._url).url else 0.0,
+        )
+
+    def _cost(self, call: str) -> Cost:
+        args = (self._url, self._child, call)
+        alone = self._pool.submit(_alone, *args).result()
+        every = [self._pool.submit(_saturated, *args, self._seconds) for _ in range(PROCESSES)]
+        calls, own, elapsed = np.asarray([caller.result() for caller in every]).T
+        self.calls = 1 + ROUNDS + PROCESSES * THREADS + int(calls.sum())
+        rate = float((calls / elapsed).sum())
+        busy = float((own / elapsed).sum()) / (os.cpu_count() or 1)  # with what callers compute
+        return Cost(statistics.median(alone), max(1 - busy, 0.0) / rate)
+
+
+def _difference(larger: Cost, smaller: Cost, count: int) -> Cost:
+    """Per item; what noise makes negative costs nothing."""
+    seconds, work = larger.seconds - smaller.seconds, larger.work - smaller.work
+    return Cost(max(seconds, 0.0), max(work, 0.0)) * (1 / count)
+
+
+# -- in the callers' processes
+
+_barrier: Barrier
+
+
+def _begin(barrier: Barrier, cache: str) -> None:
+    global _barrier
+    _barrier = barrier
+    os.environ["MUNET_CACHE"] = f"{cache}/{os.getpid()}"
+
+
+def _alone(url: str, child: Child, call: str) -> list[float]:
+    """Seconds of each of some calls by one caller."""
+    client = Client(url, child, call)
+    _timed(client, call)  # the first one learns what there is
+    return [_timed(client, call) for _ in range(ROUNDS)]
+
+
+def _saturated(url: str, child: Child, call: str, seconds: float) -> tuple[int, float, float]:
+    """Calls by some threads, the processor time they took here, and the time."""
+    with ThreadPoolExecutor(THREADS) as threads:
+        clients = list(threads.map(lambda _: Client(url, child, call), range(THREADS)))
+        list(threads.map(lambda client: _timed(client, call), clients))
+        _barrier.wait()
+        cpu, started = time.process_time(), time.monotonic()
+
+        def work(client: Client) -> int:
+            calls = 0
+            while calls == 0 or time.monotonic() < started + seconds:
+                _timed(client, call)
+                calls += 1
+            return calls
+
+        calls = sum(threads.map(work, clients))
+        return calls, time.process_time() - cpu, time.monotonic() - started
+
+
+def _timed(client: Client, call: str) -> float:
+    started = time.perf_counter()
+    getattr(client, call)()
+    return time.perf_counter() - started

@@ -1,0 +1,57 @@
+"""What children cost, from the histories of runs that were measured."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+
+from evolution import state
+from evolution.population import ROOT
+from evolution.scaling.measuring import Child
+from evolution.scaling.simulation import Work
+from evolution.state import StateError
+from model_store import ModelStore
+
+PARAMETER_BYTES = 4
+
+
+def observed(store: ModelStore, names: Sequence[str] = ()) -> tuple[Work, Child]:
+    """Of these runs or agents of a store, or of all: their times, and a child of usual size.
+
+    Raises StateError where there is no child.
+    """
+    histories = {name: state.load(store, name)[0].history for name in names or state.runs(store)}
+    rows = [row for history in histories.values() for row in history]
+    if not rows:
+        raise StateError(
+            f"measuring children in {store.url}: expected the history of a run or an agent, found"
+            " none; `python -m evolution run` or `agents` makes one"
+        )
+    generations = Counter(
+        ((name, row["task"], row["iteration"]), row["generation"])
+        for name, history in histories.items()
+        for row in history
+    )
+    cycles = Counter(cycle for cycle, _ in generations)
+    better = {
+        (name, row["task"], row["iteration"])
+        for name, history in histories.items()
+        for row in history
+        if row["new_best"]
+    }
+    work = Work(
+        child_seconds=[row["seconds"] for row in rows],
+        foreign=statistics.fmean(row["parent_task"] not in (row["task"], ROOT) for row in rows),
+        kept=statistics.fmean(row["improved"] for row in rows),
+        published=len(better) / len(cycles),
+        generations=statistics.median_high(cycles.values()),
+        children=statistics.median_high(generations.values()),
+    )
+    child = Child(
+        components=statistics.median_high(len(row["components"]) for row in rows),
+        trained=max(statistics.median_high(len(row["trained"]) for row in rows), 1),
+        trained_bytes=PARAMETER_BYTES
+        * statistics.median_high(row["trainable_params"] for row in rows),
+    )
+    return work, child

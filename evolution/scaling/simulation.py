@@ -1,0 +1,259 @@
+"""Many agents on one store, as a discrete-event model.
+
+Each agent has a machine of its own and shares nothing but the store. The store serves all calls
+at once up to its capacity; beyond it every call slows down alike. It writes a file once at a time:
+a compare-and-swap waits for those before it, is refused where one of them came between its read
+and its write, and is tried again.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict, deque
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a call costs: seconds of its caller where it is the only one, and of the store.
+
+    `work` is how long the call would keep the store busy if it did nothing else: one over the
+    calls per second that it serves to many callers.
+    """
+
+    seconds: float
+    work: float
+
+    @property
+    def share(self) -> float:
+        """Of the store's capacity, that the call takes while it is the only one."""
+        return min(self.work / self.seconds, 1.0) if self.seconds else 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.seconds + other.seconds, self.work + other.work)
+
+    def __mul__(self, factor: float) -> Cost:
+        return Cost(self.seconds * factor, self.work * factor)
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """The calls an agent makes."""
+
+    look: Cost  # to list the publications of an empty store
+    per_version: Cost  # more of it for each version in the store
+    per_new: Cost  # and for each publication not seen before
+    fetch: Cost  # to read what a path has of its own
+    load: Cost  # and what it shares, which was read before
+    put: Cost  # what a kept child has trained, and its momenta
+    save: Cost  # a state that refers to the root
+    per_path: Cost  # more of it for each path that the state refers to
+    publish: Cost  # a version's blobs and its number
+    read: Cost  # of a small file
+    replace: Cost  # of a small file, by compare-and-swap
+    renewals: float = 0.0  # of an agent's lease, per second: a read and a replace each
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What agents do in a cycle, as measured runs did it."""
+
+    child_seconds: Sequence[float]  # a child's training; drawn from
+    foreign: float  # share of children whose parent is another agent's
+    kept: float  # share of children that improve on their parents
+    published: float  # share of cycles with a new best path
+    generations: int  # of a cycle
+    children: int  # of a generation
+
+
+@dataclass(slots=True)
+class Result:
+    """What a simulated system did."""
+
+    agents: int
+    children: int = 0
+    seconds: float = 0.0
+    ideal_rate: float = 0.0  # children per second if the store took no time
+    in_store_s: float = 0.0  # over all agents
+    busy_s: float = 0.0  # of the store, had it worked at its capacity
+    publications: int = 0
+    conflicts: int = 0  # compare-and-swaps that had to be tried again
+    looks: list[float] = field(default_factory=list)  # seconds of the snapshots
+
+    @property
+    def rate(self) -> float:
+        """Children per second."""
+        return self.children / self.seconds
+
+    @property
+    def store_share(self) -> float:
+        """Of the agents' time: in calls to the store. The rest they compute."""
+        return self.in_store_s / (self.agents * self.seconds)
+
+    @property
+    def load(self) -> float:
+        """Of the store's capacity that is used."""
+        return self.busy_s / self.seconds
+
+    @property
+    def retries(self) -> float:
+        """Conflicts for each publication."""
+        return self.conflicts / max(self.publications, 1)
+
+
+# Of an agent at the start and the end of a cycle.
+SAVES, LOOKS = 3, 2
+
+_Step = Cost | float | str  # a call, seconds of computing, or a file to have for oneself
+_Agent = Generator[_Step, None, None]
+
+
+def simulate(
+    agents: int, costs: Costs, work: Work, cycles: float = 10.0, per_task: int = 3, seed: int = 0
+) -> Result:
+    """Agents that run for as long as `cycles` cycles take without a store.
+
+    `per_task` agents share a task. At the start each has published once and knows all that the
+    others have; they are at random places of a cycle, so that not all meet at the store at once.
+    """
+    return _Simulation(agents, costs, work, per_task, seed).run(cycles)
+
+
+class _Simulation:
+    """The clock, the store's capacity, and the agents."""
+
+    def __init__(self, agents: int, costs: Costs, work: Work, per_task: int, seed: int) -> None:
+        self._costs, self._work, self._per_task = costs, work, per_task
+        self._rng = np.random.default_rng([seed, agents])
+        self._times = np.asarray(work.child_seconds)
+        self._result = Result(agents, ideal_rate=agents / float(self._times.mean()))
+        renewals = (costs.read + costs.replace) * (costs.renewals * agents)
+        self._capacity = max(1.0 - renewals.work, 1e-9)
+        self._now = self._served = 0.0  # seconds; and those a call without neighbours has had
+        self._demand = 0.0  # of all calls under way, in capacities of the store
+        self._order = count()
+        self._computing: list[tuple[float, int, _Agent]] = []
+        self._calling: list[tuple[float, int, _Agent, Cost]] = []  # by when served, not by time
+        self._waiting: dict[str, deque[_Agent]] = {}  # file that is being written -> for it
+        self._versions = agents
+        self._writes: dict[str, int] = defaultdict(int)  # file -> times it was replaced
+
+    def run(self, cycles: float) -> Result:
+        generations = self._work.generations
+        child_s = float(self._times.mean())
+        end = cycles * generations * self._work.children * child_s
+        for number in range(self._result.agents):
+            first = int(self._rng.integers(generations)) + 1
+            self._compute(self._rng.uniform(0, child_s), self._agent(number, first))
+        while self._now < end:
+            self._next(end)
+        self._result.seconds = end
+        return self._result
+
+    # ---- one agent
+
+    def _agent(self, number: int, generations: int) -> _Agent:
+        """All cycles of an agent, the first one with fewer generations."""
+        costs, result = self._costs, self._result
+        live = f"live {number // self._per_task}"
+        seen = self._versions
+        while True:
+            paths = 1
+            for _ in range(generations):
+                paths = yield from self._generation(paths)
+            if self._rng.random() < self._work.published:
+                yield from self._swap("changes")  # all agents announce in one file
+                yield costs.publish
+                self._versions += 1
+                yield from self._swap(live)
+                result.publications += 1
+            yield costs.save * SAVES + costs.per_path * (paths + SAVES - 1)  # one is left
+            started, new, seen = self._now, self._versions - seen, self._versions
+            look = costs.look + costs.per_version * self._versions
+            # The snapshot is a state that refers to everybody's path.
+            yield look * LOOKS + costs.per_new * new + costs.save + costs.per_path * result.agents
+            result.looks.append(self._now - started)
+            generations = self._work.generations
+
+    def _generation(self, paths: int) -> Generator[_Step, None, int]:
+        """One generation of an agent that has so many paths; how many it has then."""
+        costs, work, children = self._costs, self._work, self._work.children
+        foreign, kept = self._rng.binomial(children, (work.foreign, work.kept)).tolist()
+        yield costs.fetch * foreign + costs.load * children
+        for seconds in self._rng.choice(self._times, children):
+            yield float(seconds)
+            self._result.children += 1
+        # What is kept is read again, as a parent.
+        yield (costs.put + costs.fetch) * kept + costs.save + costs.per_path * (paths + kept)
+        return paths + kept
+
+    def _swap(self, file: str) -> Iterator[_Step]:
+        while True:
+            yield self._costs.read
+            read = self._writes[file]
+            yield file
+            if done := self._writes[file] == read:
+                yield self._costs.replace
+                self._writes[file] += 1
+            self._release(file)
+            if done:
+                return
+            self._result.conflicts += 1
+            yield self._costs.read  # the refusal
+
+    # ---- the clock
+
+    def _next(self, end: float) -> None:
+        """Goes to what happens next, and lets that agent go on."""
+        speed = min(1.0, self._capacity / self._demand) if self._demand else 1.0
+        computed = self._computing[0][0] if self._computing else np.inf
+        answered = np.inf
+        if self._calling:
+            answered = self._now + (self._calling[0][0] - self._served) / speed
+        self._pass(min(computed, answered, end), speed)
+        if self._now >= end:
+            return
+        if computed <= answered:
+            _, _, agent = heapq.heappop(self._computing)
+        else:
+            _, _, agent, cost = heapq.heappop(self._calling)
+            self._demand -= cost.share
+            if not self._calling:
+                self._demand = 0.0  # without what rounding has left
+        self._go_on(agent)
+
+    def _pass(self, moment: float, speed: float) -> None:
+        seconds = moment - self._now
+        self._served += seconds * speed
+        queued = sum(map(len, self._waiting.values()))
+        self._result.in_store_s += seconds * (len(self._calling) + queued)
+        self._result.busy_s += seconds * min(1.0, self._demand / self._capacity)
+        self._now = moment
+
+    def _go_on(self, agent: _Agent) -> None:
+        step = next(agent)
+        if isinstance(step, Cost):
+            self._demand += step.share
+            entry = (self._served + step.seconds, next(self._order), agent, step)
+            heapq.heappush(self._calling, entry)
+        elif not isinstance(step, str):
+            self._compute(step, agent)
+        elif step in self._waiting:
+            self._waiting[step].append(agent)
+        else:
+            self._waiting[step] = deque()
+            self._compute(0.0, agent)
+
+    def _release(self, file: str) -> None:
+        """Lets the next one have it."""
+        if self._waiting[file]:
+            self._compute(0.0, self._waiting[file].popleft())
+        else:
+            del self._waiting[file]
+
+    def _compute(self, seconds: float, agent: _Agent) -> None:
+        heapq.heappush(self._computing, (self._now + seconds, next(self._order), agent))

@@ -1,0 +1,97 @@
+"""Single paths as children: sampled by the rules of the method, trained, published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from evolution import mutation
+from evolution.experiments import Experiment
+from evolution.population import ROOT, Path, Population
+from evolution.publication import task_path
+from evolution.state import Progress
+from evolution.tasks import Task
+from evolution.trainer import Batches, Round, Trainer
+from evolution.training import forward_flops
+from model_store import TaskPath
+from vit import Architecture
+
+
+class SinglePaths:
+    """Children of an owner that are single paths of a task (evolution.iteration.Kind)."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        task: Task,
+        population: Population,
+        progress: Progress,
+        owner: str,
+    ) -> None:
+        """Reads the task's images. Raises TaskError."""
+        self._experiment = experiment
+        self._task = task
+        self._population = population
+        self._progress = progress
+        self._owner = owner
+        self._trainer = Trainer(experiment, task)
+        self.validation_count = self._trainer.validation_count
+        self.batches = self._trainer.batches
+
+    def child(
+        self, number: int, data_hp: dict[str, Any], rng: np.random.Generator
+    ) -> tuple[Path, Path]:
+        """A new child and its parent, which counts it."""
+        experiment, population, method = self._experiment, self._population, self._experiment.method
+        sweeps = method.sweeps_seeds and number < len(self._progress.seeds)
+        parent, mutate = self._parent(number, sweeps, rng), not sweeps
+        hp = {**experiment.defaults, **parent.hyperparameters, **data_hp}
+        if mutate:
+            hp = mutation.mutate_hyperparameters(hp, experiment, rng) | data_hp
+        arch = mutation.architecture_of(self._progress.architecture, hp, self._task.num_classes)
+        child = mutation.make_child(
+            population, parent, self._task.name, arch, hp, experiment, mutate, rng
+        )
+        child.owner = self._owner
+        child.private = self._task.private or population.is_private(self._owner)
+        child.metrics["flops"] = forward_flops(arch)
+        return child, parent
+
+    def _parent(self, number: int, sweeps: bool, rng: np.random.Generator) -> Path:
+        root = self._population.paths[ROOT][0]
+        if self._experiment.method.from_root_only:
+            return root
+        paths = {path.id: path for path in self._population}
+        seeds = [paths[i] for i in self._progress.seeds]
+        if sweeps:
+            mutation.count_child(seeds[number], self._owner)
+            return seeds[number]
+        method = self._experiment.method
+        parent = mutation.sample_parent(self._population, self._owner, seeds, method, rng)
+        self._progress.seeds = [path.id for path in seeds]
+        return parent
+
+    def train(self, child: Path, batches: Batches) -> Iterator[Round]:
+        """Trains a child, round by round; its components themselves do not change."""
+        return self._trainer.train(child, architecture(self._progress.architecture, child), batches)
+
+    def test_accuracy(self, path: Path) -> float:
+        """The share of the whole test split that a path classifies right."""
+        arch = architecture(self._progress.architecture, path)
+        return self._trainer.test_accuracy(path, arch)
+
+    def spec(self, path: Path, run: str) -> TaskPath:
+        """The path spec of a retained path whose components are stored."""
+        return task_path(
+            path, self._task, architecture(self._progress.architecture, path), self._population,
+            self._progress, run, self._experiment.method.name, self.validation_count,
+        )  # fmt: skip
+
+
+def architecture(base: Architecture, path: Path) -> Architecture:
+    """The architecture of a single path; width and patch size are the root's, `base`."""
+    head = path.named("head")
+    assert head is not None
+    return mutation.architecture_of(base, path.hyperparameters, head.params["bias"].shape[0])
