@@ -6,7 +6,7 @@ PORT   ?= 3000
 DATA   ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo demo-agents serve test test-slow test-ray fuzz fuzz-gateway lint lock proto peers root compare soak clean
+.PHONY: demo demo-agents serve test test-slow test-ray fuzz fuzz-gateway lint lock proto peers root compare compare-agents soak clean
 
 demo: $(VENV)/installed         ## evolve, publish, serve, add a task while serving, measure
 	$(BIN)/python demo.py
@@ -65,6 +65,30 @@ compare: $(VENV)/installed      ## three methods and three baselines on five dat
 	  done; \
 	done
 	$(BIN)/python -m evolution analyse --store build/compare --out build/compare-page
+
+# The same data: 80 children of one loop over the tasks, or of five agents that compute by turns or
+# two at a time; and then multipath agents. `time -p` tells each one's seconds.
+CHARS5 := mnist omniglot cmaterdb/bangla cmaterdb/devanagari cmaterdb/telugu
+SEEDS  ?= 0
+compare-agents: SHELL := /bin/bash
+compare-agents: $(VENV)/installed ## agents beside the sequential loop at equal compute
+	for name in mnist omniglot; do \
+	  $(BIN)/python -m evolution prepare $$name --data-dir build/data $(if $(DATA),--source $(DATA)) || exit 1; \
+	done
+	rm -rf build/agents
+	export TFDS_DATA_DIR=build/data; for seed in $(SEEDS); do \
+	  time -p $(BIN)/python -m evolution run mu2net-plus-chars5 --store build/agents/loop-$$seed --seed $$seed \
+	    --set passes=2 || exit 1; \
+	  for jobs in 1 2; do \
+	    time -p $(BIN)/python -m evolution agents --store build/agents/jobs-$$jobs-$$seed --seed $$seed --jobs $$jobs \
+	      --cycles 2 $(CHARS5:%=--agent chars5-vit:%) || exit 1; \
+	  done; \
+	  $(BIN)/python -m evolution agents --store build/agents/jobs-2-$$seed --seed $$seed --jobs 2 \
+	    $(CHARS5:%=--agent chars5-multivit:%) || exit 1; \
+	  for store in loop jobs-1 jobs-2; do \
+	    COLUMNS=160 $(BIN)/python -m evolution leaderboard --store build/agents/$$store-$$seed; \
+	  done; \
+	done
 
 # Everything runs from the checkout: only the locked dependencies are installed.
 $(VENV)/installed: requirements.lock

@@ -32,6 +32,8 @@ from model_store import ModelStore
 FOLDER = Path(__file__).with_name("demo-agents-store")
 STORE = FOLDER / "store"
 TASKS = ("cmaterdb/bangla", "cmaterdb/devanagari", "cmaterdb/telugu")
+# Three paths: at least one is of another task. With this seed no child gives one up.
+COMBINING = ("--set", "defaults.num_paths=3", "--seed", "2")
 SINGLE, MULTIPATH = "demo-vit", "demo-multivit"
 CYCLES, CHILDREN = 3, 3  # of each agent, of each cycle
 LIMIT_S = 900
@@ -104,12 +106,10 @@ class Agents:
 
 
 @contextmanager
-def agents(name: str, ids: list[str], cycles: int, *settings: str) -> Iterator[Agents]:
+def agents(name: str, ids: list[str], cycles: int, *more: str) -> Iterator[Agents]:
     """Starts agents; they are ended with the block."""
     arguments = ["agents", "--store", str(STORE), "--cycles", str(cycles), "--jobs", "2"]
-    arguments += ["--set", f"samples_per_task={CHILDREN}"]
-    for setting in settings:
-        arguments += ["--set", setting]
+    arguments += ["--set", f"samples_per_task={CHILDREN}", *more]
     for agent in ids:
         arguments += ["--agent", agent]
     say(f"[dim]$ python -m evolution {' '.join(arguments)}[/dim]", soft_wrap=True)
@@ -206,14 +206,17 @@ def combine(url: str) -> None:
     known = tasks(url)
     task = min(known, key=lambda name: known[name]["quality"]["validation"])
     agent = f"{MULTIPATH}/{task}"
-    with agents("multipath", [f"{MULTIPATH}:{task}"], 1, "defaults.num_paths=3") as running:
+    with agents("multipath", [f"{MULTIPATH}:{task}"], 1, *COMBINING) as running:
         while running.alive():
             time.sleep(0.2)
     found = {p.path.lineage["agent"]: p for p in ModelStore(STORE).publications() if p.task == task}
     require(agent in found, f"{agent} has published a version")
     multipath = found[agent]
     parts = [part["agent"] or "the root" for part in multipath.path.subpaths]
-    require(len(parts) > 1, f"v{multipath.version} mixes the paths of {', '.join(parts)}")
+    others = {f"{SINGLE}/{other}" for other in TASKS if other != task}
+    require(
+        bool(others & set(parts)), f"v{multipath.version} mixes the paths of {', '.join(parts)}"
+    )
     right = {
         name: sum(
             demo.classify(url, f"{task}?version={version}", image)["predictions"][0]["label"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from evolution import mutation, state
 from evolution.experiments import RESUMABLE, Experiment, with_settings
@@ -196,24 +197,26 @@ class Search:
         added = published is None
         if published is None:
             spec = kind.spec(best, self.name)
-            published = self._store.publish(spec, live=self._may_go_live(best))
+            # It may have been published and the process killed before that was saved.
+            told = (v for v in self._versions(best.task) if v.path.to_bytes() == spec.to_bytes())
+            published = next(told, None) or self._store.publish(spec, live=False)
             best.published = published.digest
+            self._store.promote(best.task, published.version, partial(self._may_replace, best))
         return published_event(self._store, best, published, added)
 
     def _version(self, path: Path) -> Published | None:
         """The version that this very path was published as, if it was."""
-        if path.published is None:
-            return None
-        versions = self._store.history(path.task) if path.task in self._store.tasks() else []
-        return next((v for v in versions if v.digest == path.published), None)
+        return next((v for v in self._versions(path.task) if v.digest == path.published), None)
 
-    def _may_go_live(self, path: Path) -> bool:
-        """Whether no other run's version that is live is better by validation."""
-        if path.task not in self._store.tasks():
+    def _versions(self, task: str) -> list[Published]:
+        return self._store.history(task) if task in self._store.tasks() else []
+
+    def _may_replace(self, path: Path, live: Published | None) -> bool:
+        """Whether the live version is this run's own, or no better by validation."""
+        if live is None or live.path.lineage.get("agent") == self.name:
             return True
-        live = self._store.resolve(path.task).path
-        accuracy = live.metrics.get("validation", {}).get("accuracy")
-        return live.lineage.get("agent") == self.name or (accuracy or 0) <= (path.quality or 0)
+        accuracy = live.path.metrics.get("validation", {}).get("accuracy")
+        return (accuracy or 0) <= (path.quality or 0)
 
 
 def population_of_root(experiment: Experiment, params: dict[str, Tree]) -> Population:

@@ -17,7 +17,7 @@ TOP_K = 5  # classes listed where the request does not say
 def probabilities(path: LoadedPath, logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """Softmax over the classes, [classes]. Raises InternalError where logits are not finite."""
     exact = logits.astype(np.float64)
-    if not math.isfinite(exact.sum()):  # of numbers that all were float32: it cannot overflow
+    if not math.isfinite(exact @ exact):  # of numbers that all were float32: it cannot overflow
         raise InternalError(f"task {path.published.task!r} gave numbers that are not finite")
     odds = np.exp(exact - exact.max())
     return odds / odds.sum()

@@ -69,9 +69,9 @@ class Architecture:
     @property
     def component_names(self) -> tuple[str, ...]:
         """Names of the path's components, in the order of the forward pass."""
-        names = ["embedding", "cls", "posembed_input"]
+        names, adapters = ["embedding", "cls", "posembed_input"], set(self.adapters)
         for i in range(self.num_layers):
-            if i in self.adapters:
+            if i in adapters:
                 names.append(f"residual_adapter_{i}")
             names.append(f"encoderblock_{i}")
         return (*names, "encoder_norm", "head")

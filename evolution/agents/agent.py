@@ -6,7 +6,7 @@ state at the start of each cycle, so that one that was stopped goes on as if it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -14,9 +14,9 @@ from typing import Any
 from evolution import state
 from evolution.agents.classes import class_of
 from evolution.agents.cycle import Cycle
-from evolution.agents.momenta import Momenta, momenta_of
+from evolution.agents.momenta import momenta_of, momenta_seen
 from evolution.agents.roots import root_document
-from evolution.agents.snapshots import Document, population_at
+from evolution.agents.snapshots import Document, architecture_shared, population_at
 from evolution.experiments import RESUMABLE, Experiment, with_settings
 from evolution.outcome import Event
 from evolution.population import ROOT, Population
@@ -67,7 +67,6 @@ class Agent:
         self._turn = turn
         self._owner = f"{self.id}:{task_name(entry)}"
         self._task: Task | None = None
-        self._momenta: Mapping[Digest, Momenta] = {}
 
     def run(self, cycles: int) -> Iterator[Event]:
         """Runs until the agent has finished so many cycles in its life, or until `stopping`.
@@ -103,12 +102,17 @@ class Agent:
         """The cycle under way or next; None if all are finished."""
         saved, document = self._store.agent_state(self.id) or (None, self._first())
         progress = state.progress_of(self._store, self.id, document)
+        if progress.agent != self.id:
+            raise StateError(
+                f"agent {self.id}: expected its state under that name, found a run's in "
+                f"{self._store.url}; use another store"
+            )
         if progress.iteration >= cycles:
             return None
         experiment = self._experiment(progress)
         if self._task is None:
             self._task = self._source(self._class.single or experiment)(self._entry)
-        snapshot, population = self._population(document)
+        snapshot, population = self._population(held, document, progress)
         if not document["snapshot"]:
             progress.seeds = [path.id for path in population.seeds(self._owner)]
         kind = self._class.kind(experiment, self._task, population, progress, self._owner)
@@ -155,21 +159,27 @@ class Agent:
         progress.settings = wanted.to_json()
         return wanted
 
-    def _population(self, document: Document) -> tuple[Digest, Population]:
+    def _population(
+        self, held: Held, document: Document, progress: Progress
+    ) -> tuple[Digest, Population]:
         """What the cycle works on: its snapshot, and all paths. Raises StateError."""
         name, snapshot = f"{state.SNAPSHOTS}/{self.id}", document["snapshot"]
+        found = self._store.agent_state(name)
         if snapshot:
-            found = self._store.agent_state(name)
             if found is None or found[0] != snapshot:
                 raise StateError(
                     f"agent {self.id}: expected {snapshot} as {name}, which its cycle began with, "
                     f"found {found[0] if found else 'none'}; restore it from a copy of the store"
                 )
             return snapshot, state.population_of(self._store, document, found[1])
-        publications = self._store.publications()
+        held.check()  # `found` is no snapshot of a process that has become the agent instead
+        former, seen = found or (None, None)
+        publications, momenta = self._store.publications(), {}
         if self._class.experiment.method.inherits_momentum:
-            self._momenta = momenta_of(self._store, publications, self._momenta)
-        population = population_at(self._store, document, self._owner, publications, self._momenta)
+            ours = [p for p in publications if architecture_shared(p.path, progress.architecture)]
+            momenta = momenta_of(self._store, ours, momenta_seen(seen) if seen else {})
+        population = population_at(self._store, document, self._owner, publications, momenta)
         others = [path for path in population if path.owner not in (ROOT, self._owner)]
         rows: dict[str, Any] = {"agent": self.id, **state.rows(self._store, others)}
-        return self._store.save_agent(name, rows, state.needed(rows)), population
+        saved = self._store.save_agent(name, rows, state.needed(rows), replacing=former)
+        return saved, population

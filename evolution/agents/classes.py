@@ -119,6 +119,12 @@ DEMO_VIT = replace(
     ranges={k: v for k, v in DEMO.ranges.items() if not k.startswith("ds_")},
 )
 
+# ---- as large as the runs that agents are compared with (make compare-agents)
+
+CHARS5_VIT = replace(
+    experiments.EXPERIMENTS["mu2net-plus-chars5"], name="chars5-vit", method=MU3NET
+)
+
 # ---- μ4Net's multipath agents: their paths' sizes are given, and the score is the quality alone
 
 _NOT_TUNED = ("num_layers", "adapters", "adapter_dim", "ds_image_size")
@@ -140,6 +146,7 @@ MULTIVIT_T3 = _multipath(VIT4_T3, "multivit-ti3")
 MULTIVIT_B = _multipath(VIT4_B, "multivit-b")
 MULTIVIT_L = _multipath(VIT4_L, "multivit-l")
 DEMO_MULTIVIT = _multipath(DEMO_VIT, "demo-multivit")
+CHARS5_MULTIVIT = replace(_multipath(CHARS5_VIT, "chars5-multivit"), method=MU4NET)
 
 CLASSES: Mapping[str, AgentClass] = {
     c.name: c
@@ -156,6 +163,8 @@ CLASSES: Mapping[str, AgentClass] = {
         AgentClass(MULTIVIT_L, "MultiVit", MultipathPaths, VIT4_L),
         AgentClass(DEMO_VIT),
         AgentClass(DEMO_MULTIVIT, kind=MultipathPaths, single=DEMO_VIT),
+        AgentClass(CHARS5_VIT),
+        AgentClass(CHARS5_MULTIVIT, kind=MultipathPaths, single=CHARS5_VIT),
     )
 }
 

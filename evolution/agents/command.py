@@ -33,13 +33,19 @@ def agents(
         int, typer.Option(min=1, help="How many each agent finishes in its life, then it ends.")
     ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of all agents; each draws for itself.")] = 0,
-    jobs: Annotated[int, typer.Option(min=1, help="How many of them compute at a time.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="How many of them compute at a time, but on Ray.")
+    ] = 1,
     ray: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="Run them on this Ray cluster (HOST:PORT or auto)."),
     ] = None,
-    cpus: Annotated[float, typer.Option(min=0, help="CPUs that each takes of a Ray node.")] = 1.0,
-    gpus: Annotated[float, typer.Option(min=0, help="GPUs that each takes of a Ray node.")] = 0.0,
+    cpus: Annotated[
+        float, typer.Option(min=0, help="On Ray, CPUs that each takes of a node.")
+    ] = 1.0,
+    gpus: Annotated[
+        float, typer.Option(min=0, help="On Ray, GPUs that each takes of a node.")
+    ] = 0.0,
     root: Annotated[
         str | None, typer.Option(metavar="SPEC", help="Another root than the classes'.")
     ] = None,

@@ -99,7 +99,8 @@ class Cycle:
 
     def _newest(self) -> Published | None:
         """The agent's newest publication."""
-        for published in self._store.publications():
+        # Of an agent that goes on from an import there are two: under its former name and its own.
+        for published in reversed(self._store.publications()):
             if f"{publisher(published.path)}:{published.task}" == self._owner:
                 return published
         return None

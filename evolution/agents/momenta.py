@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from model_store import Digest, ModelStore, Published, StoreError
+from model_store import DamagedStore, Digest, InvalidName, ModelStore, Published
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ def momenta_of(
 ) -> dict[Digest, Momenta]:
     """The momenta that publishers keep of what they published, by manifest.
 
-    What is `known` from an earlier cycle is not asked for again. A publisher that has moved on may
+    What is `known` from the cycle before is not asked for again. A publisher that has moved on may
     have none left: a copy then starts from zero.
     """
     states: dict[str, Momenta] = {}
@@ -30,6 +30,19 @@ def momenta_of(
     return {
         manifest: {digest: m for digest, m in momenta.items() if m not in gone}
         for manifest, momenta in found.items()
+    }
+
+
+def momenta_seen(snapshot: Mapping[str, Any]) -> dict[Digest, Momenta]:
+    """Those that an agent saved with what it saw of the others, by manifest."""
+    rows = {row["id"]: row for row in snapshot["components"]}
+    return {
+        path["published"]: {
+            row["digest"]: row["momentum"]
+            for row in map(rows.__getitem__, path["components"])
+            if row["momentum"]
+        }
+        for path in snapshot["paths"]
     }
 
 
@@ -48,7 +61,7 @@ def _momenta_in(store: ModelStore, name: str) -> Momenta:
     """Those in the state of a run or an agent, if there is one."""
     try:
         document: dict[str, Any] = store.load_agent(name) or {}
-    except StoreError as error:  # a name that no state can have, or a damaged one
+    except (InvalidName, DamagedStore) as error:  # a name that no state can have, or a damaged one
         logger.warning("event=no_momenta agent=%s error=%r", name, str(error))
         return {}
     rows = document.get("components", ())

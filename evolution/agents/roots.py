@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from evolution import roots, state
 from evolution.agents.classes import AgentClass, publisher
@@ -11,7 +12,7 @@ from evolution.experiments import Experiment
 from evolution.population import ROOT, Population
 from evolution.search import population_of_root
 from evolution.state import Progress, StateError
-from model_store import ModelStore, Published
+from model_store import AgentMoved, ModelStore, Published
 from vit import Architecture
 
 
@@ -33,7 +34,10 @@ def root_document(
     if document is None:
         run = None if spec else _imported_run(store, experiment, publications)
         found = _of_run(store, run) if run else _loaded(experiment, spec or experiment.root)
-        document = _saved(store, name, experiment, run or spec or experiment.root, *found)
+        made = _document(store, experiment, run or spec or experiment.root, *found)
+        with suppress(AgentMoved):  # another agent of the class was first
+            store.save_agent(name, made, state.needed(made), replacing=None)
+        document = store.load_agent(name) or made
     saved = document["settings"]["root"]
     if spec not in (None, saved):
         raise StateError(
@@ -71,9 +75,8 @@ def _of_run(store: ModelStore, run: str) -> tuple[Architecture, Population]:
     return progress.architecture, population
 
 
-def _saved(
+def _document(
     store: ModelStore,
-    name: str,
     experiment: Experiment,
     spec: str,
     arch: Architecture,
@@ -81,6 +84,4 @@ def _saved(
 ) -> Document:
     settings = {**experiment.to_json(), "root": spec}
     progress = Progress(experiment.name, 0, [], arch, settings)
-    document = state.document_of(store, progress, population, population)
-    store.save_agent(name, document, state.needed(document))  # others would save the same
-    return document
+    return state.document_of(store, progress, population, population)

@@ -91,8 +91,8 @@ class _Taking:
             metrics |= parts_told(spec.subpaths, lambda agent: known_as(agent, method))
             counts = {name: _stored_count(self._store, d) for name, d in spec.components.items()}
         else:
-            arch = _architecture(spec)
-            if arch is None or _shape(arch) != _shape(self._arch):
+            arch = architecture_shared(spec, self._arch)
+            if arch is None:
                 return None
             if self._owner.endswith(f":{spec.task}"):  # it may be scored
                 metrics["flops"] = forward_flops(arch)  # an import may have counted otherwise
@@ -129,12 +129,14 @@ class _Taking:
         return found
 
 
-def _architecture(spec: TaskPath) -> Architecture | None:
+def architecture_shared(spec: TaskPath, ours: Architecture) -> Architecture | None:
+    """That of a single path which can share components with ours; None for any other version."""
     try:
         arch = Architecture.from_json(spec.architecture)
     except ValueError:
         return None
-    return arch if set(arch.component_names) == set(spec.components) else None
+    whole = set(arch.component_names) == set(spec.components)
+    return arch if whole and _shape(arch) == _shape(ours) else None
 
 
 def _shape(arch: Architecture) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from typing import Any
 from evolution.agents.reports import Report, View
 from evolution.agents.restarts import Member
 from evolution.agents.worker import Order
+from evolution.tasks import task_name
 
 COMMAND = (sys.executable, "-m", "evolution", "agent-process")
 POLL_S = 0.2
@@ -116,7 +117,7 @@ class Supervisor:
                 worker.crashes = 0
                 self._view.show(Report(**message["report"]))
             else:
-                worker.failed = message["failed"]
+                worker.fail(message["failed"], self._view)
         self._grant()
 
     def _grant(self) -> None:
@@ -142,9 +143,7 @@ class Supervisor:
         self._give_back(worker)
         if worker in self._asking:
             self._asking.remove(worker)
-        if worker.failed:
-            self._view.say(f"{worker.agent} cannot go on: {worker.failed}")
-        elif code and not self.stopping:
+        if code and not worker.failed and not self.stopping:
             how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
             worker.crash(how, self._view)
 
@@ -177,4 +176,4 @@ class Supervisor:
 
 def agent_id(order: Order) -> str:
     """The agent's name in the store."""
-    return f"{order.agent_class}/{order.entry.removeprefix('private:')}"
+    return f"{order.agent_class}/{task_name(order.entry)}"

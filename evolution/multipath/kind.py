@@ -9,7 +9,7 @@ import numpy as np
 
 from evolution.experiments import Experiment
 from evolution.feeding import Batches
-from evolution.multipath.children import Origin, make_child
+from evolution.multipath.children import Origin, main_paths, make_child
 from evolution.multipath.parts import Part, freeze, parts_of
 from evolution.multipath.specs import PublishedPart, multipath_spec
 from evolution.multipath.trainer import MixerTrainer, mixer_of
@@ -33,12 +33,13 @@ class MultipathPaths:
         progress: Progress,
         owner: str,
     ) -> None:
-        """Raises TaskError."""
+        """Raises TaskError, and StateError without a single path to start from."""
         self._experiment = experiment
         self._task = task
         self._population = population
         self._progress = progress
         self._origin = Origin(owner, task.name, task.num_classes, progress.architecture)
+        main_paths(population, self._origin)  # a cycle without any must not begin
         self._trainer = MixerTrainer(experiment, task)
         self.validation_count = self._trainer.validation_count
         for path in population.paths.get(owner, ()):
@@ -51,7 +52,7 @@ class MultipathPaths:
     def child(
         self, number: int, data_hp: dict[str, Any], rng: np.random.Generator
     ) -> tuple[Path, Path]:
-        """A new child and its parent. Raises StateError without a single path to start from."""
+        """A new child and its parent, which counts it if it is an own path."""
         child, parent = make_child(self._population, self._origin, self._experiment, data_hp, rng)
         child.private = child.private or self._task.private
         networks = [part.network.architecture for part in parts_of(child)]

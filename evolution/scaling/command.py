@@ -15,7 +15,7 @@ from evolution.scaling.observed import observed
 from evolution.scaling.simulation import Cost, Costs, Result, Work, simulate
 from model_store import ModelStore
 
-AGENTS = (1, 2, 10, 100, 1000)
+AGENTS = (1, 2, 10, 30, 100, 300, 1000)
 SHARE = 0.1  # of the agents' time in the store: from here on the store is the limit
 
 
@@ -68,11 +68,11 @@ def _measured(work: Work, costs: Costs) -> Iterator[str]:
 
 
 def _table(results: Sequence[Result]) -> Table:
+    """`in store` is a share of the agents' time, `load` of the store's capacity; retries are those
+    of each publication.
+    """
     table = Table()
-    columns = (
-        "agents", "children/s", "ideal", "time in store", "store's load", "conflicts/version",
-        "snapshot s",
-    )  # fmt: skip
+    columns = ("agents", "children/s", "ideal", "in store", "load", "retries", "snapshot s")
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for result in results:

@@ -28,6 +28,7 @@ from model_store.storage import open_storage
 PROCESSES, THREADS = 4, 4  # callers at once: as many as keep a server of one machine busy
 ROUNDS = 15
 VERSIONS_PER_TASK = 30
+PATHS = 8  # in a larger state
 READING = ("fetch", "load")  # calls that read components, for which their sizes matter
 
 
@@ -50,7 +51,7 @@ class Client:
         self._name = f"scaling/{secrets.token_hex(4)}"
         self._random = np.random.default_rng(secrets.randbits(64))
         self._calls = 0
-        state = child.components + 2 * child.trained  # an own path has momenta too
+        state = child.components + PATHS * 2 * child.trained  # momenta too
         size = 1.0 if call in READING else 0.0
         self._digests = [self._put(size) for _ in range(state)]
 
@@ -93,8 +94,8 @@ class Client:
         """Replaces the agent's state, which refers to as many components as a root has."""
         self._save(self._digests[: self._child.components])
 
-    def save_path(self) -> None:
-        """Replaces a state that refers to a path of its own too."""
+    def save_paths(self) -> None:
+        """Replaces a state that refers to PATHS of its own too."""
         self._save(self._digests)
 
     def _save(self, digests: list[Digest]) -> None:
@@ -166,7 +167,7 @@ class _Measurement:
     def costs(self) -> Costs:
         read, swap = self._cost("read"), self._cost("swap")
         fetch, load, put = self._cost("fetch"), self._cost("load"), self._cost("put")
-        save, larger = self._cost("save"), self._cost("save_path")
+        save, larger = self._cost("save"), self._cost("save_paths")
         empty = self._cost("look")
         publish = self._cost("publish")
         versions = self.calls
@@ -179,7 +180,7 @@ class _Measurement:
             load=load,
             put=put,
             save=save,
-            per_path=_difference(larger, save, 1),
+            per_path=_difference(larger, save, PATHS),
             publish=publish,
             read=read,
             replace=_difference(swap, read, 1),

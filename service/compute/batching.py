@@ -159,8 +159,8 @@ class Batcher(Generic[RowT, AnswerT]):
             certain = self._check(ask)
             in_turn = self._admission.enter(ask)
             request = _Request[RowT, AnswerT](ask, self._clock(), certain, in_turn, future)
+            request.job = threads.submit(self._make, request, make)
         future.add_done_callback(partial(self._forget, request))
-        request.job = threads.submit(self._make, request, make)
         return future
 
     def _make(self, request: _Request[RowT, AnswerT], make: Callable[[], Sequence[RowT]]) -> None:
@@ -326,11 +326,12 @@ class Batcher(Generic[RowT, AnswerT]):
         if self._thread is not None:
             self._thread.join()
         refused: list[_Request[RowT, AnswerT]] = []
-        while request := self._queue.pop():
-            self._queue.drop(request)
-            if request.waiting:
-                self._leave(request)
-                refused.append(request)
+        with self._changed:
+            while request := self._queue.pop():
+                self._queue.drop(request)
+                if request.waiting:
+                    self._leave(request)
+                    refused.append(request)
         _settle([(request, _stopping()) for request in refused])
 
 

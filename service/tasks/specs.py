@@ -1,7 +1,7 @@
 """A version's path spec, checked: the networks that it runs and where their components stand.
 
 A spec comes from whoever may publish: nothing is built of it before its parts are known to fit
-together, and what has no bound of its own is bounded by the components that it lists.
+together, and what has no bound here is bounded by the components that it lists.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from vit.preprocess import CONTRACT
 MULTIPATH = "multipath"
 NUM_PATHS = (2, 3)
 LOGITS, FEATURES = "logits", "features"
+# Of a network's input, which no component bounds: one row of more could take all memory.
+MAX_SIDE, MAX_TOKENS = 4096, 2**14
 
 
 class UnservablePath(Exception):
@@ -141,6 +143,9 @@ def _architecture(path: TaskPath, found: Any) -> Architecture:
     numbers = (*arch.adapters, *{**arch.to_json(), "adapters": 0}.values())
     if not all(type(number) is int for number in numbers):
         raise _unservable(path, "an architecture of", "whole numbers", shown(found))
+    if arch.image_size > MAX_SIDE or arch.tokens > MAX_TOKENS:
+        expected = f"of at most {MAX_SIDE} pixels a side and {MAX_TOKENS} tokens"
+        raise _unservable(path, "images", expected, f"{arch.image_size} and {arch.tokens}")
     if arch.num_layers > len(path.components):  # before anything is made for each
         raise _unservable(path, "components", f"those of {arch.num_layers} blocks", "fewer")
     return arch

@@ -131,7 +131,7 @@ async def infer(
 def prepare(
     request: Request, path: LoadedPath, settings: Settings, keep: Keep
 ) -> tuple[Request, Sequence[Source]]:
-    """The request without its tensor, and its images, each to be decoded at a size; blocks.
+    """The request without its tensor, and its images, each to be decoded at some sizes; blocks.
 
     What images need in memory beside the request's body goes through `keep`, which counts it.
     Raises BadRequest or TooLarge for what does not fit, and what `keep` raises.

@@ -182,6 +182,22 @@ def test_one_that_was_overtaken_saves_nothing(store):
     assert other.agent_state("three/toy/a") == after and "toy/a" not in other.tasks()
 
 
+def test_one_that_was_overtaken_leaves_what_the_other_sees(store, monkeypatch):
+    """Another process has begun the cycle that it was about to begin: that one's snapshot stays."""
+    other, read, name = ModelStore(store.url), store.publications, "snapshots/three/toy/a"
+    snapshots = []
+
+    def overtaken():
+        snapshots.append({"agent": f"{len(snapshots)}", "components": [], "paths": []})
+        other.save_agent(name, snapshots[-1], ())
+        return read()
+
+    monkeypatch.setattr(store, "publications", overtaken)
+    with pytest.raises(AgentMoved):
+        run(store, MINE)
+    assert other.load_agent(name) == snapshots[-1] and "three/toy/a" not in other.agents()
+
+
 def test_killed_between_publishing_and_saving_it_publishes_once(store, monkeypatch):
     class Killed(BaseException):
         pass
@@ -248,6 +264,15 @@ def test_a_run_and_an_agent_are_not_taken_for_each_other(store):
     with pytest.raises(StateError, match=r"is an agent: continue it with .* --agent three:toy/a"):
         Search.resume(store, "three/toy/a", tasks)
     assert state.runs(store) == ["three/toy/a"]
+
+
+def test_an_agent_does_not_go_on_from_a_run_of_its_name(store):
+    run(store, MINE, stop_after=1)
+    document = store.load_agent("three/toy/a")
+    assert document is not None
+    store.save_agent("three/toy/a", {**document, "agent": ""}, state.needed(document))
+    with pytest.raises(StateError, match="found a run's"):
+        run(store, MINE)
 
 
 def test_an_unknown_class_names_those_there_are(store):

@@ -136,6 +136,25 @@ def test_a_publisher_that_has_moved_on_or_never_was_an_agent_leaves_none(store):
     assert momenta_of(store, [published], known) == {published.digest: {}}
 
 
+def test_momenta_once_seen_are_kept_whatever_becomes_of_the_publisher_and_the_process(store):
+    """An agent that was stopped between cycles inherits what one that never stopped does."""
+    for cycle in (1, 2):
+        if cycle == 1:
+            run(store, "three:toy/b")
+        else:
+            document = store.load_agent("three/toy/b")
+            assert document is not None
+            for row in document["components"]:
+                row["momentum"] = None
+            store.save_agent("three/toy/b", document, state.needed(document))
+            store.gc(grace_s=0)
+        run(store, "three:toy/a", cycle)
+        snapshot = store.load_agent("snapshots/three/toy/a")
+        assert snapshot is not None
+        rows = {row["name"]: row["momentum"] for row in snapshot["components"]}
+        assert rows["head"] is not None
+
+
 # ---- imported systems
 
 
@@ -180,6 +199,17 @@ def test_an_imported_agent_is_continued_by_ours(store, tmp_path, continued):
         assert event.validation_accuracy != 0.625 and len(versions(store, "three:toy/a")) == 1
     else:
         assert event.version == before.version
+
+
+def test_an_agent_that_continues_an_import_publishes_each_path_once(store, continued, monkeypatch):
+    worst = {"validation": {"accuracy": 0.0}}
+    publish(store, "VitT3/toy/a", "toy/a", 1, metrics=worst)
+    (*_, first) = run(store, "three:toy/a")
+    assert isinstance(first, TaskPublished) and first.added
+    monkeypatch.setattr("evolution.iteration.Iteration._bar", lambda *_: np.inf)
+    (*_, second) = run(store, "three:toy/a", 2)
+    assert isinstance(second, TaskPublished)
+    assert (second.version, second.added) == (first.version, False)
 
 
 def test_momenta_of_imported_agents_are_inherited(store, tmp_path, continued):

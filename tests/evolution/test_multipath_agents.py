@@ -141,9 +141,11 @@ def test_stopped_and_resumed_is_never_stopped_whatever_others_publish_meanwhile(
     assert ours.components == theirs.components and ours.subpaths == theirs.subpaths
 
 
-def test_without_a_single_path_of_the_task_it_says_what_to_run(store):
+def test_without_a_single_path_of_the_task_it_says_what_to_run_and_begins_when_there_is_one(store):
     with pytest.raises(StateError, match="task toy/c: expected a published single path of"):
         run(store, "multi:toy/c", 1)
+    publish(store, "four/toy/c", "toy/c", 3)
+    assert isinstance(run(store, "multi:toy/c", 1)[-1], TaskPublished)
 
 
 def test_settings_of_mixing_can_be_given(store):

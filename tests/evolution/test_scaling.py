@@ -6,7 +6,7 @@ import pytest
 
 from evolution.scaling.measuring import Child, measure
 from evolution.scaling.observed import observed
-from evolution.scaling.simulation import SAVES, Cost, Costs, Work, simulate
+from evolution.scaling.simulation import LOOKS, SAVES, Cost, Costs, Work, simulate
 from evolution.state import StateError
 from model_store import ModelStore
 from tests.evolution.made_up_run import MadeUpRun
@@ -25,7 +25,7 @@ def test_a_store_that_costs_nothing_leaves_every_agent_at_its_own_speed(agents):
 def test_one_agent_takes_the_sum_of_its_steps():
     costs = replace(FREE, load=Cost(0.5, 0.1), publish=Cost(3.0, 0.1), save=Cost(0.25, 0.1))
     result = simulate(1, costs, WORK, cycles=500)
-    cycle_s = 8 * (2.0 + 0.5) + 3.0 + (4 + SAVES) * 0.25
+    cycle_s = 8 * (2.0 + 0.5) + 3.0 + (4 + SAVES + 1) * 0.25
     assert result.rate == pytest.approx(8 / cycle_s, rel=0.01)
     assert result.store_share == pytest.approx(1 - 16 / cycle_s, rel=0.01)
 
@@ -47,14 +47,12 @@ def test_every_version_is_announced_once_however_many_agents_announce():
     assert simulate(1, costs, WORK, cycles=20).conflicts == 0
 
 
-def test_snapshots_grow_with_the_store():
-    costs = replace(FREE, per_version=Cost(0.01, 0.0))
+def test_snapshots_grow_with_the_store_and_with_the_agents():
+    costs = replace(FREE, per_version=Cost(0.01, 0.0), per_path=Cost(0.1, 0.0))
     result = simulate(10, costs, WORK, cycles=10)
-    assert (
-        result.looks[0]
-        < result.looks[-1]
-        == pytest.approx(0.01 * (10 + result.publications), rel=0.2)
-    )
+    assert result.looks[0] < result.looks[-1]
+    versions = 10 + result.publications
+    assert result.looks[-1] == pytest.approx(LOOKS * 0.01 * versions + 0.1 * 10, rel=0.1)
 
 
 def test_renewed_leases_take_their_part_of_the_store():

@@ -311,17 +311,22 @@ async def test_a_request_that_is_cancelled_before_its_turn_is_never_decoded() ->
 @story
 async def test_a_request_that_is_cancelled_while_it_is_decoded_is_never_run() -> None:
     b, ask, later = Bench(per_task=1), Ask("a", [1.0], FAR), Later()
+    reached, release = threading.Event(), threading.Event()
 
     def made() -> list[int]:
-        gone.cancel()  # while a thread works, the loop goes on
-        asyncio.get_running_loop().call_soon(passed.set_result, None)
+        reached.set()
+        assert release.wait(PATIENCE_S)
         return [1]
 
-    passed = asyncio.get_running_loop().create_future()
     gone = b.batcher.submit(ask, made, later)
-    later.run()
-    await passed
-    b.batcher.check(ask)
+    working = asyncio.create_task(asyncio.to_thread(later.run))
+    assert await asyncio.to_thread(reached.wait, PATIENCE_S)
+    gone.cancel()
+    await asyncio.sleep(0)
+    b.batcher.check(ask)  # what a thread still works on takes no room
+    release.set()
+    await working
+    assert not len(b.batcher)
     await b.drain()
     assert b.run.batches == []
 

@@ -67,6 +67,10 @@ def test_a_good_one_tells_its_networks(good: dict[str, Any]) -> None:
         (lambda d: d["subpaths"][1].update(architecture={}), "not an architecture"),
         (lambda d: d["subpaths"][1]["architecture"].update(num_layers=10**12), "10{12} blocks"),
         (lambda d: d["subpaths"][1]["architecture"].update(num_layers="2"), "not an architecture"),
+        (
+            lambda d: d["subpaths"][1]["architecture"].update(image_size=10**6),
+            "at most 4096 pixels",
+        ),
         (lambda d: d["subpaths"][1].update(input={"size": 16}), "input of path_1"),
         (lambda d: d["labels"].append("more"), "num_classes 4, found 3"),
         (lambda d: d["architecture"].update(num_classes=True), "num_classes"),
