@@ -21,10 +21,10 @@ from evolution.agents.agent import Agent
 from evolution.agents.reports import Report, View, reports
 from evolution.agents.restarts import Member
 from evolution.agents.supervisor import POLL_S, agent_id
-from evolution.agents.worker import Order
+from evolution.agents.worker import PASSING, Order
 from evolution.search import Source
 from evolution.sources import source_of
-from model_store import AgentBusy, ModelStore, StorageError
+from model_store import AgentBusy, ModelStore
 
 # Nodes have the dependencies installed; the code comes along.
 PACKAGES = [str(Path(__file__).parents[1] / name) for name in ("evolution", "model_store", "vit")]
@@ -147,9 +147,9 @@ class Cluster:
         member.actor = member.stream = None
 
     def _raised(self, member: _Member, error: BaseException) -> None:
-        """Of what an agent raises itself, only a store's silence may pass, and a lost actor."""
+        """The lease of a lost actor passes too."""
         passes = isinstance(error, AgentBusy) and member.crashes > 0
-        if passes or isinstance(error, StorageError):
+        if passes or isinstance(error, PASSING):
             self._crashed(member, f"stopped: {error}")
         else:
             member.fail(str(error), self._view)

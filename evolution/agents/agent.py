@@ -82,6 +82,7 @@ class Agent:
                     if cycle is None:
                         return
                     yield from self._events(cycle)
+                    del cycle  # its data leave the device before those of the next come
                 except NoTurn:
                     return
 

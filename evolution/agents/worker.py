@@ -21,6 +21,10 @@ from evolution.search import Source
 from evolution.sources import source_of
 from model_store import MissingComponent, ModelStore, StorageError
 
+# Errors that another try may not meet: a store that does not answer, or a publication removed while
+# it was being looked at.
+PASSING = (StorageError, MissingComponent)
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -38,8 +42,7 @@ class Order:
 def work(known_errors: tuple[type[Exception], ...], source: Source = source_of) -> int:
     """Runs the agent that the first line of input names; the exit code.
 
-    Known errors are told to the supervisor, but for those that another try may not meet: a store
-    that does not answer, or a publication removed while it was being looked at.
+    Known errors are told to the supervisor, but for those that may pass.
     """
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print is no message
@@ -67,7 +70,7 @@ def work(known_errors: tuple[type[Exception], ...], source: Source = source_of) 
             tell({"report": asdict(report)})
     except BrokenPipeError:
         return 1  # nobody is listening any more; all is saved
-    except (StorageError, MissingComponent):
+    except PASSING:
         raise
     except known_errors as error:
         tell({"failed": str(error)})
