@@ -117,6 +117,7 @@ for event in run.run():
 """
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_resumed_equals_never_stopped(finished, tmp_path):
     """SIGKILL of a real process, several times, until one run comes to its end."""
     store, _ = finished

@@ -161,6 +161,7 @@ def test_inherited_momentum_changes_the_first_step():
     np.testing.assert_allclose(flat(fresh) - flat(inherited), 0.1 * 0.8984375, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_training_in_bfloat16_learns_the_same(monkeypatch):
     """As on an accelerator: masters and their steps stay float32."""
     child, drawn = path(ARCH, ARCH.component_names), batches(steps=120, per_round=60)

@@ -220,7 +220,7 @@ def publish_what_may_go(place: Place, first: int, count: int, answers: Connectio
 
 def test_without_any_grace_a_version_is_whole_or_was_refused(place: Place) -> None:
     store = place.open(create=True)
-    answers = [start(publish_what_may_go, place, first, 20)[1] for first in (0, 1000)]
+    answers = [start(publish_what_may_go, place, first, 8)[1] for first in (0, 1000)]
 
     def collect_garbage() -> None:
         with suppress(BlobNotFound):  # a version whose publisher is just putting its manifest again
@@ -236,7 +236,7 @@ def collect_until_told(place: Place, answers: Connection) -> None:
     """A gc that goes on and on, and says so."""
     store = place.open()
     while True:
-        answers.send(len(store.gc(grace_s=2).removed))
+        answers.send(len(store.gc(grace_s=5).removed))  # longer than a publish takes, under load
 
 
 def kill_and_replace(place: Place, kills: int, seconds: float) -> tuple[list[Answer], int]:
