@@ -1,5 +1,6 @@
 """Agents in one store: what each does alone, and what it must not notice of the others."""
 
+import string
 from dataclasses import replace
 
 import jax
@@ -107,6 +108,19 @@ def test_nothing_that_is_published_ever_changes(store):
             run(store, agent, cycle)
     after = predictions(ModelStore(store.url))
     assert len(after) > len(before) == 3
+    assert all(np.array_equal(after[digest], logits) for digest, logits in before.items())
+
+
+@pytest.mark.slow
+def test_a_hundred_later_publications_of_others_change_nothing(store):
+    for agent in (MINE, "four:toy/a", "three:toy/b"):
+        run(store, agent)
+    before = predictions(store)
+    for letter in string.ascii_letters[2:]:
+        for agent_class in ("three", "four"):
+            run(store, f"{agent_class}:toy/{letter}")
+    after = predictions(ModelStore(store.url))
+    assert len(after) == 100 + len(before) == 103
     assert all(np.array_equal(after[digest], logits) for digest, logits in before.items())
 
 
