@@ -123,8 +123,8 @@ class Residency:
             self._stage(program, tuple(components[name] for name in names))
             for program, names in network.stages()
         )
-        head, arch = stages[-1].components[-1], network.arch
-        if network.head and head.classes != arch.num_classes:
+        head, arch = stages[-1].components[-1], network.architecture
+        if network.has_head and head.classes != arch.num_classes:
             raise UnservablePath(
                 f"loading {published.task!r}: expected a head of {arch.num_classes} classes, "
                 f"found one of {head.classes}"
@@ -256,4 +256,4 @@ class Residency:
 def _cost(walk: Walk, network: Network) -> float:
     """Estimated work of one row."""
     size = sum(component.size_bytes for stage in walk.stages for component in stage.components)
-    return size / 4 * network.arch.tokens / 1e6
+    return size / 4 * network.architecture.tokens / 1e6

@@ -17,7 +17,7 @@ from service.compute import mixing
 from service.compute.paths import Program, Shapes, cut, held_bytes
 from service.tasks.eviction import Key
 from vit import Architecture, kind_of
-from vit.multipath import connector_name
+from vit.multipath import SubPath, connector_name
 from vit.preprocess import CONTRACT
 
 MULTIPATH = "multipath"
@@ -32,26 +32,14 @@ class UnservablePath(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class Network(SubPath):
     """One network of a version."""
 
-    arch: Architecture
     prefix: str = ""  # of its components' names in the path spec
-    head: bool = True  # without one it answers with features
-
-    @property
-    def outputs(self) -> int:
-        """How many numbers it answers with."""
-        return self.arch.num_classes if self.head else self.arch.width
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Its components in forward order, by the names that they have in any network."""
-        return self.arch.component_names[: None if self.head else -1]
 
     def stages(self) -> Iterator[tuple[Program, tuple[str, ...]]]:
         """Each stage's program and components, by their names in the path spec."""
-        for program, names in cut(self.arch, head=self.head):
+        for program, names in cut(self.architecture, head=self.has_head):
             yield program, tuple(self.prefix + name for name in names)
 
 
@@ -91,7 +79,7 @@ def read(path: TaskPath) -> Spec:
     _require(path, "components", arch.component_names, tuple(path.components))
     _require(path, "input", _input(arch), dict(path.input))
     _require(path, "number of labels", arch.num_classes, len(path.labels))
-    return Spec((Network(arch),))
+    return Spec((Network(arch, has_head=True),))
 
 
 def input_sizes(path: TaskPath) -> Sequence[int]:
@@ -105,9 +93,9 @@ def _multipath(path: TaskPath) -> Spec:
     if count not in NUM_PATHS:
         raise _unservable(path, "number of sub-paths", " or ".join(map(str, NUM_PATHS)), count)
     networks = tuple(_subpath(path, number) for number in range(count))
-    sizes = sorted({network.arch.image_size for network in networks})
+    sizes = sorted({network.architecture.image_size for network in networks})
     mixer = mixing.shapes_of(classes, [network.outputs for network in networks])
-    parts = [network.prefix + part for network in networks for part in network.parts]
+    parts = [network.prefix + part for network in networks for part in network.component_names]
     _require(path, "num_paths", count, path.architecture.get("num_paths"))
     _require(path, "num_classes", classes, path.architecture.get("num_classes"))
     _require(path, "classes of the main path", classes, networks[0].outputs)
@@ -124,11 +112,11 @@ def _subpath(path: TaskPath, number: int) -> Network:
         expected = f"{LOGITS} or {FEATURES}" if number else LOGITS
         raise _unservable(path, f"answers of {name}", expected, shown(answers))
     arch = _architecture(path, found.get("architecture"))
-    network = Network(arch, f"{name}/", head=answers == LOGITS)
+    network = Network(arch, answers == LOGITS, f"{name}/")
     for what, expected in (
         ("name", name),
         ("input", _input(arch)),
-        ("components", {part: network.prefix + part for part in network.parts}),
+        ("components", {part: network.prefix + part for part in network.component_names}),
         ("connector", connector_name(number) if number else None),
     ):
         _require(path, f"{what} of {name}", expected, found.get(what))
