@@ -7,10 +7,8 @@ the agent twice.
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from ray.exceptions import RayError, RayTaskError  # pyright: ignore[reportMissi
 
 from evolution.agents.agent import Agent
 from evolution.agents.reports import Report, View, reports
-from evolution.agents.restarts import Member
+from evolution.agents.restarts import Member, signals_to
 from evolution.agents.supervisor import POLL_S, agent_id
 from evolution.agents.worker import PASSING, Order
 from evolution.search import Source
@@ -96,7 +94,7 @@ class Cluster:
             runtime_env={"py_modules": PACKAGES, "env_vars": ENVIRONMENT},
         )  # fmt: skip
         try:
-            with self._stopped_by_ctrl_c():
+            with signals_to(self._stop):
                 while self._start_due() or self._streams():
                     self._read()
         finally:
@@ -157,15 +155,6 @@ class Cluster:
     def _crashed(self, member: _Member, how: str) -> None:
         if not self.stopping:
             member.crash(how, self._view)
-
-    @contextmanager
-    def _stopped_by_ctrl_c(self) -> Iterator[None]:
-        former = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in former.items():
-                signal.signal(number, handler)
 
     def _stop(self, *_: Any) -> None:
         if self.stopping:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import selectors
-import signal
 import subprocess
 import sys
 from collections import deque
@@ -19,7 +18,7 @@ from dataclasses import asdict
 from typing import Any
 
 from evolution.agents.reports import Report, View
-from evolution.agents.restarts import Member
+from evolution.agents.restarts import Member, signals_to
 from evolution.agents.worker import Order
 from evolution.tasks import task_name
 
@@ -151,12 +150,10 @@ class Supervisor:
 
     @contextmanager
     def _ended_by_signals(self) -> Iterator[None]:
-        former = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
-            yield
+            with signals_to(self._stop):
+                yield
         finally:
-            for number, handler in former.items():
-                signal.signal(number, handler)
             for worker in self._workers:
                 if worker.process is not None:
                     worker.process.kill()
