@@ -94,7 +94,7 @@ def test_a_multipath_agent_publishes_what_can_be_assembled_and_served(store):
     assert sum(spec.metrics["router"]["mean_weights"]) == pytest.approx(1)
     assert published.new_params == spec.parameters["trainable"] < spec.parameters["total"] / 50
     networks = specs.read(spec).networks  # as the gateway understands it
-    assert [n.head for n in networks] == [True] + [False] * (len(spec.subpaths) - 1)
+    assert [n.has_head for n in networks] == [True] + [False] * (len(spec.subpaths) - 1)
     better = spec.metrics["validation"]["accuracy"] > main.path.metrics["validation"]["accuracy"]
     assert published.live == better
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 from model_store import Published
 from service.compute.paths import LoadedPath, Row
 from tests.evolution import numpy_vit
-from tests.service.compute.test_engine import BOUND, MAX_ROWS, System, distance, row
+from tests.service.compute.test_engine import BOUND, MAX_ROWS, System, distance, no_garbage, row
 from tests.service.systems import TINY, multipath, publish, tree_of
 from vit.multipath import mix
 
@@ -139,13 +138,8 @@ def test_loading_and_running_more_of_them_compiles_nothing(
 
 
 def test_nothing_of_a_batch_outlives_it(system: System, paths: dict[str, LoadedPath]) -> None:
-    gc.collect()
-    gc.disable()
-    try:
+    with no_garbage():
         assert len(system.engine.run([row(path, 1) for path in paths.values()])) == len(paths)
-        assert gc.collect() == 0
-    finally:
-        gc.enable()
 
 
 def resized(tree: Any, part: str, shape: tuple[int, ...]) -> Any:
