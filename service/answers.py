@@ -14,13 +14,18 @@ from service.errors import InternalError
 TOP_K = 5  # classes listed where the request does not say
 
 
-def probabilities(path: LoadedPath, logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Softmax over the classes, [classes]. Raises InternalError where logits are not finite."""
-    exact = logits.astype(np.float64)
-    if not math.isfinite(exact @ exact):  # of numbers that all were float32: it cannot overflow
+def probabilities(path: LoadedPath, logits: NDArray[np.float32]) -> list[float]:
+    """Softmax over the classes. Raises InternalError where logits are not finite.
+
+    In plain Python, which is sooner done with a few hundred numbers than NumPy is with the calls.
+    """
+    values: list[float] = logits.tolist()
+    highest, lowest = max(values), min(values)
+    odds = [math.exp(value - highest) for value in values]
+    total = sum(odds)
+    if not math.isfinite(total + lowest):
         raise InternalError(f"task {path.published.task!r} gave numbers that are not finite")
-    odds = np.exp(exact - exact.max())
-    return odds / odds.sum()
+    return [one / total for one in odds]
 
 
 def predictions(
@@ -28,8 +33,8 @@ def predictions(
 ) -> list[dict[str, Any]]:
     """The most probable classes first; of equal ones, the first by index."""
     found = probabilities(path, logits)
-    best = np.argsort(-found, kind="stable")[: top_k or TOP_K]
+    best = sorted(range(len(found)), key=found.__getitem__, reverse=True)
     return [
-        {"label": path.labels[index], "index": index, "probability": probability}
-        for index, probability in zip(best.tolist(), found[best].tolist(), strict=True)
+        {"label": path.labels[index], "index": index, "probability": found[index]}
+        for index in best[: top_k or TOP_K]
     ]

@@ -7,13 +7,16 @@ and its rows are dropped if they have not begun to run. `munet-priority` is 1 fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from model_store.refs import ALIAS
 from service.answers import predictions
@@ -28,42 +31,47 @@ from service.telemetry.requests import Seen, watched
 
 DEADLINE_HEADER = "munet-deadline-ms"
 PRIORITY_HEADER = "munet-priority"
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
-async def one_task(request: Request) -> Response:
-    """POST /classify/{task}"""
-    return await _respond(request, (request.path_params["task"],), _one)
+@dataclass(frozen=True, slots=True)
+class _Classify:
+    """An ASGI app, so that a request is counted when its answer is on its way already."""
 
+    tasks: Callable[[Request], tuple[str, ...]]
+    content: Callable[[Wanted, Result], Mapping[str, Any]]
 
-async def several_tasks(request: Request) -> Response:
-    """POST /classify?task=a&task=b: one image, decoded once; shared stretches are computed once."""
-    tasks = tuple(request.query_params.getlist("task"))
-    return await _respond(request, tasks, _several)
-
-
-ROUTES = [
-    Route("/classify/{task:path}", one_task, methods=["POST"]),
-    Route("/classify", several_tasks, methods=["POST"]),
-]
-
-
-async def _respond(request: Request, tasks: tuple[str, ...], content: Any) -> Response:
-    runtime: Runtime = request.app.state.runtime
-    try:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises GatewayError before anything is sent."""
+        request = Request(scope, receive)
+        runtime: Runtime = request.app.state.runtime
+        tasks = self.tasks(request)
         counted = tasks[: runtime.settings.max_batch_rows]  # more are refused
-        with watched(runtime.metrics, Seen("http", counted), runtime.tally.count) as seen:
-            wanted = _wanted(request, tasks, runtime)
-            result = await classify(
-                runtime, wanted, partial(_read, request, runtime.settings), partial(_gone, request)
-            )
-            answer = content(wanted, result)
-            seen.problems = _problems(answer)
-            seconds = seen.classified(result.course)
-    except ClientGone as error:
-        return Response(status_code=error.status)  # nobody is left to read it
+        try:
+            with watched(runtime.metrics, Seen("http", counted), runtime.tally.count) as seen:
+                wanted = _wanted(request, tasks, runtime)
+                read, gone = partial(_read, request, runtime.settings), partial(_gone, request)
+                result = await classify(runtime, wanted, read, gone)
+                answer = self.content(wanted, result)
+                seen.problems = _problems(answer)
+                await _response(answer, seen.classified(result.course))(scope, receive, send)
+        except ClientGone as error:  # nobody is left to read it
+            await Response(status_code=error.status)(scope, receive, send)
+
+
+def _one_task(request: Request) -> tuple[str, ...]:
+    return (request.path_params["task"],)
+
+
+def _several_tasks(request: Request) -> tuple[str, ...]:
+    return tuple(request.query_params.getlist("task"))
+
+
+def _response(answer: Mapping[str, Any], seconds: Mapping[str, float]) -> Response:
     milliseconds = {stage: round(value * 1e3, 3) for stage, value in seconds.items()}
     timing = ", ".join(f"{stage};dur={value}" for stage, value in milliseconds.items())
-    return JSONResponse({**answer, "timing_ms": milliseconds}, headers={"server-timing": timing})
+    content = _encode({**answer, "timing_ms": milliseconds}).encode()
+    return Response(content, headers={"server-timing": timing}, media_type="application/json")
 
 
 def _wanted(request: Request, tasks: tuple[str, ...], runtime: Runtime) -> Wanted:
@@ -165,3 +173,10 @@ def _answer(wanted: Wanted, outcome: Classified) -> Mapping[str, Any]:
         "version": published.version,
         "predictions": predictions(outcome.path, outcome.logits[0], wanted.top_k),
     }
+
+
+ROUTES = [
+    Route("/classify/{task:path}", _Classify(_one_task, _one), methods=["POST"]),
+    # One image, decoded once; what the tasks share of their paths is computed once.
+    Route("/classify", _Classify(_several_tasks, _several), methods=["POST"]),
+]

@@ -41,6 +41,7 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.ws_protocol_class = None  # nothing here speaks WebSocket; it has bounds of its own
+        self.access_log = False  # the app has its own
         self._since = time.monotonic()  # when it began to wait for a head
         self._waiting: TimerHandle | None = None  # runs out if the head does not come
         self._unread: TimerHandle | None = None  # runs out if the client does not read

@@ -191,8 +191,8 @@ def _preprocessed(array: NDArray[np.float32], sizes: Iterable[int]) -> Mapping[i
 
 def _given(output: Output, outcome: Classified) -> Given:
     rows = [np.asarray(logits, np.float32) for logits in outcome.logits]
-    odds = [probabilities(outcome.path, one).astype(np.float32) for one in rows]
-    values = np.stack(odds if output.name == "probabilities" else rows)
+    odds = [probabilities(outcome.path, one) for one in rows]
+    values = np.array(odds if output.name == "probabilities" else rows, np.float32)
     if not output.classes:
         return Given(output.name, values, values.shape, output.binary)
     texts = [text for one in values for text in _best(outcome.path, one, output.classes)]
