@@ -82,7 +82,7 @@ connections.install()  # BentoML lets uvicorn choose what it speaks
 GC_THRESHOLDS = (50_000, 20, 50)
 # The engine's thread needs the interpreter some fifty times a batch, for microseconds. Beside an
 # event loop that refuses a flood it may wait Python's 5 ms each time.
-SWITCH_S = 0.0005
+SWITCH_S = 0.0001
 # BentoML's own limit only stands behind the app's: it answers worse and keeps what it knows of each
 # request for so long.
 TIMEOUT_S = LONGEST_DEADLINE_MS // 1000 + 2

@@ -12,7 +12,7 @@ import resource
 import time
 from asyncio import BaseTransport, TimerHandle
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -35,6 +35,40 @@ class _Refused(Exception):
     """Ends the parsing; what is answered is noted in the connection."""
 
 
+class _Joined:
+    """A transport that sends the head of an answer together with what follows it.
+
+    uvicorn writes them one by one, which is two system calls and wakes the client for nothing.
+    """
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Keeps a head, sends all else behind the head that is kept."""
+        if not self._head and data[-4:] == b"\r\n\r\n" and data[:8] == b"HTTP/1.1":
+            self._head = data
+            if data[9:12] == b"100":  # nothing follows before the client has heard of it
+                self.flush()
+        else:
+            self._head, head = b"", self._head
+            self._transport.writelines((head, data))
+
+    def flush(self) -> None:
+        """Sends a head that nothing follows."""
+        if self._head:
+            self.write(b"")
+
+    def close(self) -> None:
+        """Sends what there is first."""
+        self.flush()
+        self._transport.close()
+
+
 class Connection(HttpToolsProtocol):
     """From accepting to closing. All of it runs on the event loop's thread."""
 
@@ -53,7 +87,7 @@ class Connection(HttpToolsProtocol):
     # -- waiting
 
     def connection_made(self, transport: BaseTransport) -> None:  # type: ignore[override]
-        super().connection_made(transport)  # type: ignore[arg-type]
+        super().connection_made(_Joined(transport))  # type: ignore[arg-type]
         self._wait()
         if len(self.connections) > _most_connections():
             self._evict()
@@ -64,6 +98,7 @@ class Connection(HttpToolsProtocol):
         self._stop_unread()
 
     def on_response_complete(self) -> None:
+        cast(_Joined, self.transport).flush()  # of a HEAD request no body comes
         super().on_response_complete()
         if not self.pipeline and self.cycle.response_complete:
             self._wait()

@@ -69,6 +69,6 @@ def _members(status: int, kind: str, title: str, detail: str) -> dict[str, Any]:
 def _respond(
     request: Request, status: int, members: Mapping[str, Any], headers: Mapping[str, str]
 ) -> JSONResponse:
-    instance = quote(request.url.path[:SHOWN_CHARACTERS])
+    instance = quote(request.scope["path"][:SHOWN_CHARACTERS])
     content = {**members, "instance": instance}
     return JSONResponse(content, status, headers, media_type=MEDIA_TYPE)

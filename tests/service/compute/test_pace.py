@@ -38,12 +38,18 @@ def test_what_was_never_tried_is_guessed_from_the_nearest() -> None:
 def test_batches_are_no_larger_than_pays() -> None:
     saturated = learn(Pace(8), {1: 0.3, 2: 0.31, 4: 0.4, 8: 0.8})
     assert saturated.limit(5) == 4
-    assert saturated.limit(5, considerate=True) == 4, "half the rows would cost a third"
-    gentle = learn(Pace(8), {1: 0.3, 2: 0.35, 4: 0.6, 8: 1.2})
-    assert gentle.limit(5) == 4
-    assert gentle.limit(5, considerate=True) == 2
     linear = learn(Pace(8), {1: 0.1, 2: 0.2, 4: 0.4, 8: 0.8})
     assert linear.limit(1) == 1
+
+
+def test_where_light_tasks_come_a_batch_takes_twice_the_time_of_a_row() -> None:
+    pace = learn(Pace(8), {1: 0.3, 2: 0.35, 4: 0.6, 8: 0.9})
+    assert (pace.limit(9), pace.limit(9, considerate=True)) == (8, 4)
+    learn(pace, {1: 0.25, 2: 0.45})  # slower when it matters: what large ones took is old
+    assert (pace.limit(9), pace.limit(9, considerate=True)) == (8, 2)
+    assert Pace(8).limit(9, considerate=True) == 1
+    tried = {pace.limit(100, considerate=True) for _ in range(64)}
+    assert tried == {1, 2, 4}
 
 
 def test_other_sizes_are_tried_now_and_then() -> None:

@@ -113,6 +113,24 @@ FLOODS: dict[str, tuple[bytes, bytes]] = {
 }
 
 
+def test_head_and_body_of_an_answer_arrive_at_once_and_heads_without_a_body(
+    running: Running,
+) -> None:
+    with running.connect() as client:
+        for _ in range(20):
+            client.sendall(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc")
+            assert client.recv(65536).endswith(b"\r\n\r\n3")
+        client.sendall(b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert client.recv(65536).endswith(b"content-length: 1\r\n\r\n")
+        client.sendall(b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n")
+        client.sendall(b"content-length: 3\r\n\r\n")
+        assert client.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(b"abc")
+        assert client.recv(65536).endswith(b"\r\n\r\n3")
+    answer = running.talk(b"HEAD / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
 @pytest.mark.parametrize("kind", FLOODS)
 def test_floods_of_heads_are_ended(running: Running, kind: str) -> None:
     start, more = FLOODS[kind]
