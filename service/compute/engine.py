@@ -136,11 +136,12 @@ class Engine:
         """
         if path.mixer is not None:
             _check("router and connectors", path.mixer.shapes, path.mixer.components)
+        stages = dict.fromkeys(stage for walk in path.walks for stage in walk.stages)
+        for stage in stages:
+            _check("+".join(stage.program.kinds), _shapes(stage.program), stage.components)
         waiting: list[Future[Run]] = []
-        for stage in dict.fromkeys(stage for walk in path.walks for stage in walk.stages):
-            program = stage.program
-            _check("+".join(program.kinds), _shapes(program), stage.components)
-            with self._lock:
+        with self._lock:
+            for program in dict.fromkeys(stage.program for stage in stages):
                 for rows in _buckets(self.buckets, program):
                     waiting.append(self._program(program, rows, stacked=False))
                     if program.stackable and rows > 1:

@@ -7,7 +7,7 @@ through the same components hold the very same `Stage` object: the engine groups
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -125,18 +125,23 @@ class Row:
     images: Mapping[int, Decoded]  # by size: of each that the path's walks take
 
 
-def cut(arch: Architecture, *, head: bool = True) -> Iterator[tuple[Program, tuple[str, ...]]]:
+@functools.lru_cache(maxsize=1024)
+def cut(arch: Architecture, *, head: bool = True) -> tuple[tuple[Program, tuple[str, ...]], ...]:
     """The stages of an architecture, in forward order: program and names of the components.
 
     Without `head` they end in the features that the head would get.
     """
     last = f"encoderblock_{arch.num_layers - 1}"
-    yield _program(STEM, arch), STEM
-    for name in arch.component_names:
-        if name not in STEM + TAIL:
-            yield _program((name,), arch, class_token_only=name == last), (name,)
     tail = TAIL if head else HEADLESS_TAIL
-    yield _program(tail, arch), tail
+    return (
+        (_program(STEM, arch), STEM),
+        *(
+            (_program((name,), arch, class_token_only=name == last), (name,))
+            for name in arch.component_names
+            if name not in STEM + TAIL
+        ),
+        (_program(tail, arch), tail),
+    )
 
 
 def _program(

@@ -108,7 +108,7 @@ def _write(record: Path | None, found: dict[str, Any]) -> None:
 def _measure(jax: Backend, openvino: Backend) -> dict[str, Any]:
     """Seconds of one block with each, alternating, the best of all rounds; and if they agree."""
     rng = np.random.default_rng(0)
-    program, _ = list(cut(SAMPLE))[1]
+    program, _ = cut(SAMPLE)[1]
     tree = _random(shapes(program.shape, "encoderblock"), rng)
     x = rng.standard_normal((SAMPLE_ROWS, *program.row_shape), np.float32)
     runs = {

@@ -164,7 +164,7 @@ def test_a_result_keeps_its_bits_at_every_place_and_beside_any_mates(
     """At a width and a number of tokens at which all cores take part."""
     arch = Architecture.named("Ti", patch_size=16, image_size=80, num_layers=1, num_classes=10)
     for backend in backends:
-        for program, _ in list(cut(arch)):
+        for program, _ in cut(arch):
             mine, found = inputs(program, 1, seed=99)[0], []
             weights = [tuple(map(backend.place, program.kinds, trees_of(program, 0)))]
             run = backend.compile(program, 8, stacked=False).run
@@ -178,7 +178,7 @@ def test_a_result_keeps_its_bits_at_every_place_and_beside_any_mates(
 def test_placed_arrays_are_the_programs_only_weights(compilations: str) -> None:
     """One program, two components; and a result outlives the next call."""
     backend = OpenVinoBackend(compilations, 2)
-    program, _ = list(cut(TINY))[1]
+    program, _ = cut(TINY)[1]
     run = backend.compile(program, 1, stacked=False).run
     x = inputs(program, 1)
     first, second = ([(backend.place("encoderblock", trees_of(program, i)[0]),)] for i in (1, 2))
@@ -190,7 +190,7 @@ def test_placed_arrays_are_the_programs_only_weights(compilations: str) -> None:
 
 
 def compiled_anew(folder: Path) -> Compiled:
-    program, _ = list(cut(TINY))[1]
+    program, _ = cut(TINY)[1]
     return OpenVinoBackend(str(folder), 2).compile(program, 2, stacked=False)
 
 
