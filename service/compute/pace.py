@@ -16,7 +16,9 @@ ENOUGH = 4  # batches before a bucket's pace is believed
 # The smallest batch that reaches this part of the best throughput is large enough: beyond, rows
 # only wait longer.
 WORTHWHILE = 0.9
-SHORT = 2.0  # times the seconds of one row: what a batch may take where light tasks come
+# Where light tasks come beside a flood, a batch may take so many times the seconds of one row, if
+# it then still reaches this part of the best throughput: forecasts allow for no less.
+SHORT, LEAST = 2.0, 0.5
 TRY_EVERY = 16  # batches of a backlog: one of them is half or twice the size
 FREE = 1.25  # times the seconds without them: what rows that join a light task's batch may cost
 
@@ -38,9 +40,13 @@ class Pace:
         kept = self._kept.setdefault(bucket, deque(maxlen=KEPT))
         kept.append(seconds / work)
         self._means[bucket] = mean_but_worst(kept)
+        self._bucket = self._smallest(WORTHWHILE)
+
+    def _smallest(self, part: float) -> int:
+        """The smallest batch that reaches this part of the best throughput."""
         known = {size: mean for size, mean in self._means.items() if self._believed(size)}
         fastest = min(known.values(), default=0.0)
-        self._bucket = min((n for n, s in known.items() if s * WORTHWHILE <= fastest), default=1)
+        return min((size for size, s in known.items() if s * part <= fastest), default=1)
 
     def seconds(self, rows: int, work: float) -> float:
         """A batch's estimated time; 0 while nothing is known."""
@@ -62,22 +68,22 @@ class Pace:
 
     def limit(self, waiting: int, *, considerate: bool = False) -> int:
         """Rows of the next batch at most, when so many wait; `considerate` of light tasks."""
-        usual = self._short() if considerate else self._bucket
-        twice, half = min(2 * usual, self._most), max(usual // 2, 1)
+        usual = min(self._short(), self._bucket) if considerate else self._bucket
+        twice, less = min(2 * usual, self._most), max(usual // 2, 1)
+        if considerate:
+            less = 1  # what all is measured by must be known as it is now
         if waiting < twice:
             return usual
         if self._believed(usual) and not self._believed(twice):
             return twice
         self._tries = (self._tries + 1) % (2 * TRY_EVERY)
-        return {0: twice, TRY_EVERY: half}.get(self._tries, usual)
+        return {0: twice, TRY_EVERY: less}.get(self._tries, usual)
 
     def _short(self) -> int:
-        """The largest batch that takes hardly longer than one row.
-
-        Judged by small batches alone: they run while it matters, so what is known of them is new.
-        """
+        """The largest batch that takes twice as long as one row, were all rows alike."""
         most_s = SHORT * self._means.get(1, 0.0)
-        return max((n for n, s in self._means.items() if n * s <= most_s), default=1)
+        found = max((size for size, s in self._means.items() if size * s <= most_s), default=1)
+        return max(found, self._smallest(LEAST))
 
     def free_rows(self, rows: int) -> int:
         """To how many rows a batch may grow and hardly take longer."""

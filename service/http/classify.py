@@ -36,7 +36,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 
 @dataclass(frozen=True, slots=True)
 class _Classify:
-    """An ASGI app, so that a request is counted when its answer is on its way already."""
+    """An ASGI app, so that an answer is on its way already when its request is counted."""
 
     tasks: Callable[[Request], tuple[str, ...]]
     content: Callable[[Wanted, Result], Mapping[str, Any]]
@@ -49,14 +49,20 @@ class _Classify:
         counted = tasks[: runtime.settings.max_batch_rows]  # more are refused
         try:
             with watched(runtime.metrics, Seen("http", counted), runtime.tally.count) as seen:
-                wanted = _wanted(request, tasks, runtime)
-                read, gone = partial(_read, request, runtime.settings), partial(_gone, request)
-                result = await classify(runtime, wanted, read, gone)
-                answer = self.content(wanted, result)
-                seen.problems = _problems(answer)
-                await _response(answer, seen.classified(result.course))(scope, receive, send)
+                response = await self._answered(request, tasks, runtime, seen)
+                await response(scope, receive, send)
         except ClientGone as error:  # nobody is left to read it
             await Response(status_code=error.status)(scope, receive, send)
+
+    async def _answered(
+        self, request: Request, tasks: tuple[str, ...], runtime: Runtime, seen: Seen
+    ) -> Response:
+        wanted = _wanted(request, tasks, runtime)
+        read, gone = partial(_read, request, runtime.settings), partial(_gone, request)
+        result = await classify(runtime, wanted, read, gone)
+        answer = self.content(wanted, result)
+        seen.problems = _problems(answer)
+        return _response(answer, seen.classified(result.course))
 
 
 def _one_task(request: Request) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import heapq
 import resource
 import time
 from asyncio import BaseTransport, TimerHandle
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -36,10 +37,12 @@ class _Refused(Exception):
 
 
 class _Joined:
-    """A transport that sends the head of an answer together with what follows it.
+    """A transport that sends the head of an answer together with the first of its body.
 
     uvicorn writes them one by one, which is two system calls and wakes the client for nothing.
     """
+
+    __slots__ = ("_head", "_transport")
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
@@ -58,9 +61,13 @@ class _Joined:
             self._head, head = b"", self._head
             self._transport.writelines((head, data))
 
+    def writelines(self, parts: Iterable[bytes]) -> None:
+        """As `write`."""
+        self.write(b"".join(parts))
+
     def flush(self) -> None:
         """Sends a head that nothing follows."""
-        if self._head:
+        if self._head and not self._transport.is_closing():
             self.write(b"")
 
     def close(self) -> None:

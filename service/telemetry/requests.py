@@ -113,6 +113,9 @@ def watched(
         seen.refusal = error.kind
         metrics.rejected.labels(error.kind).inc()
         raise
+    except Exception:
+        seen.status, seen.seconds, seen.course = 500, None, None
+        raise
     finally:
         for task, status in seen.problems.items():
             metrics.answered([task], status, None)

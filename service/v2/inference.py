@@ -190,13 +190,13 @@ def _preprocessed(array: NDArray[np.float32], sizes: Iterable[int]) -> Mapping[i
 
 
 def _given(output: Output, outcome: Classified) -> Given:
-    rows = [np.asarray(logits, np.float32) for logits in outcome.logits]
-    odds = [probabilities(outcome.path, one) for one in rows]
-    values = np.array(odds if output.name == "probabilities" else rows, np.float32)
+    logits = np.array(outcome.logits, np.float32)
+    odds = probabilities(outcome.path, logits)  # which refuses what is not finite
+    values = odds if output.name == "probabilities" else logits
     if not output.classes:
         return Given(output.name, values, values.shape, output.binary)
     texts = [text for one in values for text in _best(outcome.path, one, output.classes)]
-    return Given(output.name, texts, (len(rows), len(texts) // len(rows)), output.binary)
+    return Given(output.name, texts, (len(logits), len(texts) // len(logits)), output.binary)
 
 
 def _best(path: LoadedPath, values: NDArray[np.float32], most: int) -> list[bytes]:

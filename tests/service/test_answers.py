@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,22 @@ from tests.service.systems import TINY, publish
 
 @pytest.fixture
 def path(tmp_path: Path) -> LoadedPath:
-    """Of three classes."""
-    return LoadedPath(publish(ModelStore(str(tmp_path), create=True), "task", TINY), (), 1.0)
+    """Of twelve classes."""
+    store = ModelStore(str(tmp_path), create=True)
+    return LoadedPath(publish(store, "task", replace(TINY, num_classes=12)), (), 1.0)
 
 
-@pytest.mark.parametrize("classes", [1, 3, 1000])
 @pytest.mark.parametrize("scale", [1.0, 1e4, 3e38])
+@pytest.mark.parametrize("classes", [1, 12])
 def test_probabilities_are_the_softmax(path: LoadedPath, classes: int, scale: float) -> None:
-    logits = (scale * np.random.default_rng(0).uniform(-1, 1, classes)).astype(np.float32)
+    logits = (scale * np.random.default_rng(0).uniform(-1, 1, (3, classes))).astype(np.float32)
     exact = logits.astype(np.longdouble)
-    odds = np.exp(exact - exact.max())
-    np.testing.assert_allclose(probabilities(path, logits), odds / odds.sum(), 1e-12, 1e-300)
+    odds = np.exp(exact - exact.max(1, keepdims=True))
+    odds /= odds.sum(1, keepdims=True)
+    np.testing.assert_allclose(probabilities(path, logits), odds, 1e-6, 1e-30)
+    for row, wanted in zip(logits, odds, strict=True):
+        found = {one["index"]: one["probability"] for one in predictions(path, row, classes)}
+        np.testing.assert_allclose([found[i] for i in range(classes)], wanted, 1e-12, 1e-300)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -37,13 +43,14 @@ def test_numbers_that_are_not_finite_are_no_answer(
     logits = np.array([1, 2, 3], np.float32)
     logits[place] = bad
     with pytest.raises(InternalError, match="not finite"):
-        probabilities(path, logits)
+        predictions(path, logits, None)
+    with pytest.raises(InternalError, match="not finite"):
+        probabilities(path, np.stack([np.zeros(3, np.float32), logits]))
 
 
 def test_the_most_probable_come_first_and_of_equal_ones_the_first(path: LoadedPath) -> None:
-    logits = np.array([1, 2, 2], np.float32)
+    logits = np.array([1, 2, 2, 0, 2, 1, 0, 3, 0, 0, 0, 0], np.float32)
     found = predictions(path, logits, None)
-    assert [one["index"] for one in found] == [1, 2, 0]
-    assert [one["label"] for one in found] == [path.labels[i] for i in (1, 2, 0)]
-    assert [one["index"] for one in predictions(path, logits, 1)] == [1]
-    assert len(found) <= TOP_K
+    assert [one["index"] for one in found] == [7, 1, 2, 4, 0] and len(found) == TOP_K
+    assert [one["label"] for one in found] == [path.labels[i] for i in (7, 1, 2, 4, 0)]
+    assert [one["index"] for one in predictions(path, logits, 2)] == [7, 1]

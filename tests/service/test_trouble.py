@@ -61,6 +61,16 @@ def test_500_when_a_task_gives_no_numbers(gateway: Gateway) -> None:
     assert gateway.classify("nan", png(1)).status_code == 200
 
 
+def test_an_answer_that_cannot_be_made_counts_as_500(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(gateway.store, "mute")
+    monkeypatch.setattr("service.http.classify._encode", None)
+    refused(gateway.classify("mute", png(1)), 500, "internal")
+    assert gateway.metric('munet_requests_total{status="500",task="mute"}') == 1
+    assert gateway.metric('munet_request_duration_seconds_count{task="mute"}') == 0
+
+
 def test_503_for_a_head_of_another_number_of_classes(gateway: Gateway) -> None:
     """Heads are padded to one width: unchecked, it would answer with the wrong classes."""
     path = publish(gateway.store, "heads/own").path

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import jax
@@ -293,6 +294,11 @@ def test_a_restart_compiles_nothing(tmp_path: Path) -> None:
         assert compiled == loaded > 0 == none == none_again
 
 
+def _module(found: Any) -> str:
+    scope = found.f_globals["__name__"] if isinstance(found, FrameType) else None
+    return str(scope or getattr(found, "__module__", None))
+
+
 @contextmanager
 def no_garbage() -> Iterator[None]:
     """Checks that no object of the gateway's is left for the garbage collector to find.
@@ -305,7 +311,7 @@ def no_garbage() -> Iterator[None]:
     try:
         yield
         gc.collect()
-        modules = [str(getattr(found, "__module__", None)) for found in gc.garbage]
+        modules = [_module(found) for found in gc.garbage]
     finally:
         gc.set_debug(0)
         gc.garbage.clear()

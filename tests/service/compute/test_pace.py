@@ -43,13 +43,29 @@ def test_batches_are_no_larger_than_pays() -> None:
 
 
 def test_where_light_tasks_come_a_batch_takes_twice_the_time_of_a_row() -> None:
-    pace = learn(Pace(8), {1: 0.3, 2: 0.35, 4: 0.6, 8: 0.9})
+    pace = learn(Pace(8), {1: 0.3, 2: 0.35, 4: 0.59, 8: 0.9})
     assert (pace.limit(9), pace.limit(9, considerate=True)) == (8, 4)
-    learn(pace, {1: 0.25, 2: 0.45})  # slower when it matters: what large ones took is old
-    assert (pace.limit(9), pace.limit(9, considerate=True)) == (8, 2)
+    tried = [pace.limit(100, considerate=True) for _ in range(64)]
+    assert {size: tried.count(size) for size in set(tried)} == {4: 60, 8: 2, 1: 2}
+    learn(pace, {1: 0.3, 2: 0.4, 4: 0.7})
+    assert pace.limit(9, considerate=True) == 2
     assert Pace(8).limit(9, considerate=True) == 1
-    tried = {pace.limit(100, considerate=True) for _ in range(64)}
-    assert tried == {1, 2, 4}
+
+
+def test_that_is_never_more_than_pays_nor_less_than_half_of_the_throughput() -> None:
+    saturated = learn(Pace(8), {1: 0.3, 2: 0.31, 4: 0.32, 8: 0.58})
+    assert saturated.limit(7) == saturated.limit(7, considerate=True) == 4
+    edge = learn(Pace(8), {1: 0.3, 2: 0.61, 4: 0.65, 8: 0.9})
+    assert edge.limit(9, considerate=True) == 4
+
+
+def test_one_row_that_has_become_faster_is_noticed_where_light_tasks_come() -> None:
+    pace = learn(Pace(8), {1: 0.6, 2: 0.65, 4: 0.7, 8: 0.9})
+    truth = {1: 0.3, 2: 0.35, 4: 0.59, 8: 0.9}
+    for _ in range(64 * KEPT):
+        rows = pace.limit(100, considerate=True)
+        pace.note(rows, float(rows), truth[rows])
+    assert pace.limit(9, considerate=True) == 4
 
 
 def test_other_sizes_are_tried_now_and_then() -> None:
