@@ -69,9 +69,9 @@ class Pace:
     def limit(self, waiting: int, *, considerate: bool = False) -> int:
         """Rows of the next batch at most, when so many wait; `considerate` of light tasks."""
         usual = min(self._short(), self._bucket) if considerate else self._bucket
-        twice, less = min(2 * usual, self._most), max(usual // 2, 1)
-        if considerate:
-            less = 1  # what all is measured by must be known as it is now
+        twice = min(2 * usual, self._most)
+        # One row is what short batches are measured by: it must be known as it is now.
+        less = 1 if considerate else max(usual // 2, 1)
         if waiting < twice:
             return usual
         if self._believed(usual) and not self._believed(twice):
