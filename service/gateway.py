@@ -45,6 +45,10 @@ from service.telemetry import tracing
 from service.telemetry.workers import Worker
 
 WORKERS_FOLDER = "MUNET_WORKERS_FOLDER"  # from `bentoml serve` to its workers
+# Closing resets connections that nobody has accepted yet: it is done when there is none, if that
+# comes within so many looks; what was accepted last gets a moment to send its request.
+LOOKS, LOOK_S = 200, 0.001
+LAST_HEADS_S = 0.2
 EXPORT_S = 5  # until a collector of traces that does not answer is given up
 
 
@@ -196,9 +200,11 @@ def _drain_on_sigterm(drain_s: float) -> None:
             runtime.draining = True
             loop.call_soon_threadsafe(loop.call_later, drain_s, end, number)
 
-    def end(number: int) -> None:
-        if WORKERS_FOLDER not in os.environ:  # others go on with the same socket, or end by and by
-            stop_listening()
-        previous(number, None)
+    def end(number: int, looks: int = LOOKS) -> None:
+        alone = WORKERS_FOLDER not in os.environ  # others go on with the same socket
+        if alone and not stop_listening(last=looks == 0):
+            loop.call_later(LOOK_S, end, number, looks - 1)
+        else:
+            loop.call_later(LAST_HEADS_S, previous, number, None)
 
     signal.signal(signal.SIGTERM, drain)
