@@ -19,7 +19,7 @@ WORTHWHILE = 0.9
 # Where light tasks come beside a flood, a batch may take so many times the seconds of one row, if
 # it then still reaches this part of the best throughput: forecasts allow for no less.
 SHORT, LEAST = 2.0, 0.5
-TRY_EVERY = 16  # batches of a backlog: one of them is half or twice the size
+TRY_EVERY = 16  # batches of a backlog: one of them is twice the size, or smaller
 FREE = 1.25  # times the seconds without them: what rows that join a light task's batch may cost
 
 
@@ -80,7 +80,7 @@ class Pace:
         return {0: twice, TRY_EVERY: less}.get(self._tries, usual)
 
     def _short(self) -> int:
-        """The largest batch that takes twice as long as one row, were all rows alike."""
+        """The largest batch that takes at most `SHORT` times as long as one row, were all alike."""
         most_s = SHORT * self._means.get(1, 0.0)
         found = max((size for size, s in self._means.items() if size * s <= most_s), default=1)
         return max(found, self._smallest(LEAST))

@@ -67,5 +67,8 @@ def _sockets() -> Iterator[list[socket.socket]]:
 
 def _listens(one: socket.socket) -> bool:
     """For clients: over Unix sockets workers tell their metrics."""
-    listens = one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    try:
+        listens = one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError:  # closed meanwhile by another thread: that must not keep the gateway alive
+        return False
     return bool(listens) and one.family != socket.AF_UNIX
