@@ -28,6 +28,8 @@ from service.telemetry.reporting import Reporting
 from service.telemetry.workers import Worker
 from service.v2.statistics import Tally
 
+PARSERS = 2  # threads; the cost of one piece of work is bounded by the limits of its body
+
 
 class Runtime:
     """Everything behind the HTTP interface; `start` before the first request, `stop` once."""
@@ -70,6 +72,8 @@ class Runtime:
             report=self._count_batch,
         )
         self.decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        # For what a client chooses the cost of, and the event loop must not pay: forms, JSON, names.
+        self.parsers = ThreadPoolExecutor(PARSERS, thread_name_prefix="parse")
         # A store that hangs holds the threads that wait for it: metrics and the end need another.
         self.lister = ThreadPoolExecutor(1, thread_name_prefix="list")
         self.watcher = ThreadPoolExecutor(1, thread_name_prefix="watch")
@@ -90,7 +94,7 @@ class Runtime:
         self.residency.close()
         self.batcher.stop()
         self.decoders.shutdown()  # the batcher refuses what waits for its turn in them
-        for pool in (self.lister, self.watcher):
+        for pool in (self.parsers, self.lister, self.watcher):
             pool.shutdown(wait=False, cancel_futures=True)
         self.engine.close()
         self.reporting.stop()
