@@ -13,7 +13,7 @@ from typing import NewType
 from model_store.canonical_json import shown
 from model_store.condemned import Condemned
 from model_store.errors import BlobNotFound, CorruptBlob, InvalidName, Malformed, NotAFile
-from model_store.storage import Entry, Storage, TooLarge
+from model_store.storage import CutShort, Entry, Storage, TooLarge
 
 Digest = NewType("Digest", str)  # "sha256:<64 lower case hex digits>"
 
@@ -104,7 +104,9 @@ class Blobs:
     def read(
         self, digest: Digest, size: int | None = None, *, limit: int | None = None
     ) -> memoryview:
-        """A read-only mapping of a blob, verified: `size` bytes if given, and its SHA-256.
+        """The bytes of a blob, read-only and verified: `size` of them if given, and the SHA-256.
+
+        What is verified is the very memory that is returned: nobody can change it afterwards.
 
         Raises BlobNotFound or CorruptBlob, naming path and digest, or Malformed for a blob of more
         than `limit` bytes.
@@ -136,6 +138,9 @@ class Blobs:
             data = self._storage.load(key_of(digest), limit if size is None else size)
         except NotAFile as error:
             raise CorruptBlob(f"blob {digest} at {error}") from error
+        except CutShort as error:
+            where = self.where(digest)
+            raise CorruptBlob(f"blob {digest} at {where}: {error}; restore the original") from None
         except TooLarge as error:
             if size is not None:
                 raise self._wrong_size(digest, error.size, size) from None

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from model_store import atomic
 from model_store.errors import CorruptBlob, StorageError
-from model_store.local import map_file
+from model_store.local import read_file
 
 DEFAULT_LIMIT_BYTES = 20 * 2**30
 PATIENCE_S = 60.0  # with another process that downloads the same blob
@@ -25,10 +25,7 @@ _CHUNK_BYTES = 2**20
 
 
 class BlobCache:
-    """Blobs by the hex digits of their SHA-256. Needs no daemon; killed anywhere, it stays valid.
-
-    A mapping that was handed out stays readable when its file has gone.
-    """
+    """Blobs by the hex digits of their SHA-256. No daemon; killed anywhere, it stays valid."""
 
     def __init__(self, directory: Path, limit_bytes: int) -> None:
         self._directory = directory
@@ -43,12 +40,12 @@ class BlobCache:
         return cls(Path(os.environ.get("MUNET_CACHE") or _user_folder()), int(limit))
 
     def load(self, name: str, limit: int | None, fetch: Callable[[BinaryIO], None]) -> memoryview:
-        """The blob of this name, mapped; `fetch` writes it to a file where it is not here yet.
+        """The blob of this name; `fetch` writes it to a file where it is not here yet.
 
-        Raises TooLarge, what `fetch` raises, and CorruptBlob for bytes of another digest.
+        Raises TooLarge, CutShort, what `fetch` raises, and CorruptBlob for bytes of another digest.
         """
         while True:
-            found = self._mapped(name, limit)
+            found = self._cached(name, limit)
             if found is not None:
                 return found
             self._download(name, fetch)
@@ -61,13 +58,13 @@ class BlobCache:
             return False
         return True
 
-    def _mapped(self, name: str, limit: int | None) -> memoryview | None:
+    def _cached(self, name: str, limit: int | None) -> memoryview | None:
         path = self._directory / name
         try:
             with atomic.open_file(path) as file:
                 with suppress(PermissionError):  # another user's file: the owner's uses count
                     os.utime(file.fileno())  # the time of last use
-                return map_file(file, limit)
+                return read_file(file, limit)
         except FileNotFoundError:
             return None
 

@@ -23,9 +23,10 @@ from model_store.errors import (
     NotAFile,
 )
 from model_store.exchange import Content, Offer, added_signatures, offer_of, select
-from model_store.local import map_file
+from model_store.local import read_file
 from model_store.manifest import IMAGE_MANIFEST, MAX_MANIFEST_BYTES, MODEL, TITLE, Descriptor
 from model_store.signing import Signature, read_signatures, signature_manifest, signature_tag
+from model_store.storage import CutShort, TooLarge
 from model_store.tags import tag_of, version_tag
 
 TAG = "org.opencontainers.image.ref.name"
@@ -261,7 +262,7 @@ class LayoutPlace:
 
 
 def _verified(path: Path, blob: Descriptor) -> memoryview:
-    """A plain file, mapped. Raises FileNotFoundError, NotAFile or CorruptBlob."""
+    """The bytes of a plain file. Raises FileNotFoundError, NotAFile or CorruptBlob."""
     with atomic.open_file(path) as file:
         found = os.fstat(file.fileno()).st_size
         if found != blob.size:
@@ -269,7 +270,10 @@ def _verified(path: Path, blob: Descriptor) -> memoryview:
                 f"blob {blob.digest} at {path}: {found} bytes, expected {blob.size}; remove the"
                 " file and export or copy it again"
             )
-        data = map_file(file, None)
+        try:
+            data = read_file(file, blob.size)
+        except (CutShort, TooLarge) as error:
+            raise CorruptBlob(f"blob {blob.digest} at {path}: {error}") from None
     actual = digest_of(data)
     if actual != blob.digest:
         raise CorruptBlob(

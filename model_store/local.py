@@ -1,18 +1,19 @@
 """A store in a local directory, on one file system that has hard links and `flock`."""
 
 import errno
+import mmap
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from mmap import ACCESS_READ, mmap
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from model_store import atomic
 from model_store.errors import DamagedStore, NotAFile
-from model_store.storage import MAX_SMALL_BYTES, Entry, Lease, Small, TooLarge, Unneeded
+from model_store.storage import MAX_SMALL_BYTES, CutShort, Entry, Lease, Small, TooLarge, Unneeded
 
-MAPPED_BYTES = 2**16  # less is read: a mapping takes a file descriptor
+PAGED_BYTES = 2**16  # from here on memory comes in pages of its own, which go back at once
+COMPARED_BYTES = 2**20
 # Made in this order, so that a store of which any part exists is complete in the parts before.
 _DIRECTORIES = ("tmp", "refs/agents", "refs/tasks", "blobs/sha256")
 
@@ -76,10 +77,10 @@ class LocalStorage:
         return found
 
     def load(self, key: str, limit: int | None) -> memoryview | None:
-        """A read-only mapping of a file; None if there is none. Raises NotAFile or TooLarge."""
+        """The bytes of a file; None if there is none. Raises NotAFile, TooLarge or CutShort."""
         try:
             with atomic.open_file(self._root / key) as file:
-                return map_file(file, limit)
+                return read_file(file, limit)
         except FileNotFoundError:
             return None
 
@@ -99,7 +100,7 @@ class LocalStorage:
         try:
             os.link(file, temporary, follow_symlinks=False)
             with atomic.open_file(temporary) as linked:
-                if map_file(linked, len(data)) != data:
+                if not _holds(linked, data):
                     return False
                 os.fsync(linked.fileno())
                 os.utime(linked.fileno())  # the grace period starts now
@@ -217,16 +218,44 @@ class LocalStorage:
             atomic.sync_directory(directory.parent)
 
 
-def map_file(file: BinaryIO, limit: int | None) -> memoryview:
-    """The bytes of an open file, read-only, mapped if there are many. Raises TooLarge."""
+def read_file(file: BinaryIO, limit: int | None) -> memoryview:
+    """The bytes of an open file, read into memory of our own, read-only.
+
+    Never mapped: who cuts a mapped file short kills all that look at it. What is read here stays as
+    it is, whatever becomes of the file. Raises TooLarge, also for more than this process may have,
+    and CutShort for a file that became shorter meanwhile.
+    """
     size = os.fstat(file.fileno()).st_size
     if limit is not None and size > limit:
         raise TooLarge(size)
-    if size < MAPPED_BYTES:
-        return memoryview(file.read(size))
+    buffer = _memory(size)
+    read = 0
+    while read < size and (count := file.readinto(buffer[read:])):  # pyright: ignore[reportAttributeAccessIssue]
+        read += count
+    if read < size:
+        raise CutShort(read, size)
+    return buffer.toreadonly()
+
+
+def _memory(size: int) -> memoryview:
+    """So many bytes of memory. Raises TooLarge."""
     try:
-        return memoryview(mmap(file.fileno(), 0, access=ACCESS_READ))
-    except OSError as error:
-        if error.errno == errno.ENOMEM:  # larger than this process may have
-            raise TooLarge(size) from None
-        raise
+        if size < PAGED_BYTES:
+            return memoryview(bytearray(size))
+        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (MemoryError, OSError):
+        raise TooLarge(size) from None
+    if hasattr(mmap, "MADV_HUGEPAGE"):  # 4 KiB at a time, the system takes longer than the disk
+        with suppress(OSError):
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(pages)
+
+
+def _holds(file: BinaryIO, data: memoryview) -> bool:
+    """Whether an open file has just these bytes."""
+    if os.fstat(file.fileno()).st_size != len(data):
+        return False
+    parts = range(0, len(data), COMPARED_BYTES)
+    return all(
+        file.read(len(part)) == part for i in parts if (part := data[i : i + COMPARED_BYTES])
+    )

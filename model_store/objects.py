@@ -173,7 +173,9 @@ class ObjectStorage:
     # -- immutable objects
 
     def load(self, key: str, limit: int | None) -> memoryview | None:
-        """An immutable object, out of the cache; None if there is none. Raises TooLarge."""
+        """An immutable object, out of the cache; None if there is none. Raises TooLarge or
+        CutShort.
+        """
 
         def fetch(file: BinaryIO) -> None:
             self._fetch(key, limit, file)

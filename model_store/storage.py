@@ -45,6 +45,13 @@ class TooLarge(Exception):
         self.size = size
 
 
+class CutShort(Exception):
+    """A file became shorter while it was read."""
+
+    def __init__(self, found: int, expected: int) -> None:
+        super().__init__(f"{found} bytes could be read of {expected}: it was cut short meanwhile")
+
+
 class Taken(Exception):
     """Somebody else is alone at what was asked for."""
 
@@ -98,9 +105,10 @@ class Storage(Protocol):
         ...
 
     def load(self, key: str, limit: int | None) -> memoryview | None:
-        """A file that never changes, mapped into memory; None if there is none.
+        """A file that never changes, read into memory; None if there is none.
 
-        Raises NotAFile, or TooLarge for one of more than `limit` bytes.
+        Raises NotAFile, TooLarge for one of more than `limit` bytes, or CutShort for one that does
+        change.
         """
         ...
 

@@ -89,14 +89,16 @@ class ModelStore:
         """
         return self._blobs.put(encode(tree))
 
-    def component(self, digest: str) -> Tree:
-        """The arrays of a component: read-only, mapped from the file, verified on every call.
+    def component(self, digest: str, limit: int | None = None) -> Tree:
+        """The arrays of a component, of at most `limit` bytes: read-only, verified on every call.
 
-        Raises BlobNotFound, CorruptBlob or Malformed, naming file and digest.
+        They are views of one piece of memory, into which its file has been read. Raises
+        BlobNotFound, CorruptBlob or Malformed, naming file and digest.
         """
         known = parse_digest(digest)
+        data = self._blobs.read(known, limit=limit)
         try:
-            return decode(self._blobs.read(known))
+            return decode(data)
         except Malformed as error:
             raise Malformed(f"blob {known} at {self._blobs.where(known)}: {error}") from error
 

@@ -110,7 +110,7 @@ class Engine:
     def place(self, kind: str, tree: Any) -> Placed:
         """A component's arrays on the device: float32, and heads padded with classes of zeros.
 
-        They are copied: a later change of the store's files must not reach a running task. Raises
+        They are copied, so that the memory into which the file was read is free at once. Raises
         ValueError if they are not those of a component of this kind.
         """
         found = _ranks(_flat(tree))

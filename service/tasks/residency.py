@@ -237,7 +237,7 @@ class Residency:
 
     def _component(self, key: Key, size: int) -> Component:
         kind, digest = key
-        tree = self._store.component(digest)
+        tree = self._store.component(digest, limit=size)  # as much as room was reserved for
         found = 4 * elements(tree)
         if found > size:  # no room was reserved for it
             raise UnservablePath(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model_store import CorruptBlob, Digest, ModelStore, Published
+from model_store import CorruptBlob, Digest, Malformed, ModelStore, Published
 from service.compute.paths import LoadedPath, elements
 from service.tasks.eviction import Budget, NoRoom, OverBudget, Recency
 from service.tasks.residency import Residency
@@ -37,11 +37,11 @@ class Reader(ModelStore):
         self.gate.set()
         self.stuck: set[str] | None = None  # what the gate holds up; None: everything
 
-    def component(self, digest: str) -> Any:
+    def component(self, digest: str, limit: int | None = None) -> Any:
         self.reads.append(digest)
         if self.stuck is None or digest in self.stuck:
             assert self.gate.wait(60)
-        return super().component(digest)
+        return super().component(digest, limit)
 
 
 def residency(store: ModelStore) -> Residency:
@@ -302,8 +302,18 @@ def test_a_component_larger_than_its_architecture_says_is_refused(tmp_path: Path
     path = publish(store, "one").path
     head = store.put(random_component(replace(TINY, num_classes=500), "head", 0))
     bad = store.publish(replace(path, components={**path.components, "head": head}))
-    with pytest.raises(UnservablePath, match="expected at most 2112 bytes"):
+    with pytest.raises(Malformed, match="bytes, limit 2112"):
         residency(store).load(replace(bad, sizes={**bad.sizes, "head": 10}))
+
+
+def test_a_component_that_is_larger_only_as_it_is_held_is_refused(tmp_path: Path) -> None:
+    store = Reader(tmp_path)
+    path = publish(store, "one").path
+    wide = random_component(replace(TINY, num_classes=25), "head", 0)
+    head = store.put({name: array.astype(np.float16) for name, array in wide.items()})
+    bad = store.publish(replace(path, components={**path.components, "head": head}))
+    with pytest.raises(UnservablePath, match="expected at most 2112 bytes"):
+        residency(store).load(bad)
 
 
 def test_narrow_numbers_count_as_they_are_held(tmp_path: Path) -> None:
