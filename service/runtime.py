@@ -72,7 +72,7 @@ class Runtime:
             report=self._count_batch,
         )
         self.decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
-        # For what a client chooses the cost of, and the event loop must not pay: forms, JSON, names.
+        # For work whose cost a client chooses, off the event loop: forms, JSON, names.
         self.parsers = ThreadPoolExecutor(PARSERS, thread_name_prefix="parse")
         # A store that hangs holds the threads that wait for it: metrics and the end need another.
         self.lister = ThreadPoolExecutor(1, thread_name_prefix="list")

@@ -1,22 +1,36 @@
-"""One HTTP connection within bounds: how much a client may send, and how slowly.
+"""One HTTP connection: one answer for each request, and bounds of how much is sent, how slowly.
 
 uvicorn's own bounds neither the head of a request nor the time that it takes to arrive, keeps a
 connection on which nothing is ever sent, queues as many requests as are sent ahead, and waits for
 ever on a client that does not read. Bodies and their deadlines are the app's.
+
+Where a request ends is never in doubt: its body is read to the end, or the connection closed.
+ - A wish to change the protocol (`Upgrade`) is not granted, so it changes nothing (RFC 9110, 7.8).
+   The parser stops at one and takes the body for the new protocol's: it is given the same head
+   once more, without the header.
+ - A head that others could read otherwise is refused (`heads.py`), and what trails a chunked body
+   adds nothing to the head.
+ - An answer that comes before the client was asked for its body (`Expect`) closes the connection:
+   the client may send the body then, or leave it out.
+ - A client that has said all it has to (half-closed) gets its answers first.
 """
 
 from __future__ import annotations
 
 import heapq
 import resource
+import socket
 import time
 from asyncio import BaseTransport, TimerHandle
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any, cast
 
+import httptools
 import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.http import heads
 
 MAX_HEAD_BYTES = 32 * 1024  # of request line and headers; also of what follows a chunked body
 MAX_HEADERS = 100
@@ -25,6 +39,9 @@ MAX_CONNECTIONS = 4096  # beyond them, and beyond half of the files that may be 
 EVICTED_AT_ONCE = 64  # ... so many of those that have waited longest are closed
 HEAD_S = 10.0  # from the connection's start, or the last answer, to the next complete head
 READ_S = 30.0  # in which a client has to read what the transport's buffer holds
+LOOK_S = 0.1  # between looks at whether a client that has ended its sending is still there
+PIECE = 64 * 1024  # bytes that are parsed before the bounds are looked at again
+BEGINNING = b"HTTP/1.1 "  # of every answer
 
 
 def install() -> None:
@@ -42,19 +59,21 @@ class _Joined:
     uvicorn writes them one by one, which is two system calls and wakes the client for nothing.
     """
 
-    __slots__ = ("_head", "_transport")
+    __slots__ = ("_begun", "_head", "_transport")
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
         self._head = b""
+        self._begun = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
         """Keeps a head, sends all else behind the head that is kept."""
-        if not self._head and data[-4:] == b"\r\n\r\n" and data[:8] == b"HTTP/1.1":
-            self._head = data
+        if not self._head and data[-4:] == b"\r\n\r\n" and data.startswith(BEGINNING):
+            self._head = data[len(BEGINNING) :] if self._begun else data
+            self._begun = False
             if data[9:12] == b"100":  # nothing follows before the client has heard of it
                 self.flush()
         else:
@@ -64,6 +83,11 @@ class _Joined:
     def writelines(self, parts: Iterable[bytes]) -> None:
         """As `write`."""
         self.write(b"".join(parts))
+
+    def begin(self) -> None:
+        """Sends what the next answer begins with, whatever it is."""
+        self._begun = True
+        self._transport.write(BEGINNING)
 
     def flush(self) -> None:
         """Sends a head that nothing follows."""
@@ -90,6 +114,9 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         self._fruitless = 0  # bytes since the last that ended a head or belonged to a body
         self._fruit = False
+        self._ended = False  # the client sends nothing more
+        self._looking: TimerHandle | None = None  # at whether it still waits for its answer
+        self._persists = True  # what the connection does once the expected body has come
 
     # -- waiting
 
@@ -103,11 +130,16 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
         self._stop_waiting()
         self._stop_unread()
+        if self._looking is not None:
+            self._looking.cancel()
 
     def on_response_complete(self) -> None:
         cast(_Joined, self.transport).flush()  # of a HEAD request no body comes
+        last = not self.pipeline
         super().on_response_complete()
-        if not self.pipeline and self.cycle.response_complete:
+        if last and self._ended:
+            self.transport.close()
+        elif last:
             self._wait()
 
     def _wait(self) -> None:
@@ -147,20 +179,74 @@ class Connection(HttpToolsProtocol):
             self._unread.cancel()
             self._unread = None
 
+    # -- the end of what the client sends
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """True keeps the connection for the answers to what has come whole."""
+        self._ended = True
+        if self.cycle is None or self.cycle.response_complete or self.scheme == "https":
+            return None  # nothing is due, or there is no half of a connection
+        if self.pipeline:
+            if self.cycle.more_body:  # it will not come; those before it have come whole
+                self.pipeline.popleft()
+        elif self.cycle.more_body:
+            return None
+        elif not self.cycle.response_started:
+            # From a client that is gone altogether, this brings an error back.
+            cast(_Joined, self.transport).begin()
+            self._look()
+        return True
+
+    def _look(self) -> None:
+        found = cast(socket.socket | None, self.transport.get_extra_info("socket"))
+        if found is not None and found.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+        else:
+            self._looking = self.loop.call_later(LOOK_S, self._look)
+
     # -- parsing
 
     def data_received(self, data: bytes) -> None:
-        self._fruit = False
-        self._fruitless += len(data)
-        super().data_received(data)
-        if self._fruit:
-            self._fruitless = 0
-        elif self._fruitless > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        self._unset_keepalive_if_required()
+        whole = memoryview(data)
+        try:
+            for start in range(0, len(data), PIECE):
+                piece = whole[start : start + PIECE]
+                self._fruit = False
+                self._fruitless += len(piece)
+                self._parse(piece)
+                if self._fruit:
+                    self._fruitless = 0
+                elif self._fruitless > MAX_HEAD_BYTES:
+                    self._status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+                    raise _Refused
+        except (httptools.HttpParserError, _Refused):
+            if not self.transport.is_closing():
+                self._refuse(self._status)
+
+    def _parse(self, data: memoryview) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as stopped:
+                head, self.parser = self._without_upgrade(), _parser(self)
+                self.parser.feed_data(head)
+                data = data[stopped.args[0] :]
+
+    def _without_upgrade(self) -> bytes:
+        """The head that was parsed last, but for the wish to change the protocol."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        fields = (b"%s: %s\r\n" % field for field in self.headers if field[0] != b"upgrade")
+        return b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version, b"".join(fields))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # else it trails a body
+            super().on_header(name, value.rstrip(b" \t"))
 
     def on_headers_complete(self) -> None:
         # Only a large piece of data can hold a large head: the sum is seldom needed.
@@ -169,12 +255,23 @@ class Connection(HttpToolsProtocol):
         ):
             self._status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             raise _Refused
+        version, method = self.parser.get_http_version(), self.parser.get_method()
+        refused = heads.refusal(version, method, self.url, self.headers)
+        if refused is not None:
+            self._status = refused
+            raise _Refused
+        if self.parser.should_upgrade():
+            return  # the same head comes again
         self._in_head, self._fruit = False, True
         self._stop_waiting()
         if len(self.pipeline) >= MAX_AHEAD:
             self._status = HTTPStatus.TOO_MANY_REQUESTS
             raise _Refused
+        if version == "1.0":
+            self.expect_100_continue = False  # it knows of no such answer
         super().on_headers_complete()
+        if self.expect_100_continue:
+            self._persists, self.cycle.keep_alive = self.cycle.keep_alive, False
 
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
@@ -183,13 +280,12 @@ class Connection(HttpToolsProtocol):
         self._fruit = True
         super().on_body(body)
 
-    def _unsupported_upgrade_warning(self) -> None:
-        """Answered as if no upgrade had been asked for; not worth lines in the log."""
-
-    def send_400_response(self, msg: str) -> None:
-        """What uvicorn calls when the parser gives up."""
-        del msg
-        self._refuse(self._status)
+    def on_message_complete(self) -> None:
+        if self._in_head:  # of a head that comes again: there is no message yet
+            return
+        super().on_message_complete()
+        if self.expect_100_continue and not self.cycle.response_started:
+            self.cycle.keep_alive = self._persists
 
     def _refuse(self, status: HTTPStatus) -> None:
         """Answers and closes; where another request's answer is due first, only closes."""
@@ -203,6 +299,13 @@ class Connection(HttpToolsProtocol):
             b"connection: close\r\n\r\n%s" % (status, status.phrase.encode(), len(detail), detail)
         )
         self.transport.close()
+
+
+def _parser(connection: Connection) -> httptools.HttpRequestParser:
+    """As uvicorn makes it: what follows a last request is dropped with the connection."""
+    made = httptools.HttpRequestParser(connection)
+    made.set_dangerous_leniencies(lenient_data_after_close=True)
+    return made
 
 
 def _most_connections() -> int:

@@ -40,7 +40,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 class Running:
     """The app behind uvicorn with our connections, in a thread of this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, app: Any = app) -> None:
         config = uvicorn.Config(app, http=Connection, port=0, log_config=None, lifespan="off")
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run)
@@ -180,7 +180,7 @@ def test_a_flood_is_told_what_is_too_large(running: Running) -> None:
 def test_what_is_no_clear_request_is_refused_and_cut(running: Running, request_: bytes) -> None:
     """Two readings of where a request ends would let one through inside of another."""
     answer = running.talk(request_ + b"\r\n" + GET + b"\r\n")
-    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 408 "))
+    assert answer[9:12] in (b"400", b"408", b"501", b"505")
     assert answer.count(b"HTTP/1.1 ") == 1
     assert b"connection: close" in answer
 

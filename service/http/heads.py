@@ -1,0 +1,45 @@
+"""What the head of a request must be for everybody to read it alike, beyond what the parser checks.
+
+A proxy in front decides by the head where a request ends and whom it is for. Where it could have
+decided otherwise than the gateway, one client's body would be taken for another's request.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from http import HTTPStatus
+
+HOST = re.compile(
+    rb"(?:[A-Za-z0-9._~%!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"  # a name or [IPv6]
+)
+SCHEMES = (b"http", b"https")
+Headers = Sequence[tuple[bytes, bytes]]  # names in lower case
+
+
+def refusal(version: str, method: bytes, target: bytes, headers: Headers) -> HTTPStatus | None:
+    """The status that this head is refused with, before its connection is closed."""
+    if version not in ("1.0", "1.1"):
+        return HTTPStatus.HTTP_VERSION_NOT_SUPPORTED
+    if method == b"CONNECT":  # what follows would be for somebody else
+        return HTTPStatus.NOT_IMPLEMENTED
+    hosts = [value for name, value in headers if name == b"host"]
+    if not _one_host(version, target, hosts):
+        return HTTPStatus.BAD_REQUEST
+    codings = [value for name, value in headers if name == b"transfer-encoding"]
+    if codings and version == "1.0":  # it had none: a proxy of that time takes the body otherwise
+        return HTTPStatus.BAD_REQUEST
+    if codings and [one.lower() for one in codings] != [b"chunked"]:
+        return HTTPStatus.NOT_IMPLEMENTED
+    return None
+
+
+def _one_host(version: str, target: bytes, hosts: Sequence[bytes]) -> bool:
+    """Whether there is one host, also where the target names it; HTTP/1.0 needs to name none."""
+    if len(hosts) > 1 or not all(HOST.fullmatch(host) for host in hosts):
+        return False
+    if target[:1] in (b"/", b"*"):
+        return bool(hosts) or version == "1.0"
+    scheme, _, rest = target.partition(b"://")
+    authority = re.split(rb"[/?#]", rest, maxsplit=1)[0]
+    return scheme.lower() in SCHEMES and [authority.lower()] == [host.lower() for host in hosts]
