@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.vit.golden.pictures import RESIZES, picture
-from vit.preprocess import preprocess, resample
+from vit.preprocess import lines_read, preprocess, resample
 
 TENSORFLOW = np.load(Path(__file__).parent / "golden" / "tf_resize.npz")
 
@@ -55,3 +56,42 @@ def test_each_sample_lies_between_the_two_pixels_around_its_cells_centre(
     found = resample(line.reshape(1, source, 1), size)[0, :, 0]
     centre = ((np.arange(size) + 0.5) * source / size - 0.5).clip(0, source - 1)
     np.testing.assert_allclose(found, np.interp(centre, np.arange(source), line), atol=1e-3)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    height=st.integers(1, 60),
+    width=st.integers(1, 60),
+    sizes=st.sets(st.integers(1, 40), min_size=1, max_size=3),
+    grey=st.booleans(),
+)
+def test_the_lines_that_are_read_are_enough(
+    height: int, width: int, sizes: set[int], grey: bool
+) -> None:
+    picture = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+    picture = picture[..., :1] if grey else picture
+    lines = lines_read(height, width, sizes)
+    part = picture[lines.rows][:, lines.columns]
+    assert len(lines.rows) <= min(height, sum(2 * size for size in sizes))
+    for size in sizes:
+        np.testing.assert_array_equal(preprocess(part, size, lines), preprocess(picture, size))
+
+
+PIXELS = 1_000_000
+
+
+@pytest.mark.parametrize("height", [1, 2, 100, 1000, 10_000, PIXELS])
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_memory_is_bounded_by_the_picture_and_the_output(
+    height: int, batch: tuple[int, ...]
+) -> None:
+    """At every aspect: of all orders of the axes, one would multiply the longer by the size."""
+    images = np.zeros((*batch, height, PIXELS // height, 3), np.uint8)
+    size = 64
+    tracemalloc.start()
+    try:
+        output = preprocess(images, size)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= images.nbytes + 12 * output.nbytes
