@@ -8,16 +8,14 @@ our spans go where its configuration says, and that comes from our settings.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import gc
 import logging
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import warnings
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import FrameType
 from typing import Any
 
@@ -29,22 +27,26 @@ os.environ["BENTOML_DO_NOT_TRACK"] = "True"
 os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 
 import bentoml
+import click
 from bentoml._internal.configuration.containers import BentoMLContainer
+from starlette.applications import Starlette
 
 from model_store import ModelStore, StoreError
+from service import processes
 from service.access import Access
 from service.app import create_app
 from service.errors import SettingsError
 from service.http import connections
 from service.http.direct import Direct
 from service.http.draining import stop_listening
+from service.http.listening import require_port
+from service.processes import MainProcess
 from service.runtime import Runtime
 from service.settings import LONGEST_DEADLINE_MS, Settings
 from service.tasks.trust import Trust
 from service.telemetry import tracing
 from service.telemetry.workers import Worker
 
-WORKERS_FOLDER = "MUNET_WORKERS_FOLDER"  # from `bentoml serve` to its workers
 # Closing resets connections that nobody has accepted yet: it is done when there is none, if that
 # comes within so many looks; what was accepted last gets a moment to send its request.
 LOOKS, LOOK_S = 200, 0.001
@@ -62,8 +64,27 @@ def _settings() -> Settings:
 
 def _worker() -> Worker | None:
     """Which of several workers this process is."""
-    folder, index = os.environ.get(WORKERS_FOLDER), bentoml.server_context.worker_index
-    return Worker(Path(folder), index) if folder and index else None
+    index = bentoml.server_context.worker_index
+    if MAIN is None or not index or SETTINGS.workers == 1:
+        return None
+    folder = MAIN.folder / "metrics"
+    folder.mkdir(exist_ok=True)
+    return Worker(folder, index)
+
+
+@asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[Any]:
+    """The app's own; the main process hears whether it could begin."""
+    async with AsyncExitStack() as stack:
+        try:
+            state = await stack.enter_async_context(LIFESPAN(app))
+        except Exception as error:
+            if MAIN is not None:
+                MAIN.not_started(error)
+            raise
+        if MAIN is not None:
+            MAIN.started()
+        yield state
 
 
 def _tracing(settings: Settings) -> Any:
@@ -80,7 +101,12 @@ def _tracing(settings: Settings) -> Any:
 
 
 SETTINGS = _settings()
+MAIN = MainProcess.of(bentoml.server_context.worker_index)
+if MAIN is not None:
+    MAIN.follow()
 APP = create_app(worker=_worker())
+LIFESPAN = APP.router.lifespan_context
+APP.router.lifespan_context = _lifespan
 connections.install()  # BentoML lets uvicorn choose what it speaks
 # Young objects are collected often, old ones hardly ever: a full collection takes milliseconds.
 GC_THRESHOLDS = (50_000, 20, 50)
@@ -112,11 +138,13 @@ class Gateway:
         """Once in `bentoml serve` itself, before any worker: what cannot work is one line."""
         try:
             settings = Settings.from_environment()
+            _require_port(settings)
             store = ModelStore(settings.store)
             Trust(store, settings.trusted_keys)
             Access(settings.tokens)
         except (SettingsError, StoreError, OSError) as error:
-            raise SystemExit(f"error: {error}") from None
+            click.echo(f"error: {error}", err=True)
+            raise SystemExit(processes.CANNOT_START) from None
         # Workers of a built Bento run in its folder: the path is meant from here.
         os.environ["MUNET_STORE"] = store.url
         os.environ["MUNET_COMPILATION_CACHE"] = os.path.abspath(settings.compilation_cache)
@@ -124,10 +152,7 @@ class Gateway:
             os.environ["MUNET_TRUSTED_KEYS"] = os.path.abspath(settings.trusted_keys)
         if settings.tokens:
             os.environ["MUNET_TOKENS"] = os.path.abspath(settings.tokens)
-        os.environ.pop(WORKERS_FOLDER, None)
-        if settings.workers > 1:
-            os.environ[WORKERS_FOLDER] = folder = tempfile.mkdtemp(prefix="munet-")
-            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        processes.lead()
 
     @bentoml.on_startup
     async def arm(self) -> None:
@@ -159,6 +184,22 @@ Gateway.add_asgi_middleware(
     inner=APP,
     paths=("/classify", "/v2/"),
 )
+
+
+def _require_port(settings: Settings) -> None:
+    """Raises SettingsError where `bentoml serve` could not listen: it would print a traceback."""
+    context = click.get_current_context(silent=True)
+    if context is None:  # started by other means than the command
+        return
+    host, port = context.params.get("host"), context.params.get("port")
+    host = BentoMLContainer.http.host.get() if host is None else host
+    port = BentoMLContainer.http.port.get() if port is None else port
+    if port and port == settings.grpc_port:
+        raise SettingsError(
+            f"starting the gateway: MUNET_GRPC_PORT and --port (or BENTOML_PORT) are both {port}; "
+            "choose another for one of them"
+        )
+    require_port(host, port)
 
 
 def _runtime() -> Runtime | None:
@@ -198,11 +239,13 @@ def _drain_on_sigterm(drain_s: float) -> None:
             previous(number, None)
         elif not runtime.draining:
             runtime.draining = True
+            processes.end_at_last()
             loop.call_soon_threadsafe(loop.call_later, drain_s, end, number)
 
     def end(number: int, looks: int = LOOKS) -> None:
-        alone = WORKERS_FOLDER not in os.environ  # others go on with the same socket
-        if alone and not stop_listening(last=looks == 0):
+        # Others go on with the same socket: another worker, or this one's successor.
+        only = SETTINGS.workers == 1 and (MAIN is None or MAIN.stops)
+        if only and not stop_listening(last=looks == 0):
             loop.call_later(LOOK_S, end, number, looks - 1)
         else:
             loop.call_later(LAST_HEADS_S, previous, number, None)

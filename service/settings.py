@@ -17,7 +17,7 @@ PREFIX = "MUNET_"
 LONGEST_DEADLINE_MS = 10_000
 MOST = {
     "deadline_ms": LONGEST_DEADLINE_MS,
-    "drain_s": 15,  # BentoML kills a worker 30 s after SIGTERM: the last answers need the rest
+    "drain_s": 15,  # a worker ends 30 s after SIGTERM at last: the last answers need the rest
     "tracing_rate": 1,
     "grpc_port": 65535,
 }

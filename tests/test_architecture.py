@@ -26,6 +26,7 @@ EXCEPTIONS = {
 # Library -> the only files, or folders, that may import it.
 OWNERS = {
     "bentoml": ("service/gateway.py", "loadtests/overhead/peers/on_bentoml.py"),
+    "circus": ("service/processes.py",),
     "prometheus_client": ("service/telemetry/metrics.py",),
     "cryptography": ("model_store/signing.py",),
     "obstore": ("model_store/objects.py", "loadtests/store/place.py"),

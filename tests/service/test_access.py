@@ -322,7 +322,7 @@ def test_the_server_does_not_start_with_a_broken_file(tmp_path: Path) -> None:
     }
     server = Server(".", tmp_path / "home", **variables)
     try:
-        assert server.process.wait(PATIENCE_S) == 1
+        assert server.process.wait(PATIENCE_S) == 2
     finally:
         server.__exit__(None, None, None)
     errors = [line for line in server.log.read_text().splitlines() if line.startswith("error: ")]

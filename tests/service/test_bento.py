@@ -124,7 +124,7 @@ def test_no_path_that_somebody_makes_up_mints_a_series(served: Served) -> None:
 def test_without_a_store_it_ends_with_one_line(tmp_path: Path, store: str, reason: str) -> None:
     server = Server(".", tmp_path, MUNET_STORE=store)
     try:
-        assert server.process.wait(PATIENCE_S) == 1
+        assert server.process.wait(PATIENCE_S) == 2
     finally:
         server.__exit__(None, None, None)
     log = server.log.read_text()

@@ -1,0 +1,189 @@
+"""The main process of `bentoml serve` and its workers: which of them ends with which.
+
+The main process (circus) holds the port and starts the workers, which answer on it.
+
+- Told to end by SIGTERM, SIGINT, SIGHUP or SIGQUIT, however often, the main process lets its
+  workers drain and exits with 0. A SIGHUP that was ignored at its start, as by nohup, stays so.
+- A worker ends with its main process, also with one that was killed.
+- A worker that cannot start ends the gateway, with its reason in one line and exit code 2. One
+  that takes the place of a worker that had started is tried again by circus: what it lacks may
+  come back.
+- The main process listens on the port of HTTP alone: circus would take orders from any local user.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from circus.arbiter import Arbiter
+from circus.sighandler import SysHandler
+
+from model_store import StoreError
+from service.errors import SettingsError
+
+logger = logging.getLogger(__name__)
+PID, FOLDER = "MUNET_MAIN_PID", "MUNET_WORKERS_FOLDER"  # from the main process to its workers
+END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+CANNOT_START = 2  # exit code
+LOOK_S = 0.5  # how often a worker looks whether its main process is there
+LONGEST_END_S = 30.0  # from the order to end to a worker's end, whatever its clients do
+
+
+class MainProcess:
+    """What a worker knows of its main process, and tells it by files in a folder of theirs."""
+
+    def __init__(self, pid: int, folder: Path, worker: int) -> None:
+        """`worker` is this worker's number; the successor of a worker that died takes its."""
+        self._pid = pid
+        self.folder = folder
+        self._started = folder / f"started-{worker}"
+
+    @classmethod
+    def of(
+        cls, worker: int | None, environment: Mapping[str, str] = os.environ
+    ) -> MainProcess | None:
+        """None in the main process itself, and where there is none."""
+        pid, folder = environment.get(PID), environment.get(FOLDER)
+        return cls(int(pid), Path(folder), worker) if worker and pid and folder else None
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has ended."""
+        return os.getppid() != self._pid
+
+    @property
+    def stops(self) -> bool:
+        """Whether it ends or has ended, so that nobody will take this worker's place."""
+        return self.gone or _stops(self.folder).exists()
+
+    def follow(self) -> None:
+        """Ends this worker as SIGTERM does when the main process has gone."""
+
+        def look() -> None:
+            while not self.gone:
+                time.sleep(LOOK_S)
+            logger.error("event=main_process_gone pid=%d", self._pid)
+            os.kill(os.getpid(), signal.SIGTERM)
+            end_at_last()
+
+        threading.Thread(target=look, name="main-process", daemon=True).start()
+
+    def started(self) -> None:
+        """This worker answers now."""
+        with suppress(OSError):  # the main process has gone
+            self._started.touch()
+
+    def not_started(self, error: Exception) -> None:
+        """Ends this worker, which cannot start, and the gateway unless it has started before."""
+        known = isinstance(error, SettingsError | StoreError | OSError)
+        reason = str(error) if known else f"starting the gateway: {error!r}"
+        if not known or self._started.exists():
+            logger.error("event=worker_not_started error=%r", reason, exc_info=not known)
+        if not self._started.exists():
+            with suppress(OSError):  # another worker has said so, or the main process has gone
+                with _failure(self.folder).open("x") as file:
+                    file.write(reason)
+                os.kill(self._pid, signal.SIGUSR1)
+        logging.shutdown()
+        os._exit(CANNOT_START)
+
+
+def end_at_last() -> None:
+    """Ends this process if it has not ended by itself in time."""
+
+    def end() -> None:
+        logger.error("event=ended_hard seconds=%.0f", LONGEST_END_S)
+        logging.shutdown()
+        os._exit(1)
+
+    timer = threading.Timer(LONGEST_END_S, end)
+    timer.daemon = True
+    timer.start()
+
+
+def lead() -> None:
+    """Makes this process the main one; before it has any workers."""
+    folder = Path(tempfile.mkdtemp(prefix="munet-"))
+    os.environ[PID], os.environ[FOLDER] = str(os.getpid()), str(folder)
+    atexit.register(_leave, folder)
+    signal.signal(signal.SIGUSR1, lambda *_: _give_up(folder))
+    _obey_signals(folder)
+    _obey_nobody_else()
+
+
+def _stops(folder: Path) -> Path:
+    return folder / "stops"
+
+
+def _failure(folder: Path) -> Path:
+    return folder / "failure"
+
+
+def _obey_signals(folder: Path) -> None:
+    """Before and after circus has its handlers in place, and as its handlers."""
+    deaf = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    for number in END:
+        if not (deaf and number == signal.SIGHUP):
+            signal.signal(number, _end)
+    quit_ = SysHandler.quit
+
+    def end(handler: SysHandler) -> None:
+        with suppress(OSError):
+            _stops(folder).touch()
+        quit_(handler)
+
+    def hang_up(handler: SysHandler) -> None:
+        if not deaf:
+            end(handler)
+
+    SysHandler.quit = end  # pyright: ignore[reportAttributeAccessIssue]
+    # circus starts another worker and then ends the old one, which shuts the port for both.
+    SysHandler.handle_hup = hang_up  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+def _obey_nobody_else() -> None:
+    """Without this circus opens TCP ports on which any local user may tell it to run a command."""
+    initialize = Arbiter.initialize
+
+    def initialize_alone(self: Any) -> None:
+        if not any(watcher.name.startswith("plugin:") for watcher in self.watchers):  # of --reload
+            self.pubsub_endpoint, self.ctrl.endpoint = "inproc://events", "inproc://orders"
+        initialize(self)
+
+    Arbiter.initialize = initialize_alone
+
+
+def _give_up(folder: Path) -> None:
+    """A worker has said that it cannot start."""
+    with suppress(OSError):
+        sys.stderr.write(f"error: {_failure(folder).read_text()}\n")
+    signal.raise_signal(signal.SIGTERM)
+
+
+def _leave(folder: Path) -> None:
+    """The last of this process, which no signal interrupts."""
+    for number in END:
+        signal.signal(number, signal.SIG_IGN)
+    failed = _failure(folder).exists()
+    shutil.rmtree(folder, ignore_errors=True)
+    if failed:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(CANNOT_START)
