@@ -59,9 +59,13 @@ class Grants:
     read: bool = False
     admin: bool = False
 
+    def classifies(self, task: str) -> bool:
+        """Whether a task of this name may be asked to classify."""
+        return any(fnmatchcase(task, pattern) for pattern in self.classify)
+
     def require_classify(self, task: str) -> None:
         """Raises Unauthenticated or Forbidden; whether there is such a task plays no part."""
-        if not any(fnmatchcase(task, pattern) for pattern in self.classify):
+        if not self.classifies(task):
             raise self._refusal(f"classify with task {task[:SHOWN_CHARACTERS]!r}")
 
     def require_read(self) -> None:
@@ -74,9 +78,15 @@ class Grants:
         if not self.admin:
             raise self._refusal("make admin calls")
 
-    def sees(self, task: str, private: bool) -> bool:
-        """Whether a task exists, as far as this request is told."""
-        return not private or task in self.classify
+    def sees(self, task: str, private: bool | None) -> bool:
+        """Whether a task exists, as far as this request is told.
+
+        Where it cannot be known whether it is private (None), only for those who look after the
+        gateway: admins, and where there are no tokens those on its machine.
+        """
+        if private is None and (self.admin or self is LOCAL):
+            return True
+        return private is False or task in self.classify
 
     def _refusal(self, what: str) -> Unauthenticated | Forbidden:
         if self.name == ANONYMOUS:
@@ -119,6 +129,13 @@ class Access:
             connection.client.host if connection.client else None,
             forwarded=any(name in connection.headers for name in FORWARDED),
         )
+
+    def is_admin(self, connection: HTTPConnection) -> bool:
+        """Whether a request that needs no permission comes with a token for admin calls."""
+        try:
+            return self.of(connection).admin
+        except (Unauthenticated, Forbidden):
+            return False
 
     def grants(
         self, authorization: str | None, peer: str | None, *, forwarded: bool = False

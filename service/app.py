@@ -101,9 +101,11 @@ async def task(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """GET /metrics"""
+    """GET /metrics: for everybody; private tasks are named to admins only."""
     runtime, loop = _runtime(request), asyncio.get_running_loop()
-    text = await loop.run_in_executor(runtime.watcher, runtime.reporting.page)
+    told = runtime.reporting
+    page = told.private_page if runtime.access.is_admin(request) else told.page
+    text = await loop.run_in_executor(runtime.watcher, page)
     return Response(text, headers={"content-type": CONTENT_TYPE})
 
 

@@ -77,7 +77,7 @@ class Runtime:
         # A store that hangs holds the threads that wait for it: metrics and the end need another.
         self.lister = ThreadPoolExecutor(1, thread_name_prefix="list")
         self.watcher = ThreadPoolExecutor(1, thread_name_prefix="watch")
-        self.metrics.watch(self._snapshot)
+        self.metrics.watch(self._snapshot, self.catalog.public)
         self.draining = False
         self._receiving = 0
 

@@ -15,6 +15,7 @@ from service.access import Grants
 from service.errors import BadParameter
 from service.tasks import hiding
 from service.tasks.catalog import Entry
+from service.tasks.reasons import reason
 from service.tasks.summaries import Summary
 
 logger = logging.getLogger(__name__)
@@ -79,9 +80,15 @@ def describe_task(
         ],
         **_subpaths(path, seen),
         "metrics": dict(path.metrics),
-        "lineage": {**path.lineage, "parent_task": short["parent"]},
+        "lineage": _lineage(path, short["parent"]),
         "versions": _versions(store, task),
     }
+
+
+def _lineage(path: TaskPath, parent: str | None) -> dict[str, Any]:
+    """Of a parent that may not be known neither name nor digest."""
+    digest = path.lineage.get("parent") if parent is not None else None
+    return {**path.lineage, "parent": digest, "parent_task": parent}
 
 
 def _subpaths(path: TaskPath, seen: Mapping[str, Entry]) -> dict[str, Any]:
@@ -117,7 +124,7 @@ def _read(entry: Entry) -> tuple[Summary | None, str | None]:
     try:
         return entry.slot.summary(), None
     except (StoreError, OSError) as error:
-        return None, f"{type(error).__name__}: {error}"
+        return None, reason(error)
 
 
 def _known(entries: Mapping[str, Entry], grants: Grants) -> tuple[Shares, Mapping[str, Entry]]:
@@ -141,15 +148,15 @@ def _known(entries: Mapping[str, Entry], grants: Grants) -> tuple[Shares, Mappin
 def _short(task: str, entry: Entry, shares: Shares, seen: Mapping[str, Entry]) -> dict[str, Any]:
     summary, unreadable = _read(entry)
     live = entry.successor or entry.slot
-    reason = unreadable or (live.failure.reason if live.failure else None)
+    failure = unreadable or (live.failure.reason if live.failure else None)
     short: dict[str, Any] = {
         "id": task,
         "state": "failed" if unreadable else entry.slot.state,
         "version": entry.slot.version,
         "live_version": live.version,  # differs while a new version is loading or cannot be loaded
     }
-    if reason is not None:
-        short["reason"] = reason
+    if failure is not None:
+        short["reason"] = failure
     if summary is not None:
         short.update(_facts(summary, shares, seen))
     return short

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from model_store import ModelStore, StoreError
 from service.errors import Unavailable, UnknownTask
+from service.tasks.reasons import reason
 
 KEPT_TASKS = 1000  # whose names are remembered
 
@@ -40,4 +41,5 @@ class Aliases:
         try:
             return self._store.aliases(task)
         except (StoreError, OSError) as error:
-            raise Unavailable(f"names of {task!r}: {error}", retry_after_s=1) from None
+            detail = f"names of {task!r}: {reason(error)}"
+            raise Unavailable(detail, retry_after_s=1) from None

@@ -8,13 +8,10 @@ old one goes on answering and the new one is tried again. Requests hold the path
 from __future__ import annotations
 
 import asyncio
-import bisect
-import difflib
-import itertools
 import logging
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -25,12 +22,13 @@ from service.compute.paths import LoadedPath
 from service.errors import GatewayError, Unavailable, UnknownTask
 from service.tasks.aliases import Aliases
 from service.tasks.loading import Loader, Slot
+from service.tasks.near_names import NearNames
+from service.tasks.reasons import reason
 from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 OLDER_VERSIONS = 4  # versions that are not live and stay loaded after `?version=`
 SHOWN_CHARACTERS = 100  # of a name that somebody sent
-CANDIDATES = 40  # names compared to find the nearest
 
 
 @dataclass(slots=True)
@@ -39,6 +37,19 @@ class Entry:
 
     slot: Slot
     successor: Slot | None = None
+    private: bool | None = None  # the last version that could be read; None until there is one
+
+
+def no_task(task: str, near: Sequence[str] = ()) -> UnknownTask:
+    """What to say about a name that is no task's; `near` are names that it may be meant for."""
+    shown = task if len(task) <= SHOWN_CHARACTERS else task[:SHOWN_CHARACTERS] + "…"
+    hint = f"did you mean {' or '.join(near)}?" if near else "GET /tasks lists all tasks"
+    return UnknownTask(f"there is no task {shown!r}; {hint}", nearest=near)
+
+
+def no_version(task: str, version: int) -> UnknownTask:
+    """What to say about a number that is no version's of a task."""
+    return UnknownTask(f"task {task!r} has no version {version}")
 
 
 class Catalog:
@@ -65,6 +76,7 @@ class Catalog:
         self._lock = threading.RLock()
         self._entries: Mapping[str, Entry] = {}  # by name; replaced, never changed
         self._names: list[str] = []
+        self._near = NearNames()
         self._older: OrderedDict[tuple[str, int], Slot] = OrderedDict()
         self._refreshes: list[Future[None]] = []
         self._refreshing = threading.Lock()  # of its own: the event loop takes it
@@ -102,7 +114,7 @@ class Catalog:
         if slot is None and version is not None:
             slot = await asyncio.to_thread(self._older_slot, task, version)
         if slot is None:
-            raise self.unknown(task)
+            raise no_task(task)
         return slot.use() or await self._loaded(slot)
 
     async def _loaded(self, slot: Slot) -> LoadedPath:
@@ -123,16 +135,16 @@ class Catalog:
             await asyncio.wrap_future(self.refresh())
         entry = self._entries.get(task)
         if entry is None:
-            raise self.unknown(task)
+            raise no_task(task)
         return entry
 
     async def _explain(self, slot: Slot, task: str, error: GatewayError) -> GatewayError:
         """A load also fails because the task or version is gone: that is no fault of the store."""
         gone = isinstance(error.__cause__, UnknownVersion)
         if gone and slot is not self._current(task):
-            return UnknownTask(str(error.__cause__))
+            return no_version(task, slot.version)
         await asyncio.wrap_future(self.refresh())
-        return self.unknown(task) if self._current(task) is None else error
+        return no_task(task) if self._current(task) is None else error
 
     def _current(self, task: str) -> Slot | None:
         entry = self._entries.get(task)
@@ -154,10 +166,11 @@ class Catalog:
         """Room for a version that is not live, if the store has it; blocks."""
         try:
             digest = self._loader.store.version(task, version)
-        except (NoSuchTask, UnknownVersion) as error:  # numbers nobody published take no room
-            raise UnknownTask(str(error)) from None
+        except (NoSuchTask, UnknownVersion):  # numbers nobody published take no room
+            raise no_version(task, version) from None
         except (StoreError, OSError) as error:
-            raise Unavailable(f"version {version} of {task!r}: {error}", retry_after_s=1) from None
+            detail = f"version {version} of {task!r}: {reason(error)}"
+            raise Unavailable(detail, retry_after_s=1) from None
         with self._lock:
             slot = self._older.setdefault(
                 (task, version), Slot(self._loader, task, version, digest)
@@ -166,20 +179,9 @@ class Catalog:
                 self._older.popitem(last=False)
             return slot
 
-    def unknown(self, task: str, shows: Callable[[str], bool] = lambda _: True) -> UnknownTask:
-        """What to say about a name that is no task's; `shows` says which others may be named."""
-        shown = task if len(task) <= SHOWN_CHARACTERS else task[:SHOWN_CHARACTERS] + "…"
-        nearest = self.nearest(task, shows)
-        hint = f"did you mean {' or '.join(nearest)}?" if nearest else "GET /tasks lists all tasks"
-        return UnknownTask(f"there is no task {shown!r}; {hint}", nearest=nearest)
-
-    def nearest(self, task: str, shows: Callable[[str], bool] = lambda _: True) -> list[str]:
-        """Up to three names that look like this one, from those beside it in the alphabet."""
-        names = self._names
-        middle = bisect.bisect(names, task)
-        around = names[max(0, middle - CANDIDATES // 2) : middle + CANDIDATES // 2]
-        near = difflib.get_close_matches(task[:SHOWN_CHARACTERS], around, n=CANDIDATES, cutoff=0.5)
-        return list(itertools.islice(filter(shows, near), 3))
+    def near(self, task: str) -> Iterator[str]:
+        """The names that are like this one, the most alike first; some may be private."""
+        return self._near.of(task, self._names)
 
     # -- what there is
 
@@ -196,6 +198,11 @@ class Catalog:
     def entries(self) -> Mapping[str, Entry]:
         """All tasks, by name: as they are now, whatever comes later."""
         return self._entries
+
+    def public(self, task: str) -> bool:
+        """Whether there is such a task and it is known not to be private."""
+        entry = self._entries.get(task)
+        return entry is not None and entry.private is False
 
     def counts(self) -> Mapping[str, int]:
         """Tasks by state."""

@@ -1,19 +1,26 @@
 """Private tasks: to a request that may not know of one, it looks like a task that does not exist.
 
-Its name is in no list and in no hint, and it is refused before anything of it is loaded. A task
-whose manifest cannot be read is not known to be private: it is shown as failed, and answers nobody.
+No answer, header, hint, list or error names, counts or orders a task that its caller may not see,
+and it is refused before anything of it is loaded. Totals of `/metrics`, and how loaded the gateway
+is, are the stated exceptions.
+
+Private is what the manifest of the version that answers says. While that cannot be read, what was
+last read of the task holds; where nothing ever was, the task may be private, and only those see it
+who have to look after it (`Grants.sees`): to others it does not exist.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Mapping
 
-from model_store import StoreError
 from service.access import Grants
 from service.compute.paths import LoadedPath
 from service.errors import UnknownTask
-from service.tasks.catalog import Catalog, Entry
+from service.tasks.catalog import Catalog, Entry, no_task, no_version
+
+HINTS = 3  # names that a refusal tells
 
 
 async def acquire(
@@ -22,28 +29,26 @@ async def acquire(
     """`catalog.acquire` for a request to classify; raises also what its grants refuse."""
     grants.require_classify(task)
     await require(catalog, grants, task)
-    try:
-        path = await catalog.acquire(task, version)
-    except UnknownTask as error:
-        raise await _without_private(catalog, grants, task, error) from None
+    path = await catalog.acquire(task, version)
     if not grants.sees(task, path.published.path.private):  # the version that was asked for
-        raise await unknown(catalog, grants, task)
+        raise no_version(task, path.published.version)
     return path
 
 
-async def require(catalog: Catalog, grants: Grants, task: str) -> None:
+async def require(catalog: Catalog, grants: Grants, task: str) -> Entry:
     """`catalog.require` for a request: raises UnknownTask also for what it may not know of."""
     try:
         entry = await catalog.require(task)
-    except UnknownTask as error:
-        raise await _without_private(catalog, grants, task, error) from None
-    if entry.slot.state == "ready":  # its manifest has been read: no need of a thread
+    except UnknownTask:
+        raise await unknown(catalog, grants, task) from None
+    if entry.slot.summarised:  # no need of a thread
         visible = _sees(grants, task, entry)
     else:
         visible = await asyncio.to_thread(_sees, grants, task, entry)
     if not visible:
         await asyncio.wrap_future(catalog.refresh())  # as long as for a task that does not exist
         raise await unknown(catalog, grants, task)
+    return entry
 
 
 def seen(entries: Mapping[str, Entry], grants: Grants) -> dict[str, Entry]:
@@ -52,25 +57,30 @@ def seen(entries: Mapping[str, Entry], grants: Grants) -> dict[str, Entry]:
 
 
 async def unknown(catalog: Catalog, grants: Grants, task: str) -> UnknownTask:
-    """`catalog.unknown` for a request."""
+    """What a request is told of a name that is no task's, with the names that it may be meant for.
 
-    def shows(name: str) -> bool:
-        return name in entries and _sees(grants, name, entries[name])
-
+    These are the same whatever tasks there are that the request may not know of or do nothing with.
+    """
     entries = catalog.entries()
-    return await asyncio.to_thread(catalog.unknown, task, shows)
+
+    def useful(name: str) -> bool:
+        allowed = grants.read or grants.classifies(name)
+        return allowed and name in entries and _sees(grants, name, entries[name])
+
+    def near() -> list[str]:
+        return list(itertools.islice(filter(useful, catalog.near(task)), HINTS))
+
+    return no_task(task, await asyncio.to_thread(near))
 
 
 def _sees(grants: Grants, task: str, entry: Entry) -> bool:
-    if grants.sees(task, private=True):
-        return True
+    return grants.sees(task, private=True) or grants.sees(task, _private(entry))
+
+
+def _private(entry: Entry) -> bool | None:
+    """None if it is not known; may read the store."""
     try:
-        return not entry.slot.summary().private
-    except (StoreError, OSError):
-        return True
-
-
-async def _without_private(
-    catalog: Catalog, grants: Grants, task: str, error: UnknownTask
-) -> UnknownTask:
-    return await unknown(catalog, grants, task) if error.nearest else error
+        entry.private = entry.slot.summary().private
+    except Exception:  # whatever keeps it from being read: the task's own failure says what
+        return entry.private
+    return entry.private

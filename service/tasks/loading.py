@@ -17,6 +17,7 @@ from model_store import Digest, ModelStore, Published
 from service.compute.paths import LoadedPath
 from service.errors import Unavailable
 from service.tasks.eviction import NoRoom, Recency
+from service.tasks.reasons import reason
 from service.tasks.summaries import Summary, summarise
 from service.telemetry.metrics import Metrics
 
@@ -285,5 +286,4 @@ class Slot:
         """The next failure, with a pause that doubles."""
         attempts = 1 if last is None else last.attempts + 1
         delay_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(attempts - 1, 30))
-        reason = f"{type(error).__name__}: {error}"
-        return Failure(reason, attempts, self._loader.clock() + delay_s)
+        return Failure(reason(error), attempts, self._loader.clock() + delay_s)

@@ -27,7 +27,7 @@ class Summary:
 
 def summarise(published: Published) -> Summary:
     """Digests that tasks share are kept once for all of them."""
-    path = published.path
+    path, parent = published.path, published.path.lineage.get("parent_task")
     sizes = {path.components[name]: size for name, size in published.sizes.items()}
     return Summary(
         digest=published.digest,
@@ -35,7 +35,7 @@ def summarise(published: Published) -> Summary:
         classes=len(path.labels),
         quality=_quality(path.metrics),
         parameters=dict(path.parameters),
-        parent=path.lineage.get("parent_task"),
+        parent=parent if isinstance(parent, str) else None,
         private=path.private,
         components=tuple(Digest(sys.intern(digest)) for digest in sizes),
         sizes=tuple(sizes.values()),

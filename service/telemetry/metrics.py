@@ -1,7 +1,9 @@
 """Every Prometheus instrument of the gateway and its meaning; seconds and bytes.
 
 Each gateway has a registry of its own. The label `task` holds only names of tasks that exist: all
-else is `other`, and a removed task takes its series with it, so junk names mint nothing.
+else is `other`, and a removed task takes its series with it, so junk names mint nothing. On the
+page for those who may not know of private tasks these are `other` too: what is counted for a task
+that is not known to be public is counted there as well, so that no sum falls when such a task goes.
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
+from typing import TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -25,6 +29,7 @@ from prometheus_client.registry import Collector
 
 from service import VERSION
 
+T = TypeVar("T")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (
     *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
@@ -32,6 +37,7 @@ SECONDS = (
 )
 AGES = (0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86400.0)
 STAGES = ("decode", "queue", "execute", "total")
+OTHER = "other"  # for the label `task`: no task, or none that everybody may know of
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -58,6 +64,7 @@ class Metrics:
         self._tasks: set[str] = set()
         self._statuses: set[str] = set()  # answered so far: the second label of a task's series
         self._lock = threading.Lock()
+        self._public: Callable[[str], bool] = lambda _: True
         self._requests()
         self._batches()
         self._loading()
@@ -73,11 +80,17 @@ class Metrics:
         )
 
     def _requests(self) -> None:
-        self.requests = self._counter(
-            "munet_requests_total", "Requests to classify, by task and HTTP status.", "task status"
+        self.requests, self._hidden_requests = self._by_task(
+            Counter,
+            "munet_requests_total",
+            "Requests to classify, by task and HTTP status.",
+            ("task", "status"),
         )
-        self.request_seconds = self._histogram(
-            "munet_request_duration_seconds", "Whole time of an answered request.", SECONDS, "task"
+        self.request_seconds, self._hidden_seconds = self._by_task(
+            partial(Histogram, buckets=SECONDS),
+            "munet_request_duration_seconds",
+            "Whole time of an answered request.",
+            ("task",),
         )
         self.stage_seconds = self._histogram(
             "munet_stage_duration_seconds",
@@ -166,6 +179,14 @@ class Metrics:
     ) -> Histogram:
         return Histogram(name, text, labels.split(), buckets=buckets, registry=self.registry)
 
+    def _by_task(
+        self, make: Callable[..., T], name: str, text: str, labels: Sequence[str]
+    ) -> tuple[T, T]:
+        """An instrument, and its form for the public page: all that is not public, as `other`."""
+        return make(name, text, labels, registry=self.registry), make(
+            name, text, labels, registry=None
+        )
+
     def register(self, task: str) -> None:
         """From now on the task has series of its own."""
         with self._lock:
@@ -186,30 +207,68 @@ class Metrics:
         with self._lock:  # a task forgotten between label and increment would come back
             self._statuses.add(str(status))
             for task in tasks:
-                label = self._label(task)
-                self.requests.labels(label, str(status)).inc()
-                if seconds is not None:
-                    self.request_seconds.labels(label).observe(seconds["total"])
+                label, public = self._label(task)
+                self._count(self.requests, self.request_seconds, label, status, seconds)
+                if not public:
+                    hidden = self._hidden_requests, self._hidden_seconds
+                    self._count(*hidden, OTHER, status, seconds)
         for stage, duration in (seconds or {}).items():
             self._stages[stage].observe(duration)
 
-    def _label(self, task: str) -> str:
-        if task not in self._tasks:
-            return "other"
-        return task if self._per_task else "all"
+    def _count(
+        self,
+        requests: Counter,
+        request_seconds: Histogram,
+        label: str,
+        status: int,
+        seconds: Mapping[str, float] | None,
+    ) -> None:
+        requests.labels(label, str(status)).inc()
+        if seconds is not None:
+            request_seconds.labels(label).observe(seconds["total"])
+
+    def _label(self, task: str) -> tuple[str, bool]:
+        """Of the series for admins; and whether everybody may see that."""
+        public = task in self._tasks and self._public(task)
+        if self._per_task:
+            return (task if task in self._tasks else OTHER), public
+        return ("all" if public else OTHER), public
 
     def describe(self, *, backend: str, device: str) -> None:
         """Says what computes: a name of JAX's backend, and of the device."""
         versions = VERSION, version("jax"), version("bentoml")
         self._build_info.labels(*versions, backend, device).set(1)
 
-    def watch(self, snapshot: Callable[[], Snapshot]) -> None:
-        """Adds the gauges that are read from `snapshot` at each scrape."""
+    def watch(
+        self, snapshot: Callable[[], Snapshot], public: Callable[[str], bool] = lambda _: True
+    ) -> None:
+        """Adds the gauges that are read from `snapshot` at each scrape; `public` says of a task
+        whether everybody may know of it.
+        """
+        self._public = public
         self.registry.register(_SnapshotCollector(snapshot))
 
-    def exposition(self) -> bytes:
-        """The text that Prometheus reads."""
-        return generate_latest(self.registry)
+    def exposition(self, private: bool = True) -> bytes:
+        """The text that Prometheus reads, with the names of private tasks or without."""
+        return generate_latest(self.registry if private else self)  # pyright: ignore[reportArgumentType]
+
+    def collect(self) -> Iterator[Metric]:
+        """What everybody may see."""
+        hidden = {
+            metric.name: metric
+            for one in (self._hidden_requests, self._hidden_seconds)
+            for metric in one.collect()
+        }
+        for metric in self.registry.collect():
+            if metric.name in hidden:
+                metric.samples = [
+                    *(one for one in metric.samples if self._shown(one.labels["task"])),
+                    *hidden[metric.name].samples,
+                ]
+            yield metric
+
+    def _shown(self, label: str) -> bool:
+        return self._public(label) if self._per_task else label == "all"
 
 
 class _SnapshotCollector(Collector):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from service.settings import Settings
@@ -21,7 +21,8 @@ class Reporting:
 
     def __init__(self, settings: Settings, metrics: Metrics, worker: Worker | None) -> None:
         """`worker` says which of several this process is."""
-        self._log = self._tracing = self._workers = None
+        self._log = self._tracing = None
+        self._workers: list[Workers] = []
         reports: list[Report] = []
         if settings.tracing:
             self._tracing = Tracing()
@@ -31,19 +32,30 @@ class Reporting:
             self._log = AccessLog(write, metrics.log_lines_dropped.inc)
             reports.append(self._log.note)
         self.reports: Sequence[Report] = tuple(reports)
-        self.page = metrics.exposition  # the text that Prometheus reads
+        # The text that Prometheus reads: for everybody, and with the names of private tasks.
+        self.page = partial(metrics.exposition, private=False)
+        self.private_page: Callable[[], bytes] = metrics.exposition
         if worker is not None:
-            self._workers = Workers(worker, metrics.exposition)
-            self.page = self._workers.exposition
+            public = Workers(_among(worker, "public"), self.page)
+            private = Workers(_among(worker, "private"), self.private_page)
+            self.page, self.private_page = public.exposition, private.exposition
+            self._workers = [public, private]
 
     def start(self) -> None:
         """Starts the threads."""
-        for part in (self._workers, self._log):
+        for part in (*self._workers, self._log):
             if part is not None:
                 part.start()
 
     def stop(self) -> None:
         """Sends what waits, for a moment at most."""
-        for part in (self._workers, self._log, self._tracing):
+        for part in (*self._workers, self._log, self._tracing):
             if part is not None:
                 part.stop()
+
+
+def _among(worker: Worker, page: str) -> Worker:
+    """The worker where all tell each other their pages of one kind."""
+    folder = worker.folder / page
+    folder.mkdir(exist_ok=True)
+    return Worker(folder, worker.index)

@@ -9,7 +9,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from model_store import Published, StoreError, UnknownVersion
@@ -20,8 +20,9 @@ from service.access import Grants
 from service.errors import Unavailable, UnknownTask
 from service.runtime import Runtime
 from service.tasks import hiding
-from service.tasks.catalog import Entry
+from service.tasks.catalog import Entry, no_task, no_version
 from service.tasks.loading import Slot
+from service.tasks.reasons import reason
 from service.tasks.specs import input_sizes
 from service.v2.errors import BadRequest, NotSupported, shown
 from service.v2.tensors import ANY, Spec
@@ -94,7 +95,7 @@ class Models:
     async def metadata(self, model: str, version: int | str | None) -> dict[str, Any]:
         """Tensors and versions. Raises UnknownTask, Unavailable, or what the grants refuse."""
         published = await self._find(model, version)
-        history = await _from_store(lambda: self.runtime.store.history(model))
+        history = await _from_store(model, None, lambda: self.runtime.store.history(model))
         inputs, outputs = _specs(published)
         return {
             "name": model,
@@ -134,7 +135,7 @@ class Models:
         for slot in (entry.slot, entry.successor):
             if slot is not None and slot.version == number:
                 return slot.state != "failed"
-        await _from_store(lambda: self.runtime.store.version(model, number))
+        await _from_store(model, number, lambda: self.runtime.store.version(model, number))
         return True
 
     @_in_time
@@ -172,8 +173,7 @@ class Models:
         Raises BadRequest for a pinned task, Unavailable if it is still loading or kept in use.
         """
         self.grants.require_admin()
-        await hiding.require(self.runtime.catalog, self.grants, model)
-        slot = self._present(model).slot
+        slot = (await hiding.require(self.runtime.catalog, self.grants, model)).slot
         if slot.pinned:
             raise BadRequest(f"task {model!r} is pinned (MUNET_PIN) and stays loaded")
         for _ in range(int(UNLOAD_S / LOOK_S)):
@@ -188,24 +188,19 @@ class Models:
         """A version as the store has it, loaded or not."""
         entry = await self._entry(model)
         if version is None:
-            published = await _from_store(entry.slot.published)
+            number = entry.slot.version
+            published = await _from_store(model, number, entry.slot.published)
         else:
             number = await self._number(model, version)
-            published = await _from_store(lambda: self.runtime.store.resolve(model, number))
+            look = partial(self.runtime.store.resolve, model, number)
+            published = await _from_store(model, number, look)
         if not self.grants.sees(model, published.path.private):
-            raise _unknown(model)
+            raise no_version(model, number)
         return published
 
     async def _entry(self, model: str) -> Entry:
         self.grants.require_read()
-        await hiding.require(self.runtime.catalog, self.grants, model)
-        return self._present(model)
-
-    def _present(self, model: str) -> Entry:
-        entry = self.runtime.catalog.entries().get(model)
-        if entry is None:  # removed since
-            raise _unknown(model)
-        return entry
+        return await hiding.require(self.runtime.catalog, self.grants, model)
 
     async def _seen(self) -> Mapping[str, Entry]:
         self.grants.require_read()
@@ -215,14 +210,10 @@ class Models:
     async def _number(self, model: str, version: int | str) -> int:
         if isinstance(version, int):
             return version
-        names = await _from_store(lambda: self.runtime.store.aliases(model))
+        names = await _from_store(model, None, lambda: self.runtime.store.aliases(model))
         if version not in names:
             raise UnknownTask(f"task {model!r} has no version named {version!r}")
         return names[version]
-
-
-def _unknown(model: str) -> UnknownTask:
-    return UnknownTask(f"there is no task {model!r}")
 
 
 def _indexed(model: str, slot: Slot) -> dict[str, str]:
@@ -255,10 +246,11 @@ def _config_tensor(spec: Spec) -> dict[str, Any]:
     return {"name": spec.name, "data_type": f"TYPE_{kind}", "dims": list(spec.shape[1:])}
 
 
-async def _from_store(look: Callable[[], T]) -> T:
+async def _from_store(model: str, version: int | None, look: Callable[[], T]) -> T:
+    """What `look` reads of a task, or of a version of it. Raises UnknownTask or Unavailable."""
     try:
         return await asyncio.to_thread(look)
-    except (NoSuchTask, UnknownVersion) as error:
-        raise UnknownTask(str(error)) from None
+    except (NoSuchTask, UnknownVersion):
+        raise (no_task(model) if version is None else no_version(model, version)) from None
     except (StoreError, OSError) as error:
-        raise Unavailable(f"reading the store: {error}", retry_after_s=1) from None
+        raise Unavailable(f"reading the store: {reason(error)}", retry_after_s=1) from None

@@ -34,7 +34,9 @@ class Gateway:
         async def ask() -> httpx.Response:
             # Crashes become answers, as a server makes them.
             transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://localhost"
+            ) as client:
                 return await client.request(method, path, **options)
 
         return self.runner.run(ask())

@@ -19,7 +19,6 @@ from model_store import ModelStore
 from service import access
 from service.access import LOOK_EVERY_S, Access
 from service.errors import Forbidden, SettingsError, Unauthenticated
-from service.tasks import hiding
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.servers import Server
 from tests.service.systems import png, publish
@@ -346,15 +345,3 @@ def test_the_command_prints_a_token_and_an_entry_that_works(tmp_path: Path) -> N
     assert found == access.Grants("shop", ("fruit/*", "x"), read=True)
     assert found.sees("x", private=True)
     assert not found.sees("fruit/apple", private=True)
-
-
-def test_a_task_whose_manifest_cannot_be_read_is_shown_as_failed(guarded: Gateway) -> None:
-    broken = publish(guarded.store, "fruit/rotten")
-    digest = broken.digest.removeprefix("sha256:")
-    file = Path(guarded.store.url) / "blobs" / "sha256" / digest
-    file.write_bytes(b"{}")
-    assert classify(guarded, "fruit/rotten", "f").status_code == 503
-    entries = guarded.app.state.runtime.catalog.entries()
-    grants = guarded.app.state.runtime.access.grants("Bearer r", None)
-    assert "fruit/rotten" in hiding.seen(entries, grants)
-    guarded.store.rm("fruit/rotten")

@@ -1,0 +1,431 @@
+"""What two stores that differ in private tasks only let be seen: nothing may tell them apart.
+
+Every route is asked the same of two gateways, one of which has private tasks beside the public ones
+of the other: the whole answers have to be equal, but for times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model_store import ModelStore
+from service.access import Access
+from service.settings import Settings
+from service.tasks.near_names import NearNames
+from service.telemetry.metrics import Metrics, Snapshot
+from service.telemetry.reporting import Reporting
+from service.telemetry.workers import Worker
+from service.v2 import inference_pb2 as pb
+from service.v2.grpc_server import PREFIX, SERVICE, serving
+from tests.service.in_process import OCTETS, Gateway
+from tests.service.systems import multipath, png, publish
+from tests.service.test_access import bearer, entry
+from tests.service.waiting import eventually
+
+TOKENS = (
+    entry("fruit", "f", 'classify = ["fruit/*"]')
+    + entry("both", "a", 'classify = ["*"]\nread = true')
+    + entry("reader", "r", "read = true")
+    + entry("boss", "b", "admin = true\nread = true\nclassify = ['*']")
+    + entry("owner", "o", 'classify = ["secret/one"]\nread = true')
+)
+LOCAL = "local"  # without tokens set up
+CALLERS = (LOCAL, None, "f", "a", "r", "b")
+PUBLIC = ("fruit/apple", "fruit/pear", "secret/open-0", "secret/open-1", "secret/open-2")
+HIDDEN = ("secret/one", "secret/two", "aaa", "fruit/banana", "zzz")
+CROWD = [f"{near}-{i}" for near in ("secret/one", "fruit/bananas") for i in range(25)]  # as hidden
+PARENT = "sha256:" + "7" * 64
+ASKED = (
+    *("secret/one", "fruit/banana"),  # private
+    *("secret/on", "secret/onee", "fruit/bananas", "nothing/like/it"),
+    *("fruit/apple", "fruit/mixed"),  # public
+)
+TIMES = re.compile(r'"(created|last_inference|ns|decode|queue|execute|total)": ?("[^"]*"|[\d.e-]+)')
+TOTALS = ("munet_tasks", "munet_catalog_", "munet_resident_", "process_", "munet_task_load",
+          "munet_component_", "munet_compilations", "munet_batch", "munet_rows", "munet_stage",
+          "munet_memory", "munet_queue", "munet_cache")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A gateway of public tasks, and one that has private ones too."""
+
+    without: Gateway
+    beside: Gateway
+
+    def __iter__(self) -> Iterator[Gateway]:
+        return iter((self.without, self.beside))
+
+
+def fill(store: ModelStore) -> None:
+    """Public tasks, some of which come from private ones or share with them."""
+    for task in PUBLIC:
+        publish(store, task)
+    apple, pear = store.resolve("fruit/apple"), store.resolve("fruit/pear")
+    lineage = {"parent": PARENT, "parent_task": "secret/one", "agent": "x"}
+    store.publish(replace(apple.path, task="fruit/child", lineage=lineage))
+    path = multipath(store, "fruit/mixed", [apple, pear])
+    subpaths = tuple({**one, "task": task} for one, task in zip(path.subpaths, (
+        "secret/one", "fruit/pear"), strict=True))  # fmt: skip
+    store.publish(replace(path, subpaths=subpaths))
+
+
+def hide(store: ModelStore) -> None:
+    """Private tasks between and around the public ones; one cannot be loaded."""
+    apple = store.resolve("fruit/apple").path
+    for task in (*HIDDEN, *CROWD):
+        store.publish(replace(apple, task=task, private=True))
+    publish(store, "secret/two", own={"head": 5}, private=True)
+    damage(
+        store, publish(store, "secret/torn", own={"head": 6}, private=True).path.components["head"]
+    )
+
+
+def damage(store: ModelStore, digest: str) -> None:
+    """A blob is one byte short from now on."""
+    file = Path(store.url) / "blobs" / "sha256" / digest.removeprefix("sha256:")
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory, compilations: str) -> Iterator[Pair]:
+    folder = tmp_path_factory.mktemp("pair")
+    (folder / "tokens.toml").write_text(TOKENS)
+    fill(ModelStore(folder / "without", create=True))
+    shutil.copytree(folder / "without", folder / "beside")
+    hide(ModelStore(folder / "beside"))
+    made = [
+        Gateway(
+            ModelStore(folder / name),
+            compilations,
+            tokens=str(folder / "tokens.toml"),
+            poll_s=0.01,
+        )
+        for name in ("without", "beside")
+    ]
+    yield Pair(*made)
+    for one in made:
+        one.close()
+
+
+def asked_by(gateway: Gateway, caller: str | None) -> dict[str, str]:
+    """The headers of a caller; for the local one tokens are switched off."""
+    runtime = gateway.app.state.runtime
+    runtime.access = Access("" if caller == LOCAL else runtime.settings.tokens)
+    return bearer(caller) if caller not in (None, LOCAL) else {}
+
+
+def told(gateway: Gateway, caller: str | None, method: str, path: str, **options: Any) -> Any:
+    """All of an answer but its times."""
+    headers = {**options.pop("headers", {}), **asked_by(gateway, caller)}
+    answer = gateway.request(method, path, headers=headers, **options)
+    left = {k: v for k, v in answer.headers.items() if k not in ("server-timing", "content-length")}
+    return answer.status_code, left, TIMES.sub(r'"\1":0', answer.text)
+
+
+def routes(name: str) -> Sequence[tuple[str, str, dict[str, Any]]]:
+    image: dict[str, Any] = {"content": png(1), "headers": OCTETS}
+    infer = {"content": png(1), "headers": {"inference-header-content-length": "0"}}
+    model = f"/v2/models/{name}"
+    return (
+        ("POST", f"/classify/{name}", image),
+        ("POST", f"/classify/{name}?version=1", image),
+        ("POST", f"/classify/{name}?version=7", image),
+        ("POST", f"/classify/{name}?version=stable", image),
+        ("POST", f"/classify?task={name}&task=fruit/apple", image),
+        ("GET", f"/tasks/{name}", {}),
+        *(("GET", f"{model}{rest}", {}) for rest in ("", "/ready", "/config", "/stats")),
+        *(("GET", f"{model}/versions/{v}{rest}", {}) for v, rest in (
+            (1, ""), (1, "/ready"), (1, "/config"), (1, "/stats"), (7, ""), (7, "/ready"),
+            ("stable", ""), ("stable", "/ready"))),
+        ("POST", f"{model}/infer", infer),
+        ("POST", f"{model}/versions/1/infer", infer),
+        ("POST", f"{model}/versions/7/infer", infer),
+        ("POST", f"/v2/repository/models/{name}/load", {}),
+        ("POST", f"/v2/repository/models/{name}/unload", {}),
+    )  # fmt: skip
+
+
+LISTS: Sequence[tuple[str, str, dict[str, Any]]] = (
+    ("GET", "/tasks", {}),
+    *(("GET", f"/tasks?limit={n}&after={after}", {}) for n, after in (
+        (1, ""), (2, "fruit/apple"), (1, "secret/one"), (500, "b"), (2, "secret/open-2"))),
+    *(("GET", path, {}) for path in (
+        "/v2", "/v2/models", "/v2/models/stats", "/openapi.json", "/readyz", "/v2/health/ready")),
+    ("POST", "/v2/repository/index", {}),
+    ("POST", "/v2/repository/index", {"json": {"ready": True}}),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_no_route_tells_of_a_private_task(pair: Pair, caller: str | None) -> None:
+    for method, path, options in [*LISTS, *(one for name in ASKED for one in routes(name)), *LISTS]:
+        without, beside = (told(one, caller, method, path, **options) for one in pair)
+        assert without == beside, (caller, method, path)
+        assert PARENT not in beside[2]
+
+
+def test_metrics_name_public_tasks_only_but_for_an_admin(pair: Pair) -> None:
+    for gateway in pair:
+        headers = asked_by(gateway, "a")
+        for task in ("fruit/apple", "secret/one"):
+            gateway.classify(task, png(1), **headers)
+    for caller in (LOCAL, None, "a", "o", "r", "f", "no token of ours"):
+        pages = [told(one, caller, "GET", "/metrics")[2] for one in pair]
+        without, beside = ([line.rpartition(" ")[0] for line in page.splitlines()
+                            if not line.removeprefix("# HELP ").removeprefix("# TYPE ")
+                            .startswith(TOTALS)] for page in pages)  # fmt: skip
+        assert without == beside
+        assert 'task="fruit/apple"' in pages[1]
+        for name in (*HIDDEN, "secret/torn"):
+            assert f'"{name}"' not in pages[1]
+    of_private = r'munet_requests_total\{status="200",task="%s"\} 1\.0'
+    before = pair.beside.metric('munet_requests_total{status="200",task="other"}')
+    owner = asked_by(pair.beside, "o")
+    assert pair.beside.classify("secret/one", png(1), **owner).status_code == 200
+    admin = told(pair.beside, "b", "GET", "/metrics")[2]
+    assert re.search(of_private % "secret/one", admin)
+    assert 'task="fruit/apple"' in admin
+    for caller in (None, "o"):
+        assert "secret/one" not in told(pair.beside, caller, "GET", "/metrics")[2]
+    other = 'munet_requests_total{status="200",task="other"}'
+    assert pair.beside.metric(other) == before + 1
+
+
+def test_what_goes_with_a_private_task_stays_counted_as_other() -> None:
+    """A sum that falls would look like a restart of the gateway."""
+    metrics, private = Metrics(), {"hidden"}
+    metrics.watch(lambda: Snapshot(0, {}, 0, 0, 0, 0), lambda task: task not in private)
+    for task in ("open", "hidden", "turns"):
+        metrics.register(task)
+        metrics.answered([task], 200, {"total": 0.5})
+    metrics.answered(["junk"], 404, None)
+
+    def page(private: bool) -> set[str]:
+        text = metrics.exposition(private).decode()
+        return {line for line in text.splitlines() if line.startswith("munet_requests_total{")}
+
+    other = 'munet_requests_total{status="200",task="other"} 1.0'
+    junk = 'munet_requests_total{status="404",task="other"} 1.0'
+    opened, turns, hidden = (
+        f'munet_requests_total{{status="200",task="{task}"}} 1.0'
+        for task in ("open", "turns", "hidden")
+    )
+    assert page(private=False) == {opened, turns, other, junk}
+    assert page(private=True) == {opened, turns, hidden, junk}
+    metrics.forget("hidden")
+    private.add("turns")
+    assert page(private=False) == {opened, other, junk}
+    assert page(private=True) == {opened, turns, junk}
+
+
+async def _call(port: int, method: str, message: Any, headers: dict[str, str]) -> Any:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_unary(f"{PREFIX}{method}")
+        try:
+            answer = await call(message.SerializeToString(), metadata=tuple(headers.items()))
+        except grpc.aio.AioRpcError as error:
+            return error.code(), error.details(), dict(error.trailing_metadata())
+        return SERVICE.methods_by_name[method].output_type._concrete_class.FromString(answer)
+
+
+def _messages(name: str) -> dict[str, Any]:
+    tensor = pb.ModelInferRequest.InferInputTensor(name="image", datatype="BYTES", shape=[1])
+    tensor.contents.bytes_contents.append(png(1))
+    return {
+        "ModelReady": pb.ModelReadyRequest(name=name),
+        "ModelMetadata": pb.ModelMetadataRequest(name=name),
+        "ModelConfig": pb.ModelConfigRequest(name=name, version="7"),
+        "ModelStatistics": pb.ModelStatisticsRequest(name=name),
+        "RepositoryIndex": pb.RepositoryIndexRequest(),
+        "RepositoryModelLoad": pb.RepositoryModelLoadRequest(model_name=name),
+        "RepositoryModelUnload": pb.RepositoryModelUnloadRequest(model_name=name),
+        "ModelInfer": pb.ModelInferRequest(model_name=name, inputs=[tensor]),
+    }
+
+
+def _told_by_grpc(gateway: Gateway, caller: str | None) -> list[tuple[str, str, str]]:
+    runtime, headers = gateway.app.state.runtime, asked_by(gateway, caller)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings, runtime.settings = runtime.settings, replace(runtime.settings, grpc_port=port)
+
+    async def all_of_them() -> list[tuple[str, str, str]]:
+        names = ("secret/one", "secret/on", "fruit/bananas", "nothing", "fruit/apple", "")
+        async with serving(runtime):
+            return [
+                (method, name, str(await _call(port, method, message, headers)))
+                for name in names
+                for method, message in _messages(name).items()
+            ]
+
+    try:
+        found = gateway.runner.run(all_of_them())
+    finally:
+        runtime.settings = settings
+    times = re.compile(r"(ns|last_inference): \d+")
+    return [(method, name, times.sub("", text)) for method, name, text in found]
+
+
+@pytest.mark.parametrize("caller", [LOCAL, None, "f", "a", "b"])
+def test_no_grpc_call_tells_of_a_private_task(pair: Pair, caller: str | None) -> None:
+    without, beside = (_told_by_grpc(one, caller) for one in pair)
+    assert without == beside
+
+
+def test_a_name_cannot_be_read_letter_by_letter(pair: Pair) -> None:
+    """Each guess at the next letter moves where the name would stand among all names."""
+    for guess in ("", "s", "se", "secret/", "secret/o", "secret/on", "secret/one", "secret/p"):
+        for letter in "-/0aentz":
+            path = f"/tasks/{guess}{letter}"
+            without, beside = (told(one, "r", "GET", path) for one in pair)
+            assert without == beside, path
+
+
+def test_hints_name_what_a_caller_may_classify_or_read(pair: Pair) -> None:
+    def hints(caller: str, name: str) -> list[str]:
+        answer = told(pair.beside, caller, "POST", f"/classify/{name}", content=png(1))
+        return json.loads(answer[2])["nearest"]
+
+    assert hints("f", "fruit/appel")[0] == "fruit/apple"
+    assert all(name.startswith("fruit/") for name in hints("f", "fruit/open-1"))
+    assert hints("a", "secret/opan-1")[0] == "secret/open-1"
+    assert "secret/one" not in hints("a", "secret/on")
+
+
+def test_what_is_removed_takes_no_hint_with_it(pair: Pair) -> None:
+    """The store is asked for a version of a task that has just gone, and knows the others."""
+    for gateway in pair:
+        publish(gateway.store, "secret/tw")
+        eventually(
+            lambda gateway=gateway: "secret/tw" in gateway.app.state.runtime.catalog.entries()
+        )
+
+    async def gone(gateway: Gateway) -> Any:
+        await asyncio.wrap_future(gateway.app.state.runtime.catalog.refresh())
+
+    for path in ("/classify/secret/tw?version=2", "/classify/secret/tw?version=stable",
+                 "/v2/models/secret/tw/versions/3", "/v2/models/secret/tw", "/tasks/secret/tw",
+                 "/classify/secret/tw"):  # fmt: skip
+        found = []
+        for gateway in pair:
+            catalog = gateway.app.state.runtime.catalog
+            entries = catalog._entries  # as they were until the store is looked at again
+            gateway.store.rm("secret/tw")
+            poll, catalog._poll = catalog._poll, lambda: None
+            method = "POST" if path.startswith("/classify") else "GET"
+            options = {"content": png(1), "headers": OCTETS} if method == "POST" else {}
+            assert "secret/tw" in entries
+            answer = told(gateway, "a", method, path, **options)
+            found.append((answer[0], re.sub(r"store \S+", "store", answer[2])))
+            for name in (*HIDDEN, "secret/torn"):
+                assert name not in answer[2], path
+            catalog._poll = poll
+            publish(gateway.store, "secret/tw")
+            gateway.runner.run(gone(gateway))
+        assert found[0] == found[1]
+    for gateway in pair:
+        gateway.store.rm("secret/tw")
+        gateway.runner.run(gone(gateway))
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_what_was_never_read_is_shown_to_those_who_look_after_it(
+    pair: Pair, private: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may be private: to others it does not exist."""
+    gateway, task = pair.beside, f"secret/rotten-{private}"
+    damage(gateway.store, publish(gateway.store, task, own={"head": 7}, private=private).digest)
+    eventually(lambda: task in gateway.app.state.runtime.catalog.entries())
+    for caller in ("a", "r", "o", "f", None):
+        for method, path, options in [*LISTS, *routes("secret/rottem"), *routes("fruit/apple")]:
+            assert task not in told(gateway, caller, method, path, **options)[2]
+        missing = told(gateway, caller, "POST", "/classify/secret/rottan", content=png(1))
+        hidden = told(gateway, caller, "POST", f"/classify/{task}", content=png(1))
+        assert hidden[0] == missing[0] != 503
+        assert hidden[2].replace(task, "") == missing[2].replace("secret/rottan", "")
+    for caller in (LOCAL, "b"):
+        listed = json.loads(told(gateway, caller, "GET", "/tasks")[2])["tasks"]
+        (found,) = [one for one in listed if one["id"] == task]
+        assert found["state"] == "failed"
+        assert "CorruptBlob" in found["reason"] or "Malformed" in found["reason"]
+        assert told(gateway, caller, "POST", f"/classify/{task}", content=png(1))[0] == 503
+    assert any(task in line for line in caplog.messages)
+    gateway.store.rm(task)
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_what_cannot_be_read_any_more_is_what_it_was(pair: Pair, private: bool) -> None:
+    gateway, task = pair.beside, f"secret/rotting-{private}"
+    catalog = gateway.app.state.runtime.catalog
+    publish(gateway.store, task, private=private)
+    eventually(lambda: task in catalog.entries())
+    shown = told(gateway, "a", "GET", f"/tasks/{task}")[0]
+    assert shown == (404 if private else 200)
+    damage(gateway.store, publish(gateway.store, task, own={"head": 8}, private=private).digest)
+    eventually(lambda: catalog.entries()[task].slot.version == 2)
+    for caller in (LOCAL, "a", "r", "b"):
+        assert (task in told(gateway, caller, "GET", "/tasks")[2]) != private
+    wanted = 404 if private else 503
+    assert told(gateway, "a", "POST", f"/classify/{task}", content=png(1))[0] == wanted
+    gateway.store.rm(task)
+
+
+@given(
+    st.lists(st.text("ab-/0é", min_size=1, max_size=8), unique=True), st.text("ab-/0é"), st.data()
+)
+def test_what_is_left_out_of_the_near_names_moves_no_other(
+    names: list[str], name: str, data: st.DataObject
+) -> None:
+    left = [one for one in names if data.draw(st.booleans())]
+    found = list(NearNames().of(name, names))
+    assert list(NearNames().of(name, left)) == [one for one in found if one in left]
+    assert not name or name not in names or found[0] == name
+
+
+def test_near_names_follow_the_names() -> None:
+    near = NearNames()
+    assert list(near.of("apple", ["apples", "pears"])) == ["apples"]
+    assert list(near.of("apple", ["apes", "apples", "pears"])) == ["apples", "apes"]
+    assert list(near.of("apple", [])) == []
+    assert list(near.of("x" * 100_000, ["x" * 200, "y"])) == ["x" * 200]
+
+
+def test_several_workers_tell_each_other_private_names_for_admins_only() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        made = []
+        for index in (1, 2):
+            metrics = Metrics()
+            metrics.watch(lambda: Snapshot(0, {}, 0, 0, 0, 0), lambda task: task == "open")
+            for task in ("open", "hidden"):
+                metrics.register(task)
+                metrics.answered([task], 200, None)
+            made.append(Reporting(Settings("unused"), metrics, Worker(Path(folder), index)))
+            made[-1].start()
+        try:
+            for one in made:
+                public, private = one.page().decode(), one.private_page().decode()
+                assert "hidden" not in public
+                for index in (1, 2):
+                    line = f'munet_requests_total{{worker="{index}",status="200",task="%s"}} 1.0'
+                    assert line % "other" in public and line % "open" in public
+                    assert line % "hidden" in private and line % "open" in private
+        finally:
+            for one in made:
+                one.stop()
