@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from evolution.mutation import RATE
-from evolution.outcome import ChildTrained, Event, TaskPublished
+from evolution.outcome import ChildTrained, Event, TaskPublished, TaskWithdrawn
 from evolution.population import ROOT
 from evolution.search import Search
 
@@ -71,6 +71,8 @@ def line_of(event: Event) -> str:
         return _child_line(event)
     if isinstance(event, TaskPublished):
         return _published_line(event)
+    if isinstance(event, TaskWithdrawn):
+        return f"{event.task} stays as it is: its version was removed, and is not published again"
     return f"{event.task} has no path: each child diverged; lower opt_lr"
 
 

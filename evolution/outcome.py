@@ -91,10 +91,18 @@ class TaskPublished:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskWithdrawn:
+    """A task iteration is over, its best path is the former one, whose version was removed."""
+
+    task: str
+
+
+@dataclass(frozen=True, slots=True)
 class TaskFailed:
     """A task iteration is over and the task has no path: the training of each child diverged."""
 
     task: str
 
 
-Event = ChildTrained | TaskPublished | TaskFailed
+Ended = TaskPublished | TaskWithdrawn | TaskFailed  # how a task iteration ends
+Event = ChildTrained | Ended

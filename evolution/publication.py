@@ -1,14 +1,22 @@
-"""What a finished iteration publishes: the path spec of its best path, and what it tells of it."""
+"""What a finished iteration publishes: its best path, once, and what is told of it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from evolution.outcome import TaskPublished
+from evolution.outcome import TaskPublished, TaskWithdrawn
 from evolution.population import ROOT, Path, Population, accounted_params
 from evolution.state import Progress
 from evolution.tasks import Task
-from model_store import Digest, ModelStore, Published, TaskPath
+from model_store import (
+    DamagedStore,
+    Digest,
+    ModelStore,
+    Published,
+    TaskPath,
+    UnknownVersion,
+)
 from vit import Architecture
 from vit.preprocess import CONTRACT
 
@@ -75,15 +83,72 @@ def lineage_of(path: Path, progress: Progress, run: str, method: str) -> dict[st
     }
 
 
+def publish_once(
+    store: ModelStore,
+    path: Path,
+    run: str,
+    spec: Callable[[], TaskPath],
+    may_replace: Callable[[Published | None], bool],
+) -> tuple[int | None, bool]:
+    """Makes a retained path a version of its task; its number, and whether this call added it.
+
+    A path is published once, however often the run is killed and resumed, and whatever is live. Its
+    version becomes live by its publication alone, if it `may_replace` what is: what somebody rolls
+    back or removes stays so until a better path is published. None for a path whose version was
+    removed.
+    """
+    if path.published is not None:
+        return _number_of(store, path.task, path.published), False
+    wanted = spec()
+    version = standing(store, wanted, run)  # published, and the process killed before it was saved
+    if version is not None:
+
+        def chosen(live: Published | None) -> bool:
+            earlier = live is not None and live.version < version.version
+            rolled_back = earlier and store.chosen_since(path.task, version.version)
+            return not rolled_back and may_replace(live)
+
+        store.promote(path.task, version.version, chosen)
+    else:
+        version = store.publish(wanted, live=False)
+        store.promote(path.task, version.version, may_replace)
+    path.published = version.digest
+    return version.version, True
+
+
+def standing(store: ModelStore, spec: TaskPath, run: str) -> Published | None:
+    """The newest version that a run has published of a task, if it has the path's components.
+
+    Metrics may differ: they follow the settings and the machine that a run is resumed with.
+    """
+    for number in reversed(store.versions(spec.task)):
+        try:
+            version = store.resolve(spec.task, number)
+        except (DamagedStore, UnknownVersion):
+            continue  # it is not known whose it is, and it cannot be served
+        if version.path.lineage.get("agent") == run:
+            return version if version.path.components == spec.components else None
+    return None
+
+
+def _number_of(store: ModelStore, task: str, manifest: Digest) -> int | None:
+    """The version with that manifest; the live one if there are several."""
+    version, live = store.live().get(task, (None, None))
+    numbers = [number for number, found in store.versions(task).items() if found == manifest]
+    return version if live == manifest else next(iter(numbers), None)
+
+
 def published_event(
-    store: ModelStore, path: Path, published: Published, added: bool
-) -> TaskPublished:
+    store: ModelStore, path: Path, version: int | None, added: bool
+) -> TaskPublished | TaskWithdrawn:
     """What is told of a path that stands in the store as that version."""
+    if version is None:
+        return TaskWithdrawn(path.task)
     return TaskPublished(
         task=path.task,
-        version=published.version,
+        version=version,
         added=added,
-        live=store.live().get(path.task, (0,))[0] == published.version,
+        live=store.live().get(path.task, (0,))[0] == version,
         validation_accuracy=path.quality or 0.0,
         test_accuracy=path.metrics["test_accuracy"],
         total_params=path.num_params,

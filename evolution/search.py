@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 
 from evolution import mutation, state
 from evolution.experiments import RESUMABLE, Experiment, with_settings
 from evolution.iteration import Iteration
-from evolution.outcome import Event, TaskFailed, TaskPublished
+from evolution.outcome import Ended, Event, TaskFailed
 from evolution.population import ROOT, Path, Population
-from evolution.publication import published_event
+from evolution.publication import publish_once, published_event, standing
 from evolution.single import SinglePaths, architecture
 from evolution.state import Progress, StateError
 from evolution.tasks import Task
@@ -180,7 +179,7 @@ class Search:
 
     # ---- the end of a task iteration
 
-    def _finish(self, task: Task, kind: SinglePaths) -> TaskPublished | TaskFailed:
+    def _finish(self, task: Task, kind: SinglePaths) -> Ended:
         best = self.population.finish(task.name)
         outcome = self._publish(best, kind) if best else TaskFailed(task.name)
         self.progress.iteration += 1
@@ -189,27 +188,16 @@ class Search:
         self._save()
         return outcome
 
-    def _publish(self, best: Path, kind: SinglePaths) -> TaskPublished:
+    def _publish(self, best: Path, kind: SinglePaths) -> Ended:
         if "test_accuracy" not in best.metrics:
             best.metrics["test_accuracy"] = kind.test_accuracy(best)
         self._save()  # gives every component its digest
-        published = self._version(best)
-        added = published is None
-        if published is None:
-            spec = kind.spec(best, self.name)
-            # It may have been published and the process killed before that was saved.
-            told = (v for v in self._versions(best.task) if v.path.to_bytes() == spec.to_bytes())
-            published = next(told, None) or self._store.publish(spec, live=False)
-            best.published = published.digest
-            self._store.promote(best.task, published.version, partial(self._may_replace, best))
-        return published_event(self._store, best, published, added)
-
-    def _version(self, path: Path) -> Published | None:
-        """The version that this very path was published as, if it was."""
-        return next((v for v in self._versions(path.task) if v.digest == path.published), None)
-
-    def _versions(self, task: str) -> list[Published]:
-        return self._store.history(task) if task in self._store.tasks() else []
+        version, added = publish_once(
+            self._store, best, self.name,
+            spec=lambda: kind.spec(best, self.name),
+            may_replace=lambda live: self._may_replace(best, live),
+        )  # fmt: skip
+        return published_event(self._store, best, version, added)
 
     def _may_replace(self, path: Path, live: Published | None) -> bool:
         """Whether the live version is this run's own, or no better by validation."""
@@ -253,15 +241,20 @@ def _copy_system(population: Population, source: ModelStore, store: ModelStore) 
             store.put(component.momentum)
     for path in population:
         if path.published is not None:
-            versions = source.history(path.task)
-            original = next((v for v in versions if v.digest == path.published), None)
-            if original is None:
-                raise StateError(
-                    f"task {path.task}: its version {path.published} is no longer in "
-                    f"{source.url}; continue in that store instead, or import it anew"
-                )
-            live = source.live().get(path.task)
-            store.publish(
-                original.path,
-                live=path.task not in store.tasks() or live == (original.version, original.digest),
-            )
+            _copy_version(path, source, store)
+
+
+def _copy_version(path: Path, source: ModelStore, store: ModelStore) -> None:
+    """Publishes a path as it is published in another store; once, if this is said again."""
+    numbers = [n for n, found in source.versions(path.task).items() if found == path.published]
+    if not numbers:
+        raise StateError(
+            f"task {path.task}: its version {path.published} is no longer in "
+            f"{source.url}; continue in that store instead, or import it anew"
+        )
+    original = source.resolve(path.task, numbers[0])
+    served = source.live().get(path.task) == (original.version, original.digest)
+    copy = standing(store, original.path, str(original.path.lineage.get("agent")))
+    copy = copy or store.publish(original.path, live=False)
+    store.promote(path.task, copy.version, lambda live: live is None or served)
+    path.published = copy.digest

@@ -205,6 +205,12 @@ class Refs:
 
         return self._swap(key, change, _NONE)
 
+    def chosen_since(self, task: str, number: int) -> bool:
+        """Whether `live` was last written after a version was added, by the storage's own clock."""
+        live = self._storage.stat(pointer_key(task, LIVE))
+        version = self._storage.stat(version_key(task, number))
+        return live is not None and version is not None and live.modified >= version.modified
+
     def stop(self, task: str) -> None:
         """Serve no version of a task. The file stays: removing it could undo another's write."""
         self._swap(pointer_key(task, LIVE), lambda current: _NONE if current else None, _NONE)

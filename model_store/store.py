@@ -201,6 +201,17 @@ class ModelStore:
                 logger.warning("event=task_damaged task=%s error=%r", task, str(error))
         return found
 
+    def versions(self, task: str) -> dict[int, Digest]:
+        """Number -> manifest of all versions of a task, ascending, whether or not one is live.
+
+        Reads small files only; empty where there is no version. Raises CorruptRef.
+        """
+        return self._refs.versions(require_name("task", task))
+
+    def chosen_since(self, task: str, version: int) -> bool:
+        """Whether somebody has chosen what is live after this version was added."""
+        return self._refs.chosen_since(require_name("task", task), version)
+
     def history(self, task: str) -> list[Published]:
         """All versions of a task, oldest first. Raises UnknownTask."""
         versions = self._reader.existing(require_name("task", task))

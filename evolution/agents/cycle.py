@@ -6,9 +6,9 @@ from evolution import state
 from evolution.agents.classes import publisher
 from evolution.experiments import Experiment
 from evolution.iteration import Iteration, Kind
-from evolution.outcome import ChildTrained, TaskFailed, TaskPublished
+from evolution.outcome import ChildTrained, Ended, TaskFailed
 from evolution.population import ROOT, Path, Population
-from evolution.publication import published_event
+from evolution.publication import publish_once, published_event
 from evolution.state import Progress
 from model_store import Digest, Held, ModelStore, Published
 
@@ -61,7 +61,7 @@ class Cycle:
             self._progress.agent, document, state.needed(document), replacing=self._saved
         )
 
-    def finish(self) -> TaskPublished | TaskFailed:
+    def finish(self) -> Ended:
         """Keeps the best path, publishes it unless it is published, and ends the cycle."""
         best = self._population.finish(self._owner)
         failed = TaskFailed(self._owner.removeprefix(f"{self._progress.agent}:"))
@@ -72,35 +72,20 @@ class Cycle:
         self.save()
         return outcome
 
-    def _publish(self, best: Path) -> TaskPublished:
+    def _publish(self, best: Path) -> Ended:
         if "test_accuracy" not in best.metrics:
             best.metrics["test_accuracy"] = self._kind.test_accuracy(best)
         self.save()  # gives every component its digest
-        published = self._newest()
-        added = published is None or published.digest != best.published
-        if published is None or added:
-            spec = self._kind.spec(best, self._progress.agent)
-            # It may have been published and the process killed before that was saved.
-            if published is None or published.path.to_bytes() != spec.to_bytes():
-                published = self._store.publish(spec, live=False)
-            best.published = published.digest
-        own, quality = published, best.quality or 0.0
+        agent, quality = self._progress.agent, best.quality or 0.0
 
         def better(live: Published | None) -> bool:
             """By validation, over all who publish for the task; of equal ones the first stays."""
-            if live is None or live.version == own.version:
+            if live is None:
                 return True
             accuracy = (live.path.metrics.get("validation") or {}).get("accuracy") or 0.0
-            mine = publisher(live.path) == self._progress.agent
-            return accuracy <= quality if mine else accuracy < quality
+            return accuracy <= quality if publisher(live.path) == agent else accuracy < quality
 
-        self._store.promote(best.task, published.version, better)
-        return published_event(self._store, best, published, added)
-
-    def _newest(self) -> Published | None:
-        """The agent's newest publication."""
-        # Of an agent that goes on from an import there are two: under its former name and its own.
-        for published in reversed(self._store.publications()):
-            if f"{publisher(published.path)}:{published.task}" == self._owner:
-                return published
-        return None
+        version, added = publish_once(
+            self._store, best, agent, lambda: self._kind.spec(best, agent), better
+        )
+        return published_event(self._store, best, version, added)
