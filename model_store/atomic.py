@@ -9,7 +9,8 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,13 +18,54 @@ from model_store.errors import NotAFile
 from model_store.storage import Taken
 
 
-def create(path: Path, data: bytes | memoryview, scratch: Path) -> bool:
+@dataclass(frozen=True, slots=True)
+class Permissions:
+    """Those of a store's own folder, which everything in it gets: who may use a store may use all
+    of it, whatever the umask of the process that wrote a file.
+    """
+
+    mode: int
+    owner: int
+    group: int
+
+    @classmethod
+    def of(cls, folder: Path) -> "Permissions":
+        """The folder's; it has to be there."""
+        found = folder.stat()
+        return cls(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
+
+    def give(self, file: int | Path) -> None:
+        """To a file or a folder that was just made; what the system does not allow is left out."""
+        folder = isinstance(file, Path)
+        with suppress(OSError):  # of a group that the writer is not in
+            os.chown(file, self.owner if os.geteuid() == 0 else -1, self.group)
+        with suppress(OSError):  # no file system of Unix
+            os.chmod(file, self.mode & (0o2777 if folder else 0o666))
+
+    def readable(self, mode: int) -> bool:
+        """Whether a file of this mode may be read by all who may read the folder."""
+        return not self.mode & 0o444 & ~mode
+
+
+def make_folders(folder: Path, within: Path) -> None:
+    """Make a folder, and those on the way to it, below one whose permissions they get."""
+    for path in reversed([folder, *folder.parents]):
+        if path.is_relative_to(within) and path != within:
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            Permissions.of(within).give(path)
+
+
+def create(path: Path, data: bytes | memoryview, scratch: Path, like: Path) -> bool:
     """Put a new file at `path`, with its bytes durable; False if one is there already.
 
     The bytes are first written to a temporary file in the directory `scratch`, which must be on
-    the same file system. The caller syncs the directory of `path` when the name must be durable.
+    the same file system; it gets the permissions of the folder `like`. The caller syncs the
+    directory of `path` when the name must be durable.
     """
-    with written(data, scratch) as temporary:
+    with written(data, scratch, like) as temporary:
         try:
             os.link(temporary, path)  # unlike rename, never replaces what another process made
         except FileExistsError:
@@ -32,13 +74,15 @@ def create(path: Path, data: bytes | memoryview, scratch: Path) -> bool:
 
 
 @contextmanager
-def written(data: bytes | memoryview, scratch: Path) -> Iterator[Path]:
+def written(data: bytes | memoryview, scratch: Path, like: Path) -> Iterator[Path]:
     """A temporary file of these bytes, durable, to be linked or renamed; gone at the end.
 
-    It is locked meanwhile, so that `abandoned` can tell it from one whose writer has died.
+    It has the permissions of the folder `like`, and is locked meanwhile, so that `abandoned` can
+    tell it from one whose writer has died.
     """
     with _locked_file(scratch) as (path, file):
         try:
+            Permissions.of(like).give(file.fileno())
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -54,7 +98,7 @@ def _locked_file(scratch: Path) -> Iterator[tuple[Path, BinaryIO]]:
         try:
             file = path.open("xb")
         except FileNotFoundError:  # a store copied by something that leaves empty folders out
-            scratch.mkdir(exist_ok=True)
+            make_folders(scratch, scratch.parent)
             continue
         with file, locked(file.fileno()):
             if os.fstat(file.fileno()).st_nlink:  # else taken for abandoned before it was locked
@@ -121,6 +165,20 @@ def open_file(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb", buffering=0)
 
 
+def open_or_make(path: Path, like: Path) -> int:
+    """A descriptor of a file, to read and write; one that is made gets the folder's permissions."""
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    while True:
+        try:
+            return os.open(path, flags)
+        except FileNotFoundError:
+            pass
+        with suppress(FileExistsError):
+            descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+            Permissions.of(like).give(descriptor)
+            return descriptor
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -143,9 +201,8 @@ class Lock:
     def held(self, *, wait: bool = True) -> Iterator[None]:
         """Wait for the lock and hold it alone; without `wait`, raises Taken if it is held."""
         # A descriptor of its own for each holder: flock does not tell the threads of one apart.
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            descriptor = os.open(self._path, flags, 0o666)
+            descriptor = open_or_make(self._path, self._path.parent)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise NotAFile(f"{self._path}: a link, expected a lock; remove it") from None

@@ -130,8 +130,7 @@ def _user_folder() -> Path:
 
 
 def _opened(path: Path) -> BinaryIO:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    return os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
+    return os.fdopen(atomic.open_or_make(path, path.parent), "r+b", buffering=0)
 
 
 def _free(file: BinaryIO) -> bool:

@@ -125,7 +125,8 @@ class LayoutPlace:
         """Make an empty layout, unless there is one. Raises ExchangeError, Malformed or NotAFile
         if what is there is none.
         """
-        self._blobs.mkdir(parents=True, exist_ok=True)
+        self._root.mkdir(parents=True, exist_ok=True)
+        atomic.make_folders(self._blobs, self._root)
         with self._lock().held():
             for leftover in atomic.abandoned(self._root):
                 leftover.unlink(missing_ok=True)
@@ -152,7 +153,7 @@ class LayoutPlace:
         path = self._path(blob.digest)
         if content.file and self._link(content.file, blob):
             return
-        with atomic.written(content.data, self._root) as temporary:
+        with atomic.written(content.data, self._root, self._root) as temporary:
             os.replace(temporary, path)
 
     def _link(self, file: Path, blob: Descriptor) -> bool:
@@ -256,7 +257,7 @@ class LayoutPlace:
 
     def _replace(self, name: str, document: dict[str, Any]) -> None:
         data = encode_json(document, name)
-        with atomic.written(data, self._root) as temporary:
+        with atomic.written(data, self._root, self._root) as temporary:
             os.replace(temporary, self._root / name)
         atomic.sync_directory(self._root)
 

@@ -10,7 +10,16 @@ from typing import BinaryIO
 
 from model_store import atomic
 from model_store.errors import DamagedStore, NotAFile
-from model_store.storage import MAX_SMALL_BYTES, CutShort, Entry, Lease, Small, TooLarge, Unneeded
+from model_store.storage import (
+    MAX_SMALL_BYTES,
+    CutShort,
+    Entry,
+    Lease,
+    Read,
+    Small,
+    TooLarge,
+    Unneeded,
+)
 
 PAGED_BYTES = 2**16  # from here on memory comes in pages of its own, which go back at once
 COMPARED_BYTES = 2**20
@@ -36,8 +45,9 @@ class LocalStorage:
         """Make an empty store, unless there is one."""
         if self.exists():
             return
+        self._root.mkdir(parents=True, exist_ok=True)
         for name in _DIRECTORIES:
-            (self._root / name).mkdir(parents=True, exist_ok=True)
+            atomic.make_folders(self._root / name, self._root)
         root = self._root
         for directory in (root / "blobs", root / "refs", root, root.parent):
             atomic.sync_directory(directory)
@@ -66,13 +76,13 @@ class LocalStorage:
             )
         return Small(data, data)
 
-    def read_many(self, keys: Iterable[str]) -> dict[str, Small | DamagedStore | None]:
+    def read_many(self, keys: Iterable[str]) -> dict[str, Read]:
         """What `read` gives or raises for each key."""
-        found: dict[str, Small | DamagedStore | None] = {}
+        found: dict[str, Read] = {}
         for key in keys:
             try:
                 found[key] = self.read(key)
-            except DamagedStore as error:
+            except (DamagedStore, OSError) as error:
                 found[key] = error
         return found
 
@@ -92,7 +102,7 @@ class LocalStorage:
         """Write a new file; False, changing nothing, if there is one already."""
         path = self._root / key
         self._make_directory(path.parent)
-        return atomic.create(path, data, self._scratch)
+        return atomic.create(path, data, self._scratch, self._root)
 
     def link(self, key: str, file: Path, data: memoryview) -> bool:
         """Make a new file of these bytes by a link; False where that cannot be."""
@@ -100,8 +110,9 @@ class LocalStorage:
         try:
             os.link(file, temporary, follow_symlinks=False)
             with atomic.open_file(temporary) as linked:
-                if not _holds(linked, data):
-                    return False
+                readable = atomic.Permissions.of(self._root).readable
+                if not readable(os.fstat(linked.fileno()).st_mode) or not _holds(linked, data):
+                    return False  # its permissions are its owner's to change
                 os.fsync(linked.fileno())
                 os.utime(linked.fileno())  # the grace period starts now
             os.link(temporary, self._root / key)
@@ -120,7 +131,7 @@ class LocalStorage:
         path = self._root / key
         self._make_directory(path.parent)
         lock = atomic.Lock(self._root / "lock")
-        with atomic.written(data, self._scratch) as temporary, lock.held():
+        with atomic.written(data, self._scratch, self._root) as temporary, lock.held():
             current = self.read(key)
             if (current.version if current else None) != version:
                 return False
@@ -214,7 +225,7 @@ class LocalStorage:
         if directory.is_symlink():
             raise NotAFile(f"{directory}: a link, expected a directory; nothing is written there")
         if not directory.is_dir():
-            directory.mkdir(parents=True, exist_ok=True)
+            atomic.make_folders(directory, self._root)
             atomic.sync_directory(directory.parent)
 
 

@@ -27,7 +27,7 @@ from model_store.errors import (
     UnsafeStorage,
 )
 from model_store.leases import ObjectLease
-from model_store.storage import MAX_SMALL_BYTES, Entry, Lease, Small, TooLarge
+from model_store.storage import MAX_SMALL_BYTES, Entry, Lease, Read, Small, TooLarge
 
 logger = logging.getLogger(__name__)
 
@@ -124,13 +124,13 @@ class ObjectStorage:
         except _Absent:
             return None
 
-    def read_many(self, keys: Iterable[str]) -> dict[str, Small | DamagedStore | None]:
+    def read_many(self, keys: Iterable[str]) -> dict[str, Read]:
         """What `read` gives or raises for each key, many at once."""
 
-        def one(key: str) -> Small | DamagedStore | None:
+        def one(key: str) -> Read:
             try:
                 return self.read(key)
-            except DamagedStore as error:
+            except (DamagedStore, StorageError) as error:
                 return error
 
         wanted = list(keys)

@@ -70,7 +70,7 @@ class Reader:
                 f"task {task!r} has no live version; make one live with rollback:"
                 f" {_listed_versions(versions)}"
             )
-        tasks = sorted(self._watcher.snapshot())
+        tasks = sorted(self._watcher.snapshot().live)
         near = difflib.get_close_matches(task, tasks, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"it has {len(tasks)} others"
         return UnknownTask(f"store {self._url} has no task {task!r}; {hint}")

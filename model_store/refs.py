@@ -19,6 +19,7 @@ from model_store.errors import (
     CorruptRef,
     DamagedStore,
     InvalidName,
+    StorageError,
     StoreNotFound,
     UnknownName,
 )
@@ -36,7 +37,7 @@ from model_store.keys import (
     version_key,
 )
 from model_store.names import quote, unquote
-from model_store.storage import Entry, Small, Storage
+from model_store.storage import Entry, Read, Small, Storage
 
 _REMOVING = b"removing "
 _REMOVED = b"removed\n"
@@ -44,8 +45,7 @@ _NONE = b"none\n"
 
 ALIAS_PATTERN = r"(?!v[0-9]+$|live$)[a-z][a-z0-9_-]{0,31}"
 ALIAS = re.compile(ALIAS_PATTERN)
-
-Read = Small | DamagedStore | None
+UNREADABLE = (CorruptRef, StorageError, OSError)  # what reading one ref may end with
 
 
 def require_alias(name: str) -> str:
@@ -369,11 +369,16 @@ class Refs:
             raise CorruptRef(f"ref {where}: {error}; restore or remove it") from error
 
     def _line(self, key: str, read: Read) -> str | None:
-        """The single line of a ref file; None if there is no file. Raises CorruptRef."""
+        """The single line of a ref file; None if there is no file.
+
+        Raises CorruptRef, or the OSError or StorageError that its read ended with.
+        """
         if read is None:
             return None
         if isinstance(read, DamagedStore):
             raise CorruptRef(f"ref {read}") from read
+        if isinstance(read, Exception):
+            raise read
         text = read.data[:200].decode("ascii", errors="replace")
         if not text.endswith("\n") or "\n" in text[:-1]:
             where = self._storage.where(key)

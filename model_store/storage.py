@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from model_store.errors import DamagedStore, StoreNotFound
+from model_store.errors import DamagedStore, StorageError, StoreNotFound
 
 MAX_SMALL_BYTES = 2**20  # of what `read` takes: refs, logs and the state of a gc are far smaller
 OBJECT_SCHEMES = ("s3", "gs", "az")
@@ -35,6 +35,10 @@ class Entry:
     key: str
     size: int  # bytes
     modified: float  # when it was last written or touched: seconds, by the storage's own clock
+
+
+# What became of one read: the file, why it cannot be read, or None for no such file.
+Read = Small | DamagedStore | StorageError | OSError | None
 
 
 class TooLarge(Exception):
@@ -100,8 +104,11 @@ class Storage(Protocol):
         """A small file; None if there is none. Raises NotAFile for what is no small plain file."""
         ...
 
-    def read_many(self, keys: Iterable[str]) -> dict[str, Small | DamagedStore | None]:
-        """What `read` gives or raises for each key, at once where that is faster."""
+    def read_many(self, keys: Iterable[str]) -> dict[str, Read]:
+        """What `read` gives or raises for each key, at once where that is faster.
+
+        One that fails, in whatever way, takes nothing from the others.
+        """
         ...
 
     def load(self, key: str, limit: int | None) -> memoryview | None:

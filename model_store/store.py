@@ -20,6 +20,7 @@ from model_store.errors import (
     AgentBusy,
     DamagedStore,
     Malformed,
+    StorageError,
     StoreNotFound,
     UnknownName,
     listed,
@@ -187,17 +188,25 @@ class ModelStore:
         What it returns stays as it is; a later call returns another one where something changed.
 
         Cheap to poll: while nothing changes it reads one small file, however many tasks there are.
-        Tasks whose refs are damaged are logged and keep their last known version, if any.
+        Tasks whose refs cannot be read are logged and keep their last known version, if any.
+        """
+        return self._watcher.snapshot().live
+
+    def watched(self) -> watching.View:
+        """What `live` tells, and of each task whose refs cannot be read now the error.
+
+        The same object as long as nothing changes. Raises OSError or StoreError only where the
+        store as a whole cannot be read: then nothing is known to have changed.
         """
         return self._watcher.snapshot()
 
     def served(self) -> list[Published]:
-        """The live version of every task, by name; damaged ones are logged and left out."""
+        """The live version of every task, by name; what cannot be read is logged and left out."""
         found: list[Published] = []
         for task, (version, digest) in sorted(self.live().items()):
             try:
                 found.append(self._reader.load(task, version, digest))
-            except DamagedStore as error:
+            except (DamagedStore, StorageError, OSError) as error:
                 logger.warning("event=task_damaged task=%s error=%r", task, str(error))
         return found
 

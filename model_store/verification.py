@@ -7,12 +7,12 @@ from typing import Literal
 
 from model_store.blobs import Blobs, Digest, key_of
 from model_store.canonical_json import MAX_BYTES
-from model_store.errors import BlobNotFound, CorruptRef, DamagedStore, InvalidName
+from model_store.errors import BlobNotFound, DamagedStore, InvalidName, StorageError
 from model_store.keys import LIVE, agent_key, pin_key, pointer_key, signature_key, version_key
 from model_store.manifest import COMPONENT, MAX_MANIFEST_BYTES, Descriptor
 from model_store.names import unquote
 from model_store.published import load_manifest, load_path, load_state
-from model_store.refs import ALIAS_PATTERN, Refs
+from model_store.refs import ALIAS_PATTERN, UNREADABLE, Refs
 from model_store.storage import Storage
 from model_store.tensors import decode
 
@@ -45,7 +45,10 @@ def verify(storage: Storage, blobs: Blobs, refs: Refs) -> list[Problem]:
         storage.forget(key_of(digest))  # the store is to be read, not the copies this machine has
     found = _Verification(blobs, refs)
     for task in refs.tasks():
-        found.check_task(task)
+        try:
+            found.check_task(task)
+        except (StorageError, OSError) as error:  # of its folder: its refs cannot be listed
+            found.add("error", refs.where(pointer_key(task, LIVE)), None, str(error))
     for agent in refs.agents():
         found.check_root(
             agent_key(agent),
@@ -87,7 +90,7 @@ class _Verification:
             path = self._refs.where(pointer_key(task, name))
             try:
                 number = self._refs.pointer(task, name)
-            except CorruptRef as error:
+            except UNREADABLE as error:
                 self.add("error", path, None, str(error))
                 continue
             if number and number not in versions and not self._exists(task, number):
@@ -101,7 +104,7 @@ class _Verification:
     def _exists(self, task: str, number: int) -> bool:
         try:
             return self._refs.version(task, number) is not None
-        except CorruptRef:
+        except UNREADABLE:
             return True  # it is there, and reported for what it is
 
     def _check_version(self, task: str, number: int) -> bool:
@@ -129,7 +132,7 @@ class _Verification:
                         self._needed[blob.digest] = blob
                 if check:
                     check(digest)
-        except (DamagedStore, PermissionError) as error:
+        except (DamagedStore, StorageError, OSError) as error:
             self.add("error", self._refs.where(key), digest, str(error))
         return digest is not None
 
@@ -154,7 +157,7 @@ class _Verification:
             )
             if component:
                 decode(data)
-        except PermissionError as error:
+        except (StorageError, OSError) as error:
             self.add("error", where, digest, f"blob {digest} cannot be read: {error}")
         except DamagedStore as error:
             if isinstance(error, BlobNotFound) and not needed:

@@ -11,17 +11,17 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, cast
 
 from model_store.blobs import Digest
-from model_store.errors import CorruptRef, DamagedStore, InvalidName
+from model_store.errors import CorruptRef, InvalidName
 from model_store.keys import LIVE, pointer_key, version_key
 from model_store.names import require_name
-from model_store.refs import Refs
-from model_store.storage import Small, Storage
+from model_store.refs import UNREADABLE, Refs
+from model_store.storage import Read, Storage
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +30,30 @@ MAX_TASKS = 500  # in the log; a watcher that missed more looks at everything
 ANNOUNCED_S = 30.0  # how long a writer may take from the announcement to the change
 RESCAN_S = 120.0
 
-_DAMAGED = -1  # stands for what a ref that cannot be read says
+LONGEST_PAUSE_S = 10.0  # between two tries to read the refs of one task
 
 Served = tuple[int, Digest]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is served, as far as it could be read."""
+
+    live: Mapping[str, Served]  # of a task whose refs cannot be read, what they last said
+    unread: Mapping[str, Exception]  # task -> why its refs cannot be read now
+
+
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    """A task whose refs cannot be read; times are monotonic seconds."""
+
+    error: Exception
+    since: float
+    tried: float
+
+    def due(self, now: float) -> bool:
+        """Whether to try again: the longer it has lasted, the less often."""
+        return now - self.tried >= min(LONGEST_PAUSE_S, (self.tried - self.since) / 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +91,12 @@ def begin(storage: Storage) -> None:
 
 
 class Watcher:
-    """What one process knows of a store's tasks. May be used by several threads."""
+    """What one process knows of a store's tasks. May be used by several threads.
+
+    An error of one task's refs, damage or a file that cannot be read, is that task's alone: it
+    keeps what was last read of it, and is tried again. A listing or a log that fails together with
+    the listing is an outage: it is raised, and changes nothing.
+    """
 
     def __init__(self, storage: Storage, refs: Refs) -> None:
         self._storage = storage
@@ -80,14 +106,14 @@ class Watcher:
         self._looked = 0.0  # at everything; monotonic seconds, as all times here
         self._polled = 0.0
         self._announced: dict[str, float] = {}  # task -> when it was first seen in the log
-        self._served: dict[str, Served] = {}  # replaced, never changed: `snapshot` hands it out
+        self._troubles: dict[str, _Trouble] = {}
+        self._view = View({}, {})  # replaced, never changed: `snapshot` hands it out
 
-    def snapshot(self) -> Mapping[str, Served]:
-        """Task -> (live version, its manifest), as it is now; what is returned stays as it is.
+    def snapshot(self) -> View:
+        """What is served now; the same object as long as nothing changes.
 
-        A task whose refs cannot be read is logged and keeps what was last read of it, or is left
-        out if nothing was: damage is no removal, and must not hide other tasks. Raises
-        StoreNotFound if the store is there no longer.
+        Raises StoreNotFound if the store is there no longer, and OSError or StorageError where it
+        cannot be listed.
         """
         with self._lock:
             now = time.monotonic()
@@ -103,61 +129,93 @@ class Watcher:
                 if self._polled - since < ANNOUNCED_S
             } | dict.fromkeys(log.tasks if new is None else new, now)
             if new is None or now - self._looked >= RESCAN_S:
-                self._served = self._look({*self._refs.tasks(), *self._served})
+                tasks = {*self._refs.tasks(), *self._view.live}
+                self._troubles = {t: self._troubles[t] for t in tasks if t in self._troubles}
+                self._look(tasks, now)
                 self._looked = now
-            elif announced:
-                self._served = self._look(announced)
+            else:
+                due = (task for task, trouble in self._troubles.items() if trouble.due(now))
+                self._look({*announced, *due}, now)
             # Last, so that what an error has interrupted is done again.
             self._announced, self._log, self._polled = announced, log, now
-            return MappingProxyType(self._served)
+            return self._view
 
-    def _look(self, tasks: Collection[str]) -> dict[str, Served]:
-        """What is served, of which only these tasks may have changed."""
-        found = {task: served for task, served in self._read(tasks).items() if served}
-        if all(found.get(task) == self._served.get(task) for task in tasks):
-            return self._served
-        served = self._served.copy()  # to filter 10,000 entries would take five times as long
+    def _look(self, tasks: Collection[str], now: float) -> None:
+        """Learn what is served, of which only these tasks may have changed."""
+        read, errors = self._read(tasks)
+        before = self._view.live
+        found = {task: served for task, served in read.items() if served}
+        live = before
+        if any(found.get(task) != before.get(task) for task in tasks):
+            changed = dict(before)  # to filter 10,000 entries would take five times as long
+            for task in tasks:
+                changed.pop(task, None)
+            changed.update(found)
+            live = MappingProxyType(changed)
+        self._note(tasks, errors, now)
+        unread = {task: trouble.error for task, trouble in self._troubles.items()}
+        if live is not before or unread != self._view.unread:
+            self._view = View(live, MappingProxyType(unread))
+
+    def _note(self, tasks: Iterable[str], errors: Mapping[str, Exception], now: float) -> None:
+        """Remember which of the tasks looked at could not be read; each error is logged once."""
         for task in tasks:
-            served.pop(task, None)
-        served.update(found)
-        return served
+            last, error = self._troubles.pop(task, None), errors.get(task)
+            if error is None:
+                continue
+            if last is not None and _same(last.error, error):
+                self._troubles[task] = replace(last, tried=now)
+                continue
+            logger.warning("event=ref_unreadable task=%s error=%r", task, str(error))
+            self._troubles[task] = _Trouble(error, now if last is None else last.since, now)
 
-    def _read(self, tasks: Iterable[str]) -> dict[str, Served | None]:
-        """What is served of these tasks; what was, where that cannot be read."""
+    def _read(self, tasks: Iterable[str]) -> tuple[dict[str, Served | None], dict[str, Exception]]:
+        """What is served of these tasks, what was where that cannot be read; and why it cannot."""
         keys = {task: pointer_key(task, LIVE) for task in tasks}
         read = self._storage.read_many(keys.values())
+        last = self._view.live
         found: dict[str, Served | None] = {}
-        unknown: dict[str, int] = {}
+        errors: dict[str, Exception] = {}
+        numbers: dict[str, int] = {}
         for task, key in keys.items():
-            number = self._checked(task, lambda key=key: self._refs.parse_pointer(key, read[key]))
-            last = self._served.get(task)
-            # A removal is written down: a file that is missing is damage.
-            if last and (read[key] is None or number in (last[0], _DAMAGED)):
-                found[task] = last  # a version never changes
-            elif number and number != _DAMAGED:
-                unknown[task] = number
-        return found | self._resolve(unknown)
+            try:
+                number = self._refs.parse_pointer(key, read[key])
+                if read[key] is None and task in last:  # a removal is written down
+                    raise CorruptRef(f"ref {self._storage.where(key)}: gone; restore it")
+            except UNREADABLE as error:
+                found[task], errors[task] = last.get(task), error
+                continue
+            if number and task in last and last[task][0] == number:
+                found[task] = last[task]  # a version never changes
+            elif number:
+                numbers[task] = number
+        return found | self._resolve(numbers, errors), errors
 
-    def _resolve(self, numbers: dict[str, int]) -> dict[str, Served | None]:
+    def _resolve(
+        self, numbers: Mapping[str, int], errors: dict[str, Exception]
+    ) -> dict[str, Served | None]:
+        """The manifests of these versions; adds to the errors."""
         keys = {task: version_key(task, number) for task, number in numbers.items()}
         read = self._storage.read_many(keys.values())
         served: dict[str, Served | None] = {}
         for task, key in keys.items():
-            digest = self._checked(task, lambda key=key: self._refs.parse_digest(key, read[key]))
-            there = digest and digest != _DAMAGED
-            last = self._served.get(task)
-            served[task] = (numbers[task], cast(Digest, digest)) if there else last
+            try:
+                digest = self._refs.parse_digest(key, read[key])
+                if digest is None:
+                    raise CorruptRef(
+                        f"ref {self._storage.where(key)}: live, and not there; roll back"
+                    )
+                served[task] = (numbers[task], digest)
+            except UNREADABLE as error:
+                served[task], errors[task] = self._view.live.get(task), error
         return served
 
-    def _checked(self, task: str, parse: Callable[[], Any]) -> Any:
-        try:
-            return parse()
-        except CorruptRef as error:
-            logger.warning("event=ref_unreadable task=%s error=%r", task, str(error))
-            return _DAMAGED
+
+def _same(one: Exception, other: Exception) -> bool:
+    return type(one) is type(other) and str(one) == str(other)
 
 
-def _parse(current: Small | DamagedStore | None) -> _Log:
+def _parse(current: Read) -> _Log:
     """The log; one that cannot be read tells watchers to look at everything."""
     try:
         document = cast(dict[str, Any], json.loads(getattr(current, "data", b"")))
