@@ -46,6 +46,7 @@ from service.settings import LONGEST_DEADLINE_MS, Settings
 from service.tasks.trust import Trust
 from service.telemetry import tracing
 from service.telemetry.workers import Worker
+from service.v2 import grpc_server
 
 # Closing resets connections that nobody has accepted yet: it is done when there is none, if that
 # comes within so many looks; what was accepted last gets a moment to send its request.
@@ -139,6 +140,7 @@ class Gateway:
         try:
             settings = Settings.from_environment()
             _require_port(settings)
+            grpc_server.hold_port(settings)
             store = ModelStore(settings.store)
             Trust(store, settings.trusted_keys)
             Access(settings.tokens)

@@ -33,6 +33,8 @@ OWNERS = {
     "requests": ("model_store/registry_client.py",),
     "uvicorn": ("service/http/connections.py",),
     "grpc": ("service/v2/",),
+    "grpc_health": ("service/v2/",),
+    "grpc_reflection": ("service/v2/",),
     "google": ("service/v2/",),  # google.protobuf
     "jax": ("vit/", "evolution/", "service/compute/backends/jax_backend.py"),
     "opentelemetry": ("service/telemetry/tracing.py",),

@@ -2,6 +2,7 @@
 
 GatewayError
 ├── BadRequest            400  not the protocol, or tensors that do not fit
+├── TooManyCalls          429  over gRPC: as many calls are open as may be
 └── NotSupported          501  a call or extension of other servers that has no meaning here
 """
 
@@ -20,6 +21,12 @@ class BadRequest(GatewayError):
     """A request whose JSON, tensors or parameters cannot be used."""
 
     status, kind, title = 400, "bad-request", "Bad request"
+
+
+class TooManyCalls(GatewayError):
+    """As many calls are open as may be, in all or of this caller."""
+
+    status, kind, title = 429, "too-many-calls", "Too many calls"
 
 
 class NotSupported(GatewayError):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
-from urllib.parse import unquote
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-import grpc.aio
 from google.protobuf.json_format import ParseDict
+from google.protobuf.message import DecodeError, Message
 
-from service.access import FORWARDED, Grants
+from service.access import Grants
 from service.classifying import Source
 from service.compute.paths import LoadedPath
 from service.errors import ClientGone
@@ -24,115 +25,117 @@ from service.v2.inference import Answer, Asked, infer, prepare, receive
 from service.v2.models import Models, parse_version
 from service.v2.requests import MAX_INPUTS, Request, parse
 from service.v2.tensors import binary
+from service.v2.wire import model_of, no_message
 
-Context = grpc.aio.ServicerContext[Any, Any]
 CONTENTS = {"BYTES": "bytes_contents", "UINT8": "uint_contents", "FP32": "fp32_contents"}
+LONG_VALUES = 4096  # of an answer, which is then made beside the event loop
+LONG_BYTES = 1 << 16
+MAX_CONTROL_BYTES = 1 << 16  # of a message that is not a request to infer
+T = TypeVar("T", bound=Message)
+R = TypeVar("R")
 
 
-def texts(context: Context) -> dict[str, str]:
-    """The metadata that came with a call, but for binary ones."""
-    found = context.invocation_metadata() or ()
-    return {name: value for name, value in found if isinstance(value, str)}
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Whose call it is, and how long it may take."""
 
-
-def peer_host(peer: str) -> str | None:
-    """The address of the other end, None of a Unix socket."""
-    kind, _, address = unquote(peer).partition(":")
-    return None if kind == "unix" else address.rpartition(":")[0].strip("[]")
+    grants: Grants
+    limit_s: float
 
 
 class Calls:
-    """Each takes a message and its context; raises GatewayError."""
+    """Each takes a message, or its bytes, and who asks; raises GatewayError."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
-    async def ServerLive(self, message: Any, context: Context) -> pb.ServerLiveResponse:
+    async def ServerLive(self, message: Any, asking: Asking) -> pb.ServerLiveResponse:
         """Whether the threads run."""
         return pb.ServerLiveResponse(live=self._runtime.alive)
 
-    async def ServerReady(self, message: Any, context: Context) -> pb.ServerReadyResponse:
+    async def ServerReady(self, message: Any, asking: Asking) -> pb.ServerReadyResponse:
         """Whether requests should be sent here."""
         return pb.ServerReadyResponse(ready=self._runtime.ready)
 
-    async def ServerMetadata(self, message: Any, context: Context) -> pb.ServerMetadataResponse:
+    async def ServerMetadata(self, message: Any, asking: Asking) -> pb.ServerMetadataResponse:
         """Name, version and extensions."""
         return pb.ServerMetadataResponse(**models.server())
 
     async def ModelReady(
-        self, message: pb.ModelReadyRequest, context: Context
+        self, message: pb.ModelReadyRequest, asking: Asking
     ) -> pb.ModelReadyResponse:
         """Whether a request would be answered."""
-        ready = await self._models(context).ready(message.name, parse_version(message.version))
+        ready = await self._models(asking).ready(message.name, parse_version(message.version))
         return pb.ModelReadyResponse(ready=ready)
 
     async def ModelMetadata(
-        self, message: pb.ModelMetadataRequest, context: Context
+        self, message: pb.ModelMetadataRequest, asking: Asking
     ) -> pb.ModelMetadataResponse:
         """Tensors and versions."""
         version = parse_version(message.version)
-        content = await self._models(context).metadata(message.name, version)
-        return ParseDict(content, pb.ModelMetadataResponse())
+        content = await self._models(asking).metadata(message.name, version)
+        return await self._made(content, pb.ModelMetadataResponse)
 
     async def ModelConfig(
-        self, message: pb.ModelConfigRequest, context: Context
+        self, message: pb.ModelConfigRequest, asking: Asking
     ) -> pb.ModelConfigResponse:
         """What clients of Triton read of a model's configuration."""
         version = parse_version(message.version)
-        content = await self._models(context).config(message.name, version)
-        return ParseDict({"config": content}, pb.ModelConfigResponse())
+        content = await self._models(asking).config(message.name, version)
+        return await self._made({"config": content}, pb.ModelConfigResponse)
 
     async def ModelStatistics(
-        self, message: pb.ModelStatisticsRequest, context: Context
+        self, message: pb.ModelStatisticsRequest, asking: Asking
     ) -> pb.ModelStatisticsResponse:
         """Of one model or of all."""
         version = parse_version(message.version)
-        content = await self._models(context).statistics(message.name, version)
-        return ParseDict({"model_stats": content}, pb.ModelStatisticsResponse())
+        content = await self._models(asking).statistics(message.name, version)
+        return await self._made({"model_stats": content}, pb.ModelStatisticsResponse)
 
     async def RepositoryIndex(
-        self, message: pb.RepositoryIndexRequest, context: Context
+        self, message: pb.RepositoryIndexRequest, asking: Asking
     ) -> pb.RepositoryIndexResponse:
         """Every task with its state."""
-        content = await self._models(context).index(message.ready)
-        return ParseDict({"models": content}, pb.RepositoryIndexResponse())
+        content = await self._models(asking).index(message.ready)
+        return await self._made({"models": content}, pb.RepositoryIndexResponse)
 
     async def RepositoryModelLoad(
-        self, message: pb.RepositoryModelLoadRequest, context: Context
+        self, message: pb.RepositoryModelLoadRequest, asking: Asking
     ) -> pb.RepositoryModelLoadResponse:
         """Loads a task and waits."""
-        await self._models(context).load(message.model_name, message.parameters)
+        await self._models(asking).load(message.model_name, message.parameters)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(
-        self, message: pb.RepositoryModelUnloadRequest, context: Context
+        self, message: pb.RepositoryModelUnloadRequest, asking: Asking
     ) -> pb.RepositoryModelUnloadResponse:
         """Lets go of a task."""
-        await self._models(context).unload(message.model_name)
+        await self._models(asking).unload(message.model_name)
         return pb.RepositoryModelUnloadResponse()
 
-    async def ModelInfer(
-        self, message: pb.ModelInferRequest, context: Context
-    ) -> pb.ModelInferResponse:
+    async def ModelInfer(self, data: bytes, asking: Asking) -> pb.ModelInferResponse:
         """Classifies; until the client's deadline, and no longer than the client waits."""
-        runtime, model = self._runtime, message.model_name
+        runtime, started = self._runtime, time.monotonic()
+        model, version = model_of(data)
 
         async def read(path: LoadedPath) -> tuple[Request, Sequence[Source]]:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(runtime.decoders, self._parse, message, path)
+            return await loop.run_in_executor(runtime.decoders, self._parse, data, path)
 
         seen = Seen("v2-grpc", (model,))
         with watched(runtime.metrics, seen, runtime.tally.count):
             try:
                 asked = Asked(
-                    grants=self._grants(context),
+                    grants=asking.grants,
                     model=model,
-                    version=parse_version(message.model_version),
-                    deadline=time.monotonic() + self._limit_s(context),
+                    version=parse_version(version),
+                    deadline=started + asking.limit_s,
                 )
                 request, sources = await receive(runtime, asked, read)
-                return _response(
-                    await infer(runtime, seen, asked, request, sources, _never), request
+                answer = await infer(runtime, seen, asked, request, sources, _never)
+                values = sum(math.prod(one.shape) for one in answer.outputs)
+                return await beside(
+                    runtime, values * LONG_BYTES // LONG_VALUES, _response, answer, request
                 )
             except asyncio.CancelledError:  # how gRPC says that the client has left
                 seen.status = ClientGone.status
@@ -141,9 +144,8 @@ class Calls:
     # Its requests are those of ModelInfer, one after the other.
     ModelStreamInfer = ModelInfer
 
-    def _parse(
-        self, message: pb.ModelInferRequest, path: LoadedPath
-    ) -> tuple[Request, Sequence[Source]]:
+    def _parse(self, data: bytes, path: LoadedPath) -> tuple[Request, Sequence[Source]]:
+        message = parsed(pb.ModelInferRequest, data)
         inputs, raw = message.inputs[: MAX_INPUTS + 1], message.raw_input_contents
         if raw and len(raw) != len(inputs):
             raise BadRequest(
@@ -162,21 +164,29 @@ class Calls:
         request = parse(content, views)
         return prepare(request, path, self._runtime.settings, self._runtime.intake.kept)
 
-    def _limit_s(self, context: Context) -> float:
-        longest = self._runtime.settings.deadline_ms / 1e3
-        left = context.time_remaining()
-        return longest if left is None else min(longest, left)
+    def _models(self, asking: Asking) -> Models:
+        return Models(self._runtime, asking.grants)
 
-    def _grants(self, context: Context) -> Grants:
-        metadata = texts(context)
-        return self._runtime.access.grants(
-            metadata.get("authorization"),
-            peer_host(context.peer()),
-            forwarded=any(name in metadata for name in FORWARDED),
-        )
+    async def _made(self, content: Any, kind: type[T]) -> T:
+        """A message of what may be long."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._runtime.parsers, ParseDict, content, kind())
 
-    def _models(self, context: Context) -> Models:
-        return Models(self._runtime, self._grants(context))
+
+def parsed(kind: type[T], data: bytes) -> T:
+    """The message that these bytes are; raises BadRequest if they are none."""
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise no_message(data, kind.DESCRIPTOR.name) from None
+
+
+async def beside(runtime: Runtime, size: int, work: Callable[..., R], *arguments: Any) -> R:
+    """The work on so many bytes, beside the event loop if they are many."""
+    if size < LONG_BYTES:
+        return work(*arguments)
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(runtime.parsers, work, *arguments)
 
 
 async def _never() -> None:

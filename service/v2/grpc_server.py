@@ -2,232 +2,249 @@
 
 It runs in the event loop of the app. Its calls come from the descriptor of inference.proto, so a
 call is a coroutine of `grpc_calls.Calls` with the method's name; all others answer UNIMPLEMENTED.
+
+Law: whatever is sent, memory, calls and connections are bounded (`grpc_connections`, `grpc_core`,
+`grpc_callers`), nothing whose cost a client chooses runs on the event loop, and health is answered.
+A call that its caller may not make is refused before its message is asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
-import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeVar
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
-import grpc.aio
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
-from service.errors import (
-    ClientGone,
-    GatewayError,
-    InternalError,
-    SettingsError,
-    UploadTimeout,
-)
-from service.http.exchanges import REQUEST_ID, TRACE_CONTEXT, request_id
+from service.access import Grants
+from service.errors import GatewayError, SettingsError
 from service.runtime import Runtime
-from service.settings import LONGEST_DEADLINE_MS
-from service.telemetry.requests import Exchange, exchanged
+from service.settings import LONGEST_DEADLINE_MS, Settings
+from service.v2 import grpc_core
 from service.v2.errors import NOT_SERVED, BadRequest, NotSupported
-from service.v2.grpc_calls import Calls, Context, peer_host, texts
+from service.v2.grpc_callers import Context, longest_message
+from service.v2.grpc_calls import MAX_CONTROL_BYTES, Asking, Calls, parsed
+from service.v2.grpc_connections import Connections, listener
+from service.v2.grpc_reception import Messages, Reception, refusal
+from service.v2.grpc_standard import HEALTH, REFLECTION, Health, Reflection
 from service.v2.inference_pb2 import DESCRIPTOR, ModelStreamInferResponse
 
 logger = logging.getLogger(__name__)
 SERVICE = DESCRIPTOR.services_by_name["GRPCInferenceService"]
 PREFIX = f"/{SERVICE.full_name}/"
-QUIET = frozenset({f"{PREFIX}ServerLive", f"{PREFIX}ServerReady"})  # probes, which fill logs
-MESSAGE_OVERHEAD = 1 << 16  # of a request around its tensors
-CODES = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,
-    401: grpc.StatusCode.UNAUTHENTICATED,
-    403: grpc.StatusCode.PERMISSION_DENIED,
-    404: grpc.StatusCode.NOT_FOUND,
-    408: grpc.StatusCode.DEADLINE_EXCEEDED,
-    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    415: grpc.StatusCode.INVALID_ARGUMENT,
-    422: grpc.StatusCode.INVALID_ARGUMENT,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    499: grpc.StatusCode.CANCELLED,
-    501: grpc.StatusCode.UNIMPLEMENTED,
-    503: grpc.StatusCode.UNAVAILABLE,
-    504: grpc.StatusCode.DEADLINE_EXCEEDED,
-}
-T = TypeVar("T")
-Call = Callable[[Any, Context], Awaitable[Any]]
+PROBES = frozenset({"ServerLive", "ServerReady"})  # which fill logs
+LONG = frozenset({"ModelMetadata", "ModelStatistics", "RepositoryIndex"})  # what they answer
+INFER = frozenset({"ModelInfer", "ModelStreamInfer"})
+ADMIN = frozenset({"RepositoryModelLoad", "RepositoryModelUnload"})
+NOT_SERVED_METHODS = (
+    *(
+        f"{kind}SharedMemory{call}"
+        for kind in ("System", "Cuda")
+        for call in ("Status", "Register", "Unregister")
+    ),
+    "TraceSetting",
+    "LogSettings",
+)
+SERVICES = (SERVICE.full_name, HEALTH, REFLECTION)
+_HELD: list[socket.socket] = []  # bound, but nobody listens on them
+UNREAD = PROBES | {"ServerMetadata", *NOT_SERVED_METHODS}  # by anybody: their messages say nothing
+NOBODY = Asking(Grants("nobody"), 0.0)
+Call = Callable[[Any, Asking], Awaitable[Message]]
 
 
 @asynccontextmanager
 async def serving(runtime: Runtime) -> AsyncIterator[None]:
     """A server on MUNET_GRPC_PORT, if that is set; when left, calls in flight are finished."""
-    if not runtime.settings.grpc_port:
+    settings = runtime.settings
+    if not settings.grpc_port:
         yield
         return
-    server = _server(runtime)
-    await server.start()
-    logger.info("event=grpc_started port=%d", runtime.settings.grpc_port)
+    found = _listener(settings, shared=settings.workers > 1)
+    connections = Connections()
     try:
-        yield
+        reception = Reception(runtime, connections)
+        health = Health(reception, SERVICES)
+        server = grpc_core.server(
+            longest_message(settings),
+            {
+                SERVICE.full_name: _Methods(reception).handlers(),
+                HEALTH: health.handlers(),
+                REFLECTION: Reflection(reception, SERVICES).handlers(),
+            },
+        )
+        server.add_insecure_port(connections.address)
+        await server.start()
+        await connections.listen(found)
+        logger.info("event=grpc_started port=%d", settings.grpc_port)
+        try:
+            yield
+        finally:
+            connections.stop_listening()
+            health.stop()
+            await server.stop(LONGEST_DEADLINE_MS / 1e3)
     finally:
-        await server.stop(LONGEST_DEADLINE_MS / 1e3)
+        found.close()
+        connections.close()
 
 
-def _server(runtime: Runtime) -> grpc.aio.Server:
-    settings = runtime.settings
-    server = grpc.aio.server(
-        handlers=[_Handlers(runtime)],
-        options=[
-            # Of a compressed message, the size that it inflates to.
-            ("grpc.max_receive_message_length", settings.max_body_bytes + MESSAGE_OVERHEAD),
-            # Workers share the port; anybody else's server on it is an error.
-            ("grpc.so_reuseport", int(settings.workers > 1)),
-            ("grpc.max_concurrent_streams", settings.queue_total),  # of one connection
-        ],
-        maximum_concurrent_rpcs=2 * settings.queue_total,  # behind the queues, which say it better
-    )
+def hold_port(settings: Settings) -> None:
+    """For the process that starts the workers: raises SettingsError if MUNET_GRPC_PORT is taken.
+
+    Several workers share the port. Another gateway could share it too and get a part of the calls:
+    until this process ends, it finds the port taken.
+    """
+    if not settings.grpc_port:
+        return
+    found = _listener(settings, shared=False)
+    if settings.workers == 1:  # it lets nobody share
+        found.close()
+        return
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    _HELD.append(found)
+
+
+def _listener(settings: Settings, *, shared: bool) -> socket.socket:
     try:
-        server.add_insecure_port(f"[::]:{settings.grpc_port}")
-    except RuntimeError as error:
+        return listener(settings.grpc_port, shared=shared)
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        reason = "another process listens on it" if taken else str(error)
         raise SettingsError(
             f"starting the gateway: MUNET_GRPC_PORT must be a free port, "
-            f"found {settings.grpc_port}: {error}"
+            f"found {settings.grpc_port}: {reason}"
         ) from None
-    return server
 
 
-class _Handlers(grpc.GenericRpcHandler):
-    """Finds a method's handler by its path."""
+class _Methods:
+    """The handlers of the protocol's own service."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        calls = Calls(runtime)
-        self._found = {
-            PREFIX + method.name: _handler(runtime, method, getattr(calls, method.name))
-            for method in SERVICE.methods
-        }
+    def __init__(self, reception: Reception) -> None:
+        self._reception = reception
+        self._calls = Calls(reception.runtime)
 
-    def service(
-        self, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """None for another service's."""
-        path = handler_call_details.method
-        if path not in self._found and path.startswith(PREFIX):
-            return grpc.unary_unary_rpc_method_handler(_unimplemented)  # pyright: ignore[reportArgumentType]
-        return self._found.get(path)
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+        """By the names of the methods."""
+        found = {method.name: self._handler(method) for method in SERVICE.methods}
+        for name in NOT_SERVED_METHODS:
+            found[name] = grpc.stream_unary_rpc_method_handler(self._unary(name, _not_served))
+        return found
 
+    def _handler(self, method: Any) -> grpc.RpcMethodHandler[Any, Any]:
+        # For a call of one message gRPC itself waits as long as the client likes: read as a stream.
+        call: Call = getattr(self._calls, method.name)
+        if method.name not in INFER | UNREAD:
+            call = _small(method.input_type._concrete_class, call)
+        if method.client_streaming:
+            return grpc.stream_stream_rpc_method_handler(self._stream(method.name, call))
+        return grpc.stream_unary_rpc_method_handler(self._unary(method.name, call))
 
-def _handler(runtime: Runtime, method: Any, call: Call) -> grpc.RpcMethodHandler[Any, Any]:
-    # For a call of one message gRPC itself waits as long as the client likes: read as a stream.
-    make, wrap = (
-        (grpc.stream_stream_rpc_method_handler, _streaming)
-        if method.client_streaming
-        else (grpc.stream_unary_rpc_method_handler, _answering)
-    )
-    wanted, given = method.input_type._concrete_class, method.output_type._concrete_class
-    checked = _checked(runtime, wanted, call)
-    path = PREFIX + method.name
-    return make(wrap(runtime, path, checked), response_serializer=given.SerializeToString)
+    def _unary(self, name: str, call: Call) -> Any:
+        path, reception = PREFIX + name, self._reception
 
+        async def answer(messages: Messages, context: Context) -> Any:
+            with reception.noted(path, context, quiet=name in PROBES) as exchange:
+                try:
+                    connection = reception.arrived(context)
+                    if name in UNREAD:
+                        reply = await self._encoded(name, await call(b"", NOBODY))
+                    else:
+                        caller, grants = reception.admit(context, connection, _required(name))
+                        async with reception.message(caller, messages) as data:
+                            reply = await self._reply(name, call, data, grants, context)
+                            exchange.bytes_in = len(data or b"")
+                        reception.answering(caller, context, len(reply))
+                    reception.ends(context, connection)
+                    exchange.status, exchange.bytes_out = 200, len(reply)
+                    return reply
+                except Exception as error:
+                    exchange.status, code, detail, metadata = refusal(error)
+                await context.abort(code, detail, metadata)
 
-def _checked(runtime: Runtime, kind: type[Message], call: Call) -> Call:
-    """The call with a message in place of its bytes; gRPC would log all that are none."""
+        return answer
 
-    async def parsed(data: bytes, context: Context) -> Any:
-        with runtime.intake.holding(len(data)):
+    def _stream(self, name: str, call: Call) -> Any:
+        path, reception = PREFIX + name, self._reception
+
+        async def answer(messages: Messages, context: Context) -> None:
             try:
-                message = kind.FromString(data)
-            except DecodeError:
-                raise BadRequest(f"{len(data)} bytes that are no {kind.DESCRIPTOR.name}") from None
-            return await call(message, context)
-
-    return parsed
-
-
-async def _soon(runtime: Runtime, step: Awaitable[T]) -> T:
-    """Sending or receiving, for which the client is needed. Raises UploadTimeout."""
-    limit_s = runtime.settings.deadline_ms / 1e3
-    try:
-        async with asyncio.timeout(limit_s):
-            return await step
-    except TimeoutError:
-        raise UploadTimeout(f"no message went within {limit_s:g} s") from None
-
-
-def _answering(runtime: Runtime, path: str, call: Call) -> Call:
-    async def answer(messages: AsyncIterator[bytes], context: Context) -> Any:
-        with _noted(runtime, path, context) as exchange:
-            try:
-                data = await _soon(runtime, anext(messages, None))
-                if data is None:
-                    raise BadRequest("expected a message, found none")
-                exchange.bytes_in = len(data)
-                reply = await call(data, context)
-                exchange.status, exchange.bytes_out = 200, reply.ByteSize()
-                return reply
-            except Exception as error:
-                exchange.status, code, detail, metadata = _refusal(error)
+                connection = reception.arrived(context)
+                try:
+                    caller, grants = reception.admit(context, connection, _required(name))
+                    while True:
+                        async with reception.message(caller, messages) as data:
+                            if data is None:
+                                return
+                            reply = await reply_to(data, grants, context)
+                        await reception.write(caller, context, reply.SerializeToString())
+                finally:
+                    reception.ends(context, connection)
+            except GatewayError as error:  # an idle stream and an unread one keep no place
+                _, code, detail, metadata = refusal(error)
             await context.abort(code, detail, metadata)
 
-    return answer
+        async def reply_to(data: bytes, grants: Grants, context: Context) -> Message:
+            """A request that is refused ends nothing: its answer says so."""
+            with reception.noted(path, context) as exchange:
+                exchange.bytes_in = len(data)
+                try:
+                    found = await call(data, self._asking(grants, context))
+                    reply = ModelStreamInferResponse(infer_response=found)  # pyright: ignore[reportArgumentType]
+                    exchange.status = 200
+                except Exception as error:
+                    exchange.status, _, detail, _ = refusal(error)
+                    reply = ModelStreamInferResponse(error_message=detail)
+                exchange.bytes_out = reply.ByteSize()
+            return reply
+
+        return answer
+
+    async def _reply(
+        self, name: str, call: Call, data: bytes | None, grants: Grants, context: Context
+    ) -> bytes:
+        if data is None:
+            raise BadRequest("expected a message, found none")
+        return await self._encoded(name, await call(data, self._asking(grants, context)))
+
+    async def _encoded(self, name: str, reply: Message) -> bytes:
+        if name not in LONG:
+            return reply.SerializeToString()
+        loop, parsers = asyncio.get_running_loop(), self._reception.runtime.parsers
+        return await loop.run_in_executor(parsers, reply.SerializeToString)
+
+    def _asking(self, grants: Grants, context: Context) -> Asking:
+        longest, left = self._reception.limit_s, context.time_remaining()
+        return Asking(grants, longest if left is None else min(longest, left))
 
 
-def _streaming(runtime: Runtime, path: str, call: Call) -> Call:
-    async def answer(messages: AsyncIterator[bytes], context: Context) -> None:
-        try:
-            while (data := await _soon(runtime, anext(messages, None))) is not None:
-                await _soon(runtime, context.write(await reply_to(data, context)))
-            return
-        except UploadTimeout as error:  # neither an idle stream nor an unread one keeps its place
-            _, code, detail, _ = _refusal(error)
-        await context.abort(code, detail)
-
-    async def reply_to(data: bytes, context: Context) -> ModelStreamInferResponse:
-        """A request that is refused ends nothing: its answer says so."""
-        with _noted(runtime, path, context) as exchange:
-            exchange.bytes_in = len(data)
-            try:
-                reply = ModelStreamInferResponse(infer_response=await call(data, context))
-                exchange.status = 200
-            except Exception as error:
-                exchange.status, _, detail, _ = _refusal(error)
-                reply = ModelStreamInferResponse(error_message=detail)
-            exchange.bytes_out = reply.ByteSize()
-        return reply
-
-    return answer
+def _required(name: str) -> Callable[[Grants], None]:
+    """What a caller must be allowed to do, as far as a message need not be read for it."""
+    if name in INFER:
+        return _may_classify
+    return Grants.require_admin if name in ADMIN else Grants.require_read
 
 
-def _refusal(error: Exception) -> tuple[int, grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
-    """Of HTTP the status, of gRPC the code, its text and trailing metadata."""
-    if not isinstance(error, GatewayError):
-        logger.error("event=grpc_crash", exc_info=error)
-        error = InternalError("an unexpected error; the server's log has the cause")
-    metadata: tuple[tuple[str, str], ...] = ()
-    if error.retry_after_s is not None:
-        metadata = (("retry-after", str(max(1, math.ceil(error.retry_after_s)))),)
-    code = CODES.get(error.status, grpc.StatusCode.INTERNAL)
-    return error.status, code, error.detail, metadata
+def _may_classify(grants: Grants) -> None:
+    if not grants.classify:
+        grants.require_classify("")
 
 
-@contextmanager
-def _noted(runtime: Runtime, path: str, context: Context) -> Iterator[Exchange]:
-    """Around a call: an exchange, of which the access log and traces hear if there are any."""
-    metadata = texts(context)
-    exchange = Exchange(
-        method="POST",
-        path=path,
-        client=peer_host(context.peer()) or "",
-        request_id=request_id(metadata.get(REQUEST_ID)),
-        trace={name: metadata[name] for name in TRACE_CONTEXT if name in metadata},
-        route=path,
-    )
-    with exchanged(() if path in QUIET else runtime.reporting.reports, exchange):
-        try:
-            yield exchange
-        except asyncio.CancelledError:  # how gRPC says that the client has left
-            exchange.status = ClientGone.status
-            raise
+def _small(kind: type[Message], call: Call) -> Call:
+    """The call with a message in place of its bytes."""
+
+    async def parsing(data: bytes, asking: Asking) -> Message:
+        if len(data) > MAX_CONTROL_BYTES:
+            raise BadRequest(f"a message of {len(data)} bytes, at most {MAX_CONTROL_BYTES}")
+        return await call(parsed(kind, data), asking)
+
+    return parsing
 
 
-async def _unimplemented(message: bytes, context: Context) -> None:
-    del message
-    error = NotSupported(NOT_SERVED)
-    await context.abort(CODES[error.status], error.detail)
+async def _not_served(data: bytes, asking: Asking) -> Message:
+    del data, asking
+    raise NotSupported(NOT_SERVED)

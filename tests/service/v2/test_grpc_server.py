@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,13 +23,16 @@ from service.errors import SettingsError
 from service.http.uploads import Intake
 from service.runtime import Runtime
 from service.telemetry.requests import Exchange
+from service.v2 import grpc_server, models
 from service.v2 import inference_pb2 as pb
-from service.v2 import models
 from service.v2.errors import NOT_SERVED
-from service.v2.grpc_calls import Calls, peer_host
-from service.v2.grpc_server import PREFIX, serving
+from service.v2.grpc_connections import listener
+from service.v2.grpc_reception import Reception
+from service.v2.grpc_server import NOBODY, PREFIX, _Methods, hold_port, serving
 from tests.service.in_process import Gateway
+from tests.service.servers import ROOT, environment
 from tests.service.systems import png
+from tests.service.v2.conftest import Spoken
 from tests.service.waiting import PATIENCE_S, eventually
 
 INFER = f"{PREFIX}ModelInfer"
@@ -260,7 +267,9 @@ def test_a_deadline_that_has_passed_is_one(runtime: Runtime) -> None:
             return 0.0
 
     late: Any = Late()
-    assert Calls(runtime)._limit_s(late) == 0.0
+    nothing: Any = None
+    asking = _Methods(Reception(runtime, nothing))._asking(NOBODY.grants, late)
+    assert asking.limit_s == 0.0
 
 
 def test_the_clients_deadline_counts(
@@ -309,6 +318,47 @@ def test_only_workers_of_one_gateway_share_a_port(
     gateway.runner.run(twice())
 
 
+def test_another_gateway_finds_the_port_of_workers_taken(runtime: Runtime, port: int) -> None:
+    workers = replace(runtime.settings, grpc_port=port, workers=2)
+    hold_port(replace(runtime.settings, grpc_port=0))
+    hold_port(replace(workers, workers=1))  # which only looks
+    hold_port(workers)
+    try:
+        with contextlib.ExitStack() as held:
+            for _ in range(2):  # the workers themselves
+                one = held.enter_context(listener(port, shared=True))
+                one.listen()
+            for other in (1, 2):
+                with pytest.raises(SettingsError, match="another process listens on it"):
+                    hold_port(replace(workers, workers=other))
+        with pytest.raises(SettingsError):  # before its workers listen, and between two of them
+            hold_port(workers)
+    finally:
+        while grpc_server._HELD:
+            grpc_server._HELD.pop().close()
+
+
+def test_a_second_gateway_on_one_port_does_not_start(spoken: Spoken, tmp_path: Path) -> None:
+    port = spoken.grpc.rpartition(":")[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "bentoml", "serve", ".", "--host", "127.0.0.1", "--port", "0"],
+        cwd=ROOT,
+        env=environment(
+            tmp_path,
+            MUNET_STORE=spoken.store.url,
+            MUNET_GRPC_PORT=port,
+            MUNET_WORKERS="2",
+        ),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 2
+    (error,) = done.stderr.strip().splitlines()
+    assert error.startswith("error: starting the gateway: MUNET_GRPC_PORT must be a free port")
+    assert port in error
+
+
 def test_without_a_port_there_is_no_server(gateway: Gateway, runtime: Runtime) -> None:
     async def run() -> None:
         async with serving(runtime):
@@ -318,16 +368,3 @@ def test_without_a_port_there_is_no_server(gateway: Gateway, runtime: Runtime) -
     gateway.runner.run(run())
     with pytest.raises(SettingsError, match="MUNET_GRPC_PORT"):
         replace(runtime.settings, grpc_port=-1)
-
-
-@pytest.mark.parametrize(
-    ("peer", "host"),
-    [
-        ("ipv4:127.0.0.1:5000", "127.0.0.1"),
-        ("ipv6:[::1]:5000", "::1"),
-        ("ipv6:%5B::ffff:10.0.0.1%5D:5000", "::ffff:10.0.0.1"),
-        ("unix:/run/socket", None),
-    ],
-)
-def test_peers(peer: str, host: str | None) -> None:
-    assert peer_host(peer) == host

@@ -1,0 +1,311 @@
+"""Hostile clients of the gRPC port: what they hold and send keeps nobody from being answered."""
+
+from __future__ import annotations
+
+import http.client
+import resource
+import socket
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from loadtests.gateways import Gateway
+from model_store import ModelStore
+from service.v2 import inference_pb2 as pb
+from service.v2.grpc_core import MAX_STREAMS
+from service.v2.grpc_server import PREFIX
+from tests.service.systems import png, publish
+from tests.service.v2 import frames
+from tests.service.v2.frames import Raw, frame, message
+from tests.service.waiting import PATIENCE_S
+
+FILES = 512  # that the gateway may have open
+BODY, MEMORY = 5 * 2**20, 32 * 2**20  # bytes of one body, and of all
+GROWTH = 96 * 2**20  # bytes; MEMORY, and what allocators and gRPC's own buffers keep
+HEALTH, INFER = "/grpc.health.v1.Health/Check", f"{PREFIX}ModelInfer"
+LIVE, STREAM = f"{PREFIX}ServerLive", f"{PREFIX}ModelStreamInfer"
+OWN = (("grpc.use_local_subchannel_pool", 1),)  # a connection that nobody else has
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A running gateway, and where it speaks gRPC."""
+
+    gateway: Gateway
+    port: int
+
+    def answers(self) -> None:
+        """Health over both transports, and a picture."""
+        client = http.client.HTTPConnection("127.0.0.1", self.gateway.port, timeout=PATIENCE_S)
+        for method, path, body in (
+            ("GET", "/livez", b""),
+            ("GET", "/readyz", b""),
+            ("POST", "/classify/plain", png(1)),
+        ):
+            client.request(method, path, body, {"content-type": "image/png"})
+            answer = client.getresponse()
+            assert answer.status == 200, (path, answer.read())
+            answer.read()
+        client.close()
+        with grpc.insecure_channel(f"127.0.0.1:{self.port}", OWN) as channel:
+            ask = health_pb2_grpc.HealthStub(channel)
+            answer = ask.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory, compilations: str) -> Iterator[Target]:
+    """With few files, and little memory for bodies."""
+    folder = tmp_path_factory.mktemp("hostile")
+    store = ModelStore(folder / "store", create=True)
+    publish(store, "plain")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, hard))
+    try:
+        gateway = Gateway(
+            store.url,
+            folder / "home",
+            MUNET_GRPC_PORT=str(port),
+            MUNET_COMPILATION_CACHE=compilations,
+            MUNET_PRELOAD="*",
+            MUNET_MAX_BATCH_ROWS="4",
+            MUNET_MAX_BODY_BYTES=str(BODY),
+            MUNET_UPLOAD_MEMORY=str(MEMORY),
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with gateway:
+        yield Target(gateway, port)
+
+
+Attack = Callable[[int, ExitStack], None]
+ATTACKS: dict[str, Attack] = {}
+
+
+def attack(work: Attack) -> Attack:
+    """One way to be a nuisance: what it holds is released when the stack is closed."""
+    ATTACKS[work.__name__] = work
+    return work
+
+
+def open_ones(port: int, held: ExitStack, count: int, settings: bytes = b"") -> list[Raw]:
+    found = [held.enter_context(Raw(port, settings)) for _ in range(count)]
+    for one in found:
+        one.read(0.01)
+    return found
+
+
+@attack
+def half_sent_messages(port: int, held: ExitStack) -> None:
+    for client in open_ones(port, held, 4):
+        for _ in range(8):
+            client.pour(client.call(INFER), message(bytes(BODY - 1), BODY))
+
+
+@attack
+def half_sent_without_access(port: int, held: ExitStack) -> None:
+    for client in open_ones(port, held, 4):
+        for _ in range(8):
+            client.pour(client.call(INFER, x_forwarded_for="192.0.2.1"), message(bytes(BODY), BODY))
+
+
+@attack
+def half_sent_health(port: int, held: ExitStack) -> None:
+    for client in open_ones(port, held, 4):
+        for _ in range(8):
+            client.pour(client.call(HEALTH), message(bytes(BODY - 1), BODY))
+
+
+@attack
+def half_sent_in_small_pieces(port: int, held: ExitStack) -> None:
+    for client in open_ones(port, held, 8):
+        stream = client.call(INFER, message(b"", BODY))
+        client.read(0.2)
+        for _ in range(50):
+            client.send(frame(frames.DATA, 0, stream, b"x") * 1000)
+
+
+@attack
+def longer_than_allowed(port: int, held: ExitStack) -> None:
+    for compressed in (False, True):
+        for client in open_ones(port, held, 4):
+            announced = message(bytes(60_000), 2**31, compressed=compressed)
+            stream = client.call(INFER, grpc_encoding="gzip")
+            assert client.pour(stream, announced + bytes(20 * 2**20)) < BODY
+
+
+@attack
+def bombs(port: int, held: ExitStack) -> None:
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    packed = b"".join(packer.compress(bytes(2**20)) for _ in range(128)) + packer.flush()
+    for client in open_ones(port, held, 4):
+        stream = client.call(INFER, grpc_encoding="gzip")
+        client.pour(stream, message(packed, compressed=True))
+        client.send(frame(frames.DATA, frames.END_STREAM, stream))
+        client.read(0.2)
+
+
+@attack
+def many_small_submessages(port: int, held: ExitStack) -> None:
+    for client in open_ones(port, held, 4):
+        for tag in (b"\x2a\0", b"\x32\0", b"\x22\0", b"\x3a\0", b"\x08\1"):
+            data = tag * ((BODY - 100) // 2)
+            stream = client.call(INFER)
+            client.pour(stream, message(data))
+            client.send(frame(frames.DATA, frames.END_STREAM, stream))
+
+
+@attack
+def calls_without_a_message(port: int, held: ExitStack) -> None:
+    for path in (INFER, STREAM, f"{PREFIX}ModelReady", HEALTH, LIVE):
+        for client in open_ones(port, held, 8):
+            for _ in range(MAX_STREAMS):
+                client.call(path)
+
+
+@attack
+def silent_connections(port: int, held: ExitStack) -> None:
+    for _ in range(FILES):
+        held.enter_context(Raw(port, greet=False))
+
+
+@attack
+def idle_connections(port: int, held: ExitStack) -> None:
+    for _ in range(FILES):
+        held.enter_context(Raw(port))
+
+
+@attack
+def half_a_preface(port: int, held: ExitStack) -> None:
+    for _ in range(FILES):
+        held.enter_context(Raw(port, greet=False)).send(frames.PREFACE[:20])
+
+
+@attack
+def preface_without_settings(port: int, held: ExitStack) -> None:
+    for _ in range(FILES):
+        held.enter_context(Raw(port, greet=False)).send(frames.PREFACE)
+
+
+@attack
+def readers_of_nothing(port: int, held: ExitStack) -> None:
+    closed = frames.setting(frames.INITIAL_WINDOW_SIZE, 0)
+    request = pb.ModelInferRequest(model_name="plain", inputs=[_image()]).SerializeToString()
+    for path, data in ((INFER, request), (STREAM, request), (LIVE, b""), (HEALTH, b"")):
+        for client in open_ones(port, held, 4, closed):
+            for _ in range(MAX_STREAMS):
+                client.call(path, message(data), end=True)
+
+
+@attack
+def socket_that_is_not_read(port: int, held: ExitStack) -> None:
+    for client in open_ones(port, held, 4):
+        for _ in range(20_000):
+            if client.closed:
+                break
+            client.call("/unknown/method", end=True)
+
+
+@attack
+def calls_taken_back(port: int, held: ExitStack) -> None:
+    for path in (INFER, HEALTH, "/unknown/method"):
+        for client in open_ones(port, held, 2):
+            for _ in range(5000):
+                stream = client.call(path)
+                client.send(frame(frames.RST_STREAM, 0, stream, b"\0\0\0\x08"))
+
+
+@attack
+def headers_without_an_end(port: int, held: ExitStack) -> None:
+    piece = frames.literal(b"x-long", bytes(16_000).replace(b"\0", b"a"))
+    for client in open_ones(port, held, 4):
+        client.send(frame(frames.HEADERS, 0, 1, frames.head(INFER)))
+        for _ in range(2000):
+            client.send(frame(frames.CONTINUATION, 0, 1, piece))
+
+
+@attack
+def empty_frames(port: int, held: ExitStack) -> None:
+    for kind in (frames.DATA, frames.CONTINUATION, frames.SETTINGS):
+        (client,) = open_ones(port, held, 1)
+        if kind == frames.CONTINUATION:
+            client.send(frame(frames.HEADERS, 0, 1, frames.head(INFER)))
+        stream = client.call(INFER) if kind == frames.DATA else int(kind != frames.SETTINGS)
+        for _ in range(200):
+            client.send(frame(kind, 0, stream) * 1000)
+
+
+@attack
+def pings_and_settings(port: int, held: ExitStack) -> None:
+    for one in (frame(frames.PING, 0, 0, bytes(8)), frame(frames.SETTINGS)):
+        for client in open_ones(port, held, 4):
+            for _ in range(100):
+                client.send(one * 1000)
+
+
+@attack
+def windows_that_overflow(port: int, held: ExitStack) -> None:
+    for client in open_ones(port, held, 4):
+        stream = client.call(INFER)
+        for one in (0, stream):
+            client.send(frame(frames.WINDOW_UPDATE, 0, one, b"\x7f\xff\xff\xff") * 100)
+
+
+@attack
+def names_that_are_no_text(port: int, held: ExitStack) -> None:
+    for path in (b"/\xff\xfe/x", b"", b"/a\0b", INFER.encode() + b"\xff", b"/" + b"a" * 10_000):
+        (client,) = open_ones(port, held, 1)
+        client.call(path, message(b""), end=True)
+        client.read(0.1)
+
+
+@attack
+def other_protocols(port: int, held: ExitStack) -> None:
+    for data in (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", b"\x16\x03\x01\x02\0\1", bytes(100)):
+        for greet in (False, True):
+            held.enter_context(Raw(port, greet=greet)).send(data * 100)
+
+
+@attack
+def long_names(port: int, held: ExitStack) -> None:
+    request = pb.ModelInferRequest(model_name="p" * 2**20).SerializeToString()
+    for client in open_ones(port, held, 2):
+        for _ in range(8):
+            stream = client.call(INFER)
+            client.pour(stream, message(request))
+            client.send(frame(frames.DATA, frames.END_STREAM, stream))
+        client.call(INFER, x_big="b" * 60_000)
+
+
+def _image() -> pb.ModelInferRequest.InferInputTensor:
+    contents = pb.InferTensorContents(bytes_contents=[png(1)])
+    return pb.ModelInferRequest.InferInputTensor(
+        name="image", datatype="BYTES", shape=[1], contents=contents
+    )
+
+
+SLOW = {"half_a_preface", "preface_without_settings", "half_sent_in_small_pieces", "long_names"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(one, marks=pytest.mark.slow) if one in SLOW else one for one in sorted(ATTACKS)],
+)
+def test_everybody_else_is_answered(target: Target, name: str) -> None:
+    target.answers()
+    before = target.gateway.resident_bytes()
+    with ExitStack() as held:
+        ATTACKS[name](target.port, held)
+        target.answers()
+        grown = target.gateway.resident_bytes() - before
+        assert grown < GROWTH, f"{grown / 2**20:.0f} MiB"
+        target.answers()
+    target.answers()
