@@ -18,6 +18,7 @@ from typing import BinaryIO
 from model_store import atomic
 from model_store.errors import CorruptBlob, StorageError
 from model_store.local import read_file
+from model_store.sizes import parse_size
 
 DEFAULT_LIMIT_BYTES = 20 * 2**30
 PATIENCE_S = 60.0  # with another process that downloads the same blob
@@ -34,10 +35,12 @@ class BlobCache:
     @classmethod
     def from_environment(cls) -> "BlobCache":
         """In MUNET_CACHE (else ~/.cache/munet/blobs), of at most MUNET_CACHE_BYTES."""
-        limit = os.environ.get("MUNET_CACHE_BYTES") or str(DEFAULT_LIMIT_BYTES)
-        if not limit.isdecimal():
-            raise StorageError(f"MUNET_CACHE_BYTES: expected a number of bytes, found {limit!r}")
-        return cls(Path(os.environ.get("MUNET_CACHE") or _user_folder()), int(limit))
+        text = os.environ.get("MUNET_CACHE_BYTES")
+        try:
+            limit = parse_size(text) if text else DEFAULT_LIMIT_BYTES
+        except ValueError as error:
+            raise StorageError(f"MUNET_CACHE_BYTES: {error}") from None
+        return cls(Path(os.environ.get("MUNET_CACHE") or _user_folder()), limit)
 
     def load(self, name: str, limit: int | None, fetch: Callable[[BinaryIO], None]) -> memoryview:
         """The blob of this name; `fetch` writes it to a file where it is not here yet.

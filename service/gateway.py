@@ -35,6 +35,7 @@ from model_store import ModelStore, StoreError
 from service import processes
 from service.access import Access
 from service.app import create_app
+from service.compute.backends import choice
 from service.errors import SettingsError
 from service.http import connections
 from service.http.direct import Direct
@@ -139,6 +140,7 @@ class Gateway:
         """Once in `bentoml serve` itself, before any worker: what cannot work is one line."""
         try:
             settings = Settings.from_environment()
+            choice.require(settings.backend)
             _require_port(settings)
             grpc_server.hold_port(settings)
             store = ModelStore(settings.store)

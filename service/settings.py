@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import re
@@ -10,21 +11,54 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NewType
+from urllib.parse import urlsplit
 
+from model_store import InvalidName
+from model_store.names import require_name
+from model_store.sizes import SIZE, parse_size
 from service.errors import SettingsError
 
 PREFIX = "MUNET_"
+# Of the store's cache, of deploy/compose.yaml, and from the main process to its workers.
+OTHERS = ("CACHE", "CACHE_BYTES", "IMAGE", "STORE_DIR", "MAIN_PID", "WORKERS_FOLDER")
+# What Kubernetes gives every pod for a service whose name begins with munet.
+_LINK = re.compile(
+    r"\w+_SERVICE_HOST=.*|\w+_SERVICE_PORT(_\w+)?=.*|\w+_PORT(_[0-9]+_\w+)?=(tcp|udp|sctp)://.*"
+    r"|\w+_PORT_[0-9]+_(TCP|UDP|SCTP)_(PROTO|PORT|ADDR)=.*"
+)
 LONGEST_DEADLINE_MS = 10_000
-MOST = {
-    "deadline_ms": LONGEST_DEADLINE_MS,
-    "drain_s": 15,  # a worker ends 30 s after SIGTERM at last: the last answers need the rest
-    "tracing_rate": 1,
-    "grpc_port": 65535,
+BACKENDS = ("auto", "jax", "openvino")
+_MANY = 2**20
+_BYTES = (1, 2**50)
+RANGES: Mapping[str, tuple[float, float]] = {
+    "poll_s": (0.01, 3600),
+    "max_body_bytes": _BYTES,
+    "upload_memory": _BYTES,
+    "memory_budget": _BYTES,
+    "max_pixels": (1, 2**30),
+    "max_batch_rows": (1, 1024),  # a program is compiled for each power of two
+    "queue_per_task": (1, _MANY),
+    "queue_total": (1, _MANY),
+    "deadline_ms": (1, LONGEST_DEADLINE_MS),
+    "decode_threads": (1, 256),
+    "load_threads": (1, 256),
+    "compute_threads": (1, 1024),
+    "workers": (1, 256),
+    "drain_s": (0.001, 15),  # a worker ends 30 s after SIGTERM at last: answers need the rest
+    "tracing_rate": (0, 1),
+    "grpc_port": (1, 65535),
 }
+# (what must not be larger, than what)
+AT_MOST = (
+    ("max_body_bytes", "upload_memory"),
+    ("max_batch_rows", "queue_per_task"),
+    ("max_batch_rows", "queue_total"),
+)
 MEMORY_SHARE = 0.6  # for components: the gateway itself needs the rest
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 Bytes = NewType("Bytes", int)
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([KMGT])(I?))?B?")
+_WHOLE = re.compile(r"[0-9]{1,18}")
+_NUMBER = re.compile(r"([0-9]{1,18}\.?[0-9]{0,18}|\.[0-9]{1,18})([eE][+-]?[0-9]{1,3})?")
 
 
 def _memory_share() -> Bytes:
@@ -46,8 +80,8 @@ class Settings:
 
     store: str  # directory or URL of the model store
     poll_s: float = 0.5  # how often the store's refs are looked at
-    max_body_bytes: int = 10 * 2**20
-    upload_memory: int = 512 * 2**20  # bytes of all bodies that are being received or decoded
+    max_body_bytes: Bytes = Bytes(10 * 2**20)
+    upload_memory: Bytes = Bytes(512 * 2**20)  # of all bodies that are being received or decoded
     max_pixels: int = 4096 * 4096  # of the decoded image, read from its header
     max_batch_rows: int = 32  # power of two
     queue_per_task: int = 256  # rows waiting
@@ -74,19 +108,19 @@ class Settings:
     def __post_init__(self) -> None:
         """Raises SettingsError where a value makes no sense."""
         self._fill_in()
-        if self.max_batch_rows < 1 or self.max_batch_rows & (self.max_batch_rows - 1):
-            raise _unusable("max_batch_rows", "a power of two", self.max_batch_rows)
-        if self.tracing and not self.tracing.startswith(("http://", "https://")):
-            raise _unusable("tracing", "an http:// or https:// URL", self.tracing)
-        for name, most in MOST.items():
-            if getattr(self, name) > most:
-                raise _unusable(name, f"at most {most}", getattr(self, name))
         for field in fields(self):
             value = getattr(self, field.name)
-            if value == field.default:
-                continue
-            if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
-                raise _unusable(field.name, "a number above zero", value)
+            least, most = RANGES.get(field.name, (None, None))
+            if value != field.default and least is not None and not least <= value <= most:
+                raise _unusable(field.name, _EXPECTED[field.type](field.name), value)
+        if self.max_batch_rows & (self.max_batch_rows - 1):
+            raise _unusable("max_batch_rows", "a power of two", self.max_batch_rows)
+        if self.backend not in BACKENDS:
+            raise _unusable("backend", f"one of {', '.join(BACKENDS)}", self.backend)
+        if self.tracing and not _is_http(self.tracing):
+            raise _unusable("tracing", "an http:// or https:// URL", self.tracing)
+        if self.preload_tasks != ("*",):
+            _require_tasks("preload", self.preload_tasks)
 
     def _fill_in(self) -> None:
         """Defaults that depend on the machine, or on other settings."""
@@ -104,17 +138,25 @@ class Settings:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
         """Reads every MUNET_ variable; raises SettingsError naming variable, wanted and found."""
+        own = _own(environment)
         given: dict[str, Any] = {}
         for field in fields(cls):
-            text = environment.get(PREFIX + field.name.upper())
-            if text is not None and text != "":
+            text = own.pop(field.name.upper(), "")
+            if text != "":
                 given[field.name] = _parse(field.name, str(field.type), text)
+        if unknown := [name for name in own if name not in OTHERS]:
+            raise _no_setting(unknown[0], [field.name.upper() for field in fields(cls)])
         if "store" not in given:
             raise SettingsError(
                 f"starting the gateway: {PREFIX}STORE is not set; set it to the directory of a "
                 "model store, for example MUNET_STORE=./store"
             )
-        return cls(**given)
+        settings = cls(**given)
+        for name, other in AT_MOST:
+            value, most = getattr(settings, name), getattr(settings, other)
+            if value > most:
+                raise _unusable(name, f"at most {PREFIX}{other.upper()}, which is {most}", value)
+        return settings
 
     @property
     def preload_tasks(self) -> tuple[str, ...]:
@@ -131,44 +173,87 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def _own(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables with our prefix, without it; a prefix in small letters is a misspelt one."""
+    return {
+        name[len(PREFIX) :]: value
+        for name, value in environment.items()
+        if name.upper().startswith(PREFIX) and not _LINK.fullmatch(f"{name}={value}")
+    }
+
+
+def _no_setting(name: str, known: list[str]) -> SettingsError:
+    near = difflib.get_close_matches(name.upper(), known, n=1)
+    hint = f"did you mean {PREFIX}{near[0]}?" if near else "service/README.md lists all"
+    return SettingsError(
+        f"starting the gateway: {PREFIX}{name[:100]} is no setting; {hint} Correct or unset it"
+    )
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _require_tasks(setting: str, names: tuple[str, ...]) -> None:
+    try:
+        for name in names:
+            require_name("task", name)
+    except InvalidName:
+        found = ", ".join(names)
+        raise _unusable(setting, "names of tasks separated by commas, or *", found) from None
+
+
 def _flag(text: str) -> bool:
-    return {"1": True, "true": True, "0": False, "false": False}[text.lower()]
+    return {"1": True, "true": True, "0": False, "false": False}[text.strip().lower()]
 
 
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
+def _whole(text: str) -> int:
+    if not _WHOLE.fullmatch(text.strip()):
         raise ValueError(text)
-    return value
+    return int(text)
 
 
-def _bytes(text: str) -> int:
-    found = _SIZE.fullmatch(text.strip().upper())
-    if found is None:
+def _number(text: str) -> float:
+    if not _NUMBER.fullmatch(text.strip()) or math.isinf(float(text)):
         raise ValueError(text)
-    number, prefix, binary = found.groups()
-    power = 0 if prefix is None else 1 + "KMGT".index(prefix)
-    return int(float(number) * (1024 if binary else 1000) ** power)
+    return float(text)
 
 
-_PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
-    "str": (str, "text"),
-    "int": (int, "a whole number"),
-    "float": (_finite, "a number, and finite"),
-    "bool": (_flag, "0 or 1"),
-    "Bytes": (_bytes, "a number of bytes, such as 512MiB or 2GB"),
+def _within(name: str) -> str:
+    least, most = RANGES[name]
+    return f"from {least} to {most}"
+
+
+_PARSERS: Mapping[str, Callable[[str], Any]] = {
+    "str": str,
+    "int": _whole,
+    "float": _number,
+    "bool": _flag,
+    "Bytes": parse_size,
+}
+_EXPECTED: Mapping[Any, Callable[[str], str]] = {
+    "str": lambda name: "text",
+    "int": lambda name: f"a whole number {_within(name)}",
+    "float": lambda name: f"a number {_within(name)}",
+    "bool": lambda name: "0 or 1",
+    "Bytes": lambda name: f"{SIZE}, {_within(name)}",
 }
 
 
 def _parse(name: str, kind: str, text: str) -> Any:
-    parser, expected = _PARSERS[kind]
     try:
-        return parser(text)
+        return _PARSERS[kind](text)
     except (ValueError, KeyError):
-        raise _unusable(name, expected, text) from None
+        raise _unusable(name, _EXPECTED[kind](name), text) from None
 
 
 def _unusable(name: str, expected: str, found: object) -> SettingsError:
+    shown = repr(found)
+    shown = shown if len(shown) <= 200 else f"{shown[:200]}…"
     return SettingsError(
-        f"starting the gateway: {PREFIX}{name.upper()} must be {expected}, found {found!r}"
+        f"starting the gateway: {PREFIX}{name.upper()} must be {expected}, found {shown}"
     )

@@ -1,6 +1,6 @@
 """A checkpoint larger than memory: importing takes the memory of a layer, not of the file.
 
-The file's size in GiB is MUNET_TEST_CHECKPOINT_GIB (default 2) for the slow test.
+The file's size in GiB is TEST_CHECKPOINT_GIB (default 2) for the slow test.
 """
 
 import os
@@ -144,7 +144,7 @@ def test_memory_of_an_import(tmp_path):
 
 @pytest.mark.slow
 def test_memory_of_the_import_of_a_large_file(tmp_path):
-    size = int(float(os.environ.get("MUNET_TEST_CHECKPOINT_GIB", "2")) * 2**30)
+    size = int(float(os.environ.get("TEST_CHECKPOINT_GIB", "2")) * 2**30)
     assert rise(tmp_path, size, width=768) < 200 * MIB  # the largest layer has 27 MiB
 
 

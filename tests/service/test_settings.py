@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
+import os
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model_store import ModelStore
 from service.errors import SettingsError
-from service.settings import Settings
+from service.settings import RANGES, Settings
+from tests.service.servers import ROOT
+from tests.service.waiting import PATIENCE_S
 
 
 def test_only_the_store_must_be_given() -> None:
@@ -32,9 +42,13 @@ def test_a_missing_store_says_what_to_set() -> None:
 
 
 @pytest.mark.parametrize(
+    "variable", ["MUNET_MEMORY_BUDGET", "MUNET_UPLOAD_MEMORY", "MUNET_MAX_BODY_BYTES"]
+)
+@pytest.mark.parametrize(
     ("text", "size"),
     [
         ("1000", 1000),
+        (" 64MiB ", 64 * 2**20),
         ("512MiB", 512 * 2**20),
         ("2GB", 2 * 10**9),
         ("1.5 gib", 3 * 2**29),
@@ -42,9 +56,12 @@ def test_a_missing_store_says_what_to_set() -> None:
         ("3B", 3),
     ],
 )
-def test_sizes_have_units(text: str, size: int) -> None:
-    found = Settings.from_environment({"MUNET_STORE": "s", "MUNET_MEMORY_BUDGET": text})
-    assert found.memory_budget == size
+def test_sizes_have_units(variable: str, text: str, size: int) -> None:
+    given = {"MUNET_STORE": "s", "MUNET_MAX_BODY_BYTES": "1", variable: text}
+    if variable == "MUNET_MAX_BODY_BYTES":
+        given["MUNET_UPLOAD_MEMORY"] = "1TiB"
+    found = Settings.from_environment(given)
+    assert getattr(found, variable.removeprefix("MUNET_").lower()) == size
 
 
 def test_pins_are_names_and_patterns() -> None:
@@ -59,23 +76,41 @@ def test_workers_share_the_memory() -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "expected"),
     [
-        ("MUNET_POLL_S", "soon", "a number"),
-        ("MUNET_POLL_S", "0", "above zero"),
-        ("MUNET_POLL_S", "nan", "finite"),
-        ("MUNET_DRAIN_S", "inf", "finite"),
-        ("MUNET_DRAIN_S", "15.5", "at most 15"),
-        ("MUNET_GRPC_PORT", "65536", "at most 65535"),
+        ("MUNET_POLL_S", "soon", "a number from 0.01 to 3600"),
+        ("MUNET_POLL_S", "0", "a number from 0.01 to 3600"),
+        ("MUNET_POLL_S", "nan", "a number from"),
+        ("MUNET_POLL_S", "1e999", "a number from"),
+        ("MUNET_POLL_S", "   ", "a number from"),
+        ("MUNET_DRAIN_S", "inf", "to 15"),
+        ("MUNET_DRAIN_S", "15.5", "to 15"),
+        ("MUNET_GRPC_PORT", "65536", "to 65535"),
         ("MUNET_QUEUE_TOTAL", "1.5", "a whole number"),
-        ("MUNET_QUEUE_TOTAL", "-1", "above zero"),
+        ("MUNET_QUEUE_TOTAL", "-1", "from 1 to"),
+        ("MUNET_QUEUE_TOTAL", "1_000", "a whole number"),
+        ("MUNET_QUEUE_TOTAL", "\N{FULLWIDTH DIGIT NINE}9", "a whole number"),
+        ("MUNET_QUEUE_TOTAL", "9" * 30, "a whole number"),
         ("MUNET_MAX_BATCH_ROWS", "24", "a power of two"),
+        ("MUNET_MAX_BATCH_ROWS", "1048576", "from 1 to 1024"),
         ("MUNET_TASK_METRICS", "maybe", "0 or 1"),
-        ("MUNET_DEADLINE_MS", "10001", "at most 10000"),
+        ("MUNET_DEADLINE_MS", "10001", "to 10000"),
         ("MUNET_TRACING", "collector:4318", "an http:// or https:// URL"),
-        ("MUNET_TRACING_RATE", "1.5", "at most 1"),
-        ("MUNET_WORKERS", "0", "above zero"),
+        ("MUNET_TRACING", "http://", "an http:// or https:// URL"),
+        ("MUNET_TRACING", "http://collector:port/", "an http:// or https:// URL"),
+        ("MUNET_TRACING", "file:///etc/passwd", "an http:// or https:// URL"),
+        ("MUNET_TRACING_RATE", "1.5", "from 0 to 1"),
+        ("MUNET_WORKERS", "0", "from 1 to"),
+        ("MUNET_WORKERS", "100000", "from 1 to"),
         ("MUNET_MEMORY_BUDGET", "much", "512MiB"),
         ("MUNET_MEMORY_BUDGET", "-1", "512MiB"),
         ("MUNET_MEMORY_BUDGET", "1QB", "512MiB"),
+        ("MUNET_UPLOAD_MEMORY", "9" * 400, "512MiB"),
+        ("MUNET_MAX_BODY_BYTES", "0", "from 1 to"),
+        ("MUNET_BACKEND", "cuda", "one of auto, jax, openvino"),
+        ("MUNET_PRELOAD", "fruit/*", "names of tasks"),
+        ("MUNET_PRELOAD", "a, b c", "names of tasks"),
+        ("MUNET_UPLOAD_MEMORY", "1MiB", "MUNET_MAX_BODY_BYTES must be at most MUNET_UPLOAD_MEMORY"),
+        ("MUNET_QUEUE_TOTAL", "8", "MUNET_MAX_BATCH_ROWS must be at most MUNET_QUEUE_TOTAL"),
+        ("MUNET_QUEUE_PER_TASK", "8", "MUNET_MAX_BATCH_ROWS must be at most MUNET_QUEUE_PER_TASK"),
     ],
 )
 def test_what_cannot_be_used_is_named(variable: str, value: str, expected: str) -> None:
@@ -83,4 +118,73 @@ def test_what_cannot_be_used_is_named(variable: str, value: str, expected: str) 
         Settings.from_environment({"MUNET_STORE": "s", variable: value})
     assert variable in str(refused.value)
     assert expected in str(refused.value)
-    assert value in str(refused.value)
+    assert value[:100] in str(refused.value) or expected.startswith("MUNET_")
+    assert len(str(refused.value)) < 500 and "\n" not in str(refused.value)
+
+
+@given(
+    st.sampled_from(sorted(RANGES)),
+    st.text(max_size=30)
+    | st.from_regex(
+        r"[ +-]?[0-9_]{1,20}(\.[0-9]*)?([eE][+-]?[0-9]{1,4})?[KkMGTi]{0,2}B?", fullmatch=True
+    )
+    | st.integers().map(str)
+    | st.floats().map(str),
+)
+def test_numbers_are_in_their_range_or_refused(name: str, text: str) -> None:
+    least, most = RANGES[name]
+    variable = f"MUNET_{name.upper()}"
+    try:
+        settings = Settings.from_environment({"MUNET_STORE": "s", variable: text})
+    except SettingsError as error:
+        assert variable in str(error)
+    else:
+        found = getattr(settings, name)
+        assert found == Settings("s").__getattribute__(name) or least <= found <= most
+
+
+@pytest.mark.parametrize(
+    ("variable", "hint"),
+    [
+        ("MUNET_QUEUE_TOTL", "did you mean MUNET_QUEUE_TOTAL?"),
+        ("MUNET_TOKEN", "did you mean MUNET_TOKENS?"),
+        ("MUNET_Workers", "did you mean MUNET_WORKERS?"),
+        ("munet_tokens", "did you mean MUNET_TOKENS?"),
+        ("MUNET_", "is no setting"),
+        ("MUNET_PORT", "is no setting"),
+        ("MUNET_" + "X" * 5000, "is no setting"),
+    ],
+)
+def test_unknown_variables_are_refused(variable: str, hint: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_environment({"MUNET_STORE": "s", variable: "1"})
+    assert hint in str(refused.value)
+    assert len(str(refused.value)) < 400
+
+
+def test_what_others_put_there_is_let_pass() -> None:
+    """Variables of the store's cache, and those that Kubernetes makes of its services' names."""
+    Settings.from_environment({
+        "MUNET_STORE": "s", "MUNET_CACHE": "/c", "MUNET_CACHE_BYTES": "1GiB", "UNET_X": "1",
+        "MUNET_SERVICE_HOST": "10.0.0.1", "MUNET_GATEWAY_SERVICE_PORT": "80",
+        "MUNET_GATEWAY_SERVICE_PORT_HTTP": "80", "MUNET_PORT": "tcp://10.0.0.1:80",
+        "MUNET_GRPC_PORT": "tcp://10.0.0.1:80", "MUNET_GATEWAY_PORT_80_TCP": "tcp://10.0.0.1:80",
+        "MUNET_GATEWAY_PORT_80_TCP_ADDR": "10.0.0.1", "MUNET_GATEWAY_PORT_80_TCP_PORT": "80",
+        "MUNET_GATEWAY_PORT_80_TCP_PROTO": "tcp",
+    })  # fmt: skip
+
+
+def test_the_gateway_refuses_to_start_in_one_line(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "store", create=True)
+    environment = {**os.environ, "MUNET_STORE": store.url, "BENTOML_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, "-m", "bentoml", "serve", ".", "--port", "0"],
+        cwd=ROOT,
+        env={**environment, "MUNET_BACKEND": "cuda"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 2
+    (error,) = done.stderr.strip().splitlines()
+    assert error.startswith("error: ") and "MUNET_BACKEND" in error

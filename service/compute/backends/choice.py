@@ -21,7 +21,6 @@ from service.errors import SettingsError
 from vit import Architecture, shapes
 
 logger = logging.getLogger(__name__)
-NAMES = ("auto", "jax", "openvino")
 # A block of a small network in a batch of middling size.
 SAMPLE = Architecture.named("Ti", patch_size=16, image_size=80, num_layers=2, num_classes=1)
 SAMPLE_ROWS = 8
@@ -33,27 +32,33 @@ def choose(name: str, compilation_cache: str | None, threads: int) -> Backend:
     """The back end of this name; for `auto` the faster one.
 
     That is measured where the folder `compilation_cache` has no result yet, which is kept there:
-    workers that start together may each measure. Raises SettingsError for an unknown name, or one
-    whose package is not installed.
+    workers that start together may each measure. Raises SettingsError where it cannot be used.
     """
-    if name not in NAMES:
-        raise SettingsError(
-            f"starting the gateway: MUNET_BACKEND must be one of {', '.join(NAMES)}, found {name!r}"
-        )
+    require(name)
     if name == "openvino":
-        if find_spec("openvino") is None:
-            raise SettingsError(
-                "starting the gateway: MUNET_BACKEND=openvino needs the package openvino, which is "
-                "not installed: pip install openvino, or set MUNET_BACKEND=jax"
-            )
         return _openvino(compilation_cache, threads)
-    jax = JaxBackend(compilation_cache)
+    try:
+        jax = JaxBackend(compilation_cache)
+    except RuntimeError as error:
+        raise SettingsError(
+            f"starting the gateway: JAX finds nothing to compute on: {error}; correct JAX_PLATFORMS"
+            " or the device's driver"
+        ) from None
     if name == "jax" or jax.accelerated or find_spec("openvino") is None:
         return jax
     openvino = _openvino(compilation_cache, threads)
     chosen, other = _faster(jax, openvino, compilation_cache, threads)
     other.close()
     return chosen
+
+
+def require(name: str) -> None:
+    """Raises SettingsError for a back end whose package is not installed."""
+    if name == "openvino" and find_spec("openvino") is None:
+        raise SettingsError(
+            "starting the gateway: MUNET_BACKEND=openvino needs the package openvino, which is "
+            "not installed: pip install openvino, or set MUNET_BACKEND=jax"
+        )
 
 
 def _openvino(compilation_cache: str | None, threads: int) -> Backend:

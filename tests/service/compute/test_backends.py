@@ -214,11 +214,6 @@ def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None
     assert not compiled_anew(tmp_path).cached
 
 
-def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(SettingsError, match="MUNET_BACKEND must be one of auto, jax, openvino"):
-        choose("onnx", None, 2)
-
-
 def test_the_faster_one_is_measured_once_and_recorded(tmp_path: Path) -> None:
     choose("auto", str(tmp_path), 2).close()
     record = tmp_path / "backend.json"
