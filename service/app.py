@@ -14,10 +14,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from service.errors import GatewayError
-from service.http import classify, listing, problems
+from service.http import classify, listing, page, problems
 from service.http.draining import Draining
 from service.http.exchanges import Exchanges
 from service.http.openapi import openapi
+from service.http.queries import query
 from service.runtime import Runtime
 from service.settings import Settings
 from service.tasks import hiding
@@ -48,6 +49,7 @@ def create_app(settings: Settings | None = None, worker: Worker | None = None) -
         lifespan=lifespan,
         middleware=[Middleware(Exchanges), Middleware(Draining)],
         routes=[
+            *page.ROUTES,
             *classify.ROUTES,
             *rest.ROUTES,
             Route("/openapi.json", openapi, methods=["GET"]),
@@ -76,10 +78,10 @@ async def tasks(request: Request) -> Response:
     grants = runtime.access.of(request)
     grants.require_read()
     entries = runtime.catalog.entries()
-    page = listing.Page.of(request.query_params)
+    part = listing.Page.of(query(request, "after", "limit"))
     async with runtime.in_time():
         return await asyncio.get_running_loop().run_in_executor(
-            runtime.lister, lambda: JSONResponse(listing.list_tasks(entries, grants, page))
+            runtime.lister, lambda: JSONResponse(listing.list_tasks(entries, grants, part))
         )
 
 
@@ -89,6 +91,7 @@ async def task(request: Request) -> Response:
     name = request.path_params["task"]
     grants = runtime.access.of(request)
     grants.require_read()
+    query(request)
     async with runtime.in_time():
         await hiding.require(runtime.catalog, grants, name)
         entries = runtime.catalog.entries()

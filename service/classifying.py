@@ -20,7 +20,6 @@ from service.access import Grants
 from service.compute.batching import Ask
 from service.compute.paths import LoadedPath, Row
 from service.errors import (
-    BadParameter,
     ClientGone,
     DeadlineExceeded,
     GatewayError,
@@ -49,7 +48,7 @@ class Wanted:
     grants: Grants  # of who asks
     deadline_s: float  # from now
     version: int | str | None = None  # number or alias; None is the live one
-    top_k: int | None = None  # classes that the answer lists, if the request says so
+    top_k: int | None = None  # classes that the answer lists at most, if the request says so
     priority: int = 0
 
 
@@ -139,13 +138,7 @@ async def _paths(runtime: Runtime, wanted: Wanted) -> Sequence[LoadedPath | Gate
 
 
 async def _path(runtime: Runtime, wanted: Wanted, task: str) -> LoadedPath:
-    path = await hiding.acquire(runtime.catalog, wanted.grants, task, wanted.version)
-    if wanted.top_k is not None and wanted.top_k > len(path.labels):
-        raise BadParameter(
-            f"top_k must be at most {len(path.labels)}, the classes of task {task!r}; "
-            f"found {wanted.top_k}"
-        )
-    return path
+    return await hiding.acquire(runtime.catalog, wanted.grants, task, wanted.version)
 
 
 def _rows(paths: Sequence[LoadedPath], sources: Sequence[Source]) -> list[Row]:

@@ -2,6 +2,7 @@
 
 GatewayError
 ├── BadImage              400  not an image, truncated, empty
+├── BadRequest            400  a body that is not what it says it is
 ├── Unauthenticated       401  the token is missing or not known
 ├── Forbidden             403  the token does not allow this
 ├── UnknownTask           404  with the nearest names
@@ -40,6 +41,12 @@ class BadImage(GatewayError):
     """The body is not an image that can be decoded."""
 
     status, kind, title = 400, "bad-image", "Not a readable image"
+
+
+class BadRequest(GatewayError):
+    """A body that cannot be read as what it says it is."""
+
+    status, kind, title = 400, "bad-request", "Bad request"
 
 
 class Unauthenticated(GatewayError):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,9 @@ from service.telemetry.reporting import Reporting
 from service.telemetry.workers import Worker
 from service.v2.statistics import Tally
 
+T = TypeVar("T")
 PARSERS = 2  # threads; the cost of one piece of work is bounded by the limits of its body
+MANY_VALUES = 4096  # of an answer, which take the event loop milliseconds
 
 
 class Runtime:
@@ -121,6 +124,12 @@ class Runtime:
                 f"not answered within {limit_s:g} s: the store is slow, or a task is still loading",
                 retry_after_s=1,
             ) from None
+
+    async def made(self, values: int, make: Callable[[], T]) -> T:
+        """What `make` makes of so many values, beside the event loop if they are many."""
+        if values < MANY_VALUES:
+            return make()
+        return await asyncio.get_running_loop().run_in_executor(self.parsers, make)
 
     @contextmanager
     def receiving(self, ask: Ask) -> Iterator[None]:

@@ -8,6 +8,7 @@ and its rows are dropped if they have not begun to run. `munet-priority` is 1 fo
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,10 +20,12 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from model_store.refs import ALIAS
+from service.access import Grants
 from service.answers import predictions
 from service.classifying import Classified, Result, Source, Wanted, classify
 from service.errors import BadParameter, ClientGone, GatewayError
 from service.http import problems
+from service.http.queries import Query, query
 from service.http.uploads import read_image
 from service.images import decode
 from service.runtime import Runtime
@@ -31,6 +34,8 @@ from service.telemetry.requests import Seen, watched
 
 DEADLINE_HEADER = "munet-deadline-ms"
 PRIORITY_HEADER = "munet-priority"
+DIGITS = re.compile("[0-9]+")
+MOST = 999_999_999  # of a whole number
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
@@ -38,39 +43,35 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 class _Classify:
     """An ASGI app, so that an answer is on its way already when its request is counted."""
 
-    tasks: Callable[[Request], tuple[str, ...]]
     content: Callable[[Wanted, Result], Mapping[str, Any]]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises GatewayError before anything is sent."""
         request = Request(scope, receive)
         runtime: Runtime = request.app.state.runtime
-        tasks = self.tasks(request)
-        counted = tasks[: runtime.settings.max_batch_rows]  # more are refused
+        named = (request.path_params["task"],) if request.path_params else ()
         try:
-            with watched(runtime.metrics, Seen("http", counted), runtime.tally.count) as seen:
-                response = await self._answered(request, tasks, runtime, seen)
+            with watched(runtime.metrics, Seen("http", named), runtime.tally.count) as seen:
+                response = await self._answered(request, runtime, seen)
                 await response(scope, receive, send)
         except ClientGone as error:  # nobody is left to read it
             await Response(status_code=error.status)(scope, receive, send)
 
-    async def _answered(
-        self, request: Request, tasks: tuple[str, ...], runtime: Runtime, seen: Seen
-    ) -> Response:
-        wanted = _wanted(request, tasks, runtime)
-        read, gone = partial(_read, request, runtime.settings), partial(_gone, request)
+    async def _answered(self, request: Request, runtime: Runtime, seen: Seen) -> Response:
+        grants = runtime.access.of(request)
+        given = query(request, "top_k", "version", repeated=() if seen.tasks else ("task",))
+        tasks = tuple(seen.tasks or given.getlist("task"))
+        seen.tasks = tasks[: runtime.settings.max_batch_rows]  # more are refused
+        wanted = _wanted(request, tasks, grants, given, runtime.settings)
+        read, gone = partial(_read, request, runtime), partial(_gone, request)
         result = await classify(runtime, wanted, read, gone)
+        values = sum(len(one.path.labels) for one in result.outcomes if isinstance(one, Classified))
+        return await runtime.made(values, partial(self._response, wanted, result, seen))
+
+    def _response(self, wanted: Wanted, result: Result, seen: Seen) -> Response:
         answer = self.content(wanted, result)
         seen.problems = _problems(answer)
         return _response(answer, seen.classified(result.course))
-
-
-def _one_task(request: Request) -> tuple[str, ...]:
-    return (request.path_params["task"],)
-
-
-def _several_tasks(request: Request) -> tuple[str, ...]:
-    return tuple(request.query_params.getlist("task"))
 
 
 def _response(answer: Mapping[str, Any], seconds: Mapping[str, float]) -> Response:
@@ -80,19 +81,20 @@ def _response(answer: Mapping[str, Any], seconds: Mapping[str, float]) -> Respon
     return Response(content, headers={"server-timing": timing}, media_type="application/json")
 
 
-def _wanted(request: Request, tasks: tuple[str, ...], runtime: Runtime) -> Wanted:
-    query, headers, settings = request.query_params, request.headers, runtime.settings
-    grants = runtime.access.of(request)
-    version = _version(query.get("version"))
+def _wanted(
+    request: Request, tasks: tuple[str, ...], grants: Grants, given: Query, settings: Settings
+) -> Wanted:
+    headers = request.headers
+    version = _version(given.get("version"))
     _check_tasks(tasks, version, settings.max_batch_rows)
-    own_ms = _whole(DEADLINE_HEADER, headers.get(DEADLINE_HEADER), settings.deadline_ms)
+    own_ms = _count(DEADLINE_HEADER, headers.get(DEADLINE_HEADER))
     return Wanted(
         tasks=tasks,
         grants=grants,
         deadline_s=min(own_ms or settings.deadline_ms, settings.deadline_ms) / 1e3,
         version=version,
-        top_k=_whole("top_k", query.get("top_k"), None),
-        priority=_whole(PRIORITY_HEADER, headers.get(PRIORITY_HEADER), 0) or 0,
+        top_k=_count("top_k", given.get("top_k")),
+        priority=_whole(PRIORITY_HEADER, headers.get(PRIORITY_HEADER)) or 0,
     )
 
 
@@ -111,20 +113,29 @@ def _version(text: str | None) -> int | str | None:
     """A number, or a name."""
     if text is not None and ALIAS.fullmatch(text):
         return text
-    return _whole("version", text, None)
+    return _whole("version", text)
 
 
-def _whole(name: str, text: str | None, default: int | None) -> int | None:
+def _count(name: str, text: str | None) -> int | None:
+    """A number of things, of which nobody has more than MOST."""
+    if text is not None and DIGITS.fullmatch(text) and len(text.lstrip("0")) > len(str(MOST)):
+        return MOST
+    return _whole(name, text)
+
+
+def _whole(name: str, text: str | None) -> int | None:
     if text is None:
-        return default
-    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > 0):
-        raise BadParameter(f"{name} must be a whole number above zero, found {text[:50]!r}")
-    return int(text)
+        return None
+    number = int(text) if DIGITS.fullmatch(text) and len(text) <= len(str(MOST)) else 0
+    if not 0 < number <= MOST:
+        raise BadParameter(f"{name}: expected a whole number from 1 to {MOST}, found {text[:50]!r}")
+    return number
 
 
-async def _read(request: Request, settings: Settings) -> Sequence[Source]:
+async def _read(request: Request, runtime: Runtime) -> Sequence[Source]:
+    settings = runtime.settings
     try:
-        body = await read_image(request, settings.max_body_bytes)
+        body = await read_image(request, settings.max_body_bytes, runtime.parsers)
     except ClientDisconnect:
         raise ClientGone("the client closed the connection") from None
 
@@ -182,7 +193,7 @@ def _answer(wanted: Wanted, outcome: Classified) -> Mapping[str, Any]:
 
 
 ROUTES = [
-    Route("/classify/{task:path}", _Classify(_one_task, _one), methods=["POST"]),
+    Route("/classify/{task:path}", _Classify(_one), methods=["POST"]),
     # One image, decoded once; what the tasks share of their paths is computed once.
-    Route("/classify", _Classify(_several_tasks, _several), methods=["POST"]),
+    Route("/classify", _Classify(_several), methods=["POST"]),
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from service import VERSION
 from service.v2 import openapi as v2
@@ -24,8 +26,8 @@ PRIORITY = {
 TOP_K = {
     "name": "top_k",
     "in": "query",
-    "description": "How many classes are listed.",
-    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
+    "description": "How many classes are listed at most.",
+    "schema": {"type": "integer", "minimum": 1},
 }
 VERSION_QUERY = {
     "name": "version",
@@ -173,7 +175,10 @@ DOCUMENT: Content = {
 }
 
 
+_BODY = json.dumps(DOCUMENT).encode()
+
+
 async def openapi(request: Request) -> Response:
     """GET /openapi.json"""
     del request
-    return JSONResponse(DOCUMENT)
+    return Response(_BODY, media_type="application/json")

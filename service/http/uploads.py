@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import parse_options_header
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from service.errors import BadParameter, TooLarge, Unavailable, UnsupportedMedia
+from service.errors import TooLarge, Unavailable, UnsupportedMedia
+from service.http import compression, forms
 
-MAX_FORM_FIELDS = 8
+FORM = "multipart/form-data"
 
 
 class Intake:
@@ -76,21 +76,31 @@ class _Body(bytes):
         self.freed.append(len(self))  # no lock: it may come in the middle of anything
 
 
-async def read_image(request: Request, max_bytes: int) -> bytes:
-    """The image's bytes, undecoded. Raises UnsupportedMedia, TooLarge or BadParameter.
+async def read_image(request: Request, max_bytes: int, threads: Executor) -> bytes:
+    """The image's bytes, undecoded; what it takes to unpack them runs in one of the threads.
 
-    A body that announces too much is refused unread; one that does not is cut off at the limit.
+    Raises UnsupportedMedia, TooLarge, BadRequest, BadParameter and as `read_body`. A body that
+    announces too much is refused unread; one that does not is cut off at the limit.
     """
-    kind, _ = parse_options_header(request.headers.get("content-type", ""))
-    media = kind.decode("latin-1").lower()
-    form = media == "multipart/form-data"
+    content_type = request.headers.get("content-type", "")
+    media = content_type.partition(";")[0].strip().lower()
+    form, encoding = media == FORM, compression.encoding(request)
     if not form and media not in ("", "application/octet-stream") and media[:6] != "image/":
         raise UnsupportedMedia(
             f"content type {media[:100]!r}: expected image/*, application/octet-stream or "
             "multipart/form-data (with curl: -H 'Content-Type: application/octet-stream')"
         )
     body = await read_body(request, max_bytes)
-    return _intake(request).body(await _only_file(request, body)) if form else body
+    if not form and encoding in compression.PLAIN:
+        return body
+    keep = _intake(request).kept
+
+    def unpack() -> bytes:
+        inflated = compression.inflate(body, encoding, max_bytes)
+        plain = body if inflated is body else keep(inflated)
+        return keep(forms.only_file(plain, content_type)) if form else plain
+
+    return await asyncio.get_running_loop().run_in_executor(threads, unpack)
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
@@ -126,22 +136,3 @@ def _intake(request: Request) -> Intake:
 
 def _too_large(max_bytes: int) -> TooLarge:
     return TooLarge(f"the body has more than the {max_bytes} bytes that are accepted")
-
-
-async def _only_file(request: Request, body: bytes) -> bytes:
-    async def chunks() -> AsyncGenerator[bytes, None]:
-        yield body
-
-    parser = MultiPartParser(request.headers, chunks(), max_files=1, max_fields=MAX_FORM_FIELDS)
-    parser.spool_max_size = len(body) + 1  # it is in memory already: no temporary file
-    try:
-        form = await parser.parse()
-    except (MultiPartException, FormParserError) as error:
-        raise BadParameter(f"reading the form: {error}") from None
-    files = [value for value in form.values() if not isinstance(value, str)]
-    if len(files) != 1:
-        raise BadParameter("reading the form: expected exactly one file, found none")
-    try:
-        return await files[0].read()
-    finally:
-        await form.close()

@@ -1,7 +1,7 @@
 """What the protocol refuses beside the gateway's own refusals.
 
 GatewayError
-├── BadRequest            400  not the protocol, or tensors that do not fit
+├── BadRequest            400  also: not the protocol, or tensors that do not fit
 ├── TooManyCalls          429  over gRPC: as many calls are open as may be
 └── NotSupported          501  a call or extension of other servers that has no meaning here
 """
@@ -10,17 +10,12 @@ from __future__ import annotations
 
 import reprlib
 
-from service.errors import GatewayError
+from service.errors import BadRequest, GatewayError
 
+__all__ = ["NOT_SERVED", "BadRequest", "NotSupported", "TooManyCalls", "shown"]
 NOT_SERVED = "shared memory, trace and log settings are not served here"
 _short = reprlib.Repr()  # of a long list the first few elements
 _short.maxstring = _short.maxother = 80
-
-
-class BadRequest(GatewayError):
-    """A request whose JSON, tensors or parameters cannot be used."""
-
-    status, kind, title = 400, "bad-request", "Bad request"
 
 
 class TooManyCalls(GatewayError):

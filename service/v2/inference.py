@@ -123,7 +123,8 @@ async def infer(
     result = await classify(runtime, wanted, read, gone)
     (outcome,) = result.outcomes
     assert isinstance(outcome, Classified)  # its error would have been raised
-    outputs = [_given(output, outcome) for output in request.outputs]
+    values = len(request.outputs) * len(outcome.logits) * len(outcome.path.labels)
+    outputs = await runtime.made(values, partial(_outputs, request, outcome))
     seen.classified(result.course)
     return Answer(asked.model, outcome.path.published.version, outputs)
 
@@ -136,12 +137,6 @@ def prepare(
     What images need in memory beside the request's body goes through `keep`, which counts it.
     Raises BadRequest or TooLarge for what does not fit, and what `keep` raises.
     """
-    for output in request.outputs:
-        if output.classes > len(path.labels):
-            raise BadRequest(
-                f"classification: expected at most {len(path.labels)}, the classes of the model; "
-                f"found {output.classes}"
-            )
     sent, most = request.input, settings.max_batch_rows
     spec = INPUTS.get(sent.name) if isinstance(sent.name, str) else None
     if spec is None:
@@ -187,6 +182,10 @@ def _preprocessed(array: NDArray[np.float32], sizes: Iterable[int]) -> Mapping[i
             f"found {['n', *array.shape]}"
         )
     return {size: named(array)}
+
+
+def _outputs(request: Request, outcome: Classified) -> Sequence[Given]:
+    return [_given(output, outcome) for output in request.outputs]
 
 
 def _given(output: Output, outcome: Classified) -> Given:

@@ -17,6 +17,7 @@ from service.v2.tensors import Sent
 
 MAX_ID_CHARACTERS = 256
 MAX_INPUTS = 16  # of which only one is taken; more are not even looked at
+MOST = 2**63 - 1  # of a whole number, as in gRPC
 SHARED_MEMORY = "shared_memory_region"
 
 
@@ -26,7 +27,7 @@ class Output:
 
     name: str
     binary: bool
-    classes: int = 0  # the best classes as text instead of the numbers
+    classes: int = 0  # so many of the best as text instead of the numbers; all, if it has fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ def _outputs(wanted: Any, every_binary: bool) -> Sequence[Output]:
         if not isinstance(name, str) or name not in OUTPUTS or name in found:
             raise BadRequest(f"outputs: expected each of {list(OUTPUTS)} once, found {shown(name)}")
         binary = _flag("binary_data", parameters.get("binary_data", every_binary))
-        classes = _whole("classification", parameters.get("classification", 0))
+        classes = _count("classification", parameters.get("classification", 0))
         found[name] = Output(name, binary, classes)
     return list(found.values())
 
@@ -152,7 +153,12 @@ def _flag(name: str, value: Any) -> bool:
     return value
 
 
+def _count(name: str, value: Any) -> int:
+    """A number of things, of which nobody has more than MOST."""
+    return _whole(name, min(value, MOST) if type(value) is int else value)
+
+
 def _whole(name: str, value: Any) -> int:
-    if type(value) is not int or not 0 <= value < 2**63:
-        raise BadRequest(f"{name}: expected a whole number, not below zero, found {shown(value)}")
+    if type(value) is not int or not 0 <= value <= MOST:
+        raise BadRequest(f"{name}: expected a whole number from 0 to {MOST}, found {shown(value)}")
     return value

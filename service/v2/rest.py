@@ -20,11 +20,11 @@ from starlette.routing import Route
 from service.classifying import Source
 from service.compute.paths import LoadedPath
 from service.errors import ClientGone, UploadTimeout
+from service.http import compression
 from service.http.uploads import read_body
 from service.runtime import Runtime
 from service.telemetry.requests import Seen, watched
 from service.v2 import models
-from service.v2.compression import chosen, deflate, inflate
 from service.v2.errors import NOT_SERVED, BadRequest, NotSupported, shown
 from service.v2.inference import Answer, Asked, Given, infer, prepare, receive
 from service.v2.models import Models, parse_version
@@ -33,7 +33,6 @@ from service.v2.requests import parse_body, parse_json
 from service.v2.tensors import binary
 
 HEADER_SIZE = "inference-header-content-length"
-LONG_BYTES, VALUE_BYTES = 1 << 16, 16  # of JSON; a number takes about so many
 MAX_CONTROL_BYTES = 1 << 16  # of a body that is not a request to infer
 NOT_SERVED_PATHS = (
     "/v2/models/{model:path}/trace/setting",
@@ -56,7 +55,7 @@ def _models(request: Request) -> Models:
 async def _long(request: Request, content: Any) -> Response:
     """JSON of all tasks, which is made beside the event loop."""
     loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_runtime(request).decoders, JSONResponse, content)
+    return await loop.run_in_executor(_runtime(request).lister, JSONResponse, content)
 
 
 def _named(request: Request) -> tuple[str, int | str | None]:
@@ -158,7 +157,10 @@ async def _control(request: Request) -> Mapping[str, Any]:
             body = await _body(request, MAX_CONTROL_BYTES)
     except TimeoutError:
         raise UploadTimeout(f"the body did not arrive within {limit_s:g} s") from None
-    content = parse_json(memoryview(body)) if body.strip() else {}
+    parsers, loop = _runtime(request).parsers, asyncio.get_running_loop()
+    content = (
+        await loop.run_in_executor(parsers, parse_json, memoryview(body)) if body.strip() else {}
+    )
     if not isinstance(content, dict):
         raise BadRequest(f"the request: expected an object, found {shown(content)}")
     return content
@@ -196,15 +198,14 @@ async def _infer_request(
     runtime = _runtime(request)
     body = await _body(request, runtime.settings.max_body_bytes)
     loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(runtime.decoders, _parse, request, body, path)
+    return await loop.run_in_executor(runtime.parsers, _parse, request, body, path)
 
 
 def _parse(
     request: Request, body: bytes, path: LoadedPath
 ) -> tuple[InferRequest, Sequence[Source]]:
     settings, keep = _runtime(request).settings, _runtime(request).intake.kept
-    encoding = request.headers.get("content-encoding", "").strip().lower()
-    inflated = inflate(body, encoding, settings.max_body_bytes)
+    inflated = compression.inflate(body, compression.encoding(request), settings.max_body_bytes)
     body = body if inflated is body else keep(inflated)
     return prepare(parse_body(memoryview(body), _header_size(request)), path, settings, keep)
 
@@ -224,12 +225,8 @@ async def _gone(request: Request) -> None:
 
 
 async def _responded(request: Request, wanted: InferRequest, answer: Answer) -> Response:
-    """Where it is long, it is made beside the event loop."""
     values = sum(math.prod(one.shape) for one in answer.outputs)
-    if values * VALUE_BYTES < LONG_BYTES:
-        return _respond(request, wanted, answer)
-    loop, decoders = asyncio.get_running_loop(), _runtime(request).decoders
-    return await loop.run_in_executor(decoders, _respond, request, wanted, answer)
+    return await _runtime(request).made(values, partial(_respond, request, wanted, answer))
 
 
 def _respond(request: Request, wanted: InferRequest, answer: Answer) -> Response:
@@ -242,9 +239,9 @@ def _respond(request: Request, wanted: InferRequest, answer: Answer) -> Response
     headers = {HEADER_SIZE: str(len(header))} if tail else {}
     headers["vary"] = "accept-encoding"
     body = header + tail
-    encoding = chosen(request.headers.get("accept-encoding", ""), len(body))
+    encoding = compression.chosen(request.headers.get("accept-encoding", ""), len(body))
     if encoding is not None:
-        body, headers["content-encoding"] = deflate(body, encoding), encoding
+        body, headers["content-encoding"] = compression.deflate(body, encoding), encoding
     media = "application/octet-stream" if tail else "application/json"
     return Response(body, headers=headers, media_type=media)
 

@@ -12,6 +12,7 @@ from model_store import ModelStore
 from tests.service.in_process import Gateway
 from tests.service.servers import Server
 from tests.service.systems import TINY, publish
+from tests.service.turns import Turns
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +29,7 @@ class Served:
 
     server: Server
     store: ModelStore
+    turns: Turns  # of its event loop
 
 
 @pytest.fixture(scope="session")
@@ -43,8 +45,9 @@ def served(tmp_path_factory: pytest.TempPathFactory, compilations: str) -> Itera
         "MUNET_COMPILATION_CACHE": compilations,
         "MUNET_MAX_BATCH_ROWS": "4",
     }
-    with Server(".", folder / "home", **variables) as server:
-        yield Served(server, store)
+    turns = Turns(folder)
+    with Server(".", folder / "home", **variables, **turns.variables) as server:
+        yield Served(server, store, turns)
 
 
 @pytest.fixture(scope="session")

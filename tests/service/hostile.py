@@ -1,4 +1,7 @@
-"""Hostile requests without end, each made from its number: damaged images, bodies and HTTP."""
+"""Hostile requests without end, each made from its number: damaged images, bodies and HTTP.
+
+The kinds that aim at where a request ends, or at what it costs to look at, are in `costly.py`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import struct
 import zlib
 from base64 import b64encode
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from random import Random
 from urllib.parse import quote
@@ -16,23 +18,13 @@ from urllib.parse import quote
 from PIL import Image
 
 from tests.model_store.mutations import mutate_bytes, mutate_json
+from tests.service.costly import COSTLY, Hostile, raw
 from tests.service.systems import image
 
 INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0xFFFFFFFF)
 MEDIA = ("", "image/png", "image/jpeg", "application/octet-stream", "multipart/form-data",
          "multipart/form-data; boundary=x", "application/json", "text/html", "image/" + "x" * 500,
          "multipart/form-data; boundary=", 'multipart/form-data; boundary="x', "; ; =")  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Hostile:
-    """A request. `raw` is sent as it is; else a client that knows HTTP sends it."""
-
-    kind: str
-    path: str = "/classify/plain"
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
-    raw: bytes = b""
 
 
 def hostile(number: int, seed: int = 0) -> Hostile:
@@ -207,7 +199,7 @@ def _chunked(random: Random) -> Hostile:
         b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n"
     )
     sent = head + bytes(body)
-    return Hostile("chunked", raw=sent if random.random() < 0.2 else mutate_bytes(sent, random))
+    return raw("chunked", random, sent if random.random() < 0.2 else mutate_bytes(sent, random))
 
 
 def _http(random: Random) -> Hostile:
@@ -216,9 +208,9 @@ def _http(random: Random) -> Hostile:
         b"POST /classify/plain?top_k=1 HTTP/1.1\r\nhost: x\r\nmunet-deadline-ms: 500\r\n"
         b"content-type: image/png\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(data)
     )
-    return Hostile("http", raw=mutate_bytes(head, random) + data)
+    return raw("http", random, mutate_bytes(head, random) + data)
 
 
 MAKERS: Mapping[Callable[[Random], Hostile], int] = {
-    _image: 70, _form: 8, _parameters: 6, _v2: 8, _chunked: 4, _http: 4,
+    _image: 60, _form: 6, _parameters: 6, _v2: 8, _chunked: 4, _http: 4, **COSTLY,
 }  # fmt: skip

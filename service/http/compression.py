@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import zlib
 
-from service.errors import TooLarge, UnsupportedMedia
-from service.v2.errors import BadRequest, shown
+from starlette.requests import Request
+
+from service.errors import BadRequest, TooLarge, UnsupportedMedia
 
 WINDOW_BITS = {"gzip": 31, "deflate": zlib.MAX_WBITS}  # of zlib: with gzip's frame, or its own
+PLAIN = ("", "identity")  # encodings that are none
 WORTH_BYTES = 1024  # an answer below that fits into one packet anyway
 LEVEL = 1
+OFFERS = 16  # encodings that a client accepts, of which no more are looked at
+
+
+def encoding(request: Request) -> str:
+    """The `Content-Encoding` of a request's body, "" if it has none; several in one text."""
+    return ", ".join(request.headers.getlist("content-encoding")).strip().lower()
 
 
 def inflate(body: bytes, encoding: str, max_bytes: int) -> bytes:
@@ -17,11 +25,11 @@ def inflate(body: bytes, encoding: str, max_bytes: int) -> bytes:
 
     Stops at the limit. Raises UnsupportedMedia, TooLarge or BadRequest.
     """
-    if encoding in ("", "identity"):
+    if encoding in PLAIN:
         return body
     if encoding not in WINDOW_BITS:
         raise UnsupportedMedia(
-            f"content encoding {shown(encoding)}: expected {', '.join(WINDOW_BITS)} or none"
+            f"content encoding {encoding[:100]!r}: expected {', '.join(WINDOW_BITS)} or none"
         )
     stream = zlib.decompressobj(WINDOW_BITS[encoding])
     try:
@@ -37,7 +45,7 @@ def inflate(body: bytes, encoding: str, max_bytes: int) -> bytes:
 
 def chosen(accepted: str, size: int) -> str | None:
     """The encoding for an answer of so many bytes, by the client's `Accept-Encoding`."""
-    offers = [part.replace(" ", "").lower() for part in accepted.split(",")]
+    offers = [part.replace(" ", "").lower() for part in accepted.split(",", OFFERS)]
     return next((offer for offer in offers if offer in WINDOW_BITS and size >= WORTH_BYTES), None)
 
 
