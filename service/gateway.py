@@ -43,7 +43,7 @@ from service.http.draining import stop_listening
 from service.http.listening import require_port
 from service.processes import MainProcess
 from service.runtime import Runtime
-from service.settings import LONGEST_DEADLINE_MS, Settings
+from service.settings import Settings
 from service.tasks.trust import Trust
 from service.telemetry import tracing
 from service.telemetry.workers import Worker
@@ -115,24 +115,19 @@ GC_THRESHOLDS = (50_000, 20, 50)
 # The engine's thread needs the interpreter some fifty times a batch, for microseconds. Beside an
 # event loop that refuses a flood it may wait Python's 5 ms each time.
 SWITCH_S = 0.0001
-# BentoML's own limit only stands behind the app's: it answers worse and keeps what it knows of each
-# request for so long.
-TIMEOUT_S = LONGEST_DEADLINE_MS // 1000 + 2
-CONCURRENT_REQUESTS = 4096  # behind the app's queues, which refuse with Retry-After
 
 
 @bentoml.asgi_app(APP, path="/")
 @bentoml.service(
     name="munet-gateway",
     workers=SETTINGS.workers,  # batches are formed per process
-    traffic={"timeout": TIMEOUT_S, "max_concurrency": CONCURRENT_REQUESTS},
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     tracing=_tracing(SETTINGS),
     runner_probe={"enabled": False},
 )
 class Gateway:
-    """Assembles nothing itself: lifecycle and health around the app."""
+    """Assembles nothing itself: the lifecycle around the app."""
 
     @bentoml.on_deployment
     @staticmethod
@@ -172,21 +167,12 @@ class Gateway:
             tracing.use(BentoMLContainer.tracer_provider.get())
         _drain_on_sigterm(settings.drain_s)
 
-    async def __is_ready__(self) -> bool:
-        runtime = _runtime()
-        return runtime is not None and runtime.ready
 
-    async def __is_alive__(self) -> bool:
-        runtime = _runtime()
-        return runtime is None or runtime.alive
-
-
-# BentoML's middlewares cost some 60 to 120 microseconds of a request; its limits stand behind the
-# app's anyway.
+# BentoML's own pages load what others serve, its limits stand behind the app's, and its middlewares
+# cost some 60 to 120 microseconds of a request: no request reaches them.
 Gateway.add_asgi_middleware(
     Direct,  # pyright: ignore[reportArgumentType]  # it takes any class of the usual form
     inner=APP,
-    paths=("/classify", "/v2/"),
 )
 
 

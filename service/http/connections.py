@@ -12,7 +12,9 @@ Where a request ends is never in doubt: its body is read to the end, or the conn
    adds nothing to the head.
  - An answer that comes before the client was asked for its body (`Expect`) closes the connection:
    the client may send the body then, or leave it out.
- - A client that has said all it has to (half-closed) gets its answers first.
+ - A client that has said all it has to (half-closed) gets its answers first, and one that is still
+   sending when its connection is closed gets the answer that says why: what comes is read for a
+   moment, since closing before it is read would take the answer back.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import resource
 import socket
 import time
 from asyncio import BaseTransport, TimerHandle
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -40,6 +42,7 @@ EVICTED_AT_ONCE = 64  # ... so many of those that have waited longest are closed
 HEAD_S = 10.0  # from the connection's start, or the last answer, to the next complete head
 READ_S = 30.0  # in which a client has to read what the transport's buffer holds
 LOOK_S = 0.1  # between looks at whether a client that has ended its sending is still there
+LINGER_S, LINGER_BYTES = 5.0, 256 * 1024  # of what comes after a last answer
 PIECE = 64 * 1024  # bytes that are parsed before the bounds are looked at again
 BEGINNING = b"HTTP/1.1 "  # of every answer
 
@@ -59,10 +62,13 @@ class _Joined:
     uvicorn writes them one by one, which is two system calls and wakes the client for nothing.
     """
 
-    __slots__ = ("_begun", "_head", "_transport")
+    __slots__ = ("_begun", "_head", "_lingers", "_transport", "ends")
 
-    def __init__(self, transport: Any) -> None:
+    def __init__(self, transport: Any, lingers: Callable[[], bool]) -> None:
+        """`lingers` says at a close whether what still comes is to be read first."""
         self._transport = transport
+        self._lingers = lingers
+        self.ends = False  # it is as good as closed
         self._head = b""
         self._begun = False
 
@@ -94,10 +100,18 @@ class _Joined:
         if self._head and not self._transport.is_closing():
             self.write(b"")
 
+    def is_closing(self) -> bool:
+        """Whether nothing more can be sent."""
+        return self.ends or self._transport.is_closing()
+
     def close(self) -> None:
         """Sends what there is first."""
         self.flush()
-        self._transport.close()
+        if self._lingers():
+            self.ends = True
+            self._transport.write_eof()
+        else:
+            self._transport.close()
 
 
 class Connection(HttpToolsProtocol):
@@ -121,7 +135,8 @@ class Connection(HttpToolsProtocol):
     # -- waiting
 
     def connection_made(self, transport: BaseTransport) -> None:  # type: ignore[override]
-        super().connection_made(_Joined(transport))  # type: ignore[arg-type]
+        joined = _Joined(transport, self._lingers)
+        super().connection_made(joined)  # type: ignore[arg-type]
         self._wait()
         if len(self.connections) > _most_connections():
             self._evict()
@@ -137,6 +152,8 @@ class Connection(HttpToolsProtocol):
         cast(_Joined, self.transport).flush()  # of a HEAD request no body comes
         last = not self.pipeline
         super().on_response_complete()
+        if self.transport.is_closing():
+            return
         if last and self._ended:
             self.transport.close()
         elif last:
@@ -179,12 +196,28 @@ class Connection(HttpToolsProtocol):
             self._unread.cancel()
             self._unread = None
 
-    # -- the end of what the client sends
+    # -- the end
+
+    def _lingers(self) -> bool:
+        joined = cast(_Joined, self.transport)
+        sends = self._in_head or (self.cycle is not None and self.cycle.more_body)
+        if joined.is_closing() or self._ended or self.scheme == "https" or not sends:
+            return False
+        self._stop_waiting()
+        self._waiting = self.loop.call_later(LINGER_S, self._out_of_time)
+        self._fruitless = 0
+        self.flow.resume_reading()
+        return True
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """True keeps the connection for the answers to what has come whole."""
         self._ended = True
-        if self.cycle is None or self.cycle.response_complete or self.scheme == "https":
+        if (
+            self.transport.is_closing()
+            or self.cycle is None
+            or self.cycle.response_complete
+            or self.scheme == "https"
+        ):
             return None  # nothing is due, or there is no half of a connection
         if self.pipeline:
             if self.cycle.more_body:  # it will not come; those before it have come whole
@@ -208,6 +241,11 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
+        if self.transport.is_closing():
+            self._fruitless += len(data)
+            if self._fruitless > LINGER_BYTES:
+                self.transport.abort()
+            return
         whole = memoryview(data)
         try:
             for start in range(0, len(data), PIECE):

@@ -14,12 +14,12 @@ PAGE = f"""<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
 <title>munet gateway</title>
-<style>body {{ font: 1rem/1.6 sans-serif; max-width: 40rem; margin: 3rem auto; padding: 0 1rem }}</style>
+<style>body {{ font: 1rem/1.6 sans-serif; max-width: 40rem; margin: 3rem auto }}</style>
 <h1>munet gateway {VERSION}</h1>
 <p>Answers what is on an image, for every task of an evolved vision model.</p>
 <ul>
 <li><a href="/tasks">/tasks</a>: the tasks that can be asked
-<li><code>POST /classify/&lt;task&gt;</code>: an image file as the body, the best classes as the answer
+<li><code>POST /classify/&lt;task&gt;</code>: an image file as the body, the best classes back
 <li><code>/v2</code>: the same over the Open Inference Protocol
 <li><a href="/openapi.json">/openapi.json</a>: every call, for programs
 <li><a href="/metrics">/metrics</a>: numbers for Prometheus

@@ -133,9 +133,8 @@ def run(cases: int, seed: int, folder: Path, **variables: str) -> Found:
     found, turns = Found(), Turns(folder / "turns")
     settings = {"MUNET_MAX_BATCH_ROWS": "4", "MUNET_PRELOAD": "*", **variables}
     with Gateway(store.url, folder / "home", **settings, **turns.variables) as gateway:
-        client = Client(gateway.port)
         healthy = Hostile("healthy", headers={"content-type": "image/png"}, body=png(1))
-        client.status(healthy)
+        Client(gateway.port).status(healthy)
         turns.begin()
         for start in range(0, cases, LOOK_EVERY):
             fuzz(gateway.port, range(start, min(start + LOOK_EVERY, cases)), seed, found)
@@ -143,7 +142,7 @@ def run(cases: int, seed: int, folder: Path, **variables: str) -> Found:
         settled = found.resident[(len(found.resident) - 1) // 5]
         if found.resident[-1] - settled > GROWTH_BYTES:
             found.wrong.append(f"grown by more than {GROWTH_BYTES} bytes")
-        if client.status(healthy) != 200:
+        if Client(gateway.port).status(healthy) != 200:
             found.wrong.append("a good image was not answered afterwards")
         found.turn = turns.longest()
         if found.turn.cpu_s > LONGEST_S:

@@ -74,7 +74,7 @@ def test_415_content_type(gateway: Gateway, media: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["?top_k=0", "?top_k=4", "?top_k=-1", "?top_k=x", "?top_k=", "?version=0",
+    "query", ["?top_k=0", "?topk=1", "?top_k=-1", "?top_k=x", "?top_k=", "?version=0",
               "?version=1e3", "?version=99999999999999999999"]
 )  # fmt: skip
 def test_422_parameters(gateway: Gateway, query: str) -> None:

@@ -1,0 +1,82 @@
+"""Nothing of BentoML is served, and nothing that is served loads anything from elsewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+
+import pytest
+from starlette.routing import Route
+
+from service.app import create_app
+from service.settings import Settings
+from tests.service.conftest import Served
+
+OUTER = (
+    "/docs.json", "/schema.json", "/index.html", "/docs", "/docs/", "/static_content",
+    "/static_content/index.css", "/static_content/swagger-ui.css", "/assets", "/assets/index.js",
+    "/main-ui.html", "/favicon.ico", "/health", "/is_alive", "/status", "/result", "/submit",
+    "/redoc", "/openapi.yaml", "/__metrics__", "//", "/%2e%2e/docs.json",
+)  # fmt: skip
+
+
+def ours() -> Iterator[str]:
+    """The paths of our own routes, with names that fit."""
+    for route in create_app(Settings("nowhere")).routes:
+        assert isinstance(route, Route)
+        yield re.sub(r"{(\w+)(:path)?}", "plain", route.path)
+
+
+class Loads(HTMLParser):
+    """What a browser would fetch for a page, beside the page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag in ("script", "link", "img", "iframe", "object", "embed", "base", "form"):
+            self.found.append(tag)
+        if tag == "a" and not (given.get("href") or "").startswith("/"):
+            self.found.append(str(given))
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+def test_every_route_of_bentoml_is_gone(served: Served, method: str) -> None:
+    for path in OUTER:
+        answer = served.server.ask(method, path)
+        assert answer.status == 404, (method, path, answer)
+        if method != "HEAD":
+            assert answer.headers["content-type"] == "application/problem+json", path
+
+
+def test_health_is_ours(served: Served) -> None:
+    for path in ("/livez", "/readyz", "/healthz"):
+        assert served.server.ask("GET", path).status == 200
+    assert b"munet_" in served.server.ask("GET", "/metrics").body
+    assert b"bentoml_" not in served.server.ask("GET", "/metrics").body
+
+
+def test_no_page_loads_anything(served: Served) -> None:
+    pages = set()
+    for path in {*ours(), *OUTER}:
+        answer = served.server.ask("GET", path)
+        text = answer.body.decode()
+        assert not re.search("https?://", text), path
+        if "html" in answer.headers.get("content-type", ""):
+            pages.add(path)
+            loads = Loads()
+            loads.feed(text)
+            assert not loads.found, path
+            assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert pages == {"/"}
+
+
+def test_the_page_says_what_this_is_and_links_to_what_answers(served: Served) -> None:
+    page = served.server.ask("GET", "/").body.decode()
+    links = re.findall('href="([^"]*)"', page)
+    assert set(links) == {"/tasks", "/openapi.json", "/metrics"}
+    for link in links:
+        assert served.server.ask("GET", link).status == 200
