@@ -20,13 +20,16 @@ from evolution.baselines import baseline
 from evolution.bench import bench
 from evolution.characters import omniglot
 from evolution.checkpoints import CheckpointError, import_state
-from evolution.console import follow
+from evolution.console import follow, say
 from evolution.download import DownloadError
 from evolution.experiments import EXPERIMENTS, Experiment, with_settings
+from evolution.memory import exhausted
+from evolution.plans import Plan, require_reasonable
 from evolution.prepare import PreparationError, prepare
 from evolution.roots import SHIPPED, RootError, RootTraining, encode_root, load_root, train_root
 from evolution.scaling.command import scaling
-from evolution.search import Root, Search
+from evolution.search import Root, Search, Source, require_run_name
+from evolution.settings import SettingError
 from evolution.sources import source_of
 from evolution.state import StateError
 from evolution.state import runs as known_runs
@@ -65,16 +68,16 @@ SetOption = Annotated[
 ]
 
 
+LongOption = Annotated[
+    bool, typer.Option("--long", help="Begin also what would take months.", show_default=False)
+]
+_LONGEST_MESSAGE = 5  # lines
+
+
 def _experiment(name: str, root: str | None, settings: list[str] | None) -> Experiment:
     if name not in EXPERIMENTS:
-        raise typer.BadParameter(
-            f"unknown experiment {name!r}; there are: {', '.join(EXPERIMENTS)}"
-        )
-    experiment = EXPERIMENTS[name]
-    try:
-        experiment = with_settings(experiment, settings or [])
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+        raise SettingError(f"unknown experiment {name!r}; there are: {', '.join(EXPERIMENTS)}")
+    experiment = with_settings(EXPERIMENTS[name], settings or [])
     return replace(experiment, root=root) if root else experiment
 
 
@@ -90,22 +93,51 @@ def run(
     ] = None,
     name: NameOption = None,
     settings: SetOption = None,
+    long: LongOption = False,
 ) -> None:
     """Starts an experiment and publishes each task's best path."""
     chosen = _experiment(experiment, root, settings)
-    opened = ModelStore(store, create=True)
     if continue_from is None:
-        search = Search.start(chosen, _root(chosen), opened, seed, source_of, name)
-    elif root is not None:
-        raise typer.BadParameter("--continue-from brings its own root; leave out --root")
-    else:
-        search = Search.extend(chosen, opened, seed, source_of, _system(continue_from), name)
-    follow(search, console)
+        return _run_from_root(chosen, store, seed, name, long)
+    if root is not None:
+        raise SettingError("--continue-from brings its own root; leave out --root")
+    _require_startable(chosen, name, long)
+    system, source = _system(continue_from), _found(chosen)
+    opened = ModelStore(store, create=True)
+    follow(Search.extend(chosen, opened, seed, source, system, name), console)
+
+
+def _run_from_root(
+    experiment: Experiment, store: str, seed: int, name: str | None, long: bool
+) -> None:
+    """All that may be wrong is asked before the store is made or the name is taken."""
+    _require_startable(experiment, name, long)
+    root, source = _root(experiment), _found(experiment)
+    opened = ModelStore(store, create=True)
+    follow(Search.start(experiment, root, opened, seed, source, name), console)
+
+
+def _require_startable(experiment: Experiment, name: str | None, long: bool) -> None:
+    name = name or experiment.name
+    require_run_name(name)
+    plan = Plan.of(experiment)
+    require_reasonable(plan, f"run {name}", long)
+    say(console, f"run {name}: {plan}")
+
+
+def _found(experiment: Experiment) -> Source:
+    """Where the run finds its tasks, all of which are there; raises TaskError."""
+    source = source_of(experiment)
+    for entry in dict.fromkeys(experiment.tasks):
+        source(entry)
+    return lambda _: source
 
 
 def _root(experiment: Experiment) -> Root:
     defaults = experiment.defaults
-    return load_root(experiment.root, defaults["ds_image_size"], defaults["num_layers"])
+    root = load_root(experiment.root, defaults["ds_image_size"], defaults["num_layers"])
+    experiment.require_patches(root[0].patch_size)
+    return root
 
 
 def _system(spec: str) -> tuple[ModelStore, str]:
@@ -132,14 +164,11 @@ def baseline_command(
     root: RootOption = None,
     name: NameOption = None,
     settings: SetOption = None,
+    long: LongOption = False,
 ) -> None:
     """Runs a baseline with the tasks, root and training budget of an experiment."""
-    try:
-        chosen = baseline(kind, _experiment(experiment, root, settings))
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    opened = ModelStore(store, create=True)
-    follow(Search.start(chosen, _root(chosen), opened, seed, source_of, name), console)
+    chosen = baseline(kind, _experiment(experiment, root, settings))
+    _run_from_root(chosen, store, seed, name, long)
 
 
 @app.command()
@@ -150,9 +179,12 @@ def resume(
         list[str] | None, typer.Option(help="A further task (TFDS name), after all others.")
     ] = None,
     settings: SetOption = None,
+    long: LongOption = False,
 ) -> None:
     """Continues a run where it stopped; with --task, grows the system by a task."""
     search = Search.resume(ModelStore(store), run, source_of, tuple(task or ()), settings or [])
+    left = search.progress.schedule[search.progress.iteration :]
+    require_reasonable(Plan.of(search.experiment, len(left)), f"what is left of run {run}", long)
     follow(search, console)
 
 
@@ -278,19 +310,21 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+    except SettingError as error:
+        _fail(str(error), code=2)
+    except (MemoryError, jax.errors.JaxRuntimeError, *KNOWN_ERRORS) as error:
+        message = exhausted(error)
+        if message is None and not isinstance(error, KNOWN_ERRORS):
             raise
-        _fail(f"out of memory: lower batch_size (--set batch_size=N) or image sizes. {error}")
-    except KNOWN_ERRORS as error:
-        _fail(str(error))
+        _fail(message or str(error))
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, code: int = 1) -> NoReturn:
+    text = "\n".join(message.splitlines()[:_LONGEST_MESSAGE])
     Console(stderr=True, style="red").print(
-        f"error: {message}", highlight=False, soft_wrap=True, markup=False
+        f"error: {text}", highlight=False, soft_wrap=True, markup=False
     )
-    raise SystemExit(1)
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

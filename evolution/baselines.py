@@ -16,13 +16,14 @@ from dataclasses import replace
 from typing import Any
 
 from evolution.experiments import Experiment
+from evolution.settings import SettingError
 
 
 def _trained_from_root(
     experiment: Experiment, rate: float, forced: tuple[str, ...], **defaults: Any
 ) -> Experiment:
     children = experiment.children_per_generation
-    generations = experiment.passes * experiment.samples_per_task // children
+    generations = max(1, experiment.passes * experiment.samples_per_task // children)
     return replace(
         experiment,
         method=replace(
@@ -74,16 +75,16 @@ BASELINES: Mapping[str, tuple[Callable[[Experiment, int], Experiment], range]] =
 
 
 def baseline(spec: str, experiment: Experiment) -> Experiment:
-    """The experiment turned into a baseline, such as `freeze:2`; raises ValueError."""
+    """The experiment turned into a baseline, such as `freeze:2`; raises SettingError."""
     name, _, number = spec.partition(":")
     if name not in BASELINES or bool(number) == (name == "finetune-all"):
-        raise ValueError(
+        raise SettingError(
             f"unknown baseline {spec!r}: expected one of finetune-all, freeze:N, adapters:R, "
             "size-scale:X"
         )
     change, numbers = BASELINES[name]
     if number and (not number.isdecimal() or int(number) not in numbers):
-        raise ValueError(
+        raise SettingError(
             f"baseline {spec!r}: expected a whole number from {numbers[0]} to {numbers[-1]} "
             "after the colon"
         )

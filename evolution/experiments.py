@@ -18,7 +18,6 @@ demo
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,19 +26,30 @@ from typing import Any
 from evolution import benchmarks, search_space
 from evolution.methods import MU2NET, MU2NET_PLUS, MUNET, Method
 from evolution.population import Score
+from evolution.records import recorded_defaults, recorded_fields, require_known
 from evolution.search_space import DEFAULTS, NO_AUGMENTATION
+from evolution.settings import (
+    DEFAULTS_PREFIX,
+    HYPERPARAMETERS,
+    SIZES,
+    SettingError,
+    check,
+    parsed,
+)
 
-# Settings that may change while a run goes on, and all that are sizes.
+# Sizes that may change while a run goes on.
 RESUMABLE = (
     "samples_per_task", "batch_size", "train_examples_per_round", "rounds_per_child",
     "validation_examples", "max_population",
 )  # fmt: skip
-SIZES = (*RESUMABLE, "passes", "children_per_generation")
 
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """Everything that, with a seed, determines a run."""
+    """Everything that, with a seed, determines a run.
+
+    A field that is added has a default, which is what a run did before the field was there.
+    """
 
     name: str
     method: Method
@@ -59,13 +69,9 @@ class Experiment:
     children_per_generation: int = 1  # sampled before any of them is trained; share their batches
 
     def __post_init__(self) -> None:
-        """Raises ValueError for sizes that are no positive whole numbers."""
+        """Raises SettingError for a size out of its range."""
         for size in SIZES:
-            value = getattr(self, size)
-            if size == "max_population" and value is None:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{size}: expected a whole number from 1 up, found {value!r}")
+            check(size, getattr(self, size))
 
     @property
     def scorer(self) -> Score:
@@ -88,43 +94,60 @@ class Experiment:
         """What a saved run carries, so that it goes on as it began whatever this file says then."""
         return asdict(self)
 
+    def require_patches(self, patch_size: int) -> None:
+        """Raises SettingError if an image may be smaller than a patch of the root."""
+        sizes = {self.defaults.get("ds_image_size", patch_size)}
+        smallest = min(sizes | set(self.ranges.get("ds_image_size", ())))
+        if smallest < patch_size:
+            raise SettingError(
+                f"ds_image_size: the experiment has images of {smallest} pixels, expected "
+                f"{patch_size} or more, as the root's patches have; choose another root or size"
+            )
+
     @classmethod
     def from_json(cls, json: Mapping[str, Any]) -> Experiment:
-        """Inverse of `to_json`."""
-        method = {**json["method"], "forced_copies": tuple(json["method"]["forced_copies"])}
-        return cls(
-            **{
-                **json,
-                "method": Method(**method),
-                "tasks": tuple(json["tasks"]),
-                "score": Score(**json["score"]),
-            }
-        )
+        """Inverse of `to_json`, also of what earlier versions saved.
+
+        A hyperparameter that was added since is that of `FORMER`, any other setting its field's
+        default. Raises SettingError, naming what is unknown to this version, missing or damaged.
+        """
+        found = recorded_fields(cls, json, "experiment")
+        method = recorded_fields(Method, found["method"], "method")
+        try:
+            method = Method(**{**method, "forced_copies": tuple(method["forced_copies"])})
+            defaults = recorded_defaults(found["defaults"])
+            require_known(found["ranges"], HYPERPARAMETERS, "ranges")
+            if isinstance(found["tasks"], str):
+                raise TypeError("tasks: expected a list, found text")
+            score = Score(**recorded_fields(Score, found["score"], "score"))
+            changed = {"method": method, "tasks": tuple(found["tasks"]), "score": score}
+            return cls(**{**found, **changed, "defaults": defaults})
+        except TypeError as error:
+            raise SettingError(f"the saved experiment is damaged: {error}") from None
 
 
 def with_settings(
-    experiment: Experiment, settings: Sequence[str], allowed: Sequence[str] = SIZES
+    experiment: Experiment, settings: Sequence[str], allowed: Sequence[str] = tuple(SIZES)
 ) -> Experiment:
     """The experiment with settings such as `batch_size=64` or `defaults.opt_lr=0.02`.
 
-    Values are JSON; defaults can be set where all sizes are allowed. Raises ValueError.
+    Values are JSON; defaults can be set where all sizes are allowed. Raises SettingError.
     """
     keys = list(allowed)
-    if allowed == SIZES:
-        keys += [f"defaults.{key}" for key in experiment.defaults]
+    if len(keys) == len(SIZES):
+        keys += [f"{DEFAULTS_PREFIX}{key}" for key in experiment.defaults]
     for setting in settings:
-        key, _, text = setting.partition("=")
-        if key not in keys:
-            raise ValueError(
-                f"setting {setting!r}: expected KEY=VALUE with KEY one of {', '.join(keys)}"
-            )
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            raise ValueError(f"setting {setting!r}: expected a JSON value after `=`") from None
-        group, _, entry = key.rpartition(".")
-        change = {"defaults": {**experiment.defaults, entry: value}} if group else {entry: value}
+        key, value = parsed(setting, keys)
+        name = key.removeprefix(DEFAULTS_PREFIX)
+        change = (
+            {name: value} if name == key else {"defaults": {**experiment.defaults, name: value}}
+        )
         experiment = replace(experiment, **change)
+    adapters, blocks = experiment.defaults.get("adapters"), experiment.defaults.get("num_layers")
+    if settings and adapters and adapters[-1] >= blocks:
+        raise SettingError(
+            f"defaults.adapters: expected blocks below num_layers, {blocks}, found {adapters}"
+        )
     return experiment
 
 

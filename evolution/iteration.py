@@ -110,16 +110,20 @@ class Iteration:
         return events
 
     def _train(self, child: Path, parent: Path, batches: Batches) -> Outcome:
-        """Trains a child and gives it its best round, if one was good enough."""
+        """Trains a child and gives it its best round, if one was good enough.
+
+        A child that diverged in any round is worth nothing: it is recorded, and not kept.
+        """
         started = time.monotonic()
         trained = tuple(c.name for c in child.components if c.trainable)
         threshold = self._bar(child, parent)
         snapshot: TrainState | None = None
         qualities: list[float] = []
-        device_s = 0.0
+        device_s, diverged = 0.0, False
         for reached in self._kind.train(child, batches):
             device_s += reached.device_s
             if not reached.finite:
+                snapshot, diverged = None, True
                 break
             qualities.append(reached.quality)
             child.quality = reached.quality
@@ -127,13 +131,13 @@ class Iteration:
             newest_wins = self._experiment.method.newest_wins
             if score > threshold or (newest_wins and score == threshold):
                 threshold, snapshot = score, reached.state
-        child.quality = max(qualities, default=0.0)
+        child.quality = 0.0 if diverged else max(qualities, default=0.0)
         child.metrics["evaluations"] = qualities
         if snapshot is not None:
             _keep_snapshot(child, snapshot)
         return Outcome(
             child, parent, trained, snapshot is not None,
-            diverged=len(qualities) < self._experiment.rounds_per_child,
+            diverged=diverged,
             seconds=time.monotonic() - started,
             device_s=device_s,
         )  # fmt: skip

@@ -17,7 +17,7 @@ class Outcome:
     parent: Path
     trained: tuple[str, ...]  # components that were trained
     improved: bool  # kept
-    diverged: bool  # training was ended by a number that is none
+    diverged: bool  # training was ended: a loss, an answer or a weight was out of bounds
     seconds: float
     device_s: float  # of them, in compiled programs
     ended: float = field(default_factory=time.time)  # seconds since 1970

@@ -10,11 +10,13 @@ from evolution.iteration import Iteration
 from evolution.outcome import Ended, Event, TaskFailed
 from evolution.population import ROOT, Path, Population
 from evolution.publication import publish_once, published_event, standing
+from evolution.settings import SettingError
 from evolution.single import SinglePaths, architecture
 from evolution.state import Progress, StateError
 from evolution.tasks import Task
 from evolution.training import forward_flops
 from model_store import Digest, ModelStore, Published
+from model_store.names import require_name
 from vit import Architecture
 from vit.components import Tree
 
@@ -132,7 +134,7 @@ class Search:
         try:
             experiment = Experiment.from_json(progress.settings)
             experiment = with_settings(experiment, settings, RESUMABLE)
-        except ValueError as error:
+        except SettingError as error:
             raise StateError(f"resuming {run!r}: {error}") from None
         progress.settings = experiment.to_json()
         population = state.population_of(store, document)
@@ -218,9 +220,14 @@ def population_of_root(experiment: Experiment, params: dict[str, Tree]) -> Popul
     return population
 
 
-def _require_new(name: str, store: ModelStore) -> None:
-    if name.split("/")[0] in (state.ROOTS, state.SNAPSHOTS):
+def require_run_name(name: str) -> None:
+    """Raises InvalidName, and StateError for a name under which agents save what is theirs."""
+    if require_name("agent", name).split("/")[0] in (state.ROOTS, state.SNAPSHOTS):
         raise StateError(f"name {name!r}: expected another one, agents save their own there")
+
+
+def _require_new(name: str, store: ModelStore) -> None:
+    require_run_name(name)
     if name in store.agents():
         raise StateError(
             f"store already holds a run {name!r}: continue it with "

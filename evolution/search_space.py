@@ -90,3 +90,9 @@ NO_AUGMENTATION: Mapping[str, Any] = {
     "ds_aspect_ratio_range_min": 1.0,
     "ds_flip_left_right": False,
 }
+
+# What a run did about a hyperparameter that was not there yet when it was saved. Whoever changes a
+# default above, keeps the former value here.
+FORMER: Mapping[str, Any] = DEFAULTS
+# Hyperparameters that say what an architecture is.
+SHAPE = ("num_layers", "adapters", "adapter_dim", "ds_image_size")

@@ -16,6 +16,7 @@ import numpy as np
 
 from evolution.experiments import Experiment
 from evolution.population import Component, Path, Population, Score, Stored, components_of
+from evolution.settings import SettingError
 from model_store import Digest, ModelStore
 from vit import Architecture
 
@@ -197,7 +198,10 @@ def population_of(
 ) -> Population:
     """The population of a state, with the paths and components that another document adds."""
     settings = document["settings"]
-    experiment = Experiment.from_json(settings) if settings else None
+    try:
+        experiment = Experiment.from_json(settings) if settings else None
+    except SettingError as error:
+        raise StateError(f"run or agent {document['experiment']!r}: {error}") from None
     population = Population(
         experiment.scorer if experiment else Score(),
         experiment.method.newest_wins if experiment else True,

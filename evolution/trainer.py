@@ -58,7 +58,7 @@ class Round:
 
     quality: float  # validation accuracy
     state: TrainState
-    finite: bool  # whether all parameters are numbers
+    finite: bool  # whether training is sound: losses, answers and weights (training.descend)
     device_s: float  # seconds from the first call of a compiled program to the last result
 
 
@@ -83,7 +83,7 @@ class Trainer:
         test = _Evaluation(self._task.test, len(self._task.test))
         if self._experiment.mutate_adapters:
             path, arch = _with_all_adapters(path, arch)
-        return test.accuracy(arch, path, 0, jax.device_put(_params(path.components)))
+        return test.accuracy(arch, path, 0, jax.device_put(_params(path.components)))[0]
 
     def train(self, child: Path, arch: Architecture, batches: Batches) -> Iterator[Round]:
         """Trains one child, round by round; its components themselves do not change."""
@@ -103,15 +103,16 @@ class Trainer:
         evaluated = prefix if _worthwhile(child, arch, prefix, shared) else 0
         for drawn in batches.drawn():
             started = time.monotonic()
-            finite = True
+            finite: Any = True
             for first, inputs, labels, order, draws in source.chunks(drawn):
-                state, finite = train_steps(
+                state, sound = train_steps(
                     arch, prefix, source.augmentation, frozen, state, masks, traced,
                     inputs, labels, padded(order), padded(draws), first, len(order),
                 )  # fmt: skip
+                finite &= sound
             params = {**frozen, **state.params}
-            quality = self._validation.accuracy(arch, child, evaluated, params)
-            yield Round(quality, state, bool(finite), time.monotonic() - started)
+            quality, sound = self._validation.accuracy(arch, child, evaluated, params)
+            yield Round(quality, state, bool(finite) and sound, time.monotonic() - started)
 
     def _source(
         self, child: Path, arch: Architecture, prefix: int, hp: Hyperparameters, steps: int
@@ -161,17 +162,18 @@ class _Evaluation:
 
     def accuracy(
         self, arch: Architecture, path: Path, prefix: int, params: Mapping[str, Tree]
-    ) -> float:
+    ) -> tuple[float, bool]:
         """The share classified right by the path, with `params` instead of its own.
 
-        Its first `prefix` components are its own.
+        Its first `prefix` components are its own. And whether all its answers are finite.
         """
         above = {name: params[name] for name in arch.component_names[prefix:]}
-        correct = [
+        counted = [
             count_correct(arch, prefix, above, c.inputs, c.labels, c.count)
             for c in self.inputs(arch, path, prefix)
         ]
-        return sum(int(c) for c in correct) / self.count
+        correct, finite = zip(*counted, strict=True)
+        return sum(int(c) for c in correct) / self.count, all(bool(f) for f in finite)
 
     def inputs(self, arch: Architecture, path: Path, prefix: int) -> Iterator[Chunk]:
         """What the path's first `prefix` components make of the images, chunk by chunk."""

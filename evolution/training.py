@@ -23,13 +23,16 @@ from jax.flatten_util import ravel_pytree
 from numpy.typing import NDArray
 
 from evolution.augment import Strengths, augment
+from evolution.settings import SCHEDULES
 from vit import Architecture, forward, kind_of, shapes
 from vit.components import Tree
 from vit.forward import fold
 
 EVALUATION_ROWS = 128  # images per step of the evaluation loop
 MAX_GRADIENT_NORM = 1.0
-SCHEDULES = ("constant", "cosine", "restarts")
+# Training that works stays far below: a step moves all weights together by the learning rate, 1 at
+# most in any search space, and by a hundred times that with momentum.
+LARGEST_WEIGHT = 1e6
 
 
 class Hyperparameters(NamedTuple):
@@ -155,7 +158,8 @@ def descend(
     """`steps` steps down `loss`, which takes parameters and the number of the step among them.
 
     The first is number `first_step` of the child's training; `masks` tells, with booleans, which
-    components are trained. Returns the state and whether all of it is finite.
+    components are trained. Returns the state and whether it is sound: every loss was a finite
+    number, and no weight is beyond LARGEST_WEIGHT.
     """
     # One flat vector instead of some fifty leaves: the optimiser compiles to one kernel.
     params, unravel = ravel_pytree(state.params)
@@ -167,13 +171,18 @@ def descend(
         }
     )
 
-    def step(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        params, momentum = carry
-        grads, _ = ravel_pytree(jax.grad(loss)(unravel(params), i))
-        return _sgd(params, momentum, grads, mask, learning_rate(first_step + i, hp), hp)
+    def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        params, momentum, sound = carry
+        value, tree = jax.value_and_grad(loss)(unravel(params), i)
+        grads, _ = ravel_pytree(tree)
+        rate = learning_rate(first_step + i, hp)
+        params, momentum = _sgd(params, momentum, grads, mask, rate, hp)
+        return params, momentum, sound & jnp.isfinite(value)
 
-    params, momentum = jax.lax.fori_loop(0, steps, step, (params, momentum))
-    return TrainState(unravel(params), unravel_momentum(momentum)), jnp.isfinite(params).all()
+    start = (params, momentum, jnp.asarray(True))
+    params, momentum, sound = jax.lax.fori_loop(0, steps, step, start)
+    sound &= (jnp.abs(params) <= LARGEST_WEIGHT).all()  # which a NaN is not either
+    return TrainState(unravel(params), unravel_momentum(momentum)), sound
 
 
 @functools.partial(jax.jit, static_argnames=("arch", "prefix", "augmentation"))
@@ -198,7 +207,7 @@ def train_steps(
     booleans, which of the others are trained. Batch i is rows `order[i]` of `inputs`: uint8 images
     to augment (`augmentation` "scaled" or "bytes"), or with "none" what the component after the
     prefix takes. `order` [most steps, batch] and `draws` [most steps, batch, DRAWS] may be longer
-    than needed. Returns the state and whether all of it is finite.
+    than needed. Returns the state and whether it is sound (`descend`).
     """
     below, above = arch.component_names[:prefix], arch.component_names[prefix:]
 
@@ -227,24 +236,36 @@ def count_correct(
     inputs: Array,
     labels: Array,
     count: Array,
-) -> Array:
-    """How many of the first `count` rows the components after the prefix classify right."""
+) -> tuple[Array, Array]:
+    """How many of the first `count` rows the components after the prefix classify right.
+
+    And whether all their logits are finite; a row where one is not is not classified right.
+    """
     return correct_rows(
         lambda rows: fold(arch, arch.component_names[prefix:], params, inputs[rows]), labels, count
     )
 
 
-def correct_rows(logits: Callable[[Array], Array], labels: Array, count: Array) -> Array:
-    """How many of the first `count` rows are classified right by `logits`, which takes rows [k]."""
+def correct_rows(
+    logits: Callable[[Array], Array], labels: Array, count: Array
+) -> tuple[Array, Array]:
+    """How many of the first `count` rows are classified right by `logits`, which takes rows [k].
+
+    And whether all their logits are finite; a row where one is not is not classified right.
+    """
     at_once = min(EVALUATION_ROWS, len(labels))
 
-    def step(i: Array, correct: Array) -> Array:
+    def step(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        correct, sound = carry
         rows = i * at_once + jnp.arange(at_once)
-        right = logits(rows).argmax(-1) == labels[rows]
-        return correct + (right & (rows < count)).sum()
+        found = logits(rows)
+        finite = jnp.isfinite(found).all(-1)
+        right = finite & (found.argmax(-1) == labels[rows])
+        real = rows < count
+        return correct + (right & real).sum(), sound & (finite | ~real).all()
 
     steps = (count + at_once - 1) // at_once
-    return jax.lax.fori_loop(0, steps, step, jnp.zeros((), jnp.int32))
+    return jax.lax.fori_loop(0, steps, step, (jnp.zeros((), jnp.int32), jnp.asarray(True)))
 
 
 @functools.cache

@@ -21,6 +21,7 @@ from evolution.experiments import RESUMABLE, Experiment, with_settings
 from evolution.outcome import Event
 from evolution.population import ROOT, Population
 from evolution.search import Source
+from evolution.settings import SettingError
 from evolution.state import Progress, StateError
 from evolution.tasks import Task, task_name
 from model_store import Digest, Held, ModelStore
@@ -111,25 +112,32 @@ class Agent:
         if progress.iteration >= cycles:
             return None
         experiment = self._experiment(progress)
-        if self._task is None:
-            self._task = self._source(self._class.single or experiment)(self._entry)
+        task = self._require_task(experiment)
         snapshot, population = self._population(held, document, progress)
         if not document["snapshot"]:
             progress.seeds = [path.id for path in population.seeds(self._owner)]
-        kind = self._class.kind(experiment, self._task, population, progress, self._owner)
+        kind = self._class.kind(experiment, task, population, progress, self._owner)
         cycle = Cycle(
             self._store, held, experiment, population, progress, self._owner, kind, saved, snapshot
         )
         cycle.save()
         return cycle
 
+    def _require_task(self, experiment: Experiment) -> Task:
+        """The task, which is read once; raises TaskError."""
+        if self._task is None:
+            self._task = self._source(self._class.single or experiment)(self._entry)
+        return self._task
+
     def _first(self) -> Document:
-        """The state of an agent that has never run."""
-        publications = self._store.publications()
-        root = root_document(self._store, self._class, publications, self._root)
+        """The state of an agent that has never run; of what it needs only the root is saved."""
         try:
             experiment = with_settings(self._class.of_task(self._entry), self._settings)
-        except ValueError as error:
+            self._require_task(experiment)
+            publications = self._store.publications()
+            root = root_document(self._store, self._class, publications, self._root)
+            experiment.require_patches(root["architecture"]["patch_size"])
+        except SettingError as error:
             raise StateError(f"agent {self.id}: {error}") from None
         settings = replace(experiment, root=root["settings"]["root"]).to_json()
         return {
@@ -144,10 +152,10 @@ class Agent:
 
     def _experiment(self, progress: Progress) -> Experiment:
         """What the agent began with, but for sizes that may change. Raises StateError."""
-        saved = Experiment.from_json(progress.settings)
         try:
+            saved = Experiment.from_json(progress.settings)
             wanted = with_settings(saved, self._settings)
-        except ValueError as error:
+        except SettingError as error:
             raise StateError(f"agent {self.id}: {error}") from None
         if self._root is not None:
             wanted = replace(wanted, root=self._root)

@@ -16,7 +16,7 @@ from evolution.methods import MU3NET, MU4NET
 from evolution.multipath.children import MAIN_WEIGHT, NUM_PATHS, ROUTER_RATE
 from evolution.multipath.kind import MultipathPaths
 from evolution.population import Population, Score
-from evolution.search_space import DEFAULTS, NO_AUGMENTATION
+from evolution.search_space import DEFAULTS, NO_AUGMENTATION, SHAPE
 from evolution.single import SinglePaths
 from evolution.state import Progress
 from evolution.tasks import Task
@@ -127,7 +127,6 @@ CHARS5_VIT = replace(
 
 # ---- μ4Net's multipath agents: their paths' sizes are given, and the score is the quality alone
 
-_NOT_TUNED = ("num_layers", "adapters", "adapter_dim", "ds_image_size")
 _MIXING = {ROUTER_RATE: (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0), NUM_PATHS: (2, 3)}
 
 
@@ -136,8 +135,8 @@ def _multipath(single: Experiment, name: str) -> Experiment:
     return replace(
         single,
         name=name,
-        defaults={k: v for k, v in single.defaults.items() if k not in _NOT_TUNED} | mixing,
-        ranges={k: v for k, v in single.ranges.items() if k not in _NOT_TUNED} | _MIXING,
+        defaults={k: v for k, v in single.defaults.items() if k not in SHAPE} | mixing,
+        ranges={k: v for k, v in single.ranges.items() if k not in SHAPE} | _MIXING,
         score=Score(reference_params=0.0),
     )
 

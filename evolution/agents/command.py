@@ -12,6 +12,8 @@ from evolution.agents.reports import View
 from evolution.agents.supervisor import Supervisor, agent_id
 from evolution.agents.worker import Order
 from evolution.experiments import with_settings
+from evolution.plans import Plan, require_reasonable
+from evolution.settings import SettingError
 from model_store import InvalidName
 from model_store.names import require_name
 
@@ -53,15 +55,19 @@ def agents(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Another setting, as in batch_size=64."),
     ] = None,
+    long: Annotated[
+        bool, typer.Option("--long", help="Begin also what would take months.", show_default=False)
+    ] = False,
 ) -> None:
     """Runs agents: each improves one task and builds on whatever others have published.
 
     The same command continues them; elsewhere, on the same store, it adds others.
     """
-    orders = [_order(store, name, cycles, seed, root, tuple(settings or ())) for name in agent]
+    given = tuple(settings or ())
+    orders = [_order(store, name, cycles, seed, root, given, long) for name in agent]
     names = [agent_id(order) for order in orders]
     if len(set(names)) < len(names):
-        raise typer.BadParameter(f"expected each agent once, found {', '.join(agent)}")
+        raise SettingError(f"expected each agent once, found {', '.join(agent)}")
     console = Console()
     with View(console, names) as view:
         runner = _on_ray(ray, orders, view, cpus, gpus) if ray else Supervisor(orders, jobs, view)
@@ -84,13 +90,20 @@ def _on_ray(address: str, orders: list[Order], view: View, cpus: float, gpus: fl
 
 
 def _order(
-    store: str, agent: str, cycles: int, seed: int, root: str | None, settings: tuple[str, ...]
+    store: str,
+    agent: str,
+    cycles: int,
+    seed: int,
+    root: str | None,
+    settings: tuple[str, ...],
+    long: bool,
 ) -> Order:
     agent_class, _, entry = agent.partition(":")
     order = Order(store, agent_class, entry, cycles, seed, root, settings)
     try:
-        with_settings(class_of(agent_id(order)).of_task(entry), settings)
+        experiment = with_settings(class_of(agent_id(order)).of_task(entry), settings)
         require_name("agent", agent_id(order))
+        require_reasonable(Plan.of(experiment), "a cycle", long)
     except (ValueError, InvalidName) as error:
-        raise typer.BadParameter(f"--agent {agent}: {error}") from None
+        raise SettingError(f"--agent {agent[:100]}: {error}") from None
     return order

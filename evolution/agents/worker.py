@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from evolution.agents.agent import Agent, NoTurn
 from evolution.agents.reports import reports
+from evolution.memory import exhausted
 from evolution.search import Source
 from evolution.sources import source_of
 from model_store import MissingComponent, ModelStore, StorageError
@@ -72,8 +73,11 @@ def work(known_errors: tuple[type[Exception], ...], source: Source = source_of) 
         return 1  # nobody is listening any more; all is saved
     except PASSING:
         raise
-    except known_errors as error:
-        tell({"failed": str(error)})
+    except Exception as error:
+        message = exhausted(error) or (str(error) if isinstance(error, known_errors) else None)
+        if message is None:
+            raise
+        tell({"failed": message})
         return 1
     return 0
 

@@ -96,8 +96,8 @@ def _all(state: TrainState) -> dict[str, Any]:
 @jax.jit
 def count_correct_mixed(
     mixer: Mapping[str, Tree], answers: Answers, labels: Array, count: Array
-) -> Array:
-    """How many of the first `count` rows the mixture classifies right."""
+) -> tuple[Array, Array]:
+    """How many of the first `count` rows the mixture classifies right; `training.correct_rows`."""
 
     def logits(rows: Array) -> Array:
         return mix(mixer, [each[rows] for each in answers])

@@ -52,7 +52,9 @@ from vit.components import Tree
 from vit.multipath import SubPath, mixer_names
 
 Key = tuple[SubPath, tuple[Digest, ...]]
-Step = Callable[[TrainState, Drawn], tuple[TrainState, Any]]  # and whether it is finite
+Step = Callable[
+    [TrainState, Drawn], tuple[TrainState, Any]
+]  # and whether it is sound (training.descend)
 
 
 class MixerTrainer:
@@ -81,14 +83,14 @@ class MixerTrainer:
         validation = self._validation.of(parts)
         for drawn in batches.drawn():
             state, finite = step(state, drawn)
-            quality = self._validation.accuracy(state.params, validation)
-            yield Round(quality, state, bool(finite), time.monotonic() - started)
+            quality, sound = self._validation.accuracy(state.params, validation)
+            yield Round(quality, state, bool(finite) and sound, time.monotonic() - started)
             started = time.monotonic()
 
     def test_accuracy(self, path: Path) -> float:
         """The share of the whole test split that a candidate classifies right."""
         test = _Answers(self._task.test, len(self._task.test))
-        return test.accuracy(_params(mixer_of(path)), test.of(parts_of(path)))
+        return test.accuracy(_params(mixer_of(path)), test.of(parts_of(path)))[0]
 
     def mean_weights(self, path: Path) -> list[float]:
         """The weight that the router gives to each path, in the mean over the validation images."""
@@ -142,10 +144,11 @@ def _step_on_images(
 ) -> tuple[TrainState, Any]:
     finite: Any = True
     for first, images, labels, order, draws in source.chunks(drawn):
-        state, finite = train_on_images(
+        state, sound = train_on_images(
             networks, source.augmentation == "bytes", frozen, state, hp, router_rate,
             images, labels, padded(order), padded(draws), first, len(order),
         )  # fmt: skip
+        finite &= sound
     return state, finite
 
 
@@ -207,7 +210,7 @@ class _Answers:
         on_it, self.labels = on_device(np.concatenate(answers), np.concatenate(labels), 1)
         return on_it
 
-    def accuracy(self, mixer: dict[str, Tree], answers: Answers) -> float:
-        """The share that a router and connectors classify right."""
-        correct = count_correct_mixed(mixer, answers, self.labels, self._count)
-        return int(correct) / self._count
+    def accuracy(self, mixer: dict[str, Tree], answers: Answers) -> tuple[float, bool]:
+        """The share that a router and connectors classify right; whether all answers are finite."""
+        correct, finite = count_correct_mixed(mixer, answers, self.labels, self._count)
+        return int(correct) / self._count, bool(finite)

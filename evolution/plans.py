@@ -1,0 +1,44 @@
+"""How long a run will be at most, told and limited before it begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evolution.experiments import Experiment
+from evolution.settings import SettingError
+
+# Several times what the longest published experiments take.
+MOST_CHILDREN = 100_000
+MOST_STEPS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Children of a run, and their training steps; fewer of a task with fewer examples."""
+
+    children: int
+    steps: int
+
+    @classmethod
+    def of(cls, experiment: Experiment, iterations: int | None = None) -> Plan:
+        """That of so many task iterations, or of a new run."""
+        if iterations is None:
+            iterations = len(experiment.tasks) * experiment.passes
+        children = iterations * experiment.samples_per_task
+        per_round = experiment.steps_per_round(experiment.train_examples_per_round)
+        return cls(children, children * experiment.rounds_per_child * per_round)
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"{self.children:,} children, {self.steps:,} training steps at most"
+
+
+def require_reasonable(plan: Plan, what: str, confirmed: bool) -> None:
+    """Raises SettingError for what would take months, unless that is confirmed to be meant."""
+    if confirmed or (plan.children <= MOST_CHILDREN and plan.steps <= MOST_STEPS):
+        return
+    raise SettingError(
+        f"{what} would be {plan}: expected no more than {MOST_CHILDREN:,} children and "
+        f"{MOST_STEPS:,} steps; lower passes, samples_per_task, rounds_per_child or "
+        "train_examples_per_round, or confirm with --long"
+    )
