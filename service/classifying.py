@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -23,18 +24,17 @@ from service.errors import (
     ClientGone,
     DeadlineExceeded,
     GatewayError,
+    TooLarge,
     Unavailable,
     UploadTimeout,
 )
-from service.images import Decoded
+from service.images import Decoded, Source, Undecoded
 from service.runtime import Runtime
 from service.tasks import hiding
 from service.telemetry.requests import Course
 
 T = TypeVar("T")
 Logits = NDArray[np.float32]  # [classes]
-# One image: decodes it, and brings it to each of so many pixels a side; blocks.
-Source = Callable[[Iterable[int]], Mapping[int, Decoded]]
 Read = Callable[[], Awaitable[Sequence[Source]]]
 Gone = Callable[[], Awaitable[None]]
 LOOK_AFTER_S = 0.05  # an answer that is sooner costs no look at whether the client is still there
@@ -86,12 +86,12 @@ async def classify(runtime: Runtime, wanted: Wanted, read: Read, gone: Gone) -> 
             found = await _paths(runtime, wanted)
             paths = [path for path in found if isinstance(path, LoadedPath)]
             late = partial(UploadTimeout, f"the image did not arrive {limit}")
-            with runtime.receiving(_ask(paths, 1, deadline, wanted.priority)):
+            with runtime.receiving(_ask(paths, 1, deadline, wanted)):
                 sources = await read()
             late = partial(DeadlineExceeded, f"not answered {limit}")
             received = time.monotonic()
-            ask = _ask(paths, len(sources), deadline, wanted.priority)
-            rows = partial(_rows, paths, sources)
+            ask = _ask(paths, len(sources), deadline, wanted)
+            rows = _Rows(runtime, paths, sources)
             done = await _unless_gone(runtime.batcher.submit(ask, rows, runtime.decoders), gone)
     except TimeoutError:
         raise late() from None
@@ -141,18 +141,50 @@ async def _path(runtime: Runtime, wanted: Wanted, task: str) -> LoadedPath:
     return await hiding.acquire(runtime.catalog, wanted.grants, task, wanted.version)
 
 
-def _rows(paths: Sequence[LoadedPath], sources: Sequence[Source]) -> list[Row]:
+class _Rows:
     """One row for each path and image; an image is decoded once and resized to what is needed."""
-    sizes = {walk.image_size for path in paths for walk in path.walks}
-    decoded = [source(sizes) for source in sources]
-    return [Row(path, images) for path in paths for images in decoded]
+
+    def __init__(
+        self, runtime: Runtime, paths: Sequence[LoadedPath], sources: Sequence[Source]
+    ) -> None:
+        self._limits = runtime.settings
+        self._memory = runtime.decode_memory
+        self._paths = paths
+        self._sources = sources
+        self._sizes = {walk.image_size for path in paths for walk in path.walks}
+        self._left: deque[Undecoded] | None = None
+        self._decoded: list[Mapping[int, Decoded]] = []
+
+    def __call__(self) -> Sequence[Row] | None:
+        """Decodes the next image; the rows after the last. Blocks. Raises GatewayError."""
+        if self._left is None:
+            self._left = self._looked_at()
+        image = self._left.popleft()
+        with self._memory.holding(*image.memory(self._sizes)):
+            self._decoded.append(image.decoded(self._sizes))
+        if self._left:
+            return None
+        return [Row(path, images) for path in self._paths for images in self._decoded]
+
+    def _looked_at(self) -> deque[Undecoded]:
+        """All images' headers are read before any image is decoded."""
+        images = deque(source.look(self._limits.max_pixels) for source in self._sources)
+        pixels = sum(image.pixels for image in images)
+        if len(images) > 1 and pixels > self._limits.max_request_pixels:
+            raise TooLarge(
+                f"the request's {len(images)} images have {pixels} pixels together, at most "
+                f"{self._limits.max_request_pixels} are accepted; send fewer or smaller images in "
+                "one request, or raise MUNET_MAX_REQUEST_PIXELS"
+            )
+        return images
 
 
-def _ask(paths: Sequence[LoadedPath], images: int, deadline: float, priority: int) -> Ask:
-    """What the queues need to know of the rows that `_rows` makes."""
+def _ask(paths: Sequence[LoadedPath], images: int, deadline: float, wanted: Wanted) -> Ask:
+    """What the queues need to know of the rows that `_Rows` makes."""
     each = [path for path in paths for _ in range(images)]
     tasks = [path.published.task for path in each]
-    return Ask(tasks, [path.cost for path in each], deadline, priority)
+    costs = [path.cost for path in each]
+    return Ask(tasks, costs, deadline, wanted.priority, wanted.grants.name)
 
 
 async def _unless_gone(answer: asyncio.Future[T], gone: Gone) -> T:

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from model_store import ModelStore, Published
 from service.access import Access
 from service.compute.batching import Ask, Batcher, BatchReport, Limits
+from service.compute.decoders import Decoders
 from service.compute.engine import Engine
 from service.compute.paths import LoadedPath, Row
+from service.decode_memory import DecodeMemory
 from service.errors import Unavailable
 from service.http.uploads import Intake
 from service.settings import Settings
@@ -74,7 +76,8 @@ class Runtime:
             Limits(settings.max_batch_rows, settings.queue_per_task, settings.queue_total),
             report=self._count_batch,
         )
-        self.decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        self.decoders = Decoders(settings.decode_threads)
+        self.decode_memory = DecodeMemory(settings.decode_memory)
         # For work whose cost a client chooses, off the event loop: forms, JSON, names.
         self.parsers = ThreadPoolExecutor(PARSERS, thread_name_prefix="parse")
         # A store that hangs holds the threads that wait for it: metrics and the end need another.

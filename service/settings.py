@@ -55,18 +55,20 @@ AT_MOST = (
     ("max_batch_rows", "queue_total"),
 )
 MEMORY_SHARE = 0.6  # for components: the gateway itself needs the rest
+DECODE_SHARE = 0.125
+IMAGES_AT_LIMIT = 4  # as large as may be, in one request
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 Bytes = NewType("Bytes", int)
 _WHOLE = re.compile(r"[0-9]{1,18}")
 _NUMBER = re.compile(r"([0-9]{1,18}\.?[0-9]{0,18}|\.[0-9]{1,18})([eE][+-]?[0-9]{1,3})?")
 
 
-def _memory_share() -> Bytes:
-    """Of the memory of this container, or else of this machine."""
+def _memory() -> int:
+    """Bytes of this container, or else of this machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with suppress(OSError, ValueError):  # no such file, or "max"
         memory = min(memory, int(CGROUP_LIMIT.read_text()))
-    return Bytes(int(memory * MEMORY_SHARE))
+    return memory
 
 
 def _cache_folder() -> str:
@@ -83,6 +85,8 @@ class Settings:
     max_body_bytes: Bytes = Bytes(10 * 2**20)
     upload_memory: Bytes = Bytes(512 * 2**20)  # of all bodies that are being received or decoded
     max_pixels: int = 4096 * 4096  # of the decoded image, read from its header
+    max_request_pixels: int = 0  # of all images of a request; 0: four times those of one
+    decode_memory: Bytes = Bytes(0)  # of all images that are being decoded; 0: its part of 1/8
     max_batch_rows: int = 32  # power of two
     queue_per_task: int = 256  # rows waiting
     queue_total: int = 1024  # rows waiting; also requests being received and decoded
@@ -126,7 +130,9 @@ class Settings:
         """Defaults that depend on the machine, or on other settings."""
         workers = max(1, self.workers)
         for name, default in (
-            ("memory_budget", _memory_share() // workers),
+            ("memory_budget", Bytes(int(_memory() * MEMORY_SHARE) // workers)),
+            ("decode_memory", Bytes(int(_memory() * DECODE_SHARE) // workers)),
+            ("max_request_pixels", IMAGES_AT_LIMIT * self.max_pixels),
             # Threads of one batch wait for each other: one that shares a core with the event loop
             # would slow all of them down just when there is most to do.
             ("compute_threads", max(1, len(os.sched_getaffinity(0)) // workers - 1)),

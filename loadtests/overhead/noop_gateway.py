@@ -43,9 +43,26 @@ class NoEngine:
         return [np.zeros(len(row.path.labels), np.float32) for row in rows]
 
 
-def _decode(body: Any, sizes: Iterable[int], **_: Any) -> Mapping[int, Decoded]:
-    return dict.fromkeys(sizes, DECODED)
+class NoFile:
+    """Takes an image's place: looks at nothing, decodes nothing."""
+
+    pixels = 1
+
+    def __init__(self, data: bytes) -> None:
+        pass
+
+    def look(self, max_pixels: int) -> NoFile:
+        """Nothing to look at."""
+        return self
+
+    def memory(self, sizes: Iterable[int]) -> tuple[int, int]:
+        """Nothing to hold."""
+        return 0, 0
+
+    def decoded(self, sizes: Iterable[int]) -> Mapping[int, Decoded]:
+        """The same for every image."""
+        return dict.fromkeys(sizes, DECODED)
 
 
 service.runtime.Engine = NoEngine  # pyright: ignore[reportAttributeAccessIssue]
-service.http.classify.decode = _decode
+service.http.classify.File = NoFile  # pyright: ignore[reportAttributeAccessIssue]

@@ -8,6 +8,7 @@ flood makes its own requests wait, hardly those of others.
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from service.compute.fair_queue import WEIGHTS, Ask, Flow
@@ -38,9 +39,9 @@ class Admission:
         self._by_task: Counter[str] = Counter()  # rows
         self._by_flow: Counter[Flow] = Counter()  # requests
         self._work: dict[Flow, float] = {}
-        self._decoding = 0  # requests
+        self._decoding: dict[Flow, float] = {}  # rows
         self._kept: deque[float] = deque(maxlen=KEPT)
-        self._decode_s = 0.0  # for each request that is being decoded
+        self._decode_s = 0.0  # for each row before the last of a request
 
     def check(self, ask: Ask, now: float, busy_until: float | None) -> bool:
         """Whether the engine is all free for it; raises TaskQueueFull or Unavailable.
@@ -49,7 +50,7 @@ class Admission:
         """
         if not self._rows and busy_until is None:
             return True  # whatever the forecasts say: this is how they recover
-        ahead = self._ahead(ask)
+        ahead = self._ahead(ask, self._work, ask.work)
         wait_s = max(0.0, (busy_until or now) - now) + self._pace.drain(ahead)
         for task in ask.tasks:
             if self._by_task[task] + ask.tasks.count(task) > self._limits.per_task:
@@ -64,7 +65,7 @@ class Admission:
                 f"{self._limits.total} may",
                 retry_after_s=wait_s,
             )
-        wait_s += self._decode_s * (self._decoding + 1)
+        wait_s += self._decode_s * self._in_turn(ask)
         own_s = self._pace.seconds(len(ask.tasks), ask.work)
         if (wait_s + own_s) * MARGIN > ask.deadline - now:
             raise self._too_long(ask, ahead, wait_s + own_s, ask.deadline - now)
@@ -79,29 +80,37 @@ class Admission:
             retry_after_s=wait_s,
         )
 
-    def _ahead(self, ask: Ask) -> float:
-        """Work before this request's own.
+    def _ahead(self, ask: Ask, waiting: Mapping[Flow, float], work: float) -> float:
+        """What is done before this request's own work is.
 
         Until its flow is given what waits in it, any other flow gets what it has, or its share.
         """
-        own = self._work.get(ask.flow, 0.0)
-        share = (own + ask.work) / WEIGHTS[ask.level]
-        return sum(min(work, share * WEIGHTS[flow[1]]) for flow, work in self._work.items())
+        own = waiting.get(ask.flow, 0.0)
+        share = (own + work) / WEIGHTS[ask.level]
+        return sum(min(more, share * WEIGHTS[flow[1]]) for flow, more in waiting.items())
+
+    def _in_turn(self, ask: Ask) -> float:
+        """Rows that are decoded until this request's are, with them."""
+        rows = len(ask.tasks)
+        return self._ahead(ask, self._decoding, rows) + rows
 
     @property
     def flooded(self) -> bool:
         """Whether more than half of what waits is of one flow."""
         return max(self._work.values(), default=0.0) > sum(self._work.values()) / 2
 
-    def enter(self, ask: Ask) -> int:
-        """Counts a request, about to be decoded; how many are being decoded with it."""
+    def enter(self, ask: Ask) -> float:
+        """Counts a request, about to be decoded; how many rows are until its own are."""
         self._count(ask, 1)
-        self._decoding += 1
-        return self._decoding
+        in_turn = self._in_turn(ask)
+        self._decoding[ask.flow] = self._decoding.get(ask.flow, 0.0) + len(ask.tasks)
+        return in_turn
 
-    def decoded(self, in_turn: int, seconds: float | None) -> None:
-        """The request that was so many decoded at once took so long; None if it came to nothing."""
-        self._decoding -= 1
+    def decoded(self, ask: Ask, in_turn: float, seconds: float | None) -> None:
+        """A request with so many rows in turn took so long; None if it came to nothing."""
+        self._decoding[ask.flow] -= len(ask.tasks)
+        if not self._decoding[ask.flow]:
+            del self._decoding[ask.flow]
         if seconds is not None:
             self._kept.append(seconds / in_turn)
             self._decode_s = mean_but_worst(self._kept)

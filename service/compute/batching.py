@@ -12,12 +12,12 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar
 
 from service.compute.admission import Admission, Limits
+from service.compute.decoders import Threads, Turn
 from service.compute.fair_queue import Ask, FairQueue
 from service.compute.pace import Pace
 from service.errors import DeadlineExceeded, GatewayError, InternalError, Unavailable
@@ -26,6 +26,7 @@ __all__ = ["Ask", "BatchReport", "Batcher", "Done", "Limits"]
 logger = logging.getLogger(__name__)
 RowT = TypeVar("RowT")
 AnswerT = TypeVar("AnswerT")
+Make = Callable[[], Sequence[RowT] | None]  # a request's rows; None while there is more to do
 RETRY_AFTER_S = 1.0  # when the gateway stops: another one should be up by then
 LOOK_PAST = 16  # requests that do not fit into the rest of a batch, before it goes without them
 # Light tasks are there while their part of the last so many requests that ran is between these.
@@ -59,9 +60,9 @@ class _Request(Generic[RowT, AnswerT]):
     ask: Ask
     since: float
     certain: bool  # nothing was before it when it came: no forecast may refuse it
-    in_turn: int  # requests whose rows were being made when it came, with it
+    in_turn: float  # rows that are made until its own are, with them
     future: asyncio.Future[list[Done[AnswerT]]]
-    job: Future[None] | None = None  # makes its rows
+    turn: Turn | None = None  # in which its rows are made
     rows: Sequence[RowT] = ()
     queued: float = math.inf  # when its rows were
     light: bool = False  # of a task that has less than its share
@@ -145,28 +146,38 @@ class Batcher(Generic[RowT, AnswerT]):
         return self._admission.check(ask, self._clock(), self._busy_until)
 
     def submit(
-        self, ask: Ask, make: Callable[[], Sequence[RowT]], threads: Executor
+        self, ask: Ask, make: Make[RowT], threads: Threads
     ) -> asyncio.Future[list[Done[AnswerT]]]:
-        """Queues the rows that `make` makes in one of the threads; they run in one batch.
+        """Queues the rows that `make` makes in the threads; they run in one batch.
 
-        One row for each task of the Ask, no more than fit into a batch. They have their place in
-        the queue from now on: raises as `check` does. The future may raise what `make` does,
-        DeadlineExceeded, InternalError or Unavailable. The caller cancels it when the deadline
-        passes: only then is what has not begun dropped, and takes no more room.
+        `make` is called again while it answers None: each call is a piece of the work, between
+        which others have their turn. One row for each task of the Ask, no more than fit into a
+        batch. They have their place in the queue from now on: raises as `check` does. The future
+        may raise what `make` does, DeadlineExceeded, InternalError or Unavailable. The caller
+        cancels it when the deadline passes: what has not begun is dropped, and takes no more room.
         """
         future = asyncio.get_running_loop().create_future()
         with self._changed:
             certain = self._check(ask)
             in_turn = self._admission.enter(ask)
             request = _Request[RowT, AnswerT](ask, self._clock(), certain, in_turn, future)
-            request.job = threads.submit(self._make, request, make)
+            request.turn = threads.submit(ask, partial(self._make, request, make))
         future.add_done_callback(partial(self._forget, request))
         return future
 
-    def _make(self, request: _Request[RowT, AnswerT], make: Callable[[], Sequence[RowT]]) -> None:
-        """From here on, in a thread: makes a request's rows and queues them."""
+    def _make(self, request: _Request[RowT, AnswerT], make: Make[RowT]) -> bool:
+        """In a thread: makes a piece of a request's rows, or queues them; whether there is more."""
         try:
-            rows = () if self._stopping else make()
+            if request.making and not self._stopping:
+                if request.ask.deadline < (now := self._clock()):
+                    raise DeadlineExceeded(
+                        f"the deadline passed, after {now - request.since:.3f} s of decoding"
+                    )
+                rows = make()
+                if rows is None:
+                    return request.making
+            else:
+                rows = ()
             with self._changed:
                 if self._stopping:
                     raise _stopping()
@@ -179,6 +190,7 @@ class Batcher(Generic[RowT, AnswerT]):
         except Exception:
             logger.exception("event=request_failed task=%s", request.ask.tasks[0])
             self._fail(request, InternalError("the image could not be prepared"))
+        return False
 
     def _enqueue(self, request: _Request[RowT, AnswerT], rows: Sequence[RowT]) -> None:
         request.queued, request.rows, request.waiting = self._clock(), rows, True
@@ -190,7 +202,7 @@ class Batcher(Generic[RowT, AnswerT]):
 
     def _made(self, request: _Request[RowT, AnswerT], seconds: float | None) -> None:
         request.making = False
-        self._admission.decoded(request.in_turn, seconds)
+        self._admission.decoded(request.ask, request.in_turn, seconds)
 
     def _fail(self, request: _Request[RowT, AnswerT], error: GatewayError) -> None:
         with self._changed:
@@ -212,8 +224,8 @@ class Batcher(Generic[RowT, AnswerT]):
         """A cancelled request takes no room and no memory; what is left of it is dropped later."""
         if not future.cancelled():
             return
-        assert request.job is not None
-        request.job.cancel()
+        assert request.turn is not None
+        request.turn.cancel()
         with self._changed:
             if request.making:
                 self._made(request, None)

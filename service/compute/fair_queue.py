@@ -1,9 +1,9 @@
 """In which order waiting requests run: fair between tasks by estimated work, weighted by priority.
 
-Start-time fair queueing (Goyal et al. 1996). A flow is what waits of one task at one level. Each
-has a tag in virtual time that grows by the work of what it was given; the lowest tag goes first, so
-flows that always have something waiting get equal work, and one that comes back after a pause is
-next. Knows neither time nor threads.
+Start-time fair queueing (Goyal et al. 1996). A flow is what waits of one task, from one caller, at
+one level. Each has a tag in virtual time that grows by the work of what it was given; the lowest
+tag goes first, so flows that always have something waiting get equal work, and one that comes back
+after a pause is next. Knows neither time nor threads.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-Flow = tuple[str, int]  # task and level
+Flow = tuple[str, int, str]  # task, level and caller
 # Level -> how much work it gets beside one unit of another level. Shares, not strict order: the
 # lowest level is slow beside the highest, and never stands still.
 WEIGHTS = {1: 4.0, 2: 1.0, 3: 0.25}
@@ -31,6 +31,7 @@ class Ask:
     costs: Sequence[float]  # of each row: estimated work in any unit, above 0
     deadline: float  # a time of the batcher's clock
     priority: int = 0  # 1 highest, 2 or 0 normal, 3 and above lowest
+    caller: str = ""  # whose it is
     flow: Flow = field(init=False)  # where it waits
     level: int = field(init=False)  # a key of WEIGHTS
     work: float = field(init=False)  # of all its rows
@@ -38,7 +39,7 @@ class Ask:
     def __post_init__(self) -> None:
         """Computed once, read at every turn."""
         self.level = min(self.priority or MIDDLE, LOWEST)
-        self.flow = self.tasks[0], self.level
+        self.flow = self.tasks[0], self.level, self.caller
         self.work = sum(self.costs)
 
 
@@ -102,10 +103,18 @@ class FairQueue(Generic[T]):
         start = self._tag(ask.flow)
         self._virtual = max(self._virtual, start)
         for task, cost in zip(ask.tasks, ask.costs, strict=True):
-            flow = task, ask.level
+            flow = task, ask.level, ask.caller
             used = max(start, self._finish.get(flow, 0.0))
             self._finish[flow] = used + cost / WEIGHTS[ask.level]
         self.drop(request)
+
+    def correct(self, ask: Ask, work: float) -> None:
+        """Adds to what a request was charged that ran meanwhile; below zero takes off."""
+        if self._lines:  # else nobody waits, and all begin equal
+            each = work / len(ask.tasks) / WEIGHTS[ask.level]
+            for task in ask.tasks:
+                flow = task, ask.level, ask.caller
+                self._finish[flow] = self._finish.get(flow, self._virtual) + each
 
     def drop(self, request: T) -> None:
         """Takes a popped request out."""
@@ -129,7 +138,7 @@ class FairQueue(Generic[T]):
         line = self._lines[flow]
         tag = max(line.since, self._finish.get(flow, 0.0))
         for task in line.waiting[0].ask.tasks[1:]:
-            tag = max(tag, self._finish.get((task, flow[1]), 0.0))
+            tag = max(tag, self._finish.get((task, *flow[1:]), 0.0))
         return tag
 
     def _forget(self) -> None:

@@ -22,12 +22,12 @@ from starlette.types import Receive, Scope, Send
 from model_store.refs import ALIAS
 from service.access import Grants
 from service.answers import predictions
-from service.classifying import Classified, Result, Source, Wanted, classify
+from service.classifying import Classified, Result, Wanted, classify
 from service.errors import BadParameter, ClientGone, GatewayError
 from service.http import problems
 from service.http.queries import Query, query
 from service.http.uploads import read_image
-from service.images import decode
+from service.images import File, Source
 from service.runtime import Runtime
 from service.settings import Settings
 from service.telemetry.requests import Seen, watched
@@ -138,8 +138,7 @@ async def _read(request: Request, runtime: Runtime) -> Sequence[Source]:
         body = await read_image(request, settings.max_body_bytes, runtime.parsers)
     except ClientDisconnect:
         raise ClientGone("the client closed the connection") from None
-
-    return [partial(decode, body, max_pixels=settings.max_pixels)]
+    return [File(body)]
 
 
 async def _gone(request: Request) -> None:

@@ -13,9 +13,9 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError, Message
 
 from service.access import Grants
-from service.classifying import Source
 from service.compute.paths import LoadedPath
 from service.errors import ClientGone
+from service.images import Source
 from service.runtime import Runtime
 from service.telemetry.requests import Seen, watched
 from service.v2 import inference_pb2 as pb
@@ -120,7 +120,7 @@ class Calls:
 
         async def read(path: LoadedPath) -> tuple[Request, Sequence[Source]]:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(runtime.decoders, self._parse, data, path)
+            return await loop.run_in_executor(runtime.parsers, self._parse, data, path)
 
         seen = Seen("v2-grpc", (model,))
         with watched(runtime.metrics, seen, runtime.tally.count):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from service.access import Grants
 from service.answers import probabilities
-from service.classifying import Classified, Gone, Source, Wanted, classify
+from service.classifying import Classified, Gone, Wanted, classify
 from service.compute.batching import Ask
 from service.compute.paths import LoadedPath
 from service.errors import (
@@ -24,7 +24,7 @@ from service.errors import (
     Unavailable,
     UploadTimeout,
 )
-from service.images import Decoded, decode, named, resized
+from service.images import Decoded, File, Pixels, Source, named
 from service.runtime import Runtime
 from service.settings import Settings
 from service.tasks import hiding
@@ -88,7 +88,7 @@ async def receive(runtime: Runtime, asked: Asked, read: Callable[[LoadedPath], A
         async with asyncio.timeout(asked.deadline - time.monotonic()):
             path = await hiding.acquire(runtime.catalog, asked.grants, asked.model, asked.version)
             late = partial(UploadTimeout, "the body did not arrive in time")
-            with runtime.receiving(Ask([asked.model], [path.cost], asked.deadline)):
+            with runtime.receiving(_ask(asked, path)):
                 return await read(path)
     except TimeoutError:
         raise late() from None
@@ -144,7 +144,7 @@ def prepare(
     request = replace(request, input=NOTHING)  # JSON takes many times the memory of its numbers
     if spec.name == "image":
         files = [keep(one) for one in images(sent, spec, most)]
-        return request, [partial(_file, one, settings.max_pixels) for one in files]
+        return request, [File(one) for one in files]
     array = numbers(sent, spec, most)
     if sent.raw is None:
         array = _kept(array, keep)
@@ -155,33 +155,48 @@ def prepare(
                 f"input 'pixels': {width} x {height} pixels, at most {settings.max_pixels} are "
                 "accepted"
             )
-        return request, [partial(resized, one) for one in array]
+        return request, [Pixels(one) for one in array]
     if not (np.abs(array) <= 1).all():
         raise BadRequest("input 'preprocessed': expected numbers from -1 to 1")
-    return request, [partial(_preprocessed, one) for one in array]
+    return request, [_Preprocessed(one) for one in array]
 
 
 def _kept(array: NDArray[Any], keep: Keep) -> NDArray[Any]:
     return np.frombuffer(keep(array.tobytes()), array.dtype).reshape(array.shape)
 
 
-def _file(data: bytes, max_pixels: int, sizes: Iterable[int]) -> Mapping[int, Decoded]:
-    return decode(data, sizes, max_pixels=max_pixels)
+def _ask(asked: Asked, path: LoadedPath) -> Ask:
+    return Ask([asked.model], [path.cost], asked.deadline, caller=asked.grants.name)
 
 
-def _preprocessed(array: NDArray[np.float32], sizes: Iterable[int]) -> Mapping[int, Decoded]:
-    size, *others = sizes
-    if others:
-        raise BadRequest(
-            "input 'preprocessed': expected an input that the model can bring to its sizes "
-            f"{sorted([size, *others])}: 'image' or 'pixels'"
-        )
-    if array.shape != (size, size, 3):
-        raise BadRequest(
-            f"input 'preprocessed': expected FP32 [n, {size}, {size}, 3], "
-            f"found {['n', *array.shape]}"
-        )
-    return {size: named(array)}
+@dataclass(frozen=True, slots=True)
+class _Preprocessed:
+    """An image that needs nothing any more; a Source, and looked at already."""
+
+    array: NDArray[np.float32]
+    pixels: int = 0
+
+    def look(self, max_pixels: int) -> _Preprocessed:
+        del max_pixels  # it is as large as the model takes it, or refused
+        return self
+
+    def memory(self, sizes: Iterable[int]) -> tuple[int, int]:
+        del sizes
+        return self.array.nbytes, 0
+
+    def decoded(self, sizes: Iterable[int]) -> Mapping[int, Decoded]:
+        size, *others = sizes
+        if others:
+            raise BadRequest(
+                "input 'preprocessed': expected an input that the model can bring to its sizes "
+                f"{sorted([size, *others])}: 'image' or 'pixels'"
+            )
+        if self.array.shape != (size, size, 3):
+            raise BadRequest(
+                f"input 'preprocessed': expected FP32 [n, {size}, {size}, 3], "
+                f"found {['n', *self.array.shape]}"
+            )
+        return {size: named(self.array)}
 
 
 def _outputs(request: Request, outcome: Classified) -> Sequence[Given]:

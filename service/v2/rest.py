@@ -17,11 +17,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from service.classifying import Source
 from service.compute.paths import LoadedPath
 from service.errors import ClientGone, UploadTimeout
 from service.http import compression
 from service.http.uploads import read_body
+from service.images import Source
 from service.runtime import Runtime
 from service.telemetry.requests import Seen, watched
 from service.v2 import models

@@ -7,7 +7,6 @@ import gc
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from service.compute.batching import Ask, Batcher, BatchReport, Done, Limits
+from service.compute.decoders import Piece, Turn
 from service.errors import DeadlineExceeded, InternalError, TaskQueueFull, Unavailable
 from tests.service.simulation import AtOnce
 from tests.service.waiting import PATIENCE_S
@@ -49,21 +49,21 @@ class Recorder:
         return list(rows)
 
 
-class Later(Executor):
-    """A thread pool whose threads work when they are told to, in the caller's thread."""
+class Later:
+    """Threads that work when they are told to, in the caller's thread."""
 
     def __init__(self) -> None:
-        self.jobs: list[tuple[Future[Any], Callable[[], Any]]] = []
+        self.turns: list[Turn] = []
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        self.jobs.append((Future(), partial(fn, *args, **kwargs)))
-        return self.jobs[-1][0]
+    def submit(self, ask: Ask, piece: Piece) -> Turn:
+        self.turns.append(Turn(ask, piece))
+        return self.turns[-1]
 
-    def run(self) -> None:
-        while self.jobs:
-            future, work = self.jobs.pop(0)
-            if future.set_running_or_notify_cancel():
-                future.set_result(work())
+    def run(self, pieces: int = 1000) -> None:
+        for _ in range(min(pieces, 1000)):
+            if self.turns and (piece := self.turns[0].piece) is not None and piece():
+                continue
+            self.turns = self.turns[1:]
 
 
 class Bench:
@@ -329,6 +329,64 @@ async def test_a_request_that_is_cancelled_while_it_is_decoded_is_never_run() ->
     assert not len(b.batcher)
     await b.drain()
     assert b.run.batches == []
+
+
+@story
+async def test_rows_are_made_a_piece_at_a_time() -> None:
+    b, later, calls = Bench(), Later(), []
+
+    def make() -> list[int] | None:
+        calls.append(1)
+        return [1] if len(calls) == 3 else None
+
+    answer = b.batcher.submit(Ask("a", [1.0], FAR), make, later)
+    for number in (1, 2):
+        later.run(1)
+        assert len(calls) == number and not len(b.batcher)
+    later.run()
+    await b.drain()
+    assert answer.result()[0].answer == 1
+
+
+@pytest.mark.parametrize("why", ["cancelled", "late"])
+def test_no_further_piece_is_made_of_a_request_that_ends(why: str) -> None:
+    async def ending() -> None:
+        b, later, calls = Bench(per_task=1), Later(), []
+        ask = Ask("a", [1.0], 5.0)
+        answer = b.batcher.submit(ask, lambda: calls.append(1), later)
+        later.run(2)
+        if why == "cancelled":
+            answer.cancel()
+            await asyncio.sleep(0)
+        else:
+            b.clock.now = 5.1
+        later.run()
+        assert len(calls) == 2
+        if why == "late":
+            with pytest.raises(DeadlineExceeded, match="of decoding"):
+                await answer
+        b.batcher.check(Ask("a", [1.0], FAR))  # its place is free
+        assert not b.batcher._admission._decoding
+
+    asyncio.run(ending())
+
+
+@story
+async def test_a_flood_in_the_decoders_delays_its_own_task_only() -> None:
+    b, later = Bench(per_task=100, total=200), Later()
+    for _ in range(4):
+        b.batcher.submit(Ask("a", [1.0], FAR), lambda: [1], later)
+        b.clock.now += 1.0
+        later.run()
+        await b.drain()
+    for _ in range(20):
+        b.batcher.submit(Ask("a", [1.0], FAR), lambda: [1], later)
+    b.batcher._busy_until = b.clock.now  # else whatever comes is let in
+    deadline = b.clock.now + 10.0
+    with pytest.raises((TaskQueueFull, Unavailable)):
+        b.batcher.check(Ask("a", [1.0], deadline))
+    b.batcher.check(Ask("b", [1.0], deadline))
+    b.batcher.check(Ask("a", [1.0], deadline, caller="another"))
 
 
 @story

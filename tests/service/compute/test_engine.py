@@ -21,7 +21,7 @@ from model_store import ModelStore, Published
 from service.compute.backends import Compiled
 from service.compute.engine import Engine, _split
 from service.compute.paths import LoadedPath, Row
-from service.images import resized
+from service.images import Pixels
 from service.tasks.eviction import Budget, Recency
 from service.tasks.residency import Residency
 from service.telemetry.metrics import Metrics
@@ -102,7 +102,7 @@ def paths(system: System) -> list[LoadedPath]:
 def row(path: LoadedPath, seed: int) -> Row:
     """A random image's, the same at each size for all paths."""
     picture = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), np.uint8)
-    return Row(path, resized(picture, {walk.image_size for walk in path.walks}))
+    return Row(path, Pixels(picture).decoded({walk.image_size for walk in path.walks}))
 
 
 def distance(one: Sequence[NDArray], other: Sequence[NDArray]) -> float:

@@ -54,7 +54,7 @@ def test_backlogged_flows_get_equal_work_by_weight(
             queue.push(item(flow[0], cost, flow[1]))
     for _ in range(turns):
         (one,) = take(queue)
-        given_[one.ask.flow] += 1
+        given_[one.ask.flow[:2]] += 1
         queue.push(one)  # always something waiting
         shares = [given_[f] * cost / WEIGHTS[f[1]] for f, cost in flows.items()]
         spread = max(cost / WEIGHTS[f[1]] for f, cost in flows.items())

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import gzip
+import math
 import socket
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 
 import loadtests.gateways
 from model_store import ModelStore
+from service.compute.batching import Ask
 from service.errors import Unavailable
 from service.http.uploads import Intake
 from tests.service.conftest import Served
@@ -34,6 +36,12 @@ def tight(tmp_path: Path, compilations: str) -> Iterator[Gateway]:
     assert made.classify("plain", png(1)).status_code == 200
     yield made
     made.close()
+
+
+def hold(gateway: Gateway, until: threading.Event) -> None:
+    """Keeps the decoding thread busy."""
+    ask = Ask(["another"], [1.0], math.inf)
+    gateway.app.state.runtime.decoders.submit(ask, lambda: not until.wait(PATIENCE_S))
 
 
 class Client:
@@ -70,9 +78,9 @@ def test_an_image_that_nobody_waits_for_is_not_decoded(
     tight: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded = []
-    monkeypatch.setattr("service.http.classify.decode", lambda *_, **__: decoded.append(1))
+    monkeypatch.setattr("service.images.File.look", lambda *_: decoded.append(1))
     busy = threading.Event()
-    tight.app.state.runtime.decoders.submit(busy.wait, PATIENCE_S)
+    hold(tight, busy)
 
     async def come_and_go() -> list[int]:
         clients = [Client(tight) for _ in range(5)]
@@ -96,9 +104,9 @@ def test_an_image_that_is_late_is_not_decoded(
     tight: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded = []
-    monkeypatch.setattr("service.http.classify.decode", lambda *_, **__: decoded.append(1))
+    monkeypatch.setattr("service.images.File.look", lambda *_: decoded.append(1))
     busy = threading.Event()
-    tight.app.state.runtime.decoders.submit(busy.wait, PATIENCE_S)
+    hold(tight, busy)
     refused(tight.classify("plain", png(1), munet_deadline_ms="100"), 504, "deadline")
     busy.set()
     monkeypatch.undo()

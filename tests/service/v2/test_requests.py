@@ -66,7 +66,8 @@ def read(body: bytes, header_size: int | None) -> tuple[Request, list[Any]]:
     """A body's request and images, as a transport reads them."""
     path: Any = Path()
     request, sources = prepare(parse_body(memoryview(body), header_size), path, LIMITS, bytes)
-    return request, [source([16])[16] for source in sources]
+    looked = [source.look(LIMITS.max_pixels) for source in sources]
+    return request, [image.decoded([16])[16] for image in looked]
 
 
 def taken_or_refused(body: bytes, header_size: int | None) -> None:

@@ -200,7 +200,7 @@ def test_inputs_that_do_not_fit(client: Client) -> None:
     refused(client, 400, "infer", WIDE, [client.input("preprocessed", "FP32", loud)])
     text = refused(client, 400, "infer", WIDE, client.images(*[png(1)] * 5))
     assert "at most 4 rows" in text
-    assert "none of PNG" in refused(client, 400, "infer", WIDE, client.images(png(1), b"no image"))
+    assert "expected PNG" in refused(client, 400, "infer", WIDE, client.images(png(1), b"no image"))
     other = [client.input("anything", "UINT8", np.zeros((1, 2), np.uint8))]
     refused(client, 400, "infer", WIDE, other)
     refused(client, 400, "infer", WIDE, client.images(png(1)) * 2)
@@ -322,7 +322,7 @@ def test_a_stream(spoken: Spoken) -> None:
     first, second, third = (done.get(timeout=60) for _ in range(3))
     client.raw.stop_stream()
     assert [one.get_response().id for one in (first, third)] == ["0", "2"]
-    assert "none of PNG" in str(second)
+    assert "expected PNG" in str(second)
     odds = np.concatenate([one.as_numpy("probabilities") for one in (first, third)])
     np.testing.assert_allclose(odds, expected(spoken, WIDE, 1, 2), atol=1e-6)
 

@@ -1,0 +1,60 @@
+"""How much memory decoding may take at once, in all threads: taken before it begins."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from service.errors import TooLarge
+
+
+class DecodeMemory:
+    """A number of bytes that pictures share; who does not fit waits, first come, first served.
+
+    A picture waits only for those that are being decoded, so never for long: what it holds it gives
+    back without waiting for anything else.
+    """
+
+    def __init__(self, limit: int) -> None:
+        """`limit` in bytes."""
+        self._limit = limit
+        self._held = 0
+        self._changed = threading.Condition()
+        self._waiting: deque[object] = deque()
+
+    @contextmanager
+    def holding(self, size: int, perhaps: int = 0) -> Iterator[None]:
+        """Around work with so many bytes; raises TooLarge if that is more than there are in all.
+
+        `perhaps` more are hardly ever needed: with them it may need all there is, and runs alone.
+        """
+        if size > self._limit:
+            raise TooLarge(
+                f"decoding the image takes {size} bytes of memory, and all decoding together may "
+                f"take {self._limit}: send a smaller image, or raise MUNET_DECODE_MEMORY"
+            )
+        size = min(size + perhaps, self._limit)
+        with self._changed:
+            if self._waiting or self._held + size > self._limit:
+                self._wait(size)
+            self._held += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held -= size
+                if self._waiting:
+                    self._changed.notify_all()
+
+    def _wait(self, size: int) -> None:
+        place = object()
+        self._waiting.append(place)
+        try:
+            self._changed.wait_for(
+                lambda: self._waiting[0] is place and self._held + size <= self._limit
+            )
+        finally:
+            self._waiting.remove(place)
+            self._changed.notify_all()

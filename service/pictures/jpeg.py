@@ -1,0 +1,164 @@
+"""JPEG: its frame, tables and scans are used, and of its applications' segments the orientation.
+
+What follows the end of the image, as in a motion photo, is no part of it.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from service.errors import TooLarge
+from service.pictures import orientation
+from service.pictures.picture import Picture, check_pieces, cut_off, damaged, joined, storage
+
+SIGNATURE = b"\xff\xd8\xff"
+MAX_SCANS = 50  # each goes over the whole picture; encoders make about ten
+END, START_OF_SCAN, APP1, COMMENT = 0xD9, 0xDA, 0xE1, 0xFE
+SCAN = b"\xff\xda"
+ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
+FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+DECODED = {0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA}  # baseline to lossless, arithmetic
+PROGRESSIVE = {0xC2, 0xCA}
+USED_APPLICATIONS = {0xE0, 0xEE}  # JFIF and Adobe say what the colours are
+EXIF, XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
+BLOCK = 8  # pixels a side
+COEFFICIENTS = 2 * BLOCK * BLOCK  # bytes a block, where a picture has several scans
+_MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)
+_AFTER_SCAN = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    kind: int
+    width: int
+    height: int
+    sampling: tuple[tuple[int, int], ...]  # of each component: across and down
+
+    def memory(self, scans_all: bool) -> int:
+        """Bytes; `scans_all` if the first scan has all components."""
+        across = max(h for h, _ in self.sampling)
+        down = max(v for _, v in self.sampling)
+        columns = -(-self.width // (BLOCK * across))  # of units that the file is made of
+        rows = -(-self.height // (BLOCK * down))
+        row = columns * across * BLOCK * BLOCK * down * len(self.sampling)  # of units, in bytes
+        memory = storage(self.width, self.height, 1 if len(self.sampling) == 1 else 4) + 2 * row
+        if self.kind in PROGRESSIVE or not scans_all:
+            blocks = columns * (rows + 1) * sum(h * v for h, v in self.sampling)
+            memory += blocks * COEFFICIENTS
+        return memory
+
+
+def look(data: bytes) -> Picture:
+    """Raises BadImage or TooLarge."""
+    parts: list[tuple[int, int]] = [(0, 2)]
+    frame, exif, xmp = None, [], b""
+    for count, (marker, start, stop) in enumerate(_segments(data)):
+        check_pieces("JPEG", count)
+        content = slice(start + 4, stop)
+        if marker in FRAMES:
+            if frame is not None:
+                raise damaged("JPEG", "with two frames: expected one picture")
+            frame = _frame(marker, data[content])
+        elif marker == START_OF_SCAN:
+            if frame is None:
+                raise damaged("JPEG", "whose pixels come before their frame (SOF)")
+            _check_scans(data, start)
+            parts.append((start, len(data)))
+            all_in_one = data[start + 4 : start + 5] == bytes([len(frame.sampling)])
+            return Picture(
+                "JPEG",
+                frame.width,
+                frame.height,
+                frame.memory(all_in_one),
+                joined(data, _adjoining(parts)),
+                orientation.of(b"".join(exif), xmp),
+            )
+        elif marker == APP1 and data.startswith(EXIF, start + 4):
+            exif.append(data[start + 4 + len(EXIF) : stop])
+            continue
+        elif marker == APP1 and data.startswith(XMP, start + 4):
+            xmp = data[content]
+            continue
+        elif marker == COMMENT or (marker & 0xF0 == 0xE0 and marker not in USED_APPLICATIONS):
+            continue
+        parts.append((start, stop))
+    raise cut_off("JPEG", data, "its frame (SOF)" if frame is None else "its scan (SOS)")
+
+
+def _adjoining(parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same with parts that follow each other made one."""
+    made = parts[:1]
+    for start, stop in parts[1:]:
+        if start == made[-1][1]:
+            made[-1] = made[-1][0], stop
+        else:
+            made.append((start, stop))
+    return made
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, start and end of each segment up to the first scan; what is between is skipped."""
+    at = 2
+    while found := _MARKER.search(data, at):
+        marker, at = found[1][0], found.end()
+        if marker in ALONE:
+            yield 0, at, at
+            continue
+        if marker == END:
+            return
+        length = int.from_bytes(data[at : at + 2])
+        if at + max(length, 2) > len(data):
+            raise cut_off("JPEG", data, f"the rest of segment FF{marker:02X}")
+        if length < 2:
+            raise damaged("JPEG", f"whose segment FF{marker:02X} has {length} bytes")
+        yield marker, at - 2, at + length
+        at += length
+
+
+def _frame(marker: int, content: bytes) -> _Frame:
+    if marker not in DECODED:
+        raise damaged(
+            "JPEG", f"of a kind that is not decoded here (FF{marker:02X}); save it as baseline JPEG"
+        )
+    if len(content) < 6 or len(content) < 6 + 3 * content[5]:
+        raise damaged("JPEG", "whose frame (SOF) is too short")
+    bits, height, width, components = struct.unpack_from(">BHHB", content)
+    if bits != 8:
+        raise damaged("JPEG", f"of {bits} bits a sample: expected 8; save it as baseline JPEG")
+    if not height or not width:
+        raise damaged("JPEG", f"whose frame states {width} x {height} pixels")
+    if components not in (1, 3, 4):
+        raise damaged("JPEG", f"of {components} components: expected 1, 3 or 4")
+    sampling = [content[7 + 3 * i] for i in range(components)]
+    if any(not 1 <= value <= 4 for both in sampling for value in (both >> 4, both & 15)):
+        raise damaged("JPEG", "whose components are sampled in an undefined way")
+    return _Frame(marker, width, height, tuple((both >> 4, both & 15) for both in sampling))
+
+
+def _check_scans(data: bytes, first: int) -> None:
+    """Raises TooLarge for more than MAX_SCANS in the image itself."""
+    if data.count(SCAN, first) <= MAX_SCANS:  # of what follows the image some, in a scan none
+        return
+    scans, at = 0, first
+    for count, found in enumerate(_markers_from(data, at)):
+        check_pieces("JPEG", count)
+        scans += found == START_OF_SCAN
+        if scans > MAX_SCANS:
+            raise TooLarge(
+                f"decoding the image: a JPEG of more than {MAX_SCANS} scans; save it as baseline "
+                "JPEG"
+            )
+
+
+def _markers_from(data: bytes, at: int) -> Iterator[int]:
+    """Markers from the first scan to the end of the image."""
+    while found := _AFTER_SCAN.search(data, at):
+        marker, at = found[1][0], found.end()
+        if marker == END:
+            return
+        yield marker
+        if marker not in ALONE:
+            at += max(2, int.from_bytes(data[at : at + 2]))

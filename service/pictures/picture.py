@@ -1,0 +1,66 @@
+"""A picture that is not decoded yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from service.errors import BadImage, TooLarge
+
+MAX_PIECES = 50_000  # of one file: each costs the interpreter about a microsecond
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What the file states, within what its format can have."""
+
+    format: str
+    width: int  # as stored: the orientation is not applied
+    height: int
+    memory: int  # bytes that decoding takes at most, beside the file
+    data: bytes  # the file without what its pixels do not need
+    orientation: int = 1  # of EXIF: 1 to 8
+    perhaps: int = 0  # bytes that decoding may take beside `memory`, and hardly ever does
+
+    @property
+    def pixels(self) -> int:
+        """How many there are."""
+        return self.width * self.height
+
+
+def storage(width: int, height: int, pixel_bytes: int) -> int:
+    """Bytes of a decoded picture in Pillow: rows of whole words, and a pointer to each."""
+    return height * (8 + (width * pixel_bytes + 3 & -4))
+
+
+def joined(data: bytes, parts: Sequence[tuple[int, int]]) -> bytes:
+    """Parts of a file in their order, from and to; the file itself if that is all of it."""
+    at = 0
+    for start, stop in parts:
+        if start != at:
+            break
+        at = stop
+    else:
+        if at == len(data):
+            return data
+    view = memoryview(data)
+    return b"".join([view[start:stop] for start, stop in parts])
+
+
+def damaged(format: str, what: str) -> BadImage:
+    """`what` goes on from "a PNG"."""
+    return BadImage(f"decoding the image: a {format} {what}")
+
+
+def cut_off(format: str, data: bytes, missing: str) -> BadImage:
+    """For a file that ends too early."""
+    return damaged(format, f"that ends after {len(data)} bytes: {missing} is missing")
+
+
+def check_pieces(format: str, count: int) -> None:
+    """Raises TooLarge for a file that would take long to walk through."""
+    if count > MAX_PIECES:
+        raise TooLarge(
+            f"decoding the image: a {format} in more than {MAX_PIECES} pieces (chunks, segments, "
+            "runs); save it again with a common program, or as PNG"
+        )

@@ -1,0 +1,162 @@
+"""PNG: of its chunks, the critical ones, the transparency and the orientation are used.
+
+As libpng does: an ancillary chunk with a wrong checksum is as if it were not there.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+
+from service.pictures import orientation
+from service.pictures.picture import Picture, check_pieces, cut_off, damaged, joined, storage
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+TRANSPARENCY_BYTES = {0: 2, 2: 6}  # of tRNS, by colour type
+COLOURS, PALETTE = 256, 3
+TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+MAX_TEXT_BYTES = 2**20  # inflated of one text, in which an orientation may stand
+MAX_TEXTS = 16  # that are looked into
+XMP, EXIF = b"XML:com.adobe.xmp", b"Raw profile type exif"
+
+
+def look(data: bytes) -> Picture:
+    """Raises BadImage or TooLarge."""
+    header = _header(data)
+    width, height, depth, colour = header[:4]
+    parts, exif, xmp = [(0, 33)], b"", b""
+    texts = has_pixels = 0
+    for count, (kind, start, stop) in enumerate(_chunks(data)):
+        check_pieces("PNG", count)
+        content = slice(start + 8, stop - 4)
+        if kind == b"IDAT":
+            has_pixels = True
+        elif kind in (b"PLTE", b"tRNS"):
+            if has_pixels or not _checked(kind, data, start, stop):
+                continue
+            _check_colours(kind, stop - start - 12, colour)
+        elif kind == b"eXIf" and _sound(data, start, stop):
+            exif = data[content]
+            continue
+        elif kind in TEXTS and texts < MAX_TEXTS and _sound(data, start, stop):
+            texts += 1
+            key, text = _text(kind, data[content])
+            exif = exif or _unhexed(text) if key == EXIF else exif
+            xmp = text if key == XMP else xmp
+            continue
+        else:
+            continue
+        if parts[-1][1] == start:
+            parts[-1] = parts[-1][0], stop
+        else:
+            parts.append((start, stop))
+    if not has_pixels:
+        raise cut_off("PNG", data, "its pixels (chunk IDAT)")
+    row = width * CHANNELS[colour] * depth + 7 >> 3
+    return Picture(
+        "PNG",
+        width,
+        height,
+        storage(width, height, _pixel_bytes(depth, colour)) + 2 * (row + 1),
+        joined(data, parts),
+        orientation.of(exif, xmp),
+    )
+
+
+def _header(data: bytes) -> tuple[int, ...]:
+    if len(data) < 33:
+        raise cut_off("PNG", data, "its header (chunk IHDR)")
+    length, kind, *header = struct.unpack_from(">I4sIIBBBBB", data, 8)
+    if (length, kind) != (13, b"IHDR"):
+        raise damaged("PNG", f"that begins with chunk {_name(kind)}: expected its header, IHDR")
+    _checked(b"IHDR", data, 8, 33)
+    width, height, depth, colour, *methods = header
+    if not width or not height:
+        raise damaged("PNG", f"of {width} x {height} pixels")
+    if depth not in DEPTHS.get(colour, ()):
+        raise damaged("PNG", f"of colour type {colour} with {depth} bits, which is not defined")
+    if methods[:2] != [0, 0] or methods[2] > 1:
+        raise damaged("PNG", "of an unknown compression, filter or interlacing")
+    return tuple(header)
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Name, start and end of each after the header, to the last; only IDAT may be cut off."""
+    at = 33
+    while at + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        stop = at + 12 + length
+        if kind == b"IEND" or not kind.isalpha():
+            return
+        if stop > len(data):
+            if kind == b"IDAT":
+                yield kind, at, len(data)
+            elif kind[0] < ord("a"):
+                raise damaged("PNG", f"that ends inside its chunk {_name(kind)}")
+            return
+        yield kind, at, stop
+        at = stop
+
+
+def _sound(data: bytes, start: int, stop: int) -> bool:
+    found = zlib.crc32(memoryview(data)[start + 4 : stop - 4])
+    return found == int.from_bytes(data[stop - 4 : stop])
+
+
+def _checked(kind: bytes, data: bytes, start: int, stop: int) -> bool:
+    """Whether to use it; raises BadImage if it cannot be done without."""
+    sound = _sound(data, start, stop)
+    if not sound and kind[0] < ord("a"):
+        raise damaged("PNG", f"whose chunk {_name(kind)} has a wrong checksum")
+    return sound
+
+
+def _check_colours(kind: bytes, length: int, colour: int) -> None:
+    if kind == b"PLTE":
+        if length % PALETTE or not 0 < length <= COLOURS * PALETTE:
+            raise damaged("PNG", f"whose palette (chunk PLTE) has {length} bytes")
+    elif length < TRANSPARENCY_BYTES.get(colour, 0) or length > COLOURS:
+        expected = TRANSPARENCY_BYTES.get(colour, f"at most {COLOURS}")
+        raise damaged(
+            "PNG", f"whose transparency (chunk tRNS) has {length} bytes: expected {expected}"
+        )
+
+
+def _pixel_bytes(depth: int, colour: int) -> int:
+    if colour == 3 or (colour == 0 and depth < 16):
+        return 1
+    return 2 if colour == 0 else 4
+
+
+def _text(kind: bytes, content: bytes) -> tuple[bytes, bytes]:
+    """Key and text; an empty text if it cannot be read, or nothing of interest is in it."""
+    key, _, text = content.partition(b"\0")
+    if key not in (XMP, EXIF):
+        return key, b""
+    packed = kind == b"zTXt"
+    if kind == b"iTXt":
+        packed = text[:1] == b"\1"
+        text = text[2:].split(b"\0", 2)[-1]
+    elif packed:
+        text = text[1:]
+    if not packed:
+        return key, text
+    try:
+        return key, zlib.decompressobj().decompress(text, MAX_TEXT_BYTES)
+    except zlib.error:
+        return key, b""
+
+
+def _unhexed(text: bytes) -> bytes:
+    """What ImageMagick writes: a name, a length, then digits in lines."""
+    try:
+        return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode())
+    except ValueError:
+        return b""
+
+
+def _name(kind: bytes) -> str:
+    return kind.decode() if kind.isalpha() else repr(kind)

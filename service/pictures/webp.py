@@ -1,0 +1,111 @@
+"""WEBP: the first frame, its transparency and the orientation are used."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from service.pictures import orientation
+from service.pictures.picture import Picture, check_pieces, cut_off, damaged
+
+FORMAT = "WEBP"
+CANVAS_BYTES = 16  # a pixel: two canvases, the answer's bytes, and Pillow's picture
+ROW_BYTES = 256  # a pixel of one row, in the decoder of lossy pictures
+ALPHA, ANIMATED = 0x10, 0x02  # flags of an extended file; the others are of what is left out
+# A lossless picture has tables for each group of codes, at most one group for 16 pixels, and each
+# takes 20 bits of the file at least. A hostile file of 300 KB takes 400 MB with them.
+MOST_GROUPS, GROUP_PIXELS, GROUP_BITS = 2**16, 16, 20
+GROUP_BYTES, FULL_GROUP_BYTES = 5_900, 20_700  # with the shortest codes, and with the longest
+LONGER_CODES_BYTES = 160  # of tables for one byte of the file
+Chunk = tuple[bytes, int, int]  # name, start of its content, end of its content
+
+
+def look(data: bytes) -> Picture:
+    """Raises BadImage or TooLarge."""
+    if len(data) < 20:
+        raise cut_off(FORMAT, data, "its first chunk")
+    chunks = _chunks(data, 12, min(len(data), 8 + struct.unpack_from("<I", data, 4)[0]))
+    kind, start, stop = first = next(chunks, (b"", 0, 0))
+    if kind != b"VP8X":
+        return _picture(data, *_size(data, first), tables=_tables(data, [first]))
+    if stop - start < 10:
+        raise damaged(FORMAT, "whose header (chunk VP8X) is too short")
+    canvas = data[start : start + 10]
+    width, height = (int.from_bytes(canvas[at : at + 3], "little") + 1 for at in (4, 7))
+    used, others = _used(data, chunks)
+    flags = bytes([canvas[0] & (ALPHA | ANIMATED)])
+    body = b"WEBP" + _chunk(b"VP8X", flags + canvas[1:])
+    body += b"".join(_chunk(name, data[begin:end]) for name, begin, end in used)
+    image = b"RIFF" + struct.pack("<I", len(body)) + body
+    turned = orientation.of(others.get(b"EXIF", b""), others.get(b"XMP ", b""))
+    inner = used
+    if used[-1][0] == b"ANMF":
+        inner = list(_chunks(data, used[-1][1] + 16, used[-1][2]))
+    return _picture(image, width, height, turned, tables=_tables(data, inner))
+
+
+def _used(data: bytes, chunks: Iterator[Chunk]) -> tuple[list[Chunk], dict[bytes, bytes]]:
+    """What the first frame needs, and what else is read."""
+    used: list[Chunk] = []
+    others: dict[bytes, bytes] = {}
+    pixels = False
+    for count, (kind, start, stop) in enumerate(chunks):
+        check_pieces(FORMAT, count)
+        if kind in (b"EXIF", b"XMP ") and kind not in others:
+            others[kind] = data[start:stop]
+        elif kind in (b"ANIM", b"ALPH", b"ANMF", b"VP8 ", b"VP8L") and not pixels:
+            used.append((kind, start, stop))
+            pixels = kind in (b"ANMF", b"VP8 ", b"VP8L")
+    if not pixels:
+        raise cut_off(FORMAT, data, "its picture (chunk VP8, VP8L or ANMF)")
+    return used, others
+
+
+def _picture(image: bytes, width: int, height: int, turned: int = 1, *, tables: int) -> Picture:
+    memory = width * height * CANVAS_BYTES + width * ROW_BYTES + 8 * height
+    return Picture(FORMAT, width, height, memory, image, turned, tables)
+
+
+def _size(data: bytes, chunk: Chunk) -> tuple[int, int]:
+    """Of a simple file."""
+    kind, start, stop = chunk
+    if kind == b"VP8 " and stop - start >= 10 and data[start + 3 : start + 6] == b"\x9d\1\x2a":
+        width, height = struct.unpack_from("<HH", data, start + 6)
+        return width & 0x3FFF, height & 0x3FFF
+    if kind == b"VP8L" and stop - start >= 5 and data[start] == 0x2F:
+        (bits,) = struct.unpack_from("<I", data, start + 1)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    raise damaged(FORMAT, "whose picture has no readable header")
+
+
+def _tables(data: bytes, chunks: list[Chunk]) -> int:
+    """Bytes that tables of lossless parts can take: the picture, or the transparency of a lossy."""
+    most = 0
+    pixels = max((_pixels(data, one) for one in chunks), default=0)
+    for kind, start, stop in chunks:
+        if kind in (b"VP8L", b"ALPH"):
+            groups = min(MOST_GROUPS, pixels // GROUP_PIXELS + 1, (stop - start) * 8 // GROUP_BITS)
+            longer = groups * GROUP_BYTES + LONGER_CODES_BYTES * (stop - start)
+            most = max(most, min(groups * FULL_GROUP_BYTES, longer))
+    return most
+
+
+def _pixels(data: bytes, chunk: Chunk) -> int:
+    if chunk[0] not in (b"VP8 ", b"VP8L"):
+        return 0
+    width, height = _size(data, chunk)
+    return (width + 3) * (height + 3)  # of whole blocks
+
+
+def _chunks(data: bytes, at: int, end: int) -> Iterator[Chunk]:
+    while at + 8 <= end:
+        kind, length = struct.unpack_from("<4sI", data, at)
+        if at + 8 + length > len(data):
+            name = kind.decode("latin-1").strip()
+            raise damaged(FORMAT, f"that ends after {len(data)} bytes, inside its chunk {name!r}")
+        yield kind, at + 8, at + 8 + length
+        at += 8 + length + (length & 1)
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return kind + struct.pack("<I", len(content)) + content + bytes(len(content) & 1)

@@ -1,0 +1,1 @@
+"""Files of pictures, and what decoding them takes."""
