@@ -77,6 +77,7 @@ async def tasks(request: Request) -> Response:
     runtime = _runtime(request)
     grants = runtime.access.of(request)
     grants.require_read()
+    runtime.catalog.require_followed()
     entries = runtime.catalog.entries()
     part = listing.Page.of(query(request, "after", "limit"))
     async with runtime.in_time():

@@ -15,6 +15,7 @@ GatewayError
 ├── InternalError         500  a row failed in the engine
 ├── Unavailable           503  overloaded, loading, failed to load, stopping
 └── DeadlineExceeded      504  the request's deadline passed
+Told                           a version that cannot be served, in words made for clients
 SettingsError                  an environment variable that cannot be used; start-up fails
 """
 
@@ -122,6 +123,13 @@ class DeadlineExceeded(GatewayError):
     """The answer would come later than the client wants it."""
 
     status, kind, title = 504, "deadline", "Deadline exceeded"
+
+
+class Told(Exception):
+    """Why a version cannot be served; the message may be shown to clients.
+
+    It names tasks, components and numbers, but no file, folder or address of the server.
+    """
 
 
 class SettingsError(Exception):

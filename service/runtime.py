@@ -155,6 +155,7 @@ class Runtime:
         self.trust.require(published)
         path = self.residency.load(published, pinned=pinned)
         self.engine.warm(path)
+        self.engine.probe(path)
         return path
 
     def _count_batch(self, report: BatchReport) -> None:

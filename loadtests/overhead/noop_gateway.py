@@ -38,6 +38,9 @@ class NoEngine:
     def warm(self, path: Any) -> None:
         """Nothing to compile."""
 
+    def probe(self, path: Any) -> None:
+        """Nothing to try out."""
+
     def run(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
         """Logits [classes] of each row."""
         return [np.zeros(len(row.path.labels), np.float32) for row in rows]

@@ -18,13 +18,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.compute import mixing
+from service.compute import mixing, probe
 from service.compute.backends import Run
 from service.compute.backends.choice import choose
 from service.compute.paths import (
@@ -37,6 +38,7 @@ from service.compute.paths import (
     Walk,
     padded_classes,
 )
+from service.errors import Told
 from service.images import Decoded
 from service.telemetry.metrics import Metrics
 from vit import Architecture, shapes
@@ -77,8 +79,12 @@ class _Node:
     answer: NDArray[np.float32] | None = None  # of a leaf: logits, or features
 
 
+class WrongArrays(Told, ValueError):
+    """A component's arrays are not those that its place in a path needs."""
+
+
 class Engine:
-    """Compiled programs and the walk of a batch through them; `run` is for one thread only."""
+    """Compiled programs and the walk of a batch through them, one batch at a time."""
 
     def __init__(
         self,
@@ -99,6 +105,7 @@ class Engine:
         self.buckets = tuple(1 << i for i in range(max_rows.bit_length()))
         self._programs: dict[tuple[Program, int, bool], Future[Run]] = {}
         self._lock = threading.Lock()
+        self._next, self._running = threading.Lock(), threading.Lock()
         self._pool = ThreadPoolExecutor(COMPILING_THREADS, thread_name_prefix="compile")
         metrics.describe(backend=self._backend.name, device=self._backend.device)
 
@@ -111,11 +118,11 @@ class Engine:
         """A component's arrays on the device: float32, and heads padded with classes of zeros.
 
         They are copied, so that the memory into which the file was read is free at once. Raises
-        ValueError if they are not those of a component of this kind.
+        WrongArrays if they are not those of a component of this kind.
         """
         found = _ranks(_flat(tree))
         if found != _ranks_of(kind):
-            raise ValueError(
+            raise WrongArrays(
                 f"placing {kind}: expected arrays of ranks {_ranks_of(kind)}, found {found}"
             )
         arrays = _copied(tree)
@@ -132,7 +139,7 @@ class Engine:
     def warm(self, path: LoadedPath) -> None:
         """Compiles every bucket of every stage that has no program yet; blocks.
 
-        Raises ValueError if a component's arrays do not have the shapes that are needed.
+        Raises WrongArrays if a component's arrays do not have the shapes that are needed.
         """
         if path.mixer is not None:
             _check("router and connectors", path.mixer.shapes, path.mixer.components)
@@ -171,8 +178,34 @@ class Engine:
         )
         return compiled.run
 
+    def probe(self, path: LoadedPath) -> None:
+        """Runs one image through a warmed path, between two batches; blocks.
+
+        A path is served only after that image got finite numbers: raises NotFinite.
+        """
+        with self._turn():
+            (logits,), _ = self._answers([probe.row(path)])
+        probe.require_finite(path, logits)
+
     def run(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
         """Logits [classes] of each row. The paths must have been warmed."""
+        with self._turn():
+            answers, shared = self._answers(rows)
+        self._metrics.shared_rows.inc(shared)
+        return answers
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Programs run in one thread at a time. Who waits is next, however soon others are back."""
+        with self._next:
+            self._running.acquire()
+        try:
+            yield
+        finally:
+            self._running.release()
+
+    def _answers(self, rows: Sequence[Row]) -> tuple[list[NDArray[np.float32]], int]:
+        """Logits of each row, and how many runs of a stage were shared."""
         walks = [(walk, row.images[walk.image_size]) for row in rows for walk in row.path.walks]
         waiting, leaves, missing = _plan(walks)
         computed = missing.total()
@@ -184,9 +217,9 @@ class Engine:
             for node in group:
                 for child in node.children.values():
                     waiting.setdefault(child.key, []).append(child)
-        self._metrics.shared_rows.inc(sum(len(walk.stages) for walk, _ in walks) - computed)
         rest = iter(leaves)
-        return [_logits(row.path, rest) for row in rows]
+        shared = sum(len(walk.stages) for walk, _ in walks) - computed
+        return [_logits(row.path, rest) for row in rows], shared
 
     def _run_group(self, group: Sequence[_Node]) -> None:
         program = group[0].stage.program
@@ -215,7 +248,7 @@ class Engine:
 def _check(what: str, expected: tuple[Shapes, ...], components: Sequence[Component]) -> None:
     found = tuple(component.weights.shapes for component in components)
     if found != expected:
-        raise ValueError(
+        raise WrongArrays(
             f"loading {what} {components[-1].digest}: expected arrays {expected}, found {found}"
         )
 

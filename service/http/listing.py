@@ -148,12 +148,13 @@ def _known(entries: Mapping[str, Entry], grants: Grants) -> tuple[Shares, Mappin
 def _short(task: str, entry: Entry, shares: Shares, seen: Mapping[str, Entry]) -> dict[str, Any]:
     summary, unreadable = _read(entry)
     live = entry.successor or entry.slot
-    failure = unreadable or (live.failure.reason if live.failure else None)
+    failure = entry.unread or unreadable or (live.failure.reason if live.failure else None)
     short: dict[str, Any] = {
         "id": task,
         "state": "failed" if unreadable else entry.slot.state,
-        "version": entry.slot.version,
-        "live_version": live.version,  # differs while a new version is loading or cannot be loaded
+        "version": entry.slot.version or None,  # 0 where it cannot be read which it is
+        "live_version": live.version
+        or None,  # differs while a new version is loading or cannot be loaded
     }
     if failure is not None:
         short["reason"] = failure

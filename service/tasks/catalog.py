@@ -13,15 +13,17 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from model_store import Digest, StoreError, UnknownVersion
 from model_store import UnknownTask as NoSuchTask
+from model_store.watching import View
 from service.compute.paths import LoadedPath
 from service.errors import GatewayError, Unavailable, UnknownTask
 from service.tasks.aliases import Aliases
-from service.tasks.loading import Loader, Slot
+from service.tasks.loading import Loader, Slot, Unread
 from service.tasks.near_names import NearNames
 from service.tasks.reasons import reason
 from service.telemetry.metrics import Metrics
@@ -38,6 +40,9 @@ class Entry:
     slot: Slot
     successor: Slot | None = None
     private: bool | None = None  # the last version that could be read; None until there is one
+    unread: str | None = (
+        None  # why its refs cannot be read now; what answers is what they last said
+    )
 
 
 def no_task(task: str, near: Sequence[str] = ()) -> UnknownTask:
@@ -80,7 +85,7 @@ class Catalog:
         self._older: OrderedDict[tuple[str, int], Slot] = OrderedDict()
         self._refreshes: list[Future[None]] = []
         self._refreshing = threading.Lock()  # of its own: the event loop takes it
-        self._live: Mapping[str, tuple[int, Digest]] = {}
+        self._view = View({}, {})  # what was last taken in
         self._overdue: set[str] = set()  # tasks whose live version is not the one that answers
         self._wake = threading.Event()
         self._stopped = threading.Event()
@@ -132,7 +137,7 @@ class Catalog:
     async def require(self, task: str) -> Entry:
         """Raises UnknownTask if there is none, having looked at the store before saying so."""
         if task not in self._entries:  # perhaps published a moment ago
-            await asyncio.wrap_future(self.refresh())
+            await asyncio.wrap_future(self.refresh())  # Unavailable where the store cannot tell
         entry = self._entries.get(task)
         if entry is None:
             raise no_task(task)
@@ -143,7 +148,8 @@ class Catalog:
         gone = isinstance(error.__cause__, UnknownVersion)
         if gone and slot is not self._current(task):
             return no_version(task, slot.version)
-        await asyncio.wrap_future(self.refresh())
+        with suppress(Unavailable):
+            await asyncio.wrap_future(self.refresh())
         return no_task(task) if self._current(task) is None else error
 
     def _current(self, task: str) -> Slot | None:
@@ -199,6 +205,11 @@ class Catalog:
         """All tasks, by name: as they are now, whatever comes later."""
         return self._entries
 
+    def require_followed(self) -> None:
+        """Raises Unavailable until the store has been read once: nothing is known to be missing."""
+        if not self._followed:
+            raise Unavailable("the store has not been read yet", retry_after_s=1)
+
     def public(self, task: str) -> bool:
         """Whether there is such a task and it is known not to be private."""
         entry = self._entries.get(task)
@@ -212,7 +223,10 @@ class Catalog:
     # -- following the store
 
     def refresh(self) -> Future[None]:
-        """Asks for a look at the store now; done when one that began later has ended."""
+        """Asks for a look at the store now; done when one that began later has ended.
+
+        It raises Unavailable where that look has failed: then nobody can tell what there is.
+        """
         done: Future[None] = Future()
         with self._refreshing:
             self._refreshes.append(done)
@@ -226,31 +240,39 @@ class Catalog:
             with self._refreshing:
                 asked, self._refreshes = self._refreshes, []
             started = self._loader.clock()
-            self._poll()
+            failure = self._poll()
             for done in asked:
-                if done.set_running_or_notify_cancel():
+                if not done.set_running_or_notify_cancel():
+                    continue
+                if failure is None:
                     done.set_result(None)
+                else:
+                    detail = f"the store cannot be read now: {reason(failure)}"
+                    done.set_exception(Unavailable(detail, retry_after_s=1))
             # Requests for unknown names each ask for a look: leave most of the time for others.
             self._stopped.wait(min(self._poll_s, max(0.01, 4 * (self._loader.clock() - started))))
 
-    def _poll(self) -> None:
+    def _poll(self) -> Exception | None:
+        """Takes in what has changed; why it could not be read, in which case nothing changes."""
         try:
-            live = self._loader.store.live()
-            self._apply(live)
+            self._apply(self._loader.store.watched())
             self._drop_removed_versions()
         except Exception as error:  # an unreadable store must not end what is being served
             self._metrics.catalog_polls.labels("error").inc()
             logger.warning("event=store_unreadable error=%r", error)
-            return
+            return error
         self._followed = True
         self._metrics.catalog_polls.labels("ok").inc()
+        return None
 
-    def _apply(self, live: Mapping[str, tuple[int, Digest]]) -> None:
-        """Costs one comparison of two dicts while nothing changes."""
-        if live == self._live and not self._overdue:
+    def _apply(self, view: View) -> None:
+        """Costs one comparison while nothing changes."""
+        if view is self._view and not self._overdue:
             return
-        removed = [task for task in self._live if task not in live]
-        differing = [task for task, found in live.items() if self._live.get(task) != found]
+        live, known = view.live, self._view.live
+        unknown = {task: error for task, error in view.unread.items() if task not in live}
+        removed = [task for task in self._entries if task not in live and task not in unknown]
+        differing = [task for task, found in live.items() if known.get(task) != found]
         entries = dict(self._entries)
         with self._lock:
             for task in removed:
@@ -261,10 +283,17 @@ class Catalog:
                     entries[task] = self._added(task, *live[task])
                 else:
                     self._update(task, entry, *live[task])
-        if removed or len(self._names) != len(live):
+            for task, error in unknown.items():
+                if task not in entries:
+                    self._metrics.register(task)
+                entries[task] = Entry(Unread(self._loader, task, error))
+            for task in {*self._view.unread, *view.unread} & entries.keys():
+                error = view.unread.get(task)
+                entries[task].unread = None if error is None else reason(error)
+        if entries.keys() != self._entries.keys() or unknown:
             self._names = sorted(entries)
             self._entries = {task: entries[task] for task in self._names}
-        self._live = live  # last: what an error interrupted is done again
+        self._view = view  # last: what an error interrupted is done again
 
     def _drop_removed_versions(self) -> None:
         """A few small files: the versions that `?version=` keeps loaded."""

@@ -16,17 +16,18 @@ from typing import Protocol
 
 from model_store import Digest
 from service.compute.paths import LoadedPath
+from service.errors import Told
 from service.telemetry.metrics import Metrics
 
 Key = tuple[str, Digest]  # of a component: the kind decides how it is held
 PINNED_SHARE = 0.75  # of what the largest pinned version leaves: others take turns in the rest
 
 
-class OverBudget(Exception):
+class OverBudget(Told):
     """A version that can never fit; the message says which settings to change."""
 
 
-class NoRoom(Exception):
+class NoRoom(Told):
     """All that is in memory is in use: later there may be room."""
 
 

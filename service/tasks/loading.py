@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 import traceback
@@ -30,7 +31,7 @@ RETRIES = 4  # of those that have failed before: they take no thread from other 
 
 
 class Prepare(Protocol):
-    """Reads a version's components and warms its programs; blocks."""
+    """Reads a version's components, warms its programs and tries it out; blocks."""
 
     def __call__(self, published: Published, *, pinned: bool) -> LoadedPath: ...
 
@@ -278,7 +279,7 @@ class Slot:
             self.task,
             self.version,
             failure.attempts,
-            failure.reason,
+            f"{type(error).__name__}: {error}",  # with the places that clients are not told of
         )
         return self._unavailable(failure)
 
@@ -287,3 +288,22 @@ class Slot:
         attempts = 1 if last is None else last.attempts + 1
         delay_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(attempts - 1, 30))
         return Failure(reason(error), attempts, self._loader.clock() + delay_s)
+
+
+class Unread(Slot):
+    """In the place of a task whose refs cannot be read: which version is live is not known."""
+
+    def __init__(self, loader: Loader, task: str, error: Exception) -> None:
+        """`error` is why; the catalog puts another slot here when the refs can be read."""
+        super().__init__(loader, task, 0, Digest(""))
+        self._error = error
+        self._failure = Failure(reason(error), 1, math.inf)
+
+    def published(self) -> Published:
+        """Raises the error."""
+        raise self._error
+
+    def begin(self) -> Future[LoadedPath]:
+        """Raises Unavailable."""
+        detail = f"task {self.task!r} cannot be read from the store: {reason(self._error)}"
+        raise Unavailable(detail, retry_after_s=1)

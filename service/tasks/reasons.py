@@ -1,17 +1,39 @@
-"""What clients are told of an error of the store."""
+"""What clients are told of an error: what kind it is, and of which bytes.
+
+The words of the store, of the system and of libraries name files, folders and addresses of the
+server, and other tasks: they go to the log only. What is told comes from this file, from errors
+whose words are made for clients (GatewayError, Told), or is the digest that an error names.
+"""
 
 from __future__ import annotations
 
-from model_store import UnknownTask, UnknownVersion
+import os
+import re
+
+from model_store import StoreError, UnknownTask, UnknownVersion
+from service.errors import GatewayError, Told
+
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
-def reason(error: Exception) -> str:
-    """Why something cannot be read or loaded.
-
-    Of a task or version that is gone never in the words of the store, which name other tasks.
-    """
+def reason(error: BaseException) -> str:
+    """Why something cannot be read or loaded, in words that name no place of the server."""
+    if isinstance(error, GatewayError):
+        return error.detail
     if isinstance(error, UnknownTask):
         return "the task has been removed"
     if isinstance(error, UnknownVersion):
         return "this version has been removed"
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {_told(error)}"
+
+
+def _told(error: BaseException) -> str:
+    if isinstance(error, Told):
+        return str(error)
+    if isinstance(error, StoreError):
+        kind = (type(error).__doc__ or "the store").partition("\n")[0].rstrip(".")
+        digest = DIGEST.search(str(error))
+        return f"{kind[0].lower()}{kind[1:]}" + (f" ({digest[0]})" if digest else "")
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{os.strerror(error.errno)}, when the store was read"
+    return "the gateway's log says more"

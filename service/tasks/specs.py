@@ -15,6 +15,7 @@ from model_store import Published, TaskPath
 from model_store.canonical_json import shown
 from service.compute import mixing
 from service.compute.paths import Program, Shapes, cut, held_bytes
+from service.errors import Told
 from service.tasks.eviction import Key
 from vit import Architecture, kind_of
 from vit.multipath import SubPath, connector_name
@@ -27,7 +28,7 @@ LOGITS, FEATURES = "logits", "features"
 MAX_SIDE, MAX_TOKENS = 4096, 2**14
 
 
-class UnservablePath(Exception):
+class UnservablePath(Told):
     """A published path that this gateway cannot run; the message says why."""
 
 

@@ -204,6 +204,7 @@ class Models:
 
     async def _seen(self) -> Mapping[str, Entry]:
         self.grants.require_read()
+        self.runtime.catalog.require_followed()
         entries, loop = self.runtime.catalog.entries(), asyncio.get_running_loop()
         return await loop.run_in_executor(self.runtime.lister, hiding.seen, entries, self.grants)
 

@@ -13,7 +13,7 @@ import pytest
 
 from model_store import ModelStore, Published
 from service.compute.paths import LoadedPath
-from service.errors import Unavailable, UnknownTask
+from service.errors import Told, Unavailable, UnknownTask
 from service.tasks.catalog import OLDER_VERSIONS, Catalog
 from service.tasks.eviction import Recency
 from service.tasks.loading import FIRST_RETRY_S, Loader, Slot
@@ -35,7 +35,7 @@ class Preparer:
         self.loads.append(key)
         assert self.gate.wait(60)
         if key in self.broken:
-            raise RuntimeError("broken on purpose")
+            raise Told("broken on purpose")
         return LoadedPath(published, (), 1.0)
 
 
