@@ -183,11 +183,8 @@ class ModelStore:
         return sorted(self.live())
 
     def live(self) -> Mapping[str, tuple[int, Digest]]:
-        """Task -> (live version, digest of its manifest), for those who watch the store.
+        """Task -> (live version, digest of its manifest), as `watched` knows it.
 
-        What it returns stays as it is; a later call returns another one where something changed.
-
-        Cheap to poll: while nothing changes it reads one small file, however many tasks there are.
         Tasks whose refs cannot be read are logged and keep their last known version, if any.
         """
         return self._watcher.snapshot().live
@@ -195,8 +192,9 @@ class ModelStore:
     def watched(self) -> watching.View:
         """What `live` tells, and of each task whose refs cannot be read now the error.
 
-        The same object as long as nothing changes. Raises OSError or StoreError only where the
-        store as a whole cannot be read: then nothing is known to have changed.
+        Cheap to poll: while nothing changes it reads one small file, however many tasks there are,
+        and returns the same object. Raises OSError or StoreError where the store as a whole cannot
+        be read.
         """
         return self._watcher.snapshot()
 
