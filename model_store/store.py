@@ -93,8 +93,7 @@ class ModelStore:
     def component(self, digest: str, limit: int | None = None) -> Tree:
         """The arrays of a component, of at most `limit` bytes: read-only, verified on every call.
 
-        They are views of one piece of memory, into which its file has been read. Raises
-        BlobNotFound, CorruptBlob or Malformed, naming file and digest.
+        Raises BlobNotFound, CorruptBlob or Malformed, naming file and digest.
         """
         known = parse_digest(digest)
         data = self._blobs.read(known, limit=limit)
