@@ -19,6 +19,7 @@ from service.compute.engine import Engine
 from service.compute.paths import LoadedPath, Row
 from service.decode_memory import DecodeMemory
 from service.errors import Unavailable
+from service.http.room import Room
 from service.http.uploads import Intake
 from service.settings import Settings
 from service.tasks.catalog import Catalog
@@ -48,6 +49,7 @@ class Runtime:
         self.trust = Trust(self.store, settings.trusted_keys)
         self.access = Access(settings.tokens)
         self.intake = Intake(settings.upload_memory)
+        self.uploads = Room(settings.queue_total, "uploads")
         self.metrics = Metrics(per_task=settings.task_metrics)
         self.reporting = Reporting(settings, self.metrics, worker)
         self.engine = Engine(

@@ -26,6 +26,7 @@ from service.classifying import Classified, Result, Wanted, classify
 from service.errors import BadParameter, ClientGone, GatewayError
 from service.http import problems
 from service.http.queries import Query, query
+from service.http.room import Holder, caller, holders
 from service.http.uploads import read_image
 from service.images import File, Source
 from service.runtime import Runtime
@@ -63,7 +64,8 @@ class _Classify:
         tasks = tuple(seen.tasks or given.getlist("task"))
         seen.tasks = tasks[: runtime.settings.max_batch_rows]  # more are refused
         wanted = _wanted(request, tasks, grants, given, runtime.settings)
-        read, gone = partial(_read, request, runtime), partial(_gone, request)
+        of = holders(tasks, caller(grants.name, request))
+        read, gone = partial(_read, request, runtime, of), partial(_gone, request)
         result = await classify(runtime, wanted, read, gone)
         values = sum(len(one.path.labels) for one in result.outcomes if isinstance(one, Classified))
         return await runtime.made(values, partial(self._response, wanted, result, seen))
@@ -132,10 +134,10 @@ def _whole(name: str, text: str | None) -> int | None:
     return number
 
 
-async def _read(request: Request, runtime: Runtime) -> Sequence[Source]:
+async def _read(request: Request, runtime: Runtime, of: Sequence[Holder]) -> Sequence[Source]:
     settings = runtime.settings
     try:
-        body = await read_image(request, settings.max_body_bytes, runtime.parsers)
+        body = await read_image(request, settings.max_body_bytes, runtime.parsers, of)
     except ClientDisconnect:
         raise ClientGone("the client closed the connection") from None
     return [File(body)]

@@ -3,57 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
 
 from starlette.requests import ClientDisconnect, Request
 
-from service.errors import TooLarge, Unavailable, UnsupportedMedia
+from service.errors import TooLarge, UnsupportedMedia
 from service.http import compression, forms
+from service.http.room import Holder, Room
 
 FORM = "multipart/form-data"
 
 
-class Intake:
-    """How much memory bodies may take together, however many requests send one; any thread."""
+class Intake(Room):
+    """How much memory bodies may take together, however many requests send one."""
 
     def __init__(self, limit: int) -> None:
         """`limit` in bytes."""
-        self._limit = limit
-        self._held = 0
-        self._lock = threading.RLock()  # a coroutine may be collected, and give, amid a take
+        super().__init__(limit, "bytes for bodies")
         self._freed: deque[int] = deque()  # sizes of bodies that are gone and still counted
 
-    def take(self, size: int) -> None:
-        """Room for so many bytes more; raises Unavailable if there is none."""
+    def take(self, size: int, of: Sequence[Holder] = (), own: int = 0) -> None:
+        """As `Room.take`."""
         with self._lock:
             while self._freed:
                 self._held -= self._freed.popleft()
-            held = self._held
-            if held + size <= self._limit:
-                self._held += size
-                return
-        raise Unavailable(
-            f"overloaded: bodies of {held} bytes are in memory, of at most {self._limit}",
-            retry_after_s=1,
-        )
-
-    def give(self, size: int) -> None:
-        """Takes back a `take`."""
-        with self._lock:
-            self._held -= size
-
-    @contextmanager
-    def holding(self, size: int) -> Iterator[None]:
-        """Around work with so many bytes; raises Unavailable if there is no room for them."""
-        self.take(size)
-        try:
-            yield
-        finally:
-            self.give(size)
+            super().take(size, of, own)
 
     def body(self, data: bytes) -> bytes:
         """A copy that is counted for as long as it is in memory; its bytes have been taken."""
@@ -76,7 +52,9 @@ class _Body(bytes):
         self.freed.append(len(self))  # no lock: it may come in the middle of anything
 
 
-async def read_image(request: Request, max_bytes: int, threads: Executor) -> bytes:
+async def read_image(
+    request: Request, max_bytes: int, threads: Executor, of: Sequence[Holder] = ()
+) -> bytes:
     """The image's bytes, undecoded; what it takes to unpack them runs in one of the threads.
 
     Raises UnsupportedMedia, TooLarge, BadRequest, BadParameter and as `read_body`. A body that
@@ -90,10 +68,10 @@ async def read_image(request: Request, max_bytes: int, threads: Executor) -> byt
             f"content type {media[:100]!r}: expected image/*, application/octet-stream or "
             "multipart/form-data (with curl: -H 'Content-Type: application/octet-stream')"
         )
-    body = await read_body(request, max_bytes)
+    body = await read_body(request, max_bytes, of)
     if not form and encoding in compression.PLAIN:
         return body
-    keep = _intake(request).kept
+    keep = request.app.state.runtime.intake.kept
 
     def unpack() -> bytes:
         inflated = compression.inflate(body, encoding, max_bytes)
@@ -103,15 +81,20 @@ async def read_image(request: Request, max_bytes: int, threads: Executor) -> byt
     return await asyncio.get_running_loop().run_in_executor(threads, unpack)
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The body as it is.
+async def read_body(request: Request, max_bytes: int, of: Sequence[Holder] = ()) -> bytes:
+    """The body as it is; while it arrives its memory is of these holders.
 
     Raises TooLarge, Unavailable while too many bodies are in memory, or ClientDisconnect.
     """
+    runtime = request.app.state.runtime
+    with runtime.uploads.holding(1, of):
+        return await _body(request, max_bytes, runtime.intake, of)
+
+
+async def _body(request: Request, max_bytes: int, intake: Intake, of: Sequence[Holder]) -> bytes:
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > max_bytes:
         raise _too_large(max_bytes)
-    intake = _intake(request)
     chunks: list[bytes] = []
     size, more = 0, True
     try:
@@ -120,18 +103,14 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
             chunk, more = message.get("body", b""), message.get("more_body", False)
-            intake.take(len(chunk))
+            intake.take(len(chunk), of, size)
             chunks.append(chunk)
             size += len(chunk)
             if size > max_bytes:
                 raise _too_large(max_bytes)
         return intake.body(b"".join(chunks))
     finally:
-        intake.give(size)
-
-
-def _intake(request: Request) -> Intake:
-    return request.app.state.runtime.intake
+        intake.give(size, of)
 
 
 def _too_large(max_bytes: int) -> TooLarge:

@@ -20,6 +20,7 @@ from starlette.routing import Route
 from service.compute.paths import LoadedPath
 from service.errors import ClientGone, UploadTimeout
 from service.http import compression
+from service.http.room import Holder, caller, holders
 from service.http.uploads import read_body
 from service.images import Source
 from service.runtime import Runtime
@@ -166,9 +167,9 @@ async def _control(request: Request) -> Mapping[str, Any]:
     return content
 
 
-async def _body(request: Request, max_bytes: int) -> bytes:
+async def _body(request: Request, max_bytes: int, of: Sequence[Holder] = ()) -> bytes:
     try:
-        return await read_body(request, max_bytes)
+        return await read_body(request, max_bytes, of)
     except ClientDisconnect:
         raise ClientGone("the client closed the connection") from None
 
@@ -185,7 +186,8 @@ async def model_infer(request: Request) -> Response:
                 version=_named(request)[1],
                 deadline=time.monotonic() + runtime.settings.deadline_ms / 1e3,
             )
-            wanted, sources = await receive(runtime, asked, partial(_infer_request, request))
+            of = holders((model,), caller(asked.grants.name, request))
+            wanted, sources = await receive(runtime, asked, partial(_infer_request, request, of))
             answer = await infer(runtime, seen, asked, wanted, sources, partial(_gone, request))
             return await _responded(request, wanted, answer)
     except ClientGone as error:
@@ -193,10 +195,10 @@ async def model_infer(request: Request) -> Response:
 
 
 async def _infer_request(
-    request: Request, path: LoadedPath
+    request: Request, of: Sequence[Holder], path: LoadedPath
 ) -> tuple[InferRequest, Sequence[Source]]:
     runtime = _runtime(request)
-    body = await _body(request, runtime.settings.max_body_bytes)
+    body = await _body(request, runtime.settings.max_body_bytes, of)
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(runtime.parsers, _parse, request, body, path)
 

@@ -32,6 +32,7 @@ def tight(tmp_path: Path, compilations: str) -> Iterator[Gateway]:
     """A gateway with one decoding thread, and memory for two small bodies."""
     store = ModelStore(tmp_path, create=True)
     publish(store, "plain")
+    publish(store, "other")
     made = Gateway(store, compilations, decode_threads=1, upload_memory=20_000)
     assert made.classify("plain", png(1)).status_code == 200
     yield made
@@ -52,6 +53,7 @@ class Client:
         gateway: Gateway,
         path: str = "/classify/plain",
         query: bytes = b"",
+        address: str = "127.0.0.1",
         **headers: str,
     ) -> None:
         self.sent: asyncio.Queue[Any] = asyncio.Queue()
@@ -60,7 +62,7 @@ class Client:
         scope = {"type": "http", "method": "POST", "path": path,
                  "headers": [(name.encode(), value.encode()) for name, value in named],
                  "query_string": query, "scheme": "http", "server": ("test", 80),
-                 "client": ("127.0.0.1", 1)}  # fmt: skip
+                 "client": (address, 1)}  # fmt: skip
         self.task = asyncio.ensure_future(gateway.app(scope, self.sent.get, self.receive))
 
     async def receive(self, message: Any) -> None:
@@ -116,7 +118,7 @@ def test_an_image_that_is_late_is_not_decoded(
 
 def test_bodies_take_a_limited_memory_together(tight: Gateway) -> None:
     async def crowd() -> None:
-        waiting = [Client(tight), Client(tight)]
+        waiting = [Client(tight), Client(tight, "/classify/other", address="127.0.0.2")]
         for client in waiting:
             client.send(bytes(9_000), more=True)
         await asyncio.sleep(0.05)

@@ -1,0 +1,96 @@
+"""Something limited, such as memory, of which nobody takes so much that none is left for others."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from service.access import ANONYMOUS, LOCAL
+from service.errors import Unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Whose it is what a request takes."""
+
+    name: str  # as refusals say it
+    weight: float  # it may have so many times what it leaves free
+
+
+def caller(token: str, request: Request) -> str:
+    """Who asks: the name of a token; without one, only an address tells callers apart."""
+    if token not in (ANONYMOUS, LOCAL.name) or request.client is None:
+        return f"token {token!r}"
+    return f"address {request.client.host}"
+
+
+def holders(tasks: Sequence[str], caller: str) -> Sequence[Holder]:
+    """Of a request.
+
+    One caller alone can have a third of all, one task half of all: so no caller takes all that a
+    task may have, and none of them all that there is.
+    """
+    return [Holder(f"task {task[:100]!r}", 1.0) for task in tasks] + [Holder(caller, 0.5)]
+
+
+class Room:
+    """So much of something, for any thread.
+
+    A holder may have as much as its weight times what is free then: dynamic thresholds (Choudhury
+    and Hahne 1998). Whatever some holders do, there is room for another. The first request of a
+    holder may have all that is free.
+    """
+
+    def __init__(self, limit: int, unit: str) -> None:
+        """`unit` is what refusals count in."""
+        self._limit = limit
+        self._unit = unit
+        self._held = 0
+        self._by_holder: Counter[Holder] = Counter()
+        self._lock = threading.RLock()  # a coroutine may be collected, and give, amid a take
+
+    def take(self, size: int, of: Sequence[Holder] = (), own: int = 0) -> None:
+        """Room for so much more, of which the same request has `own` already.
+
+        Raises Unavailable if there is none.
+        """
+        with self._lock:
+            free = self._limit - self._held
+            if size > free:
+                raise self._full("all together have", self._held)
+            for holder in of:
+                has = self._by_holder[holder]
+                if has > own and has + size > holder.weight * free:
+                    raise self._full(f"{holder.name} has", has)
+            self._held += size
+            for holder in of:
+                self._by_holder[holder] += size
+
+    def give(self, size: int, of: Sequence[Holder] = ()) -> None:
+        """Takes back a `take`."""
+        with self._lock:
+            self._held -= size
+            for holder in of:
+                self._by_holder[holder] -= size
+                if not self._by_holder[holder]:
+                    del self._by_holder[holder]
+
+    @contextmanager
+    def holding(self, size: int, of: Sequence[Holder] = ()) -> Iterator[None]:
+        """Around work with so much of it; raises Unavailable if there is no room."""
+        self.take(size, of)
+        try:
+            yield
+        finally:
+            self.give(size, of)
+
+    def _full(self, who: str, has: int) -> Unavailable:
+        return Unavailable(
+            f"overloaded: {who} {has} of {self._limit} {self._unit}; try again later",
+            retry_after_s=1,
+        )

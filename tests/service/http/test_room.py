@@ -1,0 +1,150 @@
+"""Nobody takes so much of the room for uploads that none is left for others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model_store import ModelStore
+from service.errors import Unavailable
+from service.http.room import Holder, Room, holders
+from tests.service.http.test_limits import Client
+from tests.service.in_process import Gateway
+from tests.service.systems import png, publish
+
+LIMIT = 900
+
+
+def fill(room: Room, tasks: list[str], caller: str, size: int = 1) -> int:
+    """How much a caller gets by asking until it is refused."""
+    got = 0
+    while True:
+        try:
+            room.take(size, holders(tasks, caller))
+        except Unavailable:
+            return got
+        got += size
+
+
+def test_a_caller_has_at_most_a_third_and_a_task_half() -> None:
+    room = Room(LIMIT, "units")
+    assert fill(room, ["a"], "one") == LIMIT // 3
+    assert fill(room, ["a"], "two") == LIMIT // 2 - LIMIT // 3
+    assert fill(room, ["a"], "one") == 0
+    assert fill(room, ["b"], "three") > LIMIT // 10
+
+
+def test_whatever_tasks_a_caller_names_others_get_room_for_each() -> None:
+    room = Room(LIMIT, "units")
+    names = [f"t{n}" for n in range(32)]
+    assert fill(room, names, "one") == LIMIT // 3
+    for name in names[:8]:
+        assert fill(room, [name], f"of {name}") > 0
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.sampled_from("xyz"), st.integers(1, 200), st.booleans())
+    )
+)
+def test_what_is_given_back_is_free_again(steps: list[tuple[str, str, int, bool]]) -> None:
+    room, held = Room(LIMIT, "units"), list[tuple[int, list[Holder]]]()
+    for task, caller, size, back in steps:
+        if back and held:
+            size, of = held.pop()
+            room.give(size, of)
+            continue
+        of = list(holders([task], caller))
+        try:
+            room.take(size, of)
+        except Unavailable as error:
+            assert error.retry_after_s
+            continue
+        held.append((size, of))
+        assert sum(size for size, _ in held) <= LIMIT
+    for size, of in held:
+        room.give(size, of)
+    room.take(LIMIT, holders(["a"], "x"))  # nothing stays counted
+
+
+def test_one_request_may_have_all_that_is_free() -> None:
+    room, of = Room(LIMIT, "units"), holders(["a"], "one")
+    for own in range(0, LIMIT, 100):
+        room.take(100, of, own)
+    with pytest.raises(Unavailable, match="all together have 900 of 900 units"):
+        room.take(1, holders(["b"], "two"))
+    room.give(LIMIT, of)
+    room.take(400, of)
+    with pytest.raises(Unavailable, match="task 'a' has 400 of 900 units"):
+        room.take(300, of)
+
+
+# -- in the gateway
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, compilations: str) -> Iterator[Gateway]:
+    folder: Path = tmp_path_factory.mktemp("room")
+    store = ModelStore(folder, create=True)
+    for name in ("plain", "other"):
+        publish(store, name)
+    made = Gateway(store, compilations, queue_total=110, upload_memory=900_000)
+    for name in ("plain", "other"):
+        assert made.classify(name, png(1)).status_code == 200
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("size", [10, 9_000])  # they fill what may be received, or its memory
+@pytest.mark.parametrize("start", ["/classify/%s", "/v2/models/%s/infer"])
+def test_slow_uploads_for_one_task_leave_others_answered(
+    small: Gateway, size: int, start: str
+) -> None:
+    """Of 110 uploads some are refused, and no request for another task."""
+
+    async def crowd() -> None:
+        slow = [Client(small, start % "plain", address=f"127.0.0.{n % 5}") for n in range(110)]
+        for client in slow:
+            client.send(bytes(size), more=True)
+        await asyncio.sleep(0)
+        async with asyncio.timeout(60):
+            while not any(client.statuses for client in slow):
+                await asyncio.sleep(0.01)
+        assert {one for client in slow for one in client.statuses} == {503}
+        for address in ("127.0.0.1", "127.1.1.1"):  # of one who uploads slowly, and of another
+            for _ in range(3):
+                fast = Client(small, "/classify/other", address=address)
+                fast.send(png(1))
+                await fast.task
+                assert fast.statuses == [200]
+        for client in slow:
+            client.leave()
+        await asyncio.gather(*(client.task for client in slow))
+
+    small.runner.run(crowd())
+    assert small.classify("plain", png(1)).status_code == 200
+
+
+def test_nor_do_those_of_one_caller_for_all_tasks(small: Gateway) -> None:
+    async def crowd() -> None:
+        slow = [Client(small, "/classify", b"task=plain&task=other") for n in range(110)]
+        for client in slow:
+            client.send(bytes(9_000), more=True)
+        async with asyncio.timeout(60):
+            while not any(client.statuses for client in slow):
+                await asyncio.sleep(0.01)
+        for task in ("plain", "other"):
+            fast = Client(small, f"/classify/{task}", address="127.1.1.1")
+            fast.send(png(1))
+            await fast.task
+            assert fast.statuses == [200]
+        for client in slow:
+            client.leave()
+        await asyncio.gather(*(client.task for client in slow))
+
+    small.runner.run(crowd())
