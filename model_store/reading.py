@@ -2,14 +2,23 @@
 
 import difflib
 import logging
+from collections.abc import Iterable
 
 from model_store.blobs import Blobs, Digest
-from model_store.errors import CorruptRef, DamagedStore, UnknownTask, UnknownVersion, listed
-from model_store.keys import LIVE, pointer_key
+from model_store.errors import (
+    CorruptRef,
+    DamagedStore,
+    StorageError,
+    UnknownTask,
+    UnknownVersion,
+    listed,
+)
+from model_store.keys import LIVE, pointer_key, signature_key
 from model_store.manifest import MAX_MANIFEST_BYTES, Descriptor
 from model_store.published import Published, load_path
 from model_store.refs import Refs
 from model_store.signing import Signature, read_signatures
+from model_store.storage import Storage
 from model_store.watching import Watcher
 
 logger = logging.getLogger(__name__)
@@ -18,8 +27,8 @@ logger = logging.getLogger(__name__)
 class Reader:
     """The versions of a store. Needs no lock, and sees only whole ones."""
 
-    def __init__(self, url: str, blobs: Blobs, refs: Refs, watcher: Watcher) -> None:
-        self._url = url
+    def __init__(self, storage: Storage, blobs: Blobs, refs: Refs, watcher: Watcher) -> None:
+        self._storage = storage
         self._blobs = blobs
         self._refs = refs
         self._watcher = watcher
@@ -73,7 +82,7 @@ class Reader:
         tasks = sorted(self._watcher.snapshot().live)
         near = difflib.get_close_matches(task, tasks, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"it has {len(tasks)} others"
-        return UnknownTask(f"store {self._url} has no task {task!r}; {hint}")
+        return UnknownTask(f"store {self._storage.url} has no task {task!r}; {hint}")
 
     def signatures(self, manifest: Digest) -> list[Signature]:
         """The signatures of a manifest. Raises DamagedStore."""
@@ -86,6 +95,30 @@ class Reader:
 
         data = bytes(self._blobs.read(digest, limit=MAX_MANIFEST_BYTES))
         return read_signatures(data, read)
+
+    def signature_manifests(
+        self, manifests: Iterable[Digest]
+    ) -> dict[Digest, Digest | Exception | None]:
+        """What holds the signatures of each, or the error; at once where that is faster."""
+        keys = {manifest: signature_key(manifest) for manifest in manifests}
+        read = self._storage.read_many(keys.values())
+        found: dict[Digest, Digest | Exception | None] = {}
+        for manifest, key in keys.items():
+            try:
+                found[manifest] = self._refs.parse_digest(key, read[key])
+            except (DamagedStore, StorageError, OSError) as error:
+                found[manifest] = error
+        return found
+
+    def served(self) -> list[Published]:
+        """The live version of every task, by name; what cannot be read is logged and left out."""
+        found: list[Published] = []
+        for task, (version, digest) in sorted(self._watcher.snapshot().live.items()):
+            try:
+                found.append(self.load(task, version, digest))
+            except (DamagedStore, StorageError, OSError) as error:
+                logger.warning("event=task_damaged task=%s error=%r", task, str(error))
+        return found
 
     def readable(self, task: str, number: int | None) -> Published | None:
         """A version; None if there is none, or it is damaged, which is logged."""

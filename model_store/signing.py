@@ -29,6 +29,7 @@ PAYLOAD_TYPE = "cosign container image signature"
 MAX_PAYLOAD_BYTES = 64 * 2**10  # ours have some 250
 MAX_SIGNATURES = 256  # of one version; with the limit above, 16 MiB to read at worst
 MAX_KEY_FILE_BYTES = 2**20
+KEY_SUFFIXES = (".pub", ".pem")  # of the files in a folder of keys
 MIN_RSA_BITS = 2048
 # What cosign and containers/image verify with SHA-256, or with Ed25519's own hash.
 KEY_KINDS = "ECDSA P-256, RSA of at least 2048 bits, or Ed25519"
@@ -256,14 +257,15 @@ def load_public_keys(path: Path) -> list[PublicKey]:
     """
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in (".pub", ".pem"))
+        files = sorted(file for file in path.iterdir() if file.suffix in KEY_SUFFIXES)
     if not files:
         raise InvalidKey(f"{path}: expected public keys, found no *.pub or *.pem file; put one in")
-    return [key for file in files for key in _public_keys(file)]
+    return [key for file in files for key in parse_public_keys(_key_file(file), file)]
 
 
-def _public_keys(file: Path) -> list[PublicKey]:
-    _, *blocks = _key_file(file).split(b"-----BEGIN ")
+def parse_public_keys(data: bytes, file: Path) -> list[PublicKey]:
+    """The public keys in the bytes of a PEM file; at least one. Raises InvalidKey."""
+    _, *blocks = data.split(b"-----BEGIN ")
     labels = {block.partition(b"-----")[0].decode(errors="replace")[:40] for block in blocks}
     if labels != {"PUBLIC KEY"}:
         raise InvalidKey(

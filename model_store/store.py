@@ -18,9 +18,7 @@ from model_store.canonical_json import encode_json
 from model_store.collection import Collector, GcReport
 from model_store.errors import (
     AgentBusy,
-    DamagedStore,
     Malformed,
-    StorageError,
     StoreNotFound,
     UnknownName,
     listed,
@@ -71,7 +69,7 @@ class ModelStore:
         self._blobs = Blobs(storage)
         self._refs = Refs(storage)
         self._watcher = watching.Watcher(storage, self._refs)
-        self._reader = Reader(storage.url, self._blobs, self._refs, self._watcher)
+        self._reader = Reader(storage, self._blobs, self._refs, self._watcher)
         self._writer = Writer(storage, self._blobs, self._refs, self._reader)
         self._publications = Publications(storage, self._blobs, self._refs)
 
@@ -199,13 +197,7 @@ class ModelStore:
 
     def served(self) -> list[Published]:
         """The live version of every task, by name; what cannot be read is logged and left out."""
-        found: list[Published] = []
-        for task, (version, digest) in sorted(self.live().items()):
-            try:
-                found.append(self._reader.load(task, version, digest))
-            except (DamagedStore, StorageError, OSError) as error:
-                logger.warning("event=task_damaged task=%s error=%r", task, str(error))
-        return found
+        return self._reader.served()
 
     def versions(self, task: str) -> dict[int, Digest]:
         """Number -> manifest of all versions of a task, ascending, whether or not one is live.
@@ -308,6 +300,12 @@ class ModelStore:
         Raises DamagedStore.
         """
         return self._reader.signatures(parse_digest(manifest))
+
+    def signature_manifests(
+        self, manifests: Iterable[Digest]
+    ) -> Mapping[Digest, Digest | Exception | None]:
+        """Which manifest holds the signatures of each, or the error; another when they change."""
+        return self._reader.signature_manifests(manifests)
 
     def add_signature(self, manifest: Digest, signature: Signature) -> None:
         """Add to the signatures of a manifest; of several signers at once, none is lost."""

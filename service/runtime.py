@@ -93,10 +93,12 @@ class Runtime:
         """Reads the store's refs and starts the threads; blocks for a moment."""
         self.batcher.start()
         self.catalog.start()
+        self.trust.start(self.catalog.slots)
         self.reporting.start()
 
     def stop(self) -> None:
         """Ends all threads; rows that still wait are refused."""
+        self.trust.stop()
         self.catalog.stop()
         self.loader.close()
         self.residency.close()
@@ -176,4 +178,5 @@ class Runtime:
             resident_bytes=usage.size_bytes,
             component_releases=usage.releases,
             memory_budget_bytes=self.settings.memory_budget,
+            trusted_keys_age_s=self.trust.keys_age_s,
         )

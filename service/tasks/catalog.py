@@ -210,6 +210,13 @@ class Catalog:
         if not self._followed:
             raise Unavailable("the store has not been read yet", retry_after_s=1)
 
+    def slots(self) -> list[Slot]:
+        """Every version that is in memory, or that somebody asked for."""
+        with self._lock:
+            entries = self._entries.values()
+            both = [slot for entry in entries for slot in (entry.slot, entry.successor)]
+            return [slot for slot in both if slot is not None] + list(self._older.values())
+
     def public(self, task: str) -> bool:
         """Whether there is such a task and it is known not to be private."""
         entry = self._entries.get(task)

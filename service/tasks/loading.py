@@ -193,6 +193,24 @@ class Slot:
             self._path = held()
             return self._path is None
 
+    def withdraw(self, error: Exception) -> None:
+        """Lets go of a version that must not answer any more, because of this error."""
+        with self._lock:
+            if self._path is None:
+                return
+            self._path = None  # who runs on it holds it
+            self._failure = Failure(reason(error), 1, self._loader.clock())
+        self._loader.metrics.task_loads.labels("failed").inc()
+        logger.error(
+            "event=task_withdrawn task=%s version=%d reason=%r", self.task, self.version, str(error)
+        )
+
+    def forgive(self) -> None:
+        """What kept this version from being loaded is over: it need not wait any longer."""
+        with self._lock:
+            if self._path is None:
+                self._failure = None
+
     def published(self) -> Published:
         """What the store says of this version; reads it unless it is loaded. Raises StoreError."""
         path = self._path

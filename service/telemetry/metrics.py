@@ -51,6 +51,7 @@ class Snapshot:
     resident_bytes: int
     component_releases: int
     memory_budget_bytes: float
+    trusted_keys_age_s: float = 0.0  # since all files of keys could last be used; 0 without any
 
 
 class Metrics:
@@ -293,6 +294,11 @@ class _SnapshotCollector(Collector):
             "munet_component_releases_total",
             "Components freed because no path used them any more.",
             now.component_releases,
+        )
+        yield GaugeMetricFamily(
+            "munet_trusted_keys_age_seconds",
+            "Since the trusted keys were last read; grows while one of their files is unusable.",
+            now.trusted_keys_age_s,
         )
         tasks = GaugeMetricFamily(
             "munet_tasks", "Tasks by state: cold, loading, ready, failed.", labels=["state"]
