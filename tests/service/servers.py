@@ -44,8 +44,12 @@ class Reply:
 class Server:
     """`bentoml serve`, started and stopped as a context."""
 
-    def __init__(self, what: str, home: Path, **variables: str) -> None:
-        """`what` is a folder or a tag; `variables` are the gateway's environment."""
+    def __init__(
+        self, what: str, home: Path, *, prefix: Sequence[str] = (), **variables: str
+    ) -> None:
+        """`what` is a folder or a tag; `variables` are the gateway's environment; `prefix` is a
+        command that runs another.
+        """
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -54,7 +58,7 @@ class Server:
         command = [sys.executable, "-m", "bentoml", "serve", what, "--host", "127.0.0.1"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*command, "--port", str(self.port)],
+                [*prefix, *command, "--port", str(self.port)],
                 cwd=ROOT,
                 env=environment(home, **variables),
                 stdout=log,
