@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -124,7 +125,7 @@ class FilePicture:
         """As of Undecoded."""
         picture = self.picture
         band = reading.PIXEL_BYTES * min(picture.pixels, reading.BAND_PIXELS)
-        files = FILE_COPIES * len(picture.data)
+        files = FILE_COPIES * picture.file_bytes
         return picture.memory + band + files + _output_bytes(sizes), picture.perhaps
 
     def decoded(self, sizes: Iterable[int]) -> Mapping[int, Decoded]:
@@ -223,9 +224,7 @@ def _looked(data: bytes) -> Picture:
         if format.begins(data):
             try:
                 return format.look(data)
-            except GatewayError:
-                raise
-            except Exception as error:  # struct.error, IndexError: it ends where it should not
+            except (struct.error, IndexError, ValueError) as error:  # it ends where it should not
                 raise _damaged(name, error) from None
     found = f"{len(data)} bytes that are none of them"
     for start, head, other in OTHERS:
@@ -241,8 +240,10 @@ def _looked(data: bytes) -> Picture:
 
 def _read(picture: Picture, lines: Lines) -> NDArray[np.uint8]:
     """uint8 [rows, columns, 1 or 3]"""
-    data = bmp.plain(picture.data) if picture.format == bmp.FORMAT else picture.data
+    data = picture.file()
     try:
+        if picture.format == bmp.FORMAT:
+            data = bmp.plain(data)
         with FORMATS[picture.format].open(io.BytesIO(data)) as image:
             if image.size != (picture.width, picture.height):
                 raise BadImage(f"decoding the image: a {picture.format} of two sizes")

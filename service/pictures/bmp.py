@@ -33,7 +33,7 @@ def look(data: bytes) -> Picture:
     memory = storage(width, abs(height), 1 if bits <= 8 else 4) + row
     if compression in (RUNS_8, RUNS_4):
         memory += 4 * (width + 3 & ~3) * abs(height)  # as plain rows, which are read from a file
-    return Picture(FORMAT, width, abs(height), memory, data)
+    return Picture(FORMAT, width, abs(height), memory, (data,))
 
 
 def plain(data: bytes) -> bytes:

@@ -8,7 +8,7 @@ from service.pictures.picture import Picture, check_pieces, cut_off, storage
 
 FORMAT = "GIF"
 SIGNATURES = (b"GIF87a", b"GIF89a")
-EXTENSION, FRAME = b"\x21", b"\x2c"
+EXTENSION, FRAME, END = b"\x21", b"\x2c", b"\x3b"
 CONTROL = b"\x21\xf9\4"  # the extension that makes one colour transparent
 CONTROL_BYTES = 8  # with its introduction and its end
 TRANSPARENT = 0x01  # the flag that is used; the others are of an animation
@@ -26,24 +26,31 @@ def look(data: bytes) -> Picture:
     left, top, columns, rows = struct.unpack_from("<4H", data, at + 1)
     width, height = max(width, left + columns), max(height, top + rows)
     screen = struct.pack("<HH", width, height)  # a frame may widen it
+    parts: tuple[bytes | memoryview, ...] = (data,)
     if data[start:at] != control or data[6:10] != screen:
-        data = b"".join([data[:6], screen, data[10:start], control, memoryview(data)[at:]])
-    return Picture(FORMAT, width, height, storage(width, height, 1), data)
+        parts = (data[:6], screen, data[10:start], control, memoryview(data)[at:])
+    return Picture(FORMAT, width, height, storage(width, height, 1), parts)
 
 
 def _extensions(data: bytes, at: int) -> tuple[int, bytes]:
-    """Where they end, and of the one that makes a colour transparent what is used."""
+    """Where they end, and of the one that makes a colour transparent what is used.
+
+    What is no block is skipped, as far as the end of the file.
+    """
     control, pieces = b"", 0
-    while data.startswith(EXTENSION, at):
+    while at < len(data) and not data.startswith((FRAME, END), at):
+        if not data.startswith(EXTENSION, at):
+            at, pieces = at + 1, pieces + 1
+            check_pieces(FORMAT, pieces)
+            continue
         if data.startswith(CONTROL, at) and at + CONTROL_BYTES <= len(data):
             block = data[at : at + CONTROL_BYTES]
             control = block[:3] + bytes([block[3] & TRANSPARENT]) + block[4:7] + b"\0"
         at += 2
         while at < len(data) and data[at]:
-            at += 1 + data[at]
-            pieces += 1
-        at += 1
-        pieces += 1
+            at, pieces = at + 1 + data[at], pieces + 1
+            check_pieces(FORMAT, pieces)
+        at, pieces = at + 1, pieces + 1
         check_pieces(FORMAT, pieces)
     return at, control
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from service.errors import TooLarge
 from service.pictures import orientation
-from service.pictures.picture import Picture, check_pieces, cut_off, damaged, joined, storage
+from service.pictures.picture import Picture, check_pieces, cut_off, damaged, parts_of, storage
 
 SIGNATURE = b"\xff\xd8\xff"
 MAX_SCANS = 50  # each goes over the whole picture; encoders make about ten
-END, START_OF_SCAN, APP1, COMMENT = 0xD9, 0xDA, 0xE1, 0xFE
+END, START_OF_SCAN, APPLICATIONS, APP1, COMMENT = 0xD9, 0xDA, 0xE0, 0xE1, 0xFE
 SCAN = b"\xff\xda"
 ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
 FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -26,8 +26,9 @@ USED_APPLICATIONS = {0xE0, 0xEE}  # JFIF and Adobe say what the colours are
 EXIF, XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 BLOCK = 8  # pixels a side
 COEFFICIENTS = 2 * BLOCK * BLOCK  # bytes a block, where a picture has several scans
-_MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)
-_AFTER_SCAN = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+SEARCHED = 2**18  # bytes at once: a search keeps the interpreter to itself
+_MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
+_AFTER_SCAN = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class _Frame:
 
 def look(data: bytes) -> Picture:
     """Raises BadImage or TooLarge."""
-    parts: list[tuple[int, int]] = [(0, 2)]
+    kept = [(0, 2)]
     frame, exif, xmp = None, [], b""
     for count, (marker, start, stop) in enumerate(_segments(data)):
         check_pieces("JPEG", count)
@@ -66,14 +67,14 @@ def look(data: bytes) -> Picture:
             if frame is None:
                 raise damaged("JPEG", "whose pixels come before their frame (SOF)")
             _check_scans(data, start)
-            parts.append((start, len(data)))
+            kept.append((start, len(data)))
             all_in_one = data[start + 4 : start + 5] == bytes([len(frame.sampling)])
             return Picture(
                 "JPEG",
                 frame.width,
                 frame.height,
                 frame.memory(all_in_one),
-                joined(data, _adjoining(parts)),
+                parts_of(data, kept),
                 orientation.of(b"".join(exif), xmp),
             )
         elif marker == APP1 and data.startswith(EXIF, start + 4):
@@ -82,27 +83,18 @@ def look(data: bytes) -> Picture:
         elif marker == APP1 and data.startswith(XMP, start + 4):
             xmp = data[content]
             continue
-        elif marker == COMMENT or (marker & 0xF0 == 0xE0 and marker not in USED_APPLICATIONS):
+        elif marker == COMMENT or (
+            marker & 0xF0 == APPLICATIONS and marker not in USED_APPLICATIONS
+        ):
             continue
-        parts.append((start, stop))
+        kept.append((start, stop))
     raise cut_off("JPEG", data, "its frame (SOF)" if frame is None else "its scan (SOS)")
-
-
-def _adjoining(parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same with parts that follow each other made one."""
-    made = parts[:1]
-    for start, stop in parts[1:]:
-        if start == made[-1][1]:
-            made[-1] = made[-1][0], stop
-        else:
-            made.append((start, stop))
-    return made
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Marker, start and end of each segment up to the first scan; what is between is skipped."""
     at = 2
-    while found := _MARKER.search(data, at):
+    while found := _found(_MARKER, data, at):
         marker, at = found[1][0], found.end()
         if marker in ALONE:
             yield 0, at, at
@@ -112,10 +104,19 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         length = int.from_bytes(data[at : at + 2])
         if at + max(length, 2) > len(data):
             raise cut_off("JPEG", data, f"the rest of segment FF{marker:02X}")
-        if length < 2:
+        if length >= 2:
+            yield marker, at - 2, at + length
+        elif marker != COMMENT and marker & 0xF0 != APPLICATIONS:
             raise damaged("JPEG", f"whose segment FF{marker:02X} has {length} bytes")
-        yield marker, at - 2, at + length
-        at += length
+        at += max(length, 2)
+
+
+def _found(pattern: re.Pattern[bytes], data: bytes, at: int) -> re.Match[bytes] | None:
+    """The next marker; in time that is proportional to the bytes that are passed."""
+    for start in range(at, len(data), SEARCHED):
+        if found := pattern.search(data, start, start + SEARCHED + 1):
+            return found
+    return None
 
 
 def _frame(marker: int, content: bytes) -> _Frame:
@@ -155,7 +156,7 @@ def _check_scans(data: bytes, first: int) -> None:
 
 def _markers_from(data: bytes, at: int) -> Iterator[int]:
     """Markers from the first scan to the end of the image."""
-    while found := _AFTER_SCAN.search(data, at):
+    while found := _found(_AFTER_SCAN, data, at):
         marker, at = found[1][0], found.end()
         if marker == END:
             return

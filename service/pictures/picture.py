@@ -18,7 +18,7 @@ class Picture:
     width: int  # as stored: the orientation is not applied
     height: int
     memory: int  # bytes that decoding takes at most, beside the file
-    data: bytes  # the file without what its pixels do not need
+    parts: Sequence[bytes | memoryview]  # of the file, or in place of such: what its pixels need
     orientation: int = 1  # of EXIF: 1 to 8
     perhaps: int = 0  # bytes that decoding may take beside `memory`, and hardly ever does
 
@@ -27,24 +27,34 @@ class Picture:
         """How many there are."""
         return self.width * self.height
 
+    @property
+    def file_bytes(self) -> int:
+        """Of what `file` makes."""
+        return sum(len(part) for part in self.parts)
+
+    def file(self) -> bytes:
+        """The file without what its pixels do not need."""
+        first, *others = self.parts
+        return b"".join(self.parts) if others or not isinstance(first, bytes) else first
+
 
 def storage(width: int, height: int, pixel_bytes: int) -> int:
     """Bytes of a decoded picture in Pillow: rows of whole words, and a pointer to each."""
     return height * (8 + (width * pixel_bytes + 3 & -4))
 
 
-def joined(data: bytes, parts: Sequence[tuple[int, int]]) -> bytes:
+def parts_of(data: bytes, kept: Sequence[tuple[int, int]]) -> Sequence[bytes | memoryview]:
     """Parts of a file in their order, from and to; the file itself if that is all of it."""
-    at = 0
-    for start, stop in parts:
-        if start != at:
-            break
-        at = stop
-    else:
-        if at == len(data):
-            return data
+    adjoining = [kept[0]]
+    for start, stop in kept[1:]:
+        if start == adjoining[-1][1]:
+            adjoining[-1] = adjoining[-1][0], stop
+        else:
+            adjoining.append((start, stop))
+    if adjoining == [(0, len(data))]:
+        return (data,)
     view = memoryview(data)
-    return b"".join([view[start:stop] for start, stop in parts])
+    return [view[start:stop] for start, stop in adjoining]
 
 
 def damaged(format: str, what: str) -> BadImage:

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 
 from service.pictures import orientation
-from service.pictures.picture import Picture, check_pieces, cut_off, damaged, joined, storage
+from service.pictures.picture import Picture, check_pieces, cut_off, damaged, parts_of, storage
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
@@ -27,7 +27,7 @@ def look(data: bytes) -> Picture:
     """Raises BadImage or TooLarge."""
     header = _header(data)
     width, height, depth, colour = header[:4]
-    parts, exif, xmp = [(0, 33)], b"", b""
+    kept, exif, xmp = [(0, 33)], b"", b""
     texts = has_pixels = 0
     for count, (kind, start, stop) in enumerate(_chunks(data)):
         check_pieces("PNG", count)
@@ -49,10 +49,7 @@ def look(data: bytes) -> Picture:
             continue
         else:
             continue
-        if parts[-1][1] == start:
-            parts[-1] = parts[-1][0], stop
-        else:
-            parts.append((start, stop))
+        kept.append((start, stop))
     if not has_pixels:
         raise cut_off("PNG", data, "its pixels (chunk IDAT)")
     row = width * CHANNELS[colour] * depth + 7 >> 3
@@ -61,7 +58,7 @@ def look(data: bytes) -> Picture:
         width,
         height,
         storage(width, height, _pixel_bytes(depth, colour)) + 2 * (row + 1),
-        joined(data, parts),
+        parts_of(data, kept),
         orientation.of(exif, xmp),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from service.pictures import orientation
 from service.pictures.picture import Picture, check_pieces, cut_off, damaged
@@ -11,7 +11,7 @@ from service.pictures.picture import Picture, check_pieces, cut_off, damaged
 FORMAT = "WEBP"
 CANVAS_BYTES = 16  # a pixel: two canvases, the answer's bytes, and Pillow's picture
 ROW_BYTES = 256  # a pixel of one row, in the decoder of lossy pictures
-ALPHA, ANIMATED = 0x10, 0x02  # flags of an extended file; the others are of what is left out
+ALPHA, EXIF, XMP, ANIMATED = 0x10, 0x08, 0x04, 0x02  # flags of an extended file
 # A lossless picture has tables for each group of codes, at most one group for 16 pixels, and each
 # takes 20 bits of the file at least. A hostile file of 300 KB takes 400 MB with them.
 MOST_GROUPS, GROUP_PIXELS, GROUP_BITS = 2**16, 16, 20
@@ -27,21 +27,24 @@ def look(data: bytes) -> Picture:
     chunks = _chunks(data, 12, min(len(data), 8 + struct.unpack_from("<I", data, 4)[0]))
     kind, start, stop = first = next(chunks, (b"", 0, 0))
     if kind != b"VP8X":
-        return _picture(data, *_size(data, first), tables=_tables(data, [first]))
+        return _picture((data,), *_size(data, first), tables=_tables(data, [first]))
     if stop - start < 10:
         raise damaged(FORMAT, "whose header (chunk VP8X) is too short")
     canvas = data[start : start + 10]
     width, height = (int.from_bytes(canvas[at : at + 3], "little") + 1 for at in (4, 7))
     used, others = _used(data, chunks)
     flags = bytes([canvas[0] & (ALPHA | ANIMATED)])
-    body = b"WEBP" + _chunk(b"VP8X", flags + canvas[1:])
-    body += b"".join(_chunk(name, data[begin:end]) for name, begin, end in used)
-    image = b"RIFF" + struct.pack("<I", len(body)) + body
-    turned = orientation.of(others.get(b"EXIF", b""), others.get(b"XMP ", b""))
+    parts: list[bytes | memoryview] = [b"WEBP", *_chunk(b"VP8X", flags + canvas[1:])]
+    for name, begin, end in used:
+        parts += _chunk(name, memoryview(data)[begin:end])
+    parts[:0] = [b"RIFF", struct.pack("<I", sum(len(part) for part in parts))]
+    exif = others.get(b"EXIF", b"") if canvas[0] & EXIF else b""
+    xmp = others.get(b"XMP ", b"") if canvas[0] & XMP else b""
+    turned = orientation.of(exif, xmp)
     inner = used
     if used[-1][0] == b"ANMF":
         inner = list(_chunks(data, used[-1][1] + 16, used[-1][2]))
-    return _picture(image, width, height, turned, tables=_tables(data, inner))
+    return _picture(parts, width, height, turned, tables=_tables(data, inner))
 
 
 def _used(data: bytes, chunks: Iterator[Chunk]) -> tuple[list[Chunk], dict[bytes, bytes]]:
@@ -61,9 +64,11 @@ def _used(data: bytes, chunks: Iterator[Chunk]) -> tuple[list[Chunk], dict[bytes
     return used, others
 
 
-def _picture(image: bytes, width: int, height: int, turned: int = 1, *, tables: int) -> Picture:
+def _picture(
+    parts: Sequence[bytes | memoryview], width: int, height: int, turned: int = 1, *, tables: int
+) -> Picture:
     memory = width * height * CANVAS_BYTES + width * ROW_BYTES + 8 * height
-    return Picture(FORMAT, width, height, memory, image, turned, tables)
+    return Picture(FORMAT, width, height, memory, parts, turned, tables)
 
 
 def _size(data: bytes, chunk: Chunk) -> tuple[int, int]:
@@ -107,5 +112,5 @@ def _chunks(data: bytes, at: int, end: int) -> Iterator[Chunk]:
         at += 8 + length + (length & 1)
 
 
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return kind + struct.pack("<I", len(content)) + content + bytes(len(content) & 1)
+def _chunk(kind: bytes, content: bytes | memoryview) -> list[bytes | memoryview]:
+    return [kind + struct.pack("<I", len(content)), content, bytes(len(content) & 1)]

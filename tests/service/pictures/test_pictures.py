@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
+import time
 import zlib
 from collections.abc import Callable
 
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from service.errors import BadImage, GatewayError, TooLarge
-from service.images import decode
+from service.images import File, decode
 from service.pictures.bmp import MAX_RUNS
 from service.pictures.jpeg import MAX_SCANS
 from tests.service.pictures.made import (
@@ -196,7 +198,35 @@ def test_what_follows_a_jpeg_is_no_part_of_it(behind: bytes, options: dict[str, 
 
 def test_filling_between_segments_is_skipped() -> None:
     assert same(JPEG[:2] + b"\xff" * 1_000_000 + JPEG[2:], JPEG)
+    assert same(JPEG[:2] + b"\xff\xfe\0\0\xff\xe1\0\1" + JPEG[2:], JPEG)
     assert same(JPEG[:20] + b"junk" * 1000 + b"\xff\0" * 1000 + JPEG[20:], JPEG)
+
+
+@pytest.mark.parametrize("size", [2**18 - 30, 2**18 - 29, 2**18, 2**18 + 1, 2**19])
+@pytest.mark.parametrize("filling", [b"\xff", b"\xff\0", b"\0"])
+def test_markers_are_found_wherever_they_are(size: int, filling: bytes) -> None:
+    junk = (filling * size)[:size]
+    assert same(JPEG[:20] + junk + JPEG[20:], JPEG)
+
+
+# Each took minutes, or would, if any step looked at what it looked at before.
+LONG: dict[str, bytes] = {
+    "filling": JPEG[:20] + b"\xff" * 4_000_000 + b"\0" + JPEG[20:],
+    "escapes": JPEG[:20] + b"\xff\0" * 2_000_000 + JPEG[20:],
+    "filling without an end": JPEG[:20] + b"\xff" * 4_000_000,
+    "a scan of filling": JPEG[:-2] + b"\xff\xda" * 100 + b"\xff" * 4_000_000,
+    "a scan of escapes": saved(PICTURE, "JPEG", progressive=True)[:-2] + b"\xff\xda\0\2" * 40
+                         + b"\xff\0" * 2_000_000 + b"\xff\xda" * 20,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_a_jpeg_is_walked_through_in_proportion_to_its_bytes(kind: str) -> None:
+    data = LONG[kind]
+    started = time.thread_time()
+    with contextlib.suppress(GatewayError):
+        File(data).look(LIMIT)
+    assert time.thread_time() - started < 20  # a tenth of a second; some of them took hours
 
 
 @pytest.mark.parametrize("hidden", [b"", b"\xff\xfe\0\2", b"\xff\xe1\0\4\xff\xd9", b"\xff\xd0"])
@@ -238,6 +268,10 @@ def test_orientation_of_a_webp(more: tuple[bytes, bytes]) -> None:
     assert same(extended(WEBP, more), upright)
 
 
+def test_an_orientation_that_a_webp_does_not_announce_is_not_used() -> None:
+    assert same(extended(WEBP, (b"EXIF", turned(6)), flags=0), WEBP)
+
+
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "GIF"])
 def test_of_an_animation_the_first_frame_is_used(format: str) -> None:
     first = noise(24, 40).quantize(16) if format == "GIF" else noise(24, 40)
@@ -250,7 +284,7 @@ def test_of_an_animation_the_first_frame_is_used(format: str) -> None:
 def test_extensions_of_a_gif_are_skipped() -> None:
     head = 13 + 3 * 2 ** ((GIF[10] & 7) + 1)
     more = b"!\xfe\5hello\0" * 1000 + b"!\xff\x0bNETSCAPE2.0\3\1\0\0\0" + b"!\x01\0"
-    assert same(GIF[:head] + more + GIF[head:], GIF)
+    assert same(GIF[:head] + more + b"junk" * 100 + GIF[head:], GIF)
 
 
 def runs(rows: np.ndarray, bits: int, rng: np.random.Generator) -> bytes:
