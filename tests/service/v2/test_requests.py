@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.errors import GatewayError
+from service.errors import GatewayError, TooLarge
 from service.settings import Settings
 from service.v2.inference import prepare
-from service.v2.requests import Request, parse_body
+from service.v2.requests import Request, parse_body, parse_json
 from tests.service.in_process import Gateway
 from tests.service.systems import png
 from tests.service.waiting import eventually
@@ -134,6 +134,15 @@ def good(kind: str) -> tuple[dict[str, Any], bytes]:
         raw, shape, datatype = bytes(2 * 16 * 16 * 3 * 4), [2, 16, 16, 3], "FP32"
     size = {"binary_data_size": len(raw)}
     return {"name": kind, "datatype": datatype, "shape": shape, "parameters": size}, raw
+
+
+@pytest.mark.parametrize("one", [b"1", b"[1]", b"{}"])
+def test_the_time_of_json_is_bounded(one: bytes) -> None:
+    """The parser lets nothing else run, whatever thread it is in."""
+    most = {b"1": 2**20, b"[1]": 2**18, b"{}": 2**16}[one]
+    assert len(parse_json(memoryview(b"[" + b",".join([one] * (most - 1)) + b"]"))) == most - 1
+    with pytest.raises(TooLarge, match=f"more than the {most} .*binary data"):
+        parse_json(memoryview(b"[" + b",".join([one] * (most + 2)) + b"]"))
 
 
 def json_body(**changes: Any) -> bytes:
