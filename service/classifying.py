@@ -86,8 +86,8 @@ async def classify(runtime: Runtime, wanted: Wanted, read: Read, gone: Gone) -> 
             found = await _paths(runtime, wanted)
             paths = [path for path in found if isinstance(path, LoadedPath)]
             late = partial(UploadTimeout, f"the image did not arrive {limit}")
-            with runtime.receiving(_ask(paths, 1, deadline, wanted)):
-                sources = await read()
+            runtime.batcher.check(_ask(paths, 1, deadline, wanted))
+            sources = await read()
             late = partial(DeadlineExceeded, f"not answered {limit}")
             received = time.monotonic()
             ask = _ask(paths, len(sources), deadline, wanted)

@@ -210,7 +210,7 @@ def _log_own_events() -> None:
 def _ignore_what_clients_cause() -> None:
     """Else each bad request is a line in the log, and Python keeps the text of every warning."""
     warnings.filterwarnings("ignore", module="PIL")
-    for name in ("uvicorn.error", "python_multipart.multipart"):
+    for name in ("uvicorn.error", "opentelemetry.trace.propagation.tracecontext"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

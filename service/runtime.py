@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from model_store import ModelStore, Published
 from service.access import Access
-from service.compute.batching import Ask, Batcher, BatchReport, Limits
+from service.compute.batching import Batcher, BatchReport, Limits
 from service.compute.decoders import Decoders
 from service.compute.engine import Engine
 from service.compute.paths import LoadedPath, Row
@@ -87,7 +87,6 @@ class Runtime:
         self.watcher = ThreadPoolExecutor(1, thread_name_prefix="watch")
         self.metrics.watch(self._snapshot, self.catalog.public)
         self.draining = False
-        self._receiving = 0
 
     def start(self) -> None:
         """Reads the store's refs and starts the threads; blocks for a moment."""
@@ -137,23 +136,6 @@ class Runtime:
         if values < MANY_VALUES:
             return make()
         return await asyncio.get_running_loop().run_in_executor(self.parsers, make)
-
-    @contextmanager
-    def receiving(self, ask: Ask) -> Iterator[None]:
-        """Around reading a body: refuses at once what could not be queued now.
-
-        Raises TaskQueueFull or Unavailable. For the event loop's thread only.
-        """
-        self.batcher.check(ask)
-        if self._receiving >= self.settings.queue_total:
-            raise Unavailable(
-                f"overloaded: {self._receiving} bodies are being received already", retry_after_s=1
-            )
-        self._receiving += 1
-        try:
-            yield
-        finally:
-            self._receiving -= 1
 
     def _prepare(self, published: Published, *, pinned: bool) -> LoadedPath:
         self.trust.require(published)

@@ -88,8 +88,8 @@ async def receive(runtime: Runtime, asked: Asked, read: Callable[[LoadedPath], A
         async with asyncio.timeout(asked.deadline - time.monotonic()):
             path = await hiding.acquire(runtime.catalog, asked.grants, asked.model, asked.version)
             late = partial(UploadTimeout, "the body did not arrive in time")
-            with runtime.receiving(_ask(asked, path)):
-                return await read(path)
+            runtime.batcher.check(_ask(asked, path))
+            return await read(path)
     except TimeoutError:
         raise late() from None
 
