@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from service.errors import GatewayError
 from service.http import classify, listing, page, problems
+from service.http.browsers import Browsers
 from service.http.draining import Draining
 from service.http.exchanges import Exchanges
 from service.http.openapi import openapi
@@ -47,7 +48,7 @@ def create_app(settings: Settings | None = None, worker: Worker | None = None) -
 
     return Starlette(
         lifespan=lifespan,
-        middleware=[Middleware(Exchanges), Middleware(Draining)],
+        middleware=[Middleware(Exchanges), Middleware(Draining), Middleware(Browsers)],
         routes=[
             *page.ROUTES,
             *classify.ROUTES,

@@ -11,6 +11,7 @@ GatewayError
 ├── UnsupportedMedia      415  content type
 ├── BadParameter          422  query or header
 ├── TaskQueueFull         429  this task's queue is full
+├── RateExceeded          429  more requests than the token's rate allows
 ├── ClientGone            499  the client closed the connection: nobody reads this
 ├── InternalError         500  a row failed in the engine
 ├── Unavailable           503  overloaded, loading, failed to load, stopping
@@ -101,6 +102,12 @@ class TaskQueueFull(GatewayError):
     """As many rows of this task wait as may."""
 
     status, kind, title = 429, "task-queue-full", "Too many requests for this task"
+
+
+class RateExceeded(GatewayError):
+    """The token has asked more often than its rate allows."""
+
+    status, kind, title = 429, "rate-exceeded", "Too many requests of this token"
 
 
 class ClientGone(GatewayError):

@@ -140,7 +140,7 @@ class Gateway:
             grpc_server.hold_port(settings)
             store = ModelStore(settings.store)
             Trust(store, settings.trusted_keys)
-            Access(settings.tokens)
+            Access(settings.tokens, settings.cors_origins)
         except (SettingsError, StoreError, OSError) as error:
             click.echo(f"error: {error}", err=True)
             raise SystemExit(processes.CANNOT_START) from None

@@ -47,7 +47,7 @@ class Runtime:
         self.settings = settings
         self.store = ModelStore(settings.store)
         self.trust = Trust(self.store, settings.trusted_keys)
-        self.access = Access(settings.tokens)
+        self.access = Access(settings.tokens, settings.cors_origins)
         self.intake = Intake(settings.upload_memory)
         self.uploads = Room(settings.queue_total, "uploads")
         self.metrics = Metrics(per_task=settings.task_metrics)
@@ -90,6 +90,7 @@ class Runtime:
 
     def start(self) -> None:
         """Reads the store's refs and starts the threads; blocks for a moment."""
+        self.access.start()
         self.batcher.start()
         self.catalog.start()
         self.trust.start(self.catalog.slots)
@@ -98,6 +99,7 @@ class Runtime:
     def stop(self) -> None:
         """Ends all threads; rows that still wait are refused."""
         self.trust.stop()
+        self.access.stop()
         self.catalog.stop()
         self.loader.close()
         self.residency.close()
@@ -161,4 +163,5 @@ class Runtime:
             component_releases=usage.releases,
             memory_budget_bytes=self.settings.memory_budget,
             trusted_keys_age_s=self.trust.keys_age_s,
+            tokens_age_s=self.access.tokens_age_s,
         )

@@ -96,6 +96,7 @@ class Settings:
     drain_s: float = 2.0  # SIGTERM: unready for so long before the listener closes
     trusted_keys: str = ""  # PEM file or folder of public keys: only what they signed is served
     tokens: str = ""  # TOML file of who may do what; without one, only this machine may ask
+    cors_origins: str = ""  # of web pages that may ask, separated by commas; * is all
     preload: str = ""  # tasks to load at start: names separated by commas, or *
     memory_budget: Bytes = Bytes(0)  # for components, such as 2GiB; 0: its part of 60 % of all
     pin: str = ""  # tasks never evicted: names or patterns such as a/*, separated by commas

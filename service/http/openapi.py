@@ -66,7 +66,7 @@ IMAGE = {
     },
 }
 REFUSALS = (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
-READS = (401, 403, 404, 422, 503)
+READS = (401, 403, 404, 422, 429, 503)
 NUMBER, TEXT = {"type": "number"}, {"type": "string"}
 NATURAL = {"type": "integer", "minimum": 0}
 TIMES = obj({stage: NUMBER for stage in ("decode", "queue", "execute", "total")}, "total")

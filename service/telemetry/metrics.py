@@ -52,6 +52,7 @@ class Snapshot:
     component_releases: int
     memory_budget_bytes: float
     trusted_keys_age_s: float = 0.0  # since all files of keys could last be used; 0 without any
+    tokens_age_s: float = 0.0  # since the file of tokens could last be used; 0 without one
 
 
 class Metrics:
@@ -299,6 +300,11 @@ class _SnapshotCollector(Collector):
             "munet_trusted_keys_age_seconds",
             "Since the trusted keys were last read; grows while one of their files is unusable.",
             now.trusted_keys_age_s,
+        )
+        yield GaugeMetricFamily(
+            "munet_tokens_age_seconds",
+            "Since the file of tokens was last read, or found unchanged; else it grows.",
+            now.tokens_age_s,
         )
         tasks = GaugeMetricFamily(
             "munet_tasks", "Tasks by state: cold, loading, ready, failed.", labels=["state"]

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import grpc
 
-from service.access import ANONYMOUS, FORWARDED, LOCAL, Grants
+from service.access import ANONYMOUS, LOCAL, Grants
 from service.errors import ClientGone, GatewayError, InternalError, Unavailable, UploadTimeout
 from service.http.exchanges import REQUEST_ID, TRACE_CONTEXT, request_id
 from service.runtime import Runtime
@@ -42,8 +42,12 @@ T = TypeVar("T")
 
 def texts(context: Context) -> dict[str, str]:
     """The metadata that came with a call, but for binary ones."""
+    return dict(_pairs(context))
+
+
+def _pairs(context: Context) -> list[tuple[str, str]]:
     found = context.invocation_metadata() or ()
-    return {name: value for name, value in found if isinstance(value, str)}
+    return [(name, value) for name, value in found if isinstance(value, str)]
 
 
 def refusal(error: Exception) -> Refusal:
@@ -88,12 +92,7 @@ class Reception:
         self, context: Context, connection: Connection, require: Callable[[Grants], None]
     ) -> tuple[Caller, Grants]:
         """Who calls, and what he may do. Raises what `require` does, and TooManyCalls."""
-        metadata = texts(context)
-        grants = self.runtime.access.grants(
-            metadata.get("authorization"),
-            connection.host,
-            forwarded=any(name in metadata for name in FORWARDED),
-        )
+        grants = self.runtime.access.grants(_pairs(context), connection.host)
         require(grants)
         name = grants.name
         if name in (ANONYMOUS, LOCAL.name):  # an address is all that tells them apart

@@ -193,6 +193,7 @@ class _Methods:
             with reception.noted(path, context) as exchange:
                 exchange.bytes_in = len(data)
                 try:
+                    grants.spend()
                     found = await call(data, self._asking(grants, context))
                     reply = ModelStreamInferResponse(infer_response=found)  # pyright: ignore[reportArgumentType]
                     exchange.status = 200

@@ -24,7 +24,7 @@ MEANINGS = {
     413: "too large",
     415: "no such content type",
     422: "an unusable parameter",
-    429: "too much of this task waits",
+    429: "too much of this task waits, or the token has asked too often",
     500: "a fault of the gateway",
     501: "not supported",
     503: "not now",
@@ -144,7 +144,7 @@ SCHEMAS: Content = {
     ),
     "Statistics": obj({"model_stats": array(STATISTICS)}, "model_stats"),
 }
-READS = (401, 403, 404, 503)
+READS = (401, 403, 404, 429, 503)
 VERSIONED = (400, *READS)
 INFERS = (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 501, 503, 504)
 CONTROL = (400, 401, 403, 404, 408, 413, 501, 503)

@@ -195,7 +195,7 @@ def _chunked(random: Random) -> Hostile:
         at += len(part)
     body += b"0\r\n" + random.choice([b"", b"a: b\r\n"]) + b"\r\n"
     head = (
-        b"POST /classify/plain HTTP/1.1\r\nhost: x\r\nmunet-deadline-ms: 500\r\n"
+        b"POST /classify/plain HTTP/1.1\r\nhost: localhost\r\nmunet-deadline-ms: 500\r\n"
         b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n"
     )
     sent = head + bytes(body)
@@ -205,7 +205,7 @@ def _chunked(random: Random) -> Hostile:
 def _http(random: Random) -> Hostile:
     _, data = random.choice(pictures())
     head = (
-        b"POST /classify/plain?top_k=1 HTTP/1.1\r\nhost: x\r\nmunet-deadline-ms: 500\r\n"
+        b"POST /classify/plain?top_k=1 HTTP/1.1\r\nhost: localhost\r\nmunet-deadline-ms: 500\r\n"
         b"content-type: image/png\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(data)
     )
     return raw("http", random, mutate_bytes(head, random) + data)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import os
+import socket
+import threading
+import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +20,8 @@ import httpx
 import pytest
 
 from model_store import ModelStore
-from service import access
-from service.access import LOOK_EVERY_S, Access
-from service.errors import Forbidden, SettingsError, Unauthenticated
+from service.access import Access, Grants, __main__
+from service.errors import Forbidden, RateExceeded, SettingsError, Unauthenticated
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.servers import Server
 from tests.service.systems import png, publish
@@ -186,37 +189,13 @@ def test_a_task_that_becomes_private_is_hidden_and_so_are_its_older_versions(
     guarded.store.rm("fruit/new")
 
 
-def test_without_tokens_only_this_machine_is_answered(gateway: Gateway) -> None:
-    def ask(path: str, peer: str | None, **headers: str) -> httpx.Response:
-        async def send() -> httpx.Response:
-            client = None if peer is None else (peer, 1234)
-            transport = httpx.ASGITransport(gateway.app, client=client)  # type: ignore[arg-type]
-            async with httpx.AsyncClient(transport=transport, base_url="http://test") as asking:
-                return await asking.get(path, headers=headers)
-
-        return gateway.runner.run(send())
-
-    for near in ("127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"):
-        assert ask("/tasks", near).status_code == 200
-    far_away = ("10.0.0.1", "::ffff:10.0.0.1", "192.0.2.7", "localhost", "", "127.0.0.1.example")
-    for far in (*far_away, None):
-        body = refused(ask("/tasks", far), 403, "forbidden")
-        assert "MUNET_TOKENS" in body["detail"]
-        for path in ("/livez", "/readyz", "/metrics"):
-            assert ask(path, far).status_code == 200
-    # What came through a proxy is from elsewhere, whatever the headers claim.
-    for header in ("x-forwarded-for", "forwarded", "x-real-ip"):
-        assert ask("/tasks", "127.0.0.1", **{header: "127.0.0.1"}).status_code == 403
-        assert ask("/tasks", "10.0.0.1", **{header: "127.0.0.1"}).status_code == 403
-
-
 def test_without_tokens_private_tasks_and_admin_calls_are_off(gateway: Gateway) -> None:
     publish(gateway.store, "veiled", private=True)
     refused(gateway.classify("veiled", png(1)), 404, "unknown-task")
     assert "veiled" not in gateway.request("GET", "/tasks").text
     gateway.store.rm("veiled")
     with pytest.raises(Forbidden):
-        gateway.app.state.runtime.access.grants(None, "127.0.0.1").require_admin()
+        gateway.app.state.runtime.access.grants([], "127.0.0.1").require_admin()
 
 
 class Clock:
@@ -226,58 +205,219 @@ class Clock:
         return self.now
 
 
+def granted(guard: Access, token: str | None) -> Grants:
+    """What a request from elsewhere may do."""
+    headers = [] if token is None else [("authorization", f"Bearer {token}")]
+    return guard.grants(headers, "192.0.2.7", "http")
+
+
 def test_an_entry_for_requests_without_token(tmp_path: Path) -> None:
     file = tmp_path / "tokens.toml"
     file.write_text('[[token]]\nname = "anonymous"\nclassify = ["fruit/*"]\n' + TOKENS)
     guard = Access(str(file))
-    found = guard.grants(None, "192.0.2.7", forwarded=True)
+    found = granted(guard, None)
     found.require_classify("fruit/apple")
     with pytest.raises(Unauthenticated):  # a token might help
         found.require_classify("other")
     with pytest.raises(Unauthenticated):
         found.require_read()
     with pytest.raises(Unauthenticated):  # a wrong token is not the same as none
-        guard.grants("Bearer x", None)
+        granted(guard, "x")
     with pytest.raises(Unauthenticated):
-        guard.grants("Bearer ", None)
+        granted(guard, "")
 
 
 def test_admin_is_a_scope_of_its_own(tmp_path: Path) -> None:
     file = tmp_path / "tokens.toml"
     file.write_text(TOKENS)
     guard = Access(str(file))
-    guard.grants("Bearer b", None).require_admin()
+    granted(guard, "b").require_admin()
     for token in "faor":
         with pytest.raises(Forbidden):
-            guard.grants(f"Bearer {token}", None).require_admin()
+            granted(guard, token).require_admin()
 
 
-def test_the_file_is_followed_and_a_broken_one_changes_nothing(tmp_path: Path) -> None:
+def known(guard: Access, tokens: str = "123") -> set[str]:
+    found = set()
+    for token in tokens:
+        with suppress(Unauthenticated):
+            found.add(granted(guard, token).name)
+    return found
+
+
+def look(guard: Access) -> None:
+    """As its thread does each second."""
+    assert guard._file is not None
+    guard._file.look()
+
+
+def test_the_file_is_followed_and_a_broken_one_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file, clock = tmp_path / "tokens.toml", Clock()
     file.write_text(entry("one", "1", "read = true"))
     guard = Access(str(file), clock=clock)
-
-    def known() -> set[str]:
-        found = set()
-        for token in "123":
-            with suppress(Unauthenticated):
-                found.add(guard.grants(f"Bearer {token}", None).name)
-        return found
-
     file.write_text(entry("one", "1", "") + entry("two", "2", ""))
-    assert known() == {"one"}  # not looked at yet
-    clock.now += LOOK_EVERY_S
-    assert known() == {"one", "two"}
-    for broken in ("[[token", "token = 3", entry("three", "3", "reed = true")):
+    assert known(guard) == {"one"}  # not looked at yet
+    look(guard)
+    assert known(guard) == {"one", "two"}
+    for seconds, broken in enumerate(("[[token", "token = 3", entry("three", "3", "reed = true"))):
         file.write_text(broken)
-        clock.now += LOOK_EVERY_S
-        assert known() == {"one", "two"}
+        clock.now += 1
+        caplog.clear()
+        for _ in range(3):
+            look(guard)
+        assert known(guard) == {"one", "two"}
+        assert guard.tokens_age_s == seconds + 1
+        assert len([line for line in caplog.messages if "tokens_unusable" in line]) == 1
     file.unlink()
-    clock.now += LOOK_EVERY_S
-    assert known() == {"one", "two"}
+    look(guard)
+    assert known(guard) == {"one", "two"}
     file.write_text(entry("three", "3", ""))
-    clock.now += LOOK_EVERY_S
-    assert known() == {"three"}
+    look(guard)
+    assert known(guard) == {"three"}
+    assert guard.tokens_age_s == 0
+
+
+def test_a_request_never_reads_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever has taken its place, and however long its disk takes."""
+    file = tmp_path / "tokens.toml"
+    file.write_text(entry("one", "1", ""))
+    guard = Access(str(file))
+    hanging, entered = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> int:
+        entered.set()
+        hanging.wait(PATIENCE_S)
+        raise OSError("gone")
+
+    monkeypatch.setattr("service.access.tokens.LOOK_EVERY_S", 0.001)
+    monkeypatch.setattr("service.access.tokens.os.open", hang)
+    guard.start()
+    try:
+        assert entered.wait(PATIENCE_S)
+        assert known(guard) == {"one"}
+        guard.stop()  # nor does the end wait for it
+    finally:
+        hanging.set()
+
+
+def test_what_is_no_plain_file_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.toml"
+
+    def fifo() -> None:
+        os.mkfifo(file)
+
+    def huge() -> None:
+        file.write_text(entry("one", "1", ""))
+        os.truncate(file, 1 << 40)  # takes no room
+
+    makers: list[Callable[[], object]] = [
+        fifo,
+        huge,
+        file.mkdir,
+        lambda: file.symlink_to("/dev/zero"),
+        lambda: file.symlink_to("/dev/tty"),
+        lambda: file.symlink_to(file),
+        lambda: socket.socket(socket.AF_UNIX).bind(str(file)),
+        lambda: file.write_text("a = " + "[" * 100_000),
+        lambda: file.write_text("a = " + "{a=" * 100_000),
+        lambda: file.write_text("a." * 400_000 + "b = 1"),  # takes hours and all memory
+        lambda: file.write_text('"a" . ' * 100_000 + "b = 1"),
+        lambda: file.write_text("[" + "a." * 400_000 + "b]"),
+        lambda: file.write_text('[[token]]\nname = "#"\n' + "'a'." * 100_000 + "b = 1"),
+    ]
+    file.write_text(entry("one", "1", ""))
+    guard = Access(str(file))
+    for make in makers:
+        file.rmdir() if file.is_dir() and not file.is_symlink() else file.unlink()
+        make()
+        look(guard)
+        assert known(guard) == {"one"}
+        with pytest.raises(SettingsError, match="MUNET_TOKENS must be a TOML file"):
+            Access(str(file))
+
+
+def test_thousands_of_tokens_and_patterns_cost_a_request_little(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.toml"
+    many = "".join(entry(f"t{i}", str(i), "") for i in range(5000))
+    patterns = [f"group-{i}/*" for i in range(3000)] + ["*a" * 40 + "b", "?" * 150, "[" * 30]
+    file.write_text(many + entry("all", "all", f"classify = {[*patterns, 'staff/id']}"))
+    guard = Access(str(file))
+    started = time.thread_time()
+    for name in ("group-2999/x", "staff/id"):
+        granted(guard, "all").require_classify(name)
+    for name in ("a" * 200, "a" * 100_000, "x/y"):
+        with pytest.raises(Forbidden):
+            granted(guard, "all").require_classify(name)
+    assert granted(guard, "4999").name == "t4999"
+    assert not granted(guard, "all").sees("group-1/x", private=True)
+    assert granted(guard, "all").sees("staff/id", private=True)
+    assert time.thread_time() - started < 1
+
+
+def test_a_rate_lets_in_its_burst_and_then_so_many_a_second(tmp_path: Path) -> None:
+    file, clock = tmp_path / "tokens.toml", Clock()
+    file.write_text(entry("slow", "1", "rate = 0.5\nburst = 3") + entry("free", "2", ""))
+    guard = Access(str(file), clock=clock)
+
+    def let_in(token: str, requests: int = 10) -> int:
+        count = 0
+        for _ in range(requests):
+            with suppress(RateExceeded):
+                granted(guard, token)
+                count += 1
+        return count
+
+    assert let_in("1") == 3
+    with pytest.raises(RateExceeded, match="slow may make") as error:
+        granted(guard, "1")
+    assert error.value.retry_after_s == pytest.approx(2)
+    assert let_in("2", 1000) == 1000
+    for waited, wanted in ((1.9, 0), (0.1, 1), (4.0, 2), (1000.0, 3)):
+        clock.now += waited
+        assert let_in("1") == wanted
+    file.write_text(entry("slow", "new", "rate = 0.5\nburst = 3\nread = true"))
+    look(guard)
+    assert let_in("new") == 0  # another secret and scope: the same bucket
+    file.write_text(entry("slow", "new", "rate = 1\nburst = 4"))
+    look(guard)
+    assert let_in("new") == 4
+
+
+def test_a_rate_holds_for_every_protocol_but_not_for_health_and_metrics(
+    tmp_path: Path, compilations: str
+) -> None:
+    store = ModelStore(tmp_path / "store", create=True)
+    publish(store, "plain")
+    rate = "rate = 1e-6\nburst = 2\nclassify = ['*']\nread = true\nadmin = true"
+    (tmp_path / "tokens.toml").write_text(entry("slow", "s", rate))
+    gateway = Gateway(store, compilations, tokens=str(tmp_path / "tokens.toml"))
+    guard = gateway.app.state.runtime.access
+
+    async def never() -> AsyncIterator[bytes]:
+        raise AssertionError("the body was read")
+        yield b""
+
+    try:
+        for path in ("/livez", "/readyz", "/healthz", "/metrics") * 3:
+            assert gateway.request("GET", path, headers=bearer("s")).status_code == 200
+        assert classify(gateway, "plain", "s").status_code == 200
+        assert gateway.request("GET", "/tasks", headers=bearer("s")).status_code == 200
+        for method, path in (("POST", "/classify/plain"), ("POST", "/classify?task=plain"),
+                             ("GET", "/tasks"), ("GET", "/tasks/plain"), ("GET", "/v2/models"),
+                             ("POST", "/v2/models/plain/infer"), ("POST", "/v2/repository/index"),
+                             ("POST", "/v2/repository/models/plain/load")):  # fmt: skip
+            options = {"content": never()} if method == "POST" else {}
+            answer = gateway.request(method, path, headers={**OCTETS, **bearer("s")}, **options)
+            body = refused(answer, 429, "rate-exceeded")
+            assert "slow may make" in body["detail"]
+            assert 0 < int(answer.headers["retry-after"]) <= 1_000_000
+        with pytest.raises(RateExceeded):
+            guard.grants([("authorization", "Bearer s")], "127.0.0.1")  # as gRPC asks
+        refused(gateway.request("GET", "/tasks", headers=bearer("x")), 401, "unauthenticated")
+    finally:
+        gateway.close()
 
 
 @pytest.mark.parametrize(
@@ -295,6 +435,16 @@ def test_the_file_is_followed_and_a_broken_one_changes_nothing(tmp_path: Path) -
         (entry("a", "x", "read = 1"), "true or false"),
         (entry("a", "x", 'token = "x"'), "expected name"),
         (entry("a", "x", "") + entry("a", "y", ""), "same name"),
+        (entry("a", "x", "") + entry("b", "x", ""), "same sha256"),
+        (entry("a", "x", "rate = 0"), "above zero"),
+        (entry("a", "x", "rate = -1.5"), "above zero"),
+        (entry("a", "x", "rate = nan"), "above zero"),
+        (entry("a", "x", "rate = inf"), "above zero"),
+        (entry("a", "x", "rate = true"), "requests per second"),
+        (entry("a", "x", "rate = '5'"), "requests per second"),
+        (entry("a", "x", "rate = 1\nburst = 0"), "whole number"),
+        (entry("a", "x", "rate = 1\nburst = 1.5"), "whole number"),
+        (entry("a", "x", "burst = 1"), "goes with a rate"),
         (b"\xff", "utf-8"),
         (None, "No such file"),
     ],
@@ -309,6 +459,7 @@ def test_a_file_that_cannot_be_used_is_one_clear_error(
         Access(str(file))
     assert str(file) in str(error.value)
     assert reason in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.slow
@@ -332,7 +483,7 @@ def test_the_server_does_not_start_with_a_broken_file(tmp_path: Path) -> None:
 def test_the_command_prints_a_token_and_an_entry_that_works(tmp_path: Path) -> None:
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
-        access.app(
+        __main__.app(
             ["new", "shop", "--classify", "fruit/*", "--classify", "x", "--read"],
             standalone_mode=False,
         )
@@ -341,7 +492,7 @@ def test_the_command_prints_a_token_and_an_entry_that_works(tmp_path: Path) -> N
     assert tomllib.loads(out.getvalue())["token"][0]["classify"] == ["fruit/*", "x"]
     file = tmp_path / "tokens.toml"
     file.write_text(out.getvalue())
-    found = Access(str(file)).grants(f"Bearer {token}", "192.0.2.7")
-    assert found == access.Grants("shop", ("fruit/*", "x"), read=True)
+    found = granted(Access(str(file)), token)
+    assert found == Grants("shop", ("fruit/*", "x"), read=True)
     assert found.sees("x", private=True)
     assert not found.sees("fruit/apple", private=True)

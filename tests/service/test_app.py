@@ -162,7 +162,7 @@ def test_a_gateway_that_cannot_start_ends_its_threads(
 def test_requests_of_several_tasks_at_once_are_batched(gateway: Gateway) -> None:
     async def burst() -> list[httpx.Response]:
         transport = httpx.ASGITransport(gateway.app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             names = ("plain", "group/wide", "versions")
             return await asyncio.gather(*[
                 client.post(f"/classify/{names[i % 3]}", content=png(i), headers=OCTETS)

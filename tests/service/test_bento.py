@@ -21,7 +21,7 @@ from tests.service.systems import png, publish
 from tests.service.waiting import PATIENCE_S, eventually
 
 VERSION = "test"
-POST = b"POST /classify/plain HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+POST = b"POST /classify/plain HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
 
 
 @pytest.fixture(scope="module")

@@ -132,7 +132,7 @@ def test_429_503_and_504_while_the_engine_is_held_up(small: Gateway) -> None:
 
     async def overload() -> tuple[list[httpx.Response], list[httpx.Response]]:
         transport = httpx.ASGITransport(small.app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
 
             async def send(task: str, deadline_ms: int) -> httpx.Response:
                 headers = {**OCTETS, "munet-deadline-ms": str(deadline_ms)}
@@ -214,7 +214,8 @@ def test_a_slow_upload_is_ended_by_the_deadline(small: Gateway) -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        raw = [(key.encode(), value.encode()) for key, value in headers.items()]
+        named = {"host": "localhost", **headers}.items()
+        raw = [(key.encode(), value.encode()) for key, value in named]
         scope = {"type": "http", "method": "POST", "path": "/classify/a", "headers": raw,
                  "query_string": b"", "scheme": "http", "server": ("test", 80),
                  "client": ("127.0.0.1", 1)}  # fmt: skip

@@ -88,7 +88,9 @@ def outer(seen: list[str]) -> Iterator[Any]:
         def ask(method: str, path: str) -> httpx.Response:
             async def request() -> httpx.Response:
                 transport = httpx.ASGITransport(app)
-                async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                async with httpx.AsyncClient(
+                    transport=transport, base_url="http://localhost"
+                ) as client:
                     return await client.request(method, path)
 
             return runner.run(request())

@@ -60,7 +60,7 @@ def test_tasks_take_turns_in_memory_and_all_answer(tight: Gateway) -> None:
 def test_many_requests_at_once_are_all_answered(tight: Gateway) -> None:
     async def ask() -> list[httpx.Response]:
         transport = httpx.ASGITransport(tight.app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await asyncio.gather(
                 *(
                     client.post(f"/classify/{NAMES[i % 6]}", content=png(i), headers=OCTETS)

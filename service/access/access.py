@@ -1,0 +1,118 @@
+"""Who may do what: bearer tokens with scopes and rates, from one TOML file that is followed.
+
+    [[token]]
+    name = "shop"
+    sha256 = "…"                       # of the token; the token itself stands nowhere
+    classify = ["fruit/*", "staff/id"] # tasks, by pattern; a private one by its exact name only
+    read = true                        # list tasks
+    admin = false                      # load and unload, names of private tasks in the metrics
+    rate = 5.0                         # requests per second, and how many at once
+    burst = 10
+
+An entry named `anonymous` has no digest: it is for requests without a token, whoever makes them;
+its rate is one for all of them. Of a stream of gRPC each message is a request. Without a file,
+requests from this machine (`local.py`) may classify and read, others nothing, and nobody has admin.
+
+Every protocol asks `Access.grants` once per request, before its body is read, and then the `Grants`
+it got. Health and metrics ask nobody: probes and scrapes come from elsewhere. What a private task
+is to others is in `tasks/hiding.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from starlette.requests import HTTPConnection
+
+from service.access.grants import ANONYMOUS, LOCAL, Grants
+from service.access.local import foreign, origins
+from service.access.tokens import TokenFile
+from service.errors import Forbidden, Unauthenticated
+from service.telemetry.requests import identified
+
+NOTHING = Grants(ANONYMOUS)  # what a request without a token may do, if no entry says
+
+
+class Access:
+    """The tokens of one gateway; any thread."""
+
+    def __init__(
+        self, file: str, pages: str = "", *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`file` is a path, "" for none; `pages` are the origins of web pages that may ask.
+
+        Raises SettingsError if they cannot be used.
+        """
+        self.pages = origins(pages)
+        self._file = TokenFile(Path(file), clock=clock) if file else None
+
+    def start(self) -> None:
+        """Starts to follow the file."""
+        if self._file is not None:
+            self._file.start()
+
+    def stop(self) -> None:
+        """Ends the following."""
+        if self._file is not None:
+            self._file.stop()
+
+    @property
+    def tokens_age_s(self) -> float:
+        """Since the file could last be used; 0 if there is none."""
+        return 0.0 if self._file is None else self._file.age_s
+
+    def of(self, connection: HTTPConnection) -> Grants:
+        """What an HTTP request may do; raises as `grants` does."""
+        return self.grants(
+            connection.headers.items(), _peer(connection), connection.scope["scheme"]
+        )
+
+    def is_admin(self, connection: HTTPConnection) -> bool:
+        """Whether a request that needs no permission comes with a token for admin calls."""
+        try:
+            return self._known(connection.headers.items()).admin
+        except Unauthenticated:
+            return False
+
+    def grants(
+        self, headers: Sequence[tuple[str, str]], peer: str | None, scheme: str | None = None
+    ) -> Grants:
+        """What a request with these headers, their names in lower case, from this address may do.
+
+        `peer` is the address of the socket's other end, None if it is not known; `scheme` is http
+        or https, None over gRPC. Raises Unauthenticated for a token that is not known, RateExceeded
+        for one that has asked too often, Forbidden where there are no tokens and the request is not
+        local.
+        """
+        if self._file is None:
+            why = foreign(peer, headers, scheme, self.pages)
+            if why is not None:
+                raise Forbidden(
+                    "only requests made on the gateway's own machine are answered until tokens are "
+                    f"set up, and this is none: {why}; MUNET_TOKENS names the file of tokens"
+                )
+            return LOCAL
+        grants = self._known(headers)
+        identified(grants.name)
+        grants.spend()
+        return grants
+
+    def _known(self, headers: Sequence[tuple[str, str]]) -> Grants:
+        """Raises Unauthenticated."""
+        given = [value for name, value in headers if name == "authorization"]
+        if self._file is None or not given:
+            return (self._file and self._file.find("")) or NOTHING
+        scheme, _, token = given[0].partition(" ")
+        if len(given) > 1 or scheme.lower() != "bearer":
+            raise Unauthenticated("expected one `Authorization: Bearer …`, found something else")
+        found = self._file.find(hashlib.sha256(token.strip().encode()).hexdigest())
+        if found is None:
+            raise Unauthenticated("the token is not known here")
+        return found
+
+
+def _peer(connection: HTTPConnection) -> str | None:
+    return connection.client.host if connection.client else None

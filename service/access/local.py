@@ -1,0 +1,110 @@
+"""Which requests are made on this machine, by somebody who uses it: all that are answered without
+tokens.
+
+Every program here reaches the gateway, a browser too, and with it any page that it shows. So local
+is only what comes from a loopback address; is sent to one (a page's own host name can be made to
+resolve to this machine); is not of a page of another origin, for which browsers send `Origin` or
+`Sec-Fetch-Site`; and has not come through a proxy, whose address would be taken for its clients'.
+Over gRPC there is neither host nor browser: no browser speaks HTTP/2 without TLS.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+from service.errors import SettingsError
+
+SHOWN_CHARACTERS = 80  # of a header
+ANY = "*"
+HOST = re.compile(r"(\[[0-9a-f:.]+\]|[0-9a-z.-]+)(:[0-9]{1,5})?", re.ASCII)
+ORIGIN = re.compile(rf"https?://{HOST.pattern}", re.ASCII)
+LONGEST_HOST = 64  # characters of a loopback address and a port
+OWN_SITE = ("same-origin", "none")  # `none`: typed or opened by the user
+# Headers that proxies, balancers and content networks add, with "-" for "_".
+PROXIES = frozenset({"forwarded", "via", "cdn-loop", "client-ip", "x-varnish", "x-rewrite-url"})
+PREFIXES = (
+    *("x-forwarded", "x-original-", "x-proxied-", "x-proxyuser-", "x-envoy-", "x-azure-", "x-nf-"),
+    *("x-appengine-", "x-vercel-", "x-sucuri-", "x-amz-cf-", "x-akamai-", "akamai-", "incap-"),
+    *("cf-", "fastly-", "fly-", "tailscale-", "ngrok-"),
+)
+ENDINGS = (
+    *("-client-ip", "-clientip", "-connecting-ip", "-real-ip", "-src-ip", "-remote-ip"),
+    *("-remote-addr", "-originating-ip"),
+)
+
+Headers = Iterable[tuple[str, str]]
+
+
+def origins(text: str) -> frozenset[str]:
+    """The origins of MUNET_CORS_ORIGINS, such as https://shop.example; raises SettingsError."""
+    found = [one.strip() for one in text.split(",") if one.strip()]
+    for one in found:
+        if one != ANY and not ORIGIN.fullmatch(one):
+            raise SettingsError(
+                "starting the gateway: MUNET_CORS_ORIGINS must be origins separated by commas, as "
+                f"browsers send them: https://shop.example or http://localhost:8080, or *; found "
+                f"{one[:SHOWN_CHARACTERS]!r}"
+            )
+    return frozenset(found)
+
+
+def foreign(
+    peer: str | None, headers: Headers, scheme: str | None, allowed: frozenset[str]
+) -> str | None:
+    """Why a request is not local; None if it is.
+
+    `peer` is the address of the socket's other end, None if it is not known; header names are in
+    lower case; `scheme` is http or https, None over gRPC. Pages of the `allowed` origins are taken
+    for local ones, but not those of any origin ("*").
+    """
+    if not is_loopback(peer or ""):
+        return "it comes from another address"
+    found: dict[str, list[str]] = {}
+    for name, value in headers:
+        if _is_of_proxy(name.replace("_", "-")):
+            return f"it came through a proxy, which added {name[:SHOWN_CHARACTERS]!r}"
+        found.setdefault(name, []).append(value)
+    if scheme is None:
+        return None
+    hosts = found.get("host", [])
+    if len(hosts) != 1 or not _is_own(hosts[0]):
+        shown = ", ".join(hosts)[:SHOWN_CHARACTERS]
+        return f"its Host is {shown!r}, and not localhost or a loopback address"
+    return _of_page(found, f"{scheme}://{hosts[0].lower()}", allowed)
+
+
+def _of_page(found: dict[str, list[str]], own: str, allowed: frozenset[str]) -> str | None:
+    sites, pages = found.get("sec-fetch-site", []), found.get("origin", [])
+    if pages and all(page in allowed for page in pages):
+        return None
+    if any(page.lower() != own for page in pages) or any(site not in OWN_SITE for site in sites):
+        page = ", ".join(pages)[:SHOWN_CHARACTERS] or "another site"
+        return f"a page of {page} sent it, and MUNET_CORS_ORIGINS does not name that origin"
+    return None
+
+
+def _is_of_proxy(name: str) -> bool:
+    return name in PROXIES or name.startswith(PREFIXES) or name.endswith(ENDINGS)
+
+
+def _is_own(host: str) -> bool:
+    """Whether the value of a `Host` header is this machine's loopback, with a port or without."""
+    parts = HOST.fullmatch(host.lower()) if len(host) <= LONGEST_HOST else None
+    if parts is None:
+        return False
+    name = parts[1].strip("[]")
+    return name == "localhost" or is_loopback(name)
+
+
+@lru_cache(1024)
+def is_loopback(text: str) -> bool:
+    """Whether this is a loopback address: 127.0.0.0/8, ::1, or such a one mapped to IPv6."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)  # ::ffff:127.0.0.1, on a socket for both
+    return (mapped or address).is_loopback

@@ -1,0 +1,39 @@
+"""Web pages of the origins in MUNET_CORS_ORIGINS may ask and read the answers (CORS); others not.
+
+Their requests carry a token as all do: cookies and what else a browser adds mean nothing here.
+"""
+
+from __future__ import annotations
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+READABLE = (
+    *("inference-header-content-length", "retry-after", "server-timing", "x-request-id"),
+    "www-authenticate",
+)
+
+
+class Browsers:
+    """ASGI middleware; does nothing while no origin is set."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._cors: ASGIApp | None = None  # made when the settings are known
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers what browsers ask before a request, and tells them whose answers may be read."""
+        if scope["type"] == "http" and self._cors is None:
+            self._cors = self._made(scope["app"].state.runtime.access.pages)
+        await (self._cors or self._app)(scope, receive, send)
+
+    def _made(self, pages: frozenset[str]) -> ASGIApp:
+        if not pages:
+            return self._app
+        return CORSMiddleware(
+            self._app,
+            allow_origins=sorted(pages),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=READABLE,
+        )
