@@ -75,7 +75,12 @@ class Runtime:
         self.tally = Tally(self.catalog.entries)
         self.batcher = Batcher[Row, NDArray[np.float32]](
             self.tally.counted(self.engine.run),
-            Limits(settings.max_batch_rows, settings.queue_per_task, settings.queue_total),
+            Limits(
+                settings.max_batch_rows,
+                settings.queue_per_task,
+                settings.queue_total,
+                settings.decode_threads,
+            ),
             report=self._count_batch,
         )
         self.decoders = Decoders(settings.decode_threads)

@@ -7,16 +7,19 @@ flood makes its own requests wait, hardly those of others.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from service.compute.fair_queue import WEIGHTS, Ask, Flow
-from service.compute.pace import KEPT, Pace, mean_but_worst
+from service.compute.pace import Pace
 from service.errors import GatewayError, TaskQueueFull, Unavailable
 
 # Forecasts are means and the machine is shared: what they say may take so many times as long.
 MARGIN = 2.0
+RECENT = 8  # requests that the mean of their decoding is of, about
+MOST_FLOWS = 1024  # whose decoding is remembered
+NOTHING_S = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,7 @@ class Limits:
     batch_rows: int  # power of two
     per_task: int  # rows
     total: int  # rows
+    decoders: int = 1  # threads
 
 
 class Admission:
@@ -39,9 +43,8 @@ class Admission:
         self._by_task: Counter[str] = Counter()  # rows
         self._by_flow: Counter[Flow] = Counter()  # requests
         self._work: dict[Flow, float] = {}
-        self._decoding: dict[Flow, float] = {}  # rows
-        self._kept: deque[float] = deque(maxlen=KEPT)
-        self._decode_s = 0.0  # for each row before the last of a request
+        self._decoding: dict[Flow, float] = {}  # expected seconds
+        self._decode_s: dict[Flow, float] = {}  # of a row, lately; the flow heard of last is last
 
     def check(self, ask: Ask, now: float, busy_until: float | None) -> bool:
         """Whether the engine is all free for it; raises TaskQueueFull or Unavailable.
@@ -65,7 +68,8 @@ class Admission:
                 f"{self._limits.total} may",
                 retry_after_s=wait_s,
             )
-        wait_s += self._decode_s * self._in_turn(ask)
+        decode_s = self._expected(ask)
+        wait_s += self._ahead(ask, self._decoding, decode_s) / self._limits.decoders + decode_s
         own_s = self._pace.seconds(len(ask.tasks), ask.work)
         if (wait_s + own_s) * MARGIN > ask.deadline - now:
             raise self._too_long(ask, ahead, wait_s + own_s, ask.deadline - now)
@@ -89,10 +93,9 @@ class Admission:
         share = (own + work) / WEIGHTS[ask.level]
         return sum(min(more, share * WEIGHTS[flow[1]]) for flow, more in waiting.items())
 
-    def _in_turn(self, ask: Ask) -> float:
-        """Rows that are decoded until this request's are, with them."""
-        rows = len(ask.tasks)
-        return self._ahead(ask, self._decoding, rows) + rows
+    def _expected(self, ask: Ask) -> float:
+        """Seconds that its decoding takes; 0 while nothing is known of its flow."""
+        return len(ask.tasks) * self._decode_s.get(ask.flow, 0.0)
 
     @property
     def flooded(self) -> bool:
@@ -100,20 +103,23 @@ class Admission:
         return max(self._work.values(), default=0.0) > sum(self._work.values()) / 2
 
     def enter(self, ask: Ask) -> float:
-        """Counts a request, about to be decoded; how many rows are until its own are."""
+        """Counts a request, about to be decoded; how many seconds that is expected to take."""
         self._count(ask, 1)
-        in_turn = self._in_turn(ask)
-        self._decoding[ask.flow] = self._decoding.get(ask.flow, 0.0) + len(ask.tasks)
-        return in_turn
+        expected_s = self._expected(ask)
+        self._decoding[ask.flow] = self._decoding.get(ask.flow, 0.0) + expected_s
+        return expected_s
 
-    def decoded(self, ask: Ask, in_turn: float, seconds: float | None) -> None:
-        """A request with so many rows in turn took so long; None if it came to nothing."""
-        self._decoding[ask.flow] -= len(ask.tasks)
-        if not self._decoding[ask.flow]:
-            del self._decoding[ask.flow]
+    def decoded(self, ask: Ask, expected_s: float, seconds: float | None) -> None:
+        """It took so long, without waiting for its turn; None if it came to nothing."""
+        left_s = self._decoding.pop(ask.flow, 0.0) - expected_s
+        if left_s > NOTHING_S:  # a sum of floats may not come back to zero
+            self._decoding[ask.flow] = left_s
         if seconds is not None:
-            self._kept.append(seconds / in_turn)
-            self._decode_s = mean_but_worst(self._kept)
+            each = seconds / len(ask.tasks)
+            before = self._decode_s.pop(ask.flow, each)
+            self._decode_s[ask.flow] = before + (each - before) / RECENT
+            if len(self._decode_s) > MOST_FLOWS:
+                del self._decode_s[next(iter(self._decode_s))]
 
     def leave(self, ask: Ask) -> None:
         """It waits no more."""

@@ -60,10 +60,11 @@ class _Request(Generic[RowT, AnswerT]):
     ask: Ask
     since: float
     certain: bool  # nothing was before it when it came: no forecast may refuse it
-    in_turn: float  # rows that are made until its own are, with them
+    expected_s: float  # of making its rows
     future: asyncio.Future[list[Done[AnswerT]]]
     turn: Turn | None = None  # in which its rows are made
     rows: Sequence[RowT] = ()
+    making_s: float = 0.0  # spent, without waiting for its turn
     queued: float = math.inf  # when its rows were
     light: bool = False  # of a task that has less than its share
     making: bool = True
@@ -159,8 +160,8 @@ class Batcher(Generic[RowT, AnswerT]):
         future = asyncio.get_running_loop().create_future()
         with self._changed:
             certain = self._check(ask)
-            in_turn = self._admission.enter(ask)
-            request = _Request[RowT, AnswerT](ask, self._clock(), certain, in_turn, future)
+            expected_s = self._admission.enter(ask)
+            request = _Request[RowT, AnswerT](ask, self._clock(), certain, expected_s, future)
             request.turn = threads.submit(ask, partial(self._make, request, make))
         future.add_done_callback(partial(self._forget, request))
         return future
@@ -169,11 +170,13 @@ class Batcher(Generic[RowT, AnswerT]):
         """In a thread: makes a piece of a request's rows, or queues them; whether there is more."""
         try:
             if request.making and not self._stopping:
-                if request.ask.deadline < (now := self._clock()):
+                now = self._clock()
+                if request.ask.deadline < now:
                     raise DeadlineExceeded(
                         f"the deadline passed, after {now - request.since:.3f} s of decoding"
                     )
                 rows = make()
+                request.making_s += self._clock() - now
                 if rows is None:
                     return request.making
             else:
@@ -194,7 +197,7 @@ class Batcher(Generic[RowT, AnswerT]):
 
     def _enqueue(self, request: _Request[RowT, AnswerT], rows: Sequence[RowT]) -> None:
         request.queued, request.rows, request.waiting = self._clock(), rows, True
-        self._made(request, request.queued - request.since)
+        self._made(request, request.making_s)
         request.light = self._queue.push(request)
         self._waiting += len(rows)
         self._waiting_work += request.ask.work
@@ -202,7 +205,7 @@ class Batcher(Generic[RowT, AnswerT]):
 
     def _made(self, request: _Request[RowT, AnswerT], seconds: float | None) -> None:
         request.making = False
-        self._admission.decoded(request.ask, request.in_turn, seconds)
+        self._admission.decoded(request.ask, request.expected_s, seconds)
 
     def _fail(self, request: _Request[RowT, AnswerT], error: GatewayError) -> None:
         with self._changed:

@@ -371,35 +371,46 @@ def test_no_further_piece_is_made_of_a_request_that_ends(why: str) -> None:
     asyncio.run(ending())
 
 
+class Slow:
+    """Makes a row in some seconds of the clock."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self.clock, self.seconds = clock, seconds
+
+    def __call__(self) -> list[int]:
+        self.clock.now += self.seconds
+        return [1]
+
+
 @story
-async def test_a_flood_in_the_decoders_delays_its_own_task_only() -> None:
+async def test_images_before_it_in_the_decoders_delay_a_request_of_their_flow_only() -> None:
+    """However long theirs take: others have their turn after one of them."""
     b, later = Bench(per_task=100, total=200), Later()
-    for _ in range(4):
-        b.batcher.submit(Ask("a", [1.0], FAR), lambda: [1], later)
-        b.clock.now += 1.0
+    for task, seconds in (("a", 1.0), ("b", 0.01)):
+        for _ in range(2):
+            b.batcher.submit(Ask(task, [1.0], FAR), Slow(b.clock, seconds), later)
         later.run()
         await b.drain()
     for _ in range(20):
-        b.batcher.submit(Ask("a", [1.0], FAR), lambda: [1], later)
-    b.batcher._busy_until = b.clock.now  # else whatever comes is let in
+        b.batcher.submit(Ask("a", [1.0], FAR), Slow(b.clock, 1.0), later)
     deadline = b.clock.now + 10.0
-    with pytest.raises((TaskQueueFull, Unavailable)):
+    with pytest.raises(TaskQueueFull, match="its own waiting work") as refused:
         b.batcher.check(Ask("a", [1.0], deadline))
-    b.batcher.check(Ask("b", [1.0], deadline))
+    assert refused.value.retry_after_s == pytest.approx(21, abs=2)
     b.batcher.check(Ask("a", [1.0], deadline, caller="another"))
+    for _ in range(50):
+        b.batcher.check(Ask("b", [1.0], b.clock.now + 3.0))
+        b.batcher.submit(Ask("b", [1.0], FAR), Slow(b.clock, 0.01), later)
 
 
 @story
-async def test_images_before_it_in_the_decoders_delay_a_request() -> None:
-    b, later = Bench(), Later()
-    for _ in range(4):
-        b.batcher.submit(Ask("a", [1.0], FAR), lambda: [1], later)
-        b.clock.now += 2.0
-        later.run()
+async def test_what_is_remembered_of_decoding_is_bounded() -> None:
+    b = Bench(per_task=1, total=1)
+    for number in range(3000):
+        b.submit([1], (f"task-{number}",))  # type: ignore[arg-type]
         await b.drain()
-    b.submit([1], "a")
-    with pytest.raises(Unavailable):
-        b.submit([1], "b", b.clock.now + 1.0)
+    assert len(b.batcher._admission._decode_s) < 2000
+    assert not b.batcher._admission._decoding
 
 
 @story
