@@ -33,6 +33,9 @@ class JaxBackend:
             # Without these JAX keeps only programs that took a second to compile.
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
             jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+            # JAX decides at its first compilation whether it has a cache. A thread that compiles at
+            # that moment is told that there is none: its program is neither read nor kept.
+            jax.jit(lambda: 0).lower().compile()
         self.device = jax.devices()[0].device_kind
         self.accelerated = jax.default_backend() != "cpu"
         self._compiling = threading.local()

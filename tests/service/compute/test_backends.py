@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax._src import compilation_cache as jax_cache
 
 from service.compute.backends import Backend, Compiled
 from service.compute.backends.choice import choose
@@ -22,7 +25,8 @@ from service.compute.backends.openvino_backend import OpenVinoBackend
 from service.compute.paths import Program, cut
 from service.errors import SettingsError
 from tests.service.systems import TINY, random_component
-from vit import Architecture
+from tests.service.waiting import PATIENCE_S
+from vit import Architecture, shapes
 
 ROOT = Path(__file__).parents[3]
 # Largest difference of any number that goes out of a stage, to the largest such number.
@@ -277,3 +281,44 @@ assert sys.modules["openvino_telemetry"] is None
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+class Meeting:
+    """A lock that lets two threads go on only together, until JAX has decided about its cache."""
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+        self._both = threading.Barrier(2, timeout=PATIENCE_S)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        undecided = not jax_cache._cache_checked
+        self._lock.release()
+        if undecided and threading.current_thread() is not threading.main_thread():
+            self._both.wait()
+
+
+def test_programs_that_are_compiled_at_once_are_all_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JAX tells a thread that asks while another one decides that there is no cache."""
+    programs = [program for program, _ in cut(TINY)][:2]
+    for program in programs:  # it compiles small things of its own, under a lock
+        for kind in program.kinds:
+            shapes(program.shape, kind)
+
+    def cached() -> list[bool]:
+        backend = JaxBackend(str(tmp_path))
+        with ThreadPoolExecutor(2) as pool:
+            made = pool.map(lambda one: backend.compile(one, 1, stacked=False), programs)
+            found = [one.cached for one in made]
+        backend.close()
+        return found
+
+    monkeypatch.setattr(
+        jax_cache, "_cache_initialized_mutex", Meeting(jax_cache._cache_initialized_mutex)
+    )
+    assert cached() == [False, False]
+    assert cached() == [True, True]
