@@ -16,12 +16,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import httpx
 import pytest
 
 from model_store import ModelStore
 from service.access import Access, Grants, __main__
 from service.errors import Forbidden, RateExceeded, SettingsError, Unauthenticated
+from service.v2 import inference_pb2 as pb
+from service.v2.grpc_server import PREFIX
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.servers import Server
 from tests.service.systems import png, publish
@@ -414,10 +417,50 @@ def test_a_rate_holds_for_every_protocol_but_not_for_health_and_metrics(
             assert "slow may make" in body["detail"]
             assert 0 < int(answer.headers["retry-after"]) <= 1_000_000
         with pytest.raises(RateExceeded):
-            guard.grants([("authorization", "Bearer s")], "127.0.0.1")  # as gRPC asks
+            guard.grants([("authorization", "Bearer s")], "127.0.0.1")
         refused(gateway.request("GET", "/tasks", headers=bearer("x")), 401, "unauthenticated")
     finally:
         gateway.close()
+
+
+def test_over_grpc_each_call_and_each_message_of_a_stream_counts(
+    tmp_path: Path, compilations: str
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "tokens.toml").write_text(
+        entry("calls", "c", "rate = 1e-6\nburst = 2\nread = true")
+        + entry("stream", "s", "rate = 1e-6\nburst = 3\nclassify = ['*']")
+    )
+    store = ModelStore(tmp_path / "store", create=True)
+    gateway = Gateway(store, compilations, tokens=str(tmp_path / "tokens.toml"), grpc_port=port)
+
+    async def ask() -> tuple[list[Any], list[str]]:
+        codes = []
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            for _ in range(3):
+                call = channel.unary_unary(f"{PREFIX}RepositoryIndex")
+                try:
+                    await call(b"", metadata=tuple(bearer("c").items()))
+                    codes.append("OK")
+                except grpc.aio.AioRpcError as error:
+                    retry_after = dict(error.trailing_metadata() or ()).get("retry-after")
+                    codes.append((error.code().name, retry_after))
+            message = pb.ModelInferRequest(model_name="nothing").SerializeToString()
+            stream = channel.stream_stream(f"{PREFIX}ModelStreamInfer")(
+                iter([message] * 4), metadata=tuple(bearer("s").items())
+            )
+            answer = pb.ModelStreamInferResponse
+            return codes, [answer.FromString(one).error_message async for one in stream]
+
+    try:
+        codes, said = gateway.runner.run(asyncio.wait_for(ask(), PATIENCE_S))
+    finally:
+        gateway.close()
+    assert codes == ["OK", "OK", ("RESOURCE_EXHAUSTED", "1000000")]
+    assert ["no task" in one for one in said] == [True, True, False, False]
+    assert all("stream may make" in one for one in said[2:])
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,16 @@ of the other: the whole answers have to be equal, but for times.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 import shutil
 import socket
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +26,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_store import ModelStore
+from model_store import InvalidName, ModelStore
 from service.access import Access
 from service.settings import Settings
 from service.tasks.near_names import NearNames
@@ -47,6 +51,8 @@ LOCAL = "local"  # without tokens set up
 CALLERS = (LOCAL, None, "f", "a", "r", "b")
 PUBLIC = ("fruit/apple", "fruit/pear", "secret/open-0", "secret/open-1", "secret/open-2")
 HIDDEN = ("secret/one", "secret/two", "aaa", "fruit/banana", "zzz")
+SHADOWS = ("fruit/apple/versions/1", "fruit/apple/infer", "fruit/apple/ready", "fruit/apple/config",
+           "fruit/apple/stats", "stats", "fruit/apple/versions/1/infer")  # fmt: skip
 CROWD = [f"{near}-{i}" for near in ("secret/one", "fruit/bananas") for i in range(25)]  # as hidden
 PARENT = "sha256:" + "7" * 64
 ASKED = (
@@ -89,6 +95,9 @@ def hide(store: ModelStore) -> None:
     apple = store.resolve("fruit/apple").path
     for task in (*HIDDEN, *CROWD):
         store.publish(replace(apple, task=task, private=True))
+    for task in SHADOWS:  # names that look like a route of a public task
+        with suppress(InvalidName):
+            store.publish(replace(apple, task=task, private=True))
     publish(store, "secret/two", own={"head": 5}, private=True)
     damage(
         store, publish(store, "secret/torn", own={"head": 6}, private=True).path.components["head"]
@@ -118,8 +127,11 @@ def pair(tmp_path_factory: pytest.TempPathFactory, compilations: str) -> Iterato
         )
         for name in ("without", "beside")
     ]
+    runtimes = [one.app.state.runtime for one in made]
+    guards = [runtime.access for runtime in runtimes]
     yield Pair(*made)
-    for one in made:
+    for one, runtime, guard in zip(made, runtimes, guards, strict=True):
+        runtime.access = guard
         one.close()
 
 
@@ -166,7 +178,7 @@ LISTS: Sequence[tuple[str, str, dict[str, Any]]] = (
     *(("GET", f"/tasks?limit={n}&after={after}", {}) for n, after in (
         (1, ""), (2, "fruit/apple"), (1, "secret/one"), (500, "b"), (2, "secret/open-2"))),
     *(("GET", path, {}) for path in (
-        "/v2", "/v2/models", "/v2/models/stats", "/openapi.json", "/readyz", "/v2/health/ready")),
+        "/", "/v2", "/v2/models", "/v2/models/stats", "/openapi.json", "/readyz")),
     ("POST", "/v2/repository/index", {}),
     ("POST", "/v2/repository/index", {"json": {"ready": True}}),
 )  # fmt: skip
@@ -429,3 +441,24 @@ def test_several_workers_tell_each_other_private_names_for_admins_only() -> None
         finally:
             for one in made:
                 one.stop()
+
+
+def test_names_are_compared_beside_the_event_loop_and_cost_little(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request may name many tasks that there are not, each of them long."""
+    names, near, took = sorted(f"{i % 7}/{i:x}" * 4 for i in range(20_000)), NearNames(), []
+    list(near.of("", names))  # takes the names in, once
+
+    def search(name: str) -> Iterator[str]:
+        began = time.thread_time()
+        found = list(itertools.islice(near.of(name, names), 3))
+        took.append((threading.get_ident(), time.thread_time() - began))
+        return iter(found)
+
+    monkeypatch.setattr(pair.without.app.state.runtime.catalog, "near", search)
+    query = "&".join(f"task={i}{'x' * 800}" for i in range(4))
+    assert told(pair.without, "a", "POST", f"/classify?{query}", content=png(1))[0] == 404
+    assert len(took) == 4
+    assert threading.get_ident() not in {thread for thread, _ in took}
+    assert min(seconds for _, seconds in took) < 0.04  # some milliseconds
