@@ -43,18 +43,19 @@ def storage(width: int, height: int, pixel_bytes: int) -> int:
     return height * (8 + (width * pixel_bytes + 3 & -4))
 
 
-def parts_of(data: bytes, kept: Sequence[tuple[int, int]]) -> Sequence[bytes | memoryview]:
-    """Parts of a file in their order, from and to; the file itself if that is all of it."""
-    adjoining = [kept[0]]
-    for start, stop in kept[1:]:
-        if start == adjoining[-1][1]:
-            adjoining[-1] = adjoining[-1][0], stop
+def parts_of(data: bytes, kept: Sequence[tuple[int, int] | bytes]) -> Sequence[bytes | memoryview]:
+    """Parts of a file, from and to, and what replaces some; the file itself if it stays whole."""
+    adjoining: list[tuple[int, int] | bytes] = []
+    for part in kept:
+        last = adjoining[-1] if adjoining else b""
+        if isinstance(part, tuple) and isinstance(last, tuple) and last[1] == part[0]:
+            adjoining[-1] = last[0], part[1]
         else:
-            adjoining.append((start, stop))
+            adjoining.append(part)
     if adjoining == [(0, len(data))]:
         return (data,)
     view = memoryview(data)
-    return [view[start:stop] for start, stop in adjoining]
+    return [view[slice(*part)] if isinstance(part, tuple) else part for part in adjoining]
 
 
 def damaged(format: str, what: str) -> BadImage:

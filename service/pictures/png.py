@@ -27,7 +27,8 @@ def look(data: bytes) -> Picture:
     """Raises BadImage or TooLarge."""
     header = _header(data)
     width, height, depth, colour = header[:4]
-    kept, exif, xmp = [(0, 33)], b"", b""
+    kept: list[tuple[int, int] | bytes] = [(0, 33)]
+    exif = xmp = b""
     texts = has_pixels = 0
     for count, (kind, start, stop) in enumerate(_chunks(data)):
         check_pieces("PNG", count)
@@ -38,6 +39,9 @@ def look(data: bytes) -> Picture:
             if has_pixels or not _checked(kind, data, start, stop):
                 continue
             _check_colours(kind, stop - start - 12, colour)
+            if kind == b"tRNS" and (changed := _transparent(data[content], depth, colour)):
+                kept.append(changed)
+                continue
         elif kind == b"eXIf" and _sound(data, start, stop):
             exif = data[content]
             continue
@@ -120,6 +124,19 @@ def _check_colours(kind: bytes, length: int, colour: int) -> None:
         raise damaged(
             "PNG", f"whose transparency (chunk tRNS) has {length} bytes: expected {expected}"
         )
+
+
+def _transparent(content: bytes, depth: int, colour: int) -> bytes | None:
+    """The chunk with its colour as Pillow has pixels of this depth, if that is another."""
+    values = struct.unpack_from(f">{len(content) // 2}H", content)
+    if colour == 0 and depth in (2, 4):
+        values = [values[0] * 255 // (2**depth - 1)]
+    elif colour == 2 and depth == 16:
+        values = [value >> 8 for value in values]
+    else:
+        return None
+    chunk = b"tRNS" + struct.pack(f">{len(values)}H", *values)
+    return struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
 
 
 def _pixel_bytes(depth: int, colour: int) -> int:

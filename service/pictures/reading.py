@@ -13,6 +13,7 @@ from PIL import Image
 
 BAND_PIXELS = 2**18  # converted at once: the whole picture would be in memory several times
 GAP_PIXELS = 2**13  # converted without need: a further call costs as much
+WHITE = 0xFFFF
 WIDE_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 PIXEL_BYTES = 64  # of memory for a pixel of a band, on its way through the modes
 # Orientations that EXIF numbers: those of lines reversed, and those of rows that were columns.
@@ -87,7 +88,10 @@ def _is_grey(image: Image.Image) -> bool:
 def _converted(image: Image.Image) -> NDArray[np.uint8]:
     """[height, width, 1 or 3]"""
     if image.mode in WIDE_GREY:
-        return (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)[..., None]
+        wide = np.asarray(image)
+        if "transparency" in image.info:
+            wide = np.where(wide == image.info["transparency"], WHITE, wide)
+        return (wide >> 8).clip(0, 255).astype(np.uint8)[..., None]
     if _is_grey(image):
         return np.asarray(image if image.mode == "L" else image.convert("L"))[..., None]
     if image.has_transparency_data:

@@ -86,6 +86,24 @@ def test_transparency_counts_if_its_checksum_is_right() -> None:
     assert same(data[:HEADER] + chunk(b"tRNS", clear, sound=False) + data[HEADER:], data)
 
 
+@pytest.mark.parametrize("depth,colour", [(1, 0), (2, 0), (4, 0), (8, 0), (16, 0), (8, 2), (16, 2)])
+def test_one_transparent_colour_is_laid_on_white(depth: int, colour: int) -> None:
+    """Of every depth, in which the file names it by what its pixels are."""
+    clear, ink = 1, 0
+    values = [clear, ink] * 8
+    if colour == 2:
+        values = [value * 0x101 if depth == 16 else value for value in values for _ in range(3)]
+        clear *= 0x101 if depth == 16 else 1
+    bits = "".join(f"{value:0{depth}b}" for value in values)
+    row = b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+    header = struct.pack(">IIBBBBB", 16, 16, depth, colour, 0, 0, 0)
+    named = struct.pack(">H", clear) * (3 if colour == 2 else 1)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"tRNS", named)
+    found = pixels(data + chunk(b"IDAT", zlib.compress(row * 16)) + chunk(b"IEND"))
+    assert (found[:, ::2] == 1).all()
+    assert (found[:, 1::2] == -1).all()
+
+
 def test_a_second_header_is_not_believed() -> None:
     large = png(5000, 5000)[8:HEADER]
     assert same(PNG[:HEADER] + large + PNG[HEADER:], PNG)
