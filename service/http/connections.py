@@ -326,10 +326,15 @@ class Connection(HttpToolsProtocol):
             self.cycle.keep_alive = self._persists
 
     def _refuse(self, status: HTTPStatus) -> None:
-        """Answers and closes; where another request's answer is due first, only closes."""
-        ahead = self.cycle is not None and not self.cycle.response_complete
-        if ahead and (self._in_head or self.pipeline):
-            self.transport.abort()
+        """Answers and closes; only closes where another answer is due first, or was given."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            if self._in_head or self.pipeline or self.cycle.response_started:
+                self.transport.abort()
+                return
+            self.cycle.disconnected = True  # this is the answer to its request
+            self.cycle.message_event.set()
+        elif self.cycle is not None and self.cycle.more_body and not self._in_head:
+            self.transport.close()
             return
         detail = f"{status.phrase}\n".encode()
         self.transport.write(

@@ -23,15 +23,21 @@ def refusal(version: str, method: bytes, target: bytes, headers: Headers) -> HTT
         return HTTPStatus.HTTP_VERSION_NOT_SUPPORTED
     if method == b"CONNECT":  # what follows would be for somebody else
         return HTTPStatus.NOT_IMPLEMENTED
-    hosts = [value for name, value in headers if name == b"host"]
-    if not _one_host(version, target, hosts):
+    names = [name for name, _ in headers]
+    if not _one_host(version, target, _values(headers, b"host")):
         return HTTPStatus.BAD_REQUEST
-    codings = [value for name, value in headers if name == b"transfer-encoding"]
-    if codings and version == "1.0":  # it had none: a proxy of that time takes the body otherwise
+    if names.count(b"authorization") > 1:  # a proxy may have looked at the other one
         return HTTPStatus.BAD_REQUEST
-    if codings and [one.lower() for one in codings] != [b"chunked"]:
-        return HTTPStatus.NOT_IMPLEMENTED
-    return None
+    if b"transfer-encoding" not in names:
+        return None
+    if version == "1.0":  # it had none: a proxy of that time takes the body otherwise
+        return HTTPStatus.BAD_REQUEST
+    chunked = [one.lower() for one in _values(headers, b"transfer-encoding")] == [b"chunked"]
+    return None if chunked else HTTPStatus.NOT_IMPLEMENTED
+
+
+def _values(headers: Headers, wanted: bytes) -> Sequence[bytes]:
+    return [value for name, value in headers if name == wanted]
 
 
 def _one_host(version: str, target: bytes, hosts: Sequence[bytes]) -> bool:

@@ -85,14 +85,29 @@ def runner() -> Iterator[asyncio.Runner]:
         yield made
 
 
+class Counting(Connection):
+    """Counts the requests that have begun."""
+
+    begun = 0
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.begun += 1
+
+
 def talk(runner: asyncio.Runner, pieces: Sequence[bytes]) -> bytes:
     """What is answered to a client whose bytes arrive in these pieces."""
+    return counted(runner, pieces)[0]
 
-    async def run() -> bytes:
+
+def counted(runner: asyncio.Runner, pieces: Sequence[bytes]) -> tuple[bytes, int]:
+    """The same, and how many requests there were."""
+
+    async def run() -> tuple[bytes, int]:
         config = uvicorn.Config(echo, log_config=None, lifespan="off", proxy_headers=False)
         config.load()
         state, wire = ServerState(), Wire()
-        connection = Connection(config, state, {}, asyncio.get_running_loop())
+        connection = Counting(config, state, {}, asyncio.get_running_loop())
         connection.connection_made(wire)
         for piece in pieces:
             if wire.closed:
@@ -106,7 +121,7 @@ def talk(runner: asyncio.Runner, pieces: Sequence[bytes]) -> bytes:
             await asyncio.sleep(0)
         connection.connection_lost(None)
         await asyncio.gather(*state.tasks)
-        return wire.written
+        return wire.written, connection.begun
 
     return runner.run(run())
 
@@ -183,6 +198,43 @@ def test_a_wish_to_change_the_protocol_changes_nothing(
     ]
 
 
+GOOD = (
+    b"POST /early HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1;a\r\na\r\n0\r\nt:\r\n\r\n",
+    b"POST /early HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc",
+    b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc",
+    b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+    b"GET / HTTP/1.0\r\n\r\n",
+)
+Edit = tuple[int, bytes]
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(st.sampled_from(GOOD), min_size=1, max_size=4),
+    st.lists(
+        st.tuples(
+            st.integers(0, 400), st.sampled_from([b"", b"\r", b"\n", b"z", b"0", b" ", b"\0"])
+        ),
+        max_size=3,
+    ),
+    st.lists(st.integers(0, 400), max_size=4),
+)
+def test_no_request_has_two_answers(
+    runner: asyncio.Runner, requests: Sequence[bytes], edits: Sequence[Edit], cuts: Sequence[int]
+) -> None:
+    """Whatever is wrong with it, and whenever that is seen."""
+    sent = b"".join(requests)
+    for place, new in edits:
+        sent = sent[:place] + new + sent[place + 1 :]
+    places = sorted(min(cut, len(sent)) for cut in cuts)
+    pieces = [sent[a:b] for a, b in zip([0, *places], [*places, len(sent)], strict=True)]
+    answers, begun = counted(runner, [piece for piece in pieces if piece])
+    statuses = [part[:3] for part in answers.split(BEGINNING)[1:]]
+    assert len(statuses) <= max(begun, 1)
+    assert set(statuses[:-1]) <= {b"200"}  # a refusal is the last
+
+
 def test_nor_does_it_byte_by_byte(runner: asyncio.Runner) -> None:
     wish = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk")
     request = Asked("POST", "/classify/plain", INNER, False, wish, first=False)
@@ -248,6 +300,10 @@ REFUSED = {
         400,
         b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\ncontent-length: 0\r\n",
     ),
+    "two tokens": (
+        400,
+        b"GET / HTTP/1.1\r\nhost: x\r\n" + 2 * b"authorization: Bearer a\r\n",
+    ),
     "a tunnel": (501, b"CONNECT x:443 HTTP/1.1\r\nhost: x:443\r\n"),
     "a tunnel to a path": (501, b"CONNECT / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n"),
     "HTTP/0.9": (505, b"GET / HTTP/0.9\r\n"),
@@ -289,6 +345,17 @@ def test_what_trails_a_body_adds_nothing_to_the_head(runner: asyncio.Runner) -> 
     head = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
     answer = talk(runner, [head, b"1\r\na\r\n0\r\nauthorization: Bearer b\r\nhost: y\r\n\r\n"])
     assert answer.endswith(b"<POST / host,transfer-encoding a>")
+
+
+def test_a_body_that_is_none_is_answered_once(runner: asyncio.Runner) -> None:
+    """Also where the app answers without it."""
+    head = b"POST /early HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    answer = talk(runner, [head + b"z\r\n"])
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(BEGINNING) == 1
+    answer = talk(runner, [head, b"z\r\n"])
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.count(BEGINNING) == 1
 
 
 EXPECTING = b"POST %s HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n"
