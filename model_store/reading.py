@@ -11,8 +11,8 @@ from model_store.errors import (
     StorageError,
     UnknownTask,
     UnknownVersion,
-    listed,
 )
+from model_store.history import Listed, newest, newest_digests
 from model_store.keys import LIVE, pointer_key, signature_key
 from model_store.manifest import MAX_MANIFEST_BYTES, Descriptor
 from model_store.published import Published, load_path
@@ -22,6 +22,7 @@ from model_store.storage import Storage
 from model_store.watching import Watcher
 
 logger = logging.getLogger(__name__)
+SHOWN = 10  # versions that an error names
 
 
 class Reader:
@@ -60,10 +61,16 @@ class Reader:
         digest = self._refs.version(task, number)
         if digest:
             return digest
-        versions = list(self.existing(task))
+        versions, more = newest_digests(self._storage, self._refs, task, SHOWN)
+        if not versions:
+            raise self._unknown_task(task)
         raise UnknownVersion(
-            f"task {task!r} has no version {number}; it has {_listed_versions(versions)}"
+            f"task {task!r} has no version {number}; it has {_listed_versions(versions, more)}"
         )
+
+    def newest(self, task: str, most: int) -> tuple[list[Listed], int]:
+        """Up to `most` versions, ascending, and how many further ones there are at most."""
+        return newest(self._storage, self._refs, task, most)
 
     def existing(self, task: str) -> dict[int, Digest]:
         """The versions of a task, ascending. Raises UnknownTask if it has none."""
@@ -73,11 +80,11 @@ class Reader:
         return versions
 
     def _unknown_task(self, task: str) -> UnknownTask:
-        versions = list(self._refs.versions(task))
+        versions, more = newest_digests(self._storage, self._refs, task, SHOWN)
         if versions:
             return UnknownTask(
                 f"task {task!r} has no live version; make one live with rollback:"
-                f" {_listed_versions(versions)}"
+                f" {_listed_versions(versions, more)}"
             )
         tasks = sorted(self._watcher.snapshot().live)
         near = difflib.get_close_matches(task, tasks, n=3, cutoff=0.5)
@@ -141,5 +148,6 @@ class Reader:
             return None
 
 
-def _listed_versions(versions: list[int]) -> str:
-    return listed([f"v{number}" for number in versions])
+def _listed_versions(versions: Iterable[int], more: int) -> str:
+    shown = ", ".join(f"v{number}" for number in versions)
+    return f"{shown} and up to {more} older ones" if more else shown

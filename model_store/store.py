@@ -1,8 +1,8 @@
 """The model store: publish, resolve and read paths whose components are each stored once.
 
 A store is a local directory or a prefix of an object store (FORMAT.md). Any number of processes on
-any number of machines may read and write it at the same time; killed at any moment, it stays valid
-and keeps all that was published. It holds bytes and digests and knows nothing of neural networks.
+any number of machines may use it at the same time; killed at any moment, it stays valid and keeps
+what was published. It knows nothing of neural networks.
 """
 
 import logging
@@ -23,6 +23,7 @@ from model_store.errors import (
     UnknownName,
     listed,
 )
+from model_store.history import Listed
 from model_store.keys import LIVE
 from model_store.leases import Held, renewed
 from model_store.manifest import (
@@ -47,8 +48,7 @@ logger = logging.getLogger(__name__)
 class ModelStore:
     """A store at a directory or a URL; may be used by several threads. After a fork, open it anew.
 
-    Wherever a disk can fail, OSError comes through as it is, and StorageError where an object store
-    does; the store stays valid.
+    Where a disk fails, OSError comes through, where an object store does, StorageError.
     """
 
     def __init__(self, url: str | os.PathLike[str], *, create: bool = False) -> None:
@@ -215,6 +215,10 @@ class ModelStore:
         versions = self._reader.existing(require_name("task", task))
         return [self._reader.load(task, number, digest) for number, digest in versions.items()]
 
+    def newest(self, task: str, most: int) -> tuple[list[Listed], int]:
+        """Up to `most` versions, ascending, and how many older ones at most; reads only refs."""
+        return self._reader.newest(require_name("task", task), most)
+
     def rollback(self, task: str, version: int) -> Published:
         """Serve this version of a task, an earlier or a later one, from now on."""
         published = self._writer.point(require_name("task", task), LIVE, version)
@@ -251,13 +255,15 @@ class ModelStore:
         """Alias -> version of a task. Raises CorruptRef."""
         return self._refs.aliases(require_name("task", task))
 
+    def named(self, task: str, alias: str) -> int | None:
+        """The version of one alias; None if there is no such alias. Raises CorruptRef."""
+        return self._refs.pointer(require_name("task", task), require_alias(alias))
+
     def remove_alias(self, task: str, name: str) -> None:
         """Forget an alias. Raises UnknownName."""
         known = self._refs.alias_names(require_name("task", task))
         if require_alias(name) not in known:
-            raise UnknownName(
-                f"task {task} has no alias {name!r}; it has {listed(known) or 'none'}"
-            )
+            raise UnknownName(f"{task} has no alias {name!r}; it has {listed(known) or 'none'}")
         self._refs.remove_aliases(task, [name])
 
     def rm(self, task: str, version: int | None = None) -> None:
@@ -273,7 +279,7 @@ class ModelStore:
             self._writer.remove_version(task, version)
         logger.info("event=removed task=%s version=%s", task, version or "all")
 
-    # -- pins
+    # -- pins and signatures
 
     def pin(self, name: str, manifest: Digest) -> None:
         """Let gc keep a manifest and all it needs, whatever becomes of the versions that have it.
@@ -291,8 +297,6 @@ class ModelStore:
     def unpin(self, name: str) -> None:
         """Keep it no longer. Raises UnknownName."""
         self._refs.remove_pin(require_name("pin", name))
-
-    # -- signatures
 
     def signatures(self, manifest: Digest) -> list[Signature]:
         """Who vouches for a manifest; nothing in it is true until `signing.verify` says so.
@@ -317,9 +321,9 @@ class ModelStore:
     def hold(self, agent: str) -> Iterator[Held]:
         """Be the only process, anywhere, that is this agent, until the end of the `with` block.
 
-        Raises AgentBusy if another one is: at once in a directory; in an object store when that one
-        renews its lease, which may take LEASE_S / 4. A dead one's right goes to the next: at once
-        in a directory, unless a process that it forked lives on; after LEASE_S in an object store.
+        Raises AgentBusy if another is: at once in a directory; in an object store when that one
+        renews its lease, within LEASE_S / 4. A dead one's right goes to the next: at once in a
+        directory, unless a process that it forked lives on; after LEASE_S in an object store.
         """
         purpose = f"agents/{quote(require_name('agent', agent))}"
         with ExitStack() as stack:
@@ -345,8 +349,7 @@ class ModelStore:
         gc keeps these components. `replacing` is the digest of the state that this one follows,
         None for the first one, "any" where nothing can have come in between. Returns the digest of
         the new state, equal for equal states. Raises AgentMoved, changing nothing, where the state
-        is another one (but not where it is the new one already), and MissingComponent for
-        components never put.
+        is neither that one nor the new one, and MissingComponent for components never put.
         """
         what = f"agent {require_name('agent', agent)}"
         named = {str(digest): parse_digest(digest) for digest in components}
@@ -366,8 +369,7 @@ class ModelStore:
 
     def load_agent(self, agent: str) -> dict[str, Any] | None:
         """The document an agent has saved; None if it has saved none. Raises DamagedStore."""
-        state = self.agent_state(agent)
-        return state and state[1]
+        return (self.agent_state(agent) or (None, None))[1]
 
     def agents(self) -> list[str]:
         """Agents that have saved a state, sorted."""

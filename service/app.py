@@ -82,8 +82,8 @@ async def tasks(request: Request) -> Response:
     entries = runtime.catalog.entries()
     part = listing.Page.of(query(request, "after", "limit"))
     async with runtime.in_time():
-        return await asyncio.get_running_loop().run_in_executor(
-            runtime.lister, lambda: JSONResponse(listing.list_tasks(entries, grants, part))
+        return await runtime.lists.ask(
+            lambda: JSONResponse(listing.list_tasks(entries, grants, part, runtime.sharing))
         )
 
 
@@ -99,10 +99,11 @@ async def task(request: Request) -> Response:
         entries = runtime.catalog.entries()
         if name not in entries:  # removed since
             raise await hiding.unknown(runtime.catalog, grants, name)
-        content = await asyncio.get_running_loop().run_in_executor(
-            runtime.lister, listing.describe_task, runtime.store, name, entries, grants
+        return await runtime.facts.ask(
+            lambda: JSONResponse(
+                listing.describe_task(runtime.store, name, entries, grants, runtime.sharing)
+            )
         )
-    return JSONResponse(content)
 
 
 async def metrics(request: Request) -> Response:

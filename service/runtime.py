@@ -21,11 +21,13 @@ from service.decode_memory import DecodeMemory
 from service.errors import Unavailable
 from service.http.room import Room
 from service.http.uploads import Intake
+from service.lookups import Lookups
 from service.settings import Settings
 from service.tasks.catalog import Catalog
 from service.tasks.eviction import Budget, Recency
 from service.tasks.loading import Loader
 from service.tasks.residency import Residency
+from service.tasks.sharing import Sharing
 from service.tasks.trust import Trust
 from service.telemetry.metrics import Metrics, Snapshot
 from service.telemetry.reporting import Reporting
@@ -88,7 +90,9 @@ class Runtime:
         # For work whose cost a client chooses, off the event loop: forms, JSON, names.
         self.parsers = ThreadPoolExecutor(PARSERS, thread_name_prefix="parse")
         # A store that hangs holds the threads that wait for it: metrics and the end need another.
-        self.lister = ThreadPoolExecutor(1, thread_name_prefix="list")
+        self.lists = Lookups("lists of tasks", 1)
+        self.facts = Lookups("facts of tasks", 2)
+        self.sharing = Sharing(self.catalog.entries)
         self.watcher = ThreadPoolExecutor(1, thread_name_prefix="watch")
         self.metrics.watch(self._snapshot, self.catalog.public)
         self.draining = False
@@ -99,10 +103,12 @@ class Runtime:
         self.batcher.start()
         self.catalog.start()
         self.trust.start(self.catalog.slots)
+        self.sharing.start()
         self.reporting.start()
 
     def stop(self) -> None:
         """Ends all threads; rows that still wait are refused."""
+        self.sharing.stop()
         self.trust.stop()
         self.access.stop()
         self.catalog.stop()
@@ -110,7 +116,9 @@ class Runtime:
         self.residency.close()
         self.batcher.stop()
         self.decoders.shutdown()  # the batcher refuses what waits for its turn in them
-        for pool in (self.parsers, self.lister, self.watcher):
+        for lookups in (self.lists, self.facts):
+            lookups.close()
+        for pool in (self.parsers, self.watcher):
             pool.shutdown(wait=False, cancel_futures=True)
         self.engine.close()
         self.reporting.stop()

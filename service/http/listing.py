@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import logging
-import time
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +15,12 @@ from service.errors import BadParameter
 from service.tasks import hiding
 from service.tasks.catalog import Entry
 from service.tasks.reasons import reason
+from service.tasks.sharing import Sharing
 from service.tasks.summaries import Summary
 
 logger = logging.getLogger(__name__)
 PAGE = 500  # tasks: their JSON is made within a few milliseconds
-Shares = Counter[Digest]  # tasks that use a component
+VERSIONS = 20  # of a task, that its description lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,25 +40,53 @@ class Page:
         return cls(query.get("after", ""), int(limit))
 
 
-def list_tasks(entries: Mapping[str, Entry], grants: Grants, page: Page) -> dict[str, Any]:
+class Known:
+    """What one request may know of tasks and of what they share."""
+
+    def __init__(self, entries: Mapping[str, Entry], grants: Grants, sharing: Sharing) -> None:
+        self._entries = entries
+        self._grants = grants
+        self._sharing = sharing
+        self._users: dict[Digest, int] = {}
+
+    def users(self, digest: Digest) -> int:
+        """How many tasks use a component."""
+        if digest not in self._users:
+            self._users[digest] = self._sharing.users(digest, self._grants)
+        return self._users[digest]
+
+    def name(self, task: object) -> str | None:
+        """A task's name if it may be known: it may be private, or gone."""
+        entry = self._entries.get(task) if isinstance(task, str) else None
+        if entry is None or not hiding.sees(self._grants, str(task), entry):
+            return None
+        return str(task)
+
+
+def list_tasks(
+    entries: Mapping[str, Entry], grants: Grants, page: Page, sharing: Sharing
+) -> dict[str, Any]:
     """A page of tasks in short, but for private ones that the request may not know of; `next` is
     the `after` of the page that follows, where there is one.
     """
-    shares, seen = _known(entries, grants)
-    names = sorted(seen)
-    start = bisect.bisect_right(names, page.after)
-    end = start + page.limit
-    tasks = [_short(task, seen[task], shares, seen) for task in names[start:end]]
-    return {"tasks": tasks} | ({"next": names[end - 1]} if end < len(names) else {})
+    names = list(entries)  # in order
+    following = itertools.islice(names, bisect.bisect_right(names, page.after), None)
+    visible = (task for task in following if hiding.sees(grants, task, entries[task]))
+    shown = list(itertools.islice(visible, page.limit))
+    sharing.learn({task: entries[task] for task in shown})
+    known = Known(entries, grants, sharing)
+    tasks = [_short(task, entries[task], known) for task in shown]
+    return {"tasks": tasks} | ({"next": shown[-1]} if next(visible, None) is not None else {})
 
 
 def describe_task(
-    store: ModelStore, task: str, entries: Mapping[str, Entry], grants: Grants
+    store: ModelStore, task: str, entries: Mapping[str, Entry], grants: Grants, sharing: Sharing
 ) -> dict[str, Any]:
     """One task in full; KeyError if there is none of this name."""
     entry = entries[task]
-    shares, seen = _known(entries, grants)
-    short = _short(task, entry, shares, seen)
+    sharing.learn({task: entry})
+    known = Known(entries, grants, sharing)
+    short = _short(task, entry, known)
     try:
         published = entry.slot.published()
     except (StoreError, OSError):  # `short` says why
@@ -74,14 +102,14 @@ def describe_task(
                 "name": name,
                 "digest": digest,
                 "bytes": published.sizes[name],
-                "shared_with": shares[digest] - 1,  # other tasks
+                "shared_with": max(0, known.users(digest) - 1),  # other tasks
             }
             for name, digest in path.components.items()
         ],
-        **_subpaths(path, seen),
+        **_subpaths(path, known),
         "metrics": dict(path.metrics),
         "lineage": _lineage(path, short["parent"]),
-        "versions": _versions(store, task),
+        **_versions(store, task),
     }
 
 
@@ -91,32 +119,32 @@ def _lineage(path: TaskPath, parent: str | None) -> dict[str, Any]:
     return {**path.lineage, "parent": digest, "parent_task": parent}
 
 
-def _subpaths(path: TaskPath, seen: Mapping[str, Entry]) -> dict[str, Any]:
+def _subpaths(path: TaskPath, known: Known) -> dict[str, Any]:
     """The networks that a multipath version mixes; a task's name only where it may be known."""
     shown = ("name", "input", "architecture", "answers", "connector")
     found = [{name: one.get(name) for name in shown} for one in path.subpaths]
     for one, whole in zip(found, path.subpaths, strict=True):
-        task = whole.get("task")
-        one["task"] = task if isinstance(task, str) and task in seen else None
+        one["task"] = known.name(whole.get("task"))
     return {"subpaths": found} if found else {}
 
 
-def _versions(store: ModelStore, task: str) -> list[dict[str, Any]]:
-    """What `?version=` may name; empty if one of them cannot be read."""
+def _versions(store: ModelStore, task: str) -> dict[str, Any]:
+    """The newest that `?version=` may name, and how many further ones there are at most."""
     try:
-        history, names = store.history(task), store.aliases(task)
+        newest, more = store.newest(task, VERSIONS)
     except (StoreError, OSError) as error:
         logger.warning("event=history_unreadable task=%s error=%r", task, str(error))
-        return []
-    return [
+        newest, more = [], 0
+    versions = [
         {
             "version": one.version,
-            "names": [name for name, number in names.items() if number == one.version],
+            "names": list(one.names),
             "digest": one.digest,
             "created": one.created,
         }
-        for one in history
+        for one in newest
     ]
+    return {"versions": versions, "older_versions": more}
 
 
 def _read(entry: Entry) -> tuple[Summary | None, str | None]:
@@ -127,25 +155,7 @@ def _read(entry: Entry) -> tuple[Summary | None, str | None]:
         return None, reason(error)
 
 
-def _known(entries: Mapping[str, Entry], grants: Grants) -> tuple[Shares, Mapping[str, Entry]]:
-    """The tasks that a request may know of, and what these share with one another.
-
-    Reads what is not known of the tasks; half of that time is left to requests.
-    """
-    shares: Shares = Counter()
-    seen: dict[str, Entry] = {}
-    for task, entry in entries.items():
-        started, known = time.monotonic(), entry.slot.summarised
-        summary, _ = _read(entry)
-        if hiding.seen({task: entry}, grants):
-            seen[task] = entry
-            shares.update(summary.components if summary is not None else ())
-        if not known:
-            time.sleep(time.monotonic() - started)
-    return shares, seen
-
-
-def _short(task: str, entry: Entry, shares: Shares, seen: Mapping[str, Entry]) -> dict[str, Any]:
+def _short(task: str, entry: Entry, known: Known) -> dict[str, Any]:
     summary, unreadable = _read(entry)
     live = entry.successor or entry.slot
     failure = entry.unread or unreadable or (live.failure.reason if live.failure else None)
@@ -153,19 +163,19 @@ def _short(task: str, entry: Entry, shares: Shares, seen: Mapping[str, Entry]) -
         "id": task,
         "state": "failed" if unreadable else entry.slot.state,
         "version": entry.slot.version or None,  # 0 where it cannot be read which it is
-        "live_version": live.version
-        or None,  # differs while a new version is loading or cannot be loaded
+        # Differs while a new version is loading or cannot be loaded.
+        "live_version": live.version or None,
     }
     if failure is not None:
         short["reason"] = failure
     if summary is not None:
-        short.update(_facts(summary, shares, seen))
+        short.update(_facts(summary, known))
     return short
 
 
-def _facts(summary: Summary, shares: Shares, seen: Mapping[str, Entry]) -> dict[str, Any]:
+def _facts(summary: Summary, known: Known) -> dict[str, Any]:
     sizes = zip(summary.components, summary.sizes, strict=True)
-    own = sum(size for digest, size in sizes if shares[digest] == 1)
+    own = sum(size for digest, size in sizes if known.users(digest) <= 1)
     total = sum(summary.sizes)
     return {
         "digest": summary.digest,
@@ -174,6 +184,6 @@ def _facts(summary: Summary, shares: Shares, seen: Mapping[str, Entry]) -> dict[
         "quality": dict(summary.quality),
         "parameters": dict(summary.parameters),
         "bytes": {"total": total, "own": own, "shared": total - own},
-        "parent": summary.parent if summary.parent in seen else None,  # it may be private
+        "parent": known.name(summary.parent),
         "private": summary.private,
     }

@@ -3,43 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from model_store import ModelStore, StoreError
 from service.errors import Unavailable, UnknownTask
 from service.tasks.reasons import reason
 
-KEPT_TASKS = 1000  # whose names are remembered
+KEPT_NAMES = 1000  # that are remembered
 
 
 class Aliases:
     """What names of versions stand for; for the event loop's thread."""
 
     def __init__(self, store: ModelStore, *, keep_s: float, clock: Callable[[], float]) -> None:
-        """A task's names are read again when they are older than `keep_s`."""
+        """A name is read again when it was read longer than `keep_s` ago."""
         self._store = store
         self._keep_s = keep_s
         self._clock = clock
-        self._known: OrderedDict[str, tuple[float, Mapping[str, int]]] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
 
     async def number(self, task: str, name: str) -> int:
         """The version that a name stands for. Raises UnknownTask or Unavailable."""
-        read_at, names = self._known.get(task, (0.0, {}))
-        if name not in names or self._clock() - read_at > self._keep_s:
-            names = await asyncio.to_thread(self._read, task)
-            self._known[task] = (self._clock(), names)
-            self._known.move_to_end(task)
-            if len(self._known) > KEPT_TASKS:
+        read_at, number = self._known.get((task, name), (-math.inf, 0))
+        if self._clock() - read_at > self._keep_s:
+            number = await asyncio.to_thread(self._read, task, name)
+            self._known[task, name] = (self._clock(), number)
+            self._known.move_to_end((task, name))
+            if len(self._known) > KEPT_NAMES:
                 self._known.popitem(last=False)
-        if name not in names:
-            known = ", ".join(names) or "none"
-            raise UnknownTask(f"task {task!r} has no version named {name!r}; it has {known}")
-        return names[name]
+        return number
 
-    def _read(self, task: str) -> Mapping[str, int]:
+    def _read(self, task: str, name: str) -> int:
+        """One small file, however many versions and names there are."""
         try:
-            return self._store.aliases(task)
+            number = self._store.named(task, name)
+            others = () if number else self._store.aliases(task)
         except (StoreError, OSError) as error:
             detail = f"names of {task!r}: {reason(error)}"
             raise Unavailable(detail, retry_after_s=1) from None
+        if number:
+            return number
+        known = ", ".join(others) or "none"
+        raise UnknownTask(f"task {task!r} has no version named {name!r}; it has {known}")

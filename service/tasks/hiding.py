@@ -42,9 +42,9 @@ async def require(catalog: Catalog, grants: Grants, task: str) -> Entry:
     except UnknownTask:
         raise await unknown(catalog, grants, task) from None
     if entry.slot.summarised:  # no need of a thread
-        visible = _sees(grants, task, entry)
+        visible = sees(grants, task, entry)
     else:
-        visible = await asyncio.to_thread(_sees, grants, task, entry)
+        visible = await asyncio.to_thread(sees, grants, task, entry)
     if not visible:
         await asyncio.wrap_future(catalog.refresh())  # as long as for a task that does not exist
         raise await unknown(catalog, grants, task)
@@ -53,7 +53,7 @@ async def require(catalog: Catalog, grants: Grants, task: str) -> Entry:
 
 def seen(entries: Mapping[str, Entry], grants: Grants) -> dict[str, Entry]:
     """The tasks that a request may know of. Reads the store: call it in a thread."""
-    return {task: entry for task, entry in entries.items() if _sees(grants, task, entry)}
+    return {task: entry for task, entry in entries.items() if sees(grants, task, entry)}
 
 
 async def unknown(catalog: Catalog, grants: Grants, task: str) -> UnknownTask:
@@ -65,7 +65,7 @@ async def unknown(catalog: Catalog, grants: Grants, task: str) -> UnknownTask:
 
     def useful(name: str) -> bool:
         allowed = grants.read or grants.classifies(name)
-        return allowed and name in entries and _sees(grants, name, entries[name])
+        return allowed and name in entries and sees(grants, name, entries[name])
 
     def near() -> list[str]:
         return list(itertools.islice(filter(useful, catalog.near(task)), HINTS))
@@ -73,7 +73,8 @@ async def unknown(catalog: Catalog, grants: Grants, task: str) -> UnknownTask:
     return no_task(task, await asyncio.to_thread(near))
 
 
-def _sees(grants: Grants, task: str, entry: Entry) -> bool:
+def sees(grants: Grants, task: str, entry: Entry) -> bool:
+    """Whether a request may know of a task. May read the store: call it in a thread."""
     return grants.sees(task, private=True) or grants.sees(task, _private(entry))
 
 

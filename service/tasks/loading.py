@@ -140,6 +140,7 @@ class Slot:
         self.pinned = pinned
         self._loader = loader
         self._lock = threading.Lock()
+        self._summarising = threading.Lock()
         self._summary: Summary | None = None
         self._job: Future[LoadedPath] | None = None
         self._path: LoadedPath | None = None
@@ -227,10 +228,11 @@ class Slot:
 
     def summary(self) -> Summary:
         """The version in short; reads the store the first time. Raises StoreError."""
-        found = self._known_summary()
-        if found is None:
-            found = self._summary = summarise(self.published())
-        return found
+        with self._summarising:  # read once, however many ask
+            found = self._known_summary()
+            if found is None:
+                found = self._summary = summarise(self.published())
+            return found
 
     def _known_summary(self) -> Summary | None:
         """None also if the task has been removed since and published again."""

@@ -49,6 +49,7 @@ INPUTS = {
         Spec("preprocessed", "FP32", (ANY, ANY, ANY, 3), "n, size, size, 3"),  # from -1 to 1
     )
 }
+VERSIONS = 100  # the newest, that a model's metadata lists
 NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 STATES = {"ready": "READY", "loading": "LOADING", "cold": "UNAVAILABLE", "failed": "UNAVAILABLE"}
 UNLOAD_S, LOOK_S = 5.0, 0.02
@@ -95,11 +96,12 @@ class Models:
     async def metadata(self, model: str, version: int | str | None) -> dict[str, Any]:
         """Tensors and versions. Raises UnknownTask, Unavailable, or what the grants refuse."""
         published = await self._find(model, version)
-        history = await _from_store(model, None, lambda: self.runtime.store.history(model))
+        look = partial(self.runtime.store.newest, model, VERSIONS)
+        newest, _ = await self._from_store(model, None, look)
         inputs, outputs = _specs(published)
         return {
             "name": model,
-            "versions": [str(one.version) for one in history],
+            "versions": [str(one.version) for one in newest],
             "platform": PLATFORM,
             "inputs": [_tensor(spec) for spec in inputs],
             "outputs": [_tensor(spec) for spec in outputs],
@@ -135,7 +137,7 @@ class Models:
         for slot in (entry.slot, entry.successor):
             if slot is not None and slot.version == number:
                 return slot.state != "failed"
-        await _from_store(model, number, lambda: self.runtime.store.version(model, number))
+        await self._from_store(model, number, lambda: self.runtime.store.version(model, number))
         return True
 
     @_in_time
@@ -189,11 +191,11 @@ class Models:
         entry = await self._entry(model)
         if version is None:
             number = entry.slot.version
-            published = await _from_store(model, number, entry.slot.published)
+            published = await self._from_store(model, number, entry.slot.published)
         else:
             number = await self._number(model, version)
             look = partial(self.runtime.store.resolve, model, number)
-            published = await _from_store(model, number, look)
+            published = await self._from_store(model, number, look)
         if not self.grants.sees(model, published.path.private):
             raise no_version(model, number)
         return published
@@ -205,16 +207,26 @@ class Models:
     async def _seen(self) -> Mapping[str, Entry]:
         self.grants.require_read()
         self.runtime.catalog.require_followed()
-        entries, loop = self.runtime.catalog.entries(), asyncio.get_running_loop()
-        return await loop.run_in_executor(self.runtime.lister, hiding.seen, entries, self.grants)
+        entries = self.runtime.catalog.entries()
+        return await self.runtime.facts.ask(hiding.seen, entries, self.grants)
 
     async def _number(self, model: str, version: int | str) -> int:
         if isinstance(version, int):
             return version
-        names = await _from_store(model, None, lambda: self.runtime.store.aliases(model))
-        if version not in names:
+        look = partial(self.runtime.store.named, model, version)
+        number = await self._from_store(model, None, look)
+        if number is None:
             raise UnknownTask(f"task {model!r} has no version named {version!r}")
-        return names[version]
+        return number
+
+    async def _from_store(self, model: str, version: int | None, look: Callable[[], T]) -> T:
+        """What `look` reads of a task, or of a version of it. Raises UnknownTask or Unavailable."""
+        try:
+            return await self.runtime.facts.ask(look)
+        except (NoSuchTask, UnknownVersion):
+            raise (no_task(model) if version is None else no_version(model, version)) from None
+        except (StoreError, OSError) as error:
+            raise Unavailable(f"reading the store: {reason(error)}", retry_after_s=1) from None
 
 
 def _indexed(model: str, slot: Slot) -> dict[str, str]:
@@ -245,13 +257,3 @@ def _tensor(spec: Spec) -> dict[str, Any]:
 def _config_tensor(spec: Spec) -> dict[str, Any]:
     kind = "STRING" if spec.datatype == "BYTES" else spec.datatype
     return {"name": spec.name, "data_type": f"TYPE_{kind}", "dims": list(spec.shape[1:])}
-
-
-async def _from_store(model: str, version: int | None, look: Callable[[], T]) -> T:
-    """What `look` reads of a task, or of a version of it. Raises UnknownTask or Unavailable."""
-    try:
-        return await asyncio.to_thread(look)
-    except (NoSuchTask, UnknownVersion):
-        raise (no_task(model) if version is None else no_version(model, version)) from None
-    except (StoreError, OSError) as error:
-        raise Unavailable(f"reading the store: {reason(error)}", retry_after_s=1) from None

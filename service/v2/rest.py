@@ -55,8 +55,7 @@ def _models(request: Request) -> Models:
 
 async def _long(request: Request, content: Any) -> Response:
     """JSON of all tasks, which is made beside the event loop."""
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_runtime(request).lister, JSONResponse, content)
+    return await _runtime(request).lists.ask(JSONResponse, content)
 
 
 def _named(request: Request) -> tuple[str, int | str | None]:

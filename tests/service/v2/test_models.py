@@ -87,8 +87,8 @@ def test_a_store_that_hangs_is_not_waited_for(
 ) -> None:
     runtime, hanging = gateway.app.state.runtime, threading.Event()
     monkeypatch.setattr(runtime, "settings", replace(runtime.settings, deadline_ms=200))
-    monkeypatch.setattr(runtime.store, "history", lambda _: hanging.wait(PATIENCE_S))
-    monkeypatch.setattr(hiding, "seen", lambda *_: hanging.wait(PATIENCE_S))
+    for where, what in ((runtime.store, "newest"), (hiding, "seen"), (runtime.sharing, "learn")):
+        monkeypatch.setattr(where, what, lambda *_: hanging.wait(PATIENCE_S))
     try:
         for path in ("/v2/models/plain", "/v2/models", "/v2/models/stats", "/tasks"):
             refused(gateway.request("GET", path), 503, "unavailable")

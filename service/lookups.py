@@ -1,0 +1,46 @@
+"""Threads for what is said about tasks: never those that loads or answers need.
+
+Each kind of question has a few of its own, and a bounded number of questions that wait for them: a
+store that is slow, or a client that asks without end, costs others who ask the same kind, and
+nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from service.errors import Unavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+WAITING = 64  # questions, with those being answered
+
+
+class Lookups:
+    """One kind of question; for the event loop's thread."""
+
+    def __init__(self, kind: str, threads: int) -> None:
+        """`kind` is told to who is refused."""
+        self._kind = kind
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=kind)
+        self._waiting = 0
+
+    async def ask(self, look: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """What `look` returns or raises; raises Unavailable at once where too many wait."""
+        if self._waiting >= WAITING:
+            raise Unavailable(
+                f"{self._waiting} requests for {self._kind} wait already", retry_after_s=1
+            )
+        self._waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._pool, lambda: look(*arguments, **named))
+        finally:
+            self._waiting -= 1
+
+    def close(self) -> None:
+        """Drops what has not begun."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
