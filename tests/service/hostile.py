@@ -19,6 +19,8 @@ from PIL import Image
 
 from tests.model_store.mutations import mutate_bytes, mutate_json
 from tests.service.costly import COSTLY, Hostile, raw
+from tests.service.pictures.made import bmp_runs, jpeg, webp_of_many_groups
+from tests.service.pictures.made import png as made_png
 from tests.service.systems import image
 
 INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0xFFFFFFFF)
@@ -68,7 +70,25 @@ def pictures() -> tuple[tuple[str, bytes], ...]:
     add("BMP", grey)
     add("GIF", image(1).quantize(16), comment=b"a comment")
     add("GIF", image(1).quantize(16), **frames, transparency=1)
+    made.append(("PNG", made_png(9, 9, 16, 6, interlaced=True)))
+    made.append(("BMP", bmp_runs(8, 8, b"\4\1\0\5abcde\0\0\0\0\2\1\1\3\4\0\1")))
+    made.append(("BMP", bmp_runs(8, 8, b"\4\1\0\5abc\0\0\0\0\2\1\1\3\4\0\1", bits=4)))
+    made.append(("WEBP", webp_of_many_groups(16, 16)))
     return tuple(made)
+
+
+def _large(random: Random) -> bytes:
+    """Few bytes of many pixels, of any aspect."""
+    width = int(2 ** random.uniform(0, 18))
+    height = int(2 ** random.uniform(0, 18)) // width + 1
+    depth, colour = random.choice([(8, 2), (16, 6), (1, 0), (16, 0), (8, 3)])
+    make = random.choice([
+        lambda: made_png(width, height, depth, colour, interlaced=random.random() < 0.5),
+        lambda: bmp_runs(width, height, b"\1\2\0\0\0\1"),
+        lambda: jpeg(min(width, 65500), min(height, 65500), progressive=True),
+        lambda: webp_of_many_groups(min(width, 300), min(height, 300)),
+    ])  # fmt: skip
+    return make()
 
 
 def _damaged(random: Random) -> bytes:
@@ -133,7 +153,8 @@ def _with_checksums(data: bytes) -> bytes:
 
 def _image(random: Random) -> Hostile:
     path = random.choice(["/classify/plain", "/classify/plain", "/classify?task=plain&task=b"])
-    return Hostile("image", path, {"content-type": "image/png"}, _damaged(random))
+    data = _large(random) if random.random() < 0.03 else _damaged(random)
+    return Hostile("image", path, {"content-type": "image/png"}, data)
 
 
 def _form(random: Random) -> Hostile:
