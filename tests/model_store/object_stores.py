@@ -21,7 +21,7 @@ import pytest
 from obstore.store import S3Store
 
 KEY, SECRET = "test-key", "test-secret"
-START_S = 60.0
+START_S = 180.0
 _taken: set[int] = set()
 # The master answers gRPC at its port and 10,000 more, as do volume server, filer and S3.
 PORTS_FROM, GRPC_OFFSET = 10_000, 10_000

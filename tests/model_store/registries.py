@@ -106,11 +106,11 @@ def free_port() -> int:
 
 def _await(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()
         try:
-            direct.open(url, timeout=5).close()
+            direct.open(url, timeout=60).close()
             return
         except urllib.error.HTTPError:  # it asks for a login: it is there
             return

@@ -367,7 +367,7 @@ def test_a_malformed_task_fails_alone_while_its_programs_first_compile(
         try:
             assert compiling.wait(60)
             with pytest.raises(ValueError, match="expected arrays"):
-                pool.submit(system.load, bad).result(20)
+                pool.submit(system.load, bad).result(60)
         finally:
             finish.set()
         mine = row(good.result(60), 1)

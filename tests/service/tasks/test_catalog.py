@@ -192,7 +192,7 @@ def test_a_new_version_takes_over_when_a_request_for_its_number_loads_it(world: 
     world.now += FIRST_RETRY_S
     assert acquire(catalog, "a", 2).published.version == 2
     catalog.refresh().result(60)
-    eventually(answers_with(catalog, "a", 2), timeout_s=10)
+    eventually(answers_with(catalog, "a", 2))
 
 
 def test_a_removed_task_is_gone_at_once(world: World) -> None:
@@ -353,7 +353,7 @@ def test_a_look_can_be_asked_for_while_removals_take_long(
     assert removing.wait(60)
     with ThreadPoolExecutor(1) as pool:
         try:
-            asked = pool.submit(catalog.refresh).result(10)
+            asked = pool.submit(catalog.refresh).result(60)
             assert not asked.done()
         finally:
             gate.set()

@@ -208,7 +208,7 @@ def test_inputs_that_do_not_fit(client: Client) -> None:
 
 
 def test_schedule_policy(client: Client) -> None:
-    found = client.raw.infer(WIDE, client.images(png(1)), priority=1, timeout=5_000_000)
+    found = client.raw.infer(WIDE, client.images(png(1)), priority=1, timeout=10_000_000)
     assert found.as_numpy("logits").shape == (1, 10)
     refused(client, 504, "infer", WIDE, client.images(png(1)), timeout=1)
 
