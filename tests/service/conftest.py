@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 from model_store import ModelStore
+from service.compute.engine import Engine
+from service.tasks.eviction import Budget, Recency
+from service.tasks.residency import Residency
+from service.telemetry.metrics import Metrics
 from tests.service.in_process import Gateway
 from tests.service.servers import Server
 from tests.service.systems import TINY, publish
@@ -19,8 +24,19 @@ from tests.service.turns import Turns
 def compilations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Compiled programs of this run, so that each is compiled once for all tests and servers."""
     jax_cache.reset_cache()  # JAX decides at its first compilation whether there is a cache
-    yield str(tmp_path_factory.mktemp("compilations"))
+    folder = str(tmp_path_factory.mktemp("compilations"))
+    _compile(folder, tmp_path_factory.mktemp("store"))
+    yield folder
     jax_cache.reset_cache()
+
+
+def _compile(folder: str, root: Path) -> None:
+    """What most tests need: no request's deadline has to bear a slow machine's compiler."""
+    store, metrics = ModelStore(root, create=True), Metrics()
+    engine = Engine(metrics, max_rows=4, compilation_cache=folder)
+    budget = Budget(2**30, Recency(metrics))
+    engine.warm(Residency(store, engine.place, metrics, budget).load(publish(store, "plain")))
+    engine.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,8 +73,8 @@ def read(client: socket.socket) -> bytes:
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connections, "HEAD_S", 0.4)
-        patch.setattr(connections, "READ_S", 0.4)
+        patch.setattr(connections, "HEAD_S", 1.0)
+        patch.setattr(connections, "READ_S", 1.0)
         made = Running()
         made.thread.start()
         eventually(lambda: made.server.started)
@@ -205,7 +205,7 @@ def test_a_connection_that_is_kept_is_cut_as_well(running: Running) -> None:
     assert running.talk(GET + b"\r\n").count(b"HTTP/1.1 ") == 1
 
 
-def test_a_body_that_nobody_reads_is_cut(running: Running) -> None:
+def test_a_body_that_nobody_reads_is_cut(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     early = b"POST /early HTTP/1.1\r\nhost: x\r\n"
     with running.connect() as client:
         client.sendall(early + b"transfer-encoding: chunked\r\n\r\n")
@@ -214,6 +214,7 @@ def test_a_body_that_nobody_reads_is_cut(running: Running) -> None:
             while time.monotonic() < over:
                 client.sendall(b"3e8\r\n" + bytes(1000) + b"\r\n")
     # One that comes to its end in time costs nobody the connection.
+    monkeypatch.setattr(connections, "HEAD_S", PATIENCE_S)
     whole = early + b"content-length: 1000000\r\n\r\n" + bytes(1_000_000)
     assert running.talk(whole, GET, CLOSE).count(b"HTTP/1.1 200 ") == 2
 
