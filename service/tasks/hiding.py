@@ -4,9 +4,10 @@ No answer, header, hint, list or error names, counts or orders a task that its c
 and it is refused before anything of it is loaded. Totals of `/metrics`, and how loaded the gateway
 is, are the stated exceptions.
 
-Private is what the manifest of the version that answers says. While that cannot be read, what was
-last read of the task holds; where nothing ever was, the task may be private, and only those see it
-who have to look after it (`Grants.sees`): to others it does not exist.
+Private is what the manifest of the version that answers says, or that of the live one, which may
+still be loading or be one that cannot be loaded. While they cannot be read, what was last read of
+the task holds; where nothing ever was, the task may be private, and only those see it who have to
+look after it (`Grants.sees`): to others it does not exist.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Mapping
+from contextlib import suppress
 
 from service.access import Grants
 from service.compute.paths import LoadedPath
@@ -80,8 +82,11 @@ def sees(grants: Grants, task: str, entry: Entry) -> bool:
 
 def _private(entry: Entry) -> bool | None:
     """None if it is not known; may read the store."""
-    try:
-        entry.private = entry.slot.summary().private
-    except Exception:  # whatever keeps it from being read: the task's own failure says what
-        return entry.private
+    found, successor = [], entry.successor
+    with suppress(Exception):  # whatever keeps it from being read: the task's own failure says what
+        found.append(entry.slot.summary().private)
+    if successor is not None and successor.summarised:  # its load has read it, if that can be done
+        found.append(successor.summary().private)
+    if found:
+        entry.private = any(found)
     return entry.private

@@ -219,6 +219,7 @@ class Slot:
             return path.published
         found = self._loader.store.resolve(self.task, self.version)
         self.digest = found.digest
+        self._summary = summarise(found)
         return found
 
     @property

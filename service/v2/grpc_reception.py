@@ -88,11 +88,15 @@ class Reception:
         """The call may stay open though nobody asks who calls: something else bounds it."""
         self._callers.kept(context)
 
+    def grants(self, context: Context, connection: Connection) -> Grants:
+        """What the caller may do now; it counts as a request. Raises as `Access.grants`."""
+        return self.runtime.access.grants(_pairs(context), connection.host)
+
     def admit(
         self, context: Context, connection: Connection, require: Callable[[Grants], None]
     ) -> tuple[Caller, Grants]:
         """Who calls, and what he may do. Raises what `require` does, and TooManyCalls."""
-        grants = self.runtime.access.grants(_pairs(context), connection.host)
+        grants = self.grants(context, connection)
         require(grants)
         name = grants.name
         if name in (ANONYMOUS, LOCAL.name):  # an address is all that tells them apart

@@ -29,7 +29,7 @@ from service.v2 import grpc_core
 from service.v2.errors import NOT_SERVED, BadRequest, NotSupported
 from service.v2.grpc_callers import Context, longest_message
 from service.v2.grpc_calls import MAX_CONTROL_BYTES, Asking, Calls, parsed
-from service.v2.grpc_connections import Connections, listener
+from service.v2.grpc_connections import Connection, Connections, listener
 from service.v2.grpc_reception import Messages, Reception, refusal
 from service.v2.grpc_standard import HEALTH, REFLECTION, Health, Reflection
 from service.v2.inference_pb2 import DESCRIPTOR, ModelStreamInferResponse
@@ -175,12 +175,12 @@ class _Methods:
             try:
                 connection = reception.arrived(context)
                 try:
-                    caller, grants = reception.admit(context, connection, _required(name))
+                    caller, _ = reception.admit(context, connection, _required(name))
                     while True:
                         async with reception.message(caller, messages) as data:
                             if data is None:
                                 return
-                            reply = await reply_to(data, grants, context)
+                            reply = await reply_to(data, connection, context)
                         await reception.write(caller, context, reply.SerializeToString())
                 finally:
                     reception.ends(context, connection)
@@ -188,12 +188,12 @@ class _Methods:
                 _, code, detail, metadata = refusal(error)
             await context.abort(code, detail, metadata)
 
-        async def reply_to(data: bytes, grants: Grants, context: Context) -> Message:
+        async def reply_to(data: bytes, connection: Connection, context: Context) -> Message:
             """A request that is refused ends nothing: its answer says so."""
             with reception.noted(path, context) as exchange:
                 exchange.bytes_in = len(data)
                 try:
-                    grants.spend()
+                    grants = reception.grants(context, connection)  # the token may be gone by now
                     found = await call(data, self._asking(grants, context))
                     reply = ModelStreamInferResponse(infer_response=found)  # pyright: ignore[reportArgumentType]
                     exchange.status = 200

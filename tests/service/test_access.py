@@ -463,6 +463,38 @@ def test_over_grpc_each_call_and_each_message_of_a_stream_counts(
     assert all("stream may make" in one for one in said[2:])
 
 
+def test_a_stream_goes_by_the_tokens_of_each_message(tmp_path: Path, compilations: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    file = tmp_path / "tokens.toml"
+    file.write_text(entry("stream", "s", "classify = ['*']"))
+    store = ModelStore(tmp_path / "store", create=True)
+    gateway = Gateway(store, compilations, tokens=str(file), grpc_port=port)
+
+    async def ask() -> list[str]:
+        said, message = [], pb.ModelInferRequest(model_name="nothing").SerializeToString()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stream = channel.stream_stream(f"{PREFIX}ModelStreamInfer")(
+                metadata=tuple(bearer("s").items())
+            )
+            for _ in range(2):
+                await stream.write(message)
+                answer = pb.ModelStreamInferResponse.FromString(await stream.read())
+                said.append(answer.error_message)
+                file.write_text("")
+                look(gateway.app.state.runtime.access)
+            await stream.done_writing()
+        return said
+
+    try:
+        said = gateway.runner.run(asyncio.wait_for(ask(), PATIENCE_S))
+    finally:
+        gateway.close()
+    assert "no task" in said[0]
+    assert said[1] == "the token is not known here"
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

@@ -27,8 +27,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_store import InvalidName, ModelStore
-from service.access import Access
+from service.access import Access, Grants
 from service.settings import Settings
+from service.tasks import hiding
 from service.tasks.near_names import NearNames
 from service.telemetry.metrics import Metrics, Snapshot
 from service.telemetry.reporting import Reporting
@@ -396,6 +397,25 @@ def test_what_cannot_be_read_any_more_is_what_it_was(pair: Pair, private: bool) 
         assert (task in told(gateway, caller, "GET", "/tasks")[2]) != private
     wanted = 404 if private else 503
     assert told(gateway, "a", "POST", f"/classify/{task}", content=png(1))[0] == wanted
+    gateway.store.rm(task)
+
+
+def test_a_task_is_private_as_soon_as_its_live_version_is(pair: Pair) -> None:
+    """Even if that cannot be loaded, so that the one before answers those who may ask."""
+    gateway, task = pair.beside, "secret/turning"
+    publish(gateway.store, task)
+    eventually(lambda: task in gateway.app.state.runtime.catalog.entries())
+    assert told(gateway, "a", "POST", f"/classify/{task}", content=png(1))[0] == 200
+    made = publish(gateway.store, task, own={"head": 9, "cls": 9}, private=True)
+    damage(gateway.store, made.path.components["cls"])
+    for caller in ("a", "r", "f", LOCAL):
+        for path in (f"/tasks/{task}", f"/v2/models/{task}", "/tasks"):
+            eventually(lambda path=path, caller=caller: f'"{task}"' not in told(
+                gateway, caller, "GET", path)[2])  # fmt: skip
+    assert told(gateway, "a", "POST", f"/classify/{task}", content=png(1))[0] == 404
+    entry = gateway.app.state.runtime.catalog.entries()[task]
+    assert (entry.slot.version, entry.slot.state) == (1, "ready")
+    assert hiding.seen({task: entry}, Grants("x", (task,))) == {task: entry}
     gateway.store.rm(task)
 
 
