@@ -258,7 +258,7 @@ def test_messages_take_memory_together(
 
     code, said, _ = gateway.runner.run(run())
     assert code is grpc.StatusCode.UNAVAILABLE
-    assert "at most 10" in said
+    assert "of 10 bytes" in said
 
 
 def test_a_deadline_that_has_passed_is_one(runtime: Runtime) -> None:
