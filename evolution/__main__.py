@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
+from evolution import stopping
 from evolution.agents.command import agents
 from evolution.agents.worker import work
 from evolution.baselines import baseline
@@ -294,22 +295,37 @@ def root(
     for step, loss, components in train_root(images, labels, training):
         trained = components
         console.print(f"step {step}/{steps}: loss {loss:.3f}", highlight=False)
-    out.write_bytes(encode_root(trained))
+    part = out.with_name(f"{out.name}.part")
+    part.write_bytes(encode_root(trained))
+    part.replace(out)
     console.print(f"wrote {out}", highlight=False)
 
 
 def main() -> None:
-    """Runs the command line; known failures become one line and exit code 1."""
+    """Runs the command line; known failures become one line and exit code 1.
+
+    A command that was told to stop ends with 130 (Ctrl-C) or 143 (SIGTERM).
+    """
     logging.basicConfig(format="%(message)s")
     logging.getLogger("evolution").setLevel(logging.INFO)  # downloads tell what came
     logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS advises OpenCV at each start
     # A later run or resume loads compiled programs instead of compiling them again.
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache/munet/compilations")
     jax.config.update("jax_compilation_cache_dir", str(cache))
+    with stopping.listening():
+        _run()
+
+
+def _run() -> None:
     try:
         app()
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        stopping.leave(stopping.exit_code() or 130)
+    except SystemExit as end:  # also Typer's answer to KeyboardInterrupt
+        told = stopping.exit_code()
+        if told is None:
+            raise
+        stopping.leave(told if end.code else 0)
     except SettingError as error:
         _fail(str(error), code=2)
     except (MemoryError, jax.errors.JaxRuntimeError, *KNOWN_ERRORS) as error:

@@ -17,11 +17,13 @@ from ray.exceptions import RayError, RayTaskError  # pyright: ignore[reportMissi
 
 from evolution.agents.agent import Agent
 from evolution.agents.reports import Report, View, reports
-from evolution.agents.restarts import Member, signals_to
+from evolution.agents.restarts import Member
 from evolution.agents.supervisor import POLL_S, agent_id
 from evolution.agents.worker import PASSING, Order
+from evolution.holding import PATIENCE_S
 from evolution.search import Source
 from evolution.sources import source_of
+from evolution.stopping import step, stoppable
 from model_store import AgentBusy, ModelStore
 
 # Nodes have the dependencies installed; the code comes along.
@@ -37,7 +39,7 @@ class AgentActor:
         self._order = order
         self._agent = Agent(
             ModelStore(order.store, create=True), order.agent_class, order.entry, source,
-            seed=order.seed, root=order.root, settings=order.settings,
+            seed=order.seed, root=order.root, settings=order.settings, patience_s=PATIENCE_S,
         )  # fmt: skip
 
     def run(self) -> Iterator[Report | str]:
@@ -82,6 +84,7 @@ class Cluster:
             max_concurrency=2,  # `stop` beside `run`
         )
         self._source = source
+        self._ending = False
         self.stopping = False
 
     def run(self) -> list[str]:
@@ -94,8 +97,10 @@ class Cluster:
             runtime_env={"py_modules": PACKAGES, "env_vars": ENVIRONMENT},
         )  # fmt: skip
         try:
-            with signals_to(self._stop):
+            with stoppable(self._stop), step():
                 while self._start_due() or self._streams():
+                    if self.stopping and not self._ending:
+                        self._end_all()
                     self._read()
         finally:
             ray.shutdown()
@@ -156,11 +161,12 @@ class Cluster:
         if not self.stopping:
             member.crash(how, self._view)
 
-    def _stop(self, *_: Any) -> None:
-        if self.stopping:
-            raise KeyboardInterrupt
+    def _stop(self) -> None:
         self.stopping = True
         self._view.say("stopping after the generations under way; Ctrl-C again stops at once")
+
+    def _end_all(self) -> None:
+        self._ending = True
         for member in self._members:
             member.starts_at = None
             if member.actor is not None:

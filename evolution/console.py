@@ -6,22 +6,25 @@ resumed, since it is saved after each generation.
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+import shlex
+from contextlib import closing, suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from evolution import stopping
+from evolution.holding import PATIENCE_S
 from evolution.mutation import RATE
-from evolution.outcome import ChildTrained, Event, TaskPublished, TaskWithdrawn
+from evolution.outcome import ChildTrained, Event, Remark, TaskPublished, TaskWithdrawn
 from evolution.population import ROOT
 from evolution.search import Search
 
 
 def follow(search: Search, console: Console) -> None:
-    """Runs the search to its end and shows it."""
+    """Runs the search to its end and shows it.
+
+    Raises SystemExit if it was told to stop before its end.
+    """
     progress, per_task = search.progress, search.experiment.samples_per_task
     name = search.name
     if progress.iteration == len(progress.schedule):
@@ -34,30 +37,33 @@ def follow(search: Search, console: Console) -> None:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    bar = Progress(*columns, console=console, disable=not console.is_terminal)
-    with bar, _stopped_by_ctrl_c(search, console):
-        row = bar.add_task("children", total=len(progress.schedule) * per_task, completed=done)
-        for event in search.run():
-            if isinstance(event, ChildTrained):
-                bar.advance(row)
-                bar.update(row, description=f"{event.task} best {event.best_quality:.3f}")
-            say(console, line_of(event))
-    if search.stopping and progress.iteration < len(progress.schedule):
-        say(console, f"stopped; go on with: python -m evolution resume {name}")
 
-
-@contextmanager
-def _stopped_by_ctrl_c(search: Search, console: Console) -> Iterator[None]:
-    def stop(*_: Any) -> None:
-        signal.signal(signal.SIGINT, previous)
+    def stop() -> None:
         search.stopping = True
         say(console, "stopping after the generation under way; Ctrl-C again stops at once")
 
-    previous = signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    search.patience_s = PATIENCE_S
+    bar = Progress(*columns, console=console, disable=not console.is_terminal)
+    with stopping.stoppable(stop):
+        # Interrupted where nothing is under way; what it holds is given back either way.
+        with bar, suppress(KeyboardInterrupt), closing(search.run()) as events:
+            row = bar.add_task("children", total=len(progress.schedule) * per_task, completed=done)
+            for event in events:
+                if isinstance(event, ChildTrained):
+                    bar.advance(row)
+                    bar.update(row, description=f"{event.task} best {event.best_quality:.3f}")
+                say(console, line_of(event))
+        if progress.iteration < len(progress.schedule):
+            say(console, f"stopped; go on with: {_command(search)}")
+            raise SystemExit(stopping.exit_code())
+
+
+def _command(search: Search) -> str:
+    """What continues a run."""
+    if search.saved is None:
+        return "the same command (nothing was saved yet)"
+    name, store = shlex.quote(search.name), shlex.quote(search.store.url)
+    return f"python -m evolution resume {name} --store {store}"
 
 
 def say(console: Console, line: str) -> None:
@@ -66,7 +72,9 @@ def say(console: Console, line: str) -> None:
 
 
 def line_of(event: Event) -> str:
-    """What is told of an event; begins with the task."""
+    """What is told of an event; begins with the task, or the name of the run."""
+    if isinstance(event, Remark):
+        return event.text
     if isinstance(event, ChildTrained):
         return _child_line(event)
     if isinstance(event, TaskPublished):

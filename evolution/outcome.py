@@ -104,5 +104,12 @@ class TaskFailed:
     task: str
 
 
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """What else is to be known of a run or an agent."""
+
+    text: str  # begins with its name
+
+
 Ended = TaskPublished | TaskWithdrawn | TaskFailed  # how a task iteration ends
-Event = ChildTrained | Ended
+Event = ChildTrained | Ended | Remark

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack
 
 from evolution import mutation, state
 from evolution.experiments import RESUMABLE, Experiment, with_settings
+from evolution.holding import hold
 from evolution.iteration import Iteration
 from evolution.outcome import Ended, Event, TaskFailed
 from evolution.population import ROOT, Path, Population
@@ -13,6 +15,7 @@ from evolution.publication import publish_once, published_event, standing
 from evolution.settings import SettingError
 from evolution.single import SinglePaths, architecture
 from evolution.state import Progress, StateError
+from evolution.stopping import step
 from evolution.tasks import Task
 from evolution.training import forward_flops
 from model_store import Digest, ModelStore, Published
@@ -41,12 +44,13 @@ class Search:
         """Use `start`, `extend` or `resume`; `saved` is the digest of the state so far."""
         self.name = name  # of the run, in the store
         self.experiment = experiment
-        self._store = store
+        self.store = store
         self._source = source(experiment)
-        self._saved = saved
+        self.saved = saved
         self.progress = progress
         self.population = population
         self.stopping = False  # set from outside: stop after the generation under way
+        self.patience_s = 0.0  # how long another process that runs it is waited for
 
     @classmethod
     def start(
@@ -140,14 +144,19 @@ class Search:
         population = state.population_of(store, document)
         return cls(experiment, store, progress, population, source, run, digest)
 
-    def run(self) -> Iterator[Event]:
+    def run(self) -> Generator[Event, None, None]:
         """Runs to the end of the schedule, or until `stopping`, saving after each generation.
 
         Raises AgentBusy if another process is running it, on whatever machine.
         """
         for entry in dict.fromkeys(self.progress.schedule[self.progress.iteration :]):
             self._source(entry)  # errors of the data come before anything is saved or trained
-        with self._store.hold(self.name):
+        with ExitStack() as stack:
+            held = yield from hold(
+                self.store, self.name, stack, self.patience_s, lambda: self.stopping
+            )
+            if held is None:
+                return
             self._save()
             while self.progress.iteration < len(self.progress.schedule) and not self.stopping:
                 yield from self._task_iteration(self.progress.schedule[self.progress.iteration])
@@ -161,10 +170,13 @@ class Search:
         while not iteration.complete:
             if self.stopping:
                 return
-            events = iteration.generation()
-            self._save()
+            with step():
+                events = iteration.generation()
+                self._save()
             yield from events
-        yield self._finish(task, kind)
+        with step():
+            event = self._finish(task, kind)
+        yield event
 
     def _begin(self, task: Task) -> None:
         self.population.start(task.name)
@@ -175,9 +187,7 @@ class Search:
             self.progress.seeds = [int(i) for i in self.progress.rng("seeds").permutation(seeds)]
 
     def _save(self) -> None:
-        self._saved = state.save(
-            self._store, self.name, self.progress, self.population, self._saved
-        )
+        self.saved = state.save(self.store, self.name, self.progress, self.population, self.saved)
 
     # ---- the end of a task iteration
 
@@ -186,7 +196,7 @@ class Search:
         outcome = self._publish(best, kind) if best else TaskFailed(task.name)
         self.progress.iteration += 1
         self.progress.generation = 0
-        state.archive_history(self._store, self.progress)
+        state.archive_history(self.store, self.progress)
         self._save()
         return outcome
 
@@ -195,11 +205,11 @@ class Search:
             best.metrics["test_accuracy"] = kind.test_accuracy(best)
         self._save()  # gives every component its digest
         version, added = publish_once(
-            self._store, best, self.name,
+            self.store, best, self.name,
             spec=lambda: kind.spec(best, self.name),
             may_replace=lambda live: self._may_replace(best, live),
         )  # fmt: skip
-        return published_event(self._store, best, version, added)
+        return published_event(self.store, best, version, added)
 
     def _may_replace(self, path: Path, live: Published | None) -> bool:
         """Whether the live version is this run's own, or no better by validation."""

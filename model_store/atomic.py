@@ -9,13 +9,13 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from model_store.errors import NotAFile
-from model_store.storage import Taken
+from model_store.storage import Taken, holder_told, this_process
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +198,11 @@ class Lock:
         self._path = path
 
     @contextmanager
-    def held(self, *, wait: bool = True) -> Iterator[None]:
-        """Wait for the lock and hold it alone; without `wait`, raises Taken if it is held."""
+    def held(self, *, wait: bool = True, named: bool = False) -> Iterator[None]:
+        """Wait for the lock and hold it alone; without `wait`, raises Taken if it is held.
+
+        `named`: those who find it taken are told by whom.
+        """
         # A descriptor of its own for each holder: flock does not tell the threads of one apart.
         try:
             descriptor = open_or_make(self._path, self._path.parent)
@@ -207,8 +210,14 @@ class Lock:
             if error.errno == errno.ELOOP:
                 raise NotAFile(f"{self._path}: a link, expected a lock; remove it") from None
             raise
-        try:
-            with locked(descriptor, wait=wait):
-                yield
-        finally:
-            os.close(descriptor)
+        with ExitStack() as stack:
+            stack.callback(os.close, descriptor)
+            try:
+                stack.enter_context(locked(descriptor, wait=wait))
+            except Taken:
+                raise Taken(holder_told(os.pread(descriptor, 200, 0))) from None
+            if named:
+                with suppress(OSError):  # a full disk
+                    os.ftruncate(descriptor, 0)
+                    os.pwrite(descriptor, this_process().encode(), 0)
+            yield

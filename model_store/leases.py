@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from model_store.errors import LeaseLost, StorageError
-from model_store.storage import Lease, Small, Storage, Taken
+from model_store.storage import Lease, Small, Storage, Taken, holder_told, this_process
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ LEASE_POLL_S = 1.0
 
 
 class ObjectLease:
-    """An object that names its holder and a count of renewals, written by compare-and-swap.
+    """An object that names its holder, a count of renewals and who it is, by compare-and-swap.
 
     Who waits takes it over when it has not changed for LEASE_S by the waiter's own clock, so that
     no two clocks are compared.
@@ -32,6 +32,7 @@ class ObjectLease:
         self._storage = storage
         self._key = key
         self._holder = secrets.token_hex(16).encode()
+        self._who = this_process()
         self._count = 0
         self._renewed = 0.0
 
@@ -52,8 +53,8 @@ class ObjectLease:
             current = self._storage.read(self._key)
             if current != seen:
                 seen, since = current, time.monotonic()
-                if not wait and not self._is_free(seen, since):
-                    raise Taken
+                if not wait and seen and not self._is_free(seen, since):
+                    raise Taken(holder_told(b" ".join(seen.data.split(b" ")[2:])))
 
     @staticmethod
     def _is_free(seen: Small | None, since: float) -> bool:
@@ -84,7 +85,7 @@ class ObjectLease:
     def _write(self, current: Small | None) -> bool:
         began = time.monotonic()  # from when on others may see it
         self._count += 1
-        content = self._holder + f" {self._count}".encode()
+        content = self._holder + f" {self._count} {self._who}".encode()
         if not self._storage.replace(self._key, content, current.version if current else None):
             return False
         self._renewed = began

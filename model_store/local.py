@@ -209,7 +209,7 @@ class LocalStorage:
         path = self._root / f"lock.{purpose}"
         if path.parent != self._root:
             self._make_directory(path.parent)
-        with atomic.Lock(path).held(wait=wait):
+        with atomic.Lock(path).held(wait=wait, named=True):
             yield Unneeded()  # the system's lock cannot be lost
 
     def tidy(self, before: float, *, dry_run: bool) -> int:

@@ -5,10 +5,13 @@ here knows what a file means. `LocalStorage` (local.py) and `ObjectStorage` (obj
 the protocol; `open_storage` picks one by the form of a URL.
 """
 
+import os
 import re
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
@@ -57,7 +60,18 @@ class CutShort(Exception):
 
 
 class Taken(Exception):
-    """Somebody else is alone at what was asked for."""
+    """Somebody else is alone at what was asked for; the text says who, as far as it is known."""
+
+
+def this_process() -> str:
+    """Who this is, for those who find something taken."""
+    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return f"process {os.getpid()} on {socket.gethostname()} since {now}"
+
+
+def holder_told(text: bytes) -> str:
+    """What `this_process` said elsewhere, fit to be shown."""
+    return "".join(c for c in text[:200].decode(errors="replace") if c.isprintable())
 
 
 class Lease(Protocol):

@@ -329,10 +329,11 @@ class ModelStore:
         with ExitStack() as stack:
             try:
                 lease = stack.enter_context(self._storage.alone(purpose, wait=False))
-            except Taken:
+            except Taken as taken:
+                who = str(taken) or "unknown"
                 raise AgentBusy(
-                    f"agent {agent}: held by another process that lives, expected by none; end that"
-                    f" one, or let it go on ({self.url})"
+                    f"agent {agent}: held by another process that lives ({who}), expected by none;"
+                    f" end that one, or let it go on ({self.url})"
                 ) from None
             yield stack.enter_context(renewed(lease))
 

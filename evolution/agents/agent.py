@@ -6,8 +6,8 @@ state at the start of each cycle, so that one that was stopped goes on as if it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -18,11 +18,13 @@ from evolution.agents.momenta import momenta_of, momenta_seen
 from evolution.agents.roots import root_document
 from evolution.agents.snapshots import Document, architecture_shared, population_at
 from evolution.experiments import RESUMABLE, Experiment, with_settings
+from evolution.holding import hold
 from evolution.outcome import Event
 from evolution.population import ROOT, Population
 from evolution.search import Source
 from evolution.settings import SettingError
 from evolution.state import Progress, StateError
+from evolution.stopping import step
 from evolution.tasks import Task, task_name
 from model_store import Digest, Held, ModelStore
 
@@ -47,9 +49,11 @@ class Agent:
         root: str | None = None,
         settings: Sequence[str] = (),
         turn: Turn = nullcontext,
+        patience_s: float = 0.0,
     ) -> None:
         """`entry` is that of a task list. Nothing is read or written before `run`.
 
+        Another process that is the agent is waited for as long as `patience_s`.
         `root` and `settings` are other ones than those of the class. Raises StateError for a class
         that there is not.
         """
@@ -66,17 +70,21 @@ class Agent:
         self._root = root
         self._settings = settings
         self._turn = turn
+        self._patience_s = patience_s
         self._owner = f"{self.id}:{task_name(entry)}"
         self._task: Task | None = None
 
-    def run(self, cycles: int) -> Iterator[Event]:
+    def run(self, cycles: int) -> Generator[Event, None, None]:
         """Runs until the agent has finished so many cycles in its life, or until `stopping`.
 
         Raises AgentBusy if another process is this agent, on whatever machine; StateError for
         settings that it cannot go on with; TaskError.
         """
-        with self._store.hold(self.id) as held:
-            while not self.stopping:
+        with ExitStack() as stack:
+            held = yield from hold(
+                self._store, self.id, stack, self._patience_s, lambda: self.stopping
+            )
+            while held and not self.stopping:
                 try:
                     with self._turn():
                         cycle = self._cycle(held, cycles)
@@ -91,10 +99,10 @@ class Agent:
         while not cycle.complete:
             if self.stopping:
                 return
-            with self._turn():
+            with self._turn(), step():
                 events = cycle.generation()
             yield from events
-        with self._turn():
+        with self._turn(), step():
             event = cycle.finish()
         yield event
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -18,7 +19,7 @@ from rich.progress import (
 
 from evolution.agents.agent import Agent
 from evolution.console import line_of, say
-from evolution.outcome import ChildTrained
+from evolution.outcome import ChildTrained, Remark
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +33,18 @@ class Report:
     best: float  # validation accuracy
 
 
-def reports(agent: Agent, cycles: int) -> Iterator[Report]:
+def reports(agent: Agent, cycles: int) -> Generator[Report, None, None]:
     """Runs an agent to that many cycles of its life."""
     done, total, best = 0, 0, 0.0
-    for event in agent.run(cycles):
-        if isinstance(event, ChildTrained):
-            done = event.iteration * event.children + event.number + 1
-            total, best = cycles * event.children, event.best_quality
-        yield Report(agent.id, f"{agent.id.split('/')[0]}/{line_of(event)}", done, total, best)
+    with closing(agent.run(cycles)) as events:
+        for event in events:
+            line = line_of(event)
+            if isinstance(event, ChildTrained):
+                done = event.iteration * event.children + event.number + 1
+                total, best = cycles * event.children, event.best_quality
+            if not isinstance(event, Remark):
+                line = f"{agent.id.split('/')[0]}/{line}"
+            yield Report(agent.id, line, done, total, best)
 
 
 class View:

@@ -1,12 +1,8 @@
-"""When an agent that has died is started again: later each time, and not for ever; and the end."""
+"""When an agent that has died is started again: later each time, and not for ever."""
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
 
 from evolution.agents.reports import View
 from evolution.agents.worker import Order
@@ -45,14 +41,3 @@ class Member:
         self.crashes += 1
         self.starts_at = time.monotonic() + delay
         view.say(f"{self.agent} {how}; started again in {delay:.0f} s")
-
-
-@contextmanager
-def signals_to(handler: Callable[..., Any]) -> Iterator[None]:
-    """Meanwhile Ctrl-C and SIGTERM call `handler`."""
-    former = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, before in former.items():
-            signal.signal(number, before)

@@ -1,7 +1,8 @@
 """Several agents on one machine: a process for each, one budget of turns to compute, one view.
 
-An agent that dies gives its turn back by that, and is started again, later each time. Agents of
-other machines are none of its business: all meet in the store.
+An agent that dies gives its turn back by that, and is started again, later each time. Agents end
+with the supervisor: they read from it, and the end of that is theirs. Agents of other machines are
+none of its business: all meet in the store.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import selectors
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from evolution.agents.reports import Report, View
-from evolution.agents.restarts import Member, signals_to
-from evolution.agents.worker import Order
+from evolution.agents.restarts import Member
+from evolution.agents.worker import STOP, Order
+from evolution.stopping import step, stoppable
 from evolution.tasks import task_name
 
 COMMAND = (sys.executable, "-m", "evolution", "agent-process")
@@ -52,11 +54,14 @@ class _Worker(Member):
             self.process.stdin.write(json.dumps(message).encode() + b"\n")
             self.process.stdin.flush()
 
-    def no_more_turns(self) -> None:
+    def stop(self) -> None:
         self.starts_at = None
-        if self.process is not None and self.process.stdin is not None:
-            with suppress(BrokenPipeError):
-                self.process.stdin.close()
+        if self.process is not None:
+            self.tell(STOP)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
 
     def messages(self) -> list[dict[str, Any]] | None:
         """Those that have come; None at the end of the process's output."""
@@ -85,12 +90,15 @@ class Supervisor:
 
     def run(self) -> list[str]:
         """Runs them; the agents that did not come to their end, unless it was told to stop."""
-        with self._ended_by_signals():
-            while self._start_due() or self._selector.get_map():
-                if self.stopping and not self._ending:
-                    self._end_turns()
-                for key, _ in self._selector.select(POLL_S):
-                    self._read(key.data)
+        try:
+            with stoppable(self._stop, at_once=self._kill), step():
+                while self._start_due() or self._selector.get_map():
+                    if self.stopping and not self._ending:
+                        self._end_turns()
+                    for key, _ in self._selector.select(POLL_S):
+                        self._read(key.data)
+        finally:
+            self._kill()
         return [worker.agent for worker in self._workers if worker.failed]
 
     def _start_due(self) -> bool:
@@ -148,27 +156,18 @@ class Supervisor:
 
     # ---- the end
 
-    @contextmanager
-    def _ended_by_signals(self) -> Iterator[None]:
-        try:
-            with signals_to(self._stop):
-                yield
-        finally:
-            for worker in self._workers:
-                if worker.process is not None:
-                    worker.process.kill()
-                    worker.process.wait()
+    def _stop(self) -> None:
+        self.stopping = True
+        self._view.say("stopping after the generations under way; Ctrl-C again stops at once")
 
     def _end_turns(self) -> None:
         self._ending = True
-        self._view.say("stopping after the generations under way; Ctrl-C again stops at once")
         for worker in self._workers:
-            worker.no_more_turns()
+            worker.stop()
 
-    def _stop(self, *_: Any) -> None:
-        if self.stopping:
-            raise KeyboardInterrupt
-        self.stopping = True
+    def _kill(self) -> None:
+        for worker in self._workers:
+            worker.kill()
 
 
 def agent_id(order: Order) -> str:

@@ -1,22 +1,28 @@
 """The process of one agent, under a supervisor that it talks to over its standard streams.
 
 Each line is a JSON object. In comes first the order, then `{}` for each turn to compute that was
-asked for; the end of the input means that no turn comes any more. Out go `{"asks": true}`,
-`{"asks": false}` when the turn is over, reports, and what ended the agent if it cannot go on.
+asked for, and `{"stop": true}` when the agent is to stop after its generation. Out go
+`{"asks": true}`, `{"asks": false}` when the turn is over, reports, and what ended the agent if it
+cannot go on. The end of the input is the end of the supervisor: the process ends with it at once,
+whatever it is at, as a killed one does.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
+import queue
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from typing import IO, Any
+from io import FileIO
+from typing import Any
 
+from evolution import stopping
 from evolution.agents.agent import Agent, NoTurn
 from evolution.agents.reports import reports
+from evolution.holding import PATIENCE_S
 from evolution.memory import exhausted
 from evolution.search import Source
 from evolution.sources import source_of
@@ -25,6 +31,9 @@ from model_store import MissingComponent, ModelStore, StorageError
 # Errors that another try may not meet: a store that does not answer, or a publication removed while
 # it was being looked at.
 PASSING = (StorageError, MissingComponent)
+
+
+STOP = {"stop": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,35 +49,77 @@ class Order:
     settings: tuple[str, ...] = ()
 
 
-def work(known_errors: tuple[type[Exception], ...], source: Source = source_of) -> int:
-    """Runs the agent that the first line of input names; the exit code.
+class _Supervisor:
+    """The other end of the standard streams, as the agent's process sees it."""
 
-    Known errors are told to the supervisor, but for those that may pass.
-    """
-    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print is no message
-    order = Order(**json.loads(sys.stdin.readline()))
+    def __init__(self) -> None:
+        self._output = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)  # what libraries print is no message
+        # Without a buffer, whose lock a thread that reads would hold at the interpreter's end.
+        self._input = FileIO(0, closefd=False)
+        self._turns: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
-    def tell(message: dict[str, Any]) -> None:
-        _tell(channel, message)
+    def order(self) -> Order:
+        return Order(**json.loads(self._line()))
+
+    def tell(self, message: dict[str, Any]) -> None:
+        self._output.write(json.dumps(message) + "\n")
+        self._output.flush()
+
+    def listen(self, agent: Agent) -> None:
+        """Hears from now on what comes, whatever the agent is at."""
+
+        def hear() -> None:
+            while True:
+                if json.loads(self._line()) == STOP:
+                    stopping.interrupt()
+                    self.stop(agent)
+                else:
+                    self._turns.put(True)
+
+        threading.Thread(target=hear, name="supervisor", daemon=True).start()
+
+    def stop(self, agent: Agent) -> None:
+        agent.stopping = True
+        self._turns.put(False)  # to one that waits for a turn
 
     @contextmanager
-    def turn() -> Iterator[None]:
-        tell({"asks": True})
-        if not sys.stdin.readline():
+    def turn(self) -> Iterator[None]:
+        self.tell({"asks": True})
+        if not self._turns.get():
             raise NoTurn
         try:
             yield
         finally:
-            tell({"asks": False})
+            self.tell({"asks": False})
 
+    def _line(self) -> bytes:
+        line = self._input.readline()
+        if not line:
+            os._exit(1)  # the supervisor is gone
+        return line
+
+
+def work(known_errors: tuple[type[Exception], ...], source: Source = source_of) -> int:
+    """Runs the agent that the first line of input names; the exit code.
+
+    Known errors are told to the supervisor, but for those that may pass. A signal stops the agent
+    as the supervisor does.
+    """
+    supervisor = _Supervisor()
+    order = supervisor.order()
     try:
         agent = Agent(
             ModelStore(order.store, create=True), order.agent_class, order.entry, source,
-            seed=order.seed, root=order.root, settings=order.settings, turn=turn,
+            seed=order.seed, root=order.root, settings=order.settings, turn=supervisor.turn,
+            patience_s=PATIENCE_S,
         )  # fmt: skip
-        for report in reports(agent, order.cycles):
-            tell({"report": asdict(report)})
+        with stopping.stoppable(lambda: supervisor.stop(agent)):
+            supervisor.listen(agent)
+            with closing(reports(agent, order.cycles)) as told:
+                for report in told:
+                    supervisor.tell({"report": asdict(report)})
+            return stopping.exit_code() or 0
     except BrokenPipeError:
         return 1  # nobody is listening any more; all is saved
     except PASSING:
@@ -77,11 +128,5 @@ def work(known_errors: tuple[type[Exception], ...], source: Source = source_of) 
         message = exhausted(error) or (str(error) if isinstance(error, known_errors) else None)
         if message is None:
             raise
-        tell({"failed": message})
+        supervisor.tell({"failed": message})
         return 1
-    return 0
-
-
-def _tell(channel: IO[str], message: dict[str, Any]) -> None:
-    channel.write(json.dumps(message) + "\n")
-    channel.flush()

@@ -102,12 +102,14 @@ def versions(store: ModelStore, agent: str) -> list[str]:
 
 # The command line with these classes and toy tasks; agents' processes are started by it again.
 PROGRAM = """
+import os
 import sys
 from unittest.mock import patch
 from evolution import __main__ as program
 from evolution.agents import supervisor, worker
 from tests.evolution.agent_systems import tiny_classes
 from tests.evolution.systems import tasks
+worker.PATIENCE_S = float(os.environ.get("PATIENCE_S", worker.PATIENCE_S))
 command = (sys.executable, "-c", sys.argv[1], sys.argv[1], "agent-process")
 known = program.KNOWN_ERRORS
 with tiny_classes(), patch.object(program, "work", lambda known: worker.work(known, tasks)):
@@ -117,9 +119,13 @@ with tiny_classes(), patch.object(program, "work", lambda known: worker.work(kno
 """
 
 
-def agents_command(store: File | str, cache: File, *arguments: str) -> subprocess.Popen[str]:
+def agents_command(
+    store: File | str, cache: File, *arguments: str, **environment: str
+) -> subprocess.Popen[str]:
     """`python -m evolution agents` as a process of its own; its output is to be read."""
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "COLUMNS": "300"}
+    environment = {
+        **os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "COLUMNS": "300", **environment,
+    }  # fmt: skip
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, PROGRAM, "agents", "--store", str(store), *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, text=True,

@@ -1,0 +1,160 @@
+"""How a command ends when it is told to, by Ctrl-C (SIGINT) or SIGTERM.
+
+The first signal ends it after the step under way, which is then saved; outside a step, at once. The
+second ends the process at once, whatever it computes or waits for. The exit code is 128 + the
+signal: 130 or 143.
+
+Python runs its handlers in the main thread only, between two instructions: a main thread that waits
+for XLA does not hear them. So a thread of its own reads the signals. The end of the interpreter is
+left out, as it crashes while threads of XLA compute.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+DEAF_S = 0.3  # if the main thread has not heard a signal by then, another one tells that it came
+SHOW_CURSOR = b"\x1b[?25h\n"
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What has come while `listening`."""
+
+    first: int | None = None  # the first signal
+    told: threading.Lock = field(default_factory=threading.Lock)  # held once `stop` is called
+
+
+_heard: _Heard | None = None  # None: not listening
+_steps = 0  # under way, one within the other
+_stop: Callable[[], None] | None = None
+_at_once: Callable[[], None] | None = None
+
+
+def exit_code() -> int | None:
+    """The exit code of a command that was told to stop; None if it was not."""
+    return 128 + _heard.first if _heard and _heard.first else None
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process without the interpreter's end."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+@contextmanager
+def step() -> Iterator[None]:
+    """What comes to its end before a `stoppable` process does; its saving belongs to it."""
+    global _steps
+    _steps += 1
+    try:
+        yield
+    finally:
+        _steps -= 1
+
+
+@contextmanager
+def stoppable(
+    stop: Callable[[], None], at_once: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """Meanwhile the first signal calls `stop`; the second `at_once`, before the process ends.
+
+    Outside a step, the first raises KeyboardInterrupt as well. `stop` may be called in another
+    thread, and `at_once` is.
+    """
+    global _stop, _at_once
+    former = _stop, _at_once
+    _stop, _at_once = stop, at_once
+    try:
+        with listening():
+            yield
+    finally:
+        _stop, _at_once = former
+
+
+def interrupt() -> None:
+    """Does what the first signal does outside a step; nothing within one, or after a signal."""
+    if not _steps and _heard is not None and _heard.first is None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Meanwhile signals end the process as this module says. For the main thread."""
+    handlers = {number: signal.signal(number, _hear) for number in SIGNALS}
+    try:
+        if _heard is None:
+            with _thread():
+                yield
+        else:
+            yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _thread() -> Iterator[None]:
+    global _heard
+    ours, pythons = socket.socketpair()
+    pythons.setblocking(False)
+    former = signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
+    _heard = _Heard()
+    threading.Thread(target=_read, args=(ours, _heard), name="signals", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(former)
+        pythons.close()
+        _heard = None
+
+
+def _read(signals: socket.socket, heard: _Heard) -> None:
+    """In a thread of its own: sees each signal as it comes."""
+    count = 0
+    with signals:
+        while data := signals.recv(16):
+            for number in data:
+                if number not in SIGNALS:
+                    continue
+                count += 1
+                if count == 2:
+                    _end(number)
+                heard.first = number
+                timer = threading.Timer(DEAF_S, _tell, (heard,))
+                timer.daemon = True
+                timer.start()
+
+
+def _end(number: int) -> NoReturn:
+    if _at_once is not None:
+        _at_once()
+    if os.isatty(1):
+        os.write(1, SHOW_CURSOR)
+    os._exit(128 + number)
+
+
+def _hear(number: int, _: Any) -> None:
+    """In the main thread: ends what it does outside a step."""
+    if _heard is not None:
+        _heard.first = _heard.first or number
+        _tell(_heard)
+    if not _steps or _stop is None:
+        raise KeyboardInterrupt
+
+
+def _tell(heard: _Heard) -> None:
+    stop = _stop
+    if stop is not None and heard.told.acquire(blocking=False):
+        stop()
