@@ -325,6 +325,8 @@ def _run() -> None:
         told = stopping.exit_code()
         if told is None:
             raise
+        if end.code and not isinstance(end, stopping.Stopped):
+            say(Console(stderr=True), "stopped")
         stopping.leave(told if end.code else 0)
     except SettingError as error:
         _fail(str(error), code=2)

@@ -23,7 +23,7 @@ from evolution.search import Search
 def follow(search: Search, console: Console) -> None:
     """Runs the search to its end and shows it.
 
-    Raises SystemExit if it was told to stop before its end.
+    Raises Stopped if it was told to stop before its end.
     """
     progress, per_task = search.progress, search.experiment.samples_per_task
     name = search.name
@@ -55,7 +55,7 @@ def follow(search: Search, console: Console) -> None:
                 say(console, line_of(event))
         if progress.iteration < len(progress.schedule):
             say(console, f"stopped; go on with: {_command(search)}")
-            raise SystemExit(stopping.exit_code())
+            raise stopping.Stopped(stopping.exit_code())
 
 
 def _command(search: Search) -> str:

@@ -40,6 +40,10 @@ _stop: Callable[[], None] | None = None
 _at_once: Callable[[], None] | None = None
 
 
+class Stopped(SystemExit):
+    """Ends a command that was told to stop and has said how it goes on."""
+
+
 def exit_code() -> int | None:
     """The exit code of a command that was told to stop; None if it was not."""
     return 128 + _heard.first if _heard and _heard.first else None

@@ -14,7 +14,7 @@ from evolution.agents.worker import Order
 from evolution.experiments import with_settings
 from evolution.plans import Plan, require_reasonable
 from evolution.settings import SettingError
-from evolution.stopping import exit_code
+from evolution.stopping import Stopped, exit_code
 from model_store import InvalidName
 from model_store.names import require_name
 
@@ -75,7 +75,8 @@ def agents(
         failed = runner.run()
         if runner.stopping:
             view.say("stopped; the same command goes on")
-    raise typer.Exit(exit_code() or (1 if failed else 0))
+            raise Stopped(exit_code())
+    raise typer.Exit(1 if failed else 0)
 
 
 def _on_ray(address: str, orders: list[Order], view: View, cpus: float, gpus: float) -> Cluster:

@@ -25,6 +25,7 @@ import pytest
 from evolution import __main__ as program
 from evolution.iteration import Iteration
 from evolution.roots import random_root
+from evolution.search import Search
 from tests.evolution.systems import ROOT, TINY, tasks
 
 TOP = Path(__file__).parents[2]
@@ -87,6 +88,7 @@ def counts(*_: Any) -> Any:
 REPLACED: dict[str, Callable[[Any], Any]] = {
     "generation": lambda work: patch.object(Iteration, "generation", work),
     "data": lambda work: patch.object(program, "source_of", lambda _: work),
+    "start": lambda work: patch.object(Search, "_save", work),
     "root": lambda work: patch.object(program, "_root", work),
     "training": lambda work: patch.object(program, "train_root", work),
     "bench": lambda work: patch.object(program, "bench", work),
@@ -120,6 +122,7 @@ STEPS = [
 ]
 NO_STEPS = [
     Case(RUN, "data", reads, (INT,)),
+    Case(RUN, "start", reads, (INT,)),
     Case(RUN, "root", waits_for_a_thread, (TERM,)),
     Case(RUN, "data", computes, (INT, TERM)),
     Case(("root", "--out", "STORE"), "training", counts, (INT,)),
@@ -152,8 +155,9 @@ def test_the_first_signal_ends_what_is_no_step(results, case):
     """A main thread in native code does not hear it, and the second ends the process."""
     code, printed = results[case.name]
     assert code - 128 in case.signals and "Traceback" not in printed, printed
-    if case.replaced == "data" and len(case.signals) == 1:
-        assert "stopped; go on with: the same command" in printed
+    if len(case.signals) == 1:
+        more = "; go on with: the same command (nothing was saved yet)"
+        assert f"stopped{more if case.replaced == 'start' else ''}" in printed.splitlines()
 
 
 # ---- the process that forks
