@@ -60,7 +60,7 @@ class CutShort(Exception):
 
 
 class Taken(Exception):
-    """Somebody else is alone at what was asked for; the text says who, as far as it is known."""
+    """Somebody else is alone at what was asked for; the text says who, as `holder_told` does."""
 
 
 def this_process() -> str:
@@ -71,7 +71,8 @@ def this_process() -> str:
 
 def holder_told(text: bytes) -> str:
     """What `this_process` said elsewhere, fit to be shown."""
-    return "".join(c for c in text[:200].decode(errors="replace") if c.isprintable())
+    shown = "".join(c for c in text[:200].decode(errors="replace") if c.isprintable())
+    return shown or "unknown"
 
 
 class Lease(Protocol):

@@ -330,10 +330,9 @@ class ModelStore:
             try:
                 lease = stack.enter_context(self._storage.alone(purpose, wait=False))
             except Taken as taken:
-                who = str(taken) or "unknown"
                 raise AgentBusy(
-                    f"agent {agent}: held by another process that lives ({who}), expected by none;"
-                    f" end that one, or let it go on ({self.url})"
+                    f"agent {agent}: held by another process that lives ({taken}), expected by"
+                    f" none; end that one, or let it go on ({self.url})"
                 ) from None
             yield stack.enter_context(renewed(lease))
 

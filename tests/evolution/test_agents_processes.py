@@ -221,9 +221,10 @@ def test_a_second_ctrl_c_ends_all_processes_at_once(tmp_path, cache):
     ],
 )
 def test_a_wrong_option_says_what_is_expected(given, message, tmp_path, monkeypatch, capsys):
-    from evolution.__main__ import app
+    from evolution.__main__ import main
 
     monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr(sys, "argv", ["evolution", "agents", "--store", str(tmp_path), *given])
     with pytest.raises(SystemExit) as ended:
-        app(["agents", "--store", str(tmp_path), *given])
+        main()
     assert ended.value.code == 2 and message in capsys.readouterr().err
