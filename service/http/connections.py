@@ -118,6 +118,9 @@ class Connection(HttpToolsProtocol):
     """From accepting to closing. All of it runs on the event loop's thread."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
+        self._chunks: list[bytes] = []  # of a body, since it was last handed on
+        # What the parser calls, for each chunk: a client may send them tiny.
+        self.on_body = self._chunks.append  # pyright: ignore[reportAttributeAccessIssue]
         super().__init__(*args, **options)
         self.ws_protocol_class = None  # nothing here speaks WebSocket; it has bounds of its own
         self.access_log = False  # the app has its own
@@ -253,6 +256,7 @@ class Connection(HttpToolsProtocol):
                 self._fruit = False
                 self._fruitless += len(piece)
                 self._parse(piece)
+                self._hand_on()
                 if self._fruit:
                     self._fruitless = 0
                 elif self._fruitless > MAX_HEAD_BYTES:
@@ -314,13 +318,16 @@ class Connection(HttpToolsProtocol):
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
-    def on_body(self, body: bytes) -> None:
-        self._fruit = True
-        super().on_body(body)
+    def _hand_on(self) -> None:
+        if self._chunks:
+            self._fruit = True
+            super().on_body(b"".join(self._chunks))
+            self._chunks.clear()
 
     def on_message_complete(self) -> None:
         if self._in_head:  # of a head that comes again: there is no message yet
             return
+        self._hand_on()
         super().on_message_complete()
         if self.expect_100_continue and not self.cycle.response_started:
             self.cycle.keep_alive = self._persists
