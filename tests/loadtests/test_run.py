@@ -100,11 +100,11 @@ def test_requests_in_flight_are_bounded_and_the_rest_counted() -> None:
 def test_a_server_that_dies_during_the_run_is_still_reported() -> None:
     results: list[Result] = []
     with fake_gateway("a") as gateway:
-        client = threading.Thread(target=lambda: results.append(run(gateway, seconds=1)))
+        client = threading.Thread(target=lambda: results.append(run(gateway, seconds=3)))
         client.start()
         while len(gateway.posts) < 10 and client.is_alive():
             time.sleep(0.01)
-    client.join(timeout=20)
+    client.join(timeout=60)
     (result,) = results
     assert result.ok > 0 and result.errors["connection"] > 0
     assert result.server is None

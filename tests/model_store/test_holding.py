@@ -29,8 +29,8 @@ def shorten_leases(lease_s: float) -> None:
 
 @pytest.fixture
 def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of three seconds: the holder has a few, even on a busy machine."""
-    monkeypatch.setattr(leases, "LEASE_S", 3.0)
+    """Of six seconds: one that lives has renewed it six times by then."""
+    monkeypatch.setattr(leases, "LEASE_S", 6.0)
     monkeypatch.setattr(leases, "LEASE_POLL_S", 0.05)
 
 

@@ -4,6 +4,7 @@ A step is a call of the storage. The other process is played by a function that 
 n-th step of the first, for every n: every interleaving of one with the whole of the other.
 """
 
+import fcntl
 import shutil
 import threading
 from collections.abc import Callable
@@ -23,6 +24,23 @@ from tests.model_store.samples import arrays, new_store, path, publish
 
 KEY = ed25519.Ed25519PrivateKey.generate()
 Action = Callable[[ModelStore], object]
+
+
+WAITING: set[int] = set()  # threads that wait for a lock of a file
+
+
+def flock(file: Any, operation: int, really: Callable[[Any, int], None] = fcntl.flock) -> None:
+    """As the system's; tells who waits."""
+    try:
+        really(file, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if operation & fcntl.LOCK_NB:
+            raise
+        WAITING.add(threading.get_ident())
+        try:
+            really(file, operation)
+        finally:
+            WAITING.discard(threading.get_ident())
 
 
 class Overtaken:
@@ -54,7 +72,9 @@ class Overtaken:
             self._left -= 1
             if self._left < 0 and not self._meanwhile.ident:
                 self._meanwhile.start()
-                self._meanwhile.join(0.5)  # it may have to wait for the one it overtakes
+                # It may have to wait for the one it overtakes.
+                while self._meanwhile.is_alive() and self._meanwhile.ident not in WAITING:
+                    self._meanwhile.join(0.001)
             return found(*arguments, **options)
 
         return call
@@ -67,6 +87,7 @@ class Steps:
         self._folder = folder
         self._patch = monkeypatch
         monkeypatch.setattr("os.fsync", lambda _: None)  # power cuts are not the subject
+        monkeypatch.setattr("fcntl.flock", flock)
         self._template = prepared(folder / "template")
 
     def run(self, first: str, other: str, *, lease: bool = True) -> None:

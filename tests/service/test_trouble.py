@@ -139,7 +139,7 @@ def test_429_503_and_504_while_the_engine_is_held_up(small: Gateway) -> None:
                 return await client.post(f"/classify/{task}", content=png(1), headers=headers)
 
             queued = [asyncio.create_task(send(task, 3_000)) for task in ("a", "a", "b")]
-            while len(batcher) < 3:
+            while len(batcher) < 3 and not queued[0].done():
                 await asyncio.sleep(0.01)
             refusals = [await send("a", 9_000), await send("c", 9_000)]
             return refusals, await asyncio.gather(*queued)

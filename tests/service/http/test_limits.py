@@ -121,7 +121,10 @@ def test_bodies_take_a_limited_memory_together(tight: Gateway) -> None:
         waiting = [Client(tight), Client(tight, "/classify/other", address="127.0.0.2")]
         for client in waiting:
             client.send(bytes(9_000), more=True)
-        await asyncio.sleep(0.05)
+        intake = tight.app.state.runtime.intake
+        async with asyncio.timeout(PATIENCE_S):
+            while intake._held < 18_000:
+                await asyncio.sleep(0.01)
         third = Client(tight)
         third.send(bytes(9_000), more=True)
         await third.task

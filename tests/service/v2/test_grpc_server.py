@@ -298,7 +298,7 @@ def test_stopping_finishes_what_has_begun(
             first = asyncio.ensure_future(ask(port, message().SerializeToString()))
             await until(lambda: blocked.ran)
             asyncio.get_running_loop().call_later(0.2, blocked.release.set)
-        return await first, await ask(port, message().SerializeToString(), timeout=5)
+        return await first, await ask(port, message().SerializeToString(), timeout=PATIENCE_S)
 
     first, late = gateway.runner.run(run())
     assert first[0] is grpc.StatusCode.OK
