@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 
 from evolution import mutation, state
+from evolution.environment import moved
 from evolution.experiments import RESUMABLE, Experiment, with_settings
 from evolution.holding import hold
 from evolution.iteration import Iteration
@@ -157,7 +158,10 @@ class Search:
             )
             if held is None:
                 return
+            unfinished = self.progress.iteration < len(self.progress.schedule)
+            remarks = moved(self.progress, f"run {self.name}") if unfinished else []
             self._save()
+            yield from remarks
             while self.progress.iteration < len(self.progress.schedule) and not self.stopping:
                 yield from self._task_iteration(self.progress.schedule[self.progress.iteration])
 

@@ -41,6 +41,7 @@ class Progress:
     archived: int = 0  # rows at the start of the history that are stored for good
     archive: list[Digest] = field(default_factory=list)  # where
     agent: str = ""  # its id; of a run none
+    environments: list[dict[str, Any]] = field(default_factory=list)  # evolution.environment.moved
 
     @property
     def entropy(self) -> int:
@@ -96,6 +97,7 @@ def document_of(
         "generation": progress.generation,
         "seeds": progress.seeds,
         "archive": progress.archive,
+        "environments": progress.environments,
         "history": progress.history[progress.archived :],
         "next_path_id": population.next_path_id,
         "next_component_id": population.next_component_id,
@@ -190,6 +192,7 @@ def progress_of(store: ModelStore, run: str, document: dict[str, Any]) -> Progre
         archived=len(archived),
         archive=document["archive"],
         agent=document.get("agent", ""),
+        environments=document.get("environments", []),
     )
 
 

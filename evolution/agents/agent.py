@@ -17,9 +17,10 @@ from evolution.agents.cycle import Cycle
 from evolution.agents.momenta import momenta_of, momenta_seen
 from evolution.agents.roots import root_document
 from evolution.agents.snapshots import Document, architecture_shared, population_at
+from evolution.environment import moved
 from evolution.experiments import RESUMABLE, Experiment, with_settings
 from evolution.holding import hold
-from evolution.outcome import Event
+from evolution.outcome import Event, Remark
 from evolution.population import ROOT, Population
 from evolution.search import Source
 from evolution.settings import SettingError
@@ -71,6 +72,7 @@ class Agent:
         self._settings = settings
         self._turn = turn
         self._patience_s = patience_s
+        self._remarks: list[Remark] = []  # of the cycle under way
         self._owner = f"{self.id}:{task_name(entry)}"
         self._task: Task | None = None
 
@@ -90,6 +92,7 @@ class Agent:
                         cycle = self._cycle(held, cycles)
                     if cycle is None:
                         return
+                    yield from self._remarks
                     yield from self._events(cycle)
                     del cycle  # its data leave the device before those of the next come
                 except NoTurn:
@@ -128,6 +131,7 @@ class Agent:
         cycle = Cycle(
             self._store, held, experiment, population, progress, self._owner, kind, saved, snapshot
         )
+        self._remarks = moved(progress, f"agent {self.id}")
         cycle.save()
         return cycle
 

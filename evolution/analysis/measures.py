@@ -35,6 +35,7 @@ class Run:
     root: Path | None
     test: dict[str, float | None]  # test accuracy of the retained path
     settings: Mapping[str, Any] = field(default_factory=dict)  # {} where unknown
+    environments: Sequence[Mapping[str, Any]] = ()  # as in Progress
 
     @property
     def private(self) -> frozenset[str]:
@@ -49,6 +50,7 @@ def run_of(
     history: Sequence[Row],
     population: Population,
     settings: Mapping[str, Any] | None = None,
+    environments: Sequence[Mapping[str, Any]] = (),
 ) -> Run:
     """A saved run, its history one row for each sampled child in the order of sampling."""
     retained = {
@@ -69,6 +71,7 @@ def run_of(
         root=roots[0] if roots else None,
         test={t: retained[t].metrics.get("test_accuracy") for t in tasks if t in retained},
         settings=settings or {},
+        environments=environments,
     )
 
 

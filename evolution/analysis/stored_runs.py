@@ -51,8 +51,9 @@ def load(store: ModelStore, name: str) -> Run:
     """A run of the store, as it stands; raises StateError."""
     progress, population = state.load(store, name)
     run = run_of(
-        name, progress.experiment, progress.seed, progress.history, population, progress.settings
-    )
+        name, progress.experiment, progress.seed, progress.history, population, progress.settings,
+        progress.environments,
+    )  # fmt: skip
     for task, known in run.test.items():
         if known is None:
             run.test[task] = _published_accuracy(store, task, run.retained[task].published)
