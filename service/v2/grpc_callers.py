@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from service.v2.grpc_connections import Connection, most_connections
 
 Context = grpc.aio.ServicerContext[Any, Any]
 MESSAGE_OVERHEAD = 1 << 16  # of a request around its tensors
-LOOKAHEAD = 65535  # bytes that gRPC takes of a message before it is asked for, as HTTP/2 has it
+LOOKAHEAD = 32 << 10  # bytes that gRPC takes of a message before it is asked for
 UNKNOWN_CALLS = 512  # open at once without that anybody has asked who calls
 LONG_ANSWER = 1 << 16  # bytes; shorter ones are not counted
 
@@ -43,11 +43,6 @@ class Caller:
     answers: int = 0  # bytes of long ones that it has not read yet
 
 
-def when_done(context: Context, work: Callable[[], None]) -> None:
-    """Does it when the call has ended, on both sides."""
-    context.add_done_callback(lambda _: work())  # pyright: ignore[reportArgumentType]
-
-
 class Callers:
     """All callers of one gateway; for the event loop's thread."""
 
@@ -60,12 +55,13 @@ class Callers:
         self._most_calls = max(2, min(settings.queue_total, memory // 8 // LOOKAHEAD))
         self._most_connections = max(2, most_connections())
         self._most_answers = memory // 8
-        self._unknown: OrderedDict[Context, Connection] = OrderedDict()
+        self._unknown: OrderedDict[object, Connection] = OrderedDict()
         self._callers: dict[str, Caller] = {}
         self._calls = self._answers = 0
 
-    def arrived(self, context: Context, connection: Connection) -> None:
-        """A call has begun, and nobody has asked who calls.
+    @contextmanager
+    def arrived(self, connection: Connection) -> Iterator[object]:
+        """Around a call, of which nobody knows yet who calls; its key.
 
         Such a call stays open only while its client does not read the answer: of too many, the
         oldest one's connection is closed.
@@ -73,18 +69,23 @@ class Callers:
         if len(self._unknown) >= UNKNOWN_CALLS:
             _, oldest = self._unknown.popitem(last=False)
             oldest.abort()
-        self._unknown[context] = connection
-        when_done(context, lambda: self.kept(context))
+        key = object()
+        self._unknown[key] = connection
+        try:
+            yield key
+        finally:
+            self.settled(key)
 
-    def kept(self, context: Context) -> None:
-        """The call is bounded by something else."""
-        self._unknown.pop(context, None)
+    def settled(self, key: object) -> None:
+        """From now on something else bounds this call."""
+        self._unknown.pop(key, None)
 
-    def admit(self, name: str, context: Context, connection: Connection) -> Caller:
-        """The call is this caller's until it ends. Raises TooManyCalls."""
-        caller = self._callers.get(name)
+    @contextmanager
+    def admitted(self, name: str, connection: Connection) -> Iterator[Caller]:
+        """Around a call of this caller. Raises TooManyCalls."""
         if self._calls >= self._most_calls:
             raise TooManyCalls(f"{self._calls} calls are open already", retry_after_s=1)
+        caller = self._callers.get(name)
         if caller is None:
             caller = self._callers[name] = Caller(name, asyncio.Semaphore(self._turns_each))
         if caller.calls >= self._most_calls // 2:
@@ -92,23 +93,21 @@ class Callers:
         others = len(caller.connections)
         if connection not in caller.connections and others >= self._most_connections // 2:
             raise TooManyCalls(f"{others} connections of yours have calls open", retry_after_s=1)
-        self.kept(context)
-        self._calls += 1
-        caller.calls += 1
-        caller.connections[connection] += 1
-        connection.calls += 1
-        when_done(context, lambda: self._ended(caller, connection))
-        return caller
+        self._count_call(caller, connection, 1)
+        try:
+            yield caller
+        finally:
+            self._count_call(caller, connection, -1)
+            if not caller.calls:
+                self._callers.pop(name)
 
-    def _ended(self, caller: Caller, connection: Connection) -> None:
-        self._calls -= 1
-        caller.calls -= 1
-        caller.connections[connection] -= 1
+    def _count_call(self, caller: Caller, connection: Connection, more: int) -> None:
+        self._calls += more
+        caller.calls += more
+        caller.connections[connection] += more
         if not caller.connections[connection]:
             del caller.connections[connection]
-        connection.call_ended()
-        if not caller.calls:
-            self._callers.pop(caller.name, None)
+        connection.count_call(more)
 
     @asynccontextmanager
     async def turn(self, caller: Caller) -> AsyncIterator[None]:
@@ -116,19 +115,20 @@ class Callers:
         async with caller.turns, self._turns:
             yield
 
-    def answering(self, caller: Caller, size: int, context: Context) -> None:
-        """Counts an answer until its call has ended. Raises TooManyCalls."""
-        if size <= LONG_ANSWER:
-            return
+    @contextmanager
+    def answering(self, caller: Caller, size: int) -> Iterator[None]:
+        """Around sending an answer of so many bytes. Raises TooManyCalls."""
+        counted = size if size > LONG_ANSWER else 0
         for held, most in (
             (caller.answers, self._most_answers // 2),
             (self._answers, self._most_answers),
         ):
-            if held and held + size > most:
+            if counted and held and held + counted > most:
                 raise TooManyCalls(f"{held} bytes of answers wait to be read", retry_after_s=1)
-        self._count(caller, size)
-        when_done(context, lambda: self._count(caller, -size))
-
-    def _count(self, caller: Caller, size: int) -> None:
-        caller.answers += size
-        self._answers += size
+        caller.answers += counted
+        self._answers += counted
+        try:
+            yield
+        finally:
+            caller.answers -= counted
+            self._answers -= counted

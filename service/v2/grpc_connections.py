@@ -21,23 +21,23 @@ import socket
 import tempfile
 import time
 from asyncio import TimerHandle
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113, 3.4
-MAX_CONNECTIONS = (
-    1024  # each takes three files, and all together at most a quarter of those allowed
-)
+MAX_CONNECTIONS = 1024  # each takes four files, and all together at most a quarter of those allowed
 PREFACE_S = 10.0  # from the connection's start to the end of its preface
 READ_S = 30.0  # in which a client has to read what it is sent
+LAST_S, LOOK_S = 2.0, 0.01  # in which a client has to read what gRPC says when it ends
 LONGEST_SOCKET_PATH = 80  # bytes; systems allow some 100
 
 
 def most_connections() -> int:
     """How many are open at once."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return min(MAX_CONNECTIONS, max(4, files // 12))
+    return min(MAX_CONNECTIONS, max(4, files // 16))
 
 
 class _End(asyncio.Protocol):
@@ -81,7 +81,7 @@ class Connection(_End):
         self.host: str | None = None  # the client's address
         self.number: int | None = None  # by which gRPC names it
         self.calls = 0  # that were admitted and have not ended
-        self.used = time.monotonic()  # when it was opened, or an admitted call last ended
+        self.used = time.monotonic()  # when it was opened, or an admitted call began or ended
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -119,9 +119,9 @@ class Connection(_End):
         if self._core is not None:
             self._core.read(True)
 
-    def call_ended(self) -> None:
-        """One of those that were admitted."""
-        self.calls -= 1
+    def count_call(self, more: int) -> None:
+        """One that was admitted begins (1) or has ended (-1)."""
+        self.calls += more
         self.used = time.monotonic()
 
     def joined(self, core: _End) -> None:
@@ -151,12 +151,19 @@ class Connection(_End):
 class _Core(_End):
     """gRPC's end of a connection."""
 
-    def __init__(self, client: Connection) -> None:
+    def __init__(self, client: Connection, end: socket.socket) -> None:
         super().__init__()
         self._client = client
+        self._end = end.dup()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        del exc
+        """What gRPC has said last still goes out.
+
+        A transport that could not write, because gRPC has closed, does not read what is left.
+        """
+        with self._end, suppress(OSError):
+            while exc is not None and (data := self._end.recv(1 << 16)):
+                self._client.send(data)
         self._client.end()
 
     def data_received(self, data: bytes) -> None:
@@ -200,9 +207,16 @@ class Connections:
         if self._server is not None:
             self._server.close()
 
-    def close(self) -> None:
-        """Closes everything."""
+    async def close(self) -> None:
+        """Closes everything, once what gRPC has said last is sent, if that is soon."""
         self.stop_listening()
+        for connection in tuple(self._open):
+            if connection.number is None:
+                connection.abort()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_S):
+                while self._open:
+                    await asyncio.sleep(LOOK_S)
         for connection in tuple(self._open):
             connection.abort()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -241,7 +255,7 @@ class Connections:
             end.connect(str(self._folder / "core"))
             os.unlink(name)
             loop = asyncio.get_running_loop()
-            _, core = await loop.create_unix_connection(lambda: _Core(connection), sock=end)
+            _, core = await loop.create_unix_connection(lambda: _Core(connection, end), sock=end)
         except OSError:  # gRPC is stopping
             end.close()
             connection.abort()

@@ -23,8 +23,8 @@ from grpc.aio import _server as aio_server  # pyright: ignore[reportAttributeAcc
 
 from service.v2.grpc_callers import LOOKAHEAD
 
-MAX_STREAMS = 128  # of one connection
-MAX_PENDING = 64  # calls of one method that nobody has looked at yet; of twice as many all go
+MAX_STREAMS = 64  # of one connection
+MAX_PENDING = 512  # calls of one method that nobody has looked at yet; of twice as many all go
 MAX_METADATA = 16 << 10  # bytes
 HANDSHAKE_S = 10  # from the preface to the client's settings
 IDLE_S = 120  # without a call

@@ -6,17 +6,19 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import TypeVar
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 import grpc
+import grpc.aio
 
 from service.access import ANONYMOUS, LOCAL, Grants
 from service.errors import ClientGone, GatewayError, InternalError, Unavailable, UploadTimeout
 from service.http.exchanges import REQUEST_ID, TRACE_CONTEXT, request_id
 from service.runtime import Runtime
 from service.telemetry.requests import Exchange, exchanged
-from service.v2.grpc_callers import Caller, Callers, Context, longest_message, when_done
+from service.v2.grpc_callers import Caller, Callers, Context, longest_message
 from service.v2.grpc_connections import READ_S, Connection, Connections
 
 logger = logging.getLogger(__name__)
@@ -35,9 +37,17 @@ CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-Refusal = tuple[int, grpc.StatusCode, str, tuple[tuple[str, str], ...]]
-Messages = AsyncIterator[bytes]
-T = TypeVar("T")
+
+
+def handler(handle: Callable[[Any, Context], Awaitable[None]]) -> grpc.RpcMethodHandler[Any, Any]:
+    """Of any method: it reads and writes bytes itself, so that both can be bounded."""
+    return grpc.stream_stream_rpc_method_handler(handle)  # pyright: ignore[reportArgumentType]
+
+
+async def read(context: Context) -> bytes | None:
+    """The next message, None after the last."""
+    data: Any = await context.read()
+    return None if data is grpc.aio.EOF else data  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def texts(context: Context) -> dict[str, str]:
@@ -50,16 +60,44 @@ def _pairs(context: Context) -> list[tuple[str, str]]:
     return [(name, value) for name, value in found if isinstance(value, str)]
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a client is told, without the error, which knows everything that was at hand."""
+
+    status: int  # of HTTP
+    detail: str
+    retry_after_s: float | None
+
+
 def refusal(error: Exception) -> Refusal:
-    """Of HTTP the status, of gRPC the code, its text and trailing metadata."""
+    """What the client is told of it."""
     if not isinstance(error, GatewayError):
         logger.error("event=grpc_crash", exc_info=error)
         error = InternalError("an unexpected error; the server's log has the cause")
-    metadata: tuple[tuple[str, str], ...] = ()
-    if error.retry_after_s is not None:
-        metadata = (("retry-after", str(max(1, math.ceil(error.retry_after_s)))),)
-    code = CODES.get(error.status, grpc.StatusCode.INTERNAL)
-    return error.status, code, error.detail, metadata
+    return Refusal(error.status, error.detail, error.retry_after_s)
+
+
+def refuse(context: Context, error: Exception) -> int:
+    """Ends a call that has no answer, once its handler returns; the status of HTTP.
+
+    Aborting it would keep what the handler knows, the message too, until the garbage is collected.
+    """
+    told = refusal(error)
+    context.set_code(CODES.get(told.status, grpc.StatusCode.INTERNAL))
+    context.set_details(told.detail)
+    if told.retry_after_s is not None:
+        after_s = max(1, math.ceil(told.retry_after_s))
+        context.set_trailing_metadata((("retry-after", str(after_s)),))
+    return told.status
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A call that has begun."""
+
+    context: Context
+    connection: Connection
+    key: object
 
 
 class Reception:
@@ -76,35 +114,39 @@ class Reception:
         """The longest that a client may keep a call waiting."""
         return self.runtime.settings.deadline_ms / 1e3
 
-    def arrived(self, context: Context) -> Connection:
-        """A call has begun. Raises ClientGone if its connection has closed meanwhile."""
+    @contextmanager
+    def arrived(self, context: Context) -> Iterator[Arrival]:
+        """Around a call. Raises ClientGone if its connection has closed meanwhile."""
         connection = self._connections.of(context.peer())
         if connection is None:
             raise ClientGone("the connection has closed")
-        self._callers.arrived(context, connection)
-        return connection
+        with self._callers.arrived(connection) as key:
+            yield Arrival(context, connection, key)
 
-    def kept(self, context: Context) -> None:
-        """The call may stay open though nobody asks who calls: something else bounds it."""
-        self._callers.kept(context)
+    def settled(self, arrival: Arrival) -> None:
+        """From now on something else bounds this call."""
+        self._callers.settled(arrival.key)
 
-    def grants(self, context: Context, connection: Connection) -> Grants:
+    def grants(self, arrival: Arrival) -> Grants:
         """What the caller may do now; it counts as a request. Raises as `Access.grants`."""
-        return self.runtime.access.grants(_pairs(context), connection.host)
+        return self.runtime.access.grants(_pairs(arrival.context), arrival.connection.host)
 
-    def admit(
-        self, context: Context, connection: Connection, require: Callable[[Grants], None]
-    ) -> tuple[Caller, Grants]:
-        """Who calls, and what he may do. Raises what `require` does, and TooManyCalls."""
-        grants = self.grants(context, connection)
+    @contextmanager
+    def admitted(
+        self, arrival: Arrival, require: Callable[[Grants], None]
+    ) -> Iterator[tuple[Caller, Grants]]:
+        """Around what only some may do. Raises what `require` does, and TooManyCalls."""
+        host, grants = arrival.connection.host, self.grants(arrival)
         require(grants)
         name = grants.name
         if name in (ANONYMOUS, LOCAL.name):  # an address is all that tells them apart
-            name = f"{name} {connection.host}"
-        return self._callers.admit(name, context, connection), grants
+            name = f"{name} {host}"
+        with self._callers.admitted(name, arrival.connection) as caller:
+            self.settled(arrival)
+            yield caller, grants
 
     @asynccontextmanager
-    async def message(self, caller: Caller, messages: Messages) -> AsyncIterator[bytes | None]:
+    async def message(self, caller: Caller, context: Context) -> AsyncIterator[bytes | None]:
         """Around the use of the next message; of None after the last. Its memory is counted.
 
         While it arrives, that is as much as a message may have: nobody knows its size. Raises
@@ -116,7 +158,7 @@ class Reception:
                 async with asyncio.timeout(self.limit_s), self._callers.turn(caller):
                     intake.take(self._longest)
                     held = self._longest
-                    data = await anext(messages, None)
+                    data = await read(context)
             except TimeoutError:
                 if not held:
                     raise Unavailable(
@@ -130,27 +172,20 @@ class Reception:
         finally:
             intake.give(held)
 
-    async def write(self, caller: Caller, context: Context, data: bytes) -> None:
-        """One answer of several. Raises UploadTimeout if the client does not read it."""
-        self.answering(caller, context, len(data))
-        await self.soon(context.write(data))
+    async def answer(self, arrival: Arrival, data: bytes, caller: Caller | None = None) -> None:
+        """Sends it. The connection of a client that does not read it is closed.
 
-    def answering(self, caller: Caller, context: Context, size: int) -> None:
-        """An answer of so many bytes goes out. Raises TooManyCalls if too much is unread."""
-        self._callers.answering(caller, size, context)
-
-    def ends(self, context: Context, connection: Connection) -> None:
-        """The handler is through; a client that does not read what it answered is closed."""
-        timer = asyncio.get_running_loop().call_later(READ_S, connection.abort)
-        when_done(context, timer.cancel)
-
-    async def soon(self, step: Awaitable[T]) -> T:
-        """Sending or receiving, for which the client is needed. Raises UploadTimeout."""
-        try:
-            async with asyncio.timeout(self.limit_s):
-                return await step
-        except TimeoutError:
-            raise UploadTimeout(f"no message went within {self.limit_s:g} s") from None
+        Raises UploadTimeout then, and TooManyCalls if too much of this caller's is unread.
+        """
+        with self._callers.answering(caller, len(data)) if caller else nullcontext():
+            try:
+                async with asyncio.timeout(READ_S):
+                    await arrival.context.write(data)
+            except TimeoutError:
+                arrival.connection.abort()
+                raise UploadTimeout(f"the answer was not read within {READ_S:g} s") from None
+            except grpc.aio.BaseError:
+                raise ClientGone("the call ended before its answer was sent") from None
 
     @contextmanager
     def noted(self, path: str, context: Context, *, quiet: bool = False) -> Iterator[Exchange]:

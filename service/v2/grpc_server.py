@@ -22,15 +22,16 @@ import grpc
 from google.protobuf.message import Message
 
 from service.access import Grants
-from service.errors import GatewayError, SettingsError
+from service.errors import SettingsError
 from service.runtime import Runtime
 from service.settings import LONGEST_DEADLINE_MS, Settings
+from service.telemetry.requests import Exchange
 from service.v2 import grpc_core
 from service.v2.errors import NOT_SERVED, BadRequest, NotSupported
-from service.v2.grpc_callers import Context, longest_message
+from service.v2.grpc_callers import Caller, Context, longest_message
 from service.v2.grpc_calls import MAX_CONTROL_BYTES, Asking, Calls, parsed
-from service.v2.grpc_connections import Connection, Connections, listener
-from service.v2.grpc_reception import Messages, Reception, refusal
+from service.v2.grpc_connections import Connections, listener
+from service.v2.grpc_reception import Arrival, Reception, handler, refusal, refuse
 from service.v2.grpc_standard import HEALTH, REFLECTION, Health, Reflection
 from service.v2.inference_pb2 import DESCRIPTOR, ModelStreamInferResponse
 
@@ -89,7 +90,7 @@ async def serving(runtime: Runtime) -> AsyncIterator[None]:
             await server.stop(LONGEST_DEADLINE_MS / 1e3)
     finally:
         found.close()
-        connections.close()
+        await connections.close()
 
 
 def hold_port(settings: Settings) -> None:
@@ -130,87 +131,90 @@ class _Methods:
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         """By the names of the methods."""
-        found = {method.name: self._handler(method) for method in SERVICE.methods}
-        for name in NOT_SERVED_METHODS:
-            found[name] = grpc.stream_unary_rpc_method_handler(self._unary(name, _not_served))
-        return found
+        found = {
+            method.name: self._stream(method.name, getattr(self._calls, method.name))
+            if method.client_streaming
+            else self._single(method.name, self._call(method))
+            for method in SERVICE.methods
+        }
+        return found | {name: self._single(name, _not_served) for name in NOT_SERVED_METHODS}
 
-    def _handler(self, method: Any) -> grpc.RpcMethodHandler[Any, Any]:
-        # For a call of one message gRPC itself waits as long as the client likes: read as a stream.
-        call: Call = getattr(self._calls, method.name)
-        if method.name not in INFER | UNREAD:
-            call = _small(method.input_type._concrete_class, call)
-        if method.client_streaming:
-            return grpc.stream_stream_rpc_method_handler(self._stream(method.name, call))
-        return grpc.stream_unary_rpc_method_handler(self._unary(method.name, call))
+    def _call(self, method: Any) -> Call:
+        call = getattr(self._calls, method.name)
+        if method.name in INFER | UNREAD:
+            return call
+        return _small(method.input_type._concrete_class, call)
 
-    def _unary(self, name: str, call: Call) -> Any:
+    def _single(self, name: str, call: Call) -> grpc.RpcMethodHandler[Any, Any]:
+        """Of a call with one message and one answer."""
         path, reception = PREFIX + name, self._reception
 
-        async def answer(messages: Messages, context: Context) -> Any:
+        async def handle(_: Any, context: Context) -> None:
             with reception.noted(path, context, quiet=name in PROBES) as exchange:
                 try:
-                    connection = reception.arrived(context)
-                    if name in UNREAD:
-                        reply = await self._encoded(name, await call(b"", NOBODY))
-                    else:
-                        caller, grants = reception.admit(context, connection, _required(name))
-                        async with reception.message(caller, messages) as data:
-                            reply = await self._reply(name, call, data, grants, context)
-                            exchange.bytes_in = len(data or b"")
-                        reception.answering(caller, context, len(reply))
-                    reception.ends(context, connection)
-                    exchange.status, exchange.bytes_out = 200, len(reply)
-                    return reply
-                except Exception as error:
-                    exchange.status, code, detail, metadata = refusal(error)
-                await context.abort(code, detail, metadata)
-
-        return answer
-
-    def _stream(self, name: str, call: Call) -> Any:
-        path, reception = PREFIX + name, self._reception
-
-        async def answer(messages: Messages, context: Context) -> None:
-            try:
-                connection = reception.arrived(context)
-                try:
-                    caller, _ = reception.admit(context, connection, _required(name))
-                    while True:
-                        async with reception.message(caller, messages) as data:
-                            if data is None:
-                                return
-                            reply = await reply_to(data, connection, context)
-                        await reception.write(caller, context, reply.SerializeToString())
-                finally:
-                    reception.ends(context, connection)
-            except GatewayError as error:  # an idle stream and an unread one keep no place
-                _, code, detail, metadata = refusal(error)
-            await context.abort(code, detail, metadata)
-
-        async def reply_to(data: bytes, connection: Connection, context: Context) -> Message:
-            """A request that is refused ends nothing: its answer says so."""
-            with reception.noted(path, context) as exchange:
-                exchange.bytes_in = len(data)
-                try:
-                    grants = reception.grants(context, connection)  # the token may be gone by now
-                    found = await call(data, self._asking(grants, context))
-                    reply = ModelStreamInferResponse(infer_response=found)  # pyright: ignore[reportArgumentType]
+                    with reception.arrived(context) as arrival:
+                        if name in UNREAD:
+                            reply = await call(b"", NOBODY)
+                            await reception.answer(arrival, reply.SerializeToString())
+                        else:
+                            await answer(arrival, exchange)
                     exchange.status = 200
                 except Exception as error:
-                    exchange.status, _, detail, _ = refusal(error)
-                    reply = ModelStreamInferResponse(error_message=detail)
+                    exchange.status = refuse(context, error)
+
+        async def answer(arrival: Arrival, exchange: Exchange) -> None:
+            with reception.admitted(arrival, _required(name)) as (caller, grants):
+                async with reception.message(caller, arrival.context) as data:
+                    if data is None:
+                        raise BadRequest("expected a message, found none")
+                    exchange.bytes_in = len(data)
+                    reply = await call(data, self._asking(grants, arrival.context))
+                encoded = await self._encoded(name, reply)
+                exchange.bytes_out = len(encoded)
+                await reception.answer(arrival, encoded, caller)
+
+        return handler(handle)
+
+    def _stream(self, name: str, call: Call) -> grpc.RpcMethodHandler[Any, Any]:
+        """Of a call with many messages, each with its answer."""
+        path, reception = PREFIX + name, self._reception
+
+        async def handle(_: Any, context: Context) -> None:
+            try:
+                with (
+                    reception.arrived(context) as arrival,
+                    reception.admitted(arrival, _required(name)) as (caller, _grants),
+                ):
+                    while await answer_next(arrival, caller):
+                        pass
+            except Exception as error:  # neither an idle stream nor an unread one keeps its place
+                refuse(context, error)
+
+        async def answer_next(arrival: Arrival, caller: Caller) -> bool:
+            async with reception.message(caller, arrival.context) as data:
+                if data is None:
+                    return False
+                reply = await reply_to(data, arrival)
+            await reception.answer(arrival, reply.SerializeToString(), caller)
+            return True
+
+        async def reply_to(data: bytes, arrival: Arrival) -> Message:
+            """A request that is refused ends nothing: its answer says so."""
+            with reception.noted(path, arrival.context) as exchange:
+                exchange.bytes_in = len(data)
+                try:
+                    grants = reception.grants(arrival)  # the token may be gone by now
+                    found: Any = await call(data, self._asking(grants, arrival.context))
+                    reply = ModelStreamInferResponse(infer_response=found)
+                    exchange.status = 200
+                except Exception as error:
+                    told = refusal(error)
+                    exchange.status = told.status
+                    reply = ModelStreamInferResponse(error_message=told.detail)
                 exchange.bytes_out = reply.ByteSize()
             return reply
 
-        return answer
-
-    async def _reply(
-        self, name: str, call: Call, data: bytes | None, grants: Grants, context: Context
-    ) -> bytes:
-        if data is None:
-            raise BadRequest("expected a message, found none")
-        return await self._encoded(name, await call(data, self._asking(grants, context)))
+        return handler(handle)
 
     async def _encoded(self, name: str, reply: Message) -> bytes:
         if name not in LONG:

@@ -24,7 +24,7 @@ from service.v2 import inference_pb2
 from service.v2.errors import BadRequest
 from service.v2.grpc_callers import Caller, Context
 from service.v2.grpc_calls import MAX_CONTROL_BYTES, parsed
-from service.v2.grpc_reception import Messages, Reception, refusal
+from service.v2.grpc_reception import Reception, handler, read, refuse
 
 Status = health_pb2.HealthCheckResponse
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -46,67 +46,57 @@ class Health:
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         """By the names of the methods."""
-        return {
-            "Check": grpc.stream_unary_rpc_method_handler(self._check),  # pyright: ignore[reportArgumentType]
-            "Watch": grpc.stream_stream_rpc_method_handler(self._watch),  # pyright: ignore[reportArgumentType]
-        }
+        return {"Check": handler(self._check), "Watch": handler(self._watch)}
 
     def stop(self) -> None:
         """Ends all streams, which would end by themselves never."""
         while self._watching:
             self._watching.popleft().set_result(None)
 
-    async def _check(self, messages: Messages, context: Context) -> bytes:
+    async def _check(self, _: Any, context: Context) -> None:
         try:
-            connection = self._reception.arrived(context)
-            service = await self._service(messages)
-            if service not in self._services:
-                raise UnknownTask(f"expected one of the services {list(self._services)}")
-            self._reception.ends(context, connection)
-            return Status(status=self._status()).SerializeToString()
+            with self._reception.arrived(context) as arrival:
+                if await self._service(context) not in self._services:
+                    raise UnknownTask(f"expected one of the services {list(self._services)}")
+                status = Status(status=self._status())
+                await self._reception.answer(arrival, status.SerializeToString())
         except Exception as error:
-            _, code, detail, metadata = refusal(error)
-        await context.abort(code, detail, metadata)
-        raise AssertionError
+            refuse(context, error)
 
-    async def _watch(self, messages: Messages, context: Context) -> None:
+    async def _watch(self, _: Any, context: Context) -> None:
         over = asyncio.get_running_loop().create_future()
         try:
-            connection = self._reception.arrived(context)
-            known = await self._service(messages) in self._services
-            self._reception.kept(context)
-            self._watching.append(over)
-            if len(self._watching) > WATCHING:
-                self._watching.popleft().set_result(None)
-            told = None
-            while not over.done():
-                status = self._status() if known else Status.SERVICE_UNKNOWN
-                if status != told:
-                    await self._reception.soon(
-                        context.write(Status(status=status).SerializeToString())
-                    )
-                told = status
-                await asyncio.wait([over], timeout=LOOK_S)
-            self._reception.ends(context, connection)
-            raise Unavailable("the server ends, or has too many watchers", retry_after_s=1)
+            with self._reception.arrived(context) as arrival:
+                known = await self._service(context) in self._services
+                self._reception.settled(arrival)
+                self._watching.append(over)
+                if len(self._watching) > WATCHING:
+                    self._watching.popleft().set_result(None)
+                told = None
+                while not over.done():
+                    status = self._status() if known else Status.SERVICE_UNKNOWN
+                    if status != told:
+                        told, data = status, Status(status=status).SerializeToString()
+                        await self._reception.answer(arrival, data)
+                    await asyncio.wait([over], timeout=LOOK_S)
+                raise Unavailable("the server ends, or has too many watchers", retry_after_s=1)
         except Exception as error:
-            _, code, detail, metadata = refusal(error)
+            refuse(context, error)
         finally:
             if over in self._watching:
                 self._watching.remove(over)
-        await context.abort(code, detail, metadata)
 
     def _status(self) -> Status.ServingStatus:
         return Status.SERVING if self._reception.runtime.ready else Status.NOT_SERVING
 
-    async def _service(self, messages: Messages) -> str:
+    async def _service(self, context: Context) -> str:
         """Which one is asked for; all together while too many are being asked for."""
         if self._reading >= READING:
             return ""
         self._reading += 1
         try:
             async with asyncio.timeout(MESSAGE_S):
-                data = await anext(messages, None)
+                data = await read(context)
         except TimeoutError:
             raise UploadTimeout(f"the message did not arrive within {MESSAGE_S:g} s") from None
         finally:
@@ -128,29 +118,27 @@ class Reflection:
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         """By the names of the methods."""
-        answer = grpc.stream_stream_rpc_method_handler(self._answer)  # pyright: ignore[reportArgumentType]
-        return {"ServerReflectionInfo": answer}
+        return {"ServerReflectionInfo": handler(self._answer)}
 
-    async def _answer(self, messages: Messages, context: Context) -> None:
+    async def _answer(self, _: Any, context: Context) -> None:
         reception = self._reception
         try:
-            connection = reception.arrived(context)
-            caller, _ = reception.admit(context, connection, _any_right)
-            requests = self._requests(caller, messages)
-            answers: Any = self._known.ServerReflectionInfo(requests, context)
-            async for answer in answers:
-                await reception.write(caller, context, answer.SerializeToString())
-            reception.ends(context, connection)
-            return
+            with (
+                reception.arrived(context) as arrival,
+                reception.admitted(arrival, _any_right) as (caller, _grants),
+            ):
+                requests = self._requests(caller, context)
+                answers: Any = self._known.ServerReflectionInfo(requests, context)
+                async for answer in answers:
+                    await reception.answer(arrival, answer.SerializeToString(), caller)
         except (OverflowError, ValueError):  # of a number that no field has
-            _, code, detail, metadata = refusal(BadRequest("expected numbers of extensions"))
+            refuse(context, BadRequest("expected numbers of extensions"))
         except Exception as error:
-            _, code, detail, metadata = refusal(error)
-        await context.abort(code, detail, metadata)
+            refuse(context, error)
 
-    async def _requests(self, caller: Caller, messages: Messages) -> AsyncIterator[Any]:
+    async def _requests(self, caller: Caller, context: Context) -> AsyncIterator[Any]:
         while True:
-            async with self._reception.message(caller, messages) as data:
+            async with self._reception.message(caller, context) as data:
                 if data is None:
                     return
                 if len(data) > MAX_CONTROL_BYTES:

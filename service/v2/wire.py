@@ -64,7 +64,10 @@ def no_message(data: bytes, kind: str) -> BadRequest:
 
 
 def _field(data: bytes, at: int, end: int) -> tuple[int, int, int]:
-    """Its number, and where what it holds begins and ends. Raises IndexError or ValueError."""
+    """Its number, and where what it holds begins and ends; the number is 0 of one without a length.
+
+    Raises IndexError or ValueError.
+    """
     tag, at = _number(data, at)
     number, form = tag >> 3, tag & 7
     start = at
@@ -77,9 +80,9 @@ def _field(data: bytes, at: int, end: int) -> tuple[int, int, int]:
         at += 8 if form == 1 else 4
     else:
         raise ValueError(form)
-    if at > end or number == 0:
+    if at > end or not 0 < number < 1 << 29:
         raise ValueError(number)
-    return number, start, at
+    return number if form == 2 else 0, start, at
 
 
 def _number(data: bytes, at: int) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 from collections import Counter
+from collections.abc import Sequence
 from types import TracebackType
 
 from tests.service.waiting import PATIENCE_S
@@ -25,6 +26,7 @@ END_STREAM = ACK = 1
 END_HEADERS = 4
 INITIAL_WINDOW_SIZE = 4
 WINDOW = 65535
+PATIENCE = 20  # times that nothing may have come
 
 
 def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> bytes:
@@ -53,11 +55,18 @@ def _text(data: bytes) -> bytes:
 
 def head(path: str | bytes, **more: str) -> bytes:
     """The headers of a call; `_` in their names is `-`."""
-    fields = {":method": "POST", ":scheme": "http", "content-type": "application/grpc"}
-    fields |= {name.replace("_", "-"): value for name, value in more.items()}
     path = path.encode() if isinstance(path, str) else path
-    found = [literal(name.encode(), value.encode()) for name, value in fields.items()]
-    return b"".join([*found, literal(b":path", path), literal(b"te", b"trailers")])
+    fields = {"content-type": "application/grpc", "te": "trailers"}
+    fields |= {name.replace("_", "-"): value for name, value in more.items()}
+    return b"".join(
+        [
+            literal(b":method", b"POST"),
+            literal(b":scheme", b"http"),
+            literal(b":path", path),
+            literal(b":authority", b"gateway"),
+            *(literal(name.encode(), value.encode()) for name, value in fields.items()),
+        ]
+    )
 
 
 def message(data: bytes, size: int | None = None, *, compressed: bool = False) -> bytes:
@@ -71,7 +80,7 @@ class Raw:
     def __init__(self, port: int, settings: bytes = b"", *, greet: bool = True) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
         self.came: Counter[int] = Counter()  # frames, by kind
-        self.status: dict[int, bool] = {}  # streams that have ended
+        self.ended: dict[int, bool] = {}  # streams that have ended
         self.closed = False
         self._stream = -1
         self._unread = b""
@@ -110,15 +119,12 @@ class Raw:
         return self._stream
 
     def pour(self, stream: int, data: bytes) -> int:
-        """Sends as much as the windows allow, until they open no more; bytes sent."""
-        sent, patience = 0, 3
-        while sent < len(data) and patience and not self.closed:
+        """Sends what the windows allow now; bytes sent."""
+        sent = 0
+        while not self.closed:
             room = min(16384, self._window, self._windows[stream], len(data) - sent)
             if room <= 0:
-                before = self._window, self._windows[stream]
-                self.read(0.02)
-                patience = patience - 1 if before == (self._window, self._windows[stream]) else 3
-                continue
+                break
             self.send(frame(DATA, 0, stream, data[sent : sent + room]))
             self._window -= room
             self._windows[stream] -= room
@@ -156,7 +162,7 @@ class Raw:
         elif kind == PING and not flags & ACK:
             self.send(frame(PING, ACK, 0, payload))
         elif kind == RST_STREAM or (kind in (DATA, HEADERS) and flags & END_STREAM):
-            self.status[stream] = True
+            self.ended[stream] = True
 
     def _settle(self, payload: bytes) -> None:
         for at in range(0, len(payload), 6):
@@ -166,3 +172,21 @@ class Raw:
                     self._windows[stream] += value - self._initial
                 self._initial = value
         self.send(frame(SETTINGS, ACK))
+
+
+def pour_all(clients: Sequence[Raw], streams: Sequence[Sequence[int]], data: bytes) -> int:
+    """Sends it on all streams of each client, until no window opens any more; bytes sent."""
+    sent = {
+        (client, stream): 0 for client, own in zip(clients, streams, strict=True) for stream in own
+    }
+    patience = PATIENCE
+    while patience:
+        before = sum(sent.values())
+        for client, stream in sent:
+            sent[client, stream] += client.pour(stream, data[sent[client, stream] :])
+        if sum(sent.values()) == len(sent) * len(data):
+            break
+        for client in clients:
+            client.read(0.01)
+        patience = PATIENCE if sum(sent.values()) > before else patience - 1
+    return sum(sent.values())

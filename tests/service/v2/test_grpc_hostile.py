@@ -21,12 +21,12 @@ from service.v2.grpc_core import MAX_STREAMS
 from service.v2.grpc_server import PREFIX
 from tests.service.systems import png, publish
 from tests.service.v2 import frames
-from tests.service.v2.frames import Raw, frame, message
-from tests.service.waiting import PATIENCE_S
+from tests.service.v2.frames import Raw, frame, message, pour_all
+from tests.service.waiting import PATIENCE_S, eventually
 
 FILES = 512  # that the gateway may have open
-BODY, MEMORY = 5 * 2**20, 32 * 2**20  # bytes of one body, and of all
-GROWTH = 96 * 2**20  # bytes; MEMORY, and what allocators and gRPC's own buffers keep
+BODY, MEMORY = 10 * 2**20, 64 * 2**20  # bytes of one body, and of all
+GROWTH = 160 * 2**20  # bytes; MEMORY, and what allocators and gRPC's own buffers keep
 HEALTH, INFER = "/grpc.health.v1.Health/Check", f"{PREFIX}ModelInfer"
 LIVE, STREAM = f"{PREFIX}ServerLive", f"{PREFIX}ModelStreamInfer"
 OWN = (("grpc.use_local_subchannel_pool", 1),)  # a connection that nobody else has
@@ -105,23 +105,23 @@ def open_ones(port: int, held: ExitStack, count: int, settings: bytes = b"") -> 
 
 @attack
 def half_sent_messages(port: int, held: ExitStack) -> None:
-    for client in open_ones(port, held, 4):
-        for _ in range(8):
-            client.pour(client.call(INFER), message(bytes(BODY - 1), BODY))
+    half_sent(open_ones(port, held, 4), INFER)
 
 
 @attack
 def half_sent_without_access(port: int, held: ExitStack) -> None:
-    for client in open_ones(port, held, 4):
-        for _ in range(8):
-            client.pour(client.call(INFER, x_forwarded_for="192.0.2.1"), message(bytes(BODY), BODY))
+    half_sent(open_ones(port, held, 4), INFER, x_forwarded_for="192.0.2.1")
 
 
 @attack
 def half_sent_health(port: int, held: ExitStack) -> None:
-    for client in open_ones(port, held, 4):
-        for _ in range(8):
-            client.pour(client.call(HEALTH), message(bytes(BODY - 1), BODY))
+    half_sent(open_ones(port, held, 4), HEALTH)
+
+
+def half_sent(clients: list[Raw], path: str, **more: str) -> None:
+    """Of 32 messages all but the last byte, as far as the server takes them."""
+    streams = [[client.call(path, **more) for _ in range(8)] for client in clients]
+    pour_all(clients, streams, message(bytes(BODY - 1), BODY))
 
 
 @attack
@@ -136,31 +136,36 @@ def half_sent_in_small_pieces(port: int, held: ExitStack) -> None:
 @attack
 def longer_than_allowed(port: int, held: ExitStack) -> None:
     for compressed in (False, True):
-        for client in open_ones(port, held, 4):
-            announced = message(bytes(60_000), 2**31, compressed=compressed)
-            stream = client.call(INFER, grpc_encoding="gzip")
-            assert client.pour(stream, announced + bytes(20 * 2**20)) < BODY
+        clients = open_ones(port, held, 4)
+        streams = [[client.call(INFER, grpc_encoding="gzip")] for client in clients]
+        announced = message(bytes(60_000), 2**31, compressed=compressed)
+        assert pour_all(clients, streams, announced + bytes(20 * 2**20)) < 4 * BODY
 
 
 @attack
 def bombs(port: int, held: ExitStack) -> None:
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     packed = b"".join(packer.compress(bytes(2**20)) for _ in range(128)) + packer.flush()
-    for client in open_ones(port, held, 4):
-        stream = client.call(INFER, grpc_encoding="gzip")
-        client.pour(stream, message(packed, compressed=True))
-        client.send(frame(frames.DATA, frames.END_STREAM, stream))
-        client.read(0.2)
+    clients = open_ones(port, held, 4)
+    streams = [[client.call(INFER, grpc_encoding="gzip")] for client in clients]
+    whole(clients, streams, message(packed, compressed=True))
+
+
+def whole(clients: list[Raw], streams: list[list[int]], data: bytes) -> None:
+    """All of it, and the end."""
+    pour_all(clients, streams, data)
+    for client, own in zip(clients, streams, strict=True):
+        for stream in own:
+            client.send(frame(frames.DATA, frames.END_STREAM, stream))
+        client.read(0.1)
 
 
 @attack
 def many_small_submessages(port: int, held: ExitStack) -> None:
-    for client in open_ones(port, held, 4):
-        for tag in (b"\x2a\0", b"\x32\0", b"\x22\0", b"\x3a\0", b"\x08\1"):
-            data = tag * ((BODY - 100) // 2)
-            stream = client.call(INFER)
-            client.pour(stream, message(data))
-            client.send(frame(frames.DATA, frames.END_STREAM, stream))
+    clients = open_ones(port, held, 2)
+    for tag in (b"\x2a\0", b"\x32\0", b"\x22\0", b"\x3a\0", b"\x08\1"):
+        streams = [[client.call(INFER) for _ in range(2)] for client in clients]
+        whole(clients, streams, message(tag * ((BODY - 100) // 2)))
 
 
 @attack
@@ -277,11 +282,10 @@ def other_protocols(port: int, held: ExitStack) -> None:
 @attack
 def long_names(port: int, held: ExitStack) -> None:
     request = pb.ModelInferRequest(model_name="p" * 2**20).SerializeToString()
-    for client in open_ones(port, held, 2):
-        for _ in range(8):
-            stream = client.call(INFER)
-            client.pour(stream, message(request))
-            client.send(frame(frames.DATA, frames.END_STREAM, stream))
+    clients = open_ones(port, held, 2)
+    streams = [[client.call(INFER) for _ in range(8)] for client in clients]
+    whole(clients, streams, message(request))
+    for client in clients:
         client.call(INFER, x_big="b" * 60_000)
 
 
@@ -290,6 +294,16 @@ def _image() -> pb.ModelInferRequest.InferInputTensor:
     return pb.ModelInferRequest.InferInputTensor(
         name="image", datatype="BYTES", shape=[1], contents=contents
     )
+
+
+def test_frames_make_calls_that_are_answered(target: Target) -> None:
+    request = pb.ModelInferRequest(model_name="plain", inputs=[_image()]).SerializeToString()
+    with Raw(target.port) as client:
+        for path, data in ((INFER, request), (HEALTH, b""), (LIVE, b"")):
+            before = client.came[frames.DATA]
+            stream = client.call(path, message(data), end=True)
+            eventually(lambda stream=stream: client.read(0.05) or client.ended.get(stream))
+            assert client.came[frames.DATA] == before + 1, (path, client.came)
 
 
 SLOW = {"half_a_preface", "preface_without_settings", "half_sent_in_small_pieces", "long_names"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from service.errors import SettingsError
 from service.http.uploads import Intake
 from service.runtime import Runtime
 from service.telemetry.requests import Exchange
-from service.v2 import grpc_server, models
+from service.v2 import grpc_reception, grpc_server, models
 from service.v2 import inference_pb2 as pb
 from service.v2.errors import NOT_SERVED
 from service.v2.grpc_connections import listener
@@ -247,6 +248,62 @@ def test_silence_ends_a_call_and_a_stream(
     assert codes == [grpc.StatusCode.DEADLINE_EXCEEDED] * 2
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_was_refused_is_gone_at_once(
+    gateway: Gateway,
+    runtime: Runtime,
+    port: int,
+    streamed: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without a garbage collection: a message may be megabytes, and a held task stays loaded."""
+    gone: list[int] = []
+
+    class Noted(bytes):
+        def __del__(self) -> None:
+            gone.append(len(self))
+
+    read = grpc_reception.read
+
+    async def noted(context: Any) -> bytes | None:
+        data = await read(context)
+        return data if data is None else Noted(data)
+
+    monkeypatch.setattr(grpc_reception, "read", noted)
+    tensor = pb.ModelInferRequest.InferInputTensor(
+        name="image", datatype="BYTES", shape=[1], contents={"bytes_contents": [b"no image"]}
+    )
+    refused = [
+        message(inputs=[]).SerializeToString(),
+        message(inputs=[tensor]).SerializeToString(),
+        message(id="x" * 300).SerializeToString(),
+        b"\x2a\0" * 30_000,
+        b"\xff" * 11,
+    ]
+
+    async def run() -> None:
+        async with serving(runtime), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            if not streamed:
+                for one in refused:
+                    assert (await ask(port, one))[0] is not grpc.StatusCode.OK
+                return
+            call = channel.stream_stream(f"{PREFIX}ModelStreamInfer")()
+            for one in refused:
+                await call.write(one)
+                await call.read()
+            await call.done_writing()
+            await call.code()
+
+    gc.collect()
+    gc.disable()
+    try:
+        gateway.runner.run(run())
+        assert sorted(gone) == sorted(len(one) for one in refused)
+        assert runtime.catalog.entries()["plain"].slot.let_go()
+    finally:
+        gc.enable()
+
+
 def test_messages_take_memory_together(
     gateway: Gateway, runtime: Runtime, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,7 +315,7 @@ def test_messages_take_memory_together(
 
     code, said, _ = gateway.runner.run(run())
     assert code is grpc.StatusCode.UNAVAILABLE
-    assert "of 10 bytes" in said
+    assert "of 10 bytes for bodies" in said
 
 
 def test_a_deadline_that_has_passed_is_one(runtime: Runtime) -> None:
