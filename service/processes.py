@@ -165,7 +165,12 @@ def _obey_nobody_else() -> None:
     def initialize_alone(self: Any) -> None:
         if not any(watcher.name.startswith("plugin:") for watcher in self.watchers):  # of --reload
             self.pubsub_endpoint, self.ctrl.endpoint = "inproc://events", "inproc://orders"
-        initialize(self)
+        try:
+            initialize(self)
+        except OSError as error:  # somebody was quicker: the port was free a moment ago
+            places = ", ".join(one.location for one in self.sockets.values())
+            sys.stderr.write(f"error: starting the gateway: cannot listen on {places}: {error}\n")
+            raise SystemExit(CANNOT_START) from None
 
     Arbiter.initialize = initialize_alone
 

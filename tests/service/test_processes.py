@@ -177,6 +177,32 @@ def taken() -> Iterator[int]:
         yield other.getsockname()[1]
 
 
+RACE = """
+import sys
+import service.gateway
+from bentoml_cli.cli import cli
+service.gateway.require_port = lambda *_: None  # as if it had been free then
+cli(["serve", ".", "--host", "127.0.0.1", "--port", sys.argv[1]])
+"""
+
+
+def test_a_port_that_another_one_takes_at_the_same_time(
+    tmp_path: Path, variables: dict[str, str], taken: int
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RACE, str(taken)],
+        cwd=ROOT,
+        env={**os.environ, **variables, "BENTOML_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 2
+    (error,) = errors(done.stderr)
+    assert f"127.0.0.1:{taken}" in error and "in use" in error
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("by", ["--port", "BENTOML_PORT"])
 def test_a_port_that_is_taken_is_one_line(
     tmp_path: Path, variables: dict[str, str], taken: int, by: str
