@@ -7,9 +7,10 @@ machine only). So a run says what it was computed with.
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -55,6 +56,18 @@ def moved(progress: Progress, name: str) -> list[Remark]:
         return []
     changed = differences(entries[-2]["environment"], now)
     return [Remark(f"warning: {name} goes on with {changed}: {MEANING}")]
+
+
+def computed_with(entries: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence, after a space, on what `moved` has recorded of a run; empty for none."""
+    if not entries:
+        return ""
+    first = entries[0]["environment"]
+    told = ", ".join(f"{name} {value}" for name, value in first.items() if value)
+    for former, entry in itertools.pairwise(entries):
+        changed = differences(former["environment"], entry["environment"])
+        told += f"; from task iteration {entry['iteration'] + 1} on {changed}"
+    return f" Computed with {told}."
 
 
 def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from evolution.analysis.report import (
     percent,
     plain,
 )
-from evolution.environment import differences
+from evolution.environment import computed_with
 from evolution.population import ROOT
 
 RATE = "_mu_"  # the mutation rate, and the beginning of the names of those of single mutations
@@ -35,7 +35,9 @@ def write(run: Run, directory: Path) -> Path:
     """Writes the run's page, figures and tables to the directory; the page's path."""
     directory.mkdir(parents=True, exist_ok=True)
     counts = f"Sampled paths: {len(run.rows):,}; tasks: {len(run.retained):,}."
-    lead = f"Experiment {run.experiment}, seed {run.seed}. {counts}{_computed_with(run)}"
+    lead = (
+        f"Experiment {run.experiment}, seed {run.seed}. {counts}{computed_with(run.environments)}"
+    )
     report = Report(directory, f"Run {run.name}", lead)
     colours = figures.task_colours(run.tasks, run.private)
     for title, add in _SECTIONS.items():
@@ -45,20 +47,6 @@ def write(run: Run, directory: Path) -> Path:
         else:
             report.text("No task has a path yet: there is nothing to show.")
     return report.write()
-
-
-def _computed_with(run: Run) -> str:
-    """What its results depend on beside settings and seed, and where that changed."""
-    if not run.environments:
-        return ""
-    first, *later = run.environments
-    told = ", ".join(f"{name} {value}" for name, value in first["environment"].items() if value)
-    before = first["environment"]
-    for entry in later:
-        changed = differences(before, entry["environment"])
-        told += f"; from task iteration {entry['iteration'] + 1} on {changed}"
-        before = entry["environment"]
-    return f" Computed with {told}."
 
 
 def _leaderboard(report: Report, run: Run, colours: Colours) -> None:

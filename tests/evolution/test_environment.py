@@ -78,7 +78,9 @@ def test_a_run_that_is_moved_says_what_changed_once(tmp_path, machine, work):
     assert "XLA_FLAGS --xla_x → unset" in work(ModelStore(tmp_path))[0]
     found = recorded(ModelStore(tmp_path))
     assert [entry["environment"].get("cores") for entry in found] == [2, 4, 4]
-    assert [entry["iteration"] for entry in found] == sorted(e["iteration"] for e in found)
+    told = environment.computed_with(found)
+    assert told.startswith(" Computed with cores 2, devices 1 cpu (cpu), jax 0.1; from task iter")
+    assert told.count("; from task iteration") == 2 and told.endswith("XLA_FLAGS --xla_x → unset.")
 
 
 @pytest.mark.parametrize("work", [a_run, an_agent])
