@@ -85,6 +85,10 @@ class Examples:
                     pass  # raises what the thread raised
         return labels
 
+    def encoded(self, rows: Rows) -> Sequence[bytes]:
+        """The records of `rows` as they are stored; raises TaskError."""
+        return self._read([int(row) for row in rows])
+
     def _read(self, rows: list[int]) -> Sequence[bytes]:
         try:
             return self.records.__getitems__(rows)

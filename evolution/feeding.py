@@ -152,9 +152,12 @@ class Chunk:
     count: int
 
 
-def chunks(split: AnySplit, count: int, size: int) -> Iterator[Chunk]:
-    """The first `count` examples as they enter a path of that image size when evaluated."""
-    rows_at_once = max(1, CHUNK_BYTES // (size * size * 3 * 4))
+def chunks(split: AnySplit, count: int, size: int, largest: int | None = None) -> Iterator[Chunk]:
+    """The first `count` examples as they enter a path of that image size when evaluated.
+
+    `largest` is the size that chunks are cut for, if the same rows are wanted at several.
+    """
+    rows_at_once = max(1, CHUNK_BYTES // ((largest or size) ** 2 * 3 * 4))
     rows_at_once = 1 << (rows_at_once.bit_length() - 1)
     smallest = min(rows_at_once, SMALLEST_EVALUATION)
     for first in range(0, count, rows_at_once):

@@ -16,9 +16,11 @@ import numpy as np
 
 from evolution import mutation
 from evolution.experiments import Experiment
+from evolution.measured import MEASURED, Measured
 from evolution.outcome import ChildTrained, Outcome
 from evolution.population import Path, Population
 from evolution.state import Progress
+from evolution.tasks import Task
 from evolution.trainer import Batches, Round
 from evolution.training import TrainState
 from model_store import TaskPath
@@ -27,7 +29,8 @@ from model_store import TaskPath
 class Kind(Protocol):
     """What the children of a search are: how one is made, trained and published."""
 
-    validation_count: int  # examples that a child is validated with
+    task: Task
+    measured: Measured  # the examples that a child is validated with
 
     def batches(self, seed: int, key: tuple[int, ...]) -> Batches:
         """Batches for the children of one generation."""
@@ -63,7 +66,10 @@ class Iteration:
         owner: str,
         kind: Kind,
     ) -> None:
-        """`owner` is whose paths the children become."""
+        """`owner` is whose paths the children become.
+
+        The kind has measured on its own examples what children are compared with.
+        """
         self._experiment = experiment
         self._population = population
         self._progress = progress
@@ -133,6 +139,7 @@ class Iteration:
                 threshold, snapshot = score, reached.state
         child.quality = 0.0 if diverged else max(qualities, default=0.0)
         child.metrics["evaluations"] = qualities
+        child.metrics[MEASURED] = self._kind.measured
         if snapshot is not None:
             _keep_snapshot(child, snapshot)
         return Outcome(

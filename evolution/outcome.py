@@ -46,6 +46,7 @@ class Outcome:
             "trained": list(self.trained),
             "evaluations": child.metrics["evaluations"],
             "quality": child.quality,
+            "measured": child.metrics.get("validation"),
             "score": score(child),
             "accounted_params": accounted_params(child, score.root_counts),
             "total_params": child.num_params,

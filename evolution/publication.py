@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from evolution.measured import MEASURED
 from evolution.outcome import TaskPublished, TaskWithdrawn
 from evolution.population import ROOT, Path, Population, accounted_params
 from evolution.state import Progress
@@ -29,7 +30,6 @@ def task_path(
     progress: Progress,
     run: str,
     method: str,
-    validation_count: int,
 ) -> TaskPath:
     """The path spec of a retained path whose components are stored."""
     return TaskPath(
@@ -39,7 +39,7 @@ def task_path(
         components=digests_of(path),
         input={"size": arch.image_size, **CONTRACT},
         hyperparameters=dict(path.hyperparameters),
-        metrics=metrics_of(path, task, validation_count),
+        metrics=metrics_of(path, task),
         parameters={
             "total": path.num_params,
             "accounted": accounted_params(path, population.score.root_counts),
@@ -56,15 +56,12 @@ def digests_of(path: Path) -> dict[str, Digest]:
     return {name: digest for name, digest in digests.items() if digest}
 
 
-def metrics_of(path: Path, task: Task, validation_count: int) -> dict[str, Any]:
-    """What the path spec tells of quality, with the splits that measured it, and of cost."""
-    splits = {"validation": (task.validation, validation_count, path.quality)}
-    splits["test"] = (task.test, len(task.test), path.metrics["test_accuracy"])
+def metrics_of(path: Path, task: Task) -> dict[str, Any]:
+    """What the path spec tells of quality, with the examples that measured it, and of cost."""
+    test = {"split": task.test.name, "examples": len(task.test)}
     return {
-        **{
-            kind: {"accuracy": accuracy, "split": split.name, "examples": examples}
-            for kind, (split, examples, accuracy) in splits.items()
-        },
+        MEASURED: {"accuracy": path.quality, **path.metrics[MEASURED]},
+        "test": {"accuracy": path.metrics["test_accuracy"], **test},
         "compute": {"forward_flops": path.metrics["flops"]},
     }
 

@@ -10,6 +10,7 @@ from evolution.environment import moved
 from evolution.experiments import RESUMABLE, Experiment, with_settings
 from evolution.holding import hold
 from evolution.iteration import Iteration
+from evolution.measured import accuracies, accuracy_told, told_by
 from evolution.outcome import Ended, Event, TaskFailed
 from evolution.population import ROOT, Path, Population
 from evolution.publication import publish_once, published_event, standing
@@ -211,16 +212,23 @@ class Search:
         version, added = publish_once(
             self.store, best, self.name,
             spec=lambda: kind.spec(best, self.name),
-            may_replace=lambda live: self._may_replace(best, live),
+            may_replace=lambda live: self._may_replace(best, kind, live),
         )  # fmt: skip
         return published_event(self.store, best, version, added)
 
-    def _may_replace(self, path: Path, live: Published | None) -> bool:
-        """Whether the live version is this run's own, or no better by validation."""
-        if live is None or live.path.lineage.get("agent") == self.name:
+    def _may_replace(self, path: Path, kind: SinglePaths, live: Published | None) -> bool:
+        """Whether the live version is this run's own, or no better by validation.
+
+        The run's own path was compared within it; but not on the same examples, if its settings
+        have changed since the version was published.
+        """
+        if live is None:
             return True
-        accuracy = live.path.metrics.get("validation", {}).get("accuracy")
-        return (accuracy or 0) <= (path.quality or 0)
+        own = live.path.lineage.get("agent") == self.name
+        if own and told_by(live.path) == kind.measured:
+            return True
+        found = accuracies(self._store, kind.task, kind.spec(path, self.name), live)
+        return found is not None and found[1] <= found[0]
 
 
 def population_of_root(experiment: Experiment, params: dict[str, Tree]) -> Population:
@@ -277,5 +285,13 @@ def _copy_version(path: Path, source: ModelStore, store: ModelStore) -> None:
     served = source.live().get(path.task) == (original.version, original.digest)
     copy = standing(store, original.path, str(original.path.lineage.get("agent")))
     copy = copy or store.publish(original.path, live=False)
-    store.promote(path.task, copy.version, lambda live: live is None or served)
+
+    def chosen(live: Published | None) -> bool:
+        if live is None or not served:
+            return live is None
+        # No data are here to measure with.
+        same = bool(told_by(live.path)) and told_by(live.path) == told_by(original.path)
+        return same and accuracy_told(live.path) <= accuracy_told(original.path)
+
+    store.promote(path.task, copy.version, chosen)
     path.published = copy.digest

@@ -9,6 +9,7 @@ import numpy as np
 
 from evolution import mutation
 from evolution.experiments import Experiment
+from evolution.measured import compared, measure_again, measured_on, validation_count
 from evolution.population import ROOT, Path, Population
 from evolution.publication import task_path
 from evolution.state import Progress
@@ -30,14 +31,21 @@ class SinglePaths:
         progress: Progress,
         owner: str,
     ) -> None:
-        """Reads the task's images. Raises TaskError."""
+        """Reads the task's images. Raises TaskError.
+
+        What children are compared with is measured again if it was on other examples than theirs.
+        """
         self._experiment = experiment
-        self._task = task
+        self.task = task
         self._population = population
         self._progress = progress
         self._owner = owner
-        self._trainer = Trainer(experiment, task)
-        self.validation_count = self._trainer.validation_count
+        own_only = experiment.method.beats_own_only
+        others = compared(population, owner, task.name, own_only)
+        count = validation_count(experiment, task, others)
+        self.measured = measured_on(task.name, task.validation, count)
+        self._trainer = Trainer(experiment, task, count)
+        measure_again(others, self.measured, self._quality)
         self.batches = self._trainer.batches
 
     def child(
@@ -50,12 +58,12 @@ class SinglePaths:
         hp = {**experiment.defaults, **parent.hyperparameters, **data_hp}
         if mutate:
             hp = mutation.mutate_hyperparameters(hp, experiment, rng) | data_hp
-        arch = mutation.architecture_of(self._progress.architecture, hp, self._task.num_classes)
+        arch = mutation.architecture_of(self._progress.architecture, hp, self.task.num_classes)
         child = mutation.make_child(
-            population, parent, self._task.name, arch, hp, experiment, mutate, rng
+            population, parent, self.task.name, arch, hp, experiment, mutate, rng
         )
         child.owner = self._owner
-        child.private = self._task.private or population.is_private(self._owner)
+        child.private = self.task.private or population.is_private(self._owner)
         child.metrics["flops"] = forward_flops(arch)
         return child, parent
 
@@ -77,6 +85,10 @@ class SinglePaths:
         """Trains a child, round by round; its components themselves do not change."""
         return self._trainer.train(child, architecture(self._progress.architecture, child), batches)
 
+    def _quality(self, path: Path) -> float:
+        arch = architecture(self._progress.architecture, path)
+        return self._trainer.validation_accuracy(path, arch)
+
     def test_accuracy(self, path: Path) -> float:
         """The share of the whole test split that a path classifies right."""
         arch = architecture(self._progress.architecture, path)
@@ -85,8 +97,8 @@ class SinglePaths:
     def spec(self, path: Path, run: str) -> TaskPath:
         """The path spec of a retained path whose components are stored."""
         return task_path(
-            path, self._task, architecture(self._progress.architecture, path), self._population,
-            self._progress, run, self._experiment.method.name, self.validation_count,
+            path, self.task, architecture(self._progress.architecture, path), self._population,
+            self._progress, run, self._experiment.method.name,
         )  # fmt: skip
 
 

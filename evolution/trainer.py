@@ -65,12 +65,18 @@ class Round:
 class Trainer:
     """Trains and evaluates paths of one task."""
 
-    def __init__(self, experiment: Experiment, task: Task) -> None:
-        """Moves the training set to the device if it is small enough. Raises TaskError."""
+    def __init__(
+        self, experiment: Experiment, task: Task, validation_count: int | None = None
+    ) -> None:
+        """Moves the training set to the device if it is small enough. Raises TaskError.
+
+        `validation_count` is how many examples validate, if it is not the experiment's number.
+        """
         require_examples(task)
         self._experiment = experiment
         self._task = task
-        self.validation_count = experiment.validation_count(len(task.validation))
+        wanted = experiment.validation_count(len(task.validation))
+        self.validation_count = wanted if validation_count is None else validation_count
         self._validation = _Evaluation(task.validation, self.validation_count)
         self._resident, self._features = resident_images(task.train), None
 
@@ -78,12 +84,18 @@ class Trainer:
         """Batches for the children of one generation."""
         return Batches.of(self._experiment, self._task, seed, key)
 
+    def validation_accuracy(self, path: Path, arch: Architecture) -> float:
+        """The share of the validation examples that the path classifies right."""
+        return self._accuracy(path, arch, self._validation)
+
     def test_accuracy(self, path: Path, arch: Architecture) -> float:
         """The share of the whole test split that the path classifies right."""
-        test = _Evaluation(self._task.test, len(self._task.test))
+        return self._accuracy(path, arch, _Evaluation(self._task.test, len(self._task.test)))
+
+    def _accuracy(self, path: Path, arch: Architecture, examples: _Evaluation) -> float:
         if self._experiment.mutate_adapters:
             path, arch = _with_all_adapters(path, arch)
-        return test.accuracy(arch, path, 0, jax.device_put(_params(path.components)))[0]
+        return examples.accuracy(arch, path, 0, jax.device_put(_params(path.components)))[0]
 
     def train(self, child: Path, arch: Architecture, batches: Batches) -> Iterator[Round]:
         """Trains one child, round by round; its components themselves do not change."""

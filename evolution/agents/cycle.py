@@ -6,6 +6,7 @@ from evolution import state
 from evolution.agents.classes import publisher
 from evolution.experiments import Experiment
 from evolution.iteration import Iteration, Kind
+from evolution.measured import accuracies
 from evolution.outcome import ChildTrained, Ended, TaskFailed
 from evolution.population import ROOT, Path, Population
 from evolution.publication import publish_once, published_event
@@ -76,16 +77,19 @@ class Cycle:
         if "test_accuracy" not in best.metrics:
             best.metrics["test_accuracy"] = self._kind.test_accuracy(best)
         self.save()  # gives every component its digest
-        agent, quality = self._progress.agent, best.quality or 0.0
+        agent, kind = self._progress.agent, self._kind
 
         def better(live: Published | None) -> bool:
             """By validation, over all who publish for the task; of equal ones the first stays."""
             if live is None:
                 return True
-            accuracy = (live.path.metrics.get("validation") or {}).get("accuracy") or 0.0
-            return accuracy <= quality if publisher(live.path) == agent else accuracy < quality
+            found = accuracies(self._store, kind.task, kind.spec(best, agent), live)
+            if found is None:
+                return False
+            ours, theirs = found
+            return theirs <= ours if publisher(live.path) == agent else theirs < ours
 
         version, added = publish_once(
-            self._store, best, agent, lambda: self._kind.spec(best, agent), better
+            self._store, best, agent, lambda: kind.spec(best, agent), better
         )
         return published_event(self._store, best, version, added)

@@ -17,6 +17,7 @@ import jax
 from evolution import state
 from evolution.agents.classes import known_as, publisher
 from evolution.agents.momenta import Momenta
+from evolution.measured import MEASURED, told_by
 from evolution.multipath.parts import is_multipath, parts_told
 from evolution.population import ROOT, Component, Path, Population, Stored
 from evolution.training import forward_flops
@@ -157,7 +158,7 @@ def shape_hyperparameters(arch: Architecture) -> dict[str, Any]:
 def _metrics(spec: TaskPath) -> dict[str, Any]:
     test = (spec.metrics.get("test") or {}).get("accuracy")
     flops = (spec.metrics.get("compute") or {}).get("forward_flops")
-    found = {"test_accuracy": test, "flops": flops}
+    found = {"test_accuracy": test, "flops": flops, MEASURED: told_by(spec) or None}
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -30,6 +30,7 @@ from evolution.checkpoints.layouts import (
 )
 from evolution.checkpoints.networks import Multipath, Network, multipath, num_params, single_path
 from evolution.checkpoints.versions import agent_name, multipath_version, single_path_version
+from evolution.measured import accuracy_told
 from evolution.population import ROOT, Component, Population
 from evolution.population import Path as PopulationPath
 from model_store import Digest, InvalidName, ModelStore, Published, TaskPath
@@ -304,10 +305,15 @@ class _Import:
         return same
 
     def _is_better(self, spec: TaskPath) -> bool:
-        """Than the live version of its task, or there is none."""
+        """Than the live version of its task, or there is none.
+
+        Only what an import brought was measured alike, by the system that it comes from.
+        """
         if spec.task not in self._store.live():
             return True
-        return _accuracy(self._store.resolve(spec.task).path) < _accuracy(spec)
+        live = self._store.resolve(spec.task).path
+        alike = "model" in live.lineage and live.lineage.get("method") == spec.lineage["method"]
+        return alike and accuracy_told(live) < accuracy_told(spec)
 
     def _save(self, run: Run, population: Population) -> bool:
         """The run's state, to continue from; False if it cannot be."""
@@ -325,7 +331,7 @@ class _Import:
     def _version(self, key: Key, live: dict[str, int]) -> ImportedVersion:
         published = self._published[key]
         network = self._networks.get(key)
-        accuracy = _accuracy(published.path)
+        accuracy = accuracy_told(published.path)
         return ImportedVersion(
             task=published.task,
             version=published.version,
@@ -348,9 +354,3 @@ def _require_publishable(model: Model) -> None:
 
 def _quality(model: Model) -> float:
     return model.row.number("metrics.quality") or 0.0
-
-
-def _accuracy(path: TaskPath) -> float:
-    """By validation; -1 for a version that tells none."""
-    found = path.metrics.get("validation", {}).get("accuracy")
-    return -1.0 if found is None else float(found)

@@ -9,6 +9,7 @@ import numpy as np
 
 from evolution.experiments import Experiment
 from evolution.feeding import Batches
+from evolution.measured import compared, measure_again, measured_on, validation_count
 from evolution.multipath.children import Origin, main_paths, make_child
 from evolution.multipath.parts import Part, freeze, parts_of
 from evolution.multipath.specs import PublishedPart, multipath_spec
@@ -33,28 +34,34 @@ class MultipathPaths:
         progress: Progress,
         owner: str,
     ) -> None:
-        """Raises TaskError, and StateError without a single path to start from."""
+        """Raises TaskError, and StateError without a single path to start from.
+
+        Own paths are measured again if that was on other examples than children will be.
+        """
         self._experiment = experiment
-        self._task = task
+        self.task = task
         self._population = population
         self._progress = progress
         self._origin = Origin(owner, task.name, task.num_classes, progress.architecture)
         main_paths(population, self._origin)  # a cycle without any must not begin
-        self._trainer = MixerTrainer(experiment, task)
-        self.validation_count = self._trainer.validation_count
+        own = compared(population, owner, task.name, own_only=True)
+        count = validation_count(experiment, task, own)
+        self.measured = measured_on(task.name, task.validation, count)
+        self._trainer = MixerTrainer(experiment, task, count)
         for path in population.paths.get(owner, ()):
             freeze(path)
+        measure_again(own, self.measured, self._trainer.validation_accuracy)
 
     def batches(self, seed: int, key: tuple[int, ...]) -> Batches:
         """Batches for the children of one generation."""
-        return Batches.of(self._experiment, self._task, seed, key)
+        return Batches.of(self._experiment, self.task, seed, key)
 
     def child(
         self, number: int, data_hp: dict[str, Any], rng: np.random.Generator
     ) -> tuple[Path, Path]:
         """A new child and its parent, which counts it if it is an own path."""
         child, parent = make_child(self._population, self._origin, self._experiment, data_hp, rng)
-        child.private = child.private or self._task.private
+        child.private = child.private or self.task.private
         networks = [part.network.architecture for part in parts_of(child)]
         child.metrics["flops"] = sum(forward_flops(arch) for arch in networks)  # but for the mixing
         return child, parent
@@ -70,14 +77,14 @@ class MultipathPaths:
     def spec(self, path: Path, run: str) -> TaskPath:
         """The path spec of a retained path whose components are stored."""
         mixer = mixer_of(path)
-        metrics = metrics_of(path, self._task, self.validation_count)
+        metrics = metrics_of(path, self.task)
         router = {
             "mean_weights": self._trainer.mean_weights(path),
             **{key: metrics["validation"][key] for key in ("split", "examples")},
         }
         return multipath_spec(
-            self._task.name,
-            self._task.labels,
+            self.task.name,
+            self.task.labels,
             [_published(part) for part in parts_of(path)],
             {component.name: component.digest for component in mixer if component.digest},
             hyperparameters=dict(path.hyperparameters),

@@ -60,13 +60,19 @@ Step = Callable[
 class MixerTrainer:
     """Trains and evaluates multipath candidates of one task."""
 
-    def __init__(self, experiment: Experiment, task: Task) -> None:
-        """Reads nothing yet. Raises TaskError for a split without examples."""
+    def __init__(
+        self, experiment: Experiment, task: Task, validation_count: int | None = None
+    ) -> None:
+        """Reads nothing yet. Raises TaskError for a split without examples.
+
+        `validation_count` is how many examples validate, if it is not the experiment's number.
+        """
         require_examples(task)
         self._experiment = experiment
         self._task = task
         self._training = _Answers(task.train, len(task.train))
-        self.validation_count = experiment.validation_count(len(task.validation))
+        wanted = experiment.validation_count(len(task.validation))
+        self.validation_count = wanted if validation_count is None else validation_count
         self._validation = _Answers(task.validation, self.validation_count)
         self._images: Resident | Streamed | None = None
 
@@ -86,6 +92,11 @@ class MixerTrainer:
             quality, sound = self._validation.accuracy(state.params, validation)
             yield Round(quality, state, bool(finite) and sound, time.monotonic() - started)
             started = time.monotonic()
+
+    def validation_accuracy(self, path: Path) -> float:
+        """The share of the validation examples that a candidate classifies right."""
+        answers = self._validation.of(parts_of(path))
+        return self._validation.accuracy(_params(mixer_of(path)), answers)[0]
 
     def test_accuracy(self, path: Path) -> float:
         """The share of the whole test split that a candidate classifies right."""

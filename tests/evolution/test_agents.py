@@ -10,6 +10,7 @@ import pytest
 from evolution import state
 from evolution.agents.agent import Agent
 from evolution.analysis import measures, stored_runs
+from evolution.measured import measured_on
 from evolution.outcome import ChildTrained, TaskFailed, TaskPublished
 from evolution.state import StateError
 from model_store import AgentBusy, AgentMoved, ModelStore
@@ -160,11 +161,14 @@ def history(store: ModelStore, agent: str) -> list[dict]:
 
 def test_the_better_of_several_publishers_is_served(store):
     """By validation, and never for being the later."""
-    worse = publish(store, "x/toy/a", "toy/a", 1, metrics={"validation": {"accuracy": 0.01}})
+    examples = measured_on("toy/a", toy_task("toy/a").validation, 48)
+    told = {"validation": {"accuracy": 0.01, **examples}}
+    worse = publish(store, "x/toy/a", "toy/a", 1, metrics=told)
     store.rollback("toy/a", worse.version)
     (published,) = (e for e in run(store, MINE) if isinstance(e, TaskPublished))
     assert published.live
-    better = publish(store, "y/toy/a", "toy/a", 1, metrics={"validation": {"accuracy": 1.0}})
+    told = {"validation": {"accuracy": 1.0, **examples}}
+    better = publish(store, "y/toy/a", "toy/a", 1, metrics=told)
     store.rollback("toy/a", better.version)
     events = [e for e in run(store, "four:toy/a") if isinstance(e, TaskPublished)]
     assert [e.live for e in events] == [False]

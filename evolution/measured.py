@@ -1,0 +1,170 @@
+"""What a quality was measured on. The law: only qualities of the same examples are compared.
+
+Every quality, in a state as in a version, carries the split, how many of its first examples were
+used, and a digest of what those are. Where two differ, or one does not tell, both paths are
+measured again on the larger set; where that cannot be done, the one that is there stays.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from evolution.examples import Split
+from evolution.experiments import Experiment
+from evolution.feeding import AnySplit, chunks
+from evolution.population import Path, Population
+from evolution.tasks import Task
+from evolution.training import correct_rows
+from model_store import DamagedStore, MissingComponent, ModelStore, Published, TaskPath
+from vit import Architecture, forward
+from vit.components import Tree
+from vit.multipath import SubPath, multipath_forward
+from vit.preprocess import CONTRACT
+
+logger = logging.getLogger(__name__)
+
+MEASURED = "validation"  # among a path's metrics, and in a version with the accuracy beside it
+Measured = Mapping[str, Any]  # split, examples, digest
+_SAMPLES = 64  # images that a digest looks at; it has all labels of a split that is in memory
+
+
+def measured_on(task: str, split: AnySplit, count: int) -> Measured:
+    """The first `count` examples of a split. Raises TaskError where they cannot be read."""
+    found = hashlib.sha256(f"{task}\n{split.name}\n{len(split)}\n{count}\n".encode())
+    rows = np.unique(np.linspace(0, count - 1, _SAMPLES, dtype=np.int64))
+    originals = split.originals if isinstance(split, Split) else split.examples
+    if isinstance(split, Split):
+        found.update(split.labels[:count].tobytes())
+    if originals is not None:
+        for record in originals.encoded(rows):
+            found.update(hashlib.sha256(record).digest())
+    elif isinstance(split, Split):
+        found.update(split.images[rows].tobytes())
+    return {"split": split.name, "examples": count, "digest": f"sha256:{found.hexdigest()}"}
+
+
+def told_by(version: TaskPath) -> Measured:
+    """What a version's accuracy was measured on; empty if it does not tell all of it."""
+    told = version.metrics.get(MEASURED) or {}
+    keys = ("split", "examples", "digest")
+    return {key: told[key] for key in keys} if all(key in told for key in keys) else {}
+
+
+def accuracy_told(version: TaskPath) -> float:
+    """A version's validation accuracy; -1 for one that tells none."""
+    accuracy = (version.metrics.get(MEASURED) or {}).get("accuracy")
+    return -1.0 if accuracy is None else float(accuracy)
+
+
+def compared(population: Population, owner: str, task: str, own_only: bool) -> list[Path]:
+    """The paths that an owner's children of a task may be compared with."""
+    return [
+        path
+        for path in population
+        if path.quality is not None
+        and (path.owner == owner or (path.task == task and not own_only))
+    ]
+
+
+def validation_count(experiment: Experiment, task: Task, compared: Iterable[Path]) -> int:
+    """How many examples to validate with: as set, or as the most that a path was measured on.
+
+    So a smaller setting cannot make a path look better than those that are there.
+    """
+    available = len(task.validation)
+    told = (path.metrics.get(MEASURED) or {} for path in compared)
+    counts = [t["examples"] for t in told if t.get("split") == task.validation.name]
+    return min(max([experiment.validation_count(available), *counts]), available)
+
+
+def measure_again(
+    paths: Iterable[Path], measured: Measured, quality: Callable[[Path], float]
+) -> None:
+    """Gives paths that were measured on other examples their quality on these."""
+    for path in paths:
+        if path.metrics.get(MEASURED) != measured:
+            path.quality, path.metrics[MEASURED] = quality(path), measured
+
+
+# ---- versions measured again
+
+
+def accuracies(
+    store: ModelStore, task: Task, ours: TaskPath, live: Published
+) -> tuple[float, float] | None:
+    """Ours and the live version's accuracy on the same validation examples of the task.
+
+    As they were measured, if that was the same; else measured again, on the larger of the two
+    sets. None, which is logged, if the live version cannot be measured on the task's examples.
+    """
+    mine, theirs = told_by(ours), told_by(live.path)
+    if mine and mine == theirs:
+        return accuracy_told(ours), accuracy_told(live.path)
+    told = live.path.metrics.get(MEASURED) or {}
+    counts = [m.get("examples") or 0 for m in (mine, told) if m.get("split") == mine.get("split")]
+    count = min(max(counts, default=0) or len(task.validation), len(task.validation))
+    try:
+        found = tuple(_accuracy(store, task, version, count) for version in (ours, live.path))
+    except (MissingComponent, DamagedStore, ValueError, KeyError, TypeError) as error:
+        logger.warning(
+            "event=not_compared task=%s live=v%d error=%r: the live version stays; its quality is "
+            "of other examples, and it cannot be measured on those of the task here",
+            task.name, live.version, str(error)[:200],
+        )  # fmt: skip
+        return None
+    logger.info(
+        "event=measured_again task=%s split=%r examples=%d new=%.4f live=v%d live_accuracy=%.4f",
+        task.name, task.validation.name, count, found[0], live.version, found[1],
+    )  # fmt: skip
+    return found[0], found[1]
+
+
+def _accuracy(store: ModelStore, task: Task, version: TaskPath, count: int) -> float:
+    """Raises ValueError for a network that does not fit the task, or is none of ours."""
+    if len(version.labels) != task.num_classes:
+        raise ValueError(
+            f"expected {task.num_classes} classes, as the task has, found {len(version.labels)}"
+        )
+    if {k: v for k, v in version.input.items() if k not in ("size", "sizes")} != CONTRACT:
+        raise ValueError(f"expected images as {CONTRACT}, found {dict(version.input)}")
+    params = {name: store.component(digest) for name, digest in version.components.items()}
+    networks = tuple(
+        SubPath(Architecture.from_json(told["architecture"]), told["answers"] == "logits")
+        for told in version.subpaths
+    ) or Architecture.from_json(version.architecture)
+    archs = [n.architecture for n in networks] if isinstance(networks, tuple) else [networks]
+    sizes = sorted({arch.image_size for arch in archs})
+    correct = 0
+    # One stream of chunks for each image size; all have the same rows if cut for the largest.
+    streams = [chunks(task.validation, count, size, sizes[-1]) for size in sizes]
+    for parts in zip(*streams, strict=True):
+        images = {size: chunk.inputs for size, chunk in zip(sizes, parts, strict=True)}
+        labels, rows = parts[0].labels, parts[0].count
+        correct += int(_count_correct(networks, params, images, labels, rows)[0])
+    return correct / count
+
+
+@functools.partial(jax.jit, static_argnames="networks")
+def _count_correct(
+    networks: Architecture | tuple[SubPath, ...],
+    params: dict[str, Tree],
+    images: dict[int, Array],
+    labels: Array,
+    count: Array,
+) -> tuple[Array, Array]:
+    def logits(rows: Array) -> Array:
+        chosen = {size: x[rows] for size, x in images.items()}
+        if isinstance(networks, Architecture):
+            return forward(networks, params, chosen[networks.image_size])
+        return multipath_forward(networks, params, chosen)
+
+    return correct_rows(logits, labels, jnp.asarray(count))
