@@ -227,7 +227,7 @@ class Search:
         own = live.path.lineage.get("agent") == self.name
         if own and told_by(live.path) == kind.measured:
             return True
-        found = accuracies(self._store, kind.task, kind.spec(path, self.name), live)
+        found = accuracies(self.store, kind.task, kind.spec(path, self.name), live)
         return found is not None and found[1] <= found[0]
 
 
