@@ -35,10 +35,8 @@ def write(run: Run, directory: Path) -> Path:
     """Writes the run's page, figures and tables to the directory; the page's path."""
     directory.mkdir(parents=True, exist_ok=True)
     counts = f"Sampled paths: {len(run.rows):,}; tasks: {len(run.retained):,}."
-    lead = (
-        f"Experiment {run.experiment}, seed {run.seed}. {counts}{computed_with(run.environments)}"
-    )
-    report = Report(directory, f"Run {run.name}", lead)
+    lead = f"Experiment {run.experiment}, seed {run.seed}. {counts}"
+    report = Report(directory, f"Run {run.name}", lead + computed_with(run.environments))
     colours = figures.task_colours(run.tasks, run.private)
     for title, add in _SECTIONS.items():
         report.section(title)
