@@ -30,6 +30,7 @@ from model_store import InvalidName, ModelStore
 from service.access import Access, Grants
 from service.settings import Settings
 from service.tasks import hiding
+from service.tasks.catalog import Catalog
 from service.tasks.near_names import NearNames
 from service.telemetry.metrics import Metrics, Snapshot
 from service.telemetry.reporting import Reporting
@@ -322,40 +323,44 @@ def test_hints_name_what_a_caller_may_classify_or_read(pair: Pair) -> None:
     assert "secret/one" not in hints("a", "secret/on")
 
 
-def test_what_is_removed_takes_no_hint_with_it(pair: Pair) -> None:
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/classify/secret/tw?version=2"),
+        ("POST", "/classify/secret/tw?version=stable"),
+        ("POST", "/classify/secret/tw"),
+        ("GET", "/v2/models/secret/tw/versions/3"),
+        ("GET", "/v2/models/secret/tw"),
+        ("GET", "/tasks/secret/tw"),
+    ],
+)
+@pytest.mark.parametrize("known", [False, True])
+def test_what_is_removed_takes_no_hint_with_it(
+    pair: Pair, method: str, path: str, known: bool
+) -> None:
     """The store is asked for a version of a task that has just gone, and knows the others."""
+    found = []
     for gateway in pair:
+        catalog = gateway.app.state.runtime.catalog
         publish(gateway.store, "secret/tw")
-        eventually(
-            lambda gateway=gateway: "secret/tw" in gateway.app.state.runtime.catalog.entries()
-        )
-
-    async def gone(gateway: Gateway) -> Any:
-        await asyncio.wrap_future(gateway.app.state.runtime.catalog.refresh())
-
-    for path in ("/classify/secret/tw?version=2", "/classify/secret/tw?version=stable",
-                 "/v2/models/secret/tw/versions/3", "/v2/models/secret/tw", "/tasks/secret/tw",
-                 "/classify/secret/tw"):  # fmt: skip
-        found = []
-        for gateway in pair:
-            catalog = gateway.app.state.runtime.catalog
-            entries = catalog._entries  # as they were until the store is looked at again
-            gateway.store.rm("secret/tw")
-            poll, catalog._poll = catalog._poll, lambda: None
-            method = "POST" if path.startswith("/classify") else "GET"
-            options = {"content": png(1), "headers": OCTETS} if method == "POST" else {}
-            assert "secret/tw" in entries
-            answer = told(gateway, "a", method, path, **options)
-            found.append((answer[0], re.sub(r"store \S+", "store", answer[2])))
-            for name in (*HIDDEN, "secret/torn"):
-                assert name not in answer[2], path
-            catalog._poll = poll
-            publish(gateway.store, "secret/tw")
-            gateway.runner.run(gone(gateway))
-        assert found[0] == found[1]
-    for gateway in pair:
+        gateway.runner.run(looked(catalog))
+        if known:
+            assert told(gateway, "a", "GET", "/tasks/secret/tw")[0] == 200
+        poll, catalog._poll = catalog._poll, lambda: None  # the store is not looked at again
+        gateway.runner.run(looked(catalog))
         gateway.store.rm("secret/tw")
-        gateway.runner.run(gone(gateway))
+        options = {"content": png(1), "headers": OCTETS} if method == "POST" else {}
+        found.append(told(gateway, "a", method, path, **options))
+        assert "secret/tw" in catalog.entries()
+        for name in (*HIDDEN, "secret/torn"):
+            assert name not in found[-1][2]
+        catalog._poll = poll
+        gateway.runner.run(looked(catalog))
+    assert found[0] == found[1]
+
+
+async def looked(catalog: Catalog) -> None:
+    await asyncio.wrap_future(catalog.refresh())
 
 
 @pytest.mark.parametrize("private", [False, True])
@@ -403,11 +408,10 @@ def test_what_cannot_be_read_any_more_is_what_it_was(pair: Pair, private: bool) 
 def test_a_task_is_private_as_soon_as_its_live_version_is(pair: Pair) -> None:
     """Even if that cannot be loaded, so that the one before answers those who may ask."""
     gateway, task = pair.beside, "secret/turning"
-    publish(gateway.store, task)
+    path = publish(gateway.store, task).path
     eventually(lambda: task in gateway.app.state.runtime.catalog.entries())
     assert told(gateway, "a", "POST", f"/classify/{task}", content=png(1))[0] == 200
-    made = publish(gateway.store, task, own={"head": 9, "cls": 9}, private=True)
-    damage(gateway.store, made.path.components["cls"])
+    gateway.store.publish(replace(path, private=True, input={**path.input, "size": 99}))
     for caller in ("a", "r", "f", LOCAL):
         for path in (f"/tasks/{task}", f"/v2/models/{task}", "/tasks"):
             eventually(lambda path=path, caller=caller: f'"{task}"' not in told(
