@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from service.errors import TooLarge
+
+# Of what C frees, glibc keeps blocks of up to 32 MiB for the thread they were freed in, and of
+# several threads some hundred megabytes: from this size on, all is given back.
+GIVEN_BACK_BYTES, KEPT_BYTES = 2**23, 2**25
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
+
+
+def give_back_large_blocks() -> None:
+    """For this process; where C's library is another, nothing."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda *_: None)
+    mallopt(M_MMAP_THRESHOLD, GIVEN_BACK_BYTES)
+    mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 class DecodeMemory:
@@ -19,6 +32,7 @@ class DecodeMemory:
 
     def __init__(self, limit: int) -> None:
         """`limit` in bytes."""
+        give_back_large_blocks()
         self._limit = limit
         self._held = 0
         self._changed = threading.Condition()

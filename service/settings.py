@@ -36,6 +36,8 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "upload_memory": _BYTES,
     "memory_budget": _BYTES,
     "max_pixels": (1, 2**30),
+    "max_request_pixels": (1, 2**40),
+    "decode_memory": (2**23, 2**50),  # less would refuse the smallest image
     "max_batch_rows": (1, 1024),  # a program is compiled for each power of two
     "queue_per_task": (1, _MANY),
     "queue_total": (1, _MANY),
@@ -51,11 +53,12 @@ RANGES: Mapping[str, tuple[float, float]] = {
 # (what must not be larger, than what)
 AT_MOST = (
     ("max_body_bytes", "upload_memory"),
+    ("max_pixels", "max_request_pixels"),
     ("max_batch_rows", "queue_per_task"),
     ("max_batch_rows", "queue_total"),
 )
 MEMORY_SHARE = 0.6  # for components: the gateway itself needs the rest
-DECODE_SHARE = 0.125
+DECODE_SHARE, LEAST_DECODE_MEMORY = 0.125, 512 * 2**20  # for all images that may be sent
 IMAGES_AT_LIMIT = 4  # as large as may be, in one request
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 Bytes = NewType("Bytes", int)
@@ -86,7 +89,7 @@ class Settings:
     upload_memory: Bytes = Bytes(512 * 2**20)  # of all bodies that are being received or decoded
     max_pixels: int = 4096 * 4096  # of the decoded image, read from its header
     max_request_pixels: int = 0  # of all images of a request; 0: four times those of one
-    decode_memory: Bytes = Bytes(0)  # of all images that are being decoded; 0: its part of 1/8
+    decode_memory: Bytes = Bytes(0)  # of all images being decoded; 0: its part of 1/8 of all
     max_batch_rows: int = 32  # power of two
     queue_per_task: int = 256  # rows waiting
     queue_total: int = 1024  # rows waiting; also requests being received and decoded
@@ -132,7 +135,7 @@ class Settings:
         workers = max(1, self.workers)
         for name, default in (
             ("memory_budget", Bytes(int(_memory() * MEMORY_SHARE) // workers)),
-            ("decode_memory", Bytes(int(_memory() * DECODE_SHARE) // workers)),
+            ("decode_memory", max(LEAST_DECODE_MEMORY, int(_memory() * DECODE_SHARE) // workers)),
             ("max_request_pixels", IMAGES_AT_LIMIT * self.max_pixels),
             # Threads of one batch wait for each other: one that shares a core with the event loop
             # would slow all of them down just when there is most to do.

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import threading
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+import loadtests.gateways
 from model_store import ModelStore
 from service.images import Decoded, FilePicture
 from tests.service.http.test_limits import Client
 from tests.service.in_process import Gateway, refused
-from tests.service.pictures.made import png
-from tests.service.systems import publish
+from tests.service.pictures.made import bmp_runs, jpeg, png, webp_of_many_groups
+from tests.service.systems import TINY, publish
 from tests.service.waiting import PATIENCE_S, eventually
 
 PIXELS = 100_000
@@ -169,3 +173,50 @@ def test_nothing_stays_held_whatever_becomes_of_an_image(one_thread: Gateway) ->
     gc.collect()
     eventually(lambda: memory._held == 0)
     assert not memory._waiting
+
+
+def peak_bytes(server: loadtests.gateways.Gateway) -> int:
+    """The most that its largest process has had resident."""
+    found = []
+    for pid in server.pids():
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")]
+    return max(found)
+
+
+@pytest.mark.slow
+def test_pictures_of_few_bytes_and_many_pixels_take_what_is_allowed(
+    tmp_path: Path, compilations: str
+) -> None:
+    """On a real server, all at once: of every format, at every aspect, at the limit."""
+    store = ModelStore(tmp_path / "store", create=True)
+    publish(store, "plain", replace(TINY, image_size=224, patch_size=32))
+    limit = 2**28
+    variables = {
+        "MUNET_COMPILATION_CACHE": compilations, "MUNET_PRELOAD": "*",
+        "MUNET_DECODE_MEMORY": str(limit), "MUNET_DECODE_THREADS": "8",
+    }  # fmt: skip
+    side, most = 4096, 4096**2
+    pictures = [
+        *(png(width, most // width) for width in (1, 16, side, 2**18, most)),
+        png(most, 1, 16, 6), png(1, most, 16, 6), png(side, side, 16, 6, interlaced=True),
+        bmp_runs(most, 1, b"\0\1"), bmp_runs(1, most, b"\0\1"),
+        jpeg(side, side), jpeg(side, side, progressive=True, subsampling=0),
+        webp_of_many_groups(400, 400),
+    ]  # fmt: skip
+    with loadtests.gateways.Gateway(store.url, tmp_path / "home", **variables) as server:
+
+        def classify(data: bytes) -> int:
+            headers = {"content-type": "application/octet-stream"}
+            url = f"http://127.0.0.1:{server.port}/classify/plain"
+            return httpx.post(url, content=data, headers=headers, timeout=PATIENCE_S).status_code
+
+        eventually(lambda: classify(png(8, 8)) == 200)
+        before = peak_bytes(server)
+        with ThreadPoolExecutor(8) as clients:
+            statuses = set(clients.map(classify, pictures * 2))
+        assert statuses <= {200, 413, 429, 503, 504}
+        assert 200 in statuses
+        assert peak_bytes(server) - before < 1.3 * limit  # what C keeps included
+        assert classify(png(8, 8)) == 200
