@@ -108,7 +108,7 @@ def _parts(random: Random) -> Hostile:
         random.choice(["x", "x", "x" * 70, "x" * 5000, "\r", ""]),
     )
     head = random.choice([
-        'Content-Disposition: form-data; name="f"',
+        'Content-Disposition: form-data; name="tda"',
         'Content-Disposition: form-data; name="f"; filename="a.png"\r\nContent-Type: image/png',
         "Content-Disposition: form-data; name*=punycode''" + "%61" * 3000,
         "Content-Disposition: form-data" + ";" * 9000,
@@ -120,7 +120,7 @@ def _parts(random: Random) -> Hostile:
     part = b"--%s\r\n%s\r\n\r\n%s\r\n" % (
         boundary.encode(),
         head.encode(),
-        random.choice([b"", b"a", b"\r\n-", png(1), b"ab-" * 50_000]),
+        random.choice([b"", b"a", b"\r\n-", png(1), b"td" + b"a" * 200_000]),
     )
     body = part * random.choice([1, 1, 2, 1_000_000 // len(part) + 1]) + b"--%s--" % (
         boundary.encode() if random.random() < 0.8 else b""

@@ -59,7 +59,9 @@ def best(task: str, count: int, classes: int) -> Sent:
 
 DIGITS = random.Random(0).choices(range(256), k=600_000)
 COSTLY: dict[str, Sent] = {
-    "a charset of quadratic cost": form(TEXT + b"\r\n\r\nb-" + b"a" * 250_000, media=PUNYCODE),
+    "a charset of quadratic cost": form(
+        TEXT.replace(b'"f"', b'"tda"') + b"\r\n\r\ntd" + b"a" * 900_000, media=PUNYCODE
+    ),
     "many tiny parts": form(*[b"a: b\r\n\r\n"] * 100_000),
     "many fields": form(*[TEXT + b"\r\n\r\na"] * 15_000),
     "many files": form(*[FILE + b"\r\n\r\na"] * 8_000),
@@ -123,10 +125,10 @@ def test_no_turn_takes_long(watched: Served, kind: str) -> None:
     sent = COSTLY[kind]
     watched.turns.begin()
     answer = watched.server.ask(sent.method, sent.path, sent.body, sent.headers)
-    assert answer.status < 500
     assert watched.server.ask("GET", "/livez").status == 200
     turn = watched.turns.longest()
     assert turn.cpu_s < LONGEST_S, turn
+    assert answer.status < 500
 
 
 def test_nor_does_one_in_which_the_parser_has_much_to_do(watched: Served) -> None:

@@ -101,7 +101,7 @@ def test_no_bytes_are_a_crash(body: bytes, boundary: str) -> None:
 @pytest.mark.parametrize("charset", ["punycode", "undefined", "idna", "utf-16", "no such", "rot13"])
 def test_no_charset_is_looked_at(gateway: Gateway, charset: str) -> None:
     media = f"multipart/form-data; charset={charset}; boundary=x"
-    for body in (form(TEXT + b"b-" + b"a" * 50_000, FILE + png(1)), form(FILE + png(1))):
+    for body in (form(TEXT + b"td" + b"a" * 50_000, FILE + png(1)), form(FILE + png(1))):
         answer = gateway.classify("plain", body, content_type=media)
         assert answer.status_code == 200, answer.text
 
