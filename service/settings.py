@@ -34,8 +34,10 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "poll_s": (0.01, 3600),
     "max_body_bytes": _BYTES,
     "upload_memory": _BYTES,
+    "decode_memory": _BYTES,
     "memory_budget": _BYTES,
     "max_pixels": (1, 2**30),
+    "max_request_pixels": (1, 2**36),
     "max_request_pixels": (1, 2**40),
     "decode_memory": (2**23, 2**50),  # less would refuse the smallest image
     "max_batch_rows": (1, 1024),  # a program is compiled for each power of two
@@ -194,7 +196,7 @@ def _own(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _no_setting(name: str, known: list[str]) -> SettingsError:
     near = difflib.get_close_matches(name.upper(), known, n=1)
-    hint = f"did you mean {PREFIX}{near[0]}?" if near else "service/README.md lists all"
+    hint = f"did you mean {PREFIX}{near[0]}?" if near else "service/README.md lists all."
     return SettingsError(
         f"starting the gateway: {PREFIX}{name[:100]} is no setting; {hint} Correct or unset it"
     )

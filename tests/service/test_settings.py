@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,11 @@ def test_what_cannot_be_used_is_named(variable: str, value: str, expected: str) 
     assert expected in str(refused.value)
     assert value[:100] in str(refused.value) or expected.startswith("MUNET_")
     assert len(str(refused.value)) < 500 and "\n" not in str(refused.value)
+
+
+def test_every_number_has_a_range() -> None:
+    numbers = {field.name for field in fields(Settings) if field.type in ("int", "float", "Bytes")}
+    assert numbers == RANGES.keys()
 
 
 @given(
