@@ -95,7 +95,7 @@ async def task(request: Request) -> Response:
     grants.require_read()
     query(request)
     async with runtime.in_time():
-        await hiding.require(runtime.catalog, grants, name)
+        await hiding.require(runtime.catalog, grants, name, runtime.facts.ask)
         entries = runtime.catalog.entries()
         if name not in entries:  # removed since
             raise await hiding.unknown(runtime.catalog, grants, name)

@@ -22,6 +22,7 @@ from model_store import UnknownTask as NoSuchTask
 from model_store.watching import View
 from service.compute.paths import LoadedPath
 from service.errors import GatewayError, Unavailable, UnknownTask
+from service.lookups import Lookups
 from service.tasks.aliases import Aliases
 from service.tasks.loading import Loader, Slot, Unread
 from service.tasks.near_names import NearNames
@@ -82,6 +83,7 @@ class Catalog:
         self._entries: Mapping[str, Entry] = {}  # by name; replaced, never changed
         self._names: list[str] = []
         self._near = NearNames()
+        self.names = Lookups("names of tasks", 1)  # of what is unknown: they take no other threads
         self._older: OrderedDict[tuple[str, int], Slot] = OrderedDict()
         self._refreshes: list[Future[None]] = []
         self._refreshing = threading.Lock()  # of its own: the event loop takes it
@@ -102,6 +104,7 @@ class Catalog:
         """Ends the following thread."""
         self._stopped.set()
         self._wake.set()
+        self.names.close()
         self._thread.join()
 
     # -- requests

@@ -14,15 +14,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 
 from service.access import Grants
 from service.compute.paths import LoadedPath
-from service.errors import UnknownTask
+from service.errors import Unavailable, UnknownTask
 from service.tasks.catalog import Catalog, Entry, no_task, no_version
 
 HINTS = 3  # names that a refusal tells
+Look = Callable[[Callable[[], bool]], Awaitable[bool]]
 
 
 async def acquire(
@@ -37,8 +39,14 @@ async def acquire(
     return path
 
 
-async def require(catalog: Catalog, grants: Grants, task: str) -> Entry:
-    """`catalog.require` for a request: raises UnknownTask also for what it may not know of."""
+async def require(
+    catalog: Catalog, grants: Grants, task: str, look: Look = asyncio.to_thread
+) -> Entry:
+    """`catalog.require` for a request: raises UnknownTask also for what it may not know of.
+
+    `look` runs in a thread what may read the store: questions about tasks bring threads of their
+    own, so that they take none from answers.
+    """
     try:
         entry = await catalog.require(task)
     except UnknownTask:
@@ -46,7 +54,7 @@ async def require(catalog: Catalog, grants: Grants, task: str) -> Entry:
     if entry.slot.summarised:  # no need of a thread
         visible = sees(grants, task, entry)
     else:
-        visible = await asyncio.to_thread(sees, grants, task, entry)
+        visible = await look(partial(sees, grants, task, entry))
     if not visible:
         await asyncio.wrap_future(catalog.refresh())  # as long as for a task that does not exist
         raise await unknown(catalog, grants, task)
@@ -72,7 +80,10 @@ async def unknown(catalog: Catalog, grants: Grants, task: str) -> UnknownTask:
     def near() -> list[str]:
         return list(itertools.islice(filter(useful, catalog.near(task)), HINTS))
 
-    return no_task(task, await asyncio.to_thread(near))
+    try:
+        return no_task(task, await catalog.names.ask(near))
+    except Unavailable:  # of too many unknown names at once: they do without
+        return no_task(task)
 
 
 def sees(grants: Grants, task: str, entry: Entry) -> bool:

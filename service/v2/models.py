@@ -165,7 +165,7 @@ class Models:
         self.grants.require_admin()
         if parameters:
             raise NotSupported("load with parameters: what a task is, is published to the store")
-        await hiding.require(self.runtime.catalog, self.grants, model)
+        await self._known(model)
         await self.runtime.catalog.acquire(model)
 
     @_in_time
@@ -175,7 +175,7 @@ class Models:
         Raises BadRequest for a pinned task, Unavailable if it is still loading or kept in use.
         """
         self.grants.require_admin()
-        slot = (await hiding.require(self.runtime.catalog, self.grants, model)).slot
+        slot = (await self._known(model)).slot
         if slot.pinned:
             raise BadRequest(f"task {model!r} is pinned (MUNET_PIN) and stays loaded")
         for _ in range(int(UNLOAD_S / LOOK_S)):
@@ -202,7 +202,12 @@ class Models:
 
     async def _entry(self, model: str) -> Entry:
         self.grants.require_read()
-        return await hiding.require(self.runtime.catalog, self.grants, model)
+        return await self._known(model)
+
+    async def _known(self, model: str) -> Entry:
+        """Raises UnknownTask."""
+        runtime = self.runtime
+        return await hiding.require(runtime.catalog, self.grants, model, runtime.facts.ask)
 
     async def _seen(self) -> Mapping[str, Entry]:
         self.grants.require_read()

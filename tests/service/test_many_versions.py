@@ -208,3 +208,34 @@ def test_counts_of_sharing_are_those_of_a_recount(steps: list[Mapping[str, Summa
                     for task, one in step.items()
                 )
                 assert sharing.users(digest, grants) == expected
+
+
+def test_unknown_names_take_no_thread_of_answers(
+    many: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is near them is searched elsewhere; beyond a number of searches without hints."""
+    runtime, hanging = many.app.state.runtime, threading.Event()
+    near = runtime.catalog.near
+    monkeypatch.setattr(
+        runtime.catalog, "near", lambda name: hanging.wait(PATIENCE_S) and near(name)
+    )
+
+    async def story() -> tuple[list[int], list[httpx.Response]]:
+        transport = httpx.ASGITransport(many.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            paths = [f"/tasks/small/x{number}" for number in range(WAITING + 8)]
+            asked = [asyncio.create_task(client.get(path)) for path in paths]
+            while not any(one.done() for one in asked):
+                await asyncio.sleep(0.01)
+            others = [(await client.get("/tasks")).status_code]
+            for path in ("small/001", "two?version=1", "two?version=stable", "two"):
+                url = f"/classify/{path}"
+                answer = await client.post(url, content=png(1), headers=OCTETS)
+                others.append(answer.status_code)
+            hanging.set()
+            return others, await asyncio.gather(*asked)
+
+    others, asked = many.runner.run(story())
+    assert others == [200] * 5
+    assert {one.status_code for one in asked} == {404}
+    assert sum(not one.json()["nearest"] for one in asked) >= 8
