@@ -88,11 +88,11 @@ async def unknown(catalog: Catalog, grants: Grants, task: str) -> UnknownTask:
 
 def sees(grants: Grants, task: str, entry: Entry) -> bool:
     """Whether a request may know of a task. May read the store: call it in a thread."""
-    return grants.sees(task, private=True) or grants.sees(task, _private(entry))
+    return grants.sees(task, private=True) or grants.sees(task, private(entry))
 
 
-def _private(entry: Entry) -> bool | None:
-    """None if it is not known; may read the store."""
+def private(entry: Entry) -> bool | None:
+    """Whether a task is; None if that is not known. May read the store: call it in a thread."""
     found, successor = [], entry.successor
     with suppress(Exception):  # whatever keeps it from being read: the task's own failure says what
         found.append(entry.slot.summary().private)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 
 from model_store import Digest, StoreError
 from service.access import Grants
+from service.tasks import hiding
 from service.tasks.catalog import Entry
 from service.tasks.summaries import Summary
 
@@ -24,6 +25,7 @@ REST = 4  # times as long as a task takes to read, so that requests keep the int
 FEW = 50  # tasks that an answer reads beyond those it shows
 AGAIN_S = 30.0  # until one that could not be read is tried again
 LAST_LOOK_S = 1.0  # that the end waits for
+_Noted = tuple[Summary, bool]  # and whether its task is private
 
 
 class Sharing:
@@ -33,7 +35,7 @@ class Sharing:
         """`entries` are the tasks that there are now."""
         self._entries = entries
         self._lock = threading.Lock()
-        self._noted: dict[str, Summary] = {}
+        self._noted: dict[str, _Noted] = {}
         self._failed: dict[str, float] = {}  # task -> when to try again
         self._public: Counter[Digest] = Counter()  # tasks that use a component
         self._private: dict[Digest, set[str]] = {}
@@ -76,7 +78,11 @@ class Sharing:
 
     def _knows(self, task: str, entry: Entry) -> bool:
         noted = self._noted.get(task)
-        return noted is not None and noted.digest == entry.slot.digest
+        return (
+            noted is not None
+            and noted[0].digest == entry.slot.digest
+            and noted[1] == _is_private(entry, noted[0])
+        )
 
     def _follow(self) -> None:
         while not self._stopped.is_set():
@@ -90,23 +96,24 @@ class Sharing:
         if self._knows(task, entry):
             return
         try:
-            self._note(task, entry.slot.summary())
+            summary = entry.slot.summary()
+            self._note(task, (summary, _is_private(entry, summary)))
         except (StoreError, OSError):  # the task's own failure says why
             self._failed[task] = time.monotonic() + AGAIN_S
 
-    def _note(self, task: str, summary: Summary | None) -> None:
+    def _note(self, task: str, noted: _Noted | None) -> None:
         with self._lock:
             last = self._noted.pop(task, None)
             self._failed.pop(task, None)
             if last is not None:
-                self._count(task, last, -1)
-            if summary is not None:
-                self._noted[task] = summary
-                self._count(task, summary, 1)
+                self._count(task, *last, -1)
+            if noted is not None:
+                self._noted[task] = noted
+                self._count(task, *noted, 1)
 
-    def _count(self, task: str, summary: Summary, by: int) -> None:
+    def _count(self, task: str, summary: Summary, private: bool, by: int) -> None:
         for digest in summary.components:
-            if not summary.private:
+            if not private:
                 self._public[digest] += by
                 if not self._public[digest]:
                     del self._public[digest]
@@ -116,3 +123,10 @@ class Sharing:
                 self._private[digest].discard(task)
                 if not self._private[digest]:
                     del self._private[digest]
+
+
+def _is_private(entry: Entry, summary: Summary) -> bool:
+    """A task is also private as soon as the version that is to follow is."""
+    if entry.successor is None:
+        return summary.private
+    return hiding.private(entry) is not False

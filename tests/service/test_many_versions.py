@@ -169,6 +169,8 @@ NAMES, DIGESTS = [f"t{n}" for n in range(4)], [Digest(f"sha256:{n:064}") for n i
 
 
 class _Slot:
+    summarised = True
+
     def __init__(self, summary: Summary) -> None:
         self.digest = summary.digest
         self._summary = summary
@@ -178,6 +180,9 @@ class _Slot:
 
 
 class _Entry:
+    successor: _Slot | None = None
+    private: bool | None = None
+
     def __init__(self, summary: Summary) -> None:
         self.slot = _Slot(summary)
 
@@ -189,6 +194,23 @@ def summaries(draw: st.DrawFn) -> Summary:
     digest = Digest(f"sha256:{hash((frozenset(components), private)) & (2**63 - 1):064}")
     sizes = (1,) * len(components)
     return Summary(digest, "", 1, {}, {}, None, private, tuple(sorted(components)), sizes)
+
+
+def test_a_task_counts_as_private_as_soon_as_its_next_version_is() -> None:
+    public, private = (
+        Summary(Digest(name), "", 1, {}, {}, None, name == "private", (DIGESTS[0],), (1,))
+        for name in ("public", "private")
+    )
+    entry: Any = _Entry(public)
+    sharing = Sharing(lambda: {"t": entry})
+    sharing.learn({})
+    assert sharing.users(DIGESTS[0], LOCAL) == 1
+    entry.successor = _Slot(private)  # loading, or one that cannot be loaded
+    sharing.learn({})
+    assert sharing.users(DIGESTS[0], LOCAL) == 0
+    entry.successor = None  # rolled back
+    sharing.learn({})
+    assert sharing.users(DIGESTS[0], LOCAL) == 1
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(NAMES), summaries())))
