@@ -34,10 +34,8 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "poll_s": (0.01, 3600),
     "max_body_bytes": _BYTES,
     "upload_memory": _BYTES,
-    "decode_memory": _BYTES,
     "memory_budget": _BYTES,
     "max_pixels": (1, 2**30),
-    "max_request_pixels": (1, 2**36),
     "max_request_pixels": (1, 2**40),
     "decode_memory": (2**23, 2**50),  # less would refuse the smallest image
     "max_batch_rows": (1, 1024),  # a program is compiled for each power of two
