@@ -39,11 +39,10 @@ class Turns:
         self.since = time.monotonic()
 
     def longest(self) -> Turn:
-        """Since the beginning; wait for an answer first, so that a beat has noted what was."""
-        try:
-            lines = self._file.read_text().splitlines()
-        except FileNotFoundError:
-            lines = []
-        turns = [Turn(**json.loads(line)) for line in lines]
+        """Since the beginning; wait for an answer first, so that a beat has noted what was.
+
+        Raises FileNotFoundError if the server is not watched.
+        """
+        turns = [Turn(**json.loads(line)) for line in self._file.read_text().splitlines()]
         late = [one for one in turns if one.at > self.since]
         return max(late, key=lambda one: one.cpu_s, default=Turn(self.since, 0.0, ""))

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 
 from tests.service.conftest import Served
 from tests.service.http.test_connections import read
 from tests.service.systems import TINY, png, publish
-from tests.service.turns import LONGEST_S
+from tests.service.turns import LONGEST_S, Turns
 from tests.service.waiting import PATIENCE_S, eventually
 
 MANY = 20_000  # classes of a task, as of the largest data sets
@@ -154,3 +158,29 @@ def test_nor_does_one_in_which_the_parser_has_much_to_do(watched: Served) -> Non
     assert watched.server.ask("GET", "/livez").status == 200
     turn = watched.turns.longest()
     assert turn.cpu_s < LONGEST_S, turn
+
+
+BUSY = """
+import asyncio, time, uvloop
+
+async def main():
+    await asyncio.sleep(0.05)
+    over = time.thread_time() + 0.2
+    while time.thread_time() < over:
+        pass
+    await asyncio.sleep(0.05)
+
+with asyncio.Runner(loop_factory=lambda: uvloop.new_event_loop()) as runner:
+    runner.run(main())
+"""
+
+
+def test_a_turn_that_takes_long_is_seen(tmp_path: Path) -> None:
+    turns = Turns(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        turns.longest()
+    environment = {**os.environ, **turns.variables}
+    subprocess.run([sys.executable, "-c", BUSY], env=environment, check=True, timeout=PATIENCE_S)
+    turn = turns.longest()
+    assert turn.cpu_s > LONGEST_S
+    assert "main" in turn.where

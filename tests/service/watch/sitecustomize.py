@@ -36,6 +36,7 @@ class Watch:
         """On the loop's thread."""
         self.thread = threading.get_ident()
         self.clock = time.pthread_getcpuclockid(self.thread)
+        self.note(0.0)  # that there is a watch
         self.last = time.thread_time()
         threading.Thread(target=self.look, daemon=True).start()
         self.loop.call_later(BEAT_S, self.beat)
@@ -44,12 +45,16 @@ class Watch:
         """Also on the loop's thread."""
         used = time.thread_time() - self.last
         if used > NOTED_S:
-            turn = {"at": time.monotonic(), "cpu_s": used, "where": self.seen}
-            with open(_file, "a") as file:
-                file.write(json.dumps(turn) + "\n")
+            self.note(used)
         self.seen = ""
         self.last = time.thread_time()
         self.loop.call_later(BEAT_S, self.beat)
+
+    def note(self, used: float) -> None:
+        """A line in the file."""
+        turn = {"at": time.monotonic(), "cpu_s": used, "where": self.seen}
+        with open(_file, "a") as file:
+            file.write(json.dumps(turn) + "\n")
 
     def look(self) -> None:
         """In a thread of its own: the stack of a turn that is long already."""
