@@ -1,6 +1,6 @@
 """The protocol over HTTP: /v2/…, with JSON bodies and binary tensor data behind them.
 
-A model's name may contain slashes, as they are or as %2F.
+A model's name may contain slashes, as they are or as %2F (`model_paths`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from service.access import Grants
 from service.compute.paths import LoadedPath
 from service.errors import ClientGone, UploadTimeout
 from service.http import compression
@@ -28,6 +29,7 @@ from service.telemetry.requests import Seen, watched
 from service.v2 import models
 from service.v2.errors import NOT_SERVED, BadRequest, NotSupported, shown
 from service.v2.inference import Answer, Asked, Given, infer, prepare, receive
+from service.v2.model_paths import ModelRoute, require_one_reading
 from service.v2.models import Models, parse_version
 from service.v2.requests import Request as InferRequest
 from service.v2.requests import parse_body, parse_json
@@ -58,9 +60,15 @@ async def _long(request: Request, content: Any) -> Response:
     return await _runtime(request).lists.ask(JSONResponse, content)
 
 
-def _named(request: Request) -> tuple[str, int | str | None]:
-    """The model and the version in a path."""
-    return request.path_params["model"], parse_version(request.path_params.get("version", ""))
+async def _named(request: Request, grants: Grants) -> tuple[str, int | str | None]:
+    """The model and the version in the path of a request that reads; raises what is wrong there."""
+    grants.require_read()
+    await require_one_reading(request, _runtime(request), grants)
+    return request.path_params["model"], _version(request)
+
+
+def _version(request: Request) -> int | str | None:
+    return parse_version(request.path_params.get("version", ""))
 
 
 async def live(request: Request) -> Response:
@@ -89,24 +97,31 @@ async def listed(request: Request) -> Response:
 
 async def model_ready(request: Request) -> Response:
     """GET /v2/models/{model}[/versions/{version}]/ready"""
-    model, version = _named(request)
-    good = await _models(request).ready(model, version)
+    known = _models(request)
+    model, version = await _named(request, known.grants)
+    good = await known.ready(model, version)
     return JSONResponse({"name": model, "ready": good}, 200 if good else 503)
 
 
 async def metadata(request: Request) -> Response:
     """GET /v2/models/{model}[/versions/{version}]"""
-    return JSONResponse(await _models(request).metadata(*_named(request)))
+    known = _models(request)
+    asked = await _named(request, known.grants)
+    return JSONResponse(await known.metadata(*asked))
 
 
 async def config(request: Request) -> Response:
     """GET /v2/models/{model}[/versions/{version}]/config"""
-    return JSONResponse(await _models(request).config(*_named(request)))
+    known = _models(request)
+    asked = await _named(request, known.grants)
+    return JSONResponse(await known.config(*asked))
 
 
 async def statistics(request: Request) -> Response:
     """GET /v2/models/{model}[/versions/{version}]/stats"""
-    return JSONResponse({"model_stats": await _models(request).statistics(*_named(request))})
+    known = _models(request)
+    asked = await _named(request, known.grants)
+    return JSONResponse({"model_stats": await known.statistics(*asked)})
 
 
 async def all_statistics(request: Request) -> Response:
@@ -179,10 +194,13 @@ async def model_infer(request: Request) -> Response:
     try:
         seen = Seen("v2-http", (model,))
         with watched(runtime.metrics, seen, runtime.tally.count):
+            grants = runtime.access.of(request)
+            grants.require_classify(model)
+            await require_one_reading(request, runtime, grants)
             asked = Asked(
-                grants=runtime.access.of(request),
+                grants=grants,
                 model=model,
-                version=_named(request)[1],
+                version=_version(request),
                 deadline=time.monotonic() + runtime.settings.deadline_ms / 1e3,
             )
             of = holders((model,), caller(asked.grants.name, request))
@@ -262,8 +280,8 @@ def _of_model(rest: str, handler: Handler, method: str) -> list[Route]:
     """Of a version first: a model's name may contain anything that follows it."""
     model = "/v2/models/{model:path}"
     return [
-        Route(f"{model}/versions/{{version}}{rest}", handler, methods=[method]),
-        Route(f"{model}{rest}", handler, methods=[method]),
+        ModelRoute(f"{model}/versions/{{version}}{rest}", handler, methods=[method]),
+        ModelRoute(f"{model}{rest}", handler, methods=[method]),
     ]
 
 
@@ -274,8 +292,8 @@ ROUTES = [
     Route("/v2/models", listed, methods=["GET"]),
     Route("/v2/models/stats", all_statistics, methods=["GET"]),
     Route("/v2/repository/index", index, methods=["POST"]),
-    Route("/v2/repository/models/{model:path}/load", load, methods=["POST"]),
-    Route("/v2/repository/models/{model:path}/unload", unload, methods=["POST"]),
+    ModelRoute("/v2/repository/models/{model:path}/load", load, methods=["POST"]),
+    ModelRoute("/v2/repository/models/{model:path}/unload", unload, methods=["POST"]),
     *(Route(path, not_served, methods=["GET", "POST"]) for path in NOT_SERVED_PATHS),
     *_of_model("/infer", model_infer, "POST"),
     *_of_model("/ready", model_ready, "GET"),
