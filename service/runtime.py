@@ -131,7 +131,7 @@ class Runtime:
     @property
     def alive(self) -> bool:
         """Whether the threads that nothing works without are running."""
-        return self.batcher.alive and self.catalog.alive
+        return self.batcher.alive and self.decoders.alive and self.catalog.alive
 
     @asynccontextmanager
     async def in_time(self) -> AsyncIterator[None]:

@@ -65,6 +65,11 @@ class Decoders:
             self._changed.notify()
         return turn
 
+    @property
+    def alive(self) -> bool:
+        """Whether all threads run."""
+        return all(thread.is_alive() for thread in self._threads)
+
     def shutdown(self) -> None:
         """Ends the threads when all work is done; blocks."""
         with self._changed:

@@ -154,7 +154,9 @@ def test_work_that_waits_is_done_before_the_end() -> None:
 
     for number in range(100):
         submit(number)
+    assert decoders.alive
     decoders.shutdown()
+    assert not decoders.alive
     assert done == {number: 5 for number in range(100)}
 
 
