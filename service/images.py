@@ -30,7 +30,7 @@ from PIL import (
 
 from service.errors import BadImage, GatewayError, TooLarge
 from service.pictures import bmp, gif, jpeg, png, reading, webp
-from service.pictures.picture import Picture
+from service.pictures.picture import Picture, damaged
 from vit.preprocess import Lines, lines_read, preprocess
 
 OUTPUT_BYTES = 100  # of memory while an output is made, for each of its pixels
@@ -259,6 +259,6 @@ def _read(picture: Picture, lines: Lines) -> NDArray[np.uint8]:
 
 
 def _damaged(format: str, error: Exception) -> BadImage:
-    return BadImage(
-        f"decoding the image: a {format} that is damaged: {type(error).__name__}: {error}"
-    )
+    if "truncated" in str(error):
+        return damaged(format, "that ends before the last of its pixels; send the whole file")
+    return damaged(format, f"that is damaged: {type(error).__name__}: {error}")
