@@ -41,6 +41,7 @@ class Entry:
     slot: Slot
     successor: Slot | None = None
     private: bool | None = None  # the last version that could be read; None until there is one
+    read_again_at: float = 0.0  # a time of `time.monotonic`, where its manifest cannot be read
     unread: str | None = (
         None  # why its refs cannot be read now; what answers is what they last said
     )

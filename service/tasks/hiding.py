@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -24,6 +25,7 @@ from service.errors import Unavailable, UnknownTask
 from service.tasks.catalog import Catalog, Entry, no_task, no_version
 
 HINTS = 3  # names that a refusal tells
+READ_AGAIN_S = 1.0  # after a manifest could not be read
 Look = Callable[[Callable[[], bool]], Awaitable[bool]]
 
 
@@ -93,6 +95,8 @@ def sees(grants: Grants, task: str, entry: Entry) -> bool:
 
 def private(entry: Entry) -> bool | None:
     """Whether a task is; None if that is not known. May read the store: call it in a thread."""
+    if not entry.slot.summarised and time.monotonic() < entry.read_again_at:
+        return entry.private
     found, successor = [], entry.successor
     with suppress(Exception):  # whatever keeps it from being read: the task's own failure says what
         found.append(entry.slot.summary().private)
@@ -100,4 +104,6 @@ def private(entry: Entry) -> bool | None:
         found.append(successor.summary().private)
     if found:
         entry.private = any(found)
+    else:
+        entry.read_again_at = time.monotonic() + READ_AGAIN_S
     return entry.private

@@ -15,6 +15,7 @@ import socket
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -386,6 +387,34 @@ def test_what_was_never_read_is_shown_to_those_who_look_after_it(
         assert told(gateway, caller, "POST", f"/classify/{task}", content=png(1))[0] == 503
     assert any(task in line for line in caplog.messages)
     gateway.store.rm(task)
+
+
+def test_what_cannot_be_read_is_not_read_for_every_hint(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = pair.beside
+    store, catalog = gateway.app.state.runtime.store, gateway.app.state.runtime.catalog
+    tasks = [f"secret/bad-{i}" for i in range(10)]
+    for task in tasks:
+        publish(gateway.store, task, own={"head": 10})
+    gateway.runner.run(looked(catalog))
+    reads: Counter[str] = Counter()
+    resolve = store.resolve
+
+    def unreadable(task: str, *rest: Any) -> Any:
+        if task not in tasks:
+            return resolve(task, *rest)
+        reads[task] += 1
+        raise OSError("of no use")
+
+    monkeypatch.setattr(store, "resolve", unreadable)
+    monkeypatch.setattr(hiding, "READ_AGAIN_S", 1e6)
+    for _ in range(5):
+        assert told(gateway, "a", "GET", "/tasks/secret/bad-x")[0] == 404
+    assert reads == Counter(tasks)
+    for task in tasks:
+        gateway.store.rm(task)
+    gateway.runner.run(looked(catalog))
 
 
 @pytest.mark.parametrize("private", [False, True])
