@@ -17,6 +17,7 @@ from tests.service.collectors import Collector
 from tests.service.conftest import Served
 from tests.service.servers import Load, Reply, Server
 from tests.service.systems import png, publish
+from tests.service.turns import Turns
 from tests.service.waiting import PATIENCE_S, eventually
 
 WORKERS = {"1", "2"}
@@ -35,7 +36,8 @@ def start(folder: Path, compilations: str, **variables: str) -> Served:
         "MUNET_DRAIN_S": "0.1",
         "TMPDIR": str(folder),
     }
-    return Served(Server(".", folder / "home", **{**settings, **variables}), store)
+    server = Server(".", folder / "home", **{**settings, **variables})
+    return Served(server, store, Turns(folder))
 
 
 @pytest.fixture(scope="module")
