@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from service.pictures import orientation
 from service.pictures.picture import Picture, check_pieces, cut_off, damaged, parts_of, storage
@@ -18,9 +19,9 @@ DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 1
 TRANSPARENCY_BYTES = {0: 2, 2: 6}  # of tRNS, by colour type
 COLOURS, PALETTE = 256, 3
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-MAX_TEXT_BYTES = 2**20  # inflated of one text, in which an orientation may stand
-MAX_TEXTS = 16  # that are looked into
-XMP, EXIF = b"XML:com.adobe.xmp", b"Raw profile type exif"
+MAX_TEXT_BYTES = 2**18  # of one text, inflated, in which an orientation may stand
+MAX_TEXTS = 2  # that are looked into
+XMP, EXIF = b"XML:com.adobe.xmp\0", b"Raw profile type exif\0"
 
 
 def look(data: bytes) -> Picture:
@@ -28,31 +29,22 @@ def look(data: bytes) -> Picture:
     header = _header(data)
     width, height, depth, colour = header[:4]
     kept: list[tuple[int, int] | bytes] = [(0, 33)]
-    exif = xmp = b""
-    texts = has_pixels = 0
+    found, has_pixels = _Orientation(), False
     for count, (kind, start, stop) in enumerate(_chunks(data)):
         check_pieces("PNG", count)
-        content = slice(start + 8, stop - 4)
         if kind == b"IDAT":
             has_pixels = True
-        elif kind in (b"PLTE", b"tRNS"):
-            if has_pixels or not _checked(kind, data, start, stop):
-                continue
-            _check_colours(kind, stop - start - 12, colour)
-            if kind == b"tRNS" and (changed := _transparent(data[content], depth, colour)):
-                kept.append(changed)
-                continue
-        elif kind == b"eXIf" and _sound(data, start, stop):
-            exif = data[content]
+        elif kind not in (b"PLTE", b"tRNS"):
+            found.take(kind, data, start, stop)
             continue
-        elif kind in TEXTS and texts < MAX_TEXTS and _sound(data, start, stop):
-            texts += 1
-            key, text = _text(kind, data[content])
-            exif = exif or _unhexed(text) if key == EXIF else exif
-            xmp = text if key == XMP else xmp
+        elif has_pixels or not _checked(kind, data, start, stop):
             continue
         else:
-            continue
+            _check_colours(kind, stop - start - 12, colour)
+            if kind == b"tRNS":
+                changed = _transparent(data[start + 8 : stop - 4], depth, colour)
+                kept.append(changed or (start, stop))
+                continue
         kept.append((start, stop))
     if not has_pixels:
         raise cut_off("PNG", data, "its pixels (chunk IDAT)")
@@ -63,8 +55,34 @@ def look(data: bytes) -> Picture:
         height,
         storage(width, height, _pixel_bytes(depth, colour)) + 2 * (row + 1),
         parts_of(data, kept),
-        orientation.of(exif, xmp),
+        orientation.of(found.exif, found.xmp),
     )
+
+
+@dataclass(slots=True)
+class _Orientation:
+    """Where it may stand: in a chunk of its own, or in one of two texts."""
+
+    exif: bytes = b""
+    xmp: bytes = b""
+    texts: int = 0
+
+    def take(self, kind: bytes, data: bytes, start: int, stop: int) -> None:
+        """Looks into a chunk, if it is one of these and whole."""
+        text = self.texts < MAX_TEXTS and kind in TEXTS
+        if not (kind == b"eXIf" or (text and data.startswith((XMP, EXIF), start + 8))):
+            return
+        if not _sound(data, start, stop):
+            return
+        content = data[start + 8 : stop - 4]
+        if kind == b"eXIf":
+            self.exif = content
+            return
+        self.texts += 1
+        if content.startswith(XMP):
+            self.xmp = self.xmp or _text(kind, content)
+        else:
+            self.exif = self.exif or _unhexed(_text(kind, content))
 
 
 def _header(data: bytes) -> tuple[int, ...]:
@@ -145,11 +163,9 @@ def _pixel_bytes(depth: int, colour: int) -> int:
     return 2 if colour == 0 else 4
 
 
-def _text(kind: bytes, content: bytes) -> tuple[bytes, bytes]:
-    """Key and text; an empty text if it cannot be read, or nothing of interest is in it."""
-    key, _, text = content.partition(b"\0")
-    if key not in (XMP, EXIF):
-        return key, b""
+def _text(kind: bytes, content: bytes) -> bytes:
+    """What follows the key; empty if it cannot be read."""
+    text = content.partition(b"\0")[2]
     packed = kind == b"zTXt"
     if kind == b"iTXt":
         packed = text[:1] == b"\1"
@@ -157,11 +173,11 @@ def _text(kind: bytes, content: bytes) -> tuple[bytes, bytes]:
     elif packed:
         text = text[1:]
     if not packed:
-        return key, text
+        return text[:MAX_TEXT_BYTES]
     try:
-        return key, zlib.decompressobj().decompress(text, MAX_TEXT_BYTES)
+        return zlib.decompressobj().decompress(text, MAX_TEXT_BYTES)
     except zlib.error:
-        return key, b""
+        return b""
 
 
 def _unhexed(text: bytes) -> bytes:
