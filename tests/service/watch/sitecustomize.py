@@ -7,6 +7,7 @@ NOTED_S is a line of JSON in the file that LOOP_WATCH names, with what ran meanw
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -37,6 +38,7 @@ class Watch:
         self.thread = threading.get_ident()
         self.clock = time.pthread_getcpuclockid(self.thread)
         self.note(0.0)  # that there is a watch
+        gc.callbacks.append(self.collecting)
         self.last = time.thread_time()
         threading.Thread(target=self.look, daemon=True).start()
         self.loop.call_later(BEAT_S, self.beat)
@@ -50,6 +52,12 @@ class Watch:
         self.last = time.thread_time()
         self.loop.call_later(BEAT_S, self.beat)
 
+    def collecting(self, phase: str, info: dict[str, int]) -> None:
+        """Called around a garbage collection, by the thread that runs it."""
+        if threading.get_ident() == self.thread:
+            used = time.thread_time() - self.last
+            self.seen = f"collection {info['generation']} {phase} at {used:.3f} s; {self.seen}"
+
     def note(self, used: float) -> None:
         """A line in the file."""
         turn = {"at": time.monotonic(), "cpu_s": used, "where": self.seen}
@@ -60,10 +68,10 @@ class Watch:
         """In a thread of its own: the stack of a turn that is long already."""
         while not self.loop.is_closed():
             time.sleep(BEAT_S)
-            if not self.seen and time.clock_gettime(self.clock) - self.last > NOTED_S:
+            if ">" not in self.seen and time.clock_gettime(self.clock) - self.last > NOTED_S:
                 frame = sys._current_frames().get(self.thread)
                 lines = traceback.extract_stack(frame)[-FRAMES:]
-                self.seen = " > ".join(f"{one.filename}:{one.lineno} {one.name}" for one in lines)
+                self.seen += " > ".join(f"{one.filename}:{one.lineno} {one.name}" for one in lines)
 
 
 def _watched() -> Any:
