@@ -8,7 +8,6 @@ our spans go where its configuration says, and that comes from our settings.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -32,7 +31,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from starlette.applications import Starlette
 
 from model_store import ModelStore, StoreError
-from service import processes
+from service import collection, processes
 from service.access import Access
 from service.app import create_app
 from service.compute.backends import choice
@@ -110,8 +109,6 @@ APP = create_app(worker=_worker())
 LIFESPAN = APP.router.lifespan_context
 APP.router.lifespan_context = _lifespan
 connections.install()  # BentoML lets uvicorn choose what it speaks
-# Young objects are collected often, old ones hardly ever: a full collection takes milliseconds.
-GC_THRESHOLDS = (50_000, 20, 50)
 # The engine's thread needs the interpreter some fifty times a batch, for microseconds. Beside an
 # event loop that refuses a flood it may wait Python's 5 ms each time.
 SWITCH_S = 0.0001
@@ -155,12 +152,10 @@ class Gateway:
 
     @bentoml.on_startup
     async def arm(self) -> None:
-        """Freezes what is loaded and puts a drain before BentoML's own SIGTERM handler."""
+        """Collects garbage in its thread; puts a drain before BentoML's own SIGTERM handler."""
         _log_own_events()
         _ignore_what_clients_cause()
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
+        collection.start()
         sys.setswitchinterval(SWITCH_S)
         settings = Settings.from_environment()
         if settings.tracing:
