@@ -16,6 +16,7 @@ from typing import Any
 from evolution.checkpoints.files import CheckpointError, CheckpointFile
 from evolution.checkpoints.layouts import (
     MOMENTUM,
+    NUMBER,
     STATE,
     Key,
     Model,
@@ -34,8 +35,8 @@ from evolution.checkpoints.tables import Row, read_table
 from evolution.population import ROOT
 from model_store.errors import listed
 
-_STATE_B = re.compile(r"state_(\d+)")
-_ENTRY = r"(?P<name>[^:]+):(?P<agent>.+):(?P<id>\d+)"
+_STATE_B = re.compile(f"state_({NUMBER})")
+_ENTRY = rf"(?P<name>[^:]+):(?P<agent>.+):(?P<id>{NUMBER})"
 _MODEL_COLUMNS = ("agent_id", "task_name", "id", "components")
 _PATHS = "hparams.paths"  # JSON; only multipath models have it
 _ROOT_TASK = "root_model"  # a root agent's task is root_model/checkpoint or root_model/random_init
@@ -187,7 +188,9 @@ def _published(agents: list[_Agent]) -> tuple[dict[Key, Model], dict[Key, Model]
 def _models(path: Path) -> Iterator[Model]:
     for row in read_table(path, _MODEL_COLUMNS):
         agent, task = row.required("agent_id"), row.required("task_name")
-        keys = [re.fullmatch(r"(.+):(\d+)", part) for part in row.required("components").split(",")]
+        keys = [
+            re.fullmatch(f"(.+):({NUMBER})", part) for part in row.required("components").split(",")
+        ]
         if not all(keys):
             raise CheckpointError(f"{row.where}: components, expected AGENT:ID joined by commas")
         parent, parent_agent = _parent(row)
@@ -222,7 +225,8 @@ def _with_subpaths(model: Model, own: dict[Key, Model], copies: dict[Key, Model]
     """
     named = model.row.json(_PATHS)
     where = f"{model.row.where}: column {_PATHS}"
-    if not isinstance(named, dict) or sorted(named) != [f"path_{i}" for i in range(len(named))]:
+    expected = {f"path_{i}" for i in range(len(named))} if isinstance(named, dict) else set()
+    if len(expected) < 2 or set(named) != expected:
         raise CheckpointError(f"{where}: expected an object of path_0, path_1, …")
     return replace(
         model,
@@ -232,9 +236,9 @@ def _with_subpaths(model: Model, own: dict[Key, Model], copies: dict[Key, Model]
 
 def _subpath(entry: Any, own: dict[Key, Model], copies: dict[Key, Model], where: str) -> Model:
     try:
-        key = (entry["agent_id"], int(float(entry["id"])))
+        key = (str(entry["agent_id"]), int(float(entry["id"])))
         cells = {f"hparams.{name}": str(value) for name, value in entry["hparams"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise CheckpointError(f"{where}: expected id, agent_id and hparams of each path") from None
     model = own.get(key) or copies.get(key)
     if model is None:

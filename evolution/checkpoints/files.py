@@ -26,10 +26,22 @@ ARRAY, NUMBER = 1, 3  # extension types: an array, and one number in the same fo
 MAX_AXES = 32
 MAX_DEPTH = 16  # maps in maps; blocks have 4
 MAX_NAME = 4096  # bytes; names are read whole, and stand in messages
+MAX_ENTRIES = 200_000  # names in a file; the largest published one has some thousand
+MAX_DIMENSION = (1 << 31) - 1
+_LONGEST = 1000  # characters of a message
 
 
 class CheckpointError(Exception):
-    """A published state cannot be imported; the message names file and place, and says why."""
+    """A published state cannot be imported; the message names file and place, and says why.
+
+    It is one line and not too long, whatever stands in the file.
+    """
+
+    def __init__(self, message: str) -> None:
+        """`message` may hold what was found in a file."""
+        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message[: 2 * _LONGEST])
+        half = _LONGEST // 2
+        super().__init__(text if len(text) <= _LONGEST else f"{text[:half]} … {text[-half:]}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +130,7 @@ class _Scanner:
         self._path, self._file = path, file
         self._end = path.stat().st_size
         self._layer = ""  # under way, for messages
+        self._names = 0  # read so far
 
     def layers(self) -> dict[str, Layer]:
         """The file's one map. Raises CheckpointError."""
@@ -185,6 +198,10 @@ class _Scanner:
         return StoredArray(dtype, shape, spans)
 
     def _require_size(self, dtype: np.dtype[Any], shape: tuple[int, ...], found: int) -> None:
+        if not all(1 <= dimension <= MAX_DIMENSION for dimension in shape):
+            raise self._error(
+                f"array of shape {str(list(shape))[:100]}, expected axes of 1 to {MAX_DIMENSION:,}"
+            )
         expected = math.prod(shape) * dtype.itemsize
         if expected != found:
             raise self._error(
@@ -225,6 +242,9 @@ class _Scanner:
 
     def _text(self) -> str:
         length = self._expect("text")
+        self._names += 1
+        if self._names > MAX_ENTRIES:
+            raise self._error(f"more than {MAX_ENTRIES:,} names, expected the layers of a network")
         if length > MAX_NAME:
             raise self._error(f"a name of {length} bytes, expected at most {MAX_NAME}")
         try:

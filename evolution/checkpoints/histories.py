@@ -54,11 +54,11 @@ def population_of(
 def _path(model: Model, run: Run, network: Network, parts: tuple[Component, ...]) -> Path:
     row = model.row
     metrics = {
-        "evaluations": row.json("metrics.evals"),
-        "test_accuracy": row.number("metrics.test_quality"),
+        "evaluations": row.numbers("metrics.evals"),
+        "test_accuracy": row.share("metrics.test_quality"),
         "flops": row.number("metrics.flops"),
     }
-    children = row.json("metrics.offsprings_per_task")
+    children = row.counts("metrics.offsprings_per_task")
     if children is None:  # agents count the children of their own task only
         count = row.integer("metrics.offsprings")
         children = {model.task: count} if count else {}
@@ -70,7 +70,7 @@ def _path(model: Model, run: Run, network: Network, parts: tuple[Component, ...]
         hyperparameters=network.hyperparameters,
         generation=row.integer("metrics.generation") or 0,
         private=row.flag("metrics.private") or False,
-        quality=row.number("metrics.quality"),
+        quality=row.share("metrics.quality"),
         children_per_task=children,
         metrics={name: value for name, value in metrics.items() if value is not None},
     )
@@ -140,8 +140,8 @@ def _measured(row: Row) -> dict[str, Any]:
     spent = [part for part in parts if part is not None]
     recorded = row.starting("metrics.")
     return {
-        "evaluations": row.json("metrics.evals"),
-        "quality": row.number("metrics.quality"),
+        "evaluations": row.numbers("metrics.evals"),
+        "quality": row.share("metrics.quality"),
         "score": row.first("score", "metrics.score"),
         "accounted_params": row.first(
             "metrics.training_accounted_params", "metrics.accounted_params"

@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from evolution import state
 from evolution.checkpoints.agents import is_agents, read_agents
+from evolution.checkpoints.checks import (
+    require_finite,
+    require_plain,
+    require_publishable,
+    require_storable,
+)
 from evolution.checkpoints.earlier import require_replaceable
 from evolution.checkpoints.files import CheckpointError, arrays
 from evolution.checkpoints.histories import population_of, progress_of
@@ -33,12 +39,15 @@ from evolution.checkpoints.versions import agent_name, multipath_version, single
 from evolution.measured import accuracy_told
 from evolution.population import ROOT, Component, Population
 from evolution.population import Path as PopulationPath
-from model_store import Digest, InvalidName, ModelStore, Published, TaskPath
+from evolution.state import Progress
+from model_store import Digest, ModelStore, Published, TaskPath
 from model_store import UnknownTask as NoSuchTask
 from model_store.errors import listed
-from model_store.names import require_name
 
 logger = logging.getLogger(__name__)
+
+_LONGEST_HEADER = 1 << 20  # bytes
+_ANY_DIGEST = Digest("sha256:" + "0" * 64)  # until there is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +108,7 @@ def read_system(directory: Path) -> tuple[Path, System]:
     """Finds the state in a directory, or one level below, and reads all but its arrays."""
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such directory")
+    require_plain(directory)
     inside = sorted(path for path in directory.iterdir() if path.is_dir())
     found = [directory] if _holds_state(directory) else [p for p in inside if _holds_state(p)]
     if len(found) != 1:
@@ -126,8 +136,8 @@ def _read(directory: Path) -> System:
     if is_agents(directory):
         raise CheckpointError(f"{directory}: holds states and agents; give a directory of one kind")
     chosen, skipped = mu2net
-    with (chosen / "population.csv").open(encoding="utf-8") as table:
-        if "agent_id" in table.readline().strip().split(","):
+    with (chosen / "population.csv").open("rb") as table:
+        if b"agent_id" in table.readline(_LONGEST_HEADER).strip().split(b","):
             raise CheckpointError(
                 f"{chosen}: the state of one agent, which needs those of others; give the "
                 "directory that holds all agents"
@@ -157,13 +167,14 @@ class _Import:
         self._skipped = list(system.skipped)
         self._networks: dict[Key, Network] = {}
         self._runs: list[tuple[Run, Population]] = []
+        self._histories: dict[str, Progress] = {}  # of the runs that have a root
         self._paths: dict[Key, PopulationPath] = {}
         self._components: dict[Key, Component] = {}
         for run in system.runs:
             self._prepare(run)
         self._multipaths = [multipath(model, system) for model in system.multipath]
         for model in (*self._networks.values(), *self._multipaths):
-            _require_publishable(model.model)
+            require_publishable(model.model)
         self._digests: dict[Key, Digest] = {}
         self._momenta: dict[Key, Digest] = {}
         self._published: dict[Key, Published] = {}
@@ -171,12 +182,16 @@ class _Import:
         self._live_before = set(store.live())
         self._progress, self._done = progress, 0
         self._total = sum(self._size(key) for key in self._keys())
+        self._rehearse()
 
     def _prepare(self, run: Run) -> None:
         networks = {model.key: single_path(model, self._system) for model in run.retained}
         population, paths, components = population_of(run, networks, self._system.layers)
         require_replaceable(self._store, run, networks, self._system.layers)
         self._runs.append((run, population))
+        root = next((model for model in run.retained if model.task == ROOT), None)
+        if root is not None:
+            self._histories[run.name] = progress_of(run, networks[root.key])
         self._networks.update(networks)
         self._paths.update(paths)
         self._components.update(components)
@@ -196,6 +211,24 @@ class _Import:
         entries = [layer.entry, *([layer.momentum] if layer.momentum else [])]
         stored = (array for e in entries for _, array in arrays(layer.file.layers[e]))
         return sum(array.size_bytes for array in stored)
+
+    def _rehearse(self) -> None:
+        """Makes all that will be written, but for digests, so that nothing fails half way.
+
+        And reads all numbers once: one that is none would be published, and served.
+        """
+        digests = dict.fromkeys(self._keys(), _ANY_DIGEST)
+        counts = {key: num_params(self._system.layers[key]) for key in digests}
+        for run, _ in self._runs:
+            for model in (model for model in run.retained if model.task != ROOT):
+                spec = self._single_version(self._networks[model.key], digests, run.name)
+                require_storable(spec, model)
+        for multi in self._multipaths:
+            lineage = self._lineage(multi.model, None)
+            require_storable(multipath_version(multi, counts, digests, {}, lineage), multi.model)
+        for layer in (self._system.layers[key] for key in digests):
+            for entry in filter(None, (layer.entry, layer.momentum)):
+                require_finite(layer, entry)
 
     # ---- writing
 
@@ -252,15 +285,20 @@ class _Import:
                 component.momentum_digest = self._momenta.get(key)
 
     def _publish_single(self, network: Network, run: str) -> None:
-        path = self._paths[network.model.key]
-        spec = single_path_version(
+        spec = self._single_version(network, self._digests, run)
+        published = self._publish(network.model.key, spec)
+        self._paths[network.model.key].published = published.digest
+
+    def _single_version(
+        self, network: Network, digests: Mapping[Key, Digest], run: str
+    ) -> TaskPath:
+        return single_path_version(
             network,
-            path,
-            self._digests,
+            self._paths[network.model.key],
+            digests,
             self._lineage(network.model, run),
             root_counts=self._system.method != "mu2net",
         )
-        path.published = self._publish(network.model.key, spec).digest
 
     def _publish_multipath(self, multi: Multipath) -> None:
         counts = {key: num_params(self._system.layers[key]) for key in self._digests}
@@ -317,12 +355,11 @@ class _Import:
 
     def _save(self, run: Run, population: Population) -> bool:
         """The run's state, to continue from; False if it cannot be."""
-        roots = [model for model in run.retained if model.task == ROOT]
-        if not roots:
+        progress = self._histories.get(run.name)
+        if progress is None:
             why = "it has no root, from which evolution takes what a new path lacks"
             self._skipped.append(Skipped(f"run {run.name}", why))
             return False
-        progress = progress_of(run, self._networks[roots[0].key])
         state.archive_history(self._store, progress)
         state.save(self._store, run.name, progress, population)
         logger.info("event=imported run=%s paths=%d", run.name, len(run.retained))
@@ -343,14 +380,5 @@ class _Import:
         )
 
 
-def _require_publishable(model: Model) -> None:
-    try:
-        require_name("task", model.task)
-    except InvalidName as error:
-        raise CheckpointError(f"{model.row.where}: {error}") from None
-    if model.task != ROOT and model.row.number("metrics.quality") is None:
-        raise CheckpointError(f"{model.row.where}: {model.what} has no metrics.quality")
-
-
 def _quality(model: Model) -> float:
-    return model.row.number("metrics.quality") or 0.0
+    return model.row.share("metrics.quality") or 0.0

@@ -19,7 +19,8 @@ from model_store.errors import listed
 # (agent, its number for a model or a layer); μ2Net, which has no agents, has the agent "".
 Key = tuple[str, int]
 MOMENTUM = "opt_state:"  # before a layer's name in a checkpoint: its momentum trace
-STATE = re.compile(r"state_(\d+)_(\d+)")
+NUMBER = "[0-9]{1,15}"  # of a model, a layer or a state
+STATE = re.compile(f"state_({NUMBER})_({NUMBER})")
 _MODEL_COLUMNS = ("task_name", "id", "parent_id", "parent_task_name", "components")
 
 
@@ -198,7 +199,7 @@ def read_mu2net(state: Path, name: str) -> System:
             "not copied whole"
         )
     file = CheckpointFile.open(checkpoint)
-    layers = stored_layers([(file, r"(?P<agent>)(?P<name>.+):(?P<id>\d+)")])
+    layers = stored_layers([(file, rf"(?P<agent>)(?P<name>.+):(?P<id>{NUMBER})")])
     retained = once(_mu2net_models(state / "population.csv"))
     sampled = once(m for m in _mu2net_models(state / "paths.csv") if m.task != ROOT)
     retained.sort(key=lambda model: model.key)
@@ -223,7 +224,7 @@ def _mu2net_models(path: Path) -> Iterable[Model]:
                 f"{row.where}: model {number} has the parent {parent}, expected a lower id"
             )
         ids = row.required("components").split("_")
-        if not all(part.isdecimal() for part in ids):
+        if not all(re.fullmatch(NUMBER, part) for part in ids):
             raise CheckpointError(f'{row.where}: components {ids}, expected ids joined by "_"')
         yield Model(
             key=("", number),

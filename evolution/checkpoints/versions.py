@@ -98,8 +98,8 @@ def _metrics(model: Model) -> dict[str, Any]:
     """Accuracies, with the splits that they were measured on where the task's name tells them."""
     row, splits = model.row, splits_of(model.task)
     found = {
-        "validation": row.number("metrics.quality"),
-        "test": row.number("metrics.test_quality"),
+        "validation": row.share("metrics.quality"),
+        "test": row.share("metrics.test_quality"),
     }
     metrics: dict[str, Any] = {
         kind: {"accuracy": accuracy, **({"split": splits[kind]} if kind in splits else {})}
