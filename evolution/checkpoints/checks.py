@@ -67,11 +67,11 @@ def require_storable(spec: TaskPath, model: Model) -> None:
         raise CheckpointError(f"{model.row.where}: {model.what}: {error}") from None
 
 
-def require_finite(layer: StoredLayer, entry: str) -> None:
-    """Reads an entry of a checkpoint; raises CheckpointError for one with a number that is none."""
-    for leaf in jax.tree.leaves(layer.file.read(entry)):
+def require_finite(layer: StoredLayer) -> None:
+    """Reads a layer's parameters; raises CheckpointError if one of them is no finite number."""
+    for leaf in jax.tree.leaves(layer.file.read(layer.entry)):
         if not np.isfinite(leaf).all():
             raise CheckpointError(
-                f"checkpoint {layer.file.path}: layer {entry}: expected finite numbers, found "
+                f"checkpoint {layer.file.path}: layer {layer.entry}: expected finite numbers, found "
                 "infinities or NaN; its training failed, or the file is damaged"
             )

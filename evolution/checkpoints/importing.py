@@ -215,7 +215,7 @@ class _Import:
     def _rehearse(self) -> None:
         """Makes all that will be written, but for digests, so that nothing fails half way.
 
-        And reads all numbers once: one that is none would be published, and served.
+        And reads all parameters once: one that is no number would be published, and served.
         """
         digests = dict.fromkeys(self._keys(), _ANY_DIGEST)
         counts = {key: num_params(self._system.layers[key]) for key in digests}
@@ -227,8 +227,7 @@ class _Import:
             lineage = self._lineage(multi.model, None)
             require_storable(multipath_version(multi, counts, digests, {}, lineage), multi.model)
         for layer in (self._system.layers[key] for key in digests):
-            for entry in filter(None, (layer.entry, layer.momentum)):
-                require_finite(layer, entry)
+            require_finite(layer)
 
     # ---- writing
 

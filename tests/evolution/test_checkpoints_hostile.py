@@ -12,7 +12,6 @@ import struct
 import tempfile
 from pathlib import Path
 
-import ml_dtypes
 import msgpack
 import numpy as np
 import pytest
@@ -228,14 +227,13 @@ def test_a_file_of_nothing_but_names_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("entry", ["encoder_norm:16", "opt_state:encoder_norm:16"])
-def test_weights_that_are_no_numbers_are_refused(tmp_path, number, entry):
+def test_weights_that_are_no_numbers_are_refused(tmp_path, number):
+    entry = "encoder_norm:16"
     state = write_mu2net(tmp_path / "state_3_0")
     entries = mu2net_entries(MU2NET_LAYERS)
     scale = np.array(entries[entry]["scale"])
     scale[3] = number
     entries[entry] = {**entries[entry], "scale": scale}
-    assert scale.dtype in (np.float32, ml_dtypes.bfloat16)
     write_checkpoint(state / "checkpoint_3_0", entries)
     refused(state, "checkpoint_3_0", entry, "finite")
 
