@@ -25,12 +25,14 @@ from service.http.connections import HEAD_S
 from tests.service.hostile import Hostile, hostile
 from tests.service.systems import png, publish
 from tests.service.turns import LONGEST_S, Turn, Turns
+from tests.service.v2.hostile_grpc import hostile_grpc, say
 
 CLIENTS = 3
 DEADLINE_S = 10.0  # the gateway's own
 SLACK_S = 10.0  # of a busy machine
 TIMEOUT_S = DEADLINE_S + HEAD_S + SLACK_S
 LOOK_EVERY = 1000  # cases, for the size of the process
+OVER_GRPC = 5  # one call over gRPC for so many requests over HTTP, beside them
 GROWTH_BYTES = 128 * 2**20  # what the allocator keeps in pieces levels off below it
 
 
@@ -86,15 +88,24 @@ class Client:
         # From a client that has ended its sending, the answer may have begun and not come.
         return int(answer[9:12]) if len(answer) > 12 else 0
 
+    def grpc(self, case: Hostile) -> int:
+        """What a connection to the port of gRPC says."""
+        return say(self.port, case)
 
-SENDERS: Mapping[str, Callable[[Client, Hostile], int]] = {"http": Client.ask, "raw": Client.raw}
+
+Make = Callable[[int, int], Hostile]
+SENDERS: Mapping[str, Callable[[Client, Hostile], int]] = {
+    "http": Client.ask,
+    "raw": Client.raw,
+    "grpc": Client.grpc,
+}
 
 
-def fuzz(port: int, numbers: range, seed: int, found: Found) -> None:
+def fuzz(port: int, numbers: range, seed: int, found: Found, make: Make = hostile) -> None:
     """Sends the cases of these numbers, several at a time."""
     waiting = iter(numbers)
     threads = [
-        threading.Thread(target=_work, args=(Client(port), waiting, seed, found))
+        threading.Thread(target=_work, args=(Client(port), waiting, seed, found, make))
         for _ in range(CLIENTS)
     ]
     for thread in threads:
@@ -103,9 +114,9 @@ def fuzz(port: int, numbers: range, seed: int, found: Found) -> None:
         thread.join()
 
 
-def _work(client: Client, waiting: Iterator[int], seed: int, found: Found) -> None:
+def _work(client: Client, waiting: Iterator[int], seed: int, found: Found, make: Make) -> None:
     for number in waiting:
-        case = hostile(number, seed)
+        case = make(number, seed)
         started = time.monotonic()
         try:
             status = client.status(case)
@@ -131,13 +142,19 @@ def run(cases: int, seed: int, folder: Path, **variables: str) -> Found:
     publish(store, "plain")
     publish(store, "b", own={"encoderblock_1": 1})
     found, turns = Found(), Turns(folder / "turns")
-    settings = {"MUNET_MAX_BATCH_ROWS": "4", "MUNET_PRELOAD": "*", **variables}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {"MUNET_MAX_BATCH_ROWS": "4", "MUNET_PRELOAD": "*", "MUNET_GRPC_PORT": str(port)}
+    settings |= variables
     with Gateway(store.url, folder / "home", **settings, **turns.variables) as gateway:
         healthy = Hostile("healthy", headers={"content-type": "image/png"}, body=png(1))
         Client(gateway.port).status(healthy)
         turns.begin()
         for start in range(0, cases, LOOK_EVERY):
-            fuzz(gateway.port, range(start, min(start + LOOK_EVERY, cases)), seed, found)
+            numbers = range(start, min(start + LOOK_EVERY, cases))
+            fuzz(gateway.port, numbers, seed, found)
+            fuzz(port, numbers[: len(numbers) // OVER_GRPC], seed, found, hostile_grpc)
             found.resident.append(gateway.resident_bytes())
         settled = found.resident[(len(found.resident) - 1) // 5]
         if found.resident[-1] - settled > GROWTH_BYTES:

@@ -19,9 +19,11 @@ from model_store import ModelStore
 from service.v2 import inference_pb2 as pb
 from service.v2.grpc_core import MAX_STREAMS
 from service.v2.grpc_server import PREFIX
+from tests.service.fuzzing import Found, fuzz
 from tests.service.systems import png, publish
 from tests.service.v2 import frames
 from tests.service.v2.frames import Raw, frame, message, pour_all
+from tests.service.v2.hostile_grpc import hostile_grpc
 from tests.service.waiting import PATIENCE_S, eventually
 
 FILES = 512  # that the gateway may have open
@@ -322,4 +324,13 @@ def test_everybody_else_is_answered(target: Target, name: str) -> None:
         grown = target.gateway.resident_bytes() - before
         assert grown < GROWTH, f"{grown / 2**20:.0f} MiB"
         target.answers()
+    target.answers()
+
+
+def test_a_slice_of_the_hostile_calls_of_the_fuzzer(target: Target) -> None:
+    found = Found()
+    fuzz(target.port, range(300), 1, found, hostile_grpc)
+    assert not found.wrong
+    assert {status for _, status in found.answers} == {200, 400}
+    assert "Traceback" not in target.gateway.log.read_text()
     target.answers()
