@@ -25,7 +25,7 @@ from service.v2.inference import Answer, Asked, infer, prepare, receive
 from service.v2.models import Models, parse_version
 from service.v2.requests import MAX_INPUTS, Request, parse
 from service.v2.tensors import binary
-from service.v2.wire import model_of, no_message
+from service.v2.wire import FEW_FIELDS, ManyFields, model_of, no_message
 
 CONTENTS = {"BYTES": "bytes_contents", "UINT8": "uint_contents", "FP32": "fp32_contents"}
 LONG_VALUES = 4096  # of an answer, which is then made beside the event loop
@@ -116,7 +116,11 @@ class Calls:
     async def ModelInfer(self, data: bytes, asking: Asking) -> pb.ModelInferResponse:
         """Classifies; until the client's deadline, and no longer than the client waits."""
         runtime, started = self._runtime, time.monotonic()
-        model, version = model_of(data)
+        try:
+            model, version = model_of(data, FEW_FIELDS)
+        except ManyFields:
+            loop = asyncio.get_running_loop()
+            model, version = await loop.run_in_executor(runtime.parsers, model_of, data)
 
         async def read(path: LoadedPath) -> tuple[Request, Sequence[Source]]:
             loop = asyncio.get_running_loop()
