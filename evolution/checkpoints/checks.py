@@ -72,6 +72,6 @@ def require_finite(layer: StoredLayer) -> None:
     for leaf in jax.tree.leaves(layer.file.read(layer.entry)):
         if not np.isfinite(leaf).all():
             raise CheckpointError(
-                f"checkpoint {layer.file.path}: layer {layer.entry}: expected finite numbers, found "
-                "infinities or NaN; its training failed, or the file is damaged"
+                f"checkpoint {layer.file.path}: layer {layer.entry}: expected finite numbers, "
+                "found infinities or NaN; its training failed, or the file is damaged"
             )
