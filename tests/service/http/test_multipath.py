@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from model_store import ModelStore
+from service.images import File
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.systems import TINY, image, multipath, png, publish
 from tests.service.waiting import eventually
@@ -60,8 +60,8 @@ def test_an_upload_is_decoded_once_for_all_sizes(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[Any] = []
-    open_ = Image.open
-    monkeypatch.setattr(Image, "open", lambda *a, **k: opened.append(a) or open_(*a, **k))
+    decoded = File.decoded
+    monkeypatch.setattr(File, "decoded", lambda *a: opened.append(a) or decoded(*a))
     several(gateway, "mixed", "main", "small")
     assert len(opened) == 1
 

@@ -103,7 +103,7 @@ def test_a_task_that_cannot_answer_has_a_problem_in_its_place(sharing: Gateway) 
     digest = broken.path.components["encoderblock_0"].removeprefix("sha256:")
     (Path(sharing.store.url) / "blobs" / "sha256" / digest).write_bytes(b"damaged")
     lines = {f'munet_requests_total{{status="{s}",task="{t}"}}': count for s, t, count in (
-        (200, "last", 1), (200, "first", 1), (500, "nan", 1), (503, "broken", 1),
+        (200, "last", 1), (200, "first", 1), (503, "nan", 1), (503, "broken", 1),
         (404, "other", 2), (404, "hidden", 0), (200, "nan", 0), (200, "other", 0),
     )}  # fmt: skip
     before = {line: sharing.metric(line) for line in lines}
@@ -113,7 +113,7 @@ def test_a_task_that_cannot_answer_has_a_problem_in_its_place(sharing: Gateway) 
         404,
         None,
         503,
-        500,
+        503,
         404,
         None,
     ]
