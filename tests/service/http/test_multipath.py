@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from model_store import ModelStore
-from service.images import File
+from service.images import FilePicture
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.systems import TINY, image, multipath, png, publish
 from tests.service.waiting import eventually
@@ -60,8 +60,8 @@ def test_an_upload_is_decoded_once_for_all_sizes(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[Any] = []
-    decoded = File.decoded
-    monkeypatch.setattr(File, "decoded", lambda *a: opened.append(a) or decoded(*a))
+    decoded = FilePicture.decoded
+    monkeypatch.setattr(FilePicture, "decoded", lambda *a: opened.append(a) or decoded(*a))
     several(gateway, "mixed", "main", "small")
     assert len(opened) == 1
 
