@@ -158,7 +158,7 @@ def hyperparameters(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     except SettingError as error:
         raise CheckpointError(f"{where}: column hparams.{_column(error)}") from None
     except ValueError as error:
-        raise CheckpointError(f"{where}: hyperparameter {error}") from None
+        raise CheckpointError(f"{where}: column hparams.{error}") from None
 
 
 def single_path_hyperparameters(row: Row) -> dict[str, Any]:
