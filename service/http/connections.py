@@ -30,7 +30,7 @@ from typing import Any, cast
 
 import httptools
 import uvicorn.config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.http import heads
 
@@ -134,6 +134,7 @@ class Connection(HttpToolsProtocol):
         self._ended = False  # the client sends nothing more
         self._looking: TimerHandle | None = None  # at whether it still waits for its answer
         self._persists = True  # what the connection does once the expected body has come
+        self._running: RequestResponseCycle | None = None  # others wait in the pipeline
 
     # -- waiting
 
@@ -145,11 +146,18 @@ class Connection(HttpToolsProtocol):
             self._evict()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._running is not None:  # uvicorn tells the request that was sent last
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
         self._stop_waiting()
         self._stop_unread()
         if self._looking is not None:
             self._looking.cancel()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         cast(_Joined, self.transport).flush()  # of a HEAD request no body comes

@@ -145,13 +145,19 @@ def _check_colours(kind: bytes, length: int, colour: int) -> None:
 
 
 def _transparent(content: bytes, depth: int, colour: int) -> bytes | None:
-    """The chunk with its colour as Pillow has pixels of this depth, if that is another."""
-    values = struct.unpack_from(f">{len(content) // 2}H", content)
+    """The chunk with its colour as Pillow has pixels of this depth, if that is another.
+
+    Of a value, as many bits count as a pixel has; the others mean nothing.
+    """
+    if colour not in TRANSPARENCY_BYTES:
+        return None
+    stated = struct.unpack_from(f">{TRANSPARENCY_BYTES[colour] // 2}H", content)
+    values = [value & (2**depth - 1) for value in stated]
     if colour == 0 and depth in (2, 4):
         values = [values[0] * 255 // (2**depth - 1)]
     elif colour == 2 and depth == 16:
         values = [value >> 8 for value in values]
-    else:
+    if values == list(stated):
         return None
     chunk = b"tRNS" + struct.pack(f">{len(values)}H", *values)
     return struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))

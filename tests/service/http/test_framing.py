@@ -478,6 +478,20 @@ def test_a_client_that_is_gone_is_noticed(patient: tuple[Patient, Running]) -> N
     eventually(lambda: running.open == 0)
 
 
+def test_the_request_that_runs_learns_that_its_connection_is_gone(
+    patient: tuple[Patient, Running],
+) -> None:
+    """Also where another one was sent behind it."""
+    app, running = patient
+    with running.connect() as client:
+        client.sendall(EARLY)
+        eventually(lambda: app.asked == 1)
+        client.sendall(EARLY + b"nonsense\r\n\r\n")
+        assert read(client) == b""
+    eventually(lambda: app.gone == 1)
+    assert app.asked == 1
+
+
 def test_a_real_server_answers_a_half_closed_client(served: Served) -> None:
     for path in ("/tasks", "/v2", "/nowhere"):
         with socket.create_connection(("127.0.0.1", served.server.port), PATIENCE_S) as client:

@@ -86,9 +86,13 @@ def test_transparency_counts_if_its_checksum_is_right() -> None:
     assert same(data[:HEADER] + chunk(b"tRNS", clear, sound=False) + data[HEADER:], data)
 
 
+@pytest.mark.parametrize("beyond", [0x0000, 0xFFFF, 0x5A00])
 @pytest.mark.parametrize("depth,colour", [(1, 0), (2, 0), (4, 0), (8, 0), (16, 0), (8, 2), (16, 2)])
-def test_one_transparent_colour_is_laid_on_white(depth: int, colour: int) -> None:
-    """Of every depth, in which the file names it by what its pixels are."""
+def test_one_transparent_colour_is_laid_on_white(depth: int, colour: int, beyond: int) -> None:
+    """Of every depth, in which the file names it by what its pixels are.
+
+    Bits beyond the depth mean nothing.
+    """
     clear, ink = 1, 0
     values = [clear, ink] * 8
     if colour == 2:
@@ -97,7 +101,7 @@ def test_one_transparent_colour_is_laid_on_white(depth: int, colour: int) -> Non
     bits = "".join(f"{value:0{depth}b}" for value in values)
     row = b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")
     header = struct.pack(">IIBBBBB", 16, 16, depth, colour, 0, 0, 0)
-    named = struct.pack(">H", clear) * (3 if colour == 2 else 1)
+    named = struct.pack(">H", clear | beyond >> depth << depth) * (3 if colour == 2 else 1)
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"tRNS", named)
     found = pixels(data + chunk(b"IDAT", zlib.compress(row * 16)) + chunk(b"IEND"))
     assert (found[:, ::2] == 1).all()
