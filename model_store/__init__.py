@@ -1,7 +1,6 @@
 """A content-addressed store of multitask models: every component exists once."""
 
 from model_store.blobs import Digest, digest_of, parse_digest
-from model_store.collection import GcReport
 from model_store.errors import (
     AgentBusy,
     AgentMoved,
@@ -21,13 +20,16 @@ from model_store.errors import (
     StorageError,
     StoreError,
     StoreNotFound,
+    UnknownFormat,
     UnknownName,
     UnknownTask,
     UnknownVersion,
     UnsafeStorage,
     Unstorable,
+    Unsure,
     Untrusted,
 )
+from model_store.gc import GcReport
 from model_store.leases import Held
 from model_store.manifest import TaskPath
 from model_store.store import ModelStore, Published
@@ -63,11 +65,13 @@ __all__ = [
     "TaskPath",
     "TaskUsage",
     "Tree",
+    "UnknownFormat",
     "UnknownName",
     "UnknownTask",
     "UnknownVersion",
     "UnsafeStorage",
     "Unstorable",
+    "Unsure",
     "Untrusted",
     "Usage",
     "decode",

@@ -42,10 +42,6 @@ class Permissions:
         with suppress(OSError):  # no file system of Unix
             os.chmod(file, self.mode & (0o2777 if folder else 0o666))
 
-    def readable(self, mode: int) -> bool:
-        """Whether a file of this mode may be read by all who may read the folder."""
-        return not self.mode & 0o444 & ~mode
-
 
 def make_folders(folder: Path, within: Path) -> None:
     """Make a folder, and those on the way to it, below one whose permissions they get."""
@@ -95,12 +91,7 @@ def written(data: bytes | memoryview, scratch: Path, like: Path) -> Iterator[Pat
 def _locked_file(scratch: Path) -> Iterator[tuple[Path, BinaryIO]]:
     while True:
         path = temporary_path(scratch)
-        try:
-            file = path.open("xb")
-        except FileNotFoundError:  # a store copied by something that leaves empty folders out
-            make_folders(scratch, scratch.parent)
-            continue
-        with file, locked(file.fileno()):
+        with path.open("xb") as file, locked(file.fileno()):
             if os.fstat(file.fileno()).st_nlink:  # else taken for abandoned before it was locked
                 yield path, file
                 return

@@ -7,12 +7,11 @@ it is read. Nothing here knows what a blob means.
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import NewType
 
 from model_store.canonical_json import shown
-from model_store.condemned import Condemned
 from model_store.errors import BlobNotFound, CorruptBlob, InvalidName, Malformed, NotAFile
+from model_store.gc_handshake import Handshake
 from model_store.storage import CutShort, Entry, Storage, TooLarge
 
 Digest = NewType("Digest", str)  # "sha256:<64 lower case hex digits>"
@@ -43,63 +42,59 @@ class Blobs:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._condemned = Condemned(storage)
+        self._handshake = Handshake(storage)
+        self._sizes: dict[Digest, int] = {}  # of blobs whose very bytes this process has had
 
     def where(self, digest: Digest) -> str:
         """Where the blob is, or would be."""
         return self._storage.where(key_of(digest))
 
-    def put(self, data: bytes | memoryview, file: Path | None = None) -> Digest:
-        """Store bytes, by a link to a file of them if one is given and can be linked to; nothing is
-        written if they are there already.
+    def put(self, data: bytes | memoryview) -> Digest:
+        """Store bytes; nothing is written if they are there already.
 
-        Their name is durable only after `settle`. Raises OSError or StorageError.
+        Their name is durable only after `settle`. Raises CorruptBlob where there is a file of
+        another size, OSError or StorageError.
         """
         digest = digest_of(data)
-        key = key_of(digest)
+        self._sizes[digest] = len(data)
         while True:
-            entry = self._storage.stat(key)
-            if entry is None:
-                self._condemned.spare([key])  # a gc may be removing it at this moment
-                if file and self._storage.link(key, file, memoryview(data)):
-                    return digest
-                if self._storage.create(key, data):
-                    return digest
-            elif entry.size != len(data):
-                raise self._wrong_size(digest, entry.size, len(data))
-            if self.secure([digest]).sizes:
+            if self._storage.create(key_of(digest), data):
+                if self._handshake.spare([key_of(digest)]):
+                    return digest  # else a gc was removing an older copy, and may have taken this
+            elif self.renew([digest]):
                 return digest
 
-    def secure(self, digests: Iterable[Digest]) -> "Secured":
-        """Restart the grace period of blobs that something new relies on.
+    def renew(self, digests: Iterable[Digest]) -> list[Digest]:
+        """Restart the grace period of blobs; those of them that are here.
 
-        A gc under way, wherever it runs, spares them from now on; those it has taken are missing.
+        They stay for that time, and while a claim or a document needs them that was written before.
+        Raises CorruptBlob for one whose size is not that of its bytes.
         """
         keys = {key_of(digest): digest for digest in digests}
-        while True:
-            before = self._condemned.spare(keys)
+        sizes = self._storage.touch(keys)
+        while not self._handshake.spare(keys):
             sizes = self._storage.touch(keys)
-            if self._condemned.version() == before:  # else a gc may have looked before the touch
-                return Secured({keys[key]: size for key, size in sizes.items()}, before)
-
-    def still_secure(self, secured: "Secured") -> bool:
-        """Whether no gc has begun or ended since; what was secured is then certainly there."""
-        return self._condemned.version() == secured.gc
+        for key, found in sizes.items():
+            expected = self._sizes.get(keys[key], found)
+            if found != expected:
+                raise self._wrong_size(keys[key], found, expected)
+        return [keys[key] for key in sizes]
 
     def settle(self) -> None:
         """Make the names of all blobs put so far durable."""
         self._storage.settle(DIRECTORY)
 
-    def has(self, digest: Digest) -> bool:
-        """Whether a blob is there."""
-        return self._storage.stat(key_of(digest)) is not None
-
     def size(self, digest: Digest) -> int:
-        """Bytes of a blob; BlobNotFound if it is not there."""
-        entry = self._storage.stat(key_of(digest))
-        if entry is None:
-            raise self._not_found(digest)
-        return entry.size
+        """Bytes of a blob: of its bytes, which are read unless this process has had them.
+
+        What a storage says of a file is not enough: it may be cut off. Raises as `read` does.
+        """
+        known = self._sizes.get(digest)
+        return len(self.read(digest)) if known is None else known
+
+    def knows(self, digest: Digest, size: int) -> None:
+        """Note the size of a blob, from a manifest that was verified."""
+        self._sizes.setdefault(digest, size)
 
     def read(
         self, digest: Digest, size: int | None = None, *, limit: int | None = None
@@ -115,6 +110,7 @@ class Blobs:
             try:
                 data = self._load(digest, size, limit)
                 self._require(digest, size, data)
+                self._sizes[digest] = len(data)
                 return data
             except (CorruptBlob, Malformed):
                 if not self._storage.forget(key_of(digest)):
@@ -169,13 +165,3 @@ class Blobs:
         return BlobNotFound(
             f"blob {digest}: no file {self.where(digest)}; put it again or restore it from a copy"
         )
-
-
-class Secured:
-    """Which blobs are there and will stay (digest -> bytes), and the state of gc it rests on."""
-
-    __slots__ = ("gc", "sizes")
-
-    def __init__(self, sizes: dict[Digest, int], gc: object) -> None:
-        self.sizes = sizes
-        self.gc = gc

@@ -22,6 +22,7 @@ from model_store.sizes import parse_size
 
 DEFAULT_LIMIT_BYTES = 20 * 2**30
 PATIENCE_S = 60.0  # with another process that downloads the same blob
+FOLDER = "munet-blobs"  # below the one that is named: what is in it is ours, and nothing else is
 _CHUNK_BYTES = 2**20
 
 
@@ -29,12 +30,12 @@ class BlobCache:
     """Blobs by the hex digits of their SHA-256. No daemon; killed anywhere, it stays valid."""
 
     def __init__(self, directory: Path, limit_bytes: int) -> None:
-        self._directory = directory
+        self._directory = directory / FOLDER
         self._limit_bytes = limit_bytes
 
     @classmethod
     def from_environment(cls) -> "BlobCache":
-        """In MUNET_CACHE (else ~/.cache/munet/blobs), of at most MUNET_CACHE_BYTES."""
+        """Below MUNET_CACHE (else ~/.cache/munet), of at most MUNET_CACHE_BYTES."""
         text = os.environ.get("MUNET_CACHE_BYTES")
         try:
             limit = parse_size(text) if text else DEFAULT_LIMIT_BYTES
@@ -72,7 +73,9 @@ class BlobCache:
             return None
 
     def _download(self, name: str, fetch: Callable[[BinaryIO], None]) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True)  # it may be cleared at any time
+        # It may be cleared at any time.
+        self._directory.parent.mkdir(parents=True, exist_ok=True)
+        atomic.make_folders(self._directory, self._directory.parent)
         part, path = self._directory / f"~{name}", self._directory / name
         with _opened(part) as file:
             if not _free(file):  # whoever downloads it has come to a stop
@@ -83,8 +86,9 @@ class BlobCache:
             try:
                 if not path.exists():
                     self._fill(file, name, fetch)
-                    if _is_at(file, part):  # else cleared meanwhile: `load` asks again
-                        os.replace(part, path)
+                    if _is_at(file, part):
+                        with suppress(FileNotFoundError):  # cleared meanwhile: `load` asks again
+                            os.replace(part, path)
             finally:
                 if _is_at(file, part):
                     part.unlink(missing_ok=True)
@@ -129,7 +133,7 @@ def _status(entry: "os.DirEntry[str]") -> os.stat_result | None:
 
 def _user_folder() -> Path:
     home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "munet/blobs"
+    return (Path(home) if home else Path.home() / ".cache") / "munet"
 
 
 def _opened(path: Path) -> BinaryIO:

@@ -2,8 +2,10 @@
 
 StoreError
 ├── StoreNotFound         there is no store at the given place
+├── UnknownFormat         a store of another format, or with features that are not known here
 ├── UnsafeStorage         an object store without conditional writes: writers would lose updates
 ├── StorageError          an object store that does not answer, or refuses
+│   └── Unsure            … so that it is not known whether a write took effect
 ├── LeaseLost             somebody else took what this process was alone at
 ├── AgentBusy             another process holds this agent
 ├── AgentMoved            an agent's state is not the one that was to be replaced
@@ -35,12 +37,20 @@ class StoreNotFound(StoreError):
     """There is no store at the given place."""
 
 
+class UnknownFormat(StoreError):
+    """A store of another format, or one that uses features which this code does not know."""
+
+
 class UnsafeStorage(StoreError):
     """The object store has no conditional writes: several writers would lose updates."""
 
 
 class StorageError(StoreError):
     """An object store does not answer, or refuses."""
+
+
+class Unsure(StorageError):
+    """Whether a write took effect is not known: it was not answered, and others wrote meanwhile."""
 
 
 class LeaseLost(StoreError):

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 from model_store.blobs import Digest, digest_of
@@ -43,7 +42,6 @@ class Content:
     """The verified bytes of a blob."""
 
     data: memoryview
-    file: Path | None = None  # a local file of just these bytes, which may be linked to
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,18 +306,21 @@ class StorePlace:
 
     def read(self, blob: Descriptor) -> Content:
         """As Place says."""
-        data = self._store.read_blob(blob.digest, blob.size)
-        return Content(data, self._store.blob_file(blob.digest))
+        return Content(self._store.read_blob(blob.digest, blob.size))
 
     def write(self, blob: Descriptor, content: Content) -> None:
         """As Place says; the store computes the digest by itself."""
-        self._store.put_blob(content.data, content.file)
+        self._store.put_blob(content.data)
 
     def add(self, offers: Sequence[Offer]) -> None:
         """As Place says."""
         for offer in offers:
             # Signed before it is published: a gateway may refuse what is not.
-            there = self._store.signatures(offer.digest)
-            for signature in (added_signatures(there, offer.signatures) or [])[len(there) :]:
-                self._store.add_signature(offer.digest, signature)
+            self._sign(offer)
             self._store.adopt(offer.manifest, live=offer.live)
+            self._sign(offer)  # a gc may have forgotten those of a manifest that nothing needed
+
+    def _sign(self, offer: Offer) -> None:
+        there = self._store.signatures(offer.digest)
+        for signature in (added_signatures(there, offer.signatures) or [])[len(there) :]:
+            self._store.add_signature(offer.digest, signature)

@@ -21,6 +21,7 @@ from model_store.errors import (
     ExchangeError,
     Malformed,
     NotAFile,
+    listed,
 )
 from model_store.exchange import Content, Offer, added_signatures, offer_of, select
 from model_store.local import read_file
@@ -40,6 +41,7 @@ class LayoutPlace:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._blobs = root / "blobs/sha256"
+        self._scratch = root / ".munet"  # files being written: what is in it is ours
 
     def __str__(self) -> str:
         return f"layout {self._root}"
@@ -117,25 +119,53 @@ class LayoutPlace:
             ) from None
         except NotAFile as error:
             raise CorruptBlob(f"blob {blob.digest}: {error}") from error
-        return Content(data, path)
+        return Content(data)
 
     # -- writing
 
     def prepare(self, offers: Sequence[Offer]) -> None:
-        """Make an empty layout, unless there is one. Raises ExchangeError, Malformed or NotAFile
-        if what is there is none.
+        """Make an empty layout, unless there is one.
+
+        Raises ExchangeError where there is something else, or where a tag of one of these versions
+        is another version's; Malformed or NotAFile for a damaged layout.
         """
+        self._require_ours()
         self._root.mkdir(parents=True, exist_ok=True)
-        atomic.make_folders(self._blobs, self._root)
+        for folder in (self._scratch, self._blobs):
+            atomic.make_folders(folder, self._root)
         with self._lock().held():
-            for leftover in atomic.abandoned(self._root):
+            for leftover in atomic.abandoned(self._scratch):
                 leftover.unlink(missing_ok=True)
-            if self._json("index.json") is None:
-                self._replace("index.json", {"schemaVersion": 2, "manifests": []})
             if self._json("oci-layout") is None:
                 self._replace("oci-layout", _LAYOUT)
+            if self._json("index.json") is None:
+                self._replace("index.json", {"schemaVersion": 2, "manifests": []})
         self._require_layout()
-        self._index()
+        self._require_free(offers, self._manifests())
+
+    def _require_ours(self) -> None:
+        """Nothing is written into a folder that holds something else. Raises ExchangeError."""
+        if not os.path.lexists(self._root):
+            return
+        names = set(os.listdir(self._root))
+        if names and not names & {"oci-layout", self._scratch.name}:
+            raise ExchangeError(
+                f"exporting to {self._root}: expected an empty folder or an OCI image layout, found"
+                f" {listed(sorted(names))}; choose another folder"
+            )
+
+    def _require_free(self, offers: Sequence[Offer], known: Mapping[str, Descriptor]) -> None:
+        """The tag of a version never moves. Raises ExchangeError."""
+        for offer in offers:
+            if offer.number is None:
+                continue
+            tag = version_tag(tag_of(offer.task), offer.number)
+            if tag in known and known[tag].digest != offer.digest:
+                raise ExchangeError(
+                    f"exporting to {self._root}: expected v{offer.number} of {offer.task} to be"
+                    f" {offer.digest}, found {known[tag].digest}, of another store; export to"
+                    " another folder, or without the history"
+                )
 
     def lacks(self, blobs: Sequence[Descriptor]) -> list[Descriptor]:
         """As Place says; a file of the wrong size counts as not there."""
@@ -149,37 +179,21 @@ class LayoutPlace:
         return stat.S_ISREG(status.st_mode) and status.st_size == blob.size
 
     def write(self, blob: Descriptor, content: Content) -> None:
-        """As Place says: a link to the file there is, where the file system can, else a copy."""
-        path = self._path(blob.digest)
-        if content.file and self._link(content.file, blob):
-            return
-        with atomic.written(content.data, self._root, self._root) as temporary:
-            os.replace(temporary, path)
-
-    def _link(self, file: Path, blob: Descriptor) -> bool:
-        path = self._path(blob.digest)
-        path.unlink(missing_ok=True)  # of the wrong size, or it would not be written
-        try:
-            os.link(file, path, follow_symlinks=False)
-        except OSError:  # another file system, too many links, not allowed: all have a copy left
-            return False
-        try:
-            _verified(path, blob)  # of what is linked: the name may have got another file meanwhile
-        except (CorruptBlob, NotAFile):
-            path.unlink(missing_ok=True)
-            raise
-        return True
+        """As Place says."""
+        with atomic.written(content.data, self._scratch, self._root) as temporary:
+            os.replace(temporary, self._path(blob.digest))
 
     def add(self, offers: Sequence[Offer]) -> None:
         """As Place says, under the tags made from the task ids."""
-        entries = [entry for offer in offers for entry in self._entries(offer)]
-        known = self._manifests()
         for offer in offers:
             self._put(offer.manifest)
-            entries += self._sign(offer, known)
-        atomic.sync_directory(self._blobs)
-        tags = {_tag(entry) for entry in entries}
         with self._lock().held():
+            known = self._manifests()
+            self._require_free(offers, known)
+            entries = [entry for offer in offers for entry in self._entries(offer)]
+            entries += [entry for offer in offers for entry in self._sign(offer, known)]
+            atomic.sync_directory(self._blobs)
+            tags = {_tag(entry) for entry in entries}
             index = self._index()
             others = [entry for entry in index["manifests"] if _tag(entry) not in tags]
             changed = {**index, "mediaType": _INDEX_TYPE, "manifests": others + entries}
@@ -226,7 +240,7 @@ class LayoutPlace:
         return self._blobs / digest.removeprefix("sha256:")
 
     def _lock(self) -> atomic.Lock:
-        return atomic.Lock(self._root / "index.lock")
+        return atomic.Lock(self._scratch / "lock")
 
     def _index(self) -> dict[str, Any]:
         """index.json. Raises ExchangeError or Malformed; its descriptors are not looked into."""
@@ -257,7 +271,7 @@ class LayoutPlace:
 
     def _replace(self, name: str, document: dict[str, Any]) -> None:
         data = encode_json(document, name)
-        with atomic.written(data, self._root, self._root) as temporary:
+        with atomic.written(data, self._scratch, self._root) as temporary:
             os.replace(temporary, self._root / name)
         atomic.sync_directory(self._root)
 

@@ -15,22 +15,31 @@ from model_store.storage import Lease, Small, Storage, Taken, holder_told, this_
 
 logger = logging.getLogger(__name__)
 
-# A lease not renewed for so long is taken over. By then every request of its holder has ended: one
-# is begun at most LEASE_S / 6 after a renewal, and takes its time-out and that of its retries.
+# A lease that is not renewed for so long is taken over; the lease of a gc lasts longer.
 LEASE_S = 120.0
 LEASE_POLL_S = 1.0
+RENEW_PART, REQUEST_PART = 12, 5  # of its time: it is renewed after a twelfth, ...
+# ... and what needs it is not begun later than a fifth after a renewal. So what was begun has four
+# fifths of the time to end.
+
+
+def now() -> float:
+    """Seconds that also pass while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class ObjectLease:
     """An object that names its holder, a count of renewals and who it is, by compare-and-swap.
 
-    Who waits takes it over when it has not changed for LEASE_S by the waiter's own clock, so that
-    no two clocks are compared.
+    Who waits takes it over when it has not changed for `lasts_s` by the waiter's own clock, so
+    that no two clocks are compared.
     """
 
-    def __init__(self, storage: Storage, key: str) -> None:
+    def __init__(self, storage: Storage, key: str, lasts_s: float = LEASE_S) -> None:
         self._storage = storage
         self._key = key
+        self._lasts_s = lasts_s
+        self._unanswered = False
         self._holder = secrets.token_hex(16).encode()
         self._who = this_process()
         self._count = 0
@@ -39,41 +48,69 @@ class ObjectLease:
     def acquire(self, *, wait: bool = True) -> None:
         """Wait for the lease and take it; without `wait`, raises Taken if its holder renews it."""
         seen = self._storage.read(self._key)
-        since = started = time.monotonic()
+        since = started = now()
         told = False
         while not self._is_free(seen, since) or not self._write(seen):
-            if not told and time.monotonic() - started > 2 * LEASE_POLL_S:
+            if not told and now() - started > 2 * LEASE_POLL_S:
                 told = True
                 logger.warning(
                     "event=waiting lease=%s for=its holder to end, or to be silent for %.0f s",
                     self._storage.where(self._key),
-                    LEASE_S,
+                    self._lasts_s,
                 )
             time.sleep(LEASE_POLL_S)
             current = self._storage.read(self._key)
             if current != seen:
-                seen, since = current, time.monotonic()
+                seen, since = current, now()
                 if not wait and seen and not self._is_free(seen, since):
                     raise Taken(holder_told(b" ".join(seen.data.split(b" ")[2:])))
 
-    @staticmethod
-    def _is_free(seen: Small | None, since: float) -> bool:
+    def _is_free(self, seen: Small | None, since: float) -> bool:
         """Whether a lease that has been so since then may be taken."""
-        return seen is None or seen.data == b"free" or time.monotonic() - since > LEASE_S
+        return seen is None or seen.data == b"free" or now() - since > self._lasts_s
 
     def renew(self) -> None:
         """Say that the holder lives, if it has not been said for a while. Raises LeaseLost."""
-        if time.monotonic() - self._renewed < LEASE_S / 6:
+        if now() - self._renewed < self._lasts_s / RENEW_PART:
             return
         current = self._storage.read(self._key)
         if not self._holds(current) or not self._write(current):
-            raise LeaseLost(
-                f"{self._storage.where(self._key)}: not renewed for {LEASE_S:.0f} s, and taken by"
-                " another process; run the command again"
-            )
+            raise self._lost()
+
+    def require(self) -> None:
+        """Make sure, without a request, that one begun now ends while the lease lasts.
+
+        Raises LeaseLost.
+        """
+        if now() - self._renewed > self._lasts_s / REQUEST_PART:
+            raise self._lost()
+
+    def _lost(self) -> LeaseLost:
+        return LeaseLost(
+            f"{self._storage.where(self._key)}: not renewed for too long, or taken by another"
+            " process; run the command again"
+        )
+
+    @contextmanager
+    def unanswered(self) -> Iterator[None]:
+        """Around requests that must all be answered before somebody else is alone.
+
+        If this does not end well, the lease is not given back: it runs out when no request that was
+        not answered can be executed any more.
+        """
+        self._unanswered = True
+        yield
+        self._unanswered = False
 
     def release(self) -> None:
-        """Give the lease back, unless it is lost; if that fails, it runs out."""
+        """Give the lease back, unless it is lost or has to run out; if that fails, it runs out."""
+        if self._unanswered:
+            logger.warning(
+                "event=lease_kept lease=%s for=%.0f s why=requests were not answered",
+                self._storage.where(self._key),
+                self._lasts_s,
+            )
+            return
         with suppress(StorageError):
             current = self._storage.read(self._key)
             if current and self._holds(current):
@@ -83,7 +120,7 @@ class ObjectLease:
         return current is not None and current.data.split(b" ")[0] == self._holder
 
     def _write(self, current: Small | None) -> bool:
-        began = time.monotonic()  # from when on others may see it
+        began = now()  # from when on others may see it
         self._count += 1
         content = self._holder + f" {self._count} {self._who}".encode()
         if not self._storage.replace(self._key, content, current.version if current else None):

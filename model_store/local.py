@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from model_store import atomic
-from model_store.errors import DamagedStore, NotAFile
+from model_store.errors import DamagedStore, NotAFile, StoreNotFound, UnknownFormat
 from model_store.storage import (
+    MARKER,
     MAX_SMALL_BYTES,
     CutShort,
     Entry,
@@ -22,9 +23,15 @@ from model_store.storage import (
 )
 
 PAGED_BYTES = 2**16  # from here on memory comes in pages of its own, which go back at once
-COMPARED_BYTES = 2**20
-# Made in this order, so that a store of which any part exists is complete in the parts before.
-_DIRECTORIES = ("tmp", "refs/agents", "refs/tasks", "blobs/sha256")
+_DIRECTORIES = (
+    "tmp",
+    "lock.agents",
+    "refs/tasks",
+    "refs/agents",
+    "refs/pins",
+    "refs/signatures",
+    "blobs/sha256",
+)
 
 
 class LocalStorage:
@@ -35,16 +42,22 @@ class LocalStorage:
     def __init__(self, root: Path) -> None:
         self._root = root.resolve()
         self.url = str(self._root)
+        self.late_s = 0.0  # the system executes a call before it returns, or never
         self._scratch = self._root / "tmp"
 
     def exists(self) -> bool:
-        """Whether there is a store here."""
-        return all((self._root / name).is_dir() for name in ("refs/tasks", "blobs/sha256"))
+        """Whether there is a store here, and not only what a lost disk left of it."""
+        return (self._root / MARKER).exists() and (self._root / "refs/tasks").is_dir()
 
     def prepare(self) -> None:
-        """Make an empty store, unless there is one."""
-        if self.exists():
-            return
+        """Make the folders of a store. Raises UnknownFormat where there is something else."""
+        blobs = self._root / "blobs/sha256"
+        if blobs.is_dir() and any(blobs.iterdir()):
+            raise UnknownFormat(
+                f"making a store at {self.url}: expected an empty folder or none, found blobs"
+                f" and no file {MARKER}: a store of an earlier format, or another program's folder;"
+                " choose another place"
+            )
         self._root.mkdir(parents=True, exist_ok=True)
         for name in _DIRECTORIES:
             atomic.make_folders(self._root / name, self._root)
@@ -55,10 +68,6 @@ class LocalStorage:
     def where(self, key: str) -> str:
         """The path of a file."""
         return str(self._root / key)
-
-    def file(self, key: str) -> Path | None:
-        """The path of a file."""
-        return self._root / key
 
     def read(self, key: str) -> Small | None:
         """A small file; None if there is none. Raises NotAFile."""
@@ -101,26 +110,8 @@ class LocalStorage:
     def create(self, key: str, data: bytes | memoryview) -> bool:
         """Write a new file; False, changing nothing, if there is one already."""
         path = self._root / key
-        self._make_directory(path.parent)
+        self._require_directories(path.parent)
         return atomic.create(path, data, self._scratch, self._root)
-
-    def link(self, key: str, file: Path, data: memoryview) -> bool:
-        """Make a new file of these bytes by a link; False where that cannot be."""
-        temporary = atomic.temporary_path(self._scratch)
-        try:
-            os.link(file, temporary, follow_symlinks=False)
-            with atomic.open_file(temporary) as linked:
-                readable = atomic.Permissions.of(self._root).readable
-                if not readable(os.fstat(linked.fileno()).st_mode) or not _holds(linked, data):
-                    return False  # its permissions are its owner's to change
-                os.fsync(linked.fileno())
-                os.utime(linked.fileno())  # the grace period starts now
-            os.link(temporary, self._root / key)
-        except (OSError, NotAFile, TooLarge):  # another disk, too many links, not allowed: a copy
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
-        return True
 
     def settle(self, directory: str) -> None:
         """Make the names in a directory durable."""
@@ -129,7 +120,7 @@ class LocalStorage:
     def replace(self, key: str, data: bytes, version: object) -> bool:
         """Compare and swap. Raises NotAFile."""
         path = self._root / key
-        self._make_directory(path.parent)
+        self._require_directories(path.parent)
         lock = atomic.Lock(self._root / "lock")
         with atomic.written(data, self._scratch, self._root) as temporary, lock.held():
             current = self.read(key)
@@ -159,8 +150,9 @@ class LocalStorage:
             return None
         return Entry(key, status.st_size, status.st_mtime)
 
-    def remove(self, keys: Iterable[str]) -> None:
+    def remove(self, keys: Iterable[str], lease: Lease) -> None:
         """Remove files, durably; those that are not there are passed over."""
+        lease.require()
         directories: set[Path] = set()
         for key in keys:
             path = self._root / key
@@ -207,8 +199,7 @@ class LocalStorage:
     def alone(self, purpose: str, *, wait: bool = True) -> Iterator[Lease]:
         """Be the only one, by a lock that goes when its holder dies. Raises Taken."""
         path = self._root / f"lock.{purpose}"
-        if path.parent != self._root:
-            self._make_directory(path.parent)
+        self._require_directories(path.parent)
         with atomic.Lock(path).held(wait=wait, named=True):
             yield Unneeded()  # the system's lock cannot be lost
 
@@ -221,12 +212,22 @@ class LocalStorage:
                 path.unlink(missing_ok=True)
         return count
 
-    def _make_directory(self, directory: Path) -> None:
-        if directory.is_symlink():
-            raise NotAFile(f"{directory}: a link, expected a directory; nothing is written there")
-        if not directory.is_dir():
-            atomic.make_folders(directory, self._root)
-            atomic.sync_directory(directory.parent)
+    def _require_directories(self, directory: Path) -> None:
+        """What is written needs these; a copy of a store may lack folders that were empty.
+
+        Raises StoreNotFound: where the store has gone, as with an unmounted disk, nothing is made.
+        """
+        for one in (directory, self._scratch):
+            if one.is_symlink():
+                raise NotAFile(f"{one}: a link, expected a directory; nothing is written there")
+            if not one.is_dir():
+                if one != self._root and not self.exists():
+                    raise StoreNotFound(
+                        f"store {self.url}: it was there, and is no longer: expected the file"
+                        f" {MARKER}, found none; mount or restore it"
+                    )
+                atomic.make_folders(one, self._root)
+                atomic.sync_directory(one.parent)
 
 
 def read_file(file: BinaryIO, limit: int | None) -> memoryview:
@@ -260,13 +261,3 @@ def _memory(size: int) -> memoryview:
         with suppress(OSError):
             pages.madvise(mmap.MADV_HUGEPAGE)
     return memoryview(pages)
-
-
-def _holds(file: BinaryIO, data: memoryview) -> bool:
-    """Whether an open file has just these bytes."""
-    if os.fstat(file.fileno()).st_size != len(data):
-        return False
-    parts = range(0, len(data), COMPARED_BYTES)
-    return all(
-        file.read(len(part)) == part for i in parts if (part := data[i : i + COMPARED_BYTES])
-    )

@@ -7,37 +7,45 @@ Everything rests on conditional writes (create-only and compare-and-swap by enti
 import logging
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from datetime import timedelta
-from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
-from obstore.store import from_url
 
+from model_store import leases
 from model_store.cache import BlobCache
 from model_store.errors import (
     CorruptBlob,
     DamagedStore,
+    LeaseLost,
     NotAFile,
     StorageError,
+    UnknownFormat,
     UnsafeStorage,
+    Unsure,
 )
-from model_store.leases import ObjectLease
-from model_store.storage import MAX_SMALL_BYTES, Entry, Lease, Read, Small, TooLarge
+from model_store.object_clients import Clients, late_s, one_line
+from model_store.storage import (
+    MARKER,
+    MAX_SMALL_BYTES,
+    Entry,
+    Lease,
+    Read,
+    Small,
+    TooLarge,
+    Unneeded,
+)
 
 logger = logging.getLogger(__name__)
 
 PART_BYTES = 8 * 2**20  # of one ranged read; several run at once
 REQUESTS = 16  # at once
-REQUEST_TIMEOUT_S = 30
-BULK_TIMEOUT_S = 3600  # of one that moves the bytes of a blob
 BULK_BYTES = 2**20
-MESSAGE_CHARACTERS = 500
-RETRIES = {"max_retries": 4, "retry_timeout": timedelta(seconds=20)}  # of 5xx and lost connections
+PAUSES_S = (0.2, 1.0, 5.0, None)  # between the tries of a write that compares
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -58,11 +66,12 @@ class ObjectStorage:
     counts for the key's.
     """
 
-    def __init__(self, url: str, store: Any, bulk: Any, cache: BlobCache) -> None:
-        """`store` and `bulk` are obstore's clients for small and for large objects."""
+    def __init__(self, url: str, clients: Clients, cache: BlobCache, late_s: float) -> None:
         self.url = url.rstrip("/")
-        self._store = store
-        self._bulk = bulk
+        self.late_s = late_s
+        self._store = clients.small
+        self._bulk = clients.bulk
+        self._once = clients.once
         self._cache = cache
         self._pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="model_store")
         # Of their own: who waits for a part must not take the thread that would read it.
@@ -71,20 +80,21 @@ class ObjectStorage:
     @classmethod
     def open(cls, url: str) -> "ObjectStorage":
         """Connects to s3://bucket/prefix, gs://… or az://…. Raises StorageError."""
-        try:
-            small, bulk = _client(url, REQUEST_TIMEOUT_S), _client(url, BULK_TIMEOUT_S)
-        except (BaseError, ValueError, TypeError) as error:
-            raise StorageError(f"opening the store {url}: {_one_line(error)}") from None
-        return cls(url, small, bulk, BlobCache.from_environment())
+        clients = Clients.of(url)
+        return cls(url, clients, BlobCache.from_environment(), late_s())
 
     def exists(self) -> bool:
-        """Whether there is a store here: whoever makes one writes its log of changes first."""
-        return self.stat("refs/changes") is not None or bool(self.names("refs/tasks"))
+        """Whether there is a store here."""
+        return self.stat(MARKER) is not None
 
     def prepare(self) -> None:
-        """Make an empty store, unless there is one. Raises UnsafeStorage."""
-        if self.exists():
-            return
+        """Make sure that a store can be here. Raises UnsafeStorage or UnknownFormat."""
+        if self.names("blobs"):
+            raise UnknownFormat(
+                f"making a store at {self.url}: expected an empty prefix, found blobs and no object"
+                f" {MARKER}: a store of an earlier format, or another program's; choose another"
+                " place"
+            )
         probe = f"touched/probe-{secrets.token_hex(8)}"
         try:
             outcome = [self.create(probe, b"1"), self.create(probe, b"2")]
@@ -92,7 +102,7 @@ class ObjectStorage:
             for data in (b"3", b"4"):  # the second knows a version that is out of date by then
                 outcome.append(self.replace(probe, data, first.version if first else {}))
         finally:
-            self.remove([probe])
+            self.remove([probe], Unneeded())
         if outcome != [True, False, True, False]:
             raise UnsafeStorage(
                 f"making a store at {self.url}: expected an object store that refuses to replace an"
@@ -103,10 +113,6 @@ class ObjectStorage:
     def where(self, key: str) -> str:
         """The URL of an object."""
         return f"{self.url}/{key}"
-
-    def file(self, key: str) -> Path | None:
-        """Objects are no files."""
-        return None
 
     # -- small objects
 
@@ -146,24 +152,30 @@ class ObjectStorage:
             return False
         return True
 
-    def link(self, key: str, file: Path, data: memoryview) -> bool:
-        """Objects cannot be links."""
-        return False
-
     def settle(self, directory: str) -> None:
         """An object that was written is durable."""
 
     def replace(self, key: str, data: bytes, version: object) -> bool:
-        """Compare and swap."""
-        if version is None:
-            return self.create(key, data) or self._holds(key, data)
-        try:
-            with self._failing("writing", key):
-                mode = cast(Any, version)
-                obstore.put(self._store, key, data, mode=mode, use_multipart=False)
-        except (_Present, _Absent):
-            return self._holds(key, data)
-        return True
+        """Compare and swap. Raises Unsure, where a try that was not answered may have been it."""
+        mode = cast(Any, "create" if version is None else version)
+        for number, pause_s in enumerate(PAUSES_S):
+            try:
+                with self._failing("writing", key):
+                    obstore.put(self._once, key, data, mode=mode, use_multipart=False)
+                return True
+            except (_Present, _Absent):
+                if number == 0:
+                    return False  # the only try
+                if self._holds(key, data):
+                    return True
+                raise Unsure(
+                    f"writing {self.where(key)}: not answered, and written by others meanwhile"
+                ) from None
+            except StorageError:
+                if pause_s is None:
+                    raise
+                time.sleep(pause_s)
+        raise AssertionError("the last try returns or raises")
 
     def _holds(self, key: str, data: bytes) -> bool:
         """Whether a write that was refused had been done: by its own first try, unanswered."""
@@ -219,15 +231,12 @@ class ObjectStorage:
     def touch(self, keys: Iterable[str]) -> dict[str, int]:
         """Make objects count as modified now; the bytes of each, without those not there."""
 
-        def one(key: str) -> int | None:
+        def one(key: str) -> Entry | None:
             with self._failing("writing", f"touched/{key}"):
                 obstore.put(self._store, f"touched/{key}", b"")
-            entry = self.stat(key)
-            return entry.size if entry else None
+            return self.stat(key)
 
-        wanted = list(keys)
-        sizes = zip(wanted, self._at_once(one, wanted), strict=True)
-        return {key: size for key, size in sizes if size is not None}
+        return {entry.key: entry.size for entry in self._at_once(one, list(keys)) if entry}
 
     def stat(self, key: str) -> Entry | None:
         """Size and time of an object; None if there is none."""
@@ -237,17 +246,26 @@ class ObjectStorage:
         except _Absent:
             return None
 
-    def remove(self, keys: Iterable[str]) -> None:
-        """Remove objects; those that are not there are passed over."""
+    def remove(self, keys: Iterable[str], lease: Lease) -> None:
+        """Remove objects, with one request for each; those that are not there are passed over.
 
-        def one(key: str) -> None:
+        Raises LeaseLost, or StorageError for requests that were not answered, when all have ended.
+        """
+
+        def one(key: str) -> Exception | None:
             try:
+                lease.require()  # the last thing before the request
                 with self._failing("removing", key):
-                    obstore.delete(self._store, key)
+                    obstore.delete(self._once, key)
             except _Absent:
                 pass
+            except (StorageError, LeaseLost) as error:
+                return error
+            return None
 
-        self._at_once(one, list(keys))
+        errors = [error for error in self._at_once(one, list(keys)) if error]
+        if errors:
+            raise errors[0]
 
     def names(self, directory: str) -> list[str]:
         """The names in a directory."""
@@ -278,13 +296,17 @@ class ObjectStorage:
         marks = [entry.key for entry in self._walk("touched/") if entry.modified <= before]
         useless = [mark for mark in marks if mark.removeprefix("touched/") not in there]
         if not dry_run:
-            self.remove(useless)
+            self.remove(useless, Unneeded())
         return len(useless)
 
     @contextmanager
     def alone(self, purpose: str, *, wait: bool = True) -> Iterator[Lease]:
         """Be the only one, by an object that has to be renewed. Raises Taken."""
-        lease = ObjectLease(self, f"leases/{purpose}")
+        # No request of a gc may be executed when another one has taken its lease.
+        part = leases.REQUEST_PART
+        late_s = self.late_s * part / (part - 1) if purpose == "gc" else 0.0
+        lasts_s = max(leases.LEASE_S, late_s)
+        lease = leases.ObjectLease(self, f"leases/{purpose}", lasts_s)
         lease.acquire(wait=wait)
         try:
             yield lease
@@ -310,22 +332,7 @@ class ObjectStorage:
         except (AlreadyExistsError, PreconditionError):
             raise _Present(self.where(key)) from None
         except BaseError as error:
-            raise StorageError(f"{doing} {self.where(key)}: {_one_line(error)}") from None
-
-
-def _client(url: str, timeout_s: int) -> Any:
-    options = {
-        "allow_http": True,
-        "connect_timeout": timedelta(seconds=10),
-        "timeout": timedelta(seconds=timeout_s),
-    }
-    return from_url(url, client_options=cast(Any, options), retry_config=cast(Any, RETRIES))
-
-
-def _one_line(error: Exception) -> str:
-    """What obstore says, without its many lines of debugging."""
-    text = " ".join(str(error).split("\n\nDebug source")[0].split())
-    return text if len(text) <= MESSAGE_CHARACTERS else f"{text[:MESSAGE_CHARACTERS]}…"
+            raise StorageError(f"{doing} {self.where(key)}: {one_line(error)}") from None
 
 
 def _version(meta: Any) -> dict[str, str]:

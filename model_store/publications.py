@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from model_store.blobs import Blobs, Digest
 from model_store.errors import CorruptRef, DamagedStore
-from model_store.keys import TASKS, parse_version_key
+from model_store.keys import TASKS, name_in
 from model_store.published import Published, load_path
-from model_store.refs import Refs, moment
+from model_store.refs import Refs
 from model_store.storage import Entry, Storage
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ READERS = 16  # at once: an object store answers slowly, and many
 
 @dataclass(slots=True, eq=False)
 class _Version:
-    """A version that a ref names, and what has been read of it so far."""
+    """A version that a document names, and what has been read of it so far."""
 
     task: str
     number: int
@@ -42,8 +42,8 @@ class Publications:
         self._blobs = blobs
         self._refs = refs
         self._lock = threading.Lock()
-        # None for one that is removed. A ref that changes has another entry.
-        self._versions: dict[Entry, _Version | None] = {}
+        self._documents: dict[Entry, list[tuple[str, int]]] = {}  # changed ones have another entry
+        self._versions: dict[tuple[str, int], _Version] = {}
 
     def newest(self) -> list[Published]:
         """By task and number; damaged versions are logged and left out.
@@ -52,8 +52,7 @@ class Publications:
         """
         with self._lock:
             self._list()
-            versions = [version for version in self._versions.values() if version]
-            versions.sort(key=lambda version: (version.task, version.number))
+            versions = sorted(self._versions.values(), key=lambda v: (v.task, v.number))
             self._read([version for version in versions if version.publisher is None])
             newest = _newest(versions)
             # One that was superseded is the newest again when those after it are removed.
@@ -65,21 +64,30 @@ class Publications:
             return [version.published for version in newest if version.published]
 
     def _list(self) -> None:
-        """Learn what refs there are, reading only those that are new or have changed."""
-        listed = {e: v for e in self._storage.walk(TASKS) if (v := parse_version_key(e.key))}
+        """Learn what versions there are, reading only the documents that have changed."""
+        listed = list(self._storage.walk(TASKS))
         if not listed:
             self._refs.require_store()
-        new = [entry for entry in listed if entry not in self._versions]
-        read = self._storage.read_many(entry.key for entry in new)
-        self._versions = {e: self._versions[e] for e in listed if e in self._versions}
-        for entry in new:
+        changed = [entry for entry in listed if entry not in self._documents]
+        read = self._refs.read_many(entry.key for entry in changed)
+        self._documents = {e: self._documents[e] for e in listed if e in self._documents}
+        for entry in changed:
+            task = name_in(entry.key)
+            if task is None:
+                continue  # verify reports it
             try:
-                digest = self._refs.parse_digest(entry.key, read[entry.key])
+                found = self._refs.versions_in(
+                    entry.key, self._refs.parse(entry.key, read[entry.key])
+                )
             except CorruptRef as error:  # it may be readable the next time
                 logger.warning("event=ref_unreadable key=%s error=%r", entry.key, str(error))
                 continue
-            version = _Version(*listed[entry], digest, moment(entry)) if digest else None
-            self._versions[entry] = version
+            self._documents[entry] = [(task, number) for number in found.versions]
+            for number, version in found.versions.items():
+                new = _Version(task, number, version.manifest, version.created)
+                self._versions.setdefault((task, number), new)
+        there = {key for keys in self._documents.values() for key in keys}
+        self._versions = {key: v for key, v in self._versions.items() if key in there}
 
     def _read(self, versions: Collection[_Version]) -> None:
         if versions:

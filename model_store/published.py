@@ -79,4 +79,6 @@ def load_path(
             f"version {version} of {task}, manifest {digest} at {blobs.where(digest)}: {error}"
         ) from error
     layers = [layer for layer in manifest.layers if layer.media_type == COMPONENT]
+    for layer in layers:
+        blobs.knows(layer.digest, layer.size)
     return path, {name: layer.size for name, layer in zip(path.components, layers, strict=True)}

@@ -2,98 +2,110 @@
 
 import difflib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from model_store.blobs import Blobs, Digest
 from model_store.errors import (
-    CorruptRef,
+    BlobNotFound,
     DamagedStore,
     StorageError,
     UnknownTask,
     UnknownVersion,
+    listed,
 )
-from model_store.history import Listed, newest, newest_digests
-from model_store.keys import LIVE, pointer_key, signature_key
+from model_store.keys import signature_key
 from model_store.manifest import MAX_MANIFEST_BYTES, Descriptor
 from model_store.published import Published, load_path
-from model_store.refs import Refs
+from model_store.refs import UNREADABLE, Refs, Version, Versions
 from model_store.signing import Signature, read_signatures
-from model_store.storage import Storage
 from model_store.watching import Watcher
 
 logger = logging.getLogger(__name__)
 SHOWN = 10  # versions that an error names
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A version as its task's document tells of it: no manifest is read."""
+
+    version: int
+    digest: Digest  # of its manifest
+    created: str  # RFC 3339, UTC
+    names: Sequence[str]  # aliases that name it
+
+
 class Reader:
     """The versions of a store. Needs no lock, and sees only whole ones."""
 
-    def __init__(self, storage: Storage, blobs: Blobs, refs: Refs, watcher: Watcher) -> None:
-        self._storage = storage
+    def __init__(self, url: str, blobs: Blobs, refs: Refs, watcher: Watcher) -> None:
+        self._url = url
         self._blobs = blobs
         self._refs = refs
         self._watcher = watcher
 
-    def load(self, task: str, number: int, digest: Digest) -> Published:
-        """A version, given its manifest. Raises DamagedStore, or UnknownVersion if just removed."""
-        path, sizes = load_path(self._blobs, task, number, digest)
-        created = self._refs.created(task, number)
-        if created is None:
-            raise UnknownVersion(f"version {number} of task {task!r} was removed while being read")
-        return Published(task, number, digest, path, sizes, created)
+    def load(self, task: str, number: int, version: Version) -> Published:
+        """A version, given what its task's document says. Raises DamagedStore, or UnknownVersion
+        if it was just removed.
+        """
+        try:
+            path, sizes = load_path(self._blobs, task, number, version.manifest)
+        except BlobNotFound:
+            if number not in self._refs.versions(task).versions:
+                raise UnknownVersion(
+                    f"version {number} of task {task!r} was removed while being read"
+                ) from None
+            raise
+        return Published(task, number, version.manifest, path, sizes, version.created)
 
-    def live(self, task: str) -> tuple[int, Digest]:
-        """The live version and its manifest. Raises UnknownTask or CorruptRef."""
-        number = self._refs.pointer(task, LIVE)
-        while number is not None:
-            digest = self._refs.version(task, number)
-            if digest:
-                return number, digest
-            # Removed between the two reads, and then no longer live; or damaged.
-            previous, number = number, self._refs.pointer(task, LIVE)
-            if number == previous:
-                where = self._refs.where(pointer_key(task, LIVE))
-                raise CorruptRef(f"ref {where} names v{number}, which does not exist; roll back")
-        raise self._unknown_task(task)
-
-    def version(self, task: str, number: int) -> Digest:
-        """The manifest of a version. Raises UnknownTask or UnknownVersion."""
-        digest = self._refs.version(task, number)
-        if digest:
-            return digest
-        versions, more = newest_digests(self._storage, self._refs, task, SHOWN)
-        if not versions:
+    def live(self, task: str) -> tuple[int, Version]:
+        """The live version. Raises UnknownTask or CorruptRef."""
+        found = self._refs.versions(task)
+        if found.live is None:
             raise self._unknown_task(task)
+        return found.live, found.versions[found.live]
+
+    def version(self, task: str, number: int) -> Version:
+        """A version. Raises UnknownTask or UnknownVersion."""
+        versions = self.existing(task)
+        if number in versions:
+            return versions[number]
         raise UnknownVersion(
-            f"task {task!r} has no version {number}; it has {_listed_versions(versions, more)}"
+            f"task {task!r} has no version {number}; it has {_listed_versions(versions)}"
         )
 
     def newest(self, task: str, most: int) -> tuple[list[Listed], int]:
-        """Up to `most` versions, ascending, and how many further ones there are at most."""
-        return newest(self._storage, self._refs, task, most)
+        """Up to `most` versions, ascending, and how many older ones there are."""
+        found = self._refs.versions(task)
+        numbers = list(found.versions)
+        shown = [
+            Listed(n, found.versions[n].manifest, found.versions[n].created, found.aliases_of(n))
+            for n in numbers[-most:]
+        ]
+        return shown, len(numbers) - len(shown)
 
-    def existing(self, task: str) -> dict[int, Digest]:
+    def existing(self, task: str) -> Mapping[int, Version]:
         """The versions of a task, ascending. Raises UnknownTask if it has none."""
-        versions = self._refs.versions(task)
+        versions = self._refs.versions(task).versions
         if not versions:
             raise self._unknown_task(task)
         return versions
 
     def _unknown_task(self, task: str) -> UnknownTask:
-        versions, more = newest_digests(self._storage, self._refs, task, SHOWN)
+        versions = self._refs.versions(task).versions
         if versions:
             return UnknownTask(
                 f"task {task!r} has no live version; make one live with rollback:"
-                f" {_listed_versions(versions, more)}"
+                f" {_listed_versions(versions)}"
             )
         tasks = sorted(self._watcher.snapshot().live)
         near = difflib.get_close_matches(task, tasks, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"it has {len(tasks)} others"
-        return UnknownTask(f"store {self._storage.url} has no task {task!r}; {hint}")
+        return UnknownTask(f"store {self._url} has no task {task!r}; {hint}")
 
     def signatures(self, manifest: Digest) -> list[Signature]:
         """The signatures of a manifest. Raises DamagedStore."""
-        digest = self._refs.signatures(manifest)
+        digest = self._refs.manifest(signature_key(manifest))
         if digest is None:
             return []
 
@@ -108,46 +120,37 @@ class Reader:
     ) -> dict[Digest, Digest | Exception | None]:
         """What holds the signatures of each, or the error; at once where that is faster."""
         keys = {manifest: signature_key(manifest) for manifest in manifests}
-        read = self._storage.read_many(keys.values())
+        read = self._refs.read_many(keys.values())
         found: dict[Digest, Digest | Exception | None] = {}
         for manifest, key in keys.items():
             try:
-                found[manifest] = self._refs.parse_digest(key, read[key])
-            except (DamagedStore, StorageError, OSError) as error:
+                found[manifest] = self._refs.manifest_in(key, self._refs.parse(key, read[key]))
+            except UNREADABLE as error:
                 found[manifest] = error
         return found
 
     def served(self) -> list[Published]:
         """The live version of every task, by name; what cannot be read is logged and left out."""
         found: list[Published] = []
-        for task, (version, digest) in sorted(self._watcher.snapshot().live.items()):
+        for task in sorted(self._watcher.snapshot().live):
             try:
-                found.append(self.load(task, version, digest))
+                found.append(self.load(task, *self.live(task)))
+            except UnknownTask:
+                continue  # removed since
             except (DamagedStore, StorageError, OSError) as error:
                 logger.warning("event=task_damaged task=%s error=%r", task, str(error))
         return found
 
-    def readable(self, task: str, number: int | None) -> Published | None:
-        """A version; None if there is none, or it is damaged, which is logged."""
+    def readable(self, task: str, found: Versions) -> Published | None:
+        """The live version; None if there is none, or it is damaged, which is logged."""
+        if found.live is None:
+            return None
         try:
-            digest = self._refs.version(task, number) if number else None
-            return self.load(task, number, digest) if number and digest else None
+            return self.load(task, found.live, found.versions[found.live])
         except (DamagedStore, UnknownVersion) as error:
             logger.warning("event=version_unreadable task=%s error=%r", task, str(error))
             return None
 
-    def live_if(self, task: str, digest: Digest) -> Published | None:
-        """The live version, if this is its manifest."""
-        try:
-            version = self._refs.pointer(task, LIVE)
-            if not version or self._refs.version(task, version) != digest:
-                return None
-            return self.load(task, version, digest)
-        except DamagedStore as error:  # must not stand in the way of the version that replaces it
-            logger.warning("event=live_version_damaged task=%s error=%r", task, str(error))
-            return None
 
-
-def _listed_versions(versions: Iterable[int], more: int) -> str:
-    shown = ", ".join(f"v{number}" for number in versions)
-    return f"{shown} and up to {more} older ones" if more else shown
+def _listed_versions(versions: Iterable[int]) -> str:
+    return listed([f"v{number}" for number in versions])

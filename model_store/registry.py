@@ -149,13 +149,31 @@ class RegistryPlace:
     # -- writing
 
     def prepare(self, offers: Sequence[Offer]) -> None:
-        """Raises ExchangeError where one tag would have to name several tasks."""
+        """Raises ExchangeError where one tag would have to name several tasks, or where the tag of
+        one of these versions is another version's.
+        """
         tasks = {offer.task for offer in offers}
         if self._reference.tag and len(tasks) != 1:
             raise ExchangeError(
                 f"{self}: the tag can name one task, found {len(tasks)}; choose one with --task, or"
                 " leave the tag out to have one made for each task"
             )
+        versions = [offer for offer in offers if offer.number is not None]
+        for offer, there in zip(versions, in_parallel(self._at, versions), strict=True):
+            if there not in (None, offer.digest):
+                raise ExchangeError(
+                    f"pushing to {self}: expected v{offer.number} of {offer.task} to be"
+                    f" {offer.digest}, found {there}, of another store; push to another repository,"
+                    " or without the history"
+                )
+
+    def _at(self, offer: Offer) -> str | None:
+        """The manifest under the tag of this version, which never moves; None if there is none."""
+        return self._digest_under(self._version_tag(offer))
+
+    def _version_tag(self, offer: Offer) -> str:
+        assert offer.number is not None
+        return version_tag(self._reference.tag or tag_of(offer.task), offer.number)
 
     def lacks(self, blobs: Sequence[Descriptor]) -> list[Descriptor]:
         """As Place says."""
@@ -191,7 +209,7 @@ class RegistryPlace:
         for offer in offers:
             tag = self._reference.tag or tag_of(offer.task)
             if offer.number is not None:
-                self._put(offer.manifest, version_tag(tag, offer.number))
+                self._put(offer.manifest, self._version_tag(offer))
             self._sign(offer)
             if offer.live:
                 self._put(offer.manifest, tag)
@@ -207,9 +225,7 @@ class RegistryPlace:
 
     def _put(self, manifest: bytes, tag: str) -> None:
         url, digest = self._url(f"manifests/{tag}"), digest_of(manifest)
-        headers = {"Accept": IMAGE_MANIFEST}
-        there = self._client.request("HEAD", url, expect=(200, 404), headers=headers)
-        if there.headers.get("Docker-Content-Digest") == digest:
+        if self._digest_under(tag) == digest:
             return
         answer = self._client.request(
             "PUT",
@@ -224,6 +240,12 @@ class RegistryPlace:
                 f"pushing {tag} to {self}: expected the manifest {digest}, found"
                 f" {stored} stored; the registry must keep manifests as they are"
             )
+
+    def _digest_under(self, tag: str) -> str | None:
+        headers = {"Accept": IMAGE_MANIFEST}
+        url = self._url(f"manifests/{tag}")
+        there = self._client.request("HEAD", url, expect=(200, 404), headers=headers)
+        return there.headers.get("Docker-Content-Digest") if there.status == 200 else None
 
 
 def _tags_of(document: object, where: str) -> list[str]:

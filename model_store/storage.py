@@ -9,7 +9,7 @@ import os
 import re
 import socket
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,8 @@ from urllib.parse import unquote, urlsplit
 
 from model_store.errors import DamagedStore, StorageError, StoreNotFound
 
-MAX_SMALL_BYTES = 2**20  # of what `read` takes: refs, logs and the state of a gc are far smaller
+MARKER = "munet-store"  # the file that makes a place a store
+MAX_SMALL_BYTES = 2**23  # of what `read` takes: a document of 60,000 versions
 OBJECT_SCHEMES = ("s3", "gs", "az")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")  # with or without the slashes it needs
 
@@ -82,12 +83,27 @@ class Lease(Protocol):
         """Call this often: cheap, as it writes only now and then. Raises LeaseLost."""
         ...
 
+    def require(self) -> None:
+        """Just before a request that only the holder may make. Raises LeaseLost."""
+        ...
+
+    def unanswered(self) -> AbstractContextManager[None]:
+        """Around requests that must all be answered before somebody else may be alone."""
+        ...
+
 
 class Unneeded:
-    """A lease for what anybody may do."""
+    """A lease for what anybody may do, and where the system's lock cannot be lost."""
 
     def renew(self) -> None:
         """Nothing to do."""
+
+    def require(self) -> None:
+        """Nothing to do."""
+
+    def unanswered(self) -> AbstractContextManager[None]:
+        """Nothing to do."""
+        return nullcontext()
 
 
 class Storage(Protocol):
@@ -98,6 +114,7 @@ class Storage(Protocol):
     """
 
     url: str
+    late_s: float  # a request that was not answered is executed no later than so long after it
 
     def exists(self) -> bool:
         """Whether there is a store here."""
@@ -109,10 +126,6 @@ class Storage(Protocol):
 
     def where(self, key: str) -> str:
         """The path or URL of a file, for messages."""
-        ...
-
-    def file(self, key: str) -> Path | None:
-        """The local file of a key, to link to; None where files are not local."""
         ...
 
     def read(self, key: str) -> Small | None:
@@ -145,13 +158,6 @@ class Storage(Protocol):
         """
         ...
 
-    def link(self, key: str, file: Path, data: memoryview) -> bool:
-        """Make a new file of these bytes by a link to a local file that has them.
-
-        False, changing nothing, where that cannot be, the file has others, or a file is there.
-        """
-        ...
-
     def settle(self, directory: str) -> None:
         """Make the names of all files created so far in a directory durable."""
         ...
@@ -172,8 +178,12 @@ class Storage(Protocol):
         """Size and time of a file; None if there is none."""
         ...
 
-    def remove(self, keys: Iterable[str]) -> None:
-        """Remove files; those that are not there are passed over."""
+    def remove(self, keys: Iterable[str], lease: Lease) -> None:
+        """Remove files; those that are not there are passed over. `lease` gives the right to.
+
+        Each request is made once. Raises LeaseLost, or StorageError when one was not answered; by
+        then all of them have come to their end.
+        """
         ...
 
     def names(self, directory: str) -> list[str]:

@@ -9,22 +9,18 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
-from model_store import usage, verification, watching
-from model_store.blobs import Blobs, Digest, digest_of, key_of, parse_digest
+from model_store import marker, usage, verification, watching
+from model_store.blobs import Blobs, Digest, parse_digest
 from model_store.canonical_json import encode_json
-from model_store.collection import Collector, GcReport
 from model_store.errors import (
     AgentBusy,
+    DamagedStore,
     Malformed,
-    StoreNotFound,
-    UnknownName,
-    listed,
 )
-from model_store.history import Listed
-from model_store.keys import LIVE
+from model_store.gc import Collector, GcReport
+from model_store.keys import AGENTS, LIVE, PINS, agent_key, pin_key
 from model_store.leases import Held, renewed
 from model_store.manifest import (
     Manifest,
@@ -35,12 +31,12 @@ from model_store.manifest import (
 from model_store.names import quote, require_name
 from model_store.publications import Publications
 from model_store.published import Published, load_manifest, load_state, path_of
-from model_store.reading import Reader
+from model_store.reading import Listed, Reader
 from model_store.refs import Refs, require_alias
 from model_store.signing import Signature
 from model_store.storage import Taken, Unneeded, open_storage
 from model_store.tensors import Tree, decode, encode
-from model_store.writing import Writer
+from model_store.writing import Needs, Writer
 
 logger = logging.getLogger(__name__)
 
@@ -59,17 +55,13 @@ class ModelStore:
         self._storage = storage = open_storage(os.fspath(url))
         if create and not storage.exists():
             storage.prepare()
+            marker.begin(storage)
             watching.begin(storage)
-        elif not create and not storage.exists():
-            raise StoreNotFound(
-                f"opening the store {storage.url}: expected a directory with blobs/sha256 and refs,"
-                " or a prefix with refs/changes, found none; give the place of a store, or create"
-                " one by publishing to it"
-            )
+        self._marker = marker.read(storage)
         self._blobs = Blobs(storage)
         self._refs = Refs(storage)
         self._watcher = watching.Watcher(storage, self._refs)
-        self._reader = Reader(storage, self._blobs, self._refs, self._watcher)
+        self._reader = Reader(storage.url, self._blobs, self._refs, self._watcher)
         self._writer = Writer(storage, self._blobs, self._refs, self._reader)
         self._publications = Publications(storage, self._blobs, self._refs)
 
@@ -110,22 +102,15 @@ class ModelStore:
         """The bytes of a blob, verified. Raises BlobNotFound or CorruptBlob."""
         return self._blobs.read(digest, size)
 
-    def put_blob(self, data: bytes | memoryview, file: Path | None = None) -> Digest:
-        """Store bytes as a blob; gc removes it after its grace period if nothing needs it.
-
-        `file`, if given, has just these bytes and is linked to where that is possible.
-        """
-        return self._blobs.put(data, file)
+    def put_blob(self, data: bytes | memoryview) -> Digest:
+        """Store bytes as a blob; gc removes it after its grace period if nothing needs it."""
+        return self._blobs.put(data)
 
     def lacks(self, digests: Iterable[Digest]) -> list[Digest]:
         """Which of these blobs are not here; gc spares the others for its grace period."""
         wanted = list(digests)
-        there = self._blobs.secure(wanted).sizes
+        there = set(self._blobs.renew(wanted))
         return [digest for digest in wanted if digest not in there]
-
-    def blob_file(self, digest: Digest) -> Path | None:
-        """The local file of a blob, to link to; None where files are not local."""
-        return self._storage.file(key_of(digest))
 
     # -- versions
 
@@ -136,10 +121,10 @@ class ModelStore:
         raises MissingComponent. A path equal to the version that is live already adds none. Of
         several publishers at once, the one with the highest version is live in the end.
         """
-        secured = self._writer.secure(f"task {path.task}", path.components)
-        sizes = {name: secured.sizes[digest] for name, digest in path.components.items()}
-        manifest, blobs = path_manifest(path, sizes)
-        return self._writer.add(path.task, [*blobs, manifest.to_bytes()], secured, live)
+        what = f"task {path.task}"
+        manifest, blobs = path_manifest(path, self._writer.sizes(what, path.components))
+        needs = Needs(what, path.components, [*blobs, manifest.to_bytes()])
+        return self._writer.add(path.task, needs, live=live, again=True)
 
     def adopt(self, manifest: bytes, *, live: bool = True) -> Published:
         """Add the version that a manifest from elsewhere describes, byte for byte.
@@ -150,20 +135,13 @@ class ModelStore:
         """
         parsed = Manifest.from_bytes(manifest)
         path = path_of(self._blobs, parsed)
-        digest = digest_of(manifest)
-        for number, known in self._refs.versions(path.task).items():
-            if known == digest:
-                served = self._refs.pointer(path.task, LIVE) == number
-                if live and not served:
-                    return self.rollback(path.task, number)
-                return self._reader.load(path.task, number, digest)
         blobs = {str(blob.digest): blob.digest for blob in parsed.blobs()}
-        secured = self._writer.secure(f"task {path.task}", blobs)
-        return self._writer.add(path.task, [manifest], secured, live)
+        needs = Needs(f"task {path.task}", blobs, [manifest])
+        return self._writer.add(path.task, needs, live=live, again=False)
 
     def version(self, task: str, number: int) -> Digest:
         """The manifest of a version; reads one small file. Raises UnknownTask or UnknownVersion."""
-        return self._reader.version(require_name("task", task), number)
+        return self._reader.version(require_name("task", task), number).manifest
 
     def resolve(self, task: str, version: int | None = None) -> Published:
         """A published version of a task: the live one, or the given one.
@@ -202,21 +180,22 @@ class ModelStore:
     def versions(self, task: str) -> dict[int, Digest]:
         """Number -> manifest of all versions of a task, ascending, whether or not one is live.
 
-        Reads small files only; empty where there is no version. Raises CorruptRef.
+        Reads one small file; empty where there is no version. Raises CorruptRef.
         """
-        return self._refs.versions(require_name("task", task))
+        found = self._refs.versions(require_name("task", task)).versions
+        return {number: version.manifest for number, version in found.items()}
 
     def chosen_since(self, task: str, version: int) -> bool:
-        """Whether somebody has chosen what is live after this version was added."""
-        return self._refs.chosen_since(require_name("task", task), version)
+        """Whether what is live was chosen after this version was added, or together with it."""
+        return self._refs.versions(require_name("task", task)).chosen > version
 
     def history(self, task: str) -> list[Published]:
         """All versions of a task, oldest first. Raises UnknownTask."""
         versions = self._reader.existing(require_name("task", task))
-        return [self._reader.load(task, number, digest) for number, digest in versions.items()]
+        return [self._reader.load(task, number, version) for number, version in versions.items()]
 
     def newest(self, task: str, most: int) -> tuple[list[Listed], int]:
-        """Up to `most` versions, ascending, and how many older ones at most; reads only refs."""
+        """Up to `most` versions, ascending, and how many older ones; reads one document."""
         return self._reader.newest(require_name("task", task), most)
 
     def rollback(self, task: str, version: int) -> Published:
@@ -253,18 +232,15 @@ class ModelStore:
 
     def aliases(self, task: str) -> dict[str, int]:
         """Alias -> version of a task. Raises CorruptRef."""
-        return self._refs.aliases(require_name("task", task))
+        return dict(self._refs.versions(require_name("task", task)).aliases)
 
     def named(self, task: str, alias: str) -> int | None:
         """The version of one alias; None if there is no such alias. Raises CorruptRef."""
-        return self._refs.pointer(require_name("task", task), require_alias(alias))
+        return self.aliases(task).get(require_alias(alias))
 
     def remove_alias(self, task: str, name: str) -> None:
         """Forget an alias. Raises UnknownName."""
-        known = self._refs.alias_names(require_name("task", task))
-        if require_alias(name) not in known:
-            raise UnknownName(f"{task} has no alias {name!r}; it has {listed(known) or 'none'}")
-        self._refs.remove_aliases(task, [name])
+        self._writer.remove_alias(require_name("task", task), require_alias(name))
 
     def rm(self, task: str, version: int | None = None) -> None:
         """Forget a task, or one version of it; gc frees the bytes.
@@ -286,17 +262,20 @@ class ModelStore:
 
         Raises BlobNotFound or Malformed for a manifest that is not there.
         """
-        require_name("pin", name)
-        needed = load_manifest(self._blobs, parse_digest(manifest)).blobs()
-        self._writer.pin(name, manifest, [blob.digest for blob in needed])
+        digest = parse_digest(manifest)
+        needed = load_manifest(self._blobs, digest).blobs()
+        blobs = {str(blob.digest): blob.digest for blob in needed}
+        data = bytes(self._blobs.read(digest))
+        self._writer.pin(require_name("pin", name), Needs(f"pin {name}", blobs, [data]))
 
     def pins(self) -> dict[str, Digest]:
         """Pin -> the manifest it keeps. Raises CorruptRef."""
-        return self._refs.pins()
+        found = {name: self._refs.manifest(pin_key(name)) for name in self._refs.owners(PINS)}
+        return {name: manifest for name, manifest in found.items() if manifest}
 
     def unpin(self, name: str) -> None:
         """Keep it no longer. Raises UnknownName."""
-        self._refs.remove_pin(require_name("pin", name))
+        self._writer.unpin(require_name("pin", name))
 
     def signatures(self, manifest: Digest) -> list[Signature]:
         """Who vouches for a manifest; nothing in it is true until `signing.verify` says so.
@@ -353,18 +332,18 @@ class ModelStore:
         """
         what = f"agent {require_name('agent', agent)}"
         named = {str(digest): parse_digest(digest) for digest in components}
-        secured = self._writer.secure(what, named)
+        sizes = self._writer.sizes(what, named)
         data = encode_json(document, f"state of {what}")
-        manifest, blobs = agent_manifest(data, secured.sizes)
-        small = [*blobs, manifest.to_bytes()]
-        return self._writer.set_agent(agent, small, secured, replacing)
+        manifest, blobs = agent_manifest(data, {named[name]: sizes[name] for name in named})
+        needs = Needs(what, named, [*blobs, manifest.to_bytes()])
+        return self._writer.set_agent(agent, needs, replacing)
 
     def agent_state(self, agent: str) -> tuple[Digest, dict[str, Any]] | None:
         """Digest and document of an agent's state; None if it has saved none.
 
         Raises DamagedStore.
         """
-        digest = self._refs.agent(require_name("agent", agent))
+        digest = self._refs.manifest(agent_key(require_name("agent", agent)))
         return None if digest is None else (digest, load_state(self._blobs, agent, digest))
 
     def load_agent(self, agent: str) -> dict[str, Any] | None:
@@ -373,7 +352,13 @@ class ModelStore:
 
     def agents(self) -> list[str]:
         """Agents that have saved a state, sorted."""
-        return self._refs.agents()
+        return [agent for agent in self._refs.owners(AGENTS) if self._has_saved(agent)]
+
+    def _has_saved(self, agent: str) -> bool:
+        try:
+            return self._refs.manifest(agent_key(agent)) is not None
+        except DamagedStore:
+            return True  # whoever loads it is told
 
     # -- maintenance
 
@@ -385,16 +370,23 @@ class ModelStore:
         """Everything wrong with the store; empty when it is sound. Reads every byte of it."""
         return verification.verify(self._storage, self._blobs, self._refs)
 
-    def gc(self, *, grace_s: float = 3600, dry_run: bool = False) -> GcReport:
+    def gc(
+        self, *, grace_s: float = 3600, dry_run: bool = False, fewer_documents: bool = False
+    ) -> GcReport:
         """Remove what no version, agent or pin refers to and nothing has touched for `grace_s`.
 
-        The grace period has to be longer than any writer takes from its first put to its publish.
-        Nobody waits meanwhile but another gc, and who needs the very blobs it is removing. Raises
-        DamagedStore, having removed nothing that is needed, where it cannot tell what that is, and
-        LeaseLost.
+        The grace period has to be longer than any writer takes from its first put to its publish,
+        and is never shorter than the time after which the storage executes no request that it has
+        not answered. Nobody waits meanwhile but another gc, and who needs the very blobs it is
+        removing. `fewer_documents` allows that tasks, agents or pins are missing that were there at
+        the last gc. Raises DamagedStore, having removed nothing that is needed, where it cannot
+        tell what that is; StorageError for deletions that were not answered; LeaseLost; and
+        UnknownFormat.
         """
+        grace_s = max(grace_s, self._storage.late_s)
         parts = (self._storage, self._blobs, self._refs)
         if dry_run:
             return Collector(*parts, Unneeded()).plan(grace_s)
+        marker.read(self._storage).require_writable(self.url)
         with self._storage.alone("gc") as lease:
-            return Collector(*parts, lease).run(grace_s)
+            return Collector(*parts, lease).run(grace_s, fewer_documents=fewer_documents)

@@ -1,28 +1,27 @@
 """Reads and checks everything in a store: refs, manifests, path specs, the bytes of every blob."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from model_store.blobs import Blobs, Digest, key_of
 from model_store.canonical_json import MAX_BYTES
 from model_store.errors import BlobNotFound, DamagedStore, InvalidName, StorageError
-from model_store.keys import LIVE, agent_key, pin_key, pointer_key, signature_key, version_key
+from model_store.gc_handshake import Handshake
+from model_store.keys import AGENTS, KINDS, TASKS, name_in, task_key
 from model_store.manifest import COMPONENT, MAX_MANIFEST_BYTES, Descriptor
 from model_store.names import unquote
 from model_store.published import load_manifest, load_path, load_state
-from model_store.refs import ALIAS_PATTERN, UNREADABLE, Refs
-from model_store.storage import Storage
+from model_store.refs import Document, Refs
+from model_store.storage import MARKER, Storage
 from model_store.tensors import decode
+from model_store.watching import announced
 
-_TASK = rf"refs/tasks/(?P<task>[^/]+)/(?:v[1-9][0-9]{{0,8}}|live|{ALIAS_PATTERN})"
 _FILES = re.compile(
-    r"lock(?:\.gc)?|gc|tmp/~[^/]+|blobs/sha256/[0-9a-f]{64}|refs/changes"
+    rf"{MARKER}|lock(?:\.gc)?|gc|tmp/~[^/]+|blobs/sha256/[0-9a-f]{{64}}|refs/changes"
     r"|leases/gc|(?:leases/|lock\.)agents/(?P<held>[^/]+)"
     r"|touched/(?:blobs/sha256/[0-9a-f]{64}|probe-[0-9a-f]{16})|refs/signatures/[0-9a-f]{64}"
-    r"|refs/agents/(?P<agent>[^/]+)/state|refs/pins/(?P<pin>[^/]+)"
-    rf"|{_TASK}"
+    r"|refs/(?:tasks|agents|pins)/(?P<owner>[^/]+)"
 )
 
 
@@ -43,22 +42,11 @@ def verify(storage: Storage, blobs: Blobs, refs: Refs) -> list[Problem]:
     """
     for digest, _ in blobs.all():
         storage.forget(key_of(digest))  # the store is to be read, not the copies this machine has
-    found = _Verification(blobs, refs)
-    for task in refs.tasks():
-        try:
-            found.check_task(task)
-        except (StorageError, OSError) as error:  # of its folder: its refs cannot be listed
-            found.add("error", refs.where(pointer_key(task, LIVE)), None, str(error))
-    for agent in refs.agents():
-        found.check_root(
-            agent_key(agent),
-            lambda agent=agent: refs.agent(agent),
-            lambda digest, agent=agent: load_state(blobs, agent, digest),
-        )
-    for pin in refs.pin_names():
-        found.check_root(pin_key(pin), lambda pin=pin: refs.pin(pin))
-    for manifest in refs.signed():
-        found.check_root(signature_key(manifest), lambda m=manifest: refs.signatures(m))
+    found = _Verification(storage, blobs, refs)
+    for kind in KINDS:
+        for key in refs.keys(kind):
+            found.check_document(key)
+    found.check_missing_documents()
     found.check_blobs()
     for entry in storage.walk(""):
         if not _belongs(entry.key):
@@ -70,8 +58,9 @@ def verify(storage: Storage, blobs: Blobs, refs: Refs) -> list[Problem]:
 class _Verification:
     """Gathers problems, and what the refs looked at need."""
 
-    def __init__(self, blobs: Blobs, refs: Refs) -> None:
+    def __init__(self, storage: Storage, blobs: Blobs, refs: Refs) -> None:
         self.problems: list[Problem] = []
+        self._storage = storage
         self._blobs = blobs
         self._refs = refs
         self._needed: dict[Digest, Descriptor] = {}
@@ -83,58 +72,60 @@ class _Verification:
         """Note a problem."""
         self.problems.append(Problem(severity, path, digest, message))
 
-    def check_task(self, task: str) -> None:
-        """The refs of a task, and what they name."""
-        versions = [n for n in self._refs.numbers(task) if self._check_version(task, n)]
-        for name in [LIVE, *self._refs.alias_names(task)]:
-            path = self._refs.where(pointer_key(task, name))
-            try:
-                number = self._refs.pointer(task, name)
-            except UNREADABLE as error:
-                self.add("error", path, None, str(error))
-                continue
-            if number and number not in versions and not self._exists(task, number):
-                self.add(
-                    "error",
-                    path,
-                    None,
-                    f"ref {path} names v{number}, which does not exist; make another version live",
-                )
+    def check_missing_documents(self) -> None:
+        """None is ever removed: those announced lately are there, and as many as at the last gc."""
+        for task in sorted(set(announced(self._storage))):
+            key = task_key(task)
+            if self._storage.stat(key) is None:
+                where = self._refs.where(key)
+                self.add("error", where, None, f"{where} is missing; restore it from a copy")
+        for kind, count in Handshake(self._storage).documents().items():
+            found = len(self._refs.keys(kind))
+            if found < count:
+                where = self._storage.where(kind)
+                message = f"{where}: {found} documents, at the last gc there were {count}"
+                self.add("error", where, None, f"{message}; restore those that are missing")
 
-    def _exists(self, task: str, number: int) -> bool:
+    def check_document(self, key: str) -> None:
+        """A document, and the manifests that it names."""
         try:
-            return self._refs.version(task, number) is not None
-        except UNREADABLE:
-            return True  # it is there, and reported for what it is
+            document = self._refs.read(key)
+            versions = self._versions(key, document)
+        except (DamagedStore, PermissionError) as error:
+            self.add("error", self._refs.where(key), None, str(error))
+            return
+        for number, digest in versions:
+            self._check_manifest(key, number, digest)
 
-    def _check_version(self, task: str, number: int) -> bool:
-        def check(digest: Digest) -> None:
-            load_path(self._blobs, task, number, digest)
+    def _versions(self, key: str, document: Document) -> list[tuple[int, Digest]]:
+        """Number and manifest of each version; the number is 0 where there is only one manifest."""
+        if key.startswith(f"{TASKS}/"):
+            found = self._refs.versions_in(key, document).versions
+            return [(number, version.manifest) for number, version in found.items()]
+        return [(0, manifest) for manifest in self._refs.roots(key, document)]
 
-        key = version_key(task, number)
-        return self.check_root(key, lambda: self._refs.version(task, number), check)
-
-    def check_root(
-        self,
-        key: str,
-        read: Callable[[], Digest | None],
-        check: Callable[[Digest], object] | None = None,
-    ) -> bool:
-        """A ref that holds a digest, and its manifest; whether there is one."""
-        digest = None
+    def _check_manifest(self, key: str, number: int, digest: Digest) -> None:
+        self._manifests.add(digest)
         try:
-            digest = read()
-            if digest:
-                self._manifests.add(digest)
-                for blob in load_manifest(self._blobs, digest).blobs():
-                    # The bytes of a component can be those of something else too.
-                    if blob.media_type == COMPONENT or blob.digest not in self._needed:
-                        self._needed[blob.digest] = blob
-                if check:
-                    check(digest)
-        except (DamagedStore, StorageError, OSError) as error:
+            for blob in load_manifest(self._blobs, digest).blobs():
+                # The bytes of a component can be those of something else too.
+                if blob.media_type == COMPONENT or blob.digest not in self._needed:
+                    self._needed[blob.digest] = blob
+            name = name_in(key)
+            if name and key.startswith(f"{TASKS}/"):
+                load_path(self._blobs, name, number, digest)
+            elif name and key.startswith(f"{AGENTS}/"):
+                load_state(self._blobs, name, digest)
+        except (DamagedStore, PermissionError) as error:
+            if not self._is_named(key, number, digest):
+                return  # removed since it was read
             self.add("error", self._refs.where(key), digest, str(error))
-        return digest is not None
+
+    def _is_named(self, key: str, number: int, digest: Digest) -> bool:
+        try:
+            return (number, digest) in self._versions(key, self._refs.read(key))
+        except (DamagedStore, PermissionError):
+            return True
 
     def check_blobs(self) -> None:
         """The bytes of every blob, and that none is missing."""

@@ -6,7 +6,6 @@ change comes after its announcement, it looks at an announced task again for a w
 everything once in a while, whatever the log says.
 """
 
-import json
 import logging
 import secrets
 import threading
@@ -14,13 +13,13 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, cast
 
 from model_store.blobs import Digest
 from model_store.errors import CorruptRef, InvalidName
-from model_store.keys import LIVE, pointer_key, version_key
+from model_store.keys import task_key
 from model_store.names import require_name
 from model_store.refs import UNREADABLE, Refs
+from model_store.sealed import seal, unseal
 from model_store.storage import Read, Storage
 
 logger = logging.getLogger(__name__)
@@ -79,15 +78,20 @@ def announce(storage: Storage, task: str) -> None:
         log = _parse(current)
         name = log.name or secrets.token_hex(8)
         tasks = [*log.tasks, task][-MAX_TASKS:]
-        data = json.dumps({"count": log.count + 1, "log": name, "tasks": tasks}).encode()
+        data = seal(KEY, {"count": log.count + 1, "log": name, "tasks": tasks})
         if storage.replace(KEY, data, current.version if current else None):
             return
 
 
+def announced(storage: Storage) -> tuple[str, ...]:
+    """The tasks that changed last. Each has a document, as it is announced when there is one."""
+    return _parse(storage.read_many([KEY])[KEY]).tasks
+
+
 def begin(storage: Storage) -> None:
     """Make the log of a new store."""
-    data = json.dumps({"count": 0, "log": secrets.token_hex(8), "tasks": []}).encode()
-    storage.replace(KEY, data, None)
+    log = {"count": 0, "log": secrets.token_hex(8), "tasks": []}
+    storage.replace(KEY, seal(KEY, log), None)
 
 
 class Watcher:
@@ -171,44 +175,20 @@ class Watcher:
 
     def _read(self, tasks: Iterable[str]) -> tuple[dict[str, Served | None], dict[str, Exception]]:
         """What is served of these tasks, what was where that cannot be read; and why it cannot."""
-        keys = {task: pointer_key(task, LIVE) for task in tasks}
-        read = self._storage.read_many(keys.values())
+        keys = {task: task_key(task) for task in tasks}
+        read = self._refs.read_many(keys.values())
         last = self._view.live
         found: dict[str, Served | None] = {}
         errors: dict[str, Exception] = {}
-        numbers: dict[str, int] = {}
         for task, key in keys.items():
             try:
-                number = self._refs.parse_pointer(key, read[key])
+                versions = self._refs.versions_in(key, self._refs.parse(key, read[key]))
                 if read[key] is None and task in last:  # a removal is written down
                     raise CorruptRef(f"ref {self._storage.where(key)}: gone; restore it")
+                found[task] = versions.served
             except UNREADABLE as error:
                 found[task], errors[task] = last.get(task), error
-                continue
-            if number and task in last and last[task][0] == number:
-                found[task] = last[task]  # a version never changes
-            elif number:
-                numbers[task] = number
-        return found | self._resolve(numbers, errors), errors
-
-    def _resolve(
-        self, numbers: Mapping[str, int], errors: dict[str, Exception]
-    ) -> dict[str, Served | None]:
-        """The manifests of these versions; adds to the errors."""
-        keys = {task: version_key(task, number) for task, number in numbers.items()}
-        read = self._storage.read_many(keys.values())
-        served: dict[str, Served | None] = {}
-        for task, key in keys.items():
-            try:
-                digest = self._refs.parse_digest(key, read[key])
-                if digest is None:
-                    raise CorruptRef(
-                        f"ref {self._storage.where(key)}: live, and not there; roll back"
-                    )
-                served[task] = (numbers[task], digest)
-            except UNREADABLE as error:
-                served[task], errors[task] = self._view.live.get(task), error
-        return served
+        return found, errors
 
 
 def _same(one: Exception, other: Exception) -> bool:
@@ -218,7 +198,7 @@ def _same(one: Exception, other: Exception) -> bool:
 def _parse(current: Read) -> _Log:
     """The log; one that cannot be read tells watchers to look at everything."""
     try:
-        document = cast(dict[str, Any], json.loads(getattr(current, "data", b"")))
+        document = unseal(KEY, getattr(current, "data", b""))
         tasks = tuple(require_name("task", task) for task in document["tasks"])
         return _Log(str(document["log"]), int(document["count"]), tasks)
     except (ValueError, KeyError, TypeError, OverflowError, InvalidName, RecursionError):

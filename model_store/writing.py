@@ -1,26 +1,33 @@
-"""Every change of what a store refers to, as the sequence of steps that FORMAT.md prescribes.
+"""Every change of what a store refers to, in the steps that FORMAT.md prescribes.
 
-Each step is one create or one compare-and-swap; killed or overtaken between any two of them, the
-store is valid.
+Each change takes effect in one compare-and-swap of one document. A writer that refers to a manifest
+first claims it in that document. From then on gc keeps all that the manifest needs, unless it takes
+the claim back, which makes the swap fail. Nothing is ever undone: killed or overtaken between any
+two steps, a change has taken effect as a whole or not at all.
 """
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Literal
 
-from model_store.blobs import Blobs, Digest, Secured, digest_of
+from model_store.blobs import Blobs, Digest, digest_of
 from model_store.errors import (
     AgentMoved,
+    BlobNotFound,
     LiveVersion,
     MissingComponent,
+    StoreError,
+    UnknownName,
     UnknownVersion,
     listed,
 )
-from model_store.keys import LIVE
+from model_store.keys import agent_key, pin_key, signature_key, task_key
 from model_store.published import Published
 from model_store.reading import Reader
-from model_store.refs import Change, Refs
+from model_store.refs import Document, Refs, Version, Versions
 from model_store.signing import Signature, signature_manifest
 from model_store.storage import Storage
 from model_store.watching import announce
@@ -28,8 +35,22 @@ from model_store.watching import announce
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What has to be in the store before a document may refer to a manifest."""
+
+    what: str  # for messages
+    blobs: Mapping[str, Digest]  # by name: put by others before
+    small: Sequence[bytes]  # put here, the manifest last
+
+    @property
+    def manifest(self) -> Digest:
+        """The manifest that is referred to."""
+        return digest_of(self.small[-1])
+
+
 class Writer:
-    """Changes the refs of a store."""
+    """Changes the documents of a store."""
 
     def __init__(self, storage: Storage, blobs: Blobs, refs: Refs, reader: Reader) -> None:
         self._storage = storage
@@ -37,105 +58,97 @@ class Writer:
         self._refs = refs
         self._reader = reader
 
-    def secure(self, what: str, components: Mapping[str, Digest]) -> Secured:
-        """Restart the grace period of components. Raises MissingComponent, naming them."""
-        secured = self._blobs.secure(components.values())
-        missing = [name for name, digest in components.items() if digest not in secured.sizes]
-        require_none_missing(what, missing)
-        return secured
+    def _refer(
+        self,
+        key: str,
+        needs: Needs,
+        change: Callable[[Document], Document | None],
+        announced: str | None = None,
+    ) -> Document:
+        """Change a document so that it refers to a manifest; the document then.
 
-    def add(self, task: str, small: list[bytes], secured: Secured, live: bool) -> Published:
-        """Publish the last of these small blobs, a manifest, given that all others are secured."""
-        digest = digest_of(small[-1])
-        same = self._reader.live_if(task, digest)
-        if same:
-            return same
-        if live:
-            announce(self._storage, task)
-        for data in small:
-            self._blobs.put(data)
-        self._blobs.settle()
-        version, change = self._refs.add_version(task, digest)
-        self._establish(f"task {task}", change, secured, small)
-        if live:
-            newest = self._refs.point_live_if(task, version, lambda now: not now or now < version)
-            self._require_kept(task, version, newest)
-        published = self._reader.load(task, version, digest)
-        logger.info("event=published task=%s version=%d live=%s", task, version, live)
-        return published
-
-    def _establish(
-        self, what: str, change: Change, secured: Secured, small: Sequence[bytes] = ()
-    ) -> None:
-        """Make sure that no gc has taken anything from under a ref that was written just now.
-
-        From here on gc sees the ref. The small blobs are put again if need be; if anything else is
-        missing, or this cannot be found out, the ref is undone. Raises MissingComponent.
+        `announced` is a task that watchers are told of. Raises MissingComponent, and what `change`
+        raises.
         """
-        try:
-            missing = [] if self._blobs.still_secure(secured) else self._missing(small, secured)
-            require_none_missing(what, missing)
-        except BaseException:
-            self._refs.undo(change)
-            raise
-
-    def _missing(self, small: Sequence[bytes], secured: Secured) -> list[Digest]:
-        for data in small:
-            self._blobs.put(data)
-        self._blobs.settle()
-        there = self._blobs.secure(secured.sizes).sizes
-        return [digest for digest in secured.sizes if digest not in there]
-
-    def set_agent(
-        self, agent: str, small: list[bytes], secured: Secured, old: Digest | Literal["any"] | None
-    ) -> Digest:
-        """Let the last of these small blobs, a manifest, be an agent's state instead of the old.
-
-        Raises AgentMoved, MissingComponent.
-        """
-        digests = [self._blobs.put(data) for data in small]
-        self._blobs.settle()
-        new = digests[-1]
-        if old == "any":
-            change = self._refs.set_agent(agent, new)
-        else:
-            change = self._refs.swap_agent(agent, old, new)
-        if change is None:
-            raise AgentMoved(
-                f"agent {agent}: expected to replace the state {old}, found"
-                f" {self._refs.agent(agent)}, saved by another process; let one process at a time"
-                " hold the agent, and begin with the state there is"
-            )
-        self._establish(f"agent {agent}", change, secured, small)
-        return new
-
-    def pin(self, name: str, manifest: Digest, needed: Iterable[Digest]) -> None:
-        """Let gc keep a manifest and what it needs. Raises MissingComponent."""
-        secured = self.secure(f"pin {name}", {str(d): d for d in (manifest, *needed)})
-        self._establish(f"pin {name}", self._refs.set_pin(name, manifest), secured)
-
-    def add_signature(self, manifest: Digest, signature: Signature) -> None:
-        """Add a signature to those of a manifest."""
         while True:
-            old = self._refs.signatures(manifest)
-            # Read after `old`: if another signer comes in between, the swap fails.
-            data, blobs = signature_manifest([*self._reader.signatures(manifest), signature])
-            small = [*blobs, data]
-            secured = self._blobs.secure([])  # nothing but the small: any gc from here on counts
-            for blob in small:
-                self._blobs.put(blob)
-            self._blobs.settle()
-            change = self._refs.swap_signatures(manifest, old, digest_of(data))
-            if change:
-                self._establish(f"signatures of {manifest}", change, secured, small)
-                return
+            for data in needs.small:
+                self._blobs.put(data)
+            token = self._refs.claim(key, needs.manifest)
+            try:
+                if self._all_there(needs):
+                    self._blobs.settle()
+                    if announced:
+                        announce(self._storage, announced)
+                    document = self._refs.swap(key, change, claim=token)
+                    if document is not None:
+                        return document
+                    logger.info("event=claim_taken_back what=%s", needs.what)
+                    continue  # by a gc that began meanwhile
+            except Exception:
+                with suppress(StoreError, OSError):  # if this fails, the next gc takes it back
+                    self._refs.release(key, token)
+                raise
+
+    def _all_there(self, needs: Needs) -> bool:
+        """Whether nothing has to be put again. Raises MissingComponent."""
+        small = {digest_of(data) for data in needs.small}
+        wanted = {*needs.blobs.values(), *small}
+        missing = wanted.difference(self._blobs.renew(wanted))
+        require_none_missing(
+            needs.what, [name for name, d in needs.blobs.items() if d in missing - small]
+        )
+        return not missing
+
+    def sizes(self, what: str, components: Mapping[str, Digest]) -> dict[str, int]:
+        """The bytes of components. Raises MissingComponent, naming those that are not there."""
+        found: dict[str, int] = {}
+        for name, digest in components.items():
+            with suppress(BlobNotFound):
+                found[name] = self._blobs.size(digest)
+        require_none_missing(what, components.keys() - found.keys())
+        return found
+
+    # -- tasks
+
+    def add(self, task: str, needs: Needs, *, live: bool, again: bool) -> Published:
+        """Publish a manifest as the next version of a task.
+
+        With `again`, one that is live already is published once more only if it is not that very
+        manifest; otherwise any version that has this manifest is the one.
+        """
+        key, manifest = task_key(task), needs.manifest
+        version = Version(manifest, _now())
+
+        def change(document: Document) -> Document | None:
+            found = self._refs.versions_in(key, document)
+            number = _same(found, manifest, again)
+            if number is None:
+                return replace(document, value=found.add(version, live=live).to_json())
+            if not live or found.live == number:
+                return None
+            return replace(document, value=found.serving(number).to_json())
+
+        document = self._refer(key, needs, change, announced=task if live else None)
+        found = self._refs.versions_in(key, document)
+        numbers = [n for n, v in found.versions.items() if v.manifest == manifest]
+        number = found.live if found.live in numbers else numbers[-1]
+        assert number is not None
+        logger.info("event=published task=%s version=%d live=%s", task, number, live)
+        return self._reader.load(task, number, found.versions[number])
 
     def point(self, task: str, name: str, version: int) -> Published:
         """Let `live` or an alias name a version. Raises UnknownTask or UnknownVersion."""
         published = self._reader.load(task, version, self._reader.version(task, version))
-        if name == LIVE:
+        if name == "live":
             announce(self._storage, task)
-        self._require_kept(task, version, self._refs.point(task, name, version))
+
+        def change(found: Versions) -> Versions:
+            _require_version(task, version, found)
+            if name == "live":
+                return found.serving(version)
+            return replace(found, aliases={**found.aliases, name: version})
+
+        self._change(task, change)
         return published
 
     def promote(self, task: str, version: int, better: Callable[[Published | None], bool]) -> bool:
@@ -145,62 +158,133 @@ class Writer:
         """
         self._reader.version(task, version)
 
-        def wanted(live: int | None) -> bool:
-            if live == version or not better(self._reader.readable(task, live)):
-                return False
+        def change(found: Versions) -> Versions:
+            _require_version(task, version, found)
+            if found.live == version or not better(self._reader.readable(task, found)):
+                return found
             announce(self._storage, task)
-            return True
+            return found.serving(version)
 
-        change = self._refs.point_live_if(task, version, wanted)
-        if change is None:
-            return self._refs.pointer(task, LIVE) == version
-        self._require_kept(task, version, change)
-        return True
+        return self._change(task, change).live == version
 
-    def _require_kept(self, task: str, version: int, pointed: Change | None) -> None:
-        """A version that was given a name is there, and stays. Raises UnknownVersion if not."""
-        if not self._refs.keep_version(task, version):
-            if pointed:
-                self._refs.undo(pointed)
-            raise UnknownVersion(f"version {version} of task {task!r} was removed meanwhile")
+    def remove_alias(self, task: str, name: str) -> None:
+        """Forget an alias. Raises UnknownName."""
+
+        def change(found: Versions) -> Versions:
+            if name not in found.aliases:
+                raise UnknownName(
+                    f"task {task} has no alias {name!r}; it has"
+                    f" {listed(sorted(found.aliases)) or 'none'}"
+                )
+            return replace(found, aliases={n: v for n, v in found.aliases.items() if n != name})
+
+        self._change(task, change)
 
     def remove_task(self, task: str) -> None:
-        """Forget all versions and names of a task, but for those that somebody names meanwhile.
-
-        Raises UnknownTask.
-        """
-        versions = self._reader.existing(task)
+        """Forget all versions and names of a task. Raises UnknownTask."""
+        self._reader.existing(task)
         announce(self._storage, task)
-        self._refs.stop(task)
-        self._refs.remove_aliases(task, self._refs.alias_names(task))
-        for number in versions:
-            with suppress(LiveVersion):
-                self._remove(task, number)
+        self._change(task, lambda found: found.without(found.versions))
 
     def remove_version(self, task: str, version: int) -> None:
-        """Forget a version. Raises UnknownVersion or LiveVersion."""
+        """Forget a version. Raises UnknownTask, UnknownVersion or LiveVersion."""
         self._reader.version(task, version)
-        self._require_unused(task, version)
-        self._remove(task, version)
 
-    def _remove(self, task: str, version: int) -> None:
-        self._refs.begin_removal(task, version)
-        try:
-            self._require_unused(task, version)  # it may have been given a name at this moment
-        except BaseException:
-            self._refs.keep_version(task, version)
-            raise
-        if not self._refs.end_removal(task, version):
-            raise LiveVersion(f"version {version} of {task} was given a name meanwhile")
+        def change(found: Versions) -> Versions:
+            _require_version(task, version, found)
+            if names := found.names_of(version):
+                raise LiveVersion(
+                    f"version {version} of {task} is {' and '.join(names)} and cannot be removed;"
+                    " let the name stand for another version first, or remove the task"
+                )
+            return found.without([version])
 
-    def _require_unused(self, task: str, version: int) -> None:
-        named = {LIVE: self._refs.pointer(task, LIVE), **self._refs.aliases(task)}
-        names = [name for name, number in named.items() if number == version]
-        if names:
-            raise LiveVersion(
-                f"version {version} of {task} is {' and '.join(names)} and cannot be removed; let"
-                " the name stand for another version first, or remove the task"
-            )
+        self._change(task, change)
+
+    def _change(self, task: str, change: Callable[[Versions], Versions]) -> Versions:
+        """Change what a task's document says; what it says then."""
+        key = task_key(task)
+
+        def changed(document: Document) -> Document | None:
+            before = self._refs.versions_in(key, document)
+            after = change(before)
+            return None if after == before else replace(document, value=after.to_json())
+
+        document = self._refs.swap(key, changed)
+        assert document is not None  # only a claim can be taken back
+        return self._refs.versions_in(key, document)
+
+    # -- documents that name one manifest
+
+    def set_agent(self, agent: str, needs: Needs, old: Digest | Literal["any"] | None) -> Digest:
+        """Let a manifest be an agent's state instead of the old. Raises AgentMoved."""
+        key = agent_key(agent)
+
+        def change(document: Document) -> Document | None:
+            found = self._refs.manifest_in(key, document)
+            if found == needs.manifest:
+                return None
+            if old not in ("any", found):
+                raise AgentMoved(
+                    f"agent {agent}: expected to replace the state {old}, found {found}, saved by"
+                    " another process; let one process at a time hold the agent, and begin with the"
+                    " state there is"
+                )
+            return replace(document, value=needs.manifest)
+
+        self._refer(key, needs, change)
+        return needs.manifest
+
+    def pin(self, name: str, needs: Needs) -> None:
+        """Let gc keep a manifest and what it needs. Raises MissingComponent."""
+        self._refer(pin_key(name), needs, lambda d: replace(d, value=needs.manifest))
+
+    def unpin(self, name: str) -> None:
+        """Let gc keep it no longer. Raises UnknownName."""
+
+        def change(document: Document) -> Document:
+            if document.value is None:
+                raise UnknownName(f"no pin {name!r}; `python -m model_store pins` lists all pins")
+            return replace(document, value=None)
+
+        self._refs.swap(pin_key(name), change)
+
+    def add_signature(self, manifest: Digest, signature: Signature) -> None:
+        """Add a signature to those of a manifest; of several signers at once, none is lost."""
+        key = signature_key(manifest)
+        done = False
+        while not done:
+            before = self._refs.manifest(key)
+            # Read after `before`: if another signer comes in between, the swap changes nothing.
+            there = self._reader.signatures(manifest)
+            data, blobs = signature_manifest([*there, signature])
+            needs = Needs(f"signatures of {manifest}", {}, [*blobs, data])
+
+            def change(
+                document: Document, before: Digest | None = before, needs: Needs = needs
+            ) -> Document | None:
+                if self._refs.manifest_in(key, document) != before:
+                    return None
+                return replace(document, value=needs.manifest)
+
+            done = self._refs.manifest_in(key, self._refer(key, needs, change)) == needs.manifest
+
+
+def _same(found: Versions, manifest: Digest, again: bool) -> int | None:
+    """The number of the version that a manifest need not be published again for."""
+    same = [n for n, version in found.versions.items() if version.manifest == manifest]
+    if again:
+        same = [n for n in same if n == found.live]
+    return same[-1] if same else None
+
+
+def _require_version(task: str, version: int, found: Versions) -> None:
+    if version not in found.versions:
+        raise UnknownVersion(f"version {version} of task {task!r} was removed meanwhile")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def require_none_missing(what: str, names: Iterable[str]) -> None:

@@ -29,7 +29,11 @@ OWNERS = {
     "circus": ("service/processes.py",),
     "prometheus_client": ("service/telemetry/metrics.py",),
     "cryptography": ("model_store/signing.py",),
-    "obstore": ("model_store/objects.py", "loadtests/store/place.py"),
+    "obstore": (
+        "model_store/objects.py",
+        "model_store/object_clients.py",
+        "loadtests/store/place.py",
+    ),
     "requests": ("model_store/registry_client.py",),
     "uvicorn": ("service/http/connections.py",),
     "grpc": ("service/v2/",),

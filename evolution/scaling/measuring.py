@@ -23,7 +23,7 @@ from evolution.scaling.simulation import Cost, Costs
 from model_store import Digest, ModelStore, TaskPath
 from model_store.blobs import key_of
 from model_store.leases import LEASE_S
-from model_store.storage import open_storage
+from model_store.storage import Unneeded, open_storage
 
 PROCESSES, THREADS = 4, 4  # callers at once: as many as keep a server of one machine busy
 ROUNDS = 15
@@ -154,7 +154,7 @@ def measure(url: str, child: Child, seconds: float = 2.0) -> Costs:
         ):
             return _Measurement(pool, url, child, seconds).costs()
     finally:
-        storage.remove([entry.key for entry in storage.walk("")])
+        storage.remove([entry.key for entry in storage.walk("")], Unneeded())
 
 
 class _Measurement:

@@ -16,8 +16,9 @@ from loadtests.store.sample import Size, model, task_path
 from loadtests.store.timing import Seconds, interleaved, median, milliseconds
 from model_store import Digest, ModelStore, digest_of
 from model_store.blobs import key_of
+from model_store.keys import task_key
 from model_store.manifest import path_manifest
-from model_store.refs import LIVE, pointer_key, version_key
+from model_store.refs import Document, Version, Versions
 
 BASE = 10  # tasks; what the others are compared with
 COMPONENTS = Size(4, 8, blocks=12, patch=1, tokens=2)  # as many as a real path has, but small
@@ -60,8 +61,9 @@ def _files(
         manifest, blobs = path_manifest(task_path(task, components), sizes)
         small = [*blobs, manifest.to_bytes()]
         yield from ((key_of(digest_of(data)), data) for data in small)
-        yield version_key(task, 1), f"{digest_of(small[-1])}\n".encode()
-        yield pointer_key(task, LIVE), b"v1\n"
+        version = Version(digest_of(small[-1]), "2026-01-01T00:00:00.000000Z")
+        value = Versions().add(version, live=True).to_json()
+        yield task_key(task), Document(value).to_bytes(task_key(task))
 
 
 def _task(number: int) -> str:

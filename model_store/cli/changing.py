@@ -25,9 +25,16 @@ def gc(
         ),
     ] = 3600,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    fewer_documents: Annotated[
+        bool,
+        typer.Option(
+            "--fewer-documents",
+            help="Go on although tasks, agents or pins are missing that the last gc found.",
+        ),
+    ] = False,
 ) -> None:
     """Remove blobs and temporary files that nothing needs."""
-    report = ModelStore(store).gc(grace_s=grace_s, dry_run=dry_run)
+    report = ModelStore(store).gc(grace_s=grace_s, dry_run=dry_run, fewer_documents=fewer_documents)
     console.print(
         f"{'would remove' if dry_run else 'removed'} {len(report.removed)} blobs"
         f" ({decimal(report.freed_bytes)}) and {report.temporary_files} temporary files;"

@@ -7,7 +7,7 @@ from typing import Any
 
 from model_store import ModelStore
 
-WRITES = ("create", "replace", "link", "touch", "settle", "remove")
+WRITES = ("create", "replace", "touch", "settle", "remove")
 
 
 class Killed(BaseException):

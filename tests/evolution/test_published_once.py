@@ -15,10 +15,12 @@ from evolution.outcome import ChildTrained, Event, TaskPublished, TaskWithdrawn
 from evolution.search import Search
 from evolution.single import SinglePaths
 from model_store import ModelStore, TaskPath
+from model_store.names import quote
 from tests.evolution.agent_systems import run as run_agent
 from tests.evolution.agent_systems import tiny_classes
 from tests.evolution.dying_stores import dying, writes_of
 from tests.evolution.systems import start, tasks, tiny
+from tests.model_store.samples import blob_file
 
 TASK, AGENT = "toy/a", "three:toy/a"
 ONE = tiny(tasks=(TASK,), passes=3, samples_per_task=2, children_per_generation=2)
@@ -84,14 +86,14 @@ def unfinished(request, tmp_path_factory) -> Iterator[Unfinished]:
 def ended(unfinished: Unfinished, place: Path, every: bool) -> tuple[list[str], range]:
     """Manifests after an undisturbed end, and the writes of it to be killed at.
 
-    Unless `every` is asked for, those from the version's own to the one after `live`'s.
+    Unless `every` is asked for, those from the first of the task's document to the one after its
+    last.
     """
     writes = writes_of(unfinished.copy(place), unfinished.work)
     versions, live = standing(ModelStore(place))
     assert live == len(versions) == 1 + unfinished.later
-    refs = [key.rpartition("/")[2] for _, key in writes]
-    first, last = refs.index(f"v{live}"), refs.index("live")
-    return versions, range(len(writes)) if every else range(first, last + 3)
+    of_task = [n for n, (_, key) in enumerate(writes) if key == f"refs/tasks/{quote(TASK)}"]
+    return versions, range(len(writes)) if every else range(of_task[0], of_task[-1] + 3)
 
 
 EVERY = [False, pytest.param(True, marks=pytest.mark.slow)]
@@ -226,9 +228,7 @@ def test_what_was_removed_is_not_published_again(finished, no_better, whole_task
 def test_an_unreadable_version_of_anybody_stops_nothing(finished):
     """Of the first version a blob is lost; a better path is published beside it."""
     store = ModelStore(finished.directory)
-    file = store.blob_file(store.versions(TASK)[1])
-    assert file is not None
-    file.unlink()
+    blob_file(store, store.versions(TASK)[1]).unlink()
     told = [e for _ in range(3) for e in finished.run(ModelStore(finished.directory))]
     assert any(isinstance(e, TaskPublished) and e.version == 3 and e.live for e in told)
 

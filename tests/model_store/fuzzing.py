@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,6 +35,7 @@ from model_store import (
     ModelStore,
     StoreError,
     TaskPath,
+    UnknownTask,
     canonical_json,
     decode,
     digest_of,
@@ -44,6 +46,7 @@ from model_store import (
 )
 from model_store.canonical_json import decode_json, encode_json
 from model_store.manifest import AGENT_STATE, COMPONENT, PATH_SPEC, Manifest
+from model_store.refs import Document
 from tests.model_store.mutations import Mutator, mutate_bytes, mutate_component, mutate_json
 from tests.model_store.samples import arrays, path
 
@@ -124,15 +127,18 @@ def sound_store() -> tuple[ModelStore, dict[str, bytes]]:
     return store, {str(file.relative_to(Path(store.url))): file.read_bytes() for file in files}
 
 
-VERSION, LIVE, STATE = "refs/tasks/a%2Ft/v1", "refs/tasks/a%2Ft/live", "refs/agents/g/state"
-REFS = (VERSION, LIVE, STATE)
+TASK, STATE = "refs/tasks/a%2Ft", "refs/agents/g"
+REFS = (TASK, STATE)
 BLOBS = ("path spec", "component", "manifest", "agent's document", "agent's manifest")
 
 
 def ref(data: bytes) -> None:
-    """Any content of a ref: the first byte picks which."""
+    """Any content of a document, with and without a check that fits; the first byte picks which."""
     if data:
-        read_everything({REFS[data[0] % len(REFS)]: data[1:]})
+        key = REFS[data[0] % len(REFS)]
+        read_everything({key: data[1:]})
+        with suppress(ValueError, RecursionError):
+            read_everything({key: Document(json.loads(data[1:])).to_bytes(key)})
 
 
 def store(data: bytes) -> None:
@@ -144,12 +150,12 @@ def store(data: bytes) -> None:
 def honest(kind: str, data: bytes) -> Iterator[tuple[str, bytes]]:
     """The files that put these bytes in the place of a blob."""
     yield blob(data)
-    name = STATE if kind.startswith("agent") else VERSION
+    name = STATE if kind.startswith("agent") else TASK
     if kind in ("manifest", "agent's manifest"):
-        yield name, f"{digest_of(data)}\n".encode()
+        yield name, pointing(name, digest_of(data))
         return
     _, files = sound_store()
-    document = json.loads(files[blob_name(files[name].decode().strip())])
+    document = json.loads(files[blob_name(manifest_in(files, name))])
     types = {"path spec": PATH_SPEC, "component": COMPONENT, "agent's document": AGENT_STATE}
     layers = [layer for layer in document["layers"] if layer["mediaType"] == types[kind]]
     if kind == "component":  # the path spec too tells its digest
@@ -161,7 +167,23 @@ def honest(kind: str, data: bytes) -> Iterator[tuple[str, bytes]]:
     layers[0] |= {"digest": digest_of(data), "size": len(data)}
     changed = encode_json(document, "manifest")
     yield blob(changed)
-    yield name, f"{digest_of(changed)}\n".encode()
+    yield name, pointing(name, digest_of(changed))
+
+
+def manifest_in(files: dict[str, bytes], key: str) -> str:
+    """The manifest that a document names: of the only version of its task, or of its agent."""
+    value = Document.from_bytes(key, files[key]).value
+    return value if isinstance(value, str) else value["versions"]["1"][0]
+
+
+def pointing(key: str, digest: str) -> bytes:
+    """A document that names another manifest."""
+    _, files = sound_store()
+    value = Document.from_bytes(key, files[key]).value
+    if isinstance(value, str):
+        return Document(digest).to_bytes(key)
+    versions = {"1": [digest, value["versions"]["1"][1]]}
+    return Document({**value, "versions": versions}).to_bytes(key)
 
 
 def blob(data: bytes) -> tuple[str, bytes]:
@@ -196,6 +218,8 @@ def answers(read: Callable[[ModelStore], Any], opened: ModelStore) -> bool:
     """Whether a reader finds no damage."""
     try:
         read(opened)
+    except UnknownTask:
+        return True  # a document may say that nothing is live
     except StoreError as error:
         assert isinstance(error, DamagedStore), error
         return False
@@ -234,18 +258,26 @@ def _component_seeds() -> list[bytes]:
 
 def _stored(*kinds: str) -> list[bytes]:
     _, files = sound_store()
-    found = {"component": blob_of(files, VERSION, COMPONENT)}
-    found["path spec"] = blob_of(files, VERSION, PATH_SPEC)
+    found = {"component": blob_of(files, TASK, COMPONENT)}
+    found["path spec"] = blob_of(files, TASK, PATH_SPEC)
     found["agent's document"] = blob_of(files, STATE, AGENT_STATE)
-    found["manifest"] = files[blob_name(files[VERSION].decode().strip())]
-    found["agent's manifest"] = files[blob_name(files[STATE].decode().strip())]
+    found["manifest"] = files[blob_name(manifest_in(files, TASK))]
+    found["agent's manifest"] = files[blob_name(manifest_in(files, STATE))]
     return [found[kind] for kind in kinds]
 
 
 def blob_of(files: dict[str, bytes], ref_name: str, media_type: str) -> bytes:
-    document = json.loads(files[blob_name(files[ref_name].decode().strip())])
+    document = json.loads(files[blob_name(manifest_in(files, ref_name))])
     digest = next(la["digest"] for la in document["layers"] if la["mediaType"] == media_type)
     return files[blob_name(digest)]
+
+
+def _document_seeds() -> list[bytes]:
+    """Whole documents, and what stands in them."""
+    _, files = sound_store()
+    whole = [files[key] for key in REFS]
+    values = [json.dumps(Document.from_bytes(key, files[key]).value).encode() for key in REFS]
+    return [bytes([n % 2]) + data for n, data in enumerate([*whole, *values])]
 
 
 def _mutate_stored(data: bytes, random: Random) -> bytes:
@@ -265,8 +297,8 @@ TARGETS = {
     ),
     "ref": Target(
         ref,
-        lambda: [bytes([n]) + sound_store()[1][name] for n, name in enumerate(REFS)],
-        lambda data, random: data[:1] + mutate_bytes(data[1:], random),
+        _document_seeds,
+        lambda data, random: data[:1] + mutate_json(data[1:], random),
     ),
     "store": Target(
         store,

@@ -17,12 +17,12 @@ from model_store import digest_of
 from model_store.canonical_json import MAX_BYTES
 from model_store.manifest import AGENT_STATE, COMPONENT, PATH_SPEC
 from tests.model_store.fuzzing import (
-    LIVE,
     STATE,
-    VERSION,
+    TASK,
     blob_name,
     blob_of,
     honest,
+    manifest_in,
     sound_store,
 )
 from tests.model_store.hostile_reader import READERS
@@ -58,18 +58,17 @@ def _digest(ref: str, media_type: str) -> str:
 
 
 def _manifest(ref: str) -> str:
-    return sound_store()[1][ref].decode().strip()
+    return manifest_in(sound_store()[1], ref)
 
 
 # Every kind of file, and the reader that meets it.
 FILES = {
-    "component": (blob_name(_digest(VERSION, COMPONENT)), "component"),
-    "path spec": (blob_name(_digest(VERSION, PATH_SPEC)), "resolve"),
-    "manifest": (blob_name(_manifest(VERSION)), "resolve"),
+    "component": (blob_name(_digest(TASK, COMPONENT)), "component"),
+    "path spec": (blob_name(_digest(TASK, PATH_SPEC)), "resolve"),
+    "manifest": (blob_name(_manifest(TASK)), "resolve"),
     "agent's document": (blob_name(_digest(STATE, AGENT_STATE)), "agent"),
-    "v1": (VERSION, "resolve"),
-    "live": (LIVE, "resolve"),
-    "state": (STATE, "agent"),
+    "task's document": (TASK, "resolve"),
+    "agent's own document": (STATE, "agent"),
 }
 HELPERS = ("lock", "lock.gc", "gc", "refs/changes", "tmp/~1-x", "refs/tasks/~1-x")
 
@@ -145,14 +144,14 @@ def _no_plain_files() -> Iterator[tuple[str, Case]]:
 # -- folders and names
 
 
-def _task_folder_elsewhere(root: Path, outside: Path) -> None:
-    shutil.move(root / "refs/tasks/a%2Ft", outside / "task")
-    (root / "refs/tasks/a%2Ft").symlink_to(outside / "task")
+def _tasks_folder_elsewhere(root: Path, outside: Path) -> None:
+    shutil.move(root / "refs/tasks", outside / "tasks")
+    (root / "refs/tasks").symlink_to(outside / "tasks")
 
 
-def _agent_folder_elsewhere(root: Path, outside: Path) -> None:
-    shutil.move(root / "refs/agents/g", outside / "agent")
-    (root / "refs/agents/g").symlink_to(outside / "agent")
+def _agents_folder_elsewhere(root: Path, outside: Path) -> None:
+    shutil.move(root / "refs/agents", outside / "agents")
+    (root / "refs/agents").symlink_to(outside / "agents")
 
 
 def _names(root: Path, outside: Path) -> None:
@@ -162,10 +161,7 @@ def _names(root: Path, outside: Path) -> None:
     ]  # fmt: skip
     for kind in ("tasks", "agents"):
         for name in names:
-            made = root / "refs" / kind / name
-            made.mkdir()
-            for file in ("v1", "live", "state"):
-                (made / file).write_bytes(b"v1\n" if file == "live" else b"?\n")
+            (root / "refs" / kind / name).write_bytes(b"?\n")
 
 
 def _deep(root: Path, outside: Path) -> None:
@@ -183,7 +179,6 @@ def _deep(root: Path, outside: Path) -> None:
 def _wide(root: Path, outside: Path) -> None:
     for number in range(500):
         (root / f"refs/tasks/n{number}").mkdir()
-        (root / f"refs/tasks/a%2Ft/v0{number}").touch()
 
 
 # -- documents under honest digests
@@ -234,9 +229,9 @@ def _documents_within_limits() -> dict[str, bytes]:
 
 def _edited(kind: str, **changes: Any) -> bytes:
     _, files = sound_store()
-    ref = STATE if kind.startswith("agent") else VERSION
+    ref = STATE if kind.startswith("agent") else TASK
     if kind == "path spec":
-        document = json.loads(blob_of(files, VERSION, PATH_SPEC))
+        document = json.loads(blob_of(files, TASK, PATH_SPEC))
     else:
         document = json.loads(files[blob_name(_manifest(ref))])
     return json.dumps({**document, **changes}).encode()
@@ -269,7 +264,7 @@ def _manifests() -> dict[str, bytes]:
 def _huge_layer(kind: str, root: Path, outside: Path) -> None:
     """A manifest that truly says how huge the sparse file is."""
     ref, media_type = {
-        "path spec": (VERSION, PATH_SPEC),
+        "path spec": (TASK, PATH_SPEC),
         "agent's document": (STATE, AGENT_STATE),
     }[kind]
     document = json.loads(sound_store()[1][blob_name(_manifest(ref))])
@@ -379,8 +374,8 @@ CASES: dict[str, Case] = {
     "names": Case(_names),
     "deep folders": Case(_deep),
     "wide folders": Case(_wide),
-    "task folder elsewhere": Case(_task_folder_elsewhere),
-    "agent folder elsewhere": Case(_agent_folder_elsewhere),
+    "task folder elsewhere": Case(_tasks_folder_elsewhere),
+    "agent folder elsewhere": Case(_agents_folder_elsewhere),
     **dict(_documents()),
     **dict(_components()),
 }

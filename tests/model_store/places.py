@@ -27,6 +27,6 @@ def local_place(folder: Path) -> Place:
 
 
 def s3_place(server: S3Server, folder: Path) -> Place:
-    """In the bucket of a server, with a cache in a folder."""
-    cache = {"MUNET_CACHE": str(folder / "cache")}
-    return Place(server.url(folder.name), {**server.environment, **cache})
+    """In the bucket of a server that executes nothing late, with a cache in a folder."""
+    own = {"MUNET_CACHE": str(folder / "cache"), "MUNET_STORE_LATE_S": "0"}
+    return Place(server.url(folder.name), {**server.environment, **own})

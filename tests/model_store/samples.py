@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 
 from model_store import Digest, ModelStore, TaskPath
+from model_store.keys import task_key
+from model_store.names import quote
+from model_store.refs import Document
 
 
 def arrays(seed: int, size: int = 8) -> dict[str, Any]:
@@ -46,3 +49,24 @@ def files(store: ModelStore) -> list[Path]:
     """Every file of a store except its locks and the note of its gc."""
     passing = ("lock", "lock.gc", "gc")
     return sorted(p for p in Path(store.url).rglob("*") if p.is_file() and p.name not in passing)
+
+
+def document(store: ModelStore, task: str) -> Path:
+    """The file of a task's document."""
+    return Path(store.url) / "refs/tasks" / quote(task)
+
+
+def copy_document(store: ModelStore, task: str, copy: str) -> None:
+    """Make another task of the same versions, as nobody does who announces it."""
+    found = Document.from_bytes(task_key(task), document(store, task).read_bytes())
+    document(store, copy).write_bytes(found.to_bytes(task_key(copy)))
+
+
+def write_value(store: ModelStore, key: str, value: Any) -> None:
+    """Let a document say something, whether or not that makes sense."""
+    (Path(store.url) / key).write_bytes(Document(value).to_bytes(key))
+
+
+def blob_file(store: ModelStore, digest: str) -> Path:
+    """The file of a blob."""
+    return Path(store.url) / "blobs/sha256" / digest.removeprefix("sha256:")

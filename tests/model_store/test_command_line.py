@@ -119,7 +119,7 @@ def test_errors_are_one_line(store: ModelStore, arguments: tuple[str, ...], mess
 
 def test_no_store(tmp_path: Path) -> None:
     code, _, error = run(tmp_path / "nothing", "ls")
-    assert code == 1 and "expected a directory with blobs/sha256" in error
+    assert code == 1 and "expected a file munet-store" in error
     assert not (tmp_path / "nothing").exists()
     code, _, error = run(None, "ls")
     assert code == 2 and "--store" in error and "MUNET_STORE" in error

@@ -5,9 +5,6 @@ raise a DamagedStore that names what it met; it must never give anything else. W
 
 - `lock`: only the system's lock on it counts, and writers make it anew.
 - `refs/changes`, `gc`, `lock.gc`: they save work; without them everything is looked at.
-- `live` that names another version that exists: the same bytes as after a rollback.
-- a missing ref: the same files as after `rm`; only a live version must not go alone.
-- two versions of one task swapped: the same files as if published in the other order.
 """
 
 import itertools
@@ -23,19 +20,20 @@ import numpy as np
 import pytest
 
 from model_store import (
-    CorruptRef,
     DamagedStore,
     ModelStore,
     Problem,
+    StoreNotFound,
+    UnknownFormat,
     UnknownTask,
-    UnknownVersion,
     encode,
 )
 from model_store.manifest import Manifest
 from tests.model_store.samples import new_store, path
 
 HARMLESS = {"lock", "lock.gc", "gc", "refs/changes"}
-FOLDERS = ("", "blobs", "blobs/sha256", "refs", "refs/agents", "refs/agents/g", "refs/tasks")
+MARKER = "munet-store"
+FOLDERS = ("", "blobs", "blobs/sha256", "refs")
 FLIPS = (1, 0x80)
 Reader = Callable[[ModelStore], Any]
 
@@ -109,6 +107,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     for task, head in (("a/t", heads[0]), ("a/t", heads[1]), ("b", heads[2])):
         store.publish(path(task, {"embedding": shared, "head": head}, metrics={}, labels=("0",)))
     store.save_agent("g", {"generation": 1}, [heads[0]])
+    store.gc()  # which counts the documents
     readers: dict[str, Reader] = {
         f"{task} v{number}": version_reader(task, number)
         for task, number in (("a/t", 1), ("a/t", 2), ("b", 1))
@@ -124,9 +123,9 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
         if file.is_file()
     }
     made = Sample(Path(store.url), files, readers)
-    assert store.verify() == [] and 5000 < sum(map(len, files.values())) < 8000
+    assert store.verify() == [] and 5000 < sum(map(len, files.values())) < 9000
     made.before = {name: read(store) for name, read in readers.items()}
-    for name in files:
+    for name in files.keys() - {MARKER}:
         with made.holding({name: b"?"}):
             made.reach[name] = [reader for reader in readers if meets(made, reader)]
     return made
@@ -143,7 +142,7 @@ def meets(sample: Sample, reader: str) -> bool:
 def checked(sample: Sample) -> list[str]:
     """Blobs and refs: all that must not change unnoticed."""
     names = sample.blobs() + sample.refs()
-    assert set(names) == set(sample.files) - HARMLESS
+    assert set(names) == set(sample.files) - HARMLESS - {MARKER}
     return names
 
 
@@ -195,7 +194,13 @@ def flipped(data: bytes, position: int, mask: int) -> bytes:
 
 def test_the_readers_together_meet_every_file_but_the_configs(sample: Sample) -> None:
     unread = {name for name in checked(sample) if not sample.reach[name]}
-    digests = {sample.files[name].decode().strip() for name in sample.refs() if "live" not in name}
+    store = sample.opened()
+    state = store.agent_state("g")
+    digests = [
+        *store.versions("a/t").values(),
+        *store.versions("b").values(),
+        state[0] if state else "",
+    ]
     manifests = [sample.files[f"blobs/sha256/{digest[7:]}"] for digest in digests]
     configs = {Manifest.from_bytes(data).config.digest[7:] for data in manifests}
     assert len(configs) == 4  # of three versions, and the empty one of the agent
@@ -274,26 +279,12 @@ def test_every_changed_byte_and_every_truncation_of_a_ref(
     assert sum(1 for _ in in_all_at_once(sample, faults)) > 300
 
 
-def test_live_may_name_any_version_that_exists_and_nothing_else(sample: Sample) -> None:
-    name = "refs/tasks/a%2Ft/live"
-    assert sample.files[name] == b"v2\n"
-    for value in set(range(256)) - {ord("2")}:
-        content = b"v" + bytes([value]) + b"\n"
-        with sample.holding({name: content}):
-            if content == b"v1\n":
-                assert sample.opened().resolve("a/t").version == 1 and errors(sample) == []
-            else:
-                with pytest.raises(CorruptRef, match="live"):
-                    sample.opened().resolve("a/t")
-                require_found(sample, [name])
-
-
 def test_a_watcher_names_the_task_that_it_cannot_read(
     sample: Sample, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with sample.holding({"refs/tasks/a%2Ft/live": b"?"}):
+    with sample.holding({"refs/tasks/a%2Ft": b"?"}):
         assert list(sample.opened().live()) == ["b"]
-    assert "a/t" in caplog.text and str(sample.root / "refs/tasks/a%2Ft/live") in caplog.text
+    assert "a/t" in caplog.text and str(sample.root / "refs/tasks/a%2Ft") in caplog.text
 
 
 def test_every_two_files_swapped(sample: Sample, caplog: pytest.LogCaptureFixture) -> None:
@@ -311,24 +302,11 @@ def test_every_two_files_swapped(sample: Sample, caplog: pytest.LogCaptureFixtur
 
 def test_every_two_refs_swapped(sample: Sample, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
-    numbers = [name for name in sample.refs() if not name.endswith("live")]
-    for first, second in itertools.combinations(numbers, 2):
-        if Path(first).parent == Path(second).parent:
-            continue  # of one task: the next test
+    for first, second in itertools.combinations(sample.refs(), 2):
         with sample.holding({first: sample.files[second], second: sample.files[first]}):
             require_found(sample, [first, second])
             for name in (first, second):
                 assert all(meets(sample, reader) for reader in sample.reach[name])
-
-
-def test_two_versions_of_one_task_swapped_are_as_published_in_the_other_order(
-    sample: Sample,
-) -> None:
-    first, second = "refs/tasks/a%2Ft/v1", "refs/tasks/a%2Ft/v2"
-    with sample.holding({first: sample.files[second], second: sample.files[first]}):
-        assert errors(sample) == []
-        found = sample.readers["a/t v1"](sample.opened())
-        assert found[1:] == sample.before["a/t v2"][1:]
 
 
 def test_every_blob_missing(sample: Sample) -> None:
@@ -340,21 +318,26 @@ def test_every_blob_missing(sample: Sample) -> None:
             assert refused == len(sample.reach[name])
 
 
-def test_every_ref_missing(sample: Sample, caplog: pytest.LogCaptureFixture) -> None:
-    with sample.holding({"refs/tasks/a%2Ft/live": None}):
-        with pytest.raises(UnknownTask, match="no live version"):
+def test_every_document_missing(sample: Sample) -> None:
+    for name in sample.refs():
+        with sample.holding({name: None}):
+            assert errors(sample)
+    with sample.holding({"refs/tasks/a%2Ft": None}):
+        with pytest.raises(UnknownTask, match="has no task"):
             sample.opened().resolve("a/t")
-        assert list(sample.opened().live()) == ["b"] and errors(sample) == []
-    with sample.holding({"refs/tasks/a%2Ft/v1": None}):
-        with pytest.raises(UnknownVersion, match="it has v2"):
-            sample.opened().resolve("a/t", 1)
-        assert errors(sample) == []
-    with sample.holding({"refs/tasks/a%2Ft/v2": None}):
-        with pytest.raises(CorruptRef, match="live names v2"):
-            sample.opened().resolve("a/t")
-        require_found(sample, ["refs/tasks/a%2Ft/live"])
-    with sample.holding({"refs/agents/g/state": None}):
-        assert sample.opened().load_agent("g") is None and errors(sample) == []
+        assert list(sample.opened().live()) == ["b"]
+        require_found(sample, ["refs/tasks/a%2Ft"])  # the log has it
+    with sample.holding({"refs/agents/g": None}):
+        require_found(sample, ["refs/agents"])  # the last gc counted it
+
+
+def test_the_marker(sample: Sample) -> None:
+    for content in (None, b"", b"{}", b'{"format": 3, "features": [], "id": "a"}', b"?" * 100):
+        with (
+            sample.holding({MARKER: content}),
+            pytest.raises((StoreNotFound, UnknownFormat, DamagedStore)),
+        ):
+            sample.opened()
 
 
 def test_harmless_files_missing_or_full_of_anything(sample: Sample) -> None:
@@ -370,7 +353,7 @@ def test_harmless_files_missing_or_full_of_anything(sample: Sample) -> None:
                 assert require_read_or_refused(sample, name, sample.readers) == 0
 
 
-@pytest.mark.parametrize("folder", [*FOLDERS, "refs/tasks/a%2Ft", "tmp"])
+@pytest.mark.parametrize("folder", [*FOLDERS, "tmp"])
 @pytest.mark.parametrize("extra", ["extra.x", ".hidden", "v03", "LIVE", "%2e%2e", "a\nb"])
 @pytest.mark.parametrize("as_folder", [False, True])
 def test_extra_files_are_a_warning_and_nothing_else(

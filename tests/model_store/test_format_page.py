@@ -1,8 +1,10 @@
 """FORMAT.md says what the code does: its examples are read from the page and checked."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,9 +12,10 @@ import model_store
 from model_store import TaskPath, decode, digest_of, encode
 from model_store.blobs import Digest, key_of
 from model_store.canonical_json import MAX_BYTES, MAX_SEPARATORS, encode_json
-from model_store.condemned import Condemned
+from model_store.gc_handshake import Handshake
 from model_store.leases import LEASE_S
 from model_store.manifest import MAX_MANIFEST_BYTES, MAX_SPEC_BYTES, Manifest, path_manifest
+from model_store.refs import Document, Versions
 from model_store.storage import Unneeded
 from model_store.tensors import DTYPES, MAX_DEPTH, MAX_HEADER_BYTES, MAX_RANK, MAX_TENSOR_BYTES
 from model_store.watching import ANNOUNCED_S, MAX_TASKS, RESCAN_S, announce
@@ -53,18 +56,37 @@ def test_the_manifest() -> None:
     assert Manifest.from_bytes(encode_json(json.loads(MANIFEST), "page")) == manifest
 
 
-def test_the_log_and_the_note_of_a_gc(tmp_path: Path) -> None:
+def on_page(field: str) -> dict[str, Any]:
+    """The JSON example that has a field."""
+    (found,) = (json.loads(block) for block in JSON_BLOCKS if f'"{field}":' in block)
+    return found
+
+
+def test_the_log_and_the_file_of_a_gc(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     for task in ("cmaterdb/bangla", "a", "cmaterdb/bangla"):
         announce(store._storage, task)  # pyright: ignore[reportPrivateUsage]
-    condemned = Condemned(store._storage)  # pyright: ignore[reportPrivateUsage]
-    condemned.begin(Unneeded())
-    condemned.condemn([key_of(Digest(COMPONENT_DIGEST))])
+    handshake = Handshake(store._storage)  # pyright: ignore[reportPrivateUsage]
+    handshake.begin(Unneeded())
+    handshake.end({"refs/tasks": 2})
+    handshake.propose([key_of(Digest(COMPONENT_DIGEST))])
     for file, random in (("refs/changes", "log"), ("gc", "token")):
         found = json.loads((Path(store.url) / file).read_bytes())
-        on_page = [json.loads(block) for block in JSON_BLOCKS if f'"{random}"' in block]
-        changing = {name: found[name] for name in (random, "run") if name in found}
-        assert [{**block, **changing} for block in on_page] == [found]
+        changing = {name: found[name] for name in (random, "run", "check") if name in found}
+        assert {**on_page(random), **changing} == found
+    marker = json.loads((Path(store.url) / "munet-store").read_bytes())
+    assert {**on_page("features"), "id": marker["id"]} == marker
+
+
+def test_a_document() -> None:
+    on = on_page("claims")
+    key = "refs/tasks/cmaterdb%2Fbangla"
+    found = Document(on["value"], on["claims"], tuple(on["tokens"])).to_bytes(key)
+    assert json.loads(found) == on
+    document = Document.from_bytes(key, found)
+    assert Versions.from_json(document.value).to_json() == on["value"]
+    text = found.decode().partition(",")[2]
+    assert on["check"] == hashlib.sha256(f"{key}\n{{{text[:-1]}".encode()).hexdigest()
 
 
 def test_limits_and_dtypes() -> None:
@@ -75,7 +97,7 @@ def test_limits_and_dtypes() -> None:
     assert MAX_MANIFEST_BYTES == MAX_SPEC_BYTES == 4 * 2**20 and "at most 4 MiB" in PAGE
     assert f"{MAX_SEPARATORS:,} brackets" in PAGE
     assert (MAX_TASKS, ANNOUNCED_S, RESCAN_S) == (500, 30.0, 120.0)
-    assert LEASE_S == 120 and "at least every 30 seconds; it may be taken over" in PAGE
+    assert LEASE_S == 120 and "has not changed for 120 seconds" in PAGE
     listed = re.search(r"`dtype` is one of `([^`]*)`", PAGE)
     assert listed and sorted(listed[1].split()) == sorted(DTYPES)
 

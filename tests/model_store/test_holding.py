@@ -214,6 +214,7 @@ def test_a_link_is_no_lock(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
+    (Path(store.url) / "lock.agents").rmdir()
     (Path(store.url) / "lock.agents").symlink_to(elsewhere)
     with pytest.raises(Exception, match=r"lock\.agents: a link"), ModelStore(store.url).hold("a"):
         pass

@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from model_store import LeaseLost, ModelStore, StoreError
-from model_store.condemned import Condemned
+from model_store.gc_handshake import Handshake
 from model_store.local import LocalStorage
 from model_store.signing import sign
 from model_store.storage import Unneeded
@@ -218,11 +218,11 @@ def test_two_gcs_as_when_a_lease_ran_out(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_gc_whose_lease_was_taken_ends(tmp_path: Path) -> None:
     store = prepared(tmp_path)
     key = f"blobs/sha256/{store.put(arrays(7))[7:]}"
-    slow, fast = (Condemned(store._storage) for _ in range(2))  # pyright: ignore
+    slow, fast = (Handshake(store._storage) for _ in range(2))  # pyright: ignore
     slow.begin(Unneeded())
-    slow.condemn([key])
+    slow.propose([key])
     fast.begin(Unneeded())
-    for step in (lambda: slow.condemn([key]), lambda: slow.doom([key]), slow.end):
+    for step in (lambda: slow.propose([key]), lambda: slow.doom([key]), slow.end):
         with pytest.raises(LeaseLost, match="took over"):
             step()
     assert fast.doom([key]) == frozenset()
@@ -232,21 +232,11 @@ def test_what_a_dead_gc_had_doomed_is_removed_by_who_needs_it(tmp_path: Path) ->
     store = prepared(tmp_path)
     digest = store.put(arrays(7))
     key = f"blobs/sha256/{digest[7:]}"
-    dead = Condemned(store._storage)  # pyright: ignore[reportPrivateUsage]
+    dead = Handshake(store._storage)  # pyright: ignore[reportPrivateUsage]
     dead.begin(Unneeded())
-    dead.condemn([key])
+    dead.propose([key])
     assert dead.doom([key]) == {key}
     assert store.put(arrays(7)) == digest  # at once: nobody holds the gc's lock
     store.publish(path("u", {"head": digest}))
     store.gc(grace_s=0)
     assert store.component(digest)
-
-
-def test_a_version_withdrawn_in_the_middle_of_its_removal_is_whole(tmp_path: Path) -> None:
-    store = prepared(tmp_path)
-    store._refs.begin_removal("t", 3)  # pyright: ignore[reportPrivateUsage]; and killed here
-    assert [item.version for item in store.history("t")] == [1, 2, 3]
-    store.gc(grace_s=0)
-    assert store.verify() == []
-    assert store.rollback("t", 3).version == 3
-    assert store.live()["t"][0] == 3

@@ -19,7 +19,7 @@ import pytest
 
 from model_store import BlobNotFound, MissingComponent, ModelStore, digest_of, encode
 from tests.model_store.places import Place
-from tests.model_store.samples import arrays, new_store, publish
+from tests.model_store.samples import arrays, blob_file, new_store, publish
 
 # A server process, started anew, which has the package loaded and forks: a quick start without
 # inheriting the threads of other tests.
@@ -201,8 +201,7 @@ def make_old(store: ModelStore, seeds: list[int]) -> None:
     """Components that nothing uses, each STEP_S younger than the one before."""
     for number, seed in enumerate(seeds):
         then = time.time() - OLD_S + STEP_S * number
-        file = store.blob_file(store.put(arrays(seed)))
-        assert file
+        file = blob_file(store, store.put(arrays(seed)))
         os.utime(file, (then, then))
 
 

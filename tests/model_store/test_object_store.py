@@ -26,6 +26,7 @@ from model_store import (
     encode,
 )
 from model_store.cache import BlobCache
+from model_store.gc_handshake import Handshake
 from model_store.objects import ObjectStorage
 from model_store.storage import Unneeded
 from tests.model_store.object_stores import SECRET, S3Server
@@ -49,16 +50,19 @@ def test_a_store_on_s3_has_the_objects_a_folder_has_as_files(
     files = {str(f.relative_to(local.url)) for f in Path(local.url).rglob("*") if f.is_file()}
     objects = {p for p in s3.paths(tmp_path.name) if not p.startswith("touched/")}
     assert files - {"lock"} == objects
-    for name in sorted(objects - {"refs/changes"}):
-        data = bytes(obstore.get(s3.client(tmp_path.name), name).bytes())
-        assert data == (Path(local.url) / name).read_bytes(), name
+    for name in objects:
+        if name.startswith("blobs/"):
+            data = bytes(obstore.get(s3.client(tmp_path.name), name).bytes())
+            assert data == (Path(local.url) / name).read_bytes(), name
+    assert remote.versions("a/b") == local.versions("a/b") and remote.pins() == local.pins()
+    assert remote.aliases("a/b") == local.aliases("a/b") == {"stable": 2}
     assert remote.verify() == local.verify() == []
     assert remote.du() == local.du()
     assert remote.load_agent("agent") == {"n": 1} and remote.agents() == ["agent"]
 
 
 def test_a_prefix_without_a_store_is_none(s3_store: Place) -> None:
-    with pytest.raises(StoreNotFound, match="refs/changes"):
+    with pytest.raises(StoreNotFound, match="munet-store"):
         s3_store.open()
     s3_store.open(create=True)
     assert s3_store.open().tasks() == []
@@ -86,7 +90,7 @@ def test_a_file_url_is_a_folder(tmp_path: Path) -> None:
 def test_a_server_that_does_not_answer_is_a_storage_error(
     s3_store: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model_store.objects.RETRIES", {"max_retries": 0})
+    monkeypatch.setattr("model_store.object_clients.RETRIES", {"max_retries": 0})
     environment = {**s3_store.environment, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
     with pytest.raises(StorageError, match="s3://"):
         Place(s3_store.url, environment).open()
@@ -185,8 +189,8 @@ def test_damaged_objects_are_found(s3: S3Server, s3_store: Place, tmp_path: Path
 @pytest.mark.parametrize("data", [b"", b"v1", b"v9\n", b"x" * 2_000_000])
 def test_damaged_refs_are_found(s3: S3Server, s3_store: Place, tmp_path: Path, data: bytes) -> None:
     publish(s3_store.open(create=True), "t", 1)
-    overwrite(s3, tmp_path, "refs/tasks/t/live", data)
-    with pytest.raises(CorruptRef, match="refs/tasks/t/live"):
+    overwrite(s3, tmp_path, "refs/tasks/t", data)
+    with pytest.raises(CorruptRef, match="refs/tasks/t"):
         s3_store.open().resolve("t")
     assert [p.severity for p in s3_store.open().verify()] == ["error"]
 
@@ -210,7 +214,7 @@ def test_verify_reads_the_store_and_not_the_copies_here(
 
 def cached(tmp_path: Path) -> dict[str, int]:
     """Blob -> inode of what the cache holds."""
-    files = (tmp_path / "cache").iterdir()
+    files = (tmp_path / "cache/munet-blobs").iterdir()
     return {file.name: file.stat().st_ino for file in files if len(file.name) == 64}
 
 
@@ -218,7 +222,7 @@ def test_a_path_fetches_only_the_blobs_it_lacks(s3_store: Place, tmp_path: Path)
     store = s3_store.open(create=True)
     publish(store, "a", 1)
     publish(store, "b", 2)
-    for file in (tmp_path / "cache").iterdir():
+    for file in (tmp_path / "cache/munet-blobs").iterdir():
         file.unlink()
     a, b = (s3_store.open().resolve(task).path.components for task in ("a", "b"))
     for digest in a.values():
@@ -237,12 +241,23 @@ def test_a_wrong_copy_in_the_cache_is_read_anew(s3_store: Place, tmp_path: Path)
     store = s3_store.open(create=True)
     digest = store.put(arrays(1))
     expected = np.asarray(store.component(digest)["kernel"]).copy()  # pyright: ignore
-    copy = tmp_path / "cache" / digest[7:]
+    copy = tmp_path / "cache/munet-blobs" / digest[7:]
     for bad in (b"", b"x", copy.read_bytes()[:-4] + b"abcd"):
         copy.write_bytes(bad)
         found = s3_store.open().component(digest)
         np.testing.assert_array_equal(found["kernel"], expected)  # pyright: ignore
         assert digest_of(copy.read_bytes()) == digest
+
+
+def test_the_cache_removes_nothing_of_others(tmp_path: Path) -> None:
+    (tmp_path / "~draft.txt").write_text("mine")
+    (tmp_path / ("n" * 64)).write_text("mine too")
+    before = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    cache = BlobCache(tmp_path, 1200)
+    for data in (b"a" * 1000, b"b" * 1000):
+        cache.load(digest_of(data)[7:], None, lambda file, data=data: file.write(data))  # type: ignore
+    after = {file.name: file.read_text() for file in tmp_path.iterdir() if file.is_file()}
+    assert after == before
 
 
 def test_the_cache_is_bounded_and_drops_what_was_used_least_lately(tmp_path: Path) -> None:
@@ -265,9 +280,9 @@ def test_the_cache_is_bounded_and_drops_what_was_used_least_lately(tmp_path: Pat
     load(names[0])  # used again: now the second is the oldest
     kept = cache.load(names[1], None, lambda file: None)
     time.sleep(0.01)
-    os.utime(tmp_path / names[1], (0, 0))
+    os.utime(tmp_path / "munet-blobs" / names[1], (0, 0))
     load(names[3])
-    here = {file.name for file in tmp_path.iterdir() if len(file.name) == 64}
+    here = {file.name for file in tmp_path.rglob("*") if len(file.name) == 64}
     assert here == {names[0], names[2], names[3]}
     assert bytes(kept) == blobs[names[1]]  # what was handed out stays readable
     assert asked == names[:4]
@@ -280,7 +295,7 @@ def fetch_all(place: Place, digests: list[str], answers: object) -> None:
         for digest in digests:
             store.component(digest)
         answers.send(1)  # type: ignore[attr-defined]
-        for file in Path(place.environment["MUNET_CACHE"]).iterdir():
+        for file in Path(place.environment["MUNET_CACHE"], "munet-blobs").iterdir():
             file.unlink(missing_ok=True)
 
 
@@ -298,7 +313,7 @@ def test_processes_share_the_cache_and_may_be_killed(s3_store: Place, tmp_path: 
             process.join()
         for digest in digests:
             assert s3_store.open().component(digest)
-    assert not [f for f in (tmp_path / "cache").iterdir() if f.name.startswith("~")]
+    assert not [f for f in (tmp_path / "cache/munet-blobs").iterdir() if f.name.startswith("~")]
 
 
 def test_large_blobs_come_in_parts(
@@ -338,17 +353,17 @@ def test_what_a_dead_gc_was_removing_is_finished_by_who_needs_it(s3_store: Place
     old = store.put(arrays(5))
     storage = store._storage  # pyright: ignore[reportPrivateUsage]
     assert isinstance(storage, ObjectStorage)
-    condemned = store._blobs._condemned  # pyright: ignore[reportPrivateUsage]
-    condemned.begin(Unneeded())
-    condemned.condemn([f"blobs/sha256/{old[7:]}"])
-    assert condemned.doom([f"blobs/sha256/{old[7:]}"])
+    dead = Handshake(storage)
+    dead.begin(Unneeded())
+    dead.propose([f"blobs/sha256/{old[7:]}"])
+    assert dead.doom([f"blobs/sha256/{old[7:]}"])
     assert store.put(arrays(5)) == old  # needs what is doomed, and nobody holds the lease
     assert store.component(old) and store.verify() == []
     store.publish(path("u", {"head": old}))
 
 
 def test_credentials_are_not_in_messages(s3_store: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model_store.objects.RETRIES", {"max_retries": 0})
+    monkeypatch.setattr("model_store.object_clients.RETRIES", {"max_retries": 0})
     wrong = {**s3_store.environment, "AWS_SECRET_ACCESS_KEY": "not-the-secret"}
     with pytest.raises(StorageError) as caught:
         Place(s3_store.url, wrong).open()

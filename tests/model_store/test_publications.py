@@ -8,7 +8,7 @@ import pytest
 
 from model_store import ModelStore, StoreNotFound
 from tests.model_store.places import Place
-from tests.model_store.samples import arrays, new_store, path
+from tests.model_store.samples import arrays, document, new_store, path
 
 
 def publish(store: ModelStore, task: str, agent: str, seed: int = 0, **changes: object) -> int:
@@ -73,12 +73,12 @@ def test_damaged_ones_are_left_out(tmp_path: Path) -> None:
     blob = Path(store.url) / "blobs/sha256" / digest[7:]
     good = blob.read_bytes()
     blob.unlink()
-    ref = Path(store.url) / "refs/tasks/b/v1"
+    ref = document(store, "b")
     content = ref.read_text()
     ref.write_text("nonsense\n")
-    for stranger in ("refs/tasks/b/v2/deep", "refs/tasks/%2F/v1"):
+    for stranger in ("refs/tasks/folder/v1", "refs/tasks/%2F"):
         file = Path(store.url) / stranger
-        file.parent.mkdir(parents=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content)
     assert newest(store) == [("a", 1, "x"), ("c", 1, "x")]
     blob.write_bytes(good)  # restored

@@ -28,7 +28,7 @@ NOWHERE = Digest("sha256:" + "0" * 64)
 
 
 def test_opening_what_is_no_store(tmp_path: Path) -> None:
-    with pytest.raises(StoreNotFound, match="blobs/sha256"):
+    with pytest.raises(StoreNotFound, match="munet-store"):
         ModelStore(tmp_path / "store")
     assert not (tmp_path / "store").exists()
     ModelStore(tmp_path / "store", create=True)
@@ -273,3 +273,12 @@ SPEC = path("t", {"head": NOWHERE}).to_json()
 def test_malformed_path_specs_are_refused(document: Any) -> None:
     with pytest.raises(Malformed):
         TaskPath.from_json(document)
+
+
+def test_publishing_what_is_live_again_tells_the_live_version(tmp_path: Path) -> None:
+    """Also where another version has the same manifest."""
+    store = new_store(tmp_path)
+    assert [publish(store, "t", seed) for seed in (1, 2, 1)] == [1, 2, 3]
+    store.rollback("t", 1)
+    assert publish(store, "t", 1) == 1
+    assert store.live()["t"][0] == 1 and list(store.versions("t")) == [1, 2, 3]

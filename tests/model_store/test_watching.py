@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from model_store import ModelStore, StoreNotFound, watching
-from tests.model_store.samples import new_store, publish
+from tests.model_store.samples import copy_document, document, new_store, publish
 
 
 def versions(store: ModelStore) -> dict[str, int]:
@@ -63,12 +63,8 @@ def system_calls(store: ModelStore) -> int:
 
 def copies(store: ModelStore, count: int) -> None:
     """So many further tasks, put there as a copy of a store would."""
-    digest = store.resolve("t").digest
     for number in range(count):
-        directory = Path(store.url) / f"refs/tasks/copy{number}"
-        directory.mkdir()
-        (directory / "v1").write_text(f"{digest}\n")
-        (directory / "live").write_text("v1\n")
+        copy_document(store, "t", f"copy{number}")
 
 
 def test_a_settled_poll_reads_one_file_however_many_tasks(
@@ -112,8 +108,7 @@ def test_a_change_long_after_its_announcement_is_seen(tmp_path: Path) -> None:
     watching.announce(store._storage, "u")  # pyright: ignore[reportPrivateUsage]
     for _ in range(3):
         assert versions(watcher) == {"t": 1}
-    copies(store, 1)
-    (Path(store.url) / "refs/tasks/copy0").rename(Path(store.url) / "refs/tasks/u")
+    copy_document(store, "t", "u")
     assert versions(watcher) == {"t": 1, "u": 1}
 
 
@@ -167,7 +162,7 @@ def test_a_task_whose_refs_are_damaged_is_left_out(
     store = new_store(tmp_path)
     for task in ("good", "bad"):
         publish(store, task, 1)
-    os.truncate(Path(store.url) / "refs/tasks/bad/v1", 0)
+    os.truncate(document(store, "bad"), 0)
     assert versions(ModelStore(store.url)) == {"good": 1}
     assert "task=bad" in caplog.text
 
@@ -178,17 +173,16 @@ def loop(path: Path) -> None:
     path.symlink_to(path.name)
 
 
-@pytest.mark.parametrize("name", ["live", "v1"])
-@pytest.mark.parametrize("damage", [loop, lambda path: os.truncate(path, 0)])
-def test_a_damaged_ref_keeps_its_last_value_and_hides_no_other(
-    tmp_path: Path, name: str, damage: Callable[[Path], None]
+@pytest.mark.parametrize("damage", [loop, lambda path: os.truncate(path, 0), Path.unlink])
+def test_a_damaged_document_keeps_its_last_value_and_hides_no_other(
+    tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     store = new_store(tmp_path)
     for task in ("bad", "good"):
         publish(store, task, 1)
     watcher = ModelStore(store.url)
     assert versions(watcher) == {"bad": 1, "good": 1}
-    damage(Path(store.url) / "refs/tasks/bad" / name)
+    damage(document(store, "bad"))
     publish(store, "good", 2)
     assert versions(watcher) == {"bad": 1, "good": 2}
     assert versions(ModelStore(store.url)) == {"good": 2}

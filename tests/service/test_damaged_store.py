@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from model_store import ModelStore
+from tests.model_store.samples import blob_file, document
 from tests.service.in_process import Gateway, refused
 from tests.service.servers import Reply, Server
 from tests.service.systems import TINY, png, publish
@@ -48,12 +49,10 @@ def garbage(path: Path) -> None:
 
 # What is damaged of a task, and how.
 DAMAGE: dict[str, tuple[str, Change]] = {
-    "live-unreadable": ("live", chmod(0)),
-    "v1-unreadable": ("v1", chmod(0)),
-    "folder-unreadable": ("folder", chmod(0)),
-    "live-a-pipe": ("live", pipe),
-    "v1-a-directory": ("v1", directory),
-    "v1-garbage": ("v1", garbage),
+    "document-unreadable": ("document", chmod(0)),
+    "document-a-pipe": ("document", pipe),
+    "document-a-directory": ("document", directory),
+    "document-garbage": ("document", garbage),
     "manifest-unreadable": ("manifest", chmod(0)),
     "manifest-cut": ("manifest", cut),
     "head-unreadable": ("head", chmod(0)),
@@ -77,11 +76,8 @@ class World:
 def place(store: ModelStore, task: str, what: str) -> Path:
     """Where something of a task lies."""
     root = Path(store.url)
-    folder = root / "refs/tasks" / task.replace("/", "%2F")
-    if what == "folder":
-        return folder
-    if what in ("live", "v1", "v2"):
-        return folder / what
+    if what == "document":
+        return document(store, task)
     published = store.resolve(task)
     digest = published.digest if what == "manifest" else published.path.components[what]
     return root / "blobs/sha256" / digest.removeprefix("sha256:")
@@ -201,16 +197,16 @@ def test_a_task_whose_next_version_cannot_be_read_keeps_the_old_one(world: World
     publish(store, "steady")
     assert server.classify("steady", png(1)).json["version"] == 1
     path = store.resolve("steady").path
-    store.publish(replace(path, metrics={"second": 1}), live=False)
-    ref = place(store, "steady", "v2")
-    ref.chmod(0)
+    second = store.publish(replace(path, metrics={"second": 1}), live=False)
+    manifest = blob_file(store, second.digest)
+    manifest.chmod(0)
     store.rollback("steady", 2)
     eventually(lambda: "reason" in listed(world)["steady"])
     found = listed(world)["steady"]
     assert (found["state"], found["version"]) == ("ready", 1)
     assert "Permission denied" in found["reason"]
     assert server.classify("steady", png(1)).json["version"] == 1
-    ref.chmod(0o644)
+    manifest.chmod(0o644)
     eventually(lambda: server.classify("steady", png(1)).json["version"] == 2)
     eventually(lambda: "reason" not in listed(world)["steady"])
 

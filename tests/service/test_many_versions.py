@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 
 from model_store import Digest, ModelStore
 from model_store.local import LocalStorage
+from model_store.refs import Version, Versions
 from service.access import LOCAL, Grants
 from service.http.listing import VERSIONS
 from service.lookups import WAITING
 from service.tasks.sharing import FEW, Sharing
 from service.tasks.summaries import Summary
 from service.v2 import models
+from tests.model_store.samples import write_value
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.systems import png, publish
 from tests.service.waiting import PATIENCE_S, eventually
@@ -34,9 +36,10 @@ def many(tmp_path_factory: pytest.TempPathFactory, compilations: str) -> Iterato
     """A task of 3,000 versions, one of two, and more tasks than an answer reads."""
     store = ModelStore(tmp_path_factory.mktemp("many"), create=True)
     digest = publish(store, "many").digest
-    refs = Path(store.url) / "refs/tasks/many"
-    for number in range(2, MANY + 1):
-        (refs / f"v{number}").write_text(f"{digest}\n")
+    found = Versions()
+    for _ in range(MANY):
+        found = found.add(Version(digest, "2026-01-01T00:00:00Z"), live=True)
+    write_value(store, "refs/tasks/many", found.to_json())
     store.rollback("many", MANY)
     store.alias("many", "stable", 5)
     publish(store, "two")

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from model_store import ModelStore, Published
+from model_store.refs import Version, Versions
 from service.compute.paths import LoadedPath
 from service.errors import Told, Unavailable, UnknownTask
 from service.tasks.catalog import OLDER_VERSIONS, Catalog
 from service.tasks.eviction import Recency
 from service.tasks.loading import FIRST_RETRY_S, Loader, Slot
 from service.telemetry.metrics import Metrics
+from tests.model_store.samples import document, write_value
 from tests.service.systems import publish
 from tests.service.waiting import eventually
 
@@ -325,7 +327,7 @@ def test_a_damaged_older_version_holds_up_nothing_else(world: World) -> None:
             publish(world.store, task, own={"head": seed})
     catalog = world.catalog(poll_s=30.0)
     held = [acquire(catalog, task, 1) for task in ("a", "b")]
-    (Path(world.store.url) / "refs/tasks/a/v1").write_text("damaged")
+    document(world.store, "a").write_text("damaged")
     world.store.rm("b", 1)
     catalog.refresh().result(60)
     outcomes = {"outcome": "error"}
@@ -364,8 +366,9 @@ def test_a_version_published_anew_is_not_listed_as_it_was(world: World) -> None:
     was, now = (publish(world.store, "a", private=private) for private in (False, True))
     slot = Slot(world.loader, "a", 1, was.digest)
     assert not slot.summary().private
-    refs = Path(world.store.url) / "refs/tasks/a"
-    (refs / "v1").write_text((refs / "v2").read_text())
+    time = "2026-01-01T00:00:00Z"
+    value = Versions().add(Version(now.digest, time), live=True).to_json()
+    write_value(world.store, "refs/tasks/a", value)
     slot.begin().result(60)
     assert slot.summary().private
     assert slot.digest == now.digest

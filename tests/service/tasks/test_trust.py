@@ -179,7 +179,9 @@ def test_what_cannot_be_read_takes_no_key_away(
 
 
 @pytest.mark.parametrize("in_folder", [True, False])
-@pytest.mark.parametrize("take", [Path.unlink, lambda file: file.write_bytes(b"")], ids=str)
+@pytest.mark.parametrize(
+    "take", [Path.unlink, lambda file: file.write_bytes(b"")], ids=["removed", "emptied"]
+)
 def test_a_file_that_is_emptied_or_removed_takes_all_its_keys_away(
     tmp_path: Path, take: Callable[[Path], object], in_folder: bool
 ) -> None:

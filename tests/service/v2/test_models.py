@@ -13,6 +13,7 @@ from model_store import ModelStore
 from service.tasks import hiding
 from service.telemetry.requests import Course, Seen
 from service.v2.statistics import KEPT_VERSIONS, Tally
+from tests.model_store.samples import blob_file
 from tests.service.in_process import Gateway, refused
 from tests.service.systems import png, publish
 from tests.service.waiting import PATIENCE_S, eventually
@@ -66,8 +67,7 @@ def test_admin_calls_need_a_token(gateway: Gateway) -> None:
 def test_states(gateway: Gateway) -> None:
     publish(gateway.store, "broken")
     head = gateway.store.resolve("broken").path.components["head"]
-    file = gateway.store.blob_file(head)
-    assert file is not None
+    file = blob_file(gateway.store, head)
     file.chmod(0o644)
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
     assert gateway.request("GET", "/v2/models/broken/ready").json()["ready"]  # nobody asked yet

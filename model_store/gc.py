@@ -1,0 +1,181 @@
+"""Garbage collection: what no document refers to goes. Not for a server to run.
+
+Safe beside any number of writers and readers, on one machine or many (gc_handshake.py says how).
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from model_store.blobs import Blobs, Digest, key_of
+from model_store.errors import BlobNotFound, DamagedStore
+from model_store.gc_handshake import MAX_KEYS, Handshake
+from model_store.keys import KINDS, SIGNATURES, signature_key
+from model_store.published import load_manifest
+from model_store.refs import Document, Refs
+from model_store.storage import Entry, Lease, Storage
+
+logger = logging.getLogger(__name__)
+READ_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class GcReport:
+    """What garbage collection removed, or would remove."""
+
+    removed: tuple[Digest, ...]
+    freed_bytes: int
+    kept: int  # blobs left
+    temporary_files: int  # left behind by writers that died
+    dry_run: bool
+
+
+class Collector:
+    """One run of garbage collection. Raises DamagedStore, having removed nothing that is needed,
+    where a document or a manifest cannot be read: what it needs is then unknown.
+    """
+
+    def __init__(self, storage: Storage, blobs: Blobs, refs: Refs, lease: Lease) -> None:
+        self._storage = storage
+        self._blobs = blobs
+        self._refs = refs
+        self._lease = lease
+        self._needs: dict[Digest, frozenset[Digest]] = {}  # manifest -> itself and all it needs
+        self._handshake = Handshake(storage)
+        self._signatures: dict[Digest, tuple[str, ...]] = {}  # signed manifest -> its tokens
+
+    def plan(self, grace_s: float) -> GcReport:
+        """What `run` would remove now, by this machine's clock; writes nothing."""
+        before = time.time() - grace_s
+        garbage = self._garbage(before)
+        leftovers = self._storage.tidy(before, dry_run=True)
+        return self._report(garbage, leftovers, dry_run=True)
+
+    def run(self, grace_s: float, *, fewer_documents: bool) -> GcReport:
+        """Remove what nothing refers to and nothing has touched for `grace_s`.
+
+        `fewer_documents` allows that there are fewer than at the last gc.
+        """
+        now, known = self._handshake.begin(self._lease)
+        before = now - grace_s
+        removed: dict[Digest, int] = {}
+        documents = {kind: len(self._refs.keys(kind)) for kind in KINDS}
+        if not fewer_documents:
+            self._require_documents(documents, known)
+        garbage = self._garbage(before, take_claims_back=True)
+        for start in range(0, len(garbage), MAX_KEYS):
+            digests = list(garbage)[start : start + MAX_KEYS]
+            removed |= {digest: garbage[digest] for digest in self._remove(digests, before)}
+        self._handshake.end(documents)
+        leftovers = self._storage.tidy(before, dry_run=False)
+        return self._report(removed, leftovers, dry_run=False)
+
+    def _report(self, garbage: dict[Digest, int], leftovers: int, dry_run: bool) -> GcReport:
+        gone = {digest: size for digest, size in garbage.items() if size}
+        kept = sum(1 for _ in self._all()) - (len(gone) if dry_run else 0)
+        logger.info("event=gc removed=%d kept=%d dry_run=%s", len(gone), kept, dry_run)
+        return GcReport(tuple(gone), sum(gone.values()), kept, leftovers, dry_run)
+
+    def _remove(self, garbage: list[Digest], before: float) -> list[Digest]:
+        """Remove those of the garbage that nobody objects to."""
+        keys = {key_of(digest): digest for digest in garbage}
+        self._handshake.propose(keys)
+        # Looked at once more: from here on, whoever needs one of them says so.
+        still = self._garbage(before)
+        doomed = self._handshake.doom(key for key, digest in keys.items() if digest in still)
+        self._handshake.remove(doomed, self._lease)
+        found = [keys[key] for key in sorted(doomed)]
+        self._forget_signatures(found, before)
+        self._handshake.end()
+        return found
+
+    def _garbage(self, before: float, *, take_claims_back: bool = False) -> dict[Digest, int]:
+        """Blobs that nothing refers to and nothing has touched since, and their bytes.
+
+        With them, at 0 bytes, what was signed before then and never came, or has gone.
+        """
+        sizes: dict[Digest, int] = {}
+        there: set[Digest] = set()
+        for digest, entry in self._all():
+            there.add(digest)
+            if entry.modified <= before:
+                sizes[digest] = entry.size
+        signed = {_signed(e.key) for e in self._storage.walk(SIGNATURES) if e.modified <= before}
+        if not sizes and not signed:
+            return {}
+        needed = self._needed(take_claims_back=take_claims_back)
+        waiting = (self._signatures.keys() & signed) - there
+        return {d: sizes.get(d, 0) for d in {*sizes, *waiting} - needed}
+
+    def _all(self) -> Iterator[tuple[Digest, Entry]]:
+        for item in self._blobs.all():
+            self._lease.renew()
+            yield item
+
+    # -- what documents refer to
+
+    def _needed(self, *, take_claims_back: bool) -> set[Digest]:
+        needed: set[Digest] = set()
+        self._signatures = {}
+        for key, document in self._all_documents():
+            if document.claims and take_claims_back:
+                # A writer under way claims again; of one that died nothing stays.
+                document = self._refs.swap(key, _without_claims) or document
+            if key.startswith(f"{SIGNATURES}/") and document.value is not None:
+                self._signatures[_signed(key)] = document.tokens
+            for manifest in self._refs.roots(key, document):
+                needed |= self._needs_of(manifest)
+            for manifest in document.claims.values():
+                # What is not there yet, its writer puts again, and then looks after the rest.
+                with suppress(BlobNotFound):
+                    needed |= self._needs_of(manifest)
+        return needed
+
+    def _all_documents(self) -> Iterator[tuple[str, Document]]:
+        """Every document, with its key. Raises CorruptRef."""
+        for kind in KINDS:
+            keys = self._refs.keys(kind)
+            for start in range(0, len(keys), READ_AT_ONCE):
+                self._lease.renew()
+                some = keys[start : start + READ_AT_ONCE]
+                for key, read in self._refs.read_many(some).items():
+                    yield key, self._refs.parse(key, read)
+
+    def _needs_of(self, manifest: Digest) -> frozenset[Digest]:
+        if manifest not in self._needs:
+            self._lease.renew()
+            blobs = load_manifest(self._blobs, manifest).blobs()
+            self._needs[manifest] = frozenset({manifest, *(blob.digest for blob in blobs)})
+        return self._needs[manifest]
+
+    def _require_documents(self, found: Mapping[str, int], known: Mapping[str, int]) -> None:
+        """Raises DamagedStore where there are fewer than at the last gc: none is ever removed."""
+        for kind, count in known.items():
+            if found.get(kind, 0) < count:
+                raise DamagedStore(
+                    f"{self._storage.where(kind)}: {found.get(kind, 0)} documents, and at the"
+                    f" last gc {count}: the store is restored in part; restore the rest, or run"
+                    " gc --fewer-documents to remove what only the missing ones needed"
+                )
+
+    def _forget_signatures(self, doomed: Iterable[Digest], before: float) -> None:
+        """Of manifests that are being removed; whoever needs one waits for that."""
+        for signed in doomed:
+            key, tokens = signature_key(signed), self._signatures.get(signed)
+            entry = self._storage.stat(key) if tokens is not None else None
+            if entry and entry.modified <= before:
+                self._lease.renew()
+                self._refs.swap(
+                    key,
+                    lambda d, tokens=tokens: replace(d, value=None) if d.tokens == tokens else None,
+                )
+
+
+def _signed(key: str) -> Digest:
+    return Digest(f"sha256:{key.rpartition('/')[2]}")
+
+
+def _without_claims(document: Document) -> Document | None:
+    return replace(document, claims={}) if document.claims else None

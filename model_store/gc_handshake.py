@@ -1,0 +1,155 @@
+"""How writers and a gc agree, without a lock between them, on which blobs may be removed.
+
+The file `gc` holds what a gc is about to remove. First the gc *proposes* blobs that nothing refers
+to. Then it looks once more at what the documents refer to and claim, and at the times of the blobs.
+Then one compare-and-swap makes what is left *doomed*, and the gc removes that. A writer that relies
+on a blob first makes that visible (by a claim in a document, or a fresh time), and then reads the
+file. It takes a proposed blob off the list by a compare-and-swap, so that either its swap fails or
+the gc's does. For a doomed blob it waits until the gc has ended.
+
+A deletion that was not answered may be executed late. So the blobs of such deletions stay doomed,
+and the lease of the gc is not given back: it runs out when none of them can be executed any more.
+"""
+
+import re
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from model_store.errors import LeaseLost
+from model_store.sealed import seal, unseal
+from model_store.storage import Lease, Read, Small, Storage
+
+KEY = "gc"
+MAX_KEYS = 8000  # at once: the file has to stay small
+REMOVED_AT_ONCE = 16
+_BLOB = re.compile(r"blobs/sha256/[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What the file says."""
+
+    run: str = ""  # which gc wrote it
+    doomed: bool = False
+    keys: frozenset[str] = frozenset()
+    documents: Mapping[str, int] = field(default_factory=dict[str, int])  # kind -> how many
+
+
+class Handshake:
+    """The file `gc` of a store."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._run = secrets.token_hex(8)
+
+    # -- for writers
+
+    def spare(self, keys: Collection[str]) -> bool:
+        """Let no gc remove these blobs, which a claim or a fresh time already speaks for.
+
+        Whether nothing had to be waited for: where a gc was removing one of them, this returns
+        False when that gc has ended, and the caller has to look whether they are still there.
+        """
+        waited = False
+        while True:
+            current = self._storage.read(KEY)
+            state = _parse(current)
+            if not state.keys.intersection(keys):
+                return not waited
+            if not state.doomed:
+                self._write(replace(state, keys=state.keys.difference(keys)), current)
+                continue
+            waited = True
+            # Until the gc has ended. If it has died, this process finishes its work.
+            with self._storage.alone(KEY) as lease:
+                self._finish(lease)
+
+    def documents(self) -> Mapping[str, int]:
+        """How many documents of each kind the last gc found. None is ever removed."""
+        return _parse(self._storage.read_many([KEY])[KEY]).documents
+
+    # -- for the gc, which is alone
+
+    def begin(self, lease: Lease) -> tuple[float, Mapping[str, int]]:
+        """Propose nothing yet, after removing what a dead gc had doomed.
+
+        The storage's time now, and how many documents of each kind the last gc found.
+        """
+        documents = self._finish(lease)
+        entry = self._storage.stat(KEY)
+        return (entry.modified if entry else time.time()), documents
+
+    def _finish(self, lease: Lease) -> Mapping[str, int]:
+        while True:
+            current = self._storage.read(KEY)
+            state = _parse(current)
+            if state.doomed:
+                self.remove(state.keys, lease)
+            if self._write(_State(self._run, documents=state.documents), current):
+                return state.documents
+
+    def propose(self, keys: Iterable[str]) -> None:
+        """Let writers object to these. Raises LeaseLost if another gc has begun."""
+        self._rewrite(lambda state: replace(state, doomed=False, keys=frozenset(keys)))
+
+    def doom(self, keys: Iterable[str]) -> frozenset[str]:
+        """Those of the proposed that no writer has objected to; they are to be removed at once.
+
+        Raises LeaseLost if another gc has begun.
+        """
+        wanted = frozenset(keys)
+        return self._rewrite(lambda s: replace(s, doomed=True, keys=s.keys & wanted)).keys
+
+    def remove(self, doomed: Iterable[str], lease: Lease) -> None:
+        """Remove the doomed. Raises LeaseLost, or StorageError for deletions that nobody answered:
+        they stay doomed, and the lease is kept until they cannot be executed any more.
+        """
+        keys = sorted(doomed)
+        with lease.unanswered():
+            for start in range(0, len(keys), REMOVED_AT_ONCE):
+                lease.renew()
+                self._storage.remove(keys[start : start + REMOVED_AT_ONCE], lease)
+
+    def end(self, documents: Mapping[str, int] | None = None) -> None:
+        """Everything doomed is removed. Raises LeaseLost if another gc has begun."""
+        self._rewrite(
+            lambda s: replace(s, doomed=False, keys=frozenset(), documents=documents or s.documents)
+        )
+
+    def _rewrite(self, change: Callable[[_State], _State]) -> _State:
+        while True:
+            current = self._storage.read(KEY)
+            state = _parse(current)
+            if state.run != self._run:
+                raise LeaseLost(
+                    f"{self._storage.where(KEY)}: another gc took over, as this one was silent for"
+                    " too long; run gc again"
+                )
+            new = change(state)
+            if self._write(new, current):
+                return new
+
+    def _write(self, state: _State, current: Small | None) -> bool:
+        # The token makes every content another one, so that no change goes unnoticed.
+        document = {
+            "documents": dict(state.documents),
+            "doomed": state.doomed,
+            "keys": sorted(state.keys),
+            "run": state.run,
+            "token": secrets.token_hex(8),
+        }
+        return self._storage.replace(KEY, seal(KEY, document), current.version if current else None)
+
+
+def _parse(current: Read) -> _State:
+    """The state. One that cannot be read says nothing, and is replaced by the next gc."""
+    try:
+        state = unseal(KEY, getattr(current, "data", b""))
+        # Nothing else is removed, whatever the file says.
+        keys = frozenset(filter(_BLOB.fullmatch, state["keys"]))
+        documents = {str(kind): int(count) for kind, count in state["documents"].items()}
+        return _State(str(state["run"]), state["doomed"] is True, keys, documents)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return _State()
