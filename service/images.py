@@ -260,5 +260,8 @@ def _read(picture: Picture, lines: Lines) -> NDArray[np.uint8]:
 
 def _damaged(format: str, error: Exception) -> BadImage:
     if "truncated" in str(error):
-        return damaged(format, "that ends before the last of its pixels; send the whole file")
+        missing = "the last of its pixels"
+        if format == "JPEG":  # without its last two bytes all pixels may be there
+            missing += " or the marker of its end (EOI)"
+        return damaged(format, f"that ends before {missing}; send the whole file")
     return damaged(format, f"that is damaged: {type(error).__name__}: {error}")

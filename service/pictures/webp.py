@@ -1,4 +1,8 @@
-"""WEBP: the first frame, its transparency and the orientation are used."""
+"""WEBP: the first frame, its transparency and the orientation are used.
+
+What follows the picture may be cut off, also inside a chunk. The file that is decoded is made anew
+of the chunks that are used, because the decoder refuses one that is shorter than it says.
+"""
 
 from __future__ import annotations
 
@@ -25,25 +29,23 @@ def look(data: bytes) -> Picture:
     if len(data) < 20:
         raise cut_off(FORMAT, data, "its first chunk")
     chunks = _chunks(data, 12, min(len(data), 8 + struct.unpack_from("<I", data, 4)[0]))
-    kind, start, stop = first = next(chunks, (b"", 0, 0))
+    kind, start, stop = first = _whole(data, next(chunks, (b"", 0, 0)))
     if kind != b"VP8X":
-        return _picture((data,), *_size(data, first), tables=_tables(data, [first]))
+        parts = _file(data, [first])
+        return _picture(parts, *_size(data, first), tables=_tables(data, [first]))
     if stop - start < 10:
         raise damaged(FORMAT, "whose header (chunk VP8X) is too short")
     canvas = data[start : start + 10]
     width, height = (int.from_bytes(canvas[at : at + 3], "little") + 1 for at in (4, 7))
     used, others = _used(data, chunks)
     flags = bytes([canvas[0] & (ALPHA | ANIMATED)])
-    parts: list[bytes | memoryview] = [b"WEBP", *_chunk(b"VP8X", flags + canvas[1:])]
-    for name, begin, end in used:
-        parts += _chunk(name, memoryview(data)[begin:end])
-    parts[:0] = [b"RIFF", struct.pack("<I", sum(len(part) for part in parts))]
+    parts = _file(data, used, _chunk(b"VP8X", flags + canvas[1:]))
     exif = others.get(b"EXIF", b"") if canvas[0] & EXIF else b""
     xmp = others.get(b"XMP ", b"") if canvas[0] & XMP else b""
     turned = orientation.of(exif, xmp)
     inner = used
     if used[-1][0] == b"ANMF":
-        inner = list(_chunks(data, used[-1][1] + 16, used[-1][2]))
+        inner = [_whole(data, one) for one in _chunks(data, used[-1][1] + 16, used[-1][2])]
     return _picture(parts, width, height, turned, tables=_tables(data, inner))
 
 
@@ -54,6 +56,9 @@ def _used(data: bytes, chunks: Iterator[Chunk]) -> tuple[list[Chunk], dict[bytes
     pixels = False
     for count, (kind, start, stop) in enumerate(chunks):
         check_pieces(FORMAT, count)
+        if pixels and stop > len(data):
+            break
+        _whole(data, (kind, start, stop))
         if kind in (b"EXIF", b"XMP ") and kind not in others:
             others[kind] = data[start:stop]
         elif kind in (b"ANIM", b"ALPH", b"ANMF", b"VP8 ", b"VP8L") and not pixels:
@@ -103,13 +108,29 @@ def _pixels(data: bytes, chunk: Chunk) -> int:
 
 
 def _chunks(data: bytes, at: int, end: int) -> Iterator[Chunk]:
+    """All that begin before `end`; the last may be cut off."""
     while at + 8 <= end:
         kind, length = struct.unpack_from("<4sI", data, at)
-        if at + 8 + length > len(data):
-            name = kind.decode("latin-1").strip()
-            raise damaged(FORMAT, f"that ends after {len(data)} bytes, inside its chunk {name!r}")
         yield kind, at + 8, at + 8 + length
         at += 8 + length + (length & 1)
+
+
+def _whole(data: bytes, chunk: Chunk) -> Chunk:
+    """Raises BadImage for a chunk that is cut off."""
+    if chunk[2] > len(data):
+        name = chunk[0].decode("latin-1").strip()
+        raise damaged(FORMAT, f"that ends after {len(data)} bytes, inside its chunk {name!r}")
+    return chunk
+
+
+def _file(
+    data: bytes, chunks: Sequence[Chunk], head: Sequence[bytes | memoryview] = ()
+) -> list[bytes | memoryview]:
+    """A file of these chunks, after what is in `head`."""
+    parts: list[bytes | memoryview] = [b"WEBP", *head]
+    for name, begin, end in chunks:
+        parts += _chunk(name, memoryview(data)[begin:end])
+    return [b"RIFF", struct.pack("<I", sum(len(part) for part in parts)), *parts]
 
 
 def _chunk(kind: bytes, content: bytes | memoryview) -> list[bytes | memoryview]:

@@ -294,6 +294,32 @@ def test_an_orientation_that_a_webp_does_not_announce_is_not_used() -> None:
     assert same(extended(WEBP, (b"EXIF", turned(6)), flags=0), WEBP)
 
 
+LAST = b"abcd" + struct.pack("<I", 15) + bytes(16)  # a chunk that nobody reads
+TWO = {"save_all": True, "append_images": [PICTURE.rotate(180)]}
+
+
+def simple(*more: bytes) -> bytes:
+    """A WEBP without a chunk VP8X, with further chunks at its end."""
+    made = b"".join([WEBP[8:], *more])
+    return b"RIFF" + struct.pack("<I", len(made)) + made
+
+
+@pytest.mark.parametrize(
+    "data,picture",
+    [
+        (simple(LAST), WEBP),
+        (extended(WEBP + LAST), WEBP),
+        (saved(PICTURE, "WEBP", lossless=True, **TWO), WEBP),
+        (saved(PICTURE.quantize(16), "GIF", **TWO), GIF),
+    ],
+    ids=["simple", "extended", "animated WEBP", "animated GIF"],
+)
+def test_what_follows_the_picture_may_be_cut_off_anywhere(data: bytes, picture: bytes) -> None:
+    """As viewers do, that show what they have of it."""
+    for missing in range(1, len(LAST)):
+        assert same(data[:-missing], picture)
+
+
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "GIF"])
 def test_of_an_animation_the_first_frame_is_used(format: str) -> None:
     first = noise(24, 40).quantize(16) if format == "GIF" else noise(24, 40)
@@ -390,7 +416,8 @@ def test_what_is_missing_is_named() -> None:
         (JPEG[:20], r"a JPEG that ends after 20 bytes: its frame \(SOF\) is missing"),
         (GIF[:13], "a GIF that ends after 13 bytes: its first frame is missing"),
         (PNG[:-40], "a PNG that ends before the last of its pixels; send the whole file"),
-        (JPEG[:-40], "a JPEG that ends before the last of its pixels; send the whole file"),
+        (JPEG[:-40], "a JPEG that ends before the last of its pixels or the marker of its end"),
+        (JPEG[:-2], r"the marker of its end \(EOI\); send the whole file"),
         (GIF[:-40], "a GIF that ends before the last of its pixels; send the whole file"),
         (b"\x89PN", "the first 3 bytes of a PNG"),
         (b"II*\0" + bytes(100), "expected PNG, JPEG, WEBP, BMP, GIF; found a TIFF"),
