@@ -92,7 +92,7 @@ class Access:
             if why is not None:
                 raise Forbidden(
                     "only requests made on the gateway's own machine are answered until tokens are "
-                    f"set up, and this is none: {why}; MUNET_TOKENS names the file of tokens"
+                    f"set up, and this request is not: {why}; MUNET_TOKENS names the file of tokens"
                 )
             return LOCAL
         grants = self._known(headers)

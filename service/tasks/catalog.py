@@ -46,6 +46,17 @@ class Entry:
         None  # why its refs cannot be read now; what answers is what they last said
     )
 
+    def known_private(self) -> bool | None:
+        """Whether the task is private, by what has been read of it; never waits for the store.
+
+        None if nothing of it could be read yet.
+        """
+        slots = [slot for slot in (self.slot, self.successor) if slot is not None]
+        found = [summary.private for slot in slots if (summary := slot.known_summary) is not None]
+        if found:
+            self.private = any(found)
+        return self.private
+
 
 def no_task(task: str, near: Sequence[str] = ()) -> UnknownTask:
     """What to say about a name that is no task's; `near` are names that it may be meant for."""
@@ -224,7 +235,7 @@ class Catalog:
     def public(self, task: str) -> bool:
         """Whether there is such a task and it is known not to be private."""
         entry = self._entries.get(task)
-        return entry is not None and entry.private is False
+        return entry is not None and entry.known_private() is False
 
     def counts(self) -> Mapping[str, int]:
         """Tasks by state."""

@@ -16,7 +16,6 @@ import asyncio
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from functools import partial
 
 from service.access import Grants
@@ -54,7 +53,8 @@ async def require(
     except UnknownTask:
         raise await unknown(catalog, grants, task) from None
     if entry.slot.summarised:  # no need of a thread
-        visible = sees(grants, task, entry)
+        known = entry.known_private()
+        visible = grants.sees(task, private=True) or grants.sees(task, known)
     else:
         visible = await look(partial(sees, grants, task, entry))
     if not visible:
@@ -95,15 +95,10 @@ def sees(grants: Grants, task: str, entry: Entry) -> bool:
 
 def private(entry: Entry) -> bool | None:
     """Whether a task is; None if that is not known. May read the store: call it in a thread."""
-    if not entry.slot.summarised and time.monotonic() < entry.read_again_at:
-        return entry.private
-    found, successor = [], entry.successor
-    with suppress(Exception):  # whatever keeps it from being read: the task's own failure says what
-        found.append(entry.slot.summary().private)
-    if successor is not None and successor.summarised:  # its load has read it, if that can be done
-        found.append(successor.summary().private)
-    if found:
-        entry.private = any(found)
-    else:
-        entry.read_again_at = time.monotonic() + READ_AGAIN_S
-    return entry.private
+    slot = entry.slot
+    if not slot.summarised and time.monotonic() >= entry.read_again_at:
+        try:
+            slot.summary()
+        except Exception:  # whatever keeps it from being read: the task's own failure says what
+            entry.read_again_at = time.monotonic() + READ_AGAIN_S
+    return entry.known_private()

@@ -225,20 +225,26 @@ class Slot:
     @property
     def summarised(self) -> bool:
         """Whether `summary` need not read the store."""
-        return self._path is not None or self._known_summary() is not None
+        return self.known_summary is not None
 
     def summary(self) -> Summary:
         """The version in short; reads the store the first time. Raises StoreError."""
-        with self._summarising:  # read once, however many ask
-            found = self._known_summary()
-            if found is None:
-                found = self._summary = summarise(self.published())
+        found = self.known_summary
+        if found is not None:
             return found
+        with self._summarising:  # read once, however many ask
+            return self.known_summary or summarise(self.published())
 
-    def _known_summary(self) -> Summary | None:
-        """None also if the task has been removed since and published again."""
-        found = self._summary
-        return None if found is None or found.digest != self.digest else found
+    @property
+    def known_summary(self) -> Summary | None:
+        """The version in short, if it has been read; never waits for the store.
+
+        None also if the task has been removed since and published again.
+        """
+        found, path = self._summary, self._path
+        if found is not None and found.digest == self.digest:
+            return found
+        return None if path is None else summarise(path.published)
 
     def begin(self) -> Future[LoadedPath]:
         """The load, started if need be. Raises Unavailable while a failure is too recent."""

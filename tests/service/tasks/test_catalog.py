@@ -372,3 +372,41 @@ def test_a_version_published_anew_is_not_listed_as_it_was(world: World) -> None:
     slot.begin().result(60)
     assert slot.summary().private
     assert slot.digest == now.digest
+
+
+def test_what_is_known_of_a_version_waits_for_no_thread_that_the_store_holds(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop asks for it."""
+    slot = Slot(world.loader, "a", 1, publish(world.store, "a").digest)
+    resolve, hanging, release = world.store.resolve, threading.Event(), threading.Event()
+
+    def hang_at_first(task: str, version: int | None = None) -> Published:
+        if not hanging.is_set():
+            hanging.set()
+            assert release.wait(60)
+        return resolve(task, version)
+
+    monkeypatch.setattr(world.store, "resolve", hang_at_first)
+    with ThreadPoolExecutor(2) as threads:
+        threads.submit(slot.summary)
+        try:
+            assert hanging.wait(60)
+            slot.begin().result(60)
+            assert slot.summarised
+            assert threads.submit(slot.summary).result(20).digest == slot.digest
+        finally:
+            release.set()
+
+
+def test_what_is_public_follows_the_versions_that_are_read(world: World) -> None:
+    """Also where no request asks whether the task is private."""
+    publish(world.store, "a")
+    catalog = world.catalog()
+    assert not catalog.public("a")  # nothing of it has been read
+    acquire(catalog, "a")
+    assert catalog.public("a")
+    publish(world.store, "a", own={"head": 1}, private=True)
+    eventually(lambda: not catalog.public("a"))
+    publish(world.store, "a", own={"head": 2})
+    eventually(lambda: catalog.public("a"))
