@@ -71,7 +71,7 @@ def create(path: Path, data: bytes | memoryview, scratch: Path, like: Path) -> b
 
 @contextmanager
 def written(data: bytes | memoryview, scratch: Path, like: Path) -> Iterator[Path]:
-    """A temporary file of these bytes, durable, to be linked or renamed; gone at the end.
+    """A temporary file of these bytes, durable, to be given its name; gone at the end.
 
     It has the permissions of the folder `like`, and is locked meanwhile, so that `abandoned` can
     tell it from one whose writer has died.

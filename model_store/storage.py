@@ -1,6 +1,6 @@
 """Where the files of a store lie: a local directory or an object store, behind one small protocol.
 
-A key is the path of a file inside the store, such as `refs/tasks/cmaterdb%2Fbangla/live`. Nothing
+A key is the path of a file inside the store, such as `refs/tasks/cmaterdb%2Fbangla`. Nothing
 here knows what a file means. `LocalStorage` (local.py) and `ObjectStorage` (objects.py) implement
 the protocol; `open_storage` picks one by the form of a URL.
 """

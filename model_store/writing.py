@@ -131,6 +131,8 @@ class Writer:
         document = self._refer(key, needs, change, announced=task if live else None)
         found = self._refs.versions_in(key, document)
         numbers = [n for n, v in found.versions.items() if v.manifest == manifest]
+        if not numbers:  # the write was answered late, and somebody was quicker
+            raise UnknownVersion(f"task {task!r}: the version was published, and removed meanwhile")
         number = found.live if found.live in numbers else numbers[-1]
         assert number is not None
         logger.info("event=published task=%s version=%d live=%s", task, number, live)

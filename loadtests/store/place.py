@@ -190,7 +190,7 @@ class Bucket:
     def chill(self, folder: str, keys: Iterable[str]) -> None:
         """Drop the cached copies."""
         for key in keys:
-            (self._cache / key.rpartition("/")[2]).unlink(missing_ok=True)
+            (self._cache / "munet-blobs" / key.rpartition("/")[2]).unlink(missing_ok=True)
 
     def used_bytes(self, folder: str) -> int:
         """Bytes of all objects; a bucket charges no blocks."""

@@ -32,7 +32,7 @@ Anywhere = Annotated[
 
 @app.command("export")
 def export_layout(store: Store, oci: Oci, task: Tasks = None, history: History = False) -> None:
-    """Write tasks to an OCI image layout; files are linked where that is possible."""
+    """Write tasks to an OCI image layout: an empty folder, or one that is a layout."""
     _move(StorePlace(ModelStore(store)), _layout(oci), task, history, "sent")
 
 
