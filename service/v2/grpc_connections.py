@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from service.v2.grpc_heads import Heads, TooManyFields
+
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113, 3.4
 MAX_CONNECTIONS = 1024  # each takes four files, and all together at most a quarter of those allowed
 PREFACE_S = 10.0  # from the connection's start to the end of its preface
@@ -77,6 +79,7 @@ class Connection(_End):
         self._loop = asyncio.get_running_loop()
         self._core: _End | None = None  # once the preface is there
         self._early = bytearray()  # what came before that
+        self._heads = Heads(len(PREFACE))
         self._timer: TimerHandle | None = None
         self.host: str | None = None  # the client's address
         self.number: int | None = None  # by which gRPC names it
@@ -99,7 +102,7 @@ class Connection(_End):
 
     def data_received(self, data: bytes) -> None:
         if self._core is not None:
-            self._core.send(data)
+            self._pass_on(self._core, data)
             return
         self._early += data
         if not PREFACE.startswith(self._early[: len(PREFACE)]):
@@ -128,9 +131,15 @@ class Connection(_End):
         """gRPC's end is there."""
         self._stop_timer()
         self._core = core
-        core.send(bytes(self._early))
+        self._pass_on(core, bytes(self._early))
         self._early.clear()
         self.read(True)
+
+    def _pass_on(self, core: _End, data: bytes) -> None:
+        try:
+            core.send(self._heads.passed(data))
+        except TooManyFields:
+            self.abort()
 
     def end(self) -> None:
         """gRPC has closed its end: so is this one, once what there is has been read."""

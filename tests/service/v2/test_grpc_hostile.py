@@ -291,6 +291,16 @@ def long_names(port: int, held: ExitStack) -> None:
         client.call(INFER, x_big="b" * 60_000)
 
 
+@attack
+def fields_named_again(port: int, held: ExitStack) -> None:
+    """A byte each, of which gRPC would make a hundred: it never gets them."""
+    again = frames.head(INFER) + b"\x40\1a\1b" + b"\xbe" * 15_000
+    for client in open_ones(port, held, 16):
+        for stream in range(1, 100, 2):
+            client.send(frame(frames.HEADERS, frames.END_HEADERS, stream, again))
+        eventually(lambda client=client: client.read(0.05) or client.closed)
+
+
 def _image() -> pb.ModelInferRequest.InferInputTensor:
     contents = pb.InferTensorContents(bytes_contents=[png(1)])
     return pb.ModelInferRequest.InferInputTensor(
