@@ -11,7 +11,7 @@ import functools
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -52,17 +52,39 @@ def measured_on(task: str, split: AnySplit, count: int) -> Measured:
     return {"split": split.name, "examples": count, "digest": f"sha256:{found.hexdigest()}"}
 
 
+def part_of(metrics: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """One part of a path's metrics; empty where something else stands in its place.
+
+    Others publish too, and the store takes any JSON for metrics.
+    """
+    found = metrics.get(name)
+    return cast(Mapping[str, Any], found) if isinstance(found, Mapping) else {}
+
+
+def number_in(part: Mapping[str, Any], name: str) -> float | None:
+    """A number in a part of the metrics; None where there is something else."""
+    found = part.get(name)
+    return found if isinstance(found, int | float) and not isinstance(found, bool) else None
+
+
 def told_by(version: TaskPath) -> Measured:
     """What a version's accuracy was measured on; empty if it does not tell all of it."""
-    told = version.metrics.get(MEASURED) or {}
-    keys = ("split", "examples", "digest")
-    return {key: told[key] for key in keys} if all(key in told for key in keys) else {}
+    told = part_of(version.metrics, MEASURED)
+    split, digest, examples = told.get("split"), told.get("digest"), _examples(told)
+    if not (isinstance(split, str) and isinstance(digest, str) and examples):
+        return {}
+    return {"split": split, "examples": examples, "digest": digest}
 
 
 def accuracy_told(version: TaskPath) -> float:
     """A version's validation accuracy; -1 for one that tells none."""
-    accuracy = (version.metrics.get(MEASURED) or {}).get("accuracy")
+    accuracy = number_in(part_of(version.metrics, MEASURED), "accuracy")
     return -1.0 if accuracy is None else float(accuracy)
+
+
+def _examples(told: Measured) -> int:
+    """How many were used; 0 where that is not told."""
+    return max(0, int(number_in(told, "examples") or 0))
 
 
 def compared(population: Population, owner: str, task: str, own_only: bool) -> list[Path]:
@@ -81,8 +103,8 @@ def validation_count(experiment: Experiment, task: Task, compared: Iterable[Path
     So a smaller setting cannot make a path look better than those that are there.
     """
     available = len(task.validation)
-    told = (path.metrics.get(MEASURED) or {} for path in compared)
-    counts = [t["examples"] for t in told if t.get("split") == task.validation.name]
+    told = (part_of(path.metrics, MEASURED) for path in compared)
+    counts = [_examples(t) for t in told if t.get("split") == task.validation.name]
     return min(max([experiment.validation_count(available), *counts]), available)
 
 
@@ -109,8 +131,8 @@ def accuracies(
     mine, theirs = told_by(ours), told_by(live.path)
     if mine and mine == theirs:
         return accuracy_told(ours), accuracy_told(live.path)
-    told = live.path.metrics.get(MEASURED) or {}
-    counts = [m.get("examples") or 0 for m in (mine, told) if m.get("split") == mine.get("split")]
+    told = part_of(live.path.metrics, MEASURED)
+    counts = [_examples(m) for m in (mine, told) if m.get("split") == mine.get("split")]
     count = min(max(counts, default=0) or len(task.validation), len(task.validation))
     try:
         found = tuple(_accuracy(store, task, version, count) for version in (ours, live.path))

@@ -17,7 +17,7 @@ import jax
 from evolution import state
 from evolution.agents.classes import known_as, publisher
 from evolution.agents.momenta import Momenta
-from evolution.measured import MEASURED, told_by
+from evolution.measured import MEASURED, number_in, part_of, told_by
 from evolution.multipath.parts import is_multipath, parts_told
 from evolution.population import ROOT, Component, Path, Population, Stored
 from evolution.training import forward_flops
@@ -108,9 +108,9 @@ class _Taking:
                 for name, count in counts.items()
             ),
             hyperparameters=hp,
-            generation=spec.lineage.get("generation") or 0,
+            generation=int(number_in(spec.lineage, "generation") or 0),
             private=spec.private,
-            quality=(spec.metrics.get("validation") or {}).get("accuracy"),
+            quality=number_in(part_of(spec.metrics, MEASURED), "accuracy"),
             metrics=metrics,
             published=published.digest,
             owner=owner,
@@ -156,8 +156,8 @@ def shape_hyperparameters(arch: Architecture) -> dict[str, Any]:
 
 
 def _metrics(spec: TaskPath) -> dict[str, Any]:
-    test = (spec.metrics.get("test") or {}).get("accuracy")
-    flops = (spec.metrics.get("compute") or {}).get("forward_flops")
+    test = number_in(part_of(spec.metrics, "test"), "accuracy")
+    flops = number_in(part_of(spec.metrics, "compute"), "forward_flops")
     found = {"test_accuracy": test, "flops": flops, MEASURED: told_by(spec) or None}
     return {name: value for name, value in found.items() if value is not None}
 

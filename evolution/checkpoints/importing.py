@@ -342,9 +342,9 @@ class _Import:
         return same
 
     def _is_better(self, spec: TaskPath) -> bool:
-        """Than the live version of its task, or there is none.
+        """Whether it is better than the live version of its task, or there is no live version.
 
-        Only what an import brought was measured alike, by the system that it comes from.
+        Only versions that an import brought were measured alike, by the system they come from.
         """
         if spec.task not in self._store.live():
             return True

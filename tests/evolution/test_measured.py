@@ -175,6 +175,33 @@ def test_a_claim_that_tells_no_examples_is_measured(shared, accuracy):
     assert event.live == (really(shared, newest) > really(shared, claims))
 
 
+NO_MEASUREMENTS = [
+    0.9, "0.9", [], None, {}, {"accuracy": "0.9"}, {"accuracy": True}, {"accuracy": None},
+    {"accuracy": {}, "split": "validation", "examples": "5", "digest": "d"},
+    {"accuracy": [0.9], "split": [], "examples": [5], "digest": {}},
+    {"accuracy": 1.0, "split": "validation", "examples": -5, "digest": "d"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("told", NO_MEASUREMENTS, ids=repr)
+def test_metrics_of_any_json_are_no_measurement(good, told):
+    """Others publish what they like: it ends no run, and the version is measured here."""
+    version = good.resolve("toy/b")
+    metrics = {"validation": told, "test": told, "compute": told}
+    foreign = replace(version, path=replace(version.path, metrics=metrics))
+    assert told_by(foreign.path) == {}
+    found = accuracies(good, TASK, version.path, foreign)
+    assert found is not None and found[0] == found[1] > 0.5
+
+
+@pytest.mark.parametrize("told", NO_MEASUREMENTS[:2] + NO_MEASUREMENTS[-2:], ids=repr)
+def test_an_agent_takes_over_versions_with_metrics_of_any_json(shared, told):
+    metrics = {"validation": told, "test": told, "compute": told}
+    publish(shared, "x/toy/b", "toy/b", 1, metrics=metrics)
+    *_, event = run(shared, "four:toy/b")
+    assert isinstance(event, TaskPublished)
+
+
 def test_a_version_of_other_classes_stays_and_the_log_says_why(shared, caplog):
     kept = publish(shared, "x/toy/b", "toy/b", 1, labels=("x", "y"))
     shared.rollback("toy/b", kept.version)
