@@ -46,6 +46,7 @@ class Wanted:
 
     tasks: tuple[str, ...]  # distinct
     grants: Grants  # of who asks
+    caller: str  # who that is, of those who share the queue
     deadline_s: float  # from now
     version: int | str | None = None  # number or alias; None is the live one
     top_k: int | None = None  # classes that the answer lists at most, if the request says so
@@ -184,7 +185,7 @@ def _ask(paths: Sequence[LoadedPath], images: int, deadline: float, wanted: Want
     each = [path for path in paths for _ in range(images)]
     tasks = [path.published.task for path in each]
     costs = [path.cost for path in each]
-    return Ask(tasks, costs, deadline, wanted.priority, wanted.grants.name)
+    return Ask(tasks, costs, deadline, wanted.priority, wanted.caller)
 
 
 async def _unless_gone(answer: asyncio.Future[T], gone: Gone) -> T:

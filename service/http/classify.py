@@ -26,7 +26,7 @@ from service.classifying import Classified, Result, Wanted, classify
 from service.errors import BadParameter, ClientGone, GatewayError
 from service.http import problems
 from service.http.queries import Query, query
-from service.http.room import Holder, caller, holders
+from service.http.room import Holder, caller_of, holders
 from service.http.uploads import read_image
 from service.images import File, Source
 from service.runtime import Runtime
@@ -64,7 +64,7 @@ class _Classify:
         tasks = tuple(seen.tasks or given.getlist("task"))
         seen.tasks = tasks[: runtime.settings.max_batch_rows]  # more are refused
         wanted = _wanted(request, tasks, grants, given, runtime.settings)
-        of = holders(tasks, caller(grants.name, request))
+        of = holders(tasks, wanted.caller)
         read, gone = partial(_read, request, runtime, of), partial(_gone, request)
         result = await classify(runtime, wanted, read, gone)
         values = sum(len(one.path.labels) for one in result.outcomes if isinstance(one, Classified))
@@ -93,6 +93,7 @@ def _wanted(
     return Wanted(
         tasks=tasks,
         grants=grants,
+        caller=caller_of(grants.name, request),
         deadline_s=min(own_ms or settings.deadline_ms, settings.deadline_ms) / 1e3,
         version=version,
         top_k=_count("top_k", given.get("top_k")),

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from service.access import ANONYMOUS, LOCAL
 from service.errors import Unavailable
@@ -22,11 +22,16 @@ class Holder:
     weight: float  # it may have so many times what it leaves free
 
 
-def caller(token: str, request: Request) -> str:
-    """Who asks: the name of a token; without one, only an address tells callers apart."""
-    if token not in (ANONYMOUS, LOCAL.name) or request.client is None:
+def caller(token: str, host: str | None) -> str:
+    """Who asks, for all that callers share: the name of a token; without one, the address."""
+    if token not in (ANONYMOUS, LOCAL.name) or host is None:
         return f"token {token!r}"
-    return f"address {request.client.host}"
+    return f"address {host}"
+
+
+def caller_of(token: str, request: HTTPConnection) -> str:
+    """The same of a request over HTTP."""
+    return caller(token, request.client.host if request.client else None)
 
 
 def holders(tasks: Sequence[str], caller: str) -> Sequence[Holder]:
@@ -67,9 +72,7 @@ class Room:
                 has = self._by_holder[holder]
                 if has > own and has + size > holder.weight * free:
                     raise self._full(f"{holder.name} has", has)
-            self._held += size
-            for holder in of:
-                self._by_holder[holder] += size
+            self._count(size, of)
 
     def give(self, size: int, of: Sequence[Holder] = ()) -> None:
         """Takes back a `take`."""
@@ -79,6 +82,11 @@ class Room:
                 self._by_holder[holder] -= size
                 if not self._by_holder[holder]:
                     del self._by_holder[holder]
+
+    def _count(self, size: int, of: Sequence[Holder]) -> None:
+        self._held += size
+        for holder in of:
+            self._by_holder[holder] += size
 
     @contextmanager
     def holding(self, size: int, of: Sequence[Holder] = ()) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 from starlette.requests import ClientDisconnect, Request
@@ -22,34 +22,55 @@ class Intake(Room):
     def __init__(self, limit: int) -> None:
         """`limit` in bytes."""
         super().__init__(limit, "bytes for bodies")
-        self._freed: deque[int] = deque()  # sizes of bodies that are gone and still counted
+        self._freed: deque[_Held] = deque()  # of bodies that are gone and still counted
 
     def take(self, size: int, of: Sequence[Holder] = (), own: int = 0) -> None:
         """As `Room.take`."""
         with self._lock:
             while self._freed:
-                self._held -= self._freed.popleft()
+                self.give(*self._freed.popleft())
             super().take(size, of, own)
 
-    def body(self, data: bytes) -> bytes:
-        """A copy that is counted for as long as it is in memory; its bytes have been taken."""
-        with self._lock:
-            self._held += len(data)
+    def body(self, data: bytes, of: Sequence[Holder] = ()) -> bytes:
+        """A copy that is counted, for these holders too, for as long as it is in memory.
+
+        Its bytes have been taken by who asks, and are given back by him.
+        """
         found = _Body(data)
-        found.freed = self._freed
+        with self._lock:
+            self._count(len(data), of)
+        found.held, found.freed = (len(data), of), self._freed
         return found
 
-    def kept(self, data: bytes) -> bytes:
-        """The same of bytes that are not counted yet; raises Unavailable if there is no room."""
-        with self.holding(len(data)):
-            return self.body(data)
+    def kept(self, data: bytes, of: Sequence[Holder] = (), own: int = 0) -> bytes:
+        """The same of bytes that are not counted yet; raises as `take`."""
+        self.take(len(data), of, own)
+        try:
+            return self.body(data, of)
+        finally:
+            self.give(len(data), of)
+
+    def keeper(self, of: Sequence[Holder], own: int) -> Callable[[bytes], bytes]:
+        """`kept` for one request of these holders, whose body of `own` bytes is counted already."""
+
+        def keep(data: bytes) -> bytes:
+            nonlocal own
+            found = self.kept(data, of, own)
+            own += len(data)
+            return found
+
+        return keep
+
+
+_Held = tuple[int, Sequence[Holder]]  # how much, and whose
 
 
 class _Body(bytes):
-    freed: deque[int]
+    held: _Held
+    freed: deque[_Held]
 
     def __del__(self) -> None:
-        self.freed.append(len(self))  # no lock: it may come in the middle of anything
+        self.freed.append(self.held)  # no lock: it may come in the middle of anything
 
 
 async def read_image(
@@ -71,7 +92,7 @@ async def read_image(
     body = await read_body(request, max_bytes, of)
     if not form and encoding in compression.PLAIN:
         return body
-    keep = request.app.state.runtime.intake.kept
+    keep = request.app.state.runtime.intake.keeper(of, len(body))
 
     def unpack() -> bytes:
         inflated = compression.inflate(body, encoding, max_bytes)
@@ -82,7 +103,7 @@ async def read_image(
 
 
 async def read_body(request: Request, max_bytes: int, of: Sequence[Holder] = ()) -> bytes:
-    """The body as it is; while it arrives its memory is of these holders.
+    """The body as it is; its memory is of these holders while it arrives and until it is freed.
 
     Raises TooLarge, Unavailable while too many bodies are in memory, or ClientDisconnect.
     """
@@ -108,7 +129,7 @@ async def _body(request: Request, max_bytes: int, intake: Intake, of: Sequence[H
             size += len(chunk)
             if size > max_bytes:
                 raise _too_large(max_bytes)
-        return intake.body(b"".join(chunks))
+        return intake.body(b"".join(chunks), of)
     finally:
         intake.give(size, of)
 

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from service.access import Grants
 from service.compute.paths import LoadedPath
 from service.errors import ClientGone
+from service.http.room import holders
 from service.images import Source
 from service.runtime import Runtime
 from service.telemetry.requests import Seen, watched
@@ -40,6 +41,7 @@ class Asking:
     """Whose call it is, and how long it may take."""
 
     grants: Grants
+    caller: str
     limit_s: float
 
 
@@ -124,13 +126,14 @@ class Calls:
 
         async def read(path: LoadedPath) -> tuple[Request, Sequence[Source]]:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(runtime.parsers, self._parse, data, path)
+            return await loop.run_in_executor(runtime.parsers, self._parse, data, asking, path)
 
         seen = Seen("v2-grpc", (model,))
         with watched(runtime.metrics, seen, runtime.tally.count):
             try:
                 asked = Asked(
                     grants=asking.grants,
+                    caller=asking.caller,
                     model=model,
                     version=parse_version(version),
                     deadline=started + asking.limit_s,
@@ -148,7 +151,9 @@ class Calls:
     # Its requests are those of ModelInfer, one after the other.
     ModelStreamInfer = ModelInfer
 
-    def _parse(self, data: bytes, path: LoadedPath) -> tuple[Request, Sequence[Source]]:
+    def _parse(
+        self, data: bytes, asking: Asking, path: LoadedPath
+    ) -> tuple[Request, Sequence[Source]]:
         message = parsed(pb.ModelInferRequest, data)
         inputs, raw = message.inputs[: MAX_INPUTS + 1], message.raw_input_contents
         if raw and len(raw) != len(inputs):
@@ -166,7 +171,8 @@ class Calls:
         }
         views = [memoryview(one) for one in raw] or [None] * len(inputs)
         request = parse(content, views)
-        return prepare(request, path, self._runtime.settings, self._runtime.intake.kept)
+        keep = self._runtime.intake.keeper(holders((), asking.caller), len(data))
+        return prepare(request, path, self._runtime.settings, keep)
 
     def _models(self, asking: Asking) -> Models:
         return Models(self._runtime, asking.grants)

@@ -13,9 +13,10 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from service.access import ANONYMOUS, LOCAL, Grants
+from service.access import Grants
 from service.errors import ClientGone, GatewayError, InternalError, Unavailable, UploadTimeout
 from service.http.exchanges import REQUEST_ID, TRACE_CONTEXT, request_id
+from service.http.room import caller, holders
 from service.runtime import Runtime
 from service.telemetry.requests import Exchange, exchanged
 from service.v2.grpc_callers import Caller, Callers, Context, longest_message
@@ -138,39 +139,34 @@ class Reception:
         """Around what only some may do. Raises what `require` does, and TooManyCalls."""
         host, grants = arrival.connection.host, self.grants(arrival)
         require(grants)
-        name = grants.name
-        if name in (ANONYMOUS, LOCAL.name):  # an address is all that tells them apart
-            name = f"{name} {host}"
-        with self._callers.admitted(name, arrival.connection) as caller:
+        name = caller(grants.name, host)
+        with self._callers.admitted(name, arrival.connection) as found:
             self.settled(arrival)
-            yield caller, grants
+            yield found, grants
 
     @asynccontextmanager
     async def message(self, caller: Caller, context: Context) -> AsyncIterator[bytes | None]:
         """Around the use of the next message; of None after the last. Its memory is counted.
 
-        While it arrives, that is as much as a message may have: nobody knows its size. Raises
+        While it arrives, that is as much as a message may have, since nobody knows its size, and
+        turns bound what a caller has of it. Then its own size is the caller's. Raises
         UploadTimeout, or Unavailable where there is no room for it.
         """
-        intake, held = self.runtime.intake, 0
-        try:
-            try:
-                async with asyncio.timeout(self.limit_s), self._callers.turn(caller):
-                    intake.take(self._longest)
-                    held = self._longest
-                    data = await read(context)
-            except TimeoutError:
-                if not held:
-                    raise Unavailable(
-                        "overloaded: too many messages arrive", retry_after_s=1
-                    ) from None
-                raise UploadTimeout(f"no message went within {self.limit_s:g} s") from None
-            size = len(data or b"")
-            intake.give(held - size)
-            held = size
+        data = await self._arriving(caller, context)
+        with self.runtime.intake.holding(len(data or b""), holders((), caller.name)):
             yield data
-        finally:
-            intake.give(held)
+
+    async def _arriving(self, caller: Caller, context: Context) -> bytes | None:
+        has_turn = False
+        try:
+            async with asyncio.timeout(self.limit_s), self._callers.turn(caller):
+                has_turn = True
+                with self.runtime.intake.holding(self._longest):
+                    return await read(context)
+        except TimeoutError:
+            if not has_turn:
+                raise Unavailable("overloaded: too many messages arrive", retry_after_s=1) from None
+            raise UploadTimeout(f"no message went within {self.limit_s:g} s") from None
 
     async def answer(self, arrival: Arrival, data: bytes, caller: Caller | None = None) -> None:
         """Sends it. The connection of a client that does not read it is closed.

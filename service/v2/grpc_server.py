@@ -54,7 +54,7 @@ NOT_SERVED_METHODS = (
 SERVICES = (SERVICE.full_name, HEALTH, REFLECTION)
 _HELD: list[socket.socket] = []  # bound, but nobody listens on them
 UNREAD = PROBES | {"ServerMetadata", *NOT_SERVED_METHODS}  # by anybody: their messages say nothing
-NOBODY = Asking(Grants("nobody"), 0.0)
+NOBODY = Asking(Grants("nobody"), "nobody", 0.0)
 Call = Callable[[Any, Asking], Awaitable[Message]]
 
 
@@ -168,7 +168,7 @@ class _Methods:
                     if data is None:
                         raise BadRequest("expected a message, found none")
                     exchange.bytes_in = len(data)
-                    reply = await call(data, self._asking(grants, arrival.context))
+                    reply = await call(data, self._asking(grants, caller, arrival.context))
                 encoded = await self._encoded(name, reply)
                 exchange.bytes_out = len(encoded)
                 await reception.answer(arrival, encoded, caller)
@@ -194,17 +194,17 @@ class _Methods:
             async with reception.message(caller, arrival.context) as data:
                 if data is None:
                     return False
-                reply = await reply_to(data, arrival)
+                reply = await reply_to(data, arrival, caller)
             await reception.answer(arrival, reply.SerializeToString(), caller)
             return True
 
-        async def reply_to(data: bytes, arrival: Arrival) -> Message:
+        async def reply_to(data: bytes, arrival: Arrival, caller: Caller) -> Message:
             """A request that is refused ends nothing: its answer says so."""
             with reception.noted(path, arrival.context) as exchange:
                 exchange.bytes_in = len(data)
                 try:
                     grants = reception.grants(arrival)  # the token may be gone by now
-                    found: Any = await call(data, self._asking(grants, arrival.context))
+                    found: Any = await call(data, self._asking(grants, caller, arrival.context))
                     reply = ModelStreamInferResponse(infer_response=found)
                     exchange.status = 200
                 except Exception as error:
@@ -222,9 +222,9 @@ class _Methods:
         loop, parsers = asyncio.get_running_loop(), self._reception.runtime.parsers
         return await loop.run_in_executor(parsers, reply.SerializeToString)
 
-    def _asking(self, grants: Grants, context: Context) -> Asking:
+    def _asking(self, grants: Grants, caller: Caller, context: Context) -> Asking:
         longest, left = self._reception.limit_s, context.time_remaining()
-        return Asking(grants, longest if left is None else min(longest, left))
+        return Asking(grants, caller.name, longest if left is None else min(longest, left))
 
 
 def _required(name: str) -> Callable[[Grants], None]:

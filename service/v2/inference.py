@@ -74,6 +74,7 @@ class Asked:
     """Of whom a request is, which model it names, and until when it must be answered."""
 
     grants: Grants
+    caller: str
     model: str
     version: int | str | None
     deadline: float  # of the transport, a time of `time.monotonic`
@@ -116,6 +117,7 @@ async def infer(
     wanted = Wanted(
         tasks=(asked.model,),
         grants=asked.grants,
+        caller=asked.caller,
         deadline_s=left_s,
         version=asked.version,
         priority=request.priority,
@@ -166,7 +168,7 @@ def _kept(array: NDArray[Any], keep: Keep) -> NDArray[Any]:
 
 
 def _ask(asked: Asked, path: LoadedPath) -> Ask:
-    return Ask([asked.model], [path.cost], asked.deadline, caller=asked.grants.name)
+    return Ask([asked.model], [path.cost], asked.deadline, caller=asked.caller)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from service.access import Grants
 from service.compute.paths import LoadedPath
 from service.errors import ClientGone, UploadTimeout
 from service.http import compression
-from service.http.room import Holder, caller, holders
+from service.http.room import Holder, caller_of, holders
 from service.http.uploads import read_body
 from service.images import Source
 from service.runtime import Runtime
@@ -199,11 +199,12 @@ async def model_infer(request: Request) -> Response:
             await require_one_reading(request, runtime, grants)
             asked = Asked(
                 grants=grants,
+                caller=caller_of(grants.name, request),
                 model=model,
                 version=_version(request),
                 deadline=time.monotonic() + runtime.settings.deadline_ms / 1e3,
             )
-            of = holders((model,), caller(asked.grants.name, request))
+            of = holders((model,), asked.caller)
             wanted, sources = await receive(runtime, asked, partial(_infer_request, request, of))
             answer = await infer(runtime, seen, asked, wanted, sources, partial(_gone, request))
             return await _responded(request, wanted, answer)
@@ -217,13 +218,13 @@ async def _infer_request(
     runtime = _runtime(request)
     body = await _body(request, runtime.settings.max_body_bytes, of)
     loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(runtime.parsers, _parse, request, body, path)
+    return await loop.run_in_executor(runtime.parsers, _parse, request, of, body, path)
 
 
 def _parse(
-    request: Request, body: bytes, path: LoadedPath
+    request: Request, of: Sequence[Holder], body: bytes, path: LoadedPath
 ) -> tuple[InferRequest, Sequence[Source]]:
-    settings, keep = _runtime(request).settings, _runtime(request).intake.kept
+    settings, keep = _runtime(request).settings, _runtime(request).intake.keeper(of, len(body))
     inflated = compression.inflate(body, compression.encoding(request), settings.max_body_bytes)
     body = body if inflated is body else keep(inflated)
     return prepare(parse_body(memoryview(body), _header_size(request)), path, settings, keep)

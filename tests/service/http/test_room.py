@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from hypothesis import strategies as st
 from model_store import ModelStore
 from service.errors import Unavailable
 from service.http.room import Holder, Room, holders
-from tests.service.http.test_limits import Client
+from service.http.uploads import Intake
+from tests.service.http.test_limits import Client, hold
 from tests.service.in_process import Gateway
 from tests.service.systems import png, publish
+from tests.service.waiting import PATIENCE_S, eventually
 
 LIMIT = 900
 
@@ -148,3 +151,68 @@ def test_nor_do_those_of_one_caller_for_all_tasks(small: Gateway) -> None:
         await asyncio.gather(*(client.task for client in slow))
 
     small.runner.run(crowd())
+
+
+def test_bodies_that_wait_for_their_turn_leave_others_room(small: Gateway) -> None:
+    """Complete ones too are their caller's, for as long as they are in memory."""
+    runtime, busy = small.app.state.runtime, threading.Event()
+    for _ in range(runtime.settings.decode_threads):
+        hold(small, busy)
+
+    async def crowd() -> None:
+        many = [Client(small) for _ in range(10)]
+        for client in many:
+            client.send(png(1) + bytes(90_000))
+        async with asyncio.timeout(PATIENCE_S):
+            while runtime.intake._held < 180_000 or not any(one.statuses for one in many):
+                await asyncio.sleep(0.01)
+        other = Client(small, "/classify/other", address="127.1.1.1")
+        other.send(png(1) + bytes(90_000))
+        await asyncio.sleep(0.1)
+        busy.set()
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.gather(*(one.task for one in (*many, other)))
+        assert other.statuses == [200]
+        assert sorted(one.statuses[0] for one in many) == [200] * 3 + [503] * 7
+
+    try:
+        small.runner.run(crowd())
+    finally:
+        busy.set()
+    assert small.classify("plain", png(1)).status_code == 200
+    # Nothing stays counted: what is freed is given back at the next take.
+    eventually(lambda: not (runtime.intake.take(0) or runtime.intake._by_holder))
+
+
+@pytest.mark.parametrize("path", ["/classify/plain", "/v2/models/plain/infer"])
+def test_without_tokens_each_address_has_its_own_place_in_the_queue(
+    small: Gateway, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batcher, asked = small.app.state.runtime.batcher, list[str]()
+    monkeypatch.setattr(batcher, "check", lambda ask: asked.append(ask.caller))
+
+    async def two() -> None:
+        for address in ("127.0.0.1", "127.0.0.2"):
+            client = Client(small, path, address=address)
+            client.send(b"{}")
+            await client.task
+
+    small.runner.run(two())
+    assert asked == ["address 127.0.0.1", "address 127.0.0.2"]
+
+
+def test_what_a_request_keeps_is_of_its_holders() -> None:
+    intake, of = Intake(LIMIT), holders([], "one")
+    intake.take(200, of)
+    body = intake.body(bytes(200), of)
+    intake.give(200, of)
+    kept = intake.keeper(of, 200)
+    found = [body, kept(bytes(300)), kept(bytes(300))]  # one request may have all that is free
+    with pytest.raises(Unavailable, match="all together"):
+        kept(bytes(200))
+    with pytest.raises(Unavailable, match="one has 800"):
+        intake.kept(bytes(60), of)
+    intake.kept(bytes(60), holders([], "two"))
+    found.clear()
+    del body
+    intake.take(LIMIT, of)

@@ -20,13 +20,15 @@ import numpy as np
 import pytest
 
 from service.compute.batching import Batcher, Limits
-from service.errors import SettingsError
+from service.errors import SettingsError, Unavailable
+from service.http.room import caller, holders
 from service.http.uploads import Intake
 from service.runtime import Runtime
 from service.telemetry.requests import Exchange
 from service.v2 import grpc_reception, grpc_server, models
 from service.v2 import inference_pb2 as pb
 from service.v2.errors import NOT_SERVED
+from service.v2.grpc_callers import Caller, longest_message
 from service.v2.grpc_connections import listener
 from service.v2.grpc_reception import Reception
 from service.v2.grpc_server import NOBODY, PREFIX, _Methods, hold_port, serving
@@ -37,6 +39,7 @@ from tests.service.v2.conftest import Spoken
 from tests.service.waiting import PATIENCE_S, eventually
 
 INFER = f"{PREFIX}ModelInfer"
+MIB = 2**20
 
 
 def message(**changes: Any) -> pb.ModelInferRequest:
@@ -325,8 +328,36 @@ def test_a_deadline_that_has_passed_is_one(runtime: Runtime) -> None:
 
     late: Any = Late()
     nothing: Any = None
-    asking = _Methods(Reception(runtime, nothing))._asking(NOBODY.grants, late)
+    one = Caller("one", asyncio.Semaphore())
+    asking = _Methods(Reception(runtime, nothing))._asking(NOBODY.grants, one, late)
     assert asking.limit_s == 0.0
+
+
+def test_the_memory_of_a_message_is_its_callers(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Sent:
+        async def read(self) -> bytes:
+            return bytes(2 * MIB)
+
+    context: Any = Sent()
+    nothing: Any = None
+    intake = Intake(longest_message(runtime.settings) + 8 * MIB)
+    monkeypatch.setattr(runtime, "intake", intake)
+
+    async def run() -> None:
+        reception = Reception(runtime, nothing)
+        one = Caller(caller("anonymous", "127.0.0.1"), asyncio.Semaphore())
+        async with reception.message(one, context):
+            most = intake._limit - 2 * MIB
+            with pytest.raises(Unavailable, match=r"address 127\.0\.0\.1 has 2097152"):
+                intake.take(most, holders((), one.name))
+            with intake.holding(most, holders((), caller("anonymous", "127.0.0.2"))):
+                pass
+        with intake.holding(intake._limit, holders((), one.name)):  # nothing stays counted
+            pass
+
+    asyncio.run(run())
 
 
 def test_the_clients_deadline_counts(
