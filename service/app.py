@@ -107,11 +107,14 @@ async def task(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """GET /metrics: for everybody; private tasks are named to admins only."""
-    runtime, loop = _runtime(request), asyncio.get_running_loop()
-    told = runtime.reporting
-    page = told.private_page if runtime.access.is_admin(request) else told.page
-    text = await loop.run_in_executor(runtime.watcher, page)
+    """GET /metrics: for everybody; private tasks are named to admins only.
+
+    All who ask while a page is made are told that page.
+    """
+    runtime = _runtime(request)
+    page = runtime.private_page if runtime.access.is_admin(request) else runtime.page
+    async with runtime.in_time():
+        text = await page.ask()
     return Response(text, headers={"content-type": CONTENT_TYPE})
 
 

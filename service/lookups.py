@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 from service.errors import Unavailable
 
@@ -40,6 +40,29 @@ class Lookups:
             return await loop.run_in_executor(self._pool, lambda: look(*arguments, **named))
         finally:
             self._waiting -= 1
+
+    def close(self) -> None:
+        """Drops what has not begun."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Shared(Generic[T]):
+    """One answer at a time, for all who ask while it is made; for the event loop's thread.
+
+    So however many ask, one thread makes one answer after another.
+    """
+
+    def __init__(self, kind: str, make: Callable[[], T]) -> None:
+        """`make` runs in a thread that is named after `kind`."""
+        self._make = make
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=kind)
+        self._made: asyncio.Future[T] | None = None
+
+    async def ask(self) -> T:
+        """What is being made, begun if need be. Raises what `make` raises."""
+        if self._made is None or self._made.done():
+            self._made = asyncio.get_running_loop().run_in_executor(self._pool, self._make)
+        return await asyncio.shield(self._made)  # one who gives up ends it for nobody else
 
     def close(self) -> None:
         """Drops what has not begun."""

@@ -21,7 +21,7 @@ from service.decode_memory import DecodeMemory
 from service.errors import Unavailable
 from service.http.room import Room
 from service.http.uploads import Intake
-from service.lookups import Lookups
+from service.lookups import Lookups, Shared
 from service.settings import Settings
 from service.tasks.catalog import Catalog
 from service.tasks.eviction import Budget, Recency
@@ -89,11 +89,13 @@ class Runtime:
         self.decode_memory = DecodeMemory(settings.decode_memory)
         # For work whose cost a client chooses, off the event loop: forms, JSON, names.
         self.parsers = ThreadPoolExecutor(PARSERS, thread_name_prefix="parse")
-        # A store that hangs holds the threads that wait for it: metrics and the end need another.
+        # A store that hangs holds the threads that wait for it: others need threads of their own.
         self.lists = Lookups("lists of tasks", 1)
         self.facts = Lookups("facts of tasks", 2)
         self.sharing = Sharing(self.catalog.entries)
-        self.watcher = ThreadPoolExecutor(1, thread_name_prefix="watch")
+        self.page = Shared("metrics", self.reporting.page)
+        self.private_page = Shared("private metrics", self.reporting.private_page)
+        self.watcher = ThreadPoolExecutor(1, thread_name_prefix="watch")  # start, stop
         self.metrics.watch(self._snapshot, self.catalog.public)
         self.draining = False
 
@@ -116,7 +118,7 @@ class Runtime:
         self.residency.close()
         self.batcher.stop()
         self.decoders.shutdown()  # the batcher refuses what waits for its turn in them
-        for lookups in (self.lists, self.facts):
+        for lookups in (self.lists, self.facts, self.page, self.private_page):
             lookups.close()
         for pool in (self.parsers, self.watcher):
             pool.shutdown(wait=False, cancel_futures=True)

@@ -144,7 +144,7 @@ class Models:
     async def statistics(self, model: str, version: int | str | None) -> list[dict[str, Any]]:
         """Of one version, of all versions, or (of an empty name) of all models."""
         if not model:
-            return self.runtime.tally.content(await self._seen())
+            return await self._of_seen(self.runtime.tally.content)
         await self._entry(model)
         found = self.runtime.tally.content([model])
         if version is None:
@@ -155,9 +155,12 @@ class Models:
     @_in_time
     async def index(self, only_ready: bool) -> list[dict[str, Any]]:
         """Every task with its state."""
-        entries = await self._seen()
-        found = [_indexed(model, entry.slot) for model, entry in entries.items()]
-        return [one for one in found if one["state"] == "READY" or not only_ready]
+
+        def indexed(entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
+            found = [_indexed(model, entry.slot) for model, entry in entries.items()]
+            return [one for one in found if one["state"] == "READY" or not only_ready]
+
+        return await self._of_seen(indexed)
 
     @_in_time
     async def load(self, model: str, parameters: Mapping[str, Any]) -> None:
@@ -209,11 +212,12 @@ class Models:
         runtime = self.runtime
         return await hiding.require(runtime.catalog, self.grants, model, runtime.facts.ask)
 
-    async def _seen(self) -> Mapping[str, Entry]:
+    async def _of_seen(self, make: Callable[[Mapping[str, Entry]], T]) -> T:
+        """What `make` makes of all tasks that the request may know of, where lists are made."""
         self.grants.require_read()
         self.runtime.catalog.require_followed()
         entries = self.runtime.catalog.entries()
-        return await self.runtime.facts.ask(hiding.seen, entries, self.grants)
+        return await self.runtime.lists.ask(lambda: make(hiding.seen(entries, self.grants)))
 
     async def _number(self, model: str, version: int | str) -> int:
         if isinstance(version, int):

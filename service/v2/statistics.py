@@ -132,18 +132,20 @@ class Tally:
             del self._counts[task]
 
     def content(self, tasks: Iterable[str]) -> list[dict[str, Any]]:
-        """The statistics of the tasks' versions; zeros of a task that has answered nothing yet."""
+        """The statistics of the tasks' versions; zeros of a task that has answered nothing yet.
+
+        The lock is held for one task at a time: what is counted meanwhile waits for no more.
+        """
         entries = self._entries()
         with self._lock:
             self._drop_removed()
-            return [
-                _content(task, version, counts)
-                for task in tasks
-                if task in entries
-                for version, counts in (
-                    self._counts.get(task) or {entries[task].slot.version: _Counts()}
-                ).items()
-            ]
+        found: list[dict[str, Any]] = []
+        for task in tasks:
+            if task in entries:
+                with self._lock:
+                    counts = self._counts.get(task) or {entries[task].slot.version: _Counts()}
+                    found += [_content(task, *one) for one in counts.items()]
+        return found
 
 
 def _content(task: str, version: int, counts: _Counts) -> dict[str, Any]:

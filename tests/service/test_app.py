@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import jax
@@ -16,6 +17,7 @@ import pytest
 from model_store import ModelStore, Published
 from service.errors import SettingsError
 from service.runtime import Runtime
+from service.telemetry import metrics
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.systems import image, png, tree_of
 from tests.service.waiting import PATIENCE_S, eventually
@@ -193,3 +195,31 @@ def test_a_version_can_be_asked_for_by_name(gateway: Gateway) -> None:
     shown = gateway.get("/tasks/versions")["versions"]
     assert [version["names"] for version in shown] == [[], ["stable"]]
     gateway.store.remove_alias("versions", "stable")
+
+
+def test_however_many_ask_for_the_metrics_one_page_is_made_at_a_time(
+    tmp_path: Path, compilations: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks is told when a page takes too long, and the end waits for none."""
+    made = Gateway(ModelStore(tmp_path, create=True), compilations, deadline_ms=300)
+    hanging, pages = threading.Event(), list[object]()
+    generate = metrics.generate_latest
+
+    def slow(registry: Any) -> bytes:
+        pages.append(registry)
+        hanging.wait(20)
+        return generate(registry)
+
+    monkeypatch.setattr(metrics, "generate_latest", slow)
+
+    async def many() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(made.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await asyncio.gather(*(client.get("/metrics") for _ in range(100)))
+
+    for response in made.runner.run(many()):
+        refused(response, 503, "unavailable")
+    assert len(pages) == 1
+    made.close()
+    assert not hanging.is_set()
+    hanging.set()

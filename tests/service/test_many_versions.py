@@ -19,6 +19,7 @@ from model_store.refs import Version, Versions
 from service.access import LOCAL, Grants
 from service.http.listing import VERSIONS
 from service.lookups import WAITING
+from service.tasks.catalog import Entry
 from service.tasks.sharing import FEW, Sharing
 from service.tasks.summaries import Summary
 from service.v2 import models
@@ -176,18 +177,15 @@ class _Slot:
 
     def __init__(self, summary: Summary) -> None:
         self.digest = summary.digest
-        self._summary = summary
+        self.known_summary = summary
 
     def summary(self) -> Summary:
-        return self._summary
+        return self.known_summary
 
 
-class _Entry:
-    successor: _Slot | None = None
-    private: bool | None = None
-
-    def __init__(self, summary: Summary) -> None:
-        self.slot = _Slot(summary)
+def _entry(summary: Summary) -> Entry:
+    slot: Any = _Slot(summary)
+    return Entry(slot)
 
 
 @st.composite
@@ -204,11 +202,12 @@ def test_a_task_counts_as_private_as_soon_as_its_next_version_is() -> None:
         Summary(Digest(name), "", 1, {}, {}, None, name == "private", (DIGESTS[0],), (1,))
         for name in ("public", "private")
     )
-    entry: Any = _Entry(public)
+    entry = _entry(public)
     sharing = Sharing(lambda: {"t": entry})
     sharing.learn({})
     assert sharing.users(DIGESTS[0], LOCAL) == 1
-    entry.successor = _Slot(private)  # loading, or one that cannot be loaded
+    successor: Any = _Slot(private)
+    entry.successor = successor  # loading, or one that cannot be loaded
     sharing.learn({})
     assert sharing.users(DIGESTS[0], LOCAL) == 0
     entry.successor = None  # rolled back
@@ -224,7 +223,7 @@ def test_counts_of_sharing_are_those_of_a_recount(steps: list[Mapping[str, Summa
     callers = [LOCAL, Grants("one", classify=("t1",)), Grants("all", classify=tuple(NAMES))]
     for step in steps:
         now.clear()
-        now.update({task: _Entry(summary) for task, summary in step.items()})
+        now.update({task: _entry(summary) for task, summary in step.items()})
         sharing.learn({})
         for grants in callers:
             for digest in DIGESTS:

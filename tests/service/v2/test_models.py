@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from model_store import ModelStore
@@ -126,3 +129,42 @@ def test_only_the_latest_versions_are_counted(gateway: Gateway) -> None:
     assert [one["version"] for one in found] == [str(KEPT_VERSIONS + i) for i in range(1, 9)]
     assert {one["name"] for one in found} == {"plain"}
     assert found[0]["inference_stats"]["compute_infer"] == {"count": 1, "ns": 1_000_000}
+
+
+def test_lists_of_all_models_take_no_thread_of_facts_and_are_made_beside_the_event_loop(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime, hanging = gateway.app.state.runtime, threading.Event()
+    seen, content, threads = hiding.seen, runtime.tally.content, list[str]()
+
+    def noted(tasks: Iterable[str]) -> list[dict[str, Any]]:
+        threads.append(threading.current_thread().name)
+        return content(tasks)
+
+    monkeypatch.setattr(hiding, "seen", lambda *of: hanging.wait(PATIENCE_S) and seen(*of))
+    monkeypatch.setattr(runtime.tally, "content", noted)
+
+    async def story() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(gateway.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            paths = ["/v2/models/stats", "/v2/models"] * 3
+            lists = [asyncio.create_task(client.get(path)) for path in paths]
+            await asyncio.sleep(0.2)  # more of them than there are threads of facts
+            metadata = await client.get("/v2/models/plain")
+            hanging.set()
+            return [metadata, *await asyncio.gather(*lists)]
+
+    assert [one.status_code for one in gateway.runner.run(story())] == [200] * 7
+    assert len(threads) == 3
+    assert all(name.startswith("lists") for name in threads)
+
+
+def test_statistics_of_many_tasks_keep_no_batch_waiting(gateway: Gateway) -> None:
+    tally = Tally(gateway.app.state.runtime.catalog.entries)
+
+    def tasks() -> Iterator[str]:
+        for _ in range(3):
+            assert not tally._lock.locked()  # which the engine's thread takes
+            yield "plain"
+
+    assert len(tally.content(tasks())) == 3
