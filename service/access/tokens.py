@@ -7,9 +7,7 @@ what was read last. A file that cannot be used changes nothing but the log and a
 from __future__ import annotations
 
 import logging
-import os
 import re
-import stat
 import threading
 import time
 import tomllib
@@ -20,6 +18,7 @@ from typing import Any
 from service.access.grants import ANONYMOUS, Grants
 from service.access.rates import Bucket
 from service.errors import SettingsError
+from service.plain_files import Stamp, opened
 
 logger = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0  # a token that is taken out of the file works for so long at most
@@ -35,7 +34,6 @@ FIELDS: Mapping[str, Any] = {
     **{"rate": None, "burst": None},
 }
 
-Stamp = tuple[int, ...]  # changes with the file
 Tokens = Mapping[str, Grants]  # by the SHA-256 of the token, "" for requests without one
 
 
@@ -102,21 +100,11 @@ class TokenFile:
 
     def _read(self) -> bool:
         """Whether there was anything new. Raises OSError or ValueError."""
-        # Neither opening nor reading may wait for somebody else, as they would at a pipe.
-        file = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        try:
-            found = os.fstat(file)
-            stamp = (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
-            new = stamp != self._stamp
+        with opened(self._path) as file:
+            new = file.stamp != self._stamp
             if new:
-                if not stat.S_ISREG(found.st_mode):
-                    raise ValueError("expected a plain file")
-                with open(file, "rb", closefd=False) as content:
-                    data = content.read(MAX_BYTES + 1)
-                self._tokens = parse(data, self._tokens, self._clock)
-                self._stamp = stamp
-        finally:
-            os.close(file)
+                self._tokens = parse(file.read(MAX_BYTES), self._tokens, self._clock)
+                self._stamp = file.stamp
         self._good_at = self._clock()
         return new
 
@@ -136,8 +124,6 @@ def parse(data: bytes, before: Tokens, clock: Callable[[], float]) -> Tokens:
 
 
 def _tables(data: bytes) -> list[Any]:
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"expected at most {MAX_BYTES} bytes")
     text = data.decode("utf-8")
     keys = re.split(r"[=,\n{}\[\]]", QUOTED.sub("", text))
     if max(key.count(".") for key in keys) > MAX_DOTS:

@@ -9,8 +9,6 @@ count.
 from __future__ import annotations
 
 import logging
-import os
-import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from model_store.signing import (
     load_public_keys,
     parse_public_keys,
 )
+from service.plain_files import opened
 
 logger = logging.getLogger(__name__)
 MOST_FILES = 256  # of a folder
@@ -121,25 +120,10 @@ def _contents(files: Sequence[Path]) -> Found:
     found: dict[Path, bytes | Unreadable] = {}
     for file in files:
         try:
-            found[file] = _read(file)
+            with opened(file) as content:
+                found[file] = content.read(MAX_KEY_FILE_BYTES)
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
             found[file] = Unreadable(str(error))
     return found
-
-
-def _read(file: Path) -> bytes:
-    """Raises OSError, or ValueError for what is no plain file of ordinary size."""
-    # Neither opening nor reading may wait for somebody else, as they would at a pipe.
-    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("no plain file")
-        with open(descriptor, "rb", closefd=False) as opened:
-            data = opened.read(MAX_KEY_FILE_BYTES + 1)
-    finally:
-        os.close(descriptor)
-    if len(data) > MAX_KEY_FILE_BYTES:
-        raise ValueError(f"more than {MAX_KEY_FILE_BYTES} bytes")
-    return data

@@ -295,7 +295,7 @@ def test_a_request_never_reads_the_file(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError("gone")
 
     monkeypatch.setattr("service.access.tokens.LOOK_EVERY_S", 0.001)
-    monkeypatch.setattr("service.access.tokens.os.open", hang)
+    monkeypatch.setattr("service.plain_files.os.open", hang)
     guard.start()
     try:
         assert entered.wait(PATIENCE_S)
