@@ -80,12 +80,21 @@ class Access:
     def grants(
         self, headers: Sequence[tuple[str, str]], peer: str | None, scheme: str | None = None
     ) -> Grants:
+        """As `rights`, of a request that counts; raises RateExceeded for a token that has asked too
+        often.
+        """
+        grants = self.rights(headers, peer, scheme)
+        grants.spend()
+        return grants
+
+    def rights(
+        self, headers: Sequence[tuple[str, str]], peer: str | None, scheme: str | None = None
+    ) -> Grants:
         """What a request with these headers, their names in lower case, from this address may do.
 
         `peer` is the address of the socket's other end, None if it is not known; `scheme` is http
-        or https, None over gRPC. Raises Unauthenticated for a token that is not known, RateExceeded
-        for one that has asked too often, Forbidden where there are no tokens and the request is not
-        local.
+        or https, None over gRPC. Raises Unauthenticated for a token that is not known, Forbidden
+        where there are no tokens and the request is not local.
         """
         if self._file is None:
             why = foreign(peer, headers, scheme, self.pages)
@@ -97,7 +106,6 @@ class Access:
             return LOCAL
         grants = self._known(headers)
         identified(grants.name)
-        grants.spend()
         return grants
 
     def _known(self, headers: Sequence[tuple[str, str]]) -> Grants:

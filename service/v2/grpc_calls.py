@@ -31,6 +31,7 @@ from service.v2.wire import FEW_FIELDS, ManyFields, model_of, no_message
 CONTENTS = {"BYTES": "bytes_contents", "UINT8": "uint_contents", "FP32": "fp32_contents"}
 LONG_VALUES = 4096  # of an answer, which is then made beside the event loop
 LONG_BYTES = 1 << 16
+MAX_VALUES = 2**20  # of the contents of a tensor, as in JSON: each becomes an object of Python
 MAX_CONTROL_BYTES = 1 << 16  # of a message that is not a request to infer
 T = TypeVar("T", bound=Message)
 R = TypeVar("R")
@@ -205,7 +206,15 @@ async def _never() -> None:
 
 def _input(tensor: pb.ModelInferRequest.InferInputTensor) -> dict[str, Any]:
     field = CONTENTS.get(tensor.datatype)
-    data = list(getattr(tensor.contents, field)) if field and tensor.HasField("contents") else None
+    data = None
+    if field and tensor.HasField("contents"):
+        values = getattr(tensor.contents, field)
+        if len(values) > MAX_VALUES:
+            raise BadRequest(
+                f"{field}: expected at most {MAX_VALUES} values, found {len(values)}; send them "
+                "in raw_input_contents"
+            )
+        data = list(values)
     return {
         "name": tensor.name,
         "datatype": tensor.datatype,

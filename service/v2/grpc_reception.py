@@ -134,10 +134,15 @@ class Reception:
 
     @contextmanager
     def admitted(
-        self, arrival: Arrival, require: Callable[[Grants], None]
+        self, arrival: Arrival, require: Callable[[Grants], None], *, counts: bool = True
     ) -> Iterator[tuple[Caller, Grants]]:
-        """Around what only some may do. Raises what `require` does, and TooManyCalls."""
-        host, grants = arrival.connection.host, self.grants(arrival)
+        """Around what only some may do. Raises what `require` does, and TooManyCalls.
+
+        It `counts` as a request, unless each of its messages does.
+        """
+        host, access = arrival.connection.host, self.runtime.access
+        look = access.grants if counts else access.rights
+        grants = look(_pairs(arrival.context), host)
         require(grants)
         name = caller(grants.name, host)
         with self._callers.admitted(name, arrival.connection) as found:

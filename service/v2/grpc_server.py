@@ -180,15 +180,21 @@ class _Methods:
         path, reception = PREFIX + name, self._reception
 
         async def handle(_: Any, context: Context) -> None:
+            opened = False
             try:
                 with (
                     reception.arrived(context) as arrival,
-                    reception.admitted(arrival, _required(name)) as (caller, _grants),
+                    reception.admitted(arrival, _required(name), counts=False) as (caller, _),
                 ):
+                    opened = True
                     while await answer_next(arrival, caller):
                         pass
             except Exception as error:  # neither an idle stream nor an unread one keeps its place
-                refuse(context, error)
+                if opened:  # each message is noted by itself
+                    refuse(context, error)
+                    return
+                with reception.noted(path, context) as exchange:
+                    exchange.status = refuse(context, error)
 
         async def answer_next(arrival: Arrival, caller: Caller) -> bool:
             async with reception.message(caller, arrival.context) as data:

@@ -50,9 +50,10 @@ def images(sent: Sent, spec: Spec, most: int) -> list[bytes]:
     if isinstance(sent.shape, list) and len(sent.shape) == 1:
         sent = replace(sent, shape=[*sent.shape, 1])
     count = _shape(sent, spec, most)[0]
-    found = _split(sent, sent.raw) if sent.raw is not None else _texts(sent)
+    found = _split(sent, sent.raw, count) if sent.raw is not None else _texts(sent)
     if len(found) != count:
-        raise BadRequest(f"input {spec.name!r}: expected {count} elements, found {len(found)}")
+        number = "more" if sent.raw is not None and len(found) > count else len(found)
+        raise BadRequest(f"input {spec.name!r}: expected {count} elements, found {number}")
     return found
 
 
@@ -94,10 +95,11 @@ def _shape(sent: Sent, spec: Spec, most: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _split(sent: Sent, raw: memoryview) -> list[bytes]:
+def _split(sent: Sent, raw: memoryview, most: int) -> list[bytes]:
+    """The elements; of more than `most`, only one more: an empty one takes four bytes."""
     found: list[bytes] = []
     place = 0
-    while place < len(raw):
+    while place < len(raw) and len(found) <= most:
         start = place + LENGTH.size
         if start > len(raw):
             raise BadRequest(f"input {shown(sent.name)}: {len(raw) - place} bytes too many")

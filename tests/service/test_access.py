@@ -431,7 +431,7 @@ def test_over_grpc_each_call_and_each_message_of_a_stream_counts(
         port = free.getsockname()[1]
     (tmp_path / "tokens.toml").write_text(
         entry("calls", "c", "rate = 1e-6\nburst = 2\nread = true")
-        + entry("stream", "s", "rate = 1e-6\nburst = 3\nclassify = ['*']")
+        + entry("stream", "s", "rate = 1e-6\nburst = 2\nclassify = ['*']")
     )
     store = ModelStore(tmp_path / "store", create=True)
     gateway = Gateway(store, compilations, tokens=str(tmp_path / "tokens.toml"), grpc_port=port)

@@ -20,15 +20,16 @@ import numpy as np
 import pytest
 
 from service.compute.batching import Batcher, Limits
-from service.errors import SettingsError, Unavailable
+from service.errors import SettingsError, Unauthenticated, Unavailable
 from service.http.room import caller, holders
 from service.http.uploads import Intake
 from service.runtime import Runtime
 from service.telemetry.requests import Exchange
 from service.v2 import grpc_reception, grpc_server, models
 from service.v2 import inference_pb2 as pb
-from service.v2.errors import NOT_SERVED
+from service.v2.errors import NOT_SERVED, BadRequest
 from service.v2.grpc_callers import Caller, longest_message
+from service.v2.grpc_calls import CONTENTS, MAX_VALUES, _input
 from service.v2.grpc_connections import listener
 from service.v2.grpc_reception import Reception
 from service.v2.grpc_server import NOBODY, PREFIX, _Methods, hold_port, serving
@@ -136,6 +137,17 @@ def test_calls(
     found, answer, _ = gateway.runner.run(run())
     assert found.name == code, answer
     assert said in str(answer)
+
+
+@pytest.mark.parametrize(("datatype", "field"), CONTENTS.items())
+def test_values_that_would_each_become_an_object_are_counted_first(
+    datatype: str, field: str
+) -> None:
+    values = [b""] * (MAX_VALUES + 1) if datatype == "BYTES" else bytes(MAX_VALUES + 1)
+    contents = pb.InferTensorContents(**{field: values})
+    tensor = pb.ModelInferRequest.InferInputTensor(datatype=datatype, contents=contents)
+    with pytest.raises(BadRequest, match=f"{field}: .* 1048577; send .* raw_input_contents"):
+        _input(tensor)
 
 
 def test_what_is_no_message_of_ours(gateway: Gateway, runtime: Runtime, port: int) -> None:
@@ -249,6 +261,26 @@ def test_silence_ends_a_call_and_a_stream(
     answer, *codes = gateway.runner.run(run())
     assert answer.infer_response.outputs
     assert codes == [grpc.StatusCode.DEADLINE_EXCEEDED] * 2
+
+
+def test_a_stream_that_may_not_open_is_in_the_log(
+    gateway: Gateway, runtime: Runtime, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise Unauthenticated("the token is not known here")
+
+    ended: list[Exchange] = []
+    monkeypatch.setattr(runtime.reporting, "reports", (ended.append,))
+    monkeypatch.setattr(runtime.access, "_known", refuse)
+    monkeypatch.setattr(runtime.access, "_file", object())
+
+    async def run() -> grpc.StatusCode:
+        target = f"127.0.0.1:{port}"
+        async with serving(runtime), grpc.aio.insecure_channel(target) as channel:
+            return await channel.stream_stream(f"{PREFIX}ModelStreamInfer")().code()
+
+    assert gateway.runner.run(run()) is grpc.StatusCode.UNAUTHENTICATED
+    assert [(one.path, one.status) for one in ended] == [(f"{PREFIX}ModelStreamInfer", 401)]
 
 
 @pytest.mark.parametrize("streamed", [False, True])

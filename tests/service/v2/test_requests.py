@@ -14,12 +14,15 @@ from hypothesis import strategies as st
 
 from service.errors import GatewayError, TooLarge
 from service.settings import Settings
+from service.v2 import tensors
+from service.v2.errors import BadRequest
 from service.v2.inference import prepare
 from service.v2.requests import Request, parse_body, parse_json
 from tests.service.in_process import Gateway
 from tests.service.systems import png
 from tests.service.waiting import eventually
 
+LENGTH = tensors.LENGTH
 LIMITS = Settings("unused", max_batch_rows=4, max_pixels=10_000)
 NAMES = st.sampled_from(["image", "pixels", "preprocessed", "probabilities", "logits", ""])
 TYPES = st.sampled_from(["BYTES", "UINT8", "FP32", "INT64", ""])
@@ -194,6 +197,23 @@ def test_refusals_say_what_was_expected(body: bytes, said: str) -> None:
     assert error.value.status == 400
     assert said in error.value.detail
     assert len(error.value.detail) < 500
+
+
+def test_of_too_many_elements_only_one_more_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counted:
+        size, read = tensors.LENGTH.size, 0
+
+        def unpack(self, data: Any) -> Any:
+            self.read += 1
+            return LENGTH.unpack(data)
+
+    counted = Counted()
+    monkeypatch.setattr(tensors, "LENGTH", counted)
+    spec = tensors.Spec("image", "BYTES", (tensors.ANY, 1), "n, 1")
+    sent = tensors.Sent("image", "BYTES", [2, 1], raw=memoryview(bytes(4 * 10_000)))
+    with pytest.raises(BadRequest, match="expected 2 elements, found more"):
+        tensors.images(sent, spec, 4)
+    assert counted.read == 3
 
 
 def test_one_image_alone() -> None:
