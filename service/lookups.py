@@ -22,15 +22,16 @@ WAITING = 64  # questions, with those being answered
 class Lookups:
     """One kind of question; for the event loop's thread."""
 
-    def __init__(self, kind: str, threads: int) -> None:
-        """`kind` is told to who is refused."""
+    def __init__(self, kind: str, threads: int, waiting: int = WAITING) -> None:
+        """`kind` is told to who is refused; `waiting` is the bound, with those being answered."""
         self._kind = kind
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=kind)
+        self._most = waiting
         self._waiting = 0
 
     async def ask(self, look: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """What `look` returns or raises; raises Unavailable at once where too many wait."""
-        if self._waiting >= WAITING:
+        if self._waiting >= self._most:
             raise Unavailable(
                 f"{self._waiting} requests for {self._kind} wait already", retry_after_s=1
             )

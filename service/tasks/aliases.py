@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections import OrderedDict
 from collections.abc import Callable
 
 from model_store import ModelStore, StoreError
 from service.errors import Unavailable, UnknownTask
+from service.lookups import Lookups
 from service.tasks.reasons import reason
 
 KEPT_NAMES = 1000  # that are remembered
@@ -17,9 +17,12 @@ KEPT_NAMES = 1000  # that are remembered
 class Aliases:
     """What names of versions stand for; for the event loop's thread."""
 
-    def __init__(self, store: ModelStore, *, keep_s: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, store: ModelStore, readers: Lookups, *, keep_s: float, clock: Callable[[], float]
+    ) -> None:
         """A name is read again when it was read longer than `keep_s` ago."""
         self._store = store
+        self._readers = readers
         self._keep_s = keep_s
         self._clock = clock
         self._known: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
@@ -28,7 +31,7 @@ class Aliases:
         """The version that a name stands for. Raises UnknownTask or Unavailable."""
         read_at, number = self._known.get((task, name), (-math.inf, 0))
         if self._clock() - read_at > self._keep_s:
-            number = await asyncio.to_thread(self._read, task, name)
+            number = await self._readers.ask(self._read, task, name)
             self._known[task, name] = (self._clock(), number)
             self._known.move_to_end((task, name))
             if len(self._known) > KEPT_NAMES:

@@ -31,6 +31,8 @@ from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 OLDER_VERSIONS = 4  # versions that are not live and stay loaded after `?version=`
+READERS = 6  # threads for what a request to classify has to read before a load can begin
+REQUESTS = 1000  # that wait for them
 SHOWN_CHARACTERS = 100  # of a name that somebody sent
 
 
@@ -42,9 +44,7 @@ class Entry:
     successor: Slot | None = None
     private: bool | None = None  # the last version that could be read; None until there is one
     read_again_at: float = 0.0  # a time of `time.monotonic`, where its manifest cannot be read
-    unread: str | None = (
-        None  # why its refs cannot be read now; what answers is what they last said
-    )
+    unread: str | None = None  # why its refs cannot be read now: they last said what answers
 
     def known_private(self) -> bool | None:
         """Whether the task is private, by what has been read of it; never waits for the store.
@@ -88,7 +88,8 @@ class Catalog:
         self._loader = loader
         self._metrics = metrics
         self._poll_s = poll_s
-        self._aliases = Aliases(loader.store, keep_s=poll_s, clock=loader.clock)
+        self.versions = Lookups("versions of tasks", READERS, REQUESTS)
+        self._aliases = Aliases(loader.store, self.versions, keep_s=poll_s, clock=loader.clock)
         self._preload = frozenset(preload)
         self._pins = tuple(pins)
         self._lock = threading.RLock()
@@ -117,6 +118,7 @@ class Catalog:
         self._stopped.set()
         self._wake.set()
         self.names.close()
+        self.versions.close()
         self._thread.join()
 
     # -- requests
@@ -132,7 +134,7 @@ class Catalog:
             version = await self._aliases.number(task, version)
         slot = self._find(task, version)
         if slot is None and version is not None:
-            slot = await asyncio.to_thread(self._older_slot, task, version)
+            slot = await self.versions.ask(self._older_slot, task, version)
         if slot is None:
             raise no_task(task)
         return slot.use() or await self._loaded(slot)

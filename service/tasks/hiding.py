@@ -25,7 +25,7 @@ from service.tasks.catalog import Catalog, Entry, no_task, no_version
 
 HINTS = 3  # names that a refusal tells
 READ_AGAIN_S = 1.0  # after a manifest could not be read
-Look = Callable[[Callable[[], bool]], Awaitable[bool]]
+Look = Callable[[Callable[[], bool | None]], Awaitable[bool | None]]
 
 
 async def acquire(
@@ -40,27 +40,29 @@ async def acquire(
     return path
 
 
-async def require(
-    catalog: Catalog, grants: Grants, task: str, look: Look = asyncio.to_thread
-) -> Entry:
+async def require(catalog: Catalog, grants: Grants, task: str, look: Look | None = None) -> Entry:
     """`catalog.require` for a request: raises UnknownTask also for what it may not know of.
 
-    `look` runs in a thread what may read the store: questions about tasks bring threads of their
-    own, so that they take none from answers.
+    `look` runs in a thread what may read the store, by default in those of the catalog: questions
+    about tasks bring threads of their own, so that they take none from answers.
     """
     try:
         entry = await catalog.require(task)
     except UnknownTask:
         raise await unknown(catalog, grants, task) from None
-    if entry.slot.summarised:  # no need of a thread
-        known = entry.known_private()
-        visible = grants.sees(task, private=True) or grants.sees(task, known)
-    else:
-        visible = await look(partial(sees, grants, task, entry))
-    if not visible:
+    if not await visible(grants, task, entry, look or catalog.versions.ask):
         await asyncio.wrap_future(catalog.refresh())  # as long as for a task that does not exist
         raise await unknown(catalog, grants, task)
     return entry
+
+
+async def visible(grants: Grants, task: str, entry: Entry, look: Look) -> bool:
+    """Whether a request may know of a task; `look` reads what is not known yet, as in `require`."""
+    if grants.sees(task, private=True):
+        return True
+    if not entry.slot.summarised:
+        await look(partial(private, entry))
+    return grants.sees(task, entry.known_private())
 
 
 def seen(entries: Mapping[str, Entry], grants: Grants) -> dict[str, Entry]:

@@ -10,7 +10,6 @@ model of the other reading. A name whose slashes are written as %2F leaves only 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from urllib.parse import unquote
 
@@ -80,12 +79,17 @@ def _names(path: str, method: str) -> Iterator[str]:
 
 
 async def require_one_reading(request: Request, runtime: Runtime, grants: Grants) -> None:
-    """Raises BadRequest where the caller may know of another model that the path may be about."""
+    """Raises BadRequest where the caller may know of another model that the path may be about,
+    Unavailable where that cannot be read in time.
+    """
     others: Sequence[str] = request.scope.get(READINGS, ())
     entries = runtime.catalog.entries()
     for other in others:
-        entry = entries.get(other)
-        if entry is not None and await asyncio.to_thread(hiding.sees, grants, other, entry):
+        if (entry := entries.get(other)) is None:
+            continue
+        async with runtime.in_time():
+            visible = await hiding.visible(grants, other, entry, runtime.catalog.versions.ask)
+        if visible:
             model = request.path_params["model"]
             raise BadRequest(
                 f"the path may be about the model {shown(model)} or {shown(other)}: write the "

@@ -19,7 +19,7 @@ from service.errors import SettingsError
 from service.runtime import Runtime
 from service.telemetry import metrics
 from tests.service.in_process import OCTETS, Gateway, refused
-from tests.service.systems import image, png, tree_of
+from tests.service.systems import image, png, publish, tree_of
 from tests.service.waiting import PATIENCE_S, eventually
 from vit import Architecture, forward, preprocess
 
@@ -128,10 +128,14 @@ def test_metrics_tell_what_happened(gateway: Gateway) -> None:
     assert gateway.metric("munet_queue_rows") == 0
 
 
-def test_metrics_and_the_end_wait_for_no_thread_that_a_store_holds(
+def test_answers_metrics_and_the_end_wait_for_no_thread_of_asyncio_s(
     tmp_path: Path, compilations: str
 ) -> None:
-    made = Gateway(ModelStore(tmp_path, create=True), compilations)
+    store = ModelStore(tmp_path, create=True)
+    publish(store, "plain")
+    publish(store, "plain", own={"head": 3})
+    store.alias("plain", "stable", 1)
+    made = Gateway(store, compilations)
     hanging = threading.Event()
 
     async def hang() -> None:
@@ -141,6 +145,11 @@ def test_metrics_and_the_end_wait_for_no_thread_that_a_store_holds(
     made.runner.run(hang())
     started = time.monotonic()
     assert made.request("GET", "/metrics").status_code == 200
+    for path in ("plain", "plain?version=1", "plain?version=stable"):
+        assert (
+            made.request("POST", f"/classify/{path}", content=png(1), headers=OCTETS).status_code
+            == 200
+        )
     made.runner.run(made.lifespan.__aexit__(None, None, None))
     assert time.monotonic() - started < PATIENCE_S
     hanging.set()

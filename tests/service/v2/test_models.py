@@ -13,7 +13,9 @@ import httpx
 import pytest
 
 from model_store import ModelStore
+from service.access import Grants
 from service.tasks import hiding
+from service.tasks.loading import Slot
 from service.telemetry.requests import Course, Seen
 from service.v2.statistics import KEPT_VERSIONS, Tally
 from tests.model_store.samples import blob_file
@@ -168,3 +170,21 @@ def test_statistics_of_many_tasks_keep_no_batch_waiting(gateway: Gateway) -> Non
             yield "plain"
 
     assert len(tally.content(tasks())) == 3
+
+
+def test_the_other_reading_of_a_path_is_not_waited_for_without_end(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the store does not say whether the caller may know of the model that it names."""
+    runtime, hanging = gateway.app.state.runtime, threading.Event()
+    monkeypatch.setattr(runtime, "settings", replace(runtime.settings, deadline_ms=200))
+    publish(gateway.store, "plain/ready")
+    eventually(lambda: "plain/ready" in runtime.catalog.entries())
+    monkeypatch.setattr(hiding, "private", lambda _: hanging.wait(20))
+    monkeypatch.setattr(Slot, "summarised", False)
+    monkeypatch.setattr(Grants, "sees", lambda *_, **__: False)
+    try:
+        refused(gateway.request("GET", "/v2/models/plain/ready"), 503, "unavailable")
+        assert not hanging.is_set()
+    finally:
+        hanging.set()
