@@ -280,6 +280,16 @@ def test_warming_compiles_every_bucket_and_running_none(tmp_path: Path, compilat
     system.engine.close()
 
 
+def test_loads_at_the_same_time_wait_for_one_compilation(tmp_path: Path, compilations: str) -> None:
+    system = System(tmp_path, compilations)
+    versions = [publish(system.store, name, own={"head": n}) for n, name in enumerate("abcdefgh")]
+    with ThreadPoolExecutor(len(versions)) as pool:
+        list(pool.map(system.load, versions))
+    buckets = len(system.engine.buckets)
+    assert system.programs == 5 * buckets - 1  # as of one of them
+    system.engine.close()
+
+
 def test_a_restart_compiles_nothing(tmp_path: Path) -> None:
     for backend in ("jax", "openvino"):
         sources = []
