@@ -42,7 +42,8 @@ class DecodeMemory:
     def holding(self, size: int, perhaps: int = 0) -> Iterator[None]:
         """Around work with so many bytes; raises TooLarge if that is more than there are in all.
 
-        `perhaps` more are hardly ever needed: with them it may need all there is, and runs alone.
+        `perhaps` more are hardly ever needed: if both are more than there are in all, it waits
+        until nothing else is decoded.
         """
         if size > self._limit:
             raise TooLarge(

@@ -27,7 +27,7 @@ from service.errors import BadParameter, ClientGone, GatewayError
 from service.http import problems
 from service.http.queries import Query, query
 from service.http.room import Holder, caller_of, holders
-from service.http.uploads import read_image
+from service.http.uploads import gone, read_image
 from service.images import File, Source
 from service.runtime import Runtime
 from service.settings import Settings
@@ -65,8 +65,8 @@ class _Classify:
         seen.tasks = tasks[: runtime.settings.max_batch_rows]  # more are refused
         wanted = _wanted(request, tasks, grants, given, runtime.settings)
         of = holders(tasks, wanted.caller)
-        read, gone = partial(_read, request, runtime, of), partial(_gone, request)
-        result = await classify(runtime, wanted, read, gone)
+        read, left = partial(_read, request, runtime, of), partial(gone, request)
+        result = await classify(runtime, wanted, read, left)
         values = sum(len(one.path.labels) for one in result.outcomes if isinstance(one, Classified))
         return await runtime.made(values, partial(self._response, wanted, result, seen))
 
@@ -142,11 +142,6 @@ async def _read(request: Request, runtime: Runtime, of: Sequence[Holder]) -> Seq
     except ClientDisconnect:
         raise ClientGone("the client closed the connection") from None
     return [File(body)]
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _one(wanted: Wanted, result: Result) -> Mapping[str, Any]:

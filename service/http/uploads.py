@@ -134,5 +134,11 @@ async def _body(request: Request, max_bytes: int, intake: Intake, of: Sequence[H
         intake.give(size, of)
 
 
+async def gone(request: Request) -> None:
+    """Returns when the client of a request whose body has been read has left."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 def _too_large(max_bytes: int) -> TooLarge:
     return TooLarge(f"the body has more than the {max_bytes} bytes that are accepted")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from google.protobuf.json_format import ParseDict
@@ -17,6 +18,7 @@ from service.compute.paths import LoadedPath
 from service.errors import ClientGone
 from service.http.room import holders
 from service.images import Source
+from service.lookups import Lookups
 from service.runtime import Runtime
 from service.telemetry.requests import Seen, watched
 from service.v2 import inference_pb2 as pb
@@ -29,12 +31,9 @@ from service.v2.tensors import binary
 from service.v2.wire import FEW_FIELDS, ManyFields, model_of, no_message
 
 CONTENTS = {"BYTES": "bytes_contents", "UINT8": "uint_contents", "FP32": "fp32_contents"}
-LONG_VALUES = 4096  # of an answer, which is then made beside the event loop
-LONG_BYTES = 1 << 16
 MAX_VALUES = 2**20  # of the contents of a tensor, as in JSON: each becomes an object of Python
 MAX_CONTROL_BYTES = 1 << 16  # of a message that is not a request to infer
 T = TypeVar("T", bound=Message)
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,10 @@ class Asking:
 
 
 class Calls:
-    """Each takes a message, or its bytes, and who asks; raises GatewayError."""
+    """Each takes a message, or its bytes, and who asks; gives one, or its bytes if it may be long.
+
+    Raises GatewayError.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -71,36 +73,32 @@ class Calls:
         ready = await self._models(asking).ready(message.name, parse_version(message.version))
         return pb.ModelReadyResponse(ready=ready)
 
-    async def ModelMetadata(
-        self, message: pb.ModelMetadataRequest, asking: Asking
-    ) -> pb.ModelMetadataResponse:
+    async def ModelMetadata(self, message: pb.ModelMetadataRequest, asking: Asking) -> bytes:
         """Tensors and versions."""
         version = parse_version(message.version)
         content = await self._models(asking).metadata(message.name, version)
-        return await self._made(content, pb.ModelMetadataResponse)
+        return await self._made(content, pb.ModelMetadataResponse, self._runtime.facts)
 
-    async def ModelConfig(
-        self, message: pb.ModelConfigRequest, asking: Asking
-    ) -> pb.ModelConfigResponse:
+    async def ModelConfig(self, message: pb.ModelConfigRequest, asking: Asking) -> bytes:
         """What clients of Triton read of a model's configuration."""
         version = parse_version(message.version)
         content = await self._models(asking).config(message.name, version)
-        return await self._made({"config": content}, pb.ModelConfigResponse)
+        return await self._made({"config": content}, pb.ModelConfigResponse, self._runtime.facts)
 
-    async def ModelStatistics(
-        self, message: pb.ModelStatisticsRequest, asking: Asking
-    ) -> pb.ModelStatisticsResponse:
+    async def ModelStatistics(self, message: pb.ModelStatisticsRequest, asking: Asking) -> bytes:
         """Of one model or of all."""
         version = parse_version(message.version)
         content = await self._models(asking).statistics(message.name, version)
-        return await self._made({"model_stats": content}, pb.ModelStatisticsResponse)
+        return await self._made(
+            {"model_stats": content}, pb.ModelStatisticsResponse, self._runtime.lists
+        )
 
-    async def RepositoryIndex(
-        self, message: pb.RepositoryIndexRequest, asking: Asking
-    ) -> pb.RepositoryIndexResponse:
+    async def RepositoryIndex(self, message: pb.RepositoryIndexRequest, asking: Asking) -> bytes:
         """Every task with its state."""
         content = await self._models(asking).index(message.ready)
-        return await self._made({"models": content}, pb.RepositoryIndexResponse)
+        return await self._made(
+            {"models": content}, pb.RepositoryIndexResponse, self._runtime.lists
+        )
 
     async def RepositoryModelLoad(
         self, message: pb.RepositoryModelLoadRequest, asking: Asking
@@ -142,9 +140,7 @@ class Calls:
                 request, sources = await receive(runtime, asked, read)
                 answer = await infer(runtime, seen, asked, request, sources, _never)
                 values = sum(math.prod(one.shape) for one in answer.outputs)
-                return await beside(
-                    runtime, values * LONG_BYTES // LONG_VALUES, _response, answer, request
-                )
+                return await runtime.made(values, partial(_response, answer, request))
             except asyncio.CancelledError:  # how gRPC says that the client has left
                 seen.status = ClientGone.status
                 raise
@@ -178,26 +174,18 @@ class Calls:
     def _models(self, asking: Asking) -> Models:
         return Models(self._runtime, asking.grants)
 
-    async def _made(self, content: Any, kind: type[T]) -> T:
-        """A message of what may be long."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._runtime.parsers, ParseDict, content, kind())
+    async def _made(self, content: Any, kind: type[Message], lookups: Lookups) -> bytes:
+        """A message of what may be long, which never keeps answers waiting."""
+        async with self._runtime.in_time():
+            return await lookups.ask(lambda: ParseDict(content, kind()).SerializeToString())
 
 
 def parsed(kind: type[T], data: bytes) -> T:
-    """The message that these bytes are; raises BadRequest if they are none."""
+    """The message that these bytes are; raises BadRequest if they cannot be parsed."""
     try:
         return kind.FromString(data)
     except DecodeError:
         raise no_message(data, kind.DESCRIPTOR.name) from None
-
-
-async def beside(runtime: Runtime, size: int, work: Callable[..., R], *arguments: Any) -> R:
-    """The work on so many bytes, beside the event loop if they are many."""
-    if size < LONG_BYTES:
-        return work(*arguments)
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(runtime.parsers, work, *arguments)
 
 
 async def _never() -> None:

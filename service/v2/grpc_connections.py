@@ -261,8 +261,10 @@ class Connections:
         name = str(self._folder / str(number))  # by which gRPC tells us whose a call is
         try:
             end.bind(name)
-            end.connect(str(self._folder / "core"))
-            os.unlink(name)
+            try:
+                end.connect(str(self._folder / "core"))
+            finally:
+                os.unlink(name)
             loop = asyncio.get_running_loop()
             _, core = await loop.create_unix_connection(lambda: _Core(connection, end), sock=end)
         except OSError:  # gRPC is stopping

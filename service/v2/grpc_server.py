@@ -10,7 +10,6 @@ A call that its caller may not make is refused before its message is asked for.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import logging
 import socket
@@ -39,7 +38,6 @@ logger = logging.getLogger(__name__)
 SERVICE = DESCRIPTOR.services_by_name["GRPCInferenceService"]
 PREFIX = f"/{SERVICE.full_name}/"
 PROBES = frozenset({"ServerLive", "ServerReady"})  # which fill logs
-LONG = frozenset({"ModelMetadata", "ModelStatistics", "RepositoryIndex"})  # what they answer
 INFER = frozenset({"ModelInfer", "ModelStreamInfer"})
 ADMIN = frozenset({"RepositoryModelLoad", "RepositoryModelUnload"})
 NOT_SERVED_METHODS = (
@@ -55,7 +53,7 @@ SERVICES = (SERVICE.full_name, HEALTH, REFLECTION)
 _HELD: list[socket.socket] = []  # bound, but nobody listens on them
 UNREAD = PROBES | {"ServerMetadata", *NOT_SERVED_METHODS}  # by anybody: their messages say nothing
 NOBODY = Asking(Grants("nobody"), "nobody", 0.0)
-Call = Callable[[Any, Asking], Awaitable[Message]]
+Call = Callable[[Any, Asking], Awaitable[Message | bytes]]
 
 
 @asynccontextmanager
@@ -155,7 +153,7 @@ class _Methods:
                     with reception.arrived(context) as arrival:
                         if name in UNREAD:
                             reply = await call(b"", NOBODY)
-                            await reception.answer(arrival, reply.SerializeToString())
+                            await reception.answer(arrival, _encoded(reply))
                         else:
                             await answer(arrival, exchange)
                     exchange.status = 200
@@ -169,7 +167,7 @@ class _Methods:
                         raise BadRequest("expected a message, found none")
                     exchange.bytes_in = len(data)
                     reply = await call(data, self._asking(grants, caller, arrival.context))
-                encoded = await self._encoded(name, reply)
+                encoded = _encoded(reply)
                 exchange.bytes_out = len(encoded)
                 await reception.answer(arrival, encoded, caller)
 
@@ -222,15 +220,13 @@ class _Methods:
 
         return handler(handle)
 
-    async def _encoded(self, name: str, reply: Message) -> bytes:
-        if name not in LONG:
-            return reply.SerializeToString()
-        loop, parsers = asyncio.get_running_loop(), self._reception.runtime.parsers
-        return await loop.run_in_executor(parsers, reply.SerializeToString)
-
     def _asking(self, grants: Grants, caller: Caller, context: Context) -> Asking:
         longest, left = self._reception.limit_s, context.time_remaining()
         return Asking(grants, caller.name, longest if left is None else min(longest, left))
+
+
+def _encoded(reply: Message | bytes) -> bytes:
+    return reply if isinstance(reply, bytes) else reply.SerializeToString()
 
 
 def _required(name: str) -> Callable[[Grants], None]:
@@ -248,7 +244,7 @@ def _may_classify(grants: Grants) -> None:
 def _small(kind: type[Message], call: Call) -> Call:
     """The call with a message in place of its bytes."""
 
-    async def parsing(data: bytes, asking: Asking) -> Message:
+    async def parsing(data: bytes, asking: Asking) -> Message | bytes:
         if len(data) > MAX_CONTROL_BYTES:
             raise BadRequest(f"a message of {len(data)} bytes, at most {MAX_CONTROL_BYTES}")
         return await call(parsed(kind, data), asking)

@@ -49,7 +49,7 @@ class Health:
         return {"Check": handler(self._check), "Watch": handler(self._watch)}
 
     def stop(self) -> None:
-        """Ends all streams, which would end by themselves never."""
+        """Ends all streams: they do not end by themselves."""
         while self._watching:
             self._watching.popleft().set_result(None)
 

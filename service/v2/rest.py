@@ -22,7 +22,7 @@ from service.compute.paths import LoadedPath
 from service.errors import ClientGone, UploadTimeout
 from service.http import compression
 from service.http.room import Holder, caller_of, holders
-from service.http.uploads import read_body
+from service.http.uploads import gone, read_body
 from service.images import Source
 from service.runtime import Runtime
 from service.telemetry.requests import Seen, watched
@@ -206,7 +206,7 @@ async def model_infer(request: Request) -> Response:
             )
             of = holders((model,), asked.caller)
             wanted, sources = await receive(runtime, asked, partial(_infer_request, request, of))
-            answer = await infer(runtime, seen, asked, wanted, sources, partial(_gone, request))
+            answer = await infer(runtime, seen, asked, wanted, sources, partial(gone, request))
             return await _responded(request, wanted, answer)
     except ClientGone as error:
         return Response(status_code=error.status)  # nobody is left to read it
@@ -237,11 +237,6 @@ def _header_size(request: Request) -> int | None:
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise BadRequest(f"{HEADER_SIZE}: expected a number of bytes, found {shown(text)}")
     return int(text)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _responded(request: Request, wanted: InferRequest, answer: Answer) -> Response:

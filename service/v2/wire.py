@@ -38,7 +38,8 @@ class ManyFields(BadRequest):
 def model_of(data: bytes, most: int = MAX_FIELDS) -> tuple[str, str]:
     """Name and version of the model that a ModelInferRequest is for.
 
-    Raises BadRequest if it is none or a name is too long, ManyFields of more than `most` fields.
+    Raises BadRequest if the bytes cannot be parsed or a name is too long, ManyFields of more than
+    `most` fields.
     """
     names = {NAME: "", VERSION: ""}
     fields = 0
@@ -65,7 +66,7 @@ def model_of(data: bytes, most: int = MAX_FIELDS) -> tuple[str, str]:
 
 def no_message(data: bytes, kind: str) -> BadRequest:
     """What is said of bytes that cannot be parsed."""
-    return BadRequest(f"{len(data)} bytes that are no {kind}")
+    return BadRequest(f"expected a {kind}, found {len(data)} bytes that cannot be parsed")
 
 
 def _field(data: bytes, at: int, end: int) -> tuple[int, int, int]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,7 @@ def test_what_is_no_message_of_ours(gateway: Gateway, runtime: Runtime, port: in
 
     large, broken, unserved, other, admin, proxied = gateway.runner.run(run())
     assert large[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
-    text = "2 bytes that are no ModelInferRequest"
+    text = "expected a ModelInferRequest, found 2 bytes that cannot be parsed"
     assert broken[:2] == (grpc.StatusCode.INVALID_ARGUMENT, text)
     assert unserved[:2] == (grpc.StatusCode.UNIMPLEMENTED, NOT_SERVED)
     assert other[0] is grpc.StatusCode.UNIMPLEMENTED
@@ -261,6 +262,37 @@ def test_silence_ends_a_call_and_a_stream(
     answer, *codes = gateway.runner.run(run())
     assert answer.infer_response.outputs
     assert codes == [grpc.StatusCode.DEADLINE_EXCEEDED] * 2
+
+
+def test_lists_do_not_keep_answers_waiting(
+    gateway: Gateway, runtime: Runtime, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their threads are others than those that requests to infer need."""
+    requests: dict[str, Any] = {
+        "RepositoryIndex": pb.RepositoryIndexRequest(),
+        "ModelStatistics": pb.ModelStatisticsRequest(),
+        "ModelMetadata": pb.ModelMetadataRequest(name="plain"),
+        "ModelConfig": pb.ModelConfigRequest(name="plain"),
+    }
+
+    def submit(*_: Any) -> None:
+        raise AssertionError("a thread for answers was asked")
+
+    parsers = ThreadPoolExecutor(1)
+    monkeypatch.setattr(parsers, "submit", submit)
+    monkeypatch.setattr(runtime, "parsers", parsers)
+
+    async def run() -> list[bytes]:
+        target = f"127.0.0.1:{port}"
+        async with serving(runtime), grpc.aio.insecure_channel(target) as channel:
+            return [
+                await channel.unary_unary(PREFIX + name)(request.SerializeToString())
+                for name, request in requests.items()
+            ]
+
+    index, *others = gateway.runner.run(run())
+    assert "plain" in {one.name for one in pb.RepositoryIndexResponse.FromString(index).models}
+    assert all(b"plain" in one for one in others)
 
 
 def test_a_stream_that_may_not_open_is_in_the_log(
