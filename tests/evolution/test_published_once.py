@@ -72,7 +72,11 @@ def unfinished_agent(directory: Path, cycle: int) -> Unfinished:
     return Unfinished(directory, cycle > 1, lambda store: run_agent(store, AGENT, cycle))
 
 
-@pytest.fixture(scope="module", params=["run", "later in a run", "agent", "later agent"])
+SLOW = [pytest.param(one, marks=pytest.mark.slow) for one in ("later in a run", "agent")]
+UNFINISHED = ["run", *SLOW, "later agent"]
+
+
+@pytest.fixture(scope="module", params=UNFINISHED)
 def unfinished(request, tmp_path_factory) -> Iterator[Unfinished]:
     directory = tmp_path_factory.mktemp("unfinished") / "store"
     later = "later" in request.param

@@ -26,6 +26,11 @@ RANGES = {
 TIMES = ("seconds", "device_s", "ended")
 SYSTEMS = (MUNET, MU2NET, MU2NET_PLUS)
 EACH = pytest.mark.parametrize("method", SYSTEMS, ids=lambda method: method.name)
+MOSTLY_SLOW = pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, marks=[] if m is MU2NET_PLUS else pytest.mark.slow) for m in SYSTEMS],
+    ids=lambda method: method.name,
+)
 
 
 def experiment(method: Method):
@@ -61,7 +66,7 @@ def finished(tmp_path_factory):
     return run
 
 
-@EACH
+@MOSTLY_SLOW
 def test_stopped_anywhere_and_resumed_equals_never_stopped(method, finished, tmp_path):
     store, events = finished(method)
     runs = start(tmp_path / "store", experiment(method)).run()
@@ -79,7 +84,7 @@ def test_stopped_anywhere_and_resumed_equals_never_stopped(method, finished, tmp
     assert len(histories[0]) == sum(isinstance(e, ChildTrained) for e in events)
 
 
-@EACH
+@MOSTLY_SLOW
 def test_what_is_frozen_never_changes(method, finished, tmp_path):
     """Whatever happens for other tasks, a published version's components and answers stay."""
     store, _ = finished(method)

@@ -94,7 +94,9 @@ def require_all(store: ModelStore, acknowledged: list[Answer], tasks: list[str])
     assert store.verify() == []
 
 
-@pytest.mark.parametrize(("writers", "tasks"), [(2, ["a"]), (4, ["a", "b/c"])])
+@pytest.mark.parametrize(
+    ("writers", "tasks"), [(2, ["a"]), pytest.param(4, ["a", "b/c"], marks=pytest.mark.slow)]
+)
 def test_no_version_is_lost_or_taken_twice(place: Place, writers: int, tasks: list[str]) -> None:
     store = place.open(create=True)
     answers = start_writers(place, writers, tasks, 10)

@@ -65,7 +65,7 @@ def hang_ups_ignored() -> Iterator[None]:
     signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_workers_end_with_a_main_process_that_is_killed(
     tmp_path: Path, variables: dict[str, str], count: int, hang_ups_ignored: None
 ) -> None:
@@ -203,7 +203,7 @@ def test_a_port_that_another_one_takes_at_the_same_time(
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("by", ["--port", "BENTOML_PORT"])
+@pytest.mark.parametrize("by", ["--port", pytest.param("BENTOML_PORT", marks=pytest.mark.slow)])
 def test_a_port_that_is_taken_is_one_line(
     tmp_path: Path, variables: dict[str, str], taken: int, by: str
 ) -> None:

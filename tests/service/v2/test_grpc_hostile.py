@@ -318,7 +318,13 @@ def test_frames_make_calls_that_are_answered(target: Target) -> None:
             assert client.came[frames.DATA] == before + 1, (path, client.came)
 
 
-SLOW = {"half_a_preface", "preface_without_settings", "half_sent_in_small_pieces", "long_names"}
+SLOW = {
+    "half_sent_health",
+    "half_a_preface",
+    "preface_without_settings",
+    "half_sent_in_small_pieces",
+    "long_names",
+}
 
 
 @pytest.mark.parametrize(
