@@ -190,9 +190,7 @@ def require_sound(store: ModelStore, done: set[str]) -> None:
         ("promote", "publish"),
         ("remove a version", "roll back"),
         ("remove the task", "publish"),
-        ("pin", "gc"),
         ("sign", "gc"),
-        ("save", "gc"),
         ("gc", "publish what is garbage"),
     ],
 )

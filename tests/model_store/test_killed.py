@@ -102,7 +102,7 @@ def kill_ten_times_each(directory: Path, stores: int) -> int:
     return sum(kill_at_random(directory / str(seed), 10, seed) for seed in range(stores))
 
 
-@pytest.mark.parametrize("stores", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stores", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random(tmp_path: Path, stores: int) -> None:
     assert in_a_fresh_process(kill_ten_times_each, tmp_path, stores) >= 10 * stores
     for number in range(stores):
@@ -196,7 +196,7 @@ def kill_before_every_step(directory: Path, action: Action) -> int:
 @pytest.mark.parametrize(
     ("action", "steps"),
     [
-        (publish_first, 25),
+        pytest.param(publish_first, 25, marks=pytest.mark.slow),
         (publish_second, 20),
         (roll_back, 3),
         (remove_task, 4),
