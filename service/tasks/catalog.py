@@ -31,8 +31,7 @@ from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 OLDER_VERSIONS = 4  # versions that are not live and stay loaded after `?version=`
-READERS = 6  # threads for what a request to classify has to read before a load can begin
-REQUESTS = 1000  # that wait for them
+READERS, REQUESTS = 6, 1000  # threads for what is read before a load, and requests at them
 SHOWN_CHARACTERS = 100  # of a name that somebody sent
 
 
@@ -47,10 +46,7 @@ class Entry:
     unread: str | None = None  # why its refs cannot be read now: they last said what answers
 
     def known_private(self) -> bool | None:
-        """Whether the task is private, by what has been read of it; never waits for the store.
-
-        None if nothing of it could be read yet.
-        """
+        """Whether the task is private, by what has been read of it; None if nothing was yet."""
         slots = [slot for slot in (self.slot, self.successor) if slot is not None]
         found = [summary.private for slot in slots if (summary := slot.known_summary) is not None]
         if found:
@@ -124,11 +120,13 @@ class Catalog:
     # -- requests
 
     async def acquire(self, task: str, version: int | str | None = None) -> LoadedPath:
-        """The path that answers for a task, loaded first if need be; of its version of this number
-        or name, if one is given.
-
-        Raises UnknownTask, or Unavailable with the reason if it cannot be loaded.
+        """The path that answers for a task, or for its version of this number or name, loaded first
+        if need be. Raises UnknownTask, or Unavailable with the reason if it cannot be loaded.
         """
+        return await self.loaded(await self.slot(task, version))
+
+    async def slot(self, task: str, version: int | str | None = None) -> Slot:
+        """The place of what `acquire` gives, loaded or not. Raises UnknownTask or Unavailable."""
         await self.require(task)
         if isinstance(version, str):
             version = await self._aliases.number(task, version)
@@ -137,9 +135,12 @@ class Catalog:
             slot = await self.versions.ask(self._older_slot, task, version)
         if slot is None:
             raise no_task(task)
-        return slot.use() or await self._loaded(slot)
+        return slot
 
-    async def _loaded(self, slot: Slot) -> LoadedPath:
+    async def loaded(self, slot: Slot) -> LoadedPath:
+        """The path of a slot, loaded first if need be. Raises as `acquire`."""
+        if (path := slot.use()) is not None:
+            return path
         started = self._loader.clock()
         try:
             job = slot.begin()
@@ -230,8 +231,7 @@ class Catalog:
     def slots(self) -> list[Slot]:
         """Every version that is in memory, or that somebody asked for."""
         with self._lock:
-            entries = self._entries.values()
-            both = [slot for entry in entries for slot in (entry.slot, entry.successor)]
+            both = [slot for one in self._entries.values() for slot in (one.slot, one.successor)]
             return [slot for slot in both if slot is not None] + list(self._older.values())
 
     def public(self, task: str) -> bool:

@@ -8,6 +8,10 @@ Private is what the manifest of the version that answers says, or that of the li
 still be loading or be one that cannot be loaded. While they cannot be read, what was last read of
 the task holds; where nothing ever was, the task may be private, and only those see it who have to
 look after it (`Grants.sees`): to others it does not exist.
+
+Hidden are tasks, not single versions: of a task that is public now, the numbers, names, digests and
+times of all its versions are told. What an earlier private version is, and what it answers, is told
+only to those who may know of private tasks of this name.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import partial
 
 from service.access import Grants
@@ -34,8 +39,15 @@ async def acquire(
     """`catalog.acquire` for a request to classify; raises also what its grants refuse."""
     grants.require_classify(task)
     await require(catalog, grants, task)
-    path = await catalog.acquire(task, version)
-    if not grants.sees(task, path.published.path.private):  # the version that was asked for
+    slot = await catalog.slot(task, version)
+    if not (slot.summarised or grants.sees(task, private=True)):
+        with suppress(Exception):  # loading it says what is wrong
+            await catalog.versions.ask(slot.summary)
+    summary = slot.known_summary
+    if summary is not None and not grants.sees(task, summary.private):
+        raise no_version(task, slot.version)
+    path = await catalog.loaded(slot)
+    if not grants.sees(task, path.published.path.private):  # another by now
         raise no_version(task, path.published.version)
     return path
 

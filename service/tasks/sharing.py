@@ -1,8 +1,9 @@
 """How many tasks use each component, kept up to date as tasks come, change and go.
 
 What the store says of a task is read once: a thread does so at a bounded rate, and an answer reads
-what it shows, and a few more. So a list costs what it shows, however many tasks there are; until
-all have been read, it counts only the sharing that is known by then.
+what it shows, and a few more. So a list reads little, however many tasks there are, though it
+compares each with what is known of it, in memory; until all have been read, it counts only the
+sharing that is known by then.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Sharing:
 
     def _learn_others(self, most: int | None, rest: int = 0) -> None:
         entries = self._entries()
-        for task in self._noted.keys() - entries.keys():
+        for task in (self._noted.keys() | self._failed.keys()) - entries.keys():
             self._note(task, None)
         now = time.monotonic()
         new = (task for task, entry in entries.items() if not self._knows(task, entry))

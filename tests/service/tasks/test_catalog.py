@@ -13,8 +13,10 @@ import pytest
 
 from model_store import ModelStore, Published
 from model_store.refs import Version, Versions
+from service.access import Grants
 from service.compute.paths import LoadedPath
 from service.errors import Told, Unavailable, UnknownTask
+from service.tasks import hiding
 from service.tasks.catalog import OLDER_VERSIONS, Catalog
 from service.tasks.eviction import Recency
 from service.tasks.loading import FIRST_RETRY_S, Loader, Slot
@@ -410,3 +412,17 @@ def test_what_is_public_follows_the_versions_that_are_read(world: World) -> None
     eventually(lambda: not catalog.public("a"))
     publish(world.store, "a", own={"head": 2})
     eventually(lambda: catalog.public("a"))
+
+
+def test_a_private_version_of_a_public_task_is_refused_before_it_is_loaded(world: World) -> None:
+    publish(world.store, "a", private=True)
+    publish(world.store, "a", own={"head": 1})
+    world.store.alias("a", "first", 1)
+    catalog = world.catalog()
+    for version in (1, "first"):
+        with pytest.raises(UnknownTask, match="has no version 1"):
+            asyncio.run(hiding.acquire(catalog, Grants("x", ("*",)), "a", version))
+    assert world.prepare.loads == []
+    assert asyncio.run(hiding.acquire(catalog, Grants("x", ("a",)), "a", 1)).published.version == 1
+    found = asyncio.run(hiding.acquire(catalog, Grants("x", ("*",)), "a"))
+    assert found.published.version == 2
