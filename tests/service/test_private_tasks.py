@@ -33,6 +33,7 @@ from service.settings import Settings
 from service.tasks import hiding
 from service.tasks.catalog import Catalog
 from service.tasks.near_names import NearNames
+from service.tasks.sharing import Sharing
 from service.telemetry.metrics import Metrics, Snapshot
 from service.telemetry.reporting import Reporting
 from service.telemetry.workers import Worker
@@ -121,15 +122,17 @@ def pair(tmp_path_factory: pytest.TempPathFactory, compilations: str) -> Iterato
     fill(ModelStore(folder / "without", create=True))
     shutil.copytree(folder / "without", folder / "beside")
     hide(ModelStore(folder / "beside"))
-    made = [
-        Gateway(
-            ModelStore(folder / name),
-            compilations,
-            tokens=str(folder / "tokens.toml"),
-            poll_s=0.01,
-        )
-        for name in ("without", "beside")
-    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Sharing, "start", lambda _: None)  # both know what they were asked for
+        made = [
+            Gateway(
+                ModelStore(folder / name),
+                compilations,
+                tokens=str(folder / "tokens.toml"),
+                poll_s=0.01,
+            )
+            for name in ("without", "beside")
+        ]
     runtimes = [one.app.state.runtime for one in made]
     guards = [runtime.access for runtime in runtimes]
     yield Pair(*made)
