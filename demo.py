@@ -32,6 +32,7 @@ from evolution.tasks import TaskSource
 FOLDER = Path(__file__).with_name("demo-store")
 STORE = FOLDER / "store"
 START_TIMEOUT_S = 120
+PATIENCE_S = 120  # with a task that is loaded for the first time: its programs are compiled
 ANSWER_TIMEOUT_S = 60
 LOAD_RATE, LOAD_SECONDS = 40, 15
 console = Console(highlight=False)
@@ -136,12 +137,22 @@ def wait_until_ready(url: str, server: subprocess.Popen[bytes], log_path: Path) 
 
 
 def classify(url: str, task: str, png: bytes) -> dict:
-    """One request; raises urllib.error.HTTPError."""
+    """An answer; while a task is still loading, the request is sent again as the gateway asks.
+
+    Raises urllib.error.HTTPError.
+    """
     request = urllib.request.Request(
         f"{url}/classify/{task}", data=png, headers={"content-type": "image/png"}
     )
-    with urllib.request.urlopen(request, timeout=ANSWER_TIMEOUT_S) as answer:
-        return json.load(answer)
+    give_up = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=ANSWER_TIMEOUT_S) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or time.monotonic() > give_up:
+                raise
+            time.sleep(float(error.headers.get("retry-after", 1)))
 
 
 def show_answers(url: str, task: str, count: int = 4) -> None:
