@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.text import Text
 
 from evolution.tasks import TaskSource
+from model_store import ModelStore
 
 FOLDER = Path(__file__).with_name("demo-store")
 STORE = FOLDER / "store"
@@ -194,17 +195,17 @@ def add_task_while_serving(url: str, task: str) -> None:
     arguments = ["evolution", "resume", "demo", "--store", str(STORE), "--task", task]
     console.print(f"[dim]$ python -m {' '.join(arguments)}[/dim]", soft_wrap=True)
     image = png_bytes(TaskSource()(task).test.images[0])
-    live = STORE / "refs" / "tasks" / task.replace("/", "%2F") / "live"
+    store, document = ModelStore(STORE), STORE / "refs" / "tasks" / task.replace("/", "%2F")
     others = 0
     evolving = subprocess.Popen([sys.executable, "-m", *arguments])
     try:
-        while not live.exists():
-            if evolving.poll() is not None and not live.exists():
+        while task not in store.live():
+            if evolving.poll() is not None and task not in store.live():
                 raise SystemExit(f"demo: evolving {task} ended without publishing it")
             classify(url, "cmaterdb/bangla", image)
             others += 1
             time.sleep(0.2)
-        delay = first_answer(url, task, image) - live.stat().st_mtime
+        delay = first_answer(url, task, image) - document.stat().st_mtime
         if evolving.wait():
             raise SystemExit(f"demo: evolving {task} failed")
     finally:
