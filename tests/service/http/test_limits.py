@@ -143,8 +143,9 @@ def test_bodies_take_a_limited_memory_together(tight: Gateway) -> None:
     for _ in range(3):  # nothing stays counted, whatever became of it
         gc.collect()
         refused(tight.classify("plain", bytes(20_001)), 503, "unavailable")
-        refused(tight.classify("plain", bytes(9_000)), 400, "bad-image")
-        assert tight.classify("plain", png(1)).status_code == 200
+        # The thread that had a body lets go of it a moment after its answer.
+        eventually(lambda: tight.classify("plain", bytes(9_000)).status_code == 400)
+        eventually(lambda: tight.classify("plain", png(1)).status_code == 200)
         form = tight.request("POST", "/classify/plain", files={"f": png(1)})
         assert form.status_code == 200
 
