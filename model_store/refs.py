@@ -25,7 +25,7 @@ from model_store.errors import (
     StoreNotFound,
     Unsure,
 )
-from model_store.keys import TASKS, name_in, task_key
+from model_store.keys import LIVE, TASKS, name_in, task_key
 from model_store.sealed import seal, unseal
 from model_store.storage import Read, Storage
 
@@ -93,7 +93,7 @@ class Versions:
 
     def names_of(self, number: int) -> list[str]:
         """`live` and the aliases that name a version."""
-        return (["live"] if self.live == number else []) + self.aliases_of(number)
+        return ([LIVE] if self.live == number else []) + self.aliases_of(number)
 
     def aliases_of(self, number: int) -> list[str]:
         """The aliases that name a version, sorted."""

@@ -24,7 +24,7 @@ from model_store.errors import (
     UnknownVersion,
     listed,
 )
-from model_store.keys import agent_key, pin_key, signature_key, task_key
+from model_store.keys import LIVE, agent_key, pin_key, signature_key, task_key
 from model_store.published import Published
 from model_store.reading import Reader
 from model_store.refs import Document, Refs, Version, Versions
@@ -141,12 +141,12 @@ class Writer:
     def point(self, task: str, name: str, version: int) -> Published:
         """Let `live` or an alias name a version. Raises UnknownTask or UnknownVersion."""
         published = self._reader.load(task, version, self._reader.version(task, version))
-        if name == "live":
+        if name == LIVE:
             announce(self._storage, task)
 
         def change(found: Versions) -> Versions:
             _require_version(task, version, found)
-            if name == "live":
+            if name == LIVE:
                 return found.serving(version)
             return replace(found, aliases={**found.aliases, name: version})
 
