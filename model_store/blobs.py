@@ -6,7 +6,7 @@ it is read. Nothing here knows what a blob means.
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NewType
 
 from model_store.canonical_json import shown
@@ -64,11 +64,14 @@ class Blobs:
             elif self.renew([digest]):
                 return digest
 
-    def renew(self, digests: Iterable[Digest]) -> list[Digest]:
+    def renew(
+        self, digests: Iterable[Digest], said: Mapping[Digest, int] | None = None
+    ) -> list[Digest]:
         """Restart the grace period of blobs; those of them that are here.
 
         They stay for that time, and while a claim or a document needs them that was written before.
-        Raises CorruptBlob for one whose size is not that of its bytes.
+        `said` are the sizes that a manifest from elsewhere gives. Raises CorruptBlob for one whose
+        size is not that of its bytes, and Malformed where the manifest is wrong.
         """
         keys = {key_of(digest): digest for digest in digests}
         sizes = self._storage.touch(keys)
@@ -78,6 +81,11 @@ class Blobs:
             expected = self._sizes.get(keys[key], found)
             if found != expected:
                 raise self._wrong_size(keys[key], found, expected)
+            if said and said.get(keys[key], found) != found:
+                self.read(keys[key])  # raises CorruptBlob if it is the file that is wrong
+                raise Malformed(
+                    f"a manifest gives blob {keys[key]} {said[keys[key]]} bytes; it has {found}"
+                )
         return [keys[key] for key in sizes]
 
     def settle(self) -> None:

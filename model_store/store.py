@@ -129,14 +129,15 @@ class ModelStore:
     def adopt(self, manifest: bytes, *, live: bool = True) -> Published:
         """Add the version that a manifest from elsewhere describes, byte for byte.
 
-        All its blobs have to be here: raises MissingComponent, BlobNotFound or Malformed. If a
-        version of the task has this very manifest, that one is returned, and served from now on
-        unless `live` is false.
+        All its blobs have to be here, in the sizes that it gives: raises MissingComponent,
+        BlobNotFound, CorruptBlob or Malformed. If a version of the task has this very manifest,
+        that one is returned, and served from now on unless `live` is false.
         """
         parsed = Manifest.from_bytes(manifest)
         path = path_of(self._blobs, parsed)
         blobs = {str(blob.digest): blob.digest for blob in parsed.blobs()}
-        needs = Needs(f"task {path.task}", blobs, [manifest])
+        sizes = {blob.digest: blob.size for blob in parsed.blobs()}
+        needs = Needs(f"task {path.task}", blobs, [manifest], sizes)
         return self._writer.add(path.task, needs, live=live, again=False)
 
     def version(self, task: str, number: int) -> Digest:
@@ -260,13 +261,14 @@ class ModelStore:
     def pin(self, name: str, manifest: Digest) -> None:
         """Let gc keep a manifest and all it needs, whatever becomes of the versions that have it.
 
-        Raises BlobNotFound or Malformed for a manifest that is not there.
+        Raises BlobNotFound, CorruptBlob or Malformed where not all of that is there and whole.
         """
         digest = parse_digest(manifest)
         needed = load_manifest(self._blobs, digest).blobs()
         blobs = {str(blob.digest): blob.digest for blob in needed}
+        sizes = {blob.digest: blob.size for blob in needed}
         data = bytes(self._blobs.read(digest))
-        self._writer.pin(require_name("pin", name), Needs(f"pin {name}", blobs, [data]))
+        self._writer.pin(require_name("pin", name), Needs(f"pin {name}", blobs, [data], sizes))
 
     def pins(self) -> dict[str, Digest]:
         """Pin -> the manifest it keeps. Raises CorruptRef."""

@@ -9,7 +9,7 @@ two steps, a change has taken effect as a whole or not at all.
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -42,6 +42,7 @@ class Needs:
     what: str  # for messages
     blobs: Mapping[str, Digest]  # by name: put by others before
     small: Sequence[bytes]  # put here, the manifest last
+    said: Mapping[Digest, int] = field(default_factory=dict[Digest, int])  # sizes not known here
 
     @property
     def manifest(self) -> Digest:
@@ -90,10 +91,13 @@ class Writer:
                 raise
 
     def _all_there(self, needs: Needs) -> bool:
-        """Whether nothing has to be put again. Raises MissingComponent."""
+        """Whether nothing has to be put again.
+
+        Raises MissingComponent, CorruptBlob or Malformed.
+        """
         small = {digest_of(data) for data in needs.small}
         wanted = {*needs.blobs.values(), *small}
-        missing = wanted.difference(self._blobs.renew(wanted))
+        missing = wanted.difference(self._blobs.renew(wanted, needs.said))
         require_none_missing(
             needs.what, [name for name, d in needs.blobs.items() if d in missing - small]
         )
