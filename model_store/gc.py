@@ -5,7 +5,7 @@ Safe beside any number of writers and readers, on one machine or many (gc_handsh
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -56,19 +56,16 @@ class Collector:
     def run(self, grace_s: float, *, fewer_documents: bool) -> GcReport:
         """Remove what nothing refers to and nothing has touched for `grace_s`.
 
-        `fewer_documents` allows that there are fewer than at the last gc.
+        `fewer_documents` lets documents that are lost be forgotten.
         """
-        now, known = self._handshake.begin(self._lease)
-        before = now - grace_s
+        before = self._handshake.begin(self._lease) - grace_s
         removed: dict[Digest, int] = {}
-        documents = {kind: len(self._refs.keys(kind)) for kind in KINDS}
-        if not fewer_documents:
-            self._require_documents(documents, known)
+        self._require_documents(forget=fewer_documents)
         garbage = self._garbage(before, take_claims_back=True)
         for start in range(0, len(garbage), MAX_KEYS):
             digests = list(garbage)[start : start + MAX_KEYS]
             removed |= {digest: garbage[digest] for digest in self._remove(digests, before)}
-        self._handshake.end(documents)
+        self._handshake.end()
         leftovers = self._storage.tidy(before, dry_run=False)
         return self._report(removed, leftovers, dry_run=False)
 
@@ -122,7 +119,7 @@ class Collector:
         for key, document in self._all_documents():
             if document.claims and take_claims_back:
                 # A writer under way claims again; of one that died nothing stays.
-                document = self._refs.swap(key, _without_claims) or document
+                document = self._refs.take_claims_back(key)
             if key.startswith(f"{SIGNATURES}/") and document.value is not None:
                 self._signatures[_signed(key)] = document.tokens
             for manifest in self._refs.roots(key, document):
@@ -150,14 +147,18 @@ class Collector:
             self._needs[manifest] = frozenset({manifest, *(blob.digest for blob in blobs)})
         return self._needs[manifest]
 
-    def _require_documents(self, found: Mapping[str, int], known: Mapping[str, int]) -> None:
-        """Raises DamagedStore where there are fewer than at the last gc: none is ever removed."""
-        for kind, count in known.items():
-            if found.get(kind, 0) < count:
+    def _require_documents(self, *, forget: bool) -> None:
+        """Raises DamagedStore where one is lost, or forgets what it said."""
+        for kind in KINDS:
+            lost = self._refs.lost(kind)
+            if forget:
+                for key in lost:
+                    self._refs.forget_lost(key)
+            elif lost:
                 raise DamagedStore(
-                    f"{self._storage.where(kind)}: {found.get(kind, 0)} documents, and at the"
-                    f" last gc {count}: the store is restored in part; restore the rest, or run"
-                    " gc --fewer-documents to remove what only the missing ones needed"
+                    f"{self._storage.where(kind)}: {len(lost)} documents are lost, such as"
+                    f" {lost[0]}; run verify --repair, or gc --fewer-documents to forget"
+                    " them and remove what only they needed"
                 )
 
     def _forget_signatures(self, doomed: Iterable[Digest], before: float) -> None:
@@ -175,7 +176,3 @@ class Collector:
 
 def _signed(key: str) -> Digest:
     return Digest(f"sha256:{key.rpartition('/')[2]}")
-
-
-def _without_claims(document: Document) -> Document | None:
-    return replace(document, claims={}) if document.claims else None

@@ -14,8 +14,8 @@ and the lease of the gc is not given back: it runs out when none of them can be 
 import re
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 
 from model_store.errors import LeaseLost
 from model_store.sealed import seal, unseal
@@ -34,7 +34,6 @@ class _State:
     run: str = ""  # which gc wrote it
     doomed: bool = False
     keys: frozenset[str] = frozenset()
-    documents: Mapping[str, int] = field(default_factory=dict[str, int])  # kind -> how many
 
 
 class Handshake:
@@ -66,29 +65,22 @@ class Handshake:
             with self._storage.alone(KEY) as lease:
                 self._finish(lease)
 
-    def documents(self) -> Mapping[str, int]:
-        """How many documents of each kind the last gc found. None is ever removed."""
-        return _parse(self._storage.read_many([KEY])[KEY]).documents
-
     # -- for the gc, which is alone
 
-    def begin(self, lease: Lease) -> tuple[float, Mapping[str, int]]:
-        """Propose nothing yet, after removing what a dead gc had doomed.
-
-        The storage's time now, and how many documents of each kind the last gc found.
-        """
-        documents = self._finish(lease)
+    def begin(self, lease: Lease) -> float:
+        """Propose nothing yet, after removing what a dead gc had doomed; the storage's time now."""
+        self._finish(lease)
         entry = self._storage.stat(KEY)
-        return (entry.modified if entry else time.time()), documents
+        return entry.modified if entry else time.time()
 
-    def _finish(self, lease: Lease) -> Mapping[str, int]:
+    def _finish(self, lease: Lease) -> None:
         while True:
             current = self._storage.read(KEY)
             state = _parse(current)
             if state.doomed:
                 self.remove(state.keys, lease)
-            if self._write(_State(self._run, documents=state.documents), current):
-                return state.documents
+            if self._write(_State(self._run), current):
+                return
 
     def propose(self, keys: Iterable[str]) -> None:
         """Let writers object to these. Raises LeaseLost if another gc has begun."""
@@ -112,11 +104,9 @@ class Handshake:
                 lease.renew()
                 self._storage.remove(keys[start : start + REMOVED_AT_ONCE], lease)
 
-    def end(self, documents: Mapping[str, int] | None = None) -> None:
+    def end(self) -> None:
         """Everything doomed is removed. Raises LeaseLost if another gc has begun."""
-        self._rewrite(
-            lambda s: replace(s, doomed=False, keys=frozenset(), documents=documents or s.documents)
-        )
+        self._rewrite(lambda s: replace(s, doomed=False, keys=frozenset()))
 
     def _rewrite(self, change: Callable[[_State], _State]) -> _State:
         while True:
@@ -134,7 +124,6 @@ class Handshake:
     def _write(self, state: _State, current: Small | None) -> bool:
         # The token makes every content another one, so that no change goes unnoticed.
         document = {
-            "documents": dict(state.documents),
             "doomed": state.doomed,
             "keys": sorted(state.keys),
             "run": state.run,
@@ -149,7 +138,6 @@ def _parse(current: Read) -> _State:
         state = unseal(KEY, getattr(current, "data", b""))
         # Nothing else is removed, whatever the file says.
         keys = frozenset(filter(_BLOB.fullmatch, state["keys"]))
-        documents = {str(kind): int(count) for kind, count in state["documents"].items()}
-        return _State(str(state["run"]), state["doomed"] is True, keys, documents)
+        return _State(str(state["run"]), state["doomed"] is True, keys)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return _State()

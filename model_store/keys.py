@@ -9,6 +9,11 @@ TASKS, AGENTS, PINS, SIGNATURES = "refs/tasks", "refs/agents", "refs/pins", "ref
 KINDS = (TASKS, AGENTS, PINS, SIGNATURES)
 
 
+def copy_key(key: str) -> str:
+    """The key of a document's second copy, or the folder of the copies of a kind."""
+    return f"copies/{key.removeprefix('refs/')}"
+
+
 def task_key(task: str) -> str:
     """The key of a task's document."""
     return f"{TASKS}/{quote(task)}"

@@ -30,6 +30,10 @@ _DIRECTORIES = (
     "refs/agents",
     "refs/pins",
     "refs/signatures",
+    "copies/tasks",
+    "copies/agents",
+    "copies/pins",
+    "copies/signatures",
     "blobs/sha256",
 )
 
@@ -62,7 +66,7 @@ class LocalStorage:
         for name in _DIRECTORIES:
             atomic.make_folders(self._root / name, self._root)
         root = self._root
-        for directory in (root / "blobs", root / "refs", root, root.parent):
+        for directory in (root / "blobs", root / "refs", root / "copies", root, root.parent):
             atomic.sync_directory(directory)
 
     def where(self, key: str) -> str:

@@ -17,8 +17,9 @@ from model_store.errors import (
 from model_store.keys import signature_key
 from model_store.manifest import MAX_MANIFEST_BYTES, Descriptor
 from model_store.published import Published, load_path
-from model_store.refs import UNREADABLE, Refs, Version, Versions
+from model_store.refs import UNREADABLE, Refs
 from model_store.signing import Signature, read_signatures
+from model_store.versions import Version, Versions
 from model_store.watching import Watcher
 
 logger = logging.getLogger(__name__)

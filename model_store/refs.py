@@ -2,17 +2,21 @@
 
 A document is replaced whole, by compare-and-swap, and never removed. So every operation takes
 effect in one step: a version, its number, what is live and the aliases of a task stand in one
-document and cannot contradict each other. Three things stand in each (FORMAT.md, "Documents"):
+document and cannot contradict each other. Four things stand in each (FORMAT.md, "Documents"):
 
 `value`   what it says: the versions of a task, or the manifest of an agent, pin or signature
 `claims`  manifests that a writer is about to refer to, by the token of the writer; gc keeps them
 `tokens`  of the last writes. Every write has a token of its own, so that no content occurs twice,
           and a writer that got no answer can tell whether its write took effect
+`count`   of all its writes
+
+Each document is kept twice. A change is acknowledged when its second copy has it too. So a document
+that is lost, or put back to what it said earlier, is noticed, and can be restored from its copy.
 """
 
-import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -25,110 +29,15 @@ from model_store.errors import (
     StoreNotFound,
     Unsure,
 )
-from model_store.keys import LIVE, TASKS, name_in, task_key
+from model_store.keys import TASKS, copy_key, name_in, task_key
 from model_store.sealed import seal, unseal
-from model_store.storage import Read, Storage
+from model_store.storage import Read, Small, Storage
+from model_store.versions import Versions
 
-ALIAS_PATTERN = r"(?!v[0-9]+$|live$)[a-z][a-z0-9_-]{0,31}"
-ALIAS = re.compile(ALIAS_PATTERN)
 TOKENS = 32  # kept of the last writes
-MAX_VERSION = 10**9
 
 UNREADABLE = (CorruptRef, StorageError, OSError)  # what reading one document may end with
 T = TypeVar("T")
-
-
-def require_alias(name: str) -> str:
-    """`name` if it may be an alias; else InvalidName."""
-    if not ALIAS.fullmatch(name):
-        raise InvalidName(
-            f"alias {name!r}: expected up to 32 lower case letters, digits, `_` and `-`, beginning"
-            " with a letter, other than `live` and v<N>"
-        )
-    return name
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """A published version, as its task's document has it."""
-
-    manifest: Digest
-    created: str  # RFC 3339, UTC, by the clock of who published it
-
-
-@dataclass(frozen=True, slots=True)
-class Versions:
-    """The value of a task's document. A number is never used twice."""
-
-    versions: Mapping[int, Version] = field(default_factory=dict[int, Version])  # ascending
-    next: int = 1  # the number of the next version
-    live: int | None = None
-    chosen: int = 0  # the number of the next version, when `live` was set last
-    aliases: Mapping[str, int] = field(default_factory=dict[str, int])
-
-    def add(self, version: Version, *, live: bool) -> "Versions":
-        """With one version more, which is live from now on or not."""
-        number = self.next
-        found = replace(self, versions={**self.versions, number: version}, next=number + 1)
-        return found.serving(number) if live else found
-
-    def serving(self, number: int) -> "Versions":
-        """With this version live; nothing changes if it is already."""
-        return self if self.live == number else replace(self, live=number, chosen=self.next)
-
-    @property
-    def served(self) -> tuple[int, Digest] | None:
-        """Number and manifest of the live version."""
-        return None if self.live is None else (self.live, self.versions[self.live].manifest)
-
-    def without(self, numbers: Iterable[int]) -> "Versions":
-        """Without these versions and what names them."""
-        gone = set(numbers)
-        return replace(
-            self,
-            versions={n: v for n, v in self.versions.items() if n not in gone},
-            live=None if self.live in gone else self.live,
-            aliases={name: n for name, n in self.aliases.items() if n not in gone},
-        )
-
-    def names_of(self, number: int) -> list[str]:
-        """`live` and the aliases that name a version."""
-        return ([LIVE] if self.live == number else []) + self.aliases_of(number)
-
-    def aliases_of(self, number: int) -> list[str]:
-        """The aliases that name a version, sorted."""
-        return sorted(name for name, n in self.aliases.items() if n == number)
-
-    def to_json(self) -> dict[str, Any]:
-        """As it is stored."""
-        return {
-            "aliases": dict(self.aliases),
-            "chosen": self.chosen,
-            "live": self.live,
-            "next": self.next,
-            "versions": {str(n): [v.manifest, v.created] for n, v in self.versions.items()},
-        }
-
-    @classmethod
-    def from_json(cls, value: Any) -> "Versions":
-        """Raises ValueError, TypeError, KeyError or InvalidName."""
-        if value is None:
-            return cls()
-        versions = {
-            _number(int(text)): Version(parse_digest(manifest), str(created))
-            for text, (manifest, created) in value["versions"].items()
-        }
-        live, aliases = value["live"], value["aliases"]
-        ascending = dict(sorted(versions.items()))
-        found = cls(ascending, _number(value["next"]), live, int(value["chosen"]), dict(aliases))
-        named = [*found.aliases.values(), *([] if live is None else [live])]
-        if not all(type(n) is int and n in versions for n in named):
-            raise ValueError("live or an alias names a version that is not there")
-        if any(not ALIAS.fullmatch(name) for name in found.aliases):
-            raise ValueError("an alias has another name than an alias may have")
-        if max(versions, default=0) >= found.next:
-            raise ValueError("the next version has the number of one that is there")
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,18 +47,43 @@ class Document:
     value: Any = None
     claims: Mapping[str, Digest] = field(default_factory=dict[str, Digest])
     tokens: tuple[str, ...] = ()
+    count: int = 0  # of writes
 
     def to_bytes(self, key: str) -> bytes:
         """As it is stored."""
         claims, tokens = dict(self.claims), list(self.tokens)
-        return seal(key, {"claims": claims, "tokens": tokens, "value": self.value})
+        return seal(
+            key, {"claims": claims, "count": self.count, "tokens": tokens, "value": self.value}
+        )
 
     @classmethod
     def from_bytes(cls, key: str, data: bytes) -> "Document":
         """Raises ValueError, TypeError, KeyError, InvalidName or RecursionError."""
         content = unseal(key, data)
         claims = {str(token): parse_digest(d) for token, d in content["claims"].items()}
-        return cls(content["value"], claims, tuple(content["tokens"]))
+        return cls(content["value"], claims, tuple(content["tokens"]), int(content["count"]))
+
+    def knows(self, other: "Document") -> bool:
+        """Whether this is the other one, or what became of it; True also if it is too long ago."""
+        if self.count < other.count:
+            return False
+        return self.count - other.count >= TOKENS or {*other.tokens[-1:]} <= {*self.tokens}
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The second copy of a document, as it was read."""
+
+    document: Document
+    read: Small | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A claim that a writer has made in a document, and the document's copy before that."""
+
+    token: str
+    copy: Copy
 
 
 class Refs:
@@ -234,22 +168,51 @@ class Refs:
             where = self._storage.where(key)
             raise CorruptRef(f"ref {where}: {str(e)[:200]}; restore it from a copy") from e
 
+    def copy(self, key: str) -> Document:
+        """The second copy of a document; an empty one if there is none. Raises CorruptRef."""
+        return self.read(copy_key(key))
+
+    def lost(self, kind: str) -> list[str]:
+        """The keys of documents that are not there, of which there is a copy, sorted."""
+        # In this order: a document is there before its copy, and is never removed.
+        copied = self._storage.names(copy_key(kind))
+        there = set(self.keys(kind))
+        keys = (f"{kind}/{name}" for name in copied)
+        return sorted(key for key in keys if key not in there and name_in(key) is not None)
+
     # -- writing
 
     def swap(
-        self, key: str, change: Callable[[Document], Document | None], *, claim: str | None = None
+        self, key: str, change: Callable[[Document], Document | None], *, claim: Claim | None = None
     ) -> Document | None:
         """Replace a document by what `change` makes of it, in one step; durable on return.
 
         `change` is asked again when another writer comes in between. It returns None to leave the
         document as it is, and may raise. The document there is then; None, with nothing changed, if
-        `claim` is given and the document does not hold it any more.
+        `claim` is given and the document does not hold it any more. Raises CorruptRef, changing
+        nothing, where the document has lost what its copy says.
         """
+        copy = claim.copy if claim else self._read_copy(key)
+        document = self._swap(key, change, copy, claim.token if claim else None)
+        if document is not None:
+            self._keep(key, document, copy)
+        return document
+
+    def _swap(
+        self,
+        key: str,
+        change: Callable[[Document], Document | None],
+        copy: Copy | None,
+        claim: str | None = None,
+    ) -> Document | None:
+        """As `swap`, without a change of the copy."""
         token = claim or secrets.token_hex(8)
         unsure: Document | None = None  # what a try that was not answered would have replaced
         while True:
             current = self._storage.read(key)
             document = self.parse(key, current)
+            if copy and not document.knows(copy.document):
+                raise self._lacking(key)
             if unsure and _took_effect(token, unsure, document, self._storage.where(key)):
                 return document
             unsure = None
@@ -263,7 +226,7 @@ class Refs:
             changed = changed or document
             claims = {t: d for t, d in changed.claims.items() if t != claim}
             tokens = (*document.tokens, token)[-TOKENS:]
-            new = Document(changed.value, claims, tokens)
+            new = Document(changed.value, claims, tokens, document.count + 1)
             version = current.version if current else None
             try:
                 if self._storage.replace(key, new.to_bytes(key), version):
@@ -271,20 +234,69 @@ class Refs:
             except Unsure:
                 unsure = document
 
-    def claim(self, key: str, manifest: Digest) -> str:
-        """Let gc keep a manifest and what it needs until this writer refers to it; its token."""
-        token = secrets.token_hex(8)
-        self.swap(key, lambda d: replace(d, claims={**d.claims, token: manifest}))
-        return token
+    def _read_copy(self, key: str) -> Copy:
+        """The copy of a document. Read before the document, it is never ahead of it."""
+        current = self._storage.read(copy_key(key))
+        try:
+            return Copy(self.parse(copy_key(key), current), current)
+        except CorruptRef:
+            return Copy(Document(), current)  # it is written again
 
-    def release(self, key: str, token: str) -> None:
+    def _keep(self, key: str, document: Document, copy: Copy) -> None:
+        """Let the copy of a document say at least what the document says; durable on return."""
+        place = copy_key(key)
+        data = replace(document, claims={}).to_bytes(place)
+        while copy.document.count < document.count:
+            with suppress(Unsure):
+                version = copy.read.version if copy.read else None
+                if self._storage.replace(place, data, version):
+                    return
+            copy = self._read_copy(key)
+        self._storage.settle(place.rpartition("/")[0])
+
+    def _lacking(self, key: str) -> CorruptRef:
+        return CorruptRef(
+            f"ref {self.where(key)}: it lacks what its copy {self.where(copy_key(key))} says: it"
+            " was lost, put back or changed by hand; run verify --repair"
+        )
+
+    def claim(self, key: str, manifest: Digest) -> Claim:
+        """Let gc keep a manifest and what it needs until this writer refers to it.
+
+        Raises CorruptRef as `swap` does.
+        """
+        claim = Claim(secrets.token_hex(8), self._read_copy(key))
+        claims = {claim.token: manifest}
+        self._swap(key, lambda d: replace(d, claims={**d.claims, **claims}), claim.copy)
+        return claim
+
+    def forget_lost(self, key: str) -> None:
+        """Begin a lost document again, naming nothing; numbers go on where its copy ends."""
+        copy = self._read_copy(key)
+        before = copy.document
+        value = None
+        if key.startswith(f"{TASKS}/"):
+            found = self.versions_in(copy_key(key), before)
+            value = found.without(found.versions).to_json()
+        tokens = (*before.tokens, secrets.token_hex(8))[-TOKENS:]
+        document = Document(value, {}, tokens, before.count + 1)
+        if self._storage.replace(key, document.to_bytes(key), None):
+            self._keep(key, document, copy)
+
+    def release(self, key: str, claim: Claim) -> None:
         """Give up a claim."""
 
         def without(document: Document) -> Document | None:
-            rest = {t: d for t, d in document.claims.items() if t != token}
+            rest = {t: d for t, d in document.claims.items() if t != claim.token}
             return replace(document, claims=rest) if len(rest) < len(document.claims) else None
 
-        self.swap(key, without)
+        self._swap(key, without, None)
+
+    def take_claims_back(self, key: str) -> Document:
+        """Let no writer that has a claim now refer to its manifest; the document then."""
+        document = self._swap(key, lambda d: replace(d, claims={}) if d.claims else None, None)
+        assert document is not None  # no claim of this process's own was asked for
+        return document
 
     def where(self, key: str) -> str:
         """The path or URL of a document."""
@@ -298,15 +310,9 @@ def _took_effect(token: str, before: Document, found: Document, where: str) -> b
     """
     if token in found.tokens:
         return True
-    if len(found.tokens) == TOKENS and not set(before.tokens[-1:]) & set(found.tokens):
+    if found.count - before.count > TOKENS:
         raise Unsure(
             f"writing {where}: not answered, and written {TOKENS} times by others meanwhile: it"
             " may have taken effect; look before doing it again"
         )
     return False
-
-
-def _number(value: Any) -> int:
-    if type(value) is not int or not 0 < value <= MAX_VERSION:
-        raise ValueError("a version has a number that none may have")
-    return value

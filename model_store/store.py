@@ -32,10 +32,11 @@ from model_store.names import quote, require_name
 from model_store.publications import Publications
 from model_store.published import Published, load_manifest, load_state, path_of
 from model_store.reading import Listed, Reader
-from model_store.refs import Refs, require_alias
+from model_store.refs import Refs
 from model_store.signing import Signature
 from model_store.storage import Taken, Unneeded, open_storage
 from model_store.tensors import Tree, decode, encode
+from model_store.versions import require_alias
 from model_store.writing import Needs, Writer
 
 logger = logging.getLogger(__name__)
@@ -380,10 +381,10 @@ class ModelStore:
         The grace period has to be longer than any writer takes from its first put to its publish,
         and is never shorter than the time after which the storage executes no request that it has
         not answered. Nobody waits meanwhile but another gc, and who needs the very blobs it is
-        removing. `fewer_documents` allows that tasks, agents or pins are missing that were there at
-        the last gc. Raises DamagedStore, having removed nothing that is needed, where it cannot
-        tell what that is; StorageError for deletions that were not answered; LeaseLost; and
-        UnknownFormat.
+        removing. `fewer_documents` forgets the tasks, agents, pins and signatures whose documents
+        are lost. Raises DamagedStore, having removed nothing that is needed, where it cannot tell
+        what that is, or where a document is lost; StorageError for deletions that were not
+        answered; LeaseLost; and UnknownFormat.
         """
         grace_s = max(grace_s, self._storage.late_s)
         parts = (self._storage, self._blobs, self._refs)

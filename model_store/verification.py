@@ -7,21 +7,19 @@ from typing import Literal
 from model_store.blobs import Blobs, Digest, key_of
 from model_store.canonical_json import MAX_BYTES
 from model_store.errors import BlobNotFound, DamagedStore, InvalidName, StorageError
-from model_store.gc_handshake import Handshake
-from model_store.keys import AGENTS, KINDS, TASKS, name_in, task_key
+from model_store.keys import AGENTS, KINDS, TASKS, name_in
 from model_store.manifest import COMPONENT, MAX_MANIFEST_BYTES, Descriptor
 from model_store.names import unquote
 from model_store.published import load_manifest, load_path, load_state
 from model_store.refs import Document, Refs
 from model_store.storage import MARKER, Storage
 from model_store.tensors import decode
-from model_store.watching import announced
 
 _FILES = re.compile(
     rf"{MARKER}|lock(?:\.gc)?|gc|tmp/~[^/]+|blobs/sha256/[0-9a-f]{{64}}|refs/changes"
     r"|leases/gc|(?:leases/|lock\.)agents/(?P<held>[^/]+)"
     r"|touched/(?:blobs/sha256/[0-9a-f]{64}|probe-[0-9a-f]{16})|refs/signatures/[0-9a-f]{64}"
-    r"|refs/(?:tasks|agents|pins)/(?P<owner>[^/]+)"
+    r"|copies/signatures/[0-9a-f]{64}|(?:refs|copies)/(?:tasks|agents|pins)/(?P<owner>[^/]+)"
 )
 
 
@@ -73,18 +71,10 @@ class _Verification:
         self.problems.append(Problem(severity, path, digest, message))
 
     def check_missing_documents(self) -> None:
-        """None is ever removed: those announced lately are there, and as many as at the last gc."""
-        for task in sorted(set(announced(self._storage))):
-            key = task_key(task)
-            if self._storage.stat(key) is None:
-                where = self._refs.where(key)
-                self.add("error", where, None, f"{where} is missing; restore it from a copy")
-        for kind, count in Handshake(self._storage).documents().items():
-            found = len(self._refs.keys(kind))
-            if found < count:
-                where = self._storage.where(kind)
-                message = f"{where}: {found} documents, at the last gc there were {count}"
-                self.add("error", where, None, f"{message}; restore those that are missing")
+        """None is ever removed: of which there is a copy, that one was there."""
+        for key in (key for kind in KINDS for key in self._refs.lost(kind)):
+            where = self._refs.where(key)
+            self.add("error", where, None, f"{where} is missing; restore it from a copy")
 
     def check_document(self, key: str) -> None:
         """A document, and the manifests that it names."""

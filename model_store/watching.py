@@ -83,11 +83,6 @@ def announce(storage: Storage, task: str) -> None:
             return
 
 
-def announced(storage: Storage) -> tuple[str, ...]:
-    """The tasks that changed last. Each has a document, as it is announced when there is one."""
-    return _parse(storage.read_many([KEY])[KEY]).tasks
-
-
 def begin(storage: Storage) -> None:
     """Make the log of a new store."""
     log = {"count": 0, "log": secrets.token_hex(8), "tasks": []}

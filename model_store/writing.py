@@ -27,9 +27,10 @@ from model_store.errors import (
 from model_store.keys import LIVE, agent_key, pin_key, signature_key, task_key
 from model_store.published import Published
 from model_store.reading import Reader
-from model_store.refs import Document, Refs, Version, Versions
+from model_store.refs import Document, Refs
 from model_store.signing import Signature, signature_manifest
 from model_store.storage import Storage
+from model_store.versions import Version, Versions
 from model_store.watching import announce
 
 logger = logging.getLogger(__name__)
@@ -74,20 +75,20 @@ class Writer:
         while True:
             for data in needs.small:
                 self._blobs.put(data)
-            token = self._refs.claim(key, needs.manifest)
+            claim = self._refs.claim(key, needs.manifest)
             try:
                 if self._all_there(needs):
                     self._blobs.settle()
                     if announced:
                         announce(self._storage, announced)
-                    document = self._refs.swap(key, change, claim=token)
+                    document = self._refs.swap(key, change, claim=claim)
                     if document is not None:
                         return document
                     logger.info("event=claim_taken_back what=%s", needs.what)
                     continue  # by a gc that began meanwhile
             except Exception:
                 with suppress(StoreError, OSError):  # if this fails, the next gc takes it back
-                    self._refs.release(key, token)
+                    self._refs.release(key, claim)
                 raise
 
     def _all_there(self, needs: Needs) -> bool:

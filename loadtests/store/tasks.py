@@ -16,9 +16,10 @@ from loadtests.store.sample import Size, model, task_path
 from loadtests.store.timing import Seconds, interleaved, median, milliseconds
 from model_store import Digest, ModelStore, digest_of
 from model_store.blobs import key_of
-from model_store.keys import task_key
+from model_store.keys import copy_key, task_key
 from model_store.manifest import path_manifest
-from model_store.refs import Document, Version, Versions
+from model_store.refs import Document
+from model_store.versions import Version, Versions
 
 BASE = 10  # tasks; what the others are compared with
 COMPONENTS = Size(4, 8, blocks=12, patch=1, tokens=2)  # as many as a real path has, but small
@@ -63,7 +64,8 @@ def _files(
         yield from ((key_of(digest_of(data)), data) for data in small)
         version = Version(digest_of(small[-1]), "2026-01-01T00:00:00.000000Z")
         value = Versions().add(version, live=True).to_json()
-        yield task_key(task), Document(value).to_bytes(task_key(task))
+        for key in (task_key(task), copy_key(task_key(task))):
+            yield key, Document(value, count=1).to_bytes(key)
 
 
 def _task(number: int) -> str:

@@ -29,7 +29,7 @@ def gc(
         bool,
         typer.Option(
             "--fewer-documents",
-            help="Go on although tasks, agents or pins are missing that the last gc found.",
+            help="Forget the tasks, agents and pins whose documents are lost.",
         ),
     ] = False,
 ) -> None:

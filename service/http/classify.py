@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from model_store.refs import ALIAS
+from model_store.versions import ALIAS
 from service.access import Grants
 from service.answers import predictions
 from service.classifying import Classified, Result, Wanted, classify

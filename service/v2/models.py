@@ -14,7 +14,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from model_store import Published, StoreError, UnknownVersion
 from model_store import UnknownTask as NoSuchTask
-from model_store.refs import ALIAS
+from model_store.versions import ALIAS
 from service import VERSION
 from service.access import Grants
 from service.errors import Unavailable, UnknownTask

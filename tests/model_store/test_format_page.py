@@ -15,9 +15,10 @@ from model_store.canonical_json import MAX_BYTES, MAX_SEPARATORS, encode_json
 from model_store.gc_handshake import Handshake
 from model_store.leases import LEASE_S
 from model_store.manifest import MAX_MANIFEST_BYTES, MAX_SPEC_BYTES, Manifest, path_manifest
-from model_store.refs import Document, Versions
+from model_store.refs import Document
 from model_store.storage import Unneeded
 from model_store.tensors import DTYPES, MAX_DEPTH, MAX_HEADER_BYTES, MAX_RANK, MAX_TENSOR_BYTES
+from model_store.versions import Versions
 from model_store.watching import ANNOUNCED_S, MAX_TASKS, RESCAN_S, announce
 from tests.model_store.samples import new_store
 
@@ -68,7 +69,7 @@ def test_the_log_and_the_file_of_a_gc(tmp_path: Path) -> None:
         announce(store._storage, task)  # pyright: ignore[reportPrivateUsage]
     handshake = Handshake(store._storage)  # pyright: ignore[reportPrivateUsage]
     handshake.begin(Unneeded())
-    handshake.end({"refs/tasks": 2})
+    handshake.end()
     handshake.propose([key_of(Digest(COMPONENT_DIGEST))])
     for file, random in (("refs/changes", "log"), ("gc", "token")):
         found = json.loads((Path(store.url) / file).read_bytes())
@@ -81,7 +82,7 @@ def test_the_log_and_the_file_of_a_gc(tmp_path: Path) -> None:
 def test_a_document() -> None:
     on = on_page("claims")
     key = "refs/tasks/cmaterdb%2Fbangla"
-    found = Document(on["value"], on["claims"], tuple(on["tokens"])).to_bytes(key)
+    found = Document(on["value"], on["claims"], tuple(on["tokens"]), on["count"]).to_bytes(key)
     assert json.loads(found) == on
     document = Document.from_bytes(key, found)
     assert Versions.from_json(document.value).to_json() == on["value"]

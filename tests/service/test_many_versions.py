@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from model_store import Digest, ModelStore
 from model_store.local import LocalStorage
-from model_store.refs import Version, Versions
+from model_store.versions import Version, Versions
 from service.access import LOCAL, Grants
 from service.http.listing import VERSIONS
 from service.lookups import WAITING

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from model_store import ModelStore, Published
-from model_store.refs import Version, Versions
+from model_store.versions import Version, Versions
 from service.access import Grants
 from service.compute.paths import LoadedPath
 from service.errors import Told, Unavailable, UnknownTask

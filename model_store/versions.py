@@ -1,0 +1,113 @@
+"""What the document of a task says: its versions, which of them is live, and the aliases."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from model_store.blobs import Digest, parse_digest
+from model_store.errors import InvalidName
+from model_store.keys import LIVE
+
+ALIAS_PATTERN = r"(?!v[0-9]+$|live$)[a-z][a-z0-9_-]{0,31}"
+ALIAS = re.compile(ALIAS_PATTERN)
+MAX_VERSION = 10**9
+
+
+def require_alias(name: str) -> str:
+    """`name` if it may be an alias; else InvalidName."""
+    if not ALIAS.fullmatch(name):
+        raise InvalidName(
+            f"alias {name!r}: expected up to 32 lower case letters, digits, `_` and `-`, beginning"
+            " with a letter, other than `live` and v<N>"
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A published version, as its task's document has it."""
+
+    manifest: Digest
+    created: str  # RFC 3339, UTC, by the clock of who published it
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """The value of a task's document. A number is never used twice."""
+
+    versions: Mapping[int, Version] = field(default_factory=dict[int, Version])  # ascending
+    next: int = 1  # the number of the next version
+    live: int | None = None
+    chosen: int = 0  # the number of the next version, when `live` was set last
+    aliases: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    def add(self, version: Version, *, live: bool) -> "Versions":
+        """With one version more, which is live from now on or not."""
+        number = self.next
+        found = replace(self, versions={**self.versions, number: version}, next=number + 1)
+        return found.serving(number) if live else found
+
+    def serving(self, number: int) -> "Versions":
+        """With this version live; nothing changes if it is already."""
+        return self if self.live == number else replace(self, live=number, chosen=self.next)
+
+    @property
+    def served(self) -> tuple[int, Digest] | None:
+        """Number and manifest of the live version."""
+        return None if self.live is None else (self.live, self.versions[self.live].manifest)
+
+    def without(self, numbers: Iterable[int]) -> "Versions":
+        """Without these versions and what names them."""
+        gone = set(numbers)
+        return replace(
+            self,
+            versions={n: v for n, v in self.versions.items() if n not in gone},
+            live=None if self.live in gone else self.live,
+            aliases={name: n for name, n in self.aliases.items() if n not in gone},
+        )
+
+    def names_of(self, number: int) -> list[str]:
+        """`live` and the aliases that name a version."""
+        return ([LIVE] if self.live == number else []) + self.aliases_of(number)
+
+    def aliases_of(self, number: int) -> list[str]:
+        """The aliases that name a version, sorted."""
+        return sorted(name for name, n in self.aliases.items() if n == number)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is stored."""
+        return {
+            "aliases": dict(self.aliases),
+            "chosen": self.chosen,
+            "live": self.live,
+            "next": self.next,
+            "versions": {str(n): [v.manifest, v.created] for n, v in self.versions.items()},
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> "Versions":
+        """Raises ValueError, TypeError, KeyError or InvalidName."""
+        if value is None:
+            return cls()
+        versions = {
+            _number(int(text)): Version(parse_digest(manifest), str(created))
+            for text, (manifest, created) in value["versions"].items()
+        }
+        live, aliases = value["live"], value["aliases"]
+        ascending = dict(sorted(versions.items()))
+        found = cls(ascending, _number(value["next"]), live, int(value["chosen"]), dict(aliases))
+        named = [*found.aliases.values(), *([] if live is None else [live])]
+        if not all(type(n) is int and n in versions for n in named):
+            raise ValueError("live or an alias names a version that is not there")
+        if any(not ALIAS.fullmatch(name) for name in found.aliases):
+            raise ValueError("an alias has another name than an alias may have")
+        if max(versions, default=0) >= found.next:
+            raise ValueError("the next version has the number of one that is there")
+        return found
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or not 0 < value <= MAX_VERSION:
+        raise ValueError("a version has a number that none may have")
+    return value
