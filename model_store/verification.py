@@ -1,13 +1,14 @@
 """Reads and checks everything in a store: refs, manifests, path specs, the bytes of every blob."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 from model_store.blobs import Blobs, Digest, key_of
 from model_store.canonical_json import MAX_BYTES
 from model_store.errors import BlobNotFound, DamagedStore, InvalidName, StorageError
-from model_store.keys import AGENTS, KINDS, TASKS, name_in
+from model_store.keys import AGENTS, KINDS, TASKS, copy_key, name_in
 from model_store.manifest import COMPONENT, MAX_MANIFEST_BYTES, Descriptor
 from model_store.names import unquote
 from model_store.published import load_manifest, load_path, load_state
@@ -44,7 +45,9 @@ def verify(storage: Storage, blobs: Blobs, refs: Refs) -> list[Problem]:
     for kind in KINDS:
         for key in refs.keys(kind):
             found.check_document(key)
-    found.check_missing_documents()
+            found.check_copy(key)
+        for key in refs.lost(kind):
+            found.check_copy(key)
     found.check_blobs()
     for entry in storage.walk(""):
         if not _belongs(entry.key):
@@ -70,11 +73,18 @@ class _Verification:
         """Note a problem."""
         self.problems.append(Problem(severity, path, digest, message))
 
-    def check_missing_documents(self) -> None:
-        """None is ever removed: of which there is a copy, that one was there."""
-        for key in (key for kind in KINDS for key in self._refs.lost(kind)):
-            where = self._refs.where(key)
-            self.add("error", where, None, f"{where} is missing; restore it from a copy")
+    def check_copy(self, key: str) -> None:
+        """The second copy of a document, and that the document has what the copy says."""
+        try:
+            copy = self._refs.copy(key)  # read first: then it is not ahead of the document
+        except (DamagedStore, PermissionError) as error:
+            self.add("error", self._refs.where(copy_key(key)), None, str(error))
+            return
+        where = self._refs.where(key)
+        with suppress(DamagedStore, PermissionError):  # told by `check_document`
+            if not self._refs.read(key).knows(copy):
+                message = f"{where}: lost, put back or changed by hand: its copy says more"
+                self.add("error", where, None, message)
 
     def check_document(self, key: str) -> None:
         """A document, and the manifests that it names."""
