@@ -84,7 +84,8 @@ def written(data: bytes | memoryview, scratch: Path, like: Path) -> Iterator[Pat
             os.fsync(file.fileno())
             yield path
         finally:
-            path.unlink(missing_ok=True)  # gone after a rename; on a full disk it has to go
+            with suppress(OSError):  # gone after a rename; one that stays is a gc's to remove
+                path.unlink()
 
 
 @contextmanager

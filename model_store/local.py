@@ -4,12 +4,13 @@ import errno
 import mmap
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from model_store import atomic
 from model_store.errors import DamagedStore, NotAFile, StoreNotFound, UnknownFormat
+from model_store.reserve import FULL, Reserve
 from model_store.storage import (
     MARKER,
     MAX_SMALL_BYTES,
@@ -48,6 +49,8 @@ class LocalStorage:
         self.url = str(self._root)
         self.late_s = 0.0  # the system executes a call before it returns, or never
         self._scratch = self._root / "tmp"
+        self._lock = atomic.Lock(self._root / "lock")
+        self._reserve = Reserve(self._root)
 
     def exists(self) -> bool:
         """Whether there is a store here, and not only what a lost disk left of it."""
@@ -66,6 +69,8 @@ class LocalStorage:
         for name in _DIRECTORIES:
             atomic.make_folders(self._root / name, self._root)
         root = self._root
+        for name in ("lock", "lock.gc"):  # a full disk may have no room for their names
+            os.close(atomic.open_or_make(root / name, root))
         for directory in (root / "blobs", root / "refs", root / "copies", root, root.parent):
             atomic.sync_directory(directory)
 
@@ -125,13 +130,44 @@ class LocalStorage:
         """Compare and swap. Raises NotAFile."""
         path = self._root / key
         self._require_directories(path.parent)
-        lock = atomic.Lock(self._root / "lock")
-        with atomic.written(data, self._scratch, self._root) as temporary, lock.held():
-            current = self.read(key)
-            if (current.version if current else None) != version:
-                return False
-            os.replace(temporary, path)
-        atomic.sync_directory(path.parent)
+        try:
+            with self._written(data) as temporary, self._lock.held():
+                done = self._swap(temporary, key, version)
+                self._reserve.fill()
+        except OSError as error:
+            # A new document takes room for good: to empty a disk, none is needed.
+            if error.errno not in FULL or (version is None and key.startswith("refs/")):
+                raise
+            done = self._replace_on_full_disk(key, data, version, error)
+        if done:
+            atomic.sync_directory(path.parent)
+        return done
+
+    def _replace_on_full_disk(self, key: str, data: bytes, version: object, full: OSError) -> bool:
+        """As `replace`, in the room of the reserve; raises the error where that is not enough."""
+        with self._lock.held():
+            self.tidy(0, dry_run=False)
+            try:
+                for _ in self._reserve.given(len(data)):
+                    try:
+                        with self._written(data) as temporary:
+                            return self._swap(temporary, key, version)
+                    except OSError as error:
+                        if error.errno not in FULL:
+                            raise
+                raise full
+            finally:
+                self._reserve.fill()
+
+    def _written(self, data: bytes) -> AbstractContextManager[Path]:
+        return atomic.written(data, self._scratch, self._root)
+
+    def _swap(self, temporary: Path, key: str, version: object) -> bool:
+        """Give a file its name if it has the place of this version; under the lock."""
+        current = self.read(key)
+        if (current.version if current else None) != version:
+            return False
+        os.replace(temporary, self._root / key)
         return True
 
     def touch(self, keys: Iterable[str]) -> dict[str, int]:

@@ -13,11 +13,12 @@ from model_store.manifest import COMPONENT, MAX_MANIFEST_BYTES, Descriptor
 from model_store.names import unquote
 from model_store.published import load_manifest, load_path, load_state
 from model_store.refs import Document, Refs
+from model_store.reserve import NAME as RESERVE
 from model_store.storage import MARKER, Storage
 from model_store.tensors import decode
 
 _FILES = re.compile(
-    rf"{MARKER}|lock(?:\.gc)?|gc|tmp/~[^/]+|blobs/sha256/[0-9a-f]{{64}}|refs/changes"
+    rf"{MARKER}|{RESERVE}|lock(?:\.gc)?|gc|tmp/~[^/]+|blobs/sha256/[0-9a-f]{{64}}|refs/changes"
     r"|leases/gc|(?:leases/|lock\.)agents/(?P<held>[^/]+)"
     r"|touched/(?:blobs/sha256/[0-9a-f]{64}|probe-[0-9a-f]{16})|refs/signatures/[0-9a-f]{64}"
     r"|copies/signatures/[0-9a-f]{64}|(?:refs|copies)/(?:tasks|agents|pins)/(?P<owner>[^/]+)"

@@ -70,7 +70,7 @@ FILES = {
     "task's document": (TASK, "resolve"),
     "agent's own document": (STATE, "agent"),
 }
-HELPERS = ("lock", "lock.gc", "gc", "refs/changes", "tmp/~1-x", "refs/tasks/~1-x")
+HELPERS = ("lock", "lock.gc", "reserve", "gc", "refs/changes", "tmp/~1-x", "refs/tasks/~1-x")
 
 
 # -- files that are no plain files

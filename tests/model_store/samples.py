@@ -46,8 +46,8 @@ def publish(store: ModelStore, task: str, seed: int, **changes: Any) -> int:
 
 
 def files(store: ModelStore) -> list[Path]:
-    """Every file of a store except its locks and the note of its gc."""
-    passing = ("lock", "lock.gc", "gc")
+    """Every file of a store except its locks, its reserve and the note of its gc."""
+    passing = ("lock", "lock.gc", "gc", "reserve")
     return sorted(p for p in Path(store.url).rglob("*") if p.is_file() and p.name not in passing)
 
 

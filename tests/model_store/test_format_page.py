@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import model_store
-from model_store import TaskPath, decode, digest_of, encode
+from model_store import TaskPath, decode, digest_of, encode, reserve
 from model_store.blobs import Digest, key_of
 from model_store.canonical_json import MAX_BYTES, MAX_SEPARATORS, encode_json
 from model_store.gc_handshake import Handshake
@@ -98,6 +98,7 @@ def test_limits_and_dtypes() -> None:
     assert MAX_MANIFEST_BYTES == MAX_SPEC_BYTES == 4 * 2**20 and "at most 4 MiB" in PAGE
     assert f"{MAX_SEPARATORS:,} brackets" in PAGE
     assert (MAX_TASKS, ANNOUNCED_S, RESCAN_S) == (500, 30.0, 120.0)
+    assert reserve.SIZE == 2 * 2**20 and "`reserve` (2 MiB" in PAGE
     assert LEASE_S == 120 and "has not changed for 120 seconds" in PAGE
     listed = re.search(r"`dtype` is one of `([^`]*)`", PAGE)
     assert listed and sorted(listed[1].split()) == sorted(DTYPES)
