@@ -4,23 +4,19 @@
 again.
 """
 
-import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from tests.model_store.simulation.histories import History
+HISTORIES = 1000
+TOP = Path(__file__).parents[2]
 
-BLOCKS, HISTORIES = 4, 500
 
-
-@pytest.mark.parametrize("block", range(BLOCKS))
-def test_nothing_acknowledged_is_lost(block: int) -> None:
-    logging.disable(logging.CRITICAL)  # each fault is logged
-    try:
-        for seed in range(block * HISTORIES, (block + 1) * HISTORIES):
-            loss = History(seed).play()
-            assert loss is None, f"seed {seed} on a {loss.where}: {loss.wrong}\n" + "\n".join(
-                map(str, loss.operations)
-            )
-    finally:
-        logging.disable(logging.NOTSET)
+@pytest.mark.parametrize("first", [0, HISTORIES])
+def test_nothing_acknowledged_is_lost(first: int) -> None:
+    command = [sys.executable, "-m", "tests.model_store.simulation", "--stop"]
+    command += ["--first", str(first), "--histories", str(HISTORIES)]
+    ended = subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -15,57 +16,75 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--histories", type=int, default=10_000)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--theme", help="all of this theme, instead of the one a seed draws")
     parser.add_argument("--code", help="a folder with another version of model_store")
     parser.add_argument("--trace", action="store_true", help="print all that happened")
+    parser.add_argument("--script", action="store_true", help="print each loss as a short script")
     parser.add_argument("--stop", action="store_true", help="end at the first loss")
     parser.add_argument("--without", help="take this protective step out, or each in turn: all")
     options = parser.parse_args()
-    with ExitStack() as stack:
-        play(options, stack)
-
-
-def play(options: argparse.Namespace, stack: ExitStack) -> None:
-    """Plays the histories that are asked for."""
+    if os.environ.get("PYTHONHASHSEED") != "0":  # or the order in a set is another each time
+        os.environ["PYTHONHASHSEED"] = "0"
+        os.execv(sys.executable, [sys.executable, "-m", __spec__.name, *sys.argv[1:]])
     if options.code:
         sys.path.insert(0, options.code)
-    from tests.model_store.simulation.histories import History
-
     logging.disable(logging.CRITICAL)
-    if options.without:
-        from tests.model_store.simulation.mutants import MUTANTS, without
+    raise SystemExit(_without(options) if options.without else _play(options))
 
-        if options.without == "all":
-            missed = [step for step in MUTANTS if not _finds(step, without, History, options)]
-            raise SystemExit(1 if missed else 0)
-        stack.enter_context(without(options.without))
-    started, found = time.monotonic(), 0
+
+def _losses(options: argparse.Namespace) -> Iterator[tuple[int, Any]]:
+    from tests.model_store.simulation.histories import of_seed
+
     for seed in range(options.first, options.first + options.histories):
-        loss = History(seed).play()
-        if loss is None:
-            continue
-        found += 1
-        lines = [f"seed {seed} on a {loss.where}:", *(f"  {text}" for text in loss.wrong[:5])]
-        lines += [f"    {op}" for op in loss.operations]
-        if options.trace:
-            lines += loss.trace
-        sys.stdout.write("\n".join(lines) + "\n")
+        found = of_seed(seed, options.theme)
+        if found.wrong:
+            yield seed, found
+
+
+def _play(options: argparse.Namespace) -> int:
+    started, losses = time.monotonic(), 0
+    for seed, found in _losses(options):
+        losses += 1
+        _print(seed, found, options)
         if options.stop:
             break
     seconds = time.monotonic() - started
-    sys.stdout.write(f"{options.histories} histories, {found} with a loss, {seconds:.0f} s\n")
-    raise SystemExit(1 if found else 0)
+    sys.stdout.write(f"{options.histories} histories, {losses} with a loss, {seconds:.0f} s\n")
+    return 1 if losses else 0
 
 
-def _finds(step: str, without: Any, history: Any, options: argparse.Namespace) -> bool:
-    """Whether a loss is found without a step; prints after how many histories."""
-    for seed in range(options.first, options.first + options.histories):
+def _print(seed: int, found: Any, options: argparse.Namespace) -> None:
+    from tests.model_store.simulation.themes import plan_of
+
+    theme = options.theme or plan_of(seed)[0]
+    lines = [f"seed {seed}: {theme} on a {found.plan.place}:"]
+    lines += [f"  {text}" for text in found.wrong[:5]]
+    lines += [f"    {op}" for op in found.operations]
+    if options.trace:
+        lines += found.trace
+    if options.script:
+        from tests.model_store.simulation.shrinking import script_of
+
+        lines += [script_of(found)]
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
+
+
+def _without(options: argparse.Namespace) -> int:
+    """Takes protective steps out; 1 if no loss is found without one of them."""
+    from tests.model_store.simulation.mutants import MUTANTS, without
+
+    missed = 0
+    for step in MUTANTS if options.without == "all" else [options.without]:
         with without(step):
-            loss = history(seed).play()
-        if loss is not None:
-            sys.stdout.write(f"without {step}: seed {seed}, {loss.where}: {loss.wrong[0][:150]}\n")
-            return True
-    sys.stdout.write(f"without {step}: nothing in {options.histories} histories\n")
-    return False
+            seed, found = next(_losses(options), (None, None))
+        if found is None:
+            missed = 1
+            sys.stdout.write(f"without {step}: nothing in {options.histories} histories\n")
+        else:
+            sys.stdout.write(f"without {step}:\n")
+            _print(seed, found, options)
+    return missed
 
 
 if __name__ == "__main__":

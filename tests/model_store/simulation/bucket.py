@@ -65,15 +65,14 @@ class Bucket:
         raise AssertionError
 
     def _try(self, what: str, effect: Callable[[], Any]) -> Any:
-        world, weather = self.world, self.world.weather
-        if world.process is None:
+        world = self.world
+        if world.is_calm:
             return effect()
         changes = what.startswith(("put", "delete"))
-        if world.chance(weather.fail):
+        kind, amount = world.event("change" if changes else "request")
+        if kind == "fail":
             world.step(f"{what}: refused")
             raise GenericError("503 try again")
-        late = changes and world.chance(weather.late)
-        lost = changes and world.chance(weather.lose)
         reply = Reply()
 
         def execute() -> None:
@@ -82,17 +81,17 @@ class Bucket:
             except Exception as error:
                 reply.error = error
             reply.done = True
-            if late:
+            if kind == "late":
                 world.note(None, f"late: {what}")
 
-        # A reply that is slow comes within a second: later than that, nobody waits for it.
-        most = world.late_s if late else 1.0
-        world.later(world.random.random() * most, execute)
-        if late or lost:
-            world.step(f"{what}: not answered")
+        if kind in ("late", "lose"):
+            world.later(amount * world.late_s if kind == "late" else 0.0, execute)
+            world.step(f"{what}: not answered ({kind})")
             raise GenericError("connection reset")
+        # A reply that is slow comes within a second: later than that, nobody waits for it.
+        world.later(amount if kind == "slow" else 0.0, execute)
         world.wait(lambda: reply.done)
-        world.step(what)
+        world.trace.append((world.now, world.process.name if world.process else "", what))
         return reply.get()
 
     # -- obstore's functions
@@ -110,11 +109,13 @@ class Bucket:
         """HEAD"""
 
         def effect() -> Any:
-            meta = self._meta(key, *self._there(key))
-            lies = key.startswith("blobs/") and self.world.chance(self.world.weather.lie)
-            return {**meta, "size": 0} if lies else meta
+            return self._meta(key, *self._there(key))
 
-        return self._ask(client, f"head {key}", effect)
+        meta = self._ask(client, f"head {key}", effect)
+        if key.startswith("blobs/") and self.world.event("size")[0]:
+            self.world.note(self.world.process, f"size read as 0: {key}")
+            return {**meta, "size": 0}
+        return meta
 
     def put(self, client: Client, key: str, data: Any, *, mode: Any = None, **_: Any) -> Any:
         """PUT, also with If-None-Match and If-Match"""
@@ -126,13 +127,20 @@ class Bucket:
                 raise AlreadyExistsError(key)
             if isinstance(mode, dict) and (there is None or _tag(there[0]) != mode["e_tag"]):
                 raise PreconditionError(key)
+            if there is None:
+                self.world.changed[key] = self.world.tick()
             self.objects[key] = content, self.world.now
 
         self._ask(client, f"put {key}", effect)
 
     def delete(self, client: Client, key: str) -> None:
         """DELETE"""
-        self._ask(client, f"delete {key}", lambda: self.objects.pop(key, None) and None)
+
+        def effect() -> None:
+            if self.objects.pop(key, None) is not None:
+                self.world.changed[key] = self.world.tick()
+
+        self._ask(client, f"delete {key}", effect)
 
     def list(self, client: Client, prefix: str | None = None) -> Iterator[list[Any]]:
         """A list of what is below a prefix"""

@@ -62,14 +62,16 @@ class Disk:
         return call
 
     def _turn(self, name: str, arguments: tuple[Any, ...]) -> None:
+        if self._world.is_calm:
+            return
         what = " ".join([name, *(self._short(one) for one in arguments[:2])])
         self._world.step(what)
-        if name in CHANGES and self._world.chance(self._world.weather.fail):
+        if name in CHANGES and self._world.event("call")[0]:
             self._world.note(self._world.process, f"EIO: {what}")
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    def _short(self, argument: Any) -> str:
-        return str(argument).removeprefix(self._root)[:60]
+    def _short(self, argument: Any, most: int = 60) -> str:
+        return str(argument).removeprefix(f"{self._root}/store/")[:most]
 
     def _opened(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(file: Any, mode: str = "r", *rest: Any, **named: Any) -> Any:
@@ -97,6 +99,7 @@ class Disk:
 
     def _link(self, source: Any, target: Any, **named: Any) -> None:
         self._real["link"](source, target, **named)
+        self._change(target)
         self._touch(target)
         self._note(target, lambda: self._real["unlink"](target))
 
@@ -110,15 +113,16 @@ class Disk:
         before = self._content(path)
         self._real["unlink"](path, **named)
         if not os.path.basename(path).startswith("~"):
+            self._change(path)
             self._note(path, lambda: self._restore(path, before))
 
     def _utime(self, path: Any, times: Any = None, **named: Any) -> None:
-        now = self._world.now
+        now = self._wall()
         self._real["utime"](path, times or (now, now), **named)
 
     def _lstat(self, path: Any, **named: Any) -> Any:
         found = self._real["lstat"](path, **named)
-        if "/blobs/" in str(path) and self._world.chance(self._world.weather.lie):
+        if "/blobs/" in str(path) and self._world.event("size")[0]:
             self._world.note(self._world.process, f"size read as 0: {self._short(path)}")
             values = list(found)
             values[6] = 0
@@ -131,7 +135,14 @@ class Disk:
         self._unsynced.pop(folder, None)
 
     def _touch(self, path: Any) -> None:
-        self._real["utime"](path, (self._world.now, self._world.now))
+        now = self._wall()
+        self._real["utime"](path, (now, now))
+
+    def _change(self, path: Any) -> None:
+        self._world.changed[self._short(path, 200)] = self._world.tick()
+
+    def _wall(self) -> float:
+        return self._world.now + self._world.skew_s
 
     def _content(self, path: Any) -> bytes | None:
         try:
@@ -151,12 +162,13 @@ class Disk:
     def _note(self, path: Any, undo: Callable[[], None]) -> None:
         self._unsynced.setdefault(os.path.dirname(path), []).append(undo)
 
-    def power_fails(self) -> None:
+    def power_fails(self, pattern: int) -> None:
         """Every process dies; of each folder the last changes that were not synced may be lost."""
         for process in self._world.processes:
             process.dead = True
-        for undos in self._unsynced.values():
-            lost = self._world.random.randint(0, len(undos))
+        for number, undos in enumerate(self._unsynced.values()):
+            # Of some folders all of it is lost, of others nothing, or the last half.
+            lost = (len(undos), 0, (len(undos) + 1) // 2)[(number + pattern) % 3]
             for undo in reversed(undos[len(undos) - lost :]):
                 with suppress(FileNotFoundError):
                     undo()

@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from model_store import blobs, gc, leases, refs, writing
+from model_store import atomic, blobs, gc, leases, local, objects, refs, writing
 from model_store.gc_handshake import Handshake
+from model_store.keys import signature_key
 
 
 def _claims_are_not_asked_for(stack: ExitStack) -> None:
@@ -99,16 +100,174 @@ def _missing_blobs_are_not_noticed(stack: ExitStack) -> None:
     stack.enter_context(patch.object(writing.Writer, "_all_there", lambda self, needs: True))
 
 
+def _waited_for_is_there(stack: ExitStack) -> None:
+    """A writer that waited for a gc does not look whether its blobs are still there."""
+    spare = Handshake.spare
+
+    def without(self: Any, keys: Any) -> bool:
+        spare(self, keys)
+        return True
+
+    stack.enter_context(patch.object(Handshake, "spare", without))
+
+
+def _claimed_after_touching(stack: ExitStack) -> None:
+    """A writer touches blobs, and looks for a gc, before it claims them."""
+    refer = writing.Writer._refer
+
+    def without(self: Any, key: str, needs: Any, *rest: Any, **named: Any) -> Any:
+        for data in needs.small:
+            self._blobs.put(data)
+        looked = self._all_there(needs)
+        self._all_there = lambda _: looked  # of this process alone
+        try:
+            return refer(self, key, needs, *rest, **named)
+        finally:
+            del self._all_there
+
+    stack.enter_context(patch.object(writing.Writer, "_refer", without))
+
+
+def _contents_repeat(stack: ExitStack) -> None:
+    """Documents have no tokens, so that one looks as it did before."""
+    to_bytes = refs.Document.to_bytes
+
+    def without(self: Any, key: str) -> bytes:
+        return to_bytes(replace(self, tokens=()), key)
+
+    stack.enter_context(patch.object(refs.Document, "to_bytes", without))
+
+
+def _leases_are_not_looked_at(stack: ExitStack) -> None:
+    """A gc does not look at the clock just before each deletion."""
+    stack.enter_context(patch.object(leases.ObjectLease, "require", lambda self: None))
+
+
+def _leases_are_short(stack: ExitStack) -> None:
+    """The lease of a gc does not outlast its late deletions."""
+    init = leases.ObjectLease.__init__
+
+    def without(self: Any, storage: Any, key: str, lasts_s: float = 0.0) -> None:
+        init(self, storage, key, leases.LEASE_S)
+
+    stack.enter_context(patch.object(leases.ObjectLease, "__init__", without))
+
+
+def _deletions_are_repeated(stack: ExitStack) -> None:
+    """The client repeats a deletion that was not answered, and it is taken for done."""
+    remove = objects.ObjectStorage.remove
+
+    def without(self: Any, keys: Any, lease: Any) -> None:
+        once, self._once = self._once, self._store
+        try:
+            remove(self, keys, lease)
+        finally:
+            self._once = once
+
+    stack.enter_context(patch.object(objects.ObjectStorage, "remove", without))
+
+
+def _swaps_are_repeated(stack: ExitStack) -> None:
+    """The client repeats a compare-and-swap that was not answered."""
+    swap = objects.ObjectStorage.replace
+
+    def without(self: Any, *arguments: Any) -> bool:
+        once, self._once = self._once, self._store
+        try:
+            return swap(self, *arguments)
+        finally:
+            self._once = once
+
+    stack.enter_context(patch.object(objects.ObjectStorage, "replace", without))
+
+
+def _grace_is_short(stack: ExitStack) -> None:
+    """The grace of a gc may be shorter than late requests take."""
+    run = gc.Collector.run
+
+    def without(self: Any, grace_s: float, **named: Any) -> Any:
+        return run(self, 0.0, **named)
+
+    stack.enter_context(patch.object(gc.Collector, "run", without))
+
+
+def _signatures_stay(stack: ExitStack) -> None:
+    """A gc forgets the signatures of what it removed only when it has ended."""
+    forget, end = gc.Collector._forget_signatures, Handshake.end
+
+    def later(self: Any, *arguments: Any) -> None:
+        self._handshake.waiting = lambda: forget(self, *arguments)
+
+    def ended(self: Any, *arguments: Any) -> None:
+        end(self, *arguments)
+        self.__dict__.pop("waiting", lambda: None)()
+
+    stack.enter_context(patch.object(gc.Collector, "_forget_signatures", later))
+    stack.enter_context(patch.object(Handshake, "end", ended))
+
+
+def _any_signatures_go(stack: ExitStack) -> None:
+    """A gc forgets signatures although another signer has come since it looked."""
+    forget = gc.Collector._forget_signatures
+
+    def without(self: Any, doomed: Any, before: float) -> None:
+        known = self._signatures
+        self._signatures = {d: self._refs.read(signature_key(d)).tokens for d in known}
+        forget(self, doomed, before)
+
+    stack.enter_context(patch.object(gc.Collector, "_forget_signatures", without))
+
+
+def _unlocked(stack: ExitStack) -> None:
+    """A compare-and-swap on a disk is not locked."""
+    stack.enter_context(patch.object(atomic.Lock, "held", lambda *_, **__: nullcontext()))
+
+
+def _unchanged_is_durable(stack: ExitStack) -> None:
+    """What is found as it should be is taken for durable."""
+    settle = local.LocalStorage.settle
+
+    def without(self: Any, directory: str) -> None:
+        if not directory.startswith("refs/"):
+            settle(self, directory)
+
+    stack.enter_context(patch.object(local.LocalStorage, "settle", without))
+
+
+def _swaps_are_not_synced(stack: ExitStack) -> None:
+    """A compare-and-swap on a disk is acknowledged before it is durable."""
+    sync = atomic.sync_directory
+
+    def without(path: Any) -> None:
+        if "refs" not in path.parts:
+            sync(path)
+
+    stack.enter_context(patch.object(atomic, "sync_directory", without))
+
+
 MUTANTS: dict[str, Callable[[ExitStack], None]] = {
     "claims": _claims_are_not_asked_for,
     "gc-claims": _gc_sees_no_claims,
+    "claim-first": _claimed_after_touching,
     "objections": _writers_do_not_object,
+    "wait": _waited_for_is_there,
     "second-look": _gc_looks_once,
-    "lease": _the_lease_is_given_back,
-    "tokens": _unanswered_writes_are_repeated,
-    "sync": _names_are_not_synced,
-    "sizes": _sizes_are_believed,
     "presence": _missing_blobs_are_not_noticed,
+    "sizes": _sizes_are_believed,
+    "tokens": _unanswered_writes_are_repeated,
+    "contents": _contents_repeat,
+    "swap-once": _swaps_are_repeated,
+    "delete-once": _deletions_are_repeated,
+    "lease": _the_lease_is_given_back,
+    "lease-look": _leases_are_not_looked_at,
+    "lease-lasts": _leases_are_short,
+    "grace": _grace_is_short,
+    "signatures-first": _signatures_stay,
+    "signatures-same": _any_signatures_go,
+    "lock": _unlocked,
+    "sync": _names_are_not_synced,
+    "sync-swap": _swaps_are_not_synced,
+    "sync-same": _unchanged_is_durable,
 }
 
 

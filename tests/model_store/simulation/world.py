@@ -1,19 +1,24 @@
-"""Processes that take turns, and what can happen to them; all of it determined by a seed.
+"""Processes that take turns, and what can happen to them.
 
-A process is a greenlet. It gives the turn away before each system call and around each request, and
-then something may happen to it. Time passes only here.
+A process is a greenlet, or several. It gives the turn away before each system call and around each
+request, and then something may happen to it. Time passes only here.
 """
 
 from __future__ import annotations
 
-import random
+import heapq
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from greenlet import getcurrent, greenlet
 
+from tests.model_store.simulation.fate import Fate, Script
+
 MOST_TURNS = 20_000  # a history that takes more is taken for one that does not end
+TURN_S = 0.1
+BEGIN = 1_700_000_000.0
 
 
 class Killed(BaseException):
@@ -22,22 +27,6 @@ class Killed(BaseException):
 
 class NeverEnds(Exception):
     """A history goes on and on: somebody waits for what never comes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Weather:
-    """How likely things are, each time that they may happen."""
-
-    kill: float = 0.0
-    interrupt: float = 0.0
-    stop: float = 0.0  # for some time, as by SIGSTOP
-    fail: float = 0.0  # a system call, or a request before it takes effect
-    lose: float = 0.0  # the reply of a request that took effect
-    late: float = 0.0  # a request that is not answered takes effect later
-    lie: float = 0.0  # a size is read as 0
-
-
-CALM = Weather()
 
 
 @dataclass(eq=False)
@@ -50,22 +39,28 @@ class Process:
     stopped_until: float = 0.0
     wakes: dict[greenlet, Callable[[], bool]] = field(default_factory=dict)
     outcome: BaseException | None = None
+    operation: int = 0  # how many it has begun
+    decisions: int = 0  # since then
 
 
 class World:
     """Runs processes until all have ended."""
 
-    def __init__(self, seed: int, late_s: float) -> None:
-        self.random = random.Random(seed)
-        self.weather = CALM
+    def __init__(self, fate: Fate, late_s: float) -> None:
+        self.fate = fate
         self.late_s = late_s
-        self.now = 1_700_000_000.0
-        self.turn = 0
+        self.now = BEGIN
+        self.skew_s = 0.0  # of the clock on the wall, which may be set
+        self.turns = 0
         self.processes: list[Process] = []
-        self.trace: list[str] = []
+        self.trace: list[tuple[float, str, str]] = []
+        self.changed: dict[str, int] = {}  # key -> when it was made or removed last
+        self.seen: set[str] = set()  # what happened, for those who want to know how wide the net is
         self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = itertools.count()
         self._hub = getcurrent()
-        self._of: dict[greenlet, Process] = {}
+        self._of: dict[greenlet, tuple[Process, str]] = {}
+        self._alone: Process | None = None
 
     # -- processes
 
@@ -86,14 +81,25 @@ class World:
                 process.outcome = error
 
         thread = greenlet(run, self._hub)
+        number = len(process.threads)
         process.threads.append(thread)
-        self._of[thread] = process
+        self._of[thread] = process, f"{process.name}/{number}" if number else process.name
         return thread
+
+    @classmethod
+    def outside(cls) -> World:
+        """One in which nothing ever happens."""
+        return cls(Script((), {}), 0.0)
+
+    def tick(self) -> int:
+        """A number larger than all before."""
+        return next(self._count)
 
     @property
     def process(self) -> Process | None:
         """Whose turn it is; None outside the simulation."""
-        return self._of.get(getcurrent())
+        found = self._of.get(getcurrent())
+        return found[0] if found else self._alone
 
     def at_once(self, works: list[Callable[[], Any]]) -> list[Any]:
         """What these give, each in a thread of this process; then raises the first error."""
@@ -119,62 +125,103 @@ class World:
     def run(self) -> None:
         """Until every process has ended and nothing is late any more. Raises NeverEnds."""
         while True:
-            self.turn += 1
-            if self.turn > MOST_TURNS:
+            self.turns += 1
+            if self.turns > MOST_TURNS:
                 raise NeverEnds
-            self._happen()
-            ready = [t for p in self.processes for t in p.threads if self._is_ready(p, t)]
+            while self._events and self._events[0][0] <= self.now:
+                heapq.heappop(self._events)[2]()
+            ready = [t for t in self._alive() if self._is_ready(t)]
             if ready:
-                self.now += self.random.choice((0.001, 0.01, 0.1, 1.0))
-                self.random.choice(ready).switch()
+                self.now += TURN_S
+                chosen = self.fate.turn([self._of[thread][1] for thread in ready])
+                ready[chosen].switch()
             elif not self._pass_time():
                 return
 
-    def _is_ready(self, process: Process, thread: greenlet) -> bool:
-        if thread.dead or (not process.dead and self.now < process.stopped_until):
+    def _alive(self) -> list[greenlet]:
+        gone = [thread for thread in self._of if thread.dead]
+        for thread in gone:
+            del self._of[thread]
+        return list(self._of)
+
+    def _is_ready(self, thread: greenlet) -> bool:
+        process = self._of[thread][0]
+        if process.dead:
+            return True
+        if self.now < process.stopped_until:
             return False
         wake = process.wakes.get(thread)
-        return process.dead or wake is None or wake()
-
-    def _happen(self) -> None:
-        due = sorted(event for event in self._events if event[0] <= self.now)
-        self._events = [event for event in self._events if event[0] > self.now]
-        for _, _, effect in due:
-            effect()
+        return wake is None or wake()
 
     def _pass_time(self) -> bool:
         """To the next thing that is due; False if there is nothing."""
-        alive = [p for p in self.processes if not all(t.dead for t in p.threads)]
-        times = [at for at, _, _ in self._events] + [p.stopped_until for p in alive]
-        times = [at for at in times if at > self.now]
-        if not times:
-            if alive:
+        if not self._events:
+            if self._alive():
                 raise NeverEnds
             return False
-        self.now = min(times)
+        self.now = max(self.now, self._events[0][0])
         return True
 
     def later(self, seconds: float, effect: Callable[[], None]) -> None:
         """Something that happens by itself."""
-        self._events.append((self.now + seconds, len(self._events) + self.turn * 1000, effect))
+        heapq.heappush(self._events, (self.now + seconds, next(self._count), effect))
 
     def step(self, what: str) -> None:
         """The turn goes to others; when it comes back, something may have happened to this one."""
         process = self.process
-        if process is None:
+        if process is None or process is self._alone:
             return
         self._hub.switch()
-        self._survive(process, what)
+        if process.dead:
+            raise Killed
+        self.trace.append((self.now, process.name, what))
+        self._happen(process)
+
+    def event(self, place: str) -> tuple[str, float]:
+        """What happens here, and how much; nothing to one who is alone in the world."""
+        process = self.process
+        if process is None or process is self._alone:
+            return "", 0.0
+        number = process.name, process.operation, process.decisions
+        process.decisions += 1
+        return self.fate.event(place, number) or ("", 0.0)
+
+    def _happen(self, process: Process) -> None:
+        kind, amount = self.event("step")
+        if kind == "kill":
+            self.note(process, "killed")
+            process.dead = True
+            raise Killed
+        if kind == "stop":
+            seconds = (0.5, 5.0, 1.5 * self.late_s + 5, 10 * self.late_s + 500)[int(amount * 4) % 4]
+            self.note(process, f"stopped for {seconds:.0f} s")
+            process.stopped_until = self.now + seconds
+            self.later(seconds, lambda: None)
+            self._hub.switch()
+            if process.dead:
+                raise Killed
+        # A signal reaches the first thread of a process; what the others do goes on.
+        if kind == "interrupt" and getcurrent() is process.threads[0]:
+            self.note(process, "interrupted")
+            raise KeyboardInterrupt
 
     def wait(self, until: Callable[[], bool]) -> None:
         """Until this is true."""
         process, thread = self.process, getcurrent()
         assert process is not None
+        if process is self._alone:
+            while not until():
+                if not self._events:
+                    raise NeverEnds
+                self._pass_time()
+                heapq.heappop(self._events)[2]()
+            return
         process.wakes[thread] = until
         self._hub.switch()
         del process.wakes[thread]
         if process.dead:
             raise Killed
+        self._happen(process)
 
     def sleep(self, seconds: float) -> None:
         """Time passes."""
@@ -182,32 +229,25 @@ class World:
         self.later(seconds, lambda: None)
         self.wait(lambda: self.now >= end)
 
-    def chance(self, likelihood: float) -> bool:
-        """Whether something that is so likely happens."""
-        return likelihood > 0 and self.random.random() < likelihood
+    def alone(self, name: str, work: Callable[[], Any]) -> None:
+        """One process is alone in a calm world: it goes on without turns."""
+        self.fate = Script((), {})
+        self._alone = Process(name)
+        try:
+            work()
+        finally:
+            self._alone = None
 
-    def _survive(self, process: Process, what: str) -> None:
-        if process.dead:
-            raise Killed
-        self.trace.append(f"{self.now - 1_700_000_000:9.3f} {process.name} {what}")
-        weather = self.weather
-        if self.chance(weather.kill):
-            self.note(process, "killed")
-            process.dead = True
-            raise Killed
-        if self.chance(weather.stop):
-            seconds = self.random.choice((0.5, 5.0, 1.5 * self.late_s + 5, 10 * self.late_s + 500))
-            self.note(process, f"stopped for {seconds:.0f} s")
-            process.stopped_until = self.now + seconds
-            self.later(seconds, lambda: None)
-            self._hub.switch()
-            if process.dead:
-                raise Killed
-        if self.chance(weather.interrupt):
-            self.note(process, "interrupted")
-            raise KeyboardInterrupt
+    @property
+    def is_calm(self) -> bool:
+        """Whether whoever asks is alone, or outside the simulation."""
+        return getcurrent() not in self._of
 
     def note(self, process: Process | None, what: str) -> None:
         """A line of the trace."""
-        name = process.name if process else "-"
-        self.trace.append(f"{self.now - 1_700_000_000:9.3f} {name}   *** {what}")
+        self.seen.add(what.split(" ")[0])
+        self.trace.append((self.now, process.name if process else "-", f"  *** {what}"))
+
+    def told(self) -> list[str]:
+        """All that happened."""
+        return [f"{now - BEGIN:9.3f} {name} {what}" for now, name, what in self.trace]

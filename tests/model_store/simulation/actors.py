@@ -1,0 +1,181 @@
+"""What processes do in a history: operations of a store, each noted with its outcome."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from model_store import ModelStore, StoreError, TaskPath
+from model_store.blobs import digest_of
+from model_store.manifest import path_manifest
+from model_store.signing import Signature
+from model_store.tensors import encode
+from tests.model_store.simulation.world import World
+
+Script = list[tuple[Any, ...]]  # operations: a name and arguments
+
+# After these, an operation has had no effect. After any other it may have taken effect once.
+NOTHING_DONE = ("LiveVersion", "UnknownTask", "UnknownName", "AgentMoved")
+
+
+@dataclass
+class Op:
+    """One operation of one process."""
+
+    process: str
+    name: str
+    arguments: tuple[Any, ...]
+    start: int = 0
+    end: float = float("inf")  # never, if the process died in it
+    done: bool = False  # it was acknowledged
+    result: Any = None
+    error: str = ""
+
+    @property
+    def is_void(self) -> bool:
+        """Whether it certainly had no effect."""
+        return self.error.startswith(NOTHING_DONE) or (
+            self.name != "publish" and self.error.startswith("UnknownVersion")
+        )
+
+    def __str__(self) -> str:
+        outcome = f"= {self.result}" if self.done else f"! {self.error or 'killed'}"
+        return f"{self.process}[{self.start}-{self.end}] {self.name}{self.arguments} {outcome}"
+
+
+def component(seed: int) -> Any:
+    """A small component; equal seeds give equal ones."""
+    return {"k": np.full(2, seed, np.float32)}
+
+
+def path(task: str, seed: int) -> TaskPath:
+    """A small path; equal seeds give equal paths."""
+    return TaskPath(
+        task=task,
+        components={
+            "body": digest_of(encode(component(0))),
+            "head": digest_of(encode(component(seed))),
+        },
+        labels=("a", "b"),
+        architecture={"size": 1},
+        input={"size": 1},
+        hyperparameters={"seed": seed},
+        metrics={},
+        parameters={},
+        lineage={},
+    )
+
+
+@cache
+def manifest_of(task: str, seed: int) -> str:
+    """The digest of the manifest that a path has."""
+    sizes = dict.fromkeys(("body", "head"), len(encode(component(0))))
+    return digest_of(path_manifest(path(task, seed), sizes)[0].to_bytes())
+
+
+def signature(signer: str, task: str, seed: int) -> Signature:
+    """One that looks like a signature."""
+    payload = f"{signer} signs {task} {seed}".encode()
+    return Signature(payload, base64.b64encode(signer.encode()).decode())
+
+
+class Actor:
+    """A process; every operation is noted."""
+
+    def __init__(self, world: World, url: str, name: str, operations: list[Op]) -> None:
+        self._world = world
+        self._url = url
+        self._name = name
+        self._operations = operations
+        self.store: Any = None
+
+    def run(self, script: Script) -> None:
+        """One operation after the other, until one is interrupted."""
+        self.store = ModelStore(self._url)
+        for name, *arguments in script:
+            if self.perform(name, tuple(arguments)):
+                return
+
+    def perform(self, name: str, arguments: tuple[Any, ...]) -> bool:
+        """Whether it was interrupted."""
+        world = self._world
+        op = Op(self._name, name, arguments, start=world.tick())
+        self._operations.append(op)
+        if world.process:
+            world.process.operation += 1
+            world.process.decisions = 0
+        try:
+            op.result = getattr(self, name)(*arguments)
+            op.done = True
+        except KeyboardInterrupt:
+            op.error = "interrupted"
+        except (StoreError, OSError) as error:
+            op.error = f"{type(error).__name__}: {error}"[:200]
+        # What was not acknowledged may take effect later.
+        if op.done or op.is_void:
+            op.end = world.tick()
+        return op.error == "interrupted"
+
+    def put(self, seed: int) -> Any:
+        return self.store.put(component(seed))
+
+    def publish(self, task: str, seed: int) -> Any:
+        self.put(0)
+        self.put(seed)
+        published = self.store.publish(path(task, seed))
+        return published.version, published.digest
+
+    def rollback(self, task: str, version: int) -> Any:
+        return self.store.rollback(task, version).version
+
+    def alias(self, task: str, name: str, version: int) -> Any:
+        return self.store.alias(task, name, version).version
+
+    def rm(self, task: str, version: int | None) -> Any:
+        self.store.rm(task, version)
+
+    def pin(self, name: str, task: str, seed: int) -> Any:
+        self.store.pin(name, manifest_of(task, seed))
+
+    def unpin(self, name: str) -> Any:
+        self.store.unpin(name)
+
+    def save(self, agent: str, seed: int) -> Any:
+        self.store.save_agent(agent, {"seed": seed}, [self.put(100 + seed)])
+
+    def sign(self, task: str, seed: int, signer: str) -> Any:
+        self.store.add_signature(manifest_of(task, seed), signature(signer, task, seed))
+
+    def gc(self, grace_s: float) -> Any:
+        return len(self.store.gc(grace_s=grace_s).removed)
+
+    def look(self, task: str) -> Any:
+        """Reads all of what is live."""
+        published = self.store.resolve(task)
+        for digest in published.path.components.values():
+            self.store.component(digest)
+        return published.version
+
+
+def begin(url: str) -> None:
+    """A store with several versions of two tasks, an agent and garbage.
+
+    Of `t`, versions 1 to 3 are of seeds 1 to 3, 2 is live and 1 is `stable`. Of `u`, 1 is live;
+    what 2 was, of seed 4, is garbage, and so is a component of seed 9.
+    """
+    actor = Actor(World.outside(), url, "first", [])
+    actor.store = ModelStore(url, create=True)
+    for seed in (1, 2, 3):
+        actor.publish("t", seed)
+    actor.publish("u", 1)
+    actor.publish("u", 4)
+    actor.rollback("u", 1)
+    actor.rm("u", 2)
+    actor.rollback("t", 2)
+    actor.save("a", 1)
+    actor.put(9)
+    actor.alias("t", "stable", 1)

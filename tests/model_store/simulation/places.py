@@ -1,0 +1,138 @@
+"""A store's place in the simulated world, and the clocks there."""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from model_store import leases, objects
+from model_store.storage import TooLarge
+from tests.model_store.simulation.actors import begin
+from tests.model_store.simulation.bucket import TRIES, Bucket, Client
+from tests.model_store.simulation.disk import Disk
+from tests.model_store.simulation.themes import LATE_S
+from tests.model_store.simulation.world import BEGIN, World
+
+BEGAN = BEGIN - 100_000  # when the store of each history was made
+URL = "s3://bucket/store"
+
+
+@contextmanager
+def simulated(world: World, place: str) -> Iterator[tuple[str, Disk | None]]:
+    """The URL of a store in this world, and its disk, if it is on one."""
+    with ExitStack() as stack:
+        stack.enter_context(patch.dict(os.environ, {"MUNET_STORE_LATE_S": str(LATE_S)}))
+        stack.enter_context(patch.object(leases, "LEASE_POLL_S", 15.0))
+        _clocks(world, stack)
+        if place == "bucket":
+            bucket = Bucket(world)
+            _connect(world, bucket, stack)
+            bucket.objects = _first_objects(bucket)
+            yield URL, None
+            return
+        folder = tempfile.mkdtemp(prefix="simulation-", dir=_memory())
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        shutil.copytree(_first_folder(), f"{folder}/store")
+        disk = Disk(world, Path(folder))
+        stack.enter_context(disk.installed())
+        yield f"{folder}/store", disk
+
+
+# -- the store of each history, made once
+
+_FIRST: dict[str, Any] = {}
+
+
+def _first_objects(bucket: Bucket) -> dict[str, tuple[bytes, float]]:
+    if "bucket" not in _FIRST:
+        begin(URL)
+        _FIRST["bucket"] = {key: (data, BEGAN) for key, (data, _) in bucket.objects.items()}
+    return dict(_FIRST["bucket"])
+
+
+def _first_folder() -> str:
+    if "disk" not in _FIRST:
+        folder = tempfile.mkdtemp(prefix="simulation-", dir=_memory())
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        begin(f"{folder}/store")
+        for file in Path(folder).rglob("*"):
+            os.utime(file, (BEGAN, BEGAN))
+        _FIRST["disk"] = f"{folder}/store"
+    return _FIRST["disk"]
+
+
+def _memory() -> str | None:
+    """A file system in memory, where there is one."""
+    return "/dev/shm" if os.path.isdir("/dev/shm") else None
+
+
+# -- a bucket instead of obstore's
+
+
+def _connect(world: World, bucket: Bucket, stack: ExitStack) -> None:
+    def at_once(_: Any, function: Callable[[Any], Any], items: Any) -> list[Any]:
+        works = [lambda item=item: function(item) for item in items]
+        if world.is_calm or len(works) < 2:
+            return [work() for work in works]
+        return world.at_once(works)
+
+    storage = objects.ObjectStorage
+    stack.enter_context(patch.object(objects, "obstore", bucket))
+    stack.enter_context(patch.object(_clients(), "from_url", _client))
+    stack.enter_context(patch.object(storage, "_at_once", at_once))
+    stack.enter_context(patch.object(storage, "load", _load))
+    stack.enter_context(patch.object(storage, "forget", lambda s, k: False))
+
+
+def _clients() -> Any:
+    """Where the code connects to a bucket; another version of it may do so elsewhere."""
+    return importlib.import_module(
+        objects.__dict__.get("Clients", objects.ObjectStorage).__module__
+    )
+
+
+def _client(url: str, **options: Any) -> Client:
+    retries = options["retry_config"]["max_retries"]
+    return Client(TRIES if retries else 1)
+
+
+def _load(self: Any, key: str, limit: int | None) -> memoryview | None:
+    """As the cache does, which is no part of what is simulated."""
+    try:
+        with self._failing("reading", key):
+            data = objects.obstore.get(self._store, key).bytes()
+    except objects._Absent:
+        return None
+    if limit is not None and len(data) > limit:
+        raise TooLarge(len(data))
+    return memoryview(data)
+
+
+# -- clocks
+
+
+def _clocks(world: World, stack: ExitStack) -> None:
+    """Those of the processes; and what is random to them follows from the history."""
+    real = time.time, time.monotonic, time.sleep, time.clock_gettime, secrets.token_hex
+
+    def put(name: str, value: Callable[..., Any]) -> None:
+        stack.enter_context(patch.object(time, name, value))
+
+    def token(size: int | None = None) -> str:
+        return f"{world.tick():0{2 * (size or 16)}x}" if world.process else real[4](size)
+
+    put("time", lambda: world.now + world.skew_s if world.process else real[0]())
+    put("monotonic", lambda: world.now if world.process else real[1]())
+    put("sleep", lambda s: world.sleep(s) if world.process else real[2](s))
+    put("clock_gettime", lambda clock: world.now if world.process else real[3](clock))
+    stack.enter_context(patch.object(secrets, "token_hex", token))

@@ -1,0 +1,243 @@
+"""What histories are about. Each theme puts processes to work on the few things that one kind of
+race is about, in the weather that it needs; a seed picks theme, place, weather and operations.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.model_store.simulation.actors import Script
+from tests.model_store.simulation.fate import Weather
+
+LATE_S = 600.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One history, but for the order of things and what happens by chance."""
+
+    place: str  # disk or bucket
+    scripts: list[Script]  # of each process
+    weather: Weather = field(default_factory=Weather)
+    sticky: float = 0.0
+    power: tuple[float, int] | None = None  # when it fails, and which of what is unsynced is lost
+    jumps: tuple[tuple[float, float], ...] = ()  # when a clock is set, by how much
+    cut: tuple[float, int] | None = None  # when the component of a seed is cut short on the disk
+
+
+Random = random.Random
+
+HONEST = (
+    Weather(),
+    Weather(kill=0.01),
+    Weather(kill=0.03),
+    Weather(stop=0.02),
+    Weather(interrupt=0.015),
+    Weather(fail=0.02),
+    Weather(lose=0.03, late=0.02),
+    Weather(kill=0.003, interrupt=0.004, stop=0.005, fail=0.004, lose=0.01, late=0.01),
+)
+LATE = (
+    Weather(late=0.1),
+    Weather(late=0.25),
+    Weather(late=0.1, lose=0.1),
+    Weather(late=0.05, interrupt=0.02),
+    Weather(late=0.05, stop=0.02),
+    Weather(late=0.05, kill=0.01),
+)
+
+
+def anything(random: Random, place: str) -> list[Script]:
+    """Operations of few kinds, on few things."""
+    kinds = random.sample(list(_MAKE), random.randint(2, 5))
+    seeds = random.sample(range(1, 5), random.randint(1, 3))
+    numbers = random.sample(range(1, 6), random.randint(1, 3))
+    tasks = random.choice(("t", "t", "u", "tu"))
+    few = _Few(random, tasks, seeds, numbers, _grace(random, place))
+    return _some(few, kinds, random.randint(2, 4), 4)
+
+
+def twins(random: Random, place: str) -> list[Script]:
+    """The same path is published at once, and something else happens to its task."""
+    few = _Few(random, "t", [random.choice((1, 3, 4, 5))], [1, 2, 4, 5], _grace(random, place))
+    publish = few.make("publish")
+    scripts: list[Script] = [[publish] for _ in range(random.randint(2, 3))]
+    return scripts + _some(few, random.sample(["rollback", "rm", "look", "gc"], 2), 1, 3)
+
+
+def removals(random: Random, place: str) -> list[Script]:
+    """One version is removed, by several, while it is given a name."""
+    numbers = random.sample((1, 2, 3), random.randint(1, 2))
+    few = _Few(random, "t", [1, 4], numbers, _grace(random, place))
+    kinds = ["rm", "rm", "rollback", random.choice(("rm", "alias", "publish", "rollback"))]
+    return _some(few, kinds, random.randint(2, 4), 3)
+
+
+def collected(random: Random, place: str) -> list[Script]:
+    """What is garbage is published while a gc removes it."""
+    few = _Few(random, "tu", [4], [3], _grace(random, place))
+    scripts: list[Script] = [[few.make("gc") for _ in range(random.randint(1, 2))]]
+    if random.random() < 0.3:
+        scripts.append([few.make("gc")])
+    for _ in range(random.randint(1, 2)):
+        scripts.append([few.make("publish") for _ in range(random.randint(1, 2))])
+    if random.random() < 0.3:
+        scripts += _some(few, ["rm", "publish", "rollback", "look"], 1, 2)
+    return scripts
+
+
+def removed_and_published(random: Random, place: str) -> list[Script]:
+    """A version is removed and collected while its path is published or pinned."""
+    seed = random.choice((1, 3))
+    few = _Few(random, "t", [seed], [seed], _grace(random, place))
+    first: Script = [("rm", "t", seed), few.make("gc")]
+    if seed == 1:
+        first.insert(0, ("alias", "t", "stable", 2))
+    return [first, *_some(few, ["publish", "pin", "gc", "rm"], random.randint(1, 2), 2)]
+
+
+def registers(random: Random, place: str) -> list[Script]:
+    """An agent's state and a pin change while a gc removes what they named."""
+    few = _Few(random, "t", random.sample((1, 3, 4), 2), [3], _grace(random, place))
+    kinds = random.sample(["save", "save", "pin", "unpin", "rm"], 3)
+    return [[few.make("gc") for _ in range(2)], *_some(few, kinds, random.randint(1, 3), 3)]
+
+
+def back_and_forth(random: Random, place: str) -> list[Script]:
+    """The same few values are written again and again."""
+    few = _Few(random, random.choice("tu"), [1], [1, 2, 3], _grace(random, place))
+    kinds = random.choice((["rollback"], ["rollback", "alias"], ["pin", "unpin"], ["save"]))
+    if kinds == ["save"]:
+        few.seeds = [1, 2]
+    return _some(few, kinds, random.randint(1, 3), 4)
+
+
+def signed(random: Random, place: str) -> list[Script]:
+    """Manifests are signed that go, come, or are signed by others."""
+    seed = random.choice((1, 3, 4))
+    few = _Few(random, "t" if seed < 4 else "u", [seed], [seed % 4], _grace(random, place))
+    kinds = ["sign", "sign", random.choice(("publish", "sign")), random.choice(("rm", "gc"))]
+    scripts = _some(few, kinds, random.randint(2, 3), 2)
+    if random.random() < 0.7:
+        first: Script = [("sign", few.tasks, seed, "x")] if random.random() < 0.7 else []
+        first += [("alias", "t", "stable", 2)] if seed == 1 else []
+        first += [("rm", "t", seed)] if seed < 4 else []
+        scripts.append([*first, few.make("gc"), *([few.make("gc")] * random.randint(0, 1))])
+    return scripts
+
+
+def durable(random: Random, place: str) -> list[Script]:
+    """The power fails after something was acknowledged."""
+    few = _Few(random, "tu", [1, 2, 4, 5], [1, 2, 3], _grace(random, place))
+    kinds = random.sample(["publish", "publish", "rollback", "rm", "save", "pin", "sign", "gc"], 3)
+    return _some(few, kinds, random.randint(1, 3), 3)
+
+
+@dataclass
+class Theme:
+    """What a history may be about."""
+
+    scripts: Callable[[Random, str], list[Script]]
+    share: int
+    weathers: tuple[Weather, ...] = HONEST
+    places: tuple[str, ...] = ("disk", "bucket")
+    power: float = 0.05  # how likely it fails
+    jump: float = 0.0  # how likely the clock is set
+    cut: float = 0.0
+
+
+LIES = (Weather(lie=0.1), Weather(lie=0.03, interrupt=0.005))
+MIXED = (*HONEST, *LATE)
+
+THEMES = {
+    "anything": Theme(anything, 4, (*HONEST, *LIES)),
+    "twins": Theme(twins, 2, MIXED),
+    "removals": Theme(removals, 2),
+    "collected": Theme(collected, 4, MIXED),
+    "removed-and-published": Theme(removed_and_published, 3, MIXED),
+    "registers": Theme(registers, 2, MIXED),
+    "back-and-forth": Theme(back_and_forth, 2, LATE, ("bucket",)),
+    "signed": Theme(signed, 3, MIXED),
+    "durable": Theme(durable, 2, HONEST[:3], ("disk",), power=1.0),
+    "sizes": Theme(anything, 1, LIES),
+    "cut": Theme(twins, 1, HONEST[:3], ("disk",), cut=1.0),
+    "clocks": Theme(anything, 1, jump=1.0),
+}
+_SHARES = [theme.share for theme in THEMES.values()]
+
+
+def plan_of(seed: int, theme: str | None = None) -> tuple[str, Plan]:
+    """The theme and the plan of a seed."""
+    random = Random(seed)
+    drawn = random.choices(list(THEMES), _SHARES)[0]
+    name = theme or drawn
+    found = THEMES[name]
+    place = random.choice(found.places)
+    scripts = found.scripts(random, place)
+    weather = random.choice(found.weathers)
+    sticky = random.choice((0.0, 0.7, 0.95, 0.99))
+    power = jumps = cut = None
+    if place == "disk" and random.random() < found.power:
+        power = random.choice((10, 30, 60, 120)) * random.random(), random.randrange(3)
+    if random.random() < found.jump:
+        jumps = [(random.random() * 40, random.choice((-7200.0, 7200.0))) for _ in range(2)]
+    if random.random() < found.cut:
+        cut = random.random() * 20, random.choice((0, 0, 1, 3))
+    return name, Plan(place, scripts, weather, sticky, power, tuple(jumps or ()), cut)
+
+
+# -- operations
+
+
+@dataclass
+class _Few:
+    """The few things that the operations of a history are on."""
+
+    random: Random
+    tasks: str
+    seeds: list[int]
+    numbers: list[int]
+    grace_s: float
+
+    def make(self, kind: str) -> tuple[Any, ...]:
+        """An operation of this kind."""
+        return (kind, *_MAKE[kind](self))
+
+    def task(self) -> str:
+        return self.random.choice(self.tasks)
+
+    def seed(self) -> int:
+        return self.random.choice(self.seeds)
+
+    def number(self) -> int:
+        return self.random.choice(self.numbers)
+
+
+_MAKE: dict[str, Callable[[_Few], tuple[Any, ...]]] = {
+    "publish": lambda f: (f.task(), f.seed()),
+    "rollback": lambda f: (f.task(), f.number()),
+    "rm": lambda f: (f.task(), None if f.random.random() < 0.1 else f.number()),
+    "gc": lambda f: (f.grace_s,),
+    "save": lambda f: ("a", f.seed()),
+    "pin": lambda f: ("p", "t", f.seed()),
+    "unpin": lambda f: ("p",),
+    "alias": lambda f: (f.task(), "stable", f.number()),
+    "look": lambda f: (f.task(),),
+    "sign": lambda f: (f.task(), f.seed(), f.random.choice("xyz")),
+}
+
+
+def _grace(random: Random, place: str) -> float:
+    return random.choice((0.0, LATE_S) if place == "bucket" else (0.0, 5.0))
+
+
+def _some(few: _Few, kinds: list[str], processes: int, most: int) -> list[Script]:
+    """Some operations of these kinds, for each of some processes."""
+    random = few.random
+    return [
+        [few.make(random.choice(kinds)) for _ in range(random.randint(1, most))]
+        for _ in range(processes)
+    ]
