@@ -77,13 +77,13 @@ def _without(options: argparse.Namespace) -> int:
     missed = 0
     for step in MUTANTS if options.without == "all" else [options.without]:
         with without(step):
-            seed, found = next(_losses(options), (None, None))
-        if found is None:
+            loss = next(_losses(options), None)
+        if loss is None:
             missed = 1
             sys.stdout.write(f"without {step}: nothing in {options.histories} histories\n")
         else:
             sys.stdout.write(f"without {step}:\n")
-            _print(seed, found, options)
+            _print(*loss, options)
     return missed
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from model_store import ModelStore, StoreError, TaskPath
-from model_store.blobs import digest_of
+from model_store.blobs import Digest, digest_of
 from model_store.manifest import path_manifest
 from model_store.signing import Signature
 from model_store.tensors import encode
@@ -34,6 +34,7 @@ class Op:
     done: bool = False  # it was acknowledged
     result: Any = None
     error: str = ""
+    lasted_s: float = 0.0  # until it was answered
 
     @property
     def is_void(self) -> bool:
@@ -71,9 +72,10 @@ def path(task: str, seed: int) -> TaskPath:
 
 
 @cache
-def manifest_of(task: str, seed: int) -> str:
+def manifest_of(task: str, seed: int) -> Digest:
     """The digest of the manifest that a path has."""
-    sizes = dict.fromkeys(("body", "head"), len(encode(component(0))))
+    size = len(encode(component(0)))
+    sizes: dict[str, int] = {"body": size, "head": size}
     return digest_of(path_manifest(path(task, seed), sizes)[0].to_bytes())
 
 
@@ -103,7 +105,7 @@ class Actor:
     def perform(self, name: str, arguments: tuple[Any, ...]) -> bool:
         """Whether it was interrupted."""
         world = self._world
-        op = Op(self._name, name, arguments, start=world.tick())
+        op, began = Op(self._name, name, arguments, start=world.tick()), world.now
         self._operations.append(op)
         if world.process:
             world.process.operation += 1
@@ -115,9 +117,12 @@ class Actor:
             op.error = "interrupted"
         except (StoreError, OSError) as error:
             op.error = f"{type(error).__name__}: {error}"[:200]
+        op.lasted_s = world.now - began
         # What was not acknowledged may take effect later.
         if op.done or op.is_void:
             op.end = world.tick()
+        if op.done:
+            world.acknowledged()
         return op.error == "interrupted"
 
     def put(self, seed: int) -> Any:
@@ -149,6 +154,11 @@ class Actor:
 
     def sign(self, task: str, seed: int, signer: str) -> Any:
         self.store.add_signature(manifest_of(task, seed), signature(signer, task, seed))
+
+    def signers(self, task: str, seed: int) -> Any:
+        """Reads who signed a manifest."""
+        found = self.store.signatures(manifest_of(task, seed))
+        return [signature.payload.decode().split(" ")[0] for signature in found]
 
     def gc(self, grace_s: float) -> Any:
         return len(self.store.gc(grace_s=grace_s).removed)

@@ -91,8 +91,10 @@ class _History:
         world, plan = self._world, self._plan
         self._repair: Callable[[], None] = lambda: None
         if disk and plan.power:
-            after_s, pattern = plan.power
-            world.later(after_s, lambda: disk.power_fails(pattern))
+            number, after_s, pattern = plan.power
+            world.on_acknowledged[number] = [
+                lambda: world.later(after_s, lambda: disk.power_fails(pattern))
+            ]
         for after_s, seconds in plan.jumps:
             world.later(after_s, lambda s=seconds: self._set_clock(s))
         if disk and plan.cut:
@@ -138,6 +140,7 @@ class _History:
             return
         for task in FIRST:
             self._check_task(task, found[task])
+        self._check_grace()
         self._check_register("agent", ("save",), (1,), lambda said: said[0] == found["agent"])
         self._check_register(
             "pin", ("pin", "unpin"), (None,), lambda said: _pinned(said) == found["pin"]
@@ -176,6 +179,18 @@ class _History:
         if not explained(ops, FIRST[task], task_after, lambda end: end.says() == found.says()):
             self.wrong.append(f"{task}: no order of what was acknowledged ends with {found}"[:600])
 
+    def _check_grace(self) -> None:
+        """What was put stays for the grace of a gc, which is not below what requests may take."""
+        if self._plan.place == "bucket" and not self._plan.weather.lie:
+            gone = ("MissingComponent", "BlobNotFound")
+            self.wrong += [
+                f"collected too early: {op}"[:300]
+                for op in self.operations
+                if op.name in ("publish", "save")
+                and op.lasted_s < LATE_S
+                and op.error.startswith(gone)
+            ]
+
     def _check_register(
         self, what: str, names: tuple[str, ...], first: Any, is_end: Callable[[Any], bool]
     ) -> None:
@@ -189,12 +204,25 @@ class _History:
             manifest = manifest_of(task, seed)
             changed = self._world.changed.get(key_of(manifest), -1)
             ops = [op for op in self.operations if op.name == "sign"]
+            told = self._told(task, seed, changed)
             for signer in "xyz":
                 signed = [op for op in ops if op.arguments == (task, seed, signer)]
-                kept = there and any(op.done and op.start > changed for op in signed)
+                vouched = [op for op in told if signer in op.result]
+                kept = there and any(
+                    op.start > changed and (op in vouched or (op in signed and op.done))
+                    for op in self.operations
+                )
                 if not kept <= signers.count(signer) <= len(signed):
                     text = f"signatures of {task} {seed} by {signer}: {signers.count(signer)}"
                     self.wrong.append(f"{text}, expected {int(kept)} to {len(signed)}")
+
+    def _told(self, task: str, seed: int, changed: int) -> list[Op]:
+        """Who read signatures when the manifest had been published and was there to stay."""
+        ops = [op for op in self.operations if op.done and op.arguments == (task, seed)]
+        published = [op.end for op in ops if op.name == "publish" and op.end > changed]
+        return [
+            op for op in ops if op.name == "signers" and op.start > min(published, default=op.start)
+        ]
 
 
 def _pinned(said: tuple[Any, ...]) -> str | None:

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
 from model_store import atomic, blobs, gc, leases, local, objects, refs, writing
+from model_store.errors import Unsure
 from model_store.gc_handshake import Handshake
-from model_store.keys import signature_key
+from model_store.keys import copy_key, signature_key
+from tests.model_store.simulation import bucket
 
 
 def _claims_are_not_asked_for(stack: ExitStack) -> None:
     """A writer refers to a manifest although a gc has taken its claim back."""
-    swap = refs.Refs.swap
+    swap = refs.Refs._swap
 
-    def without(self: Any, key: str, change: Any, *, claim: str | None = None) -> Any:
+    def without(self: Any, key: str, change: Any, copy: Any, claim: str | None = None) -> Any:
         def changed(document: Any) -> Any:
             found = change(document)
             rest = {t: d for t, d in document.claims.items() if t != claim}
             return found and replace(found, claims=rest)
 
-        return swap(self, key, change if claim is None else changed)
+        return swap(self, key, change if claim is None else changed, copy)
 
-    stack.enter_context(patch.object(refs.Refs, "swap", without))
+    stack.enter_context(patch.object(refs.Refs, "_swap", without))
 
 
 def _gc_sees_no_claims(stack: ExitStack) -> None:
@@ -129,13 +132,18 @@ def _claimed_after_touching(stack: ExitStack) -> None:
 
 
 def _contents_repeat(stack: ExitStack) -> None:
-    """Documents have no tokens, so that one looks as it did before."""
-    to_bytes = refs.Document.to_bytes
+    """An entity tag is of what a document says, and so looks as it did before."""
 
-    def without(self: Any, key: str) -> bytes:
-        return to_bytes(replace(self, tokens=()), key)
+    def without(data: bytes) -> str:
+        try:
+            said = json.loads(data)
+            said = [said["value"], sorted(said["claims"].values())]
+        except (ValueError, KeyError, TypeError):
+            return tag(data)
+        return tag(json.dumps(said, sort_keys=True).encode())
 
-    stack.enter_context(patch.object(refs.Document, "to_bytes", without))
+    tag = bucket._tag
+    stack.enter_context(patch.object(bucket, "_tag", without))
 
 
 def _leases_are_not_looked_at(stack: ExitStack) -> None:
@@ -208,12 +216,13 @@ def _signatures_stay(stack: ExitStack) -> None:
 
 def _any_signatures_go(stack: ExitStack) -> None:
     """A gc forgets signatures although another signer has come since it looked."""
-    forget = gc.Collector._forget_signatures
 
     def without(self: Any, doomed: Any, before: float) -> None:
-        known = self._signatures
-        self._signatures = {d: self._refs.read(signature_key(d)).tokens for d in known}
-        forget(self, doomed, before)
+        for signed in doomed:
+            key = signature_key(signed)
+            entry = self._storage.stat(key) if signed in self._signatures else None
+            if entry and entry.modified <= before:
+                self._refs.swap(key, lambda d: d.value and replace(d, value=None))
 
     stack.enter_context(patch.object(gc.Collector, "_forget_signatures", without))
 
@@ -245,6 +254,26 @@ def _swaps_are_not_synced(stack: ExitStack) -> None:
     stack.enter_context(patch.object(atomic, "sync_directory", without))
 
 
+def _copies_lag(stack: ExitStack) -> None:
+    """What is acknowledged is not in the second copy of its document."""
+    stack.enter_context(patch.object(refs.Refs, "_keep", lambda *_: None))
+
+
+def _copies_go_back(stack: ExitStack) -> None:
+    """Who is slow puts a second copy back to what the document said earlier."""
+
+    def without(self: Any, key: str, document: Any, copy: Any) -> None:
+        place = copy_key(key)
+        data = replace(document, claims={}).to_bytes(place)
+        while True:
+            current = self._storage.read(place)
+            with suppress(Unsure):
+                if self._storage.replace(place, data, current.version if current else None):
+                    return
+
+    stack.enter_context(patch.object(refs.Refs, "_keep", without))
+
+
 MUTANTS: dict[str, Callable[[ExitStack], None]] = {
     "claims": _claims_are_not_asked_for,
     "gc-claims": _gc_sees_no_claims,
@@ -264,6 +293,8 @@ MUTANTS: dict[str, Callable[[ExitStack], None]] = {
     "grace": _grace_is_short,
     "signatures-first": _signatures_stay,
     "signatures-same": _any_signatures_go,
+    "copies": _copies_lag,
+    "copies-forward": _copies_go_back,
     "lock": _unlocked,
     "sync": _names_are_not_synced,
     "sync-swap": _swaps_are_not_synced,

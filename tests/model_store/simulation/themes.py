@@ -23,7 +23,9 @@ class Plan:
     scripts: list[Script]  # of each process
     weather: Weather = field(default_factory=Weather)
     sticky: float = 0.0
-    power: tuple[float, int] | None = None  # when it fails, and which of what is unsynced is lost
+    # After how many acknowledged operations the power fails, how long after, and which of what is
+    # not synced is lost then.
+    power: tuple[int, float, int] | None = None
     jumps: tuple[tuple[float, float], ...] = ()  # when a clock is set, by how much
     cut: tuple[float, int] | None = None  # when the component of a seed is cut short on the disk
 
@@ -40,7 +42,13 @@ HONEST = (
     Weather(lose=0.03, late=0.02),
     Weather(kill=0.003, interrupt=0.004, stop=0.005, fail=0.004, lose=0.01, late=0.01),
 )
+LOST = (
+    Weather(lose=0.1),
+    Weather(lose=0.2),
+    Weather(lose=0.1, late=0.1),
+)
 LATE = (
+    Weather(stop=0.06),
     Weather(late=0.1),
     Weather(late=0.25),
     Weather(late=0.1, lose=0.1),
@@ -70,7 +78,7 @@ def twins(random: Random, place: str) -> list[Script]:
 
 def removals(random: Random, place: str) -> list[Script]:
     """One version is removed, by several, while it is given a name."""
-    numbers = random.sample((1, 2, 3), random.randint(1, 2))
+    numbers: list[int] = random.sample([1, 2, 3], random.randint(1, 2))
     few = _Few(random, "t", [1, 4], numbers, _grace(random, place))
     kinds = ["rm", "rm", "rollback", random.choice(("rm", "alias", "publish", "rollback"))]
     return _some(few, kinds, random.randint(2, 4), 3)
@@ -101,7 +109,7 @@ def removed_and_published(random: Random, place: str) -> list[Script]:
 
 def registers(random: Random, place: str) -> list[Script]:
     """An agent's state and a pin change while a gc removes what they named."""
-    few = _Few(random, "t", random.sample((1, 3, 4), 2), [3], _grace(random, place))
+    few = _Few(random, "t", random.sample([1, 3, 4], 2), [3], _grace(random, place))
     kinds = random.sample(["save", "save", "pin", "unpin", "rm"], 3)
     return [[few.make("gc") for _ in range(2)], *_some(few, kinds, random.randint(1, 3), 3)]
 
@@ -120,6 +128,7 @@ def signed(random: Random, place: str) -> list[Script]:
     seed = random.choice((1, 3, 4))
     few = _Few(random, "t" if seed < 4 else "u", [seed], [seed % 4], _grace(random, place))
     kinds = ["sign", "sign", random.choice(("publish", "sign")), random.choice(("rm", "gc"))]
+    kinds += ["publish", "signers"] if random.random() < 0.4 else []
     scripts = _some(few, kinds, random.randint(2, 3), 2)
     if random.random() < 0.7:
         first: Script = [("sign", few.tasks, seed, "x")] if random.random() < 0.7 else []
@@ -134,6 +143,23 @@ def durable(random: Random, place: str) -> list[Script]:
     few = _Few(random, "tu", [1, 2, 4, 5], [1, 2, 3], _grace(random, place))
     kinds = random.sample(["publish", "publish", "rollback", "rm", "save", "pin", "sign", "gc"], 3)
     return _some(few, kinds, random.randint(1, 3), 3)
+
+
+def durable_twins(random: Random, place: str) -> list[Script]:
+    """Several processes do the same, and the power fails when one has been told that it is done."""
+    few = _Few(random, "t", [1, 4], [1, 2, 3], _grace(random, place))
+    kind = random.choice(("publish", "rollback", "rollback", "rm", "alias", "pin", "save", "sign"))
+    one = few.make(kind)
+    return [[one] for _ in range(random.randint(2, 3))]
+
+
+def unanswered(random: Random, place: str) -> list[Script]:
+    """Several write the same document, and are not always answered."""
+    few = _Few(random, "t", [3, 4, 5], [1, 3], _grace(random, place))
+    kinds = random.choice((["publish"], ["publish", "rollback"], ["publish", "rm"], ["sign"]))
+    if kinds == ["sign"]:
+        few.seeds = [3]
+    return _some(few, kinds, random.randint(2, 3), 2)
 
 
 @dataclass
@@ -162,6 +188,8 @@ THEMES = {
     "back-and-forth": Theme(back_and_forth, 2, LATE, ("bucket",)),
     "signed": Theme(signed, 3, MIXED),
     "durable": Theme(durable, 2, HONEST[:3], ("disk",), power=1.0),
+    "durable-twins": Theme(durable_twins, 1, HONEST[:1], ("disk",), power=1.0),
+    "unanswered": Theme(unanswered, 2, LOST, ("bucket",)),
     "sizes": Theme(anything, 1, LIES),
     "cut": Theme(twins, 1, HONEST[:3], ("disk",), cut=1.0),
     "clocks": Theme(anything, 1, jump=1.0),
@@ -181,7 +209,7 @@ def plan_of(seed: int, theme: str | None = None) -> tuple[str, Plan]:
     sticky = random.choice((0.0, 0.7, 0.95, 0.99))
     power = jumps = cut = None
     if place == "disk" and random.random() < found.power:
-        power = random.choice((10, 30, 60, 120)) * random.random(), random.randrange(3)
+        power = random.randint(1, 4), random.choice((0.0, 0.3, 2.0, 20.0)), random.randrange(3)
     if random.random() < found.jump:
         jumps = [(random.random() * 40, random.choice((-7200.0, 7200.0))) for _ in range(2)]
     if random.random() < found.cut:
@@ -226,6 +254,7 @@ _MAKE: dict[str, Callable[[_Few], tuple[Any, ...]]] = {
     "unpin": lambda f: ("p",),
     "alias": lambda f: (f.task(), "stable", f.number()),
     "look": lambda f: (f.task(),),
+    "signers": lambda f: (f.task(), f.seed()),
     "sign": lambda f: (f.task(), f.seed(), f.random.choice("xyz")),
 }
 

@@ -55,6 +55,9 @@ class World:
         self.processes: list[Process] = []
         self.trace: list[tuple[float, str, str]] = []
         self.changed: dict[str, int] = {}  # key -> when it was made or removed last
+        self.written: dict[str, list[tuple[bytes, int]]] = {}  # documents, and when they were so
+        self.on_acknowledged: dict[int, list[Callable[[], None]]] = {}  # at so many operations
+        self._acknowledged = 0
         self.seen: set[str] = set()  # what happened, for those who want to know how wide the net is
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = itertools.count()
@@ -94,6 +97,17 @@ class World:
     def tick(self) -> int:
         """A number larger than all before."""
         return next(self._count)
+
+    def wrote(self, key: str, data: bytes) -> None:
+        """A document was written."""
+        if key.startswith("refs/") and key != "refs/changes":
+            self.written.setdefault(key, []).append((data, self.tick()))
+
+    def acknowledged(self) -> None:
+        """An operation was."""
+        self._acknowledged += 1
+        for effect in self.on_acknowledged.pop(self._acknowledged, []):
+            effect()
 
     @property
     def process(self) -> Process | None:
