@@ -130,7 +130,7 @@ class Bucket:
             if there is None:
                 self.world.changed[key] = self.world.tick()
             self.objects[key] = content, self.world.now
-            self.world.wrote(key, content)
+            self.world.wrote(key, content, there and there[0])
 
         self._ask(client, f"put {key}", effect)
 

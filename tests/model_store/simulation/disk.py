@@ -107,7 +107,7 @@ class Disk:
         before = self._content(target)
         self._real["replace"](source, target)
         self._touch(target)
-        self._world.wrote(self._short(target, 200), self._content(target) or b"")
+        self._world.wrote(self._short(target, 200), self._content(target) or b"", before)
         self._note(target, lambda: self._restore(target, before))
 
     def _unlink(self, path: Any, **named: Any) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from model_store import BlobNotFound, ModelStore, StoreError, UnknownTask
+from model_store import BlobNotFound, ModelStore, StoreError, UnknownTask, keys
 from model_store.blobs import Digest, digest_of, key_of
 from model_store.tensors import encode
 from tests.model_store.simulation.actors import Actor, Op, component, manifest_of, signature
@@ -20,7 +21,7 @@ from tests.model_store.simulation.judging import (
     register_after,
     task_after,
 )
-from tests.model_store.simulation.places import simulated
+from tests.model_store.simulation.places import Place, simulated
 from tests.model_store.simulation.themes import LATE_S, Plan, plan_of
 from tests.model_store.simulation.world import NeverEnds, World
 
@@ -54,9 +55,9 @@ def play(plan: Plan, fate: Fate) -> Found:
     """Plays one history."""
     world = World(fate, LATE_S)
     history = _History(world, plan)
-    with simulated(world, plan.place) as (url, disk):
+    with simulated(world, plan.place) as place:
         try:
-            history.play(url, disk)
+            history.play(place)
         except NeverEnds:
             history.wrong.append("it never ends")
     return Found(plan, history.wrong, history.operations, world.told(), fate.turns, fate.events)
@@ -69,12 +70,12 @@ class _History:
         self.operations: list[Op] = []
         self.wrong: list[str] = []
 
-    def play(self, url: str, disk: Disk | None) -> None:
-        world, plan = self._world, self._plan
+    def play(self, place: Place) -> None:
+        world, plan, url = self._world, self._plan, place.url
         for index, script in enumerate(plan.scripts):
             actor = Actor(world, url, f"P{index}", self.operations)
             world.start(f"P{index}", lambda a=actor, s=script: a.run(s))
-        self._let_things_happen(url, disk)
+        self._let_things_happen(url, place.disk)
         world.run()
         for process in world.processes:
             if process.outcome and not isinstance(
@@ -84,6 +85,8 @@ class _History:
         world.now += 10 * LATE_S + 1000
         self._repair()
         world.alone("judge", lambda: self._judge(url))
+        if not self.wrong:
+            world.alone("vandal", lambda: self._damage(place))
 
     # -- what happens to all of them
 
@@ -179,6 +182,26 @@ class _History:
         if not explained(ops, FIRST[task], task_after, lambda end: end.says() == found.says()):
             self.wrong.append(f"{task}: no order of what was acknowledged ends with {found}"[:600])
 
+    def _damage(self, place: Place) -> None:
+        """A document is lost or put back to what it was before it was written: verify sees that."""
+        if not hasattr(keys, "copy_key"):  # an earlier format
+            return
+        damages: list[tuple[str, bytes | None]] = []
+        for key, contents in sorted(self._world.written.items()):
+            latest = max(
+                (op.start for op in self.operations if _acknowledged_in(key, op)), default=0
+            )
+            # What was acknowledged since it was so is lost with it.
+            older = [c for (c, _), (_, until) in itertools.pairwise(contents) if until < latest]
+            damages += [(key, content) for content in older]
+            damages += [(key, None)] if latest else []
+        if damages:
+            key, content = damages[self._world.turns % len(damages)]
+            place.put(key, content)
+            if not any(p.severity == "error" for p in ModelStore(place.url).verify()):
+                what = "lost" if content is None else f"put back to {content!r}"
+                self.wrong.append(f"verify does not see that {key} is {what}"[:600])
+
     def _check_grace(self) -> None:
         """What was put stays for the grace of a gc, which is not below what requests may take."""
         if self._plan.place == "bucket" and not self._plan.weather.lie:
@@ -223,6 +246,17 @@ class _History:
         return [
             op for op in ops if op.name == "signers" and op.start > min(published, default=op.start)
         ]
+
+
+def _acknowledged_in(key: str, op: Op) -> bool:
+    """Whether an operation was acknowledged that changes this document."""
+    if not op.done or op.name in ("gc", "look", "signers"):
+        return False
+    if op.name in ("pin", "unpin"):
+        return key == keys.pin_key("p")
+    if op.name == "sign":
+        return key == keys.signature_key(manifest_of(*op.arguments[:2]))
+    return key == (keys.agent_key if op.name == "save" else keys.task_key)(op.arguments[0])
 
 
 def _pinned(said: tuple[Any, ...]) -> str | None:

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -27,9 +28,18 @@ BEGAN = BEGIN - 100_000  # when the store of each history was made
 URL = "s3://bucket/store"
 
 
+@dataclass
+class Place:
+    """A store in a simulated world."""
+
+    url: str
+    disk: Disk | None  # that it is on
+    put: Callable[[str, bytes | None], None]  # write or remove a file, as nobody should
+
+
 @contextmanager
-def simulated(world: World, place: str) -> Iterator[tuple[str, Disk | None]]:
-    """The URL of a store in this world, and its disk, if it is on one."""
+def simulated(world: World, place: str) -> Iterator[Place]:
+    """A store in this world."""
     with ExitStack() as stack:
         stack.enter_context(patch.dict(os.environ, {"MUNET_STORE_LATE_S": str(LATE_S)}))
         stack.enter_context(patch.object(leases, "LEASE_POLL_S", 15.0))
@@ -38,14 +48,26 @@ def simulated(world: World, place: str) -> Iterator[tuple[str, Disk | None]]:
             bucket = Bucket(world)
             _connect(world, bucket, stack)
             bucket.objects = _first_objects(bucket)
-            yield URL, None
+            yield Place(URL, None, lambda key, data: _put_object(bucket, key, data))
             return
         folder = tempfile.mkdtemp(prefix="simulation-", dir=_memory())
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         shutil.copytree(_first_folder(), f"{folder}/store")
         disk = Disk(world, Path(folder))
         stack.enter_context(disk.installed())
-        yield f"{folder}/store", disk
+        root = Path(folder) / "store"
+        yield Place(str(root), disk, lambda key, data: _put_file(root / key, data))
+
+
+def _put_object(bucket: Bucket, key: str, data: bytes | None) -> None:
+    if data is None:
+        del bucket.objects[key]
+    else:
+        bucket.objects[key] = data, bucket.objects[key][1]
+
+
+def _put_file(file: Path, data: bytes | None) -> None:
+    file.unlink() if data is None else file.write_bytes(data)
 
 
 # -- the store of each history, made once

@@ -98,10 +98,11 @@ class World:
         """A number larger than all before."""
         return next(self._count)
 
-    def wrote(self, key: str, data: bytes) -> None:
+    def wrote(self, key: str, data: bytes, before: bytes | None) -> None:
         """A document was written."""
         if key.startswith("refs/") and key != "refs/changes":
-            self.written.setdefault(key, []).append((data, self.tick()))
+            first = [] if before is None else [(before, 0)]
+            self.written.setdefault(key, first).append((data, self.tick()))
 
     def acknowledged(self) -> None:
         """An operation was."""
