@@ -79,9 +79,8 @@ class Script:
 
     def __init__(self, turns: Turns, events: Events) -> None:
         self._turns = [[name, count] for name, count in reversed(turns)]
-        self.turns: list[tuple[str, int]] = []
+        self.turns = list(turns)
         self.events = dict(events)
-        self.met: set[str] = set()  # the events that came
 
     def turn(self, ready: list[str]) -> int:
         """Which of these goes on."""
@@ -99,7 +98,6 @@ class Script:
         event = self.events.get(name)
         if event is None or event[0] not in KINDS[place]:
             return None
-        self.met.add(name)
         return event
 
 
