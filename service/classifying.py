@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -32,6 +32,7 @@ from service.images import Decoded, Source, Undecoded
 from service.runtime import Runtime
 from service.tasks import hiding
 from service.telemetry.requests import Course
+from vit.decode import Decoding
 
 T = TypeVar("T")
 Logits = NDArray[np.float32]  # [classes]
@@ -143,7 +144,11 @@ async def _path(runtime: Runtime, wanted: Wanted, task: str) -> LoadedPath:
 
 
 class _Rows:
-    """One row for each path and image; an image is decoded once and resized to what is needed."""
+    """One row for each path and image.
+
+    An image is decoded once by each of the rules that the paths' versions name, and resized to what
+    is needed. Rows meet in the engine where their pixels are equal.
+    """
 
     def __init__(
         self, runtime: Runtime, paths: Sequence[LoadedPath], sources: Sequence[Source]
@@ -152,20 +157,28 @@ class _Rows:
         self._memory = runtime.decode_memory
         self._paths = paths
         self._sources = sources
-        self._sizes = {walk.image_size for path in paths for walk in path.walks}
+        self._sizes: dict[Decoding, set[int]] = {}
+        for path in paths:
+            sizes = self._sizes.setdefault(path.decoding, set())
+            sizes.update(walk.image_size for walk in path.walks)
         self._left: deque[Undecoded] | None = None
-        self._decoded: list[Mapping[int, Decoded]] = []
+        self._decoded: list[Mapping[Decoding, Mapping[int, Decoded]]] = []
 
     def __call__(self) -> Sequence[Row] | None:
         """Decodes the next image; the rows after the last. Blocks. Raises GatewayError."""
         if self._left is None:
             self._left = self._looked_at()
         image = self._left.popleft()
-        with self._memory.holding(*image.memory(self._sizes)):
-            self._decoded.append(image.decoded(self._sizes))
+        self._decoded.append(
+            {rules: self._by(image.by(rules), sizes) for rules, sizes in self._sizes.items()}
+        )
         if self._left:
             return None
-        return [Row(path, images) for path in self._paths for images in self._decoded]
+        return [Row(path, by[path.decoding]) for path in self._paths for by in self._decoded]
+
+    def _by(self, image: Undecoded, sizes: Collection[int]) -> Mapping[int, Decoded]:
+        with self._memory.holding(*image.memory(sizes)):
+            return image.decoded(sizes)
 
     def _looked_at(self) -> deque[Undecoded]:
         """All images' headers are read before any image is decoded."""

@@ -45,6 +45,11 @@ def lines_read(height: int, width: int, sizes: Iterable[int]) -> Lines:
     return Lines(height, width, _read(height, wanted), _read(width, wanted))
 
 
+def whole(height: int, width: int) -> Lines:
+    """All of a picture."""
+    return Lines(height, width, np.arange(height), np.arange(width))
+
+
 def resample(
     images: NDArray[np.uint8], size: int, lines: Lines | None = None
 ) -> NDArray[np.float32]:

@@ -58,6 +58,10 @@ class NoFile:
         """Nothing to look at."""
         return self
 
+    def by(self, decoding: Any) -> NoFile:
+        """The same by all rules."""
+        return self
+
     def memory(self, sizes: Iterable[int]) -> tuple[int, int]:
         """Nothing to hold."""
         return 0, 0

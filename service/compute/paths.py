@@ -14,6 +14,7 @@ from typing import Any, cast
 from model_store import Digest, Published
 from service.images import Decoded
 from vit import Architecture, kind_of, shapes
+from vit.decode import Decoding, decoding_of
 
 STEM = ("embedding", "cls", "posembed_input")
 TAIL = ("encoder_norm", "head")
@@ -115,6 +116,11 @@ class LoadedPath:
     def labels(self) -> tuple[str, ...]:
         """The classes, by index."""
         return self.published.path.labels
+
+    @property
+    def decoding(self) -> Decoding:
+        """The rules by which the version's images are decoded."""
+        return decoding_of(self.published.path.input)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,6 +18,7 @@ from service.compute.paths import Program, Shapes, cut, held_bytes
 from service.errors import Told
 from service.tasks.eviction import Key
 from vit import Architecture, kind_of
+from vit.decode import decoding_of
 from vit.multipath import SubPath, connector_name
 from vit.preprocess import CONTRACT
 
@@ -78,7 +79,7 @@ def read(path: TaskPath) -> Spec:
         return _multipath(path)
     arch = _architecture(path, path.architecture)
     _require(path, "components", arch.component_names, tuple(path.components))
-    _require(path, "input", _input(arch), dict(path.input))
+    _require(path, "input", _input(arch, _rules(path)), dict(path.input))
     _require(path, "number of labels", arch.num_classes, len(path.labels))
     return Spec((Network(arch, has_head=True),))
 
@@ -100,7 +101,8 @@ def _multipath(path: TaskPath) -> Spec:
     _require(path, "num_paths", count, path.architecture.get("num_paths"))
     _require(path, "num_classes", classes, path.architecture.get("num_classes"))
     _require(path, "classes of the main path", classes, networks[0].outputs)
-    _require(path, "input", {"sizes": sizes, **CONTRACT}, dict(path.input))
+    inputs = {"sizes": sizes, **CONTRACT, **_rules(path)}
+    _require(path, "input", inputs, dict(path.input))
     _require(path, "components", tuple(sorted([*parts, *mixer])), tuple(sorted(path.components)))
     return Spec(networks, mixer)
 
@@ -116,7 +118,7 @@ def _subpath(path: TaskPath, number: int) -> Network:
     network = Network(arch, answers == LOGITS, f"{name}/")
     for what, expected in (
         ("name", name),
-        ("input", _input(arch)),
+        ("input", _input(arch, _rules(path))),  # all parts see the same pixels
         ("components", {part: network.prefix + part for part in network.component_names}),
         ("connector", connector_name(number) if number else None),
     ):
@@ -140,8 +142,19 @@ def _architecture(path: TaskPath, found: Any) -> Architecture:
     return arch
 
 
-def _input(arch: Architecture) -> dict[str, Any]:
-    return {"size": arch.image_size, **CONTRACT}
+def _input(arch: Architecture, rules: Mapping[str, Any]) -> dict[str, Any]:
+    return {"size": arch.image_size, **CONTRACT, **rules}
+
+
+def _rules(path: TaskPath) -> Mapping[str, Any]:
+    """What the input says of decoding: nothing in a spec from before it was said."""
+    try:
+        rules = decoding_of(path.input).to_json()
+    except ValueError as error:
+        raise UnservablePath(
+            f"loading {path.task!r}: {error}; update the gateway, or publish the task again"
+        ) from None
+    return {name: rule for name, rule in rules.items() if name in path.input}
 
 
 def _require(path: TaskPath, what: str, expected: Any, found: Any) -> None:

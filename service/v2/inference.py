@@ -33,6 +33,7 @@ from service.v2.errors import BadRequest, shown
 from service.v2.models import INPUTS
 from service.v2.requests import Output, Request
 from service.v2.tensors import Sent, images, numbers
+from vit.decode import Decoding
 
 T = TypeVar("T")
 Keep = Callable[[bytes], bytes]  # a copy that is counted; raises Unavailable
@@ -180,6 +181,10 @@ class _Preprocessed:
 
     def look(self, max_pixels: int) -> _Preprocessed:
         del max_pixels  # it is as large as the model takes it, or refused
+        return self
+
+    def by(self, decoding: Decoding) -> _Preprocessed:
+        del decoding
         return self
 
     def memory(self, sizes: Iterable[int]) -> tuple[int, int]:

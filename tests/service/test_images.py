@@ -15,10 +15,10 @@ from PIL import Image
 
 from service.errors import BadImage, GatewayError, TooLarge
 from service.images import decode
-from service.pictures.jpeg import MAX_SCANS, SCAN
-from service.pictures.picture import MAX_PIECES
 from tests.service.systems import bomb, encoded, image
 from vit import preprocess
+from vit.pictures.jpeg import MAX_SCANS, SCAN
+from vit.pictures.picture import MAX_PIECES
 
 LIMIT = 10_000
 
@@ -180,8 +180,8 @@ def test_converting_in_bands_changes_nothing(mode: str, monkeypatch: pytest.Monk
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG" if mode == "CMYK" else "PNG", **options)
     whole = pixels(buffer.getvalue())
-    monkeypatch.setattr("service.pictures.reading.BAND_PIXELS", 50)
-    monkeypatch.setattr("service.pictures.reading.GAP_PIXELS", 20)
+    monkeypatch.setattr("vit.pictures.reading.BAND_PIXELS", 50)
+    monkeypatch.setattr("vit.pictures.reading.GAP_PIXELS", 20)
     assert np.array_equal(pixels(buffer.getvalue()), whole)
 
 

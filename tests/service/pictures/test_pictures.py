@@ -17,8 +17,6 @@ from PIL import Image, ImageOps
 
 from service.errors import BadImage, GatewayError, TooLarge
 from service.images import File, decode
-from service.pictures.bmp import MAX_RUNS
-from service.pictures.jpeg import MAX_SCANS
 from tests.service.pictures.made import (
     bmp_runs,
     chunk,
@@ -31,6 +29,8 @@ from tests.service.pictures.made import (
 )
 from tests.service.systems import image
 from vit import preprocess
+from vit.pictures.bmp import MAX_RUNS
+from vit.pictures.jpeg import MAX_SCANS
 
 LIMIT = 100_000
 SHORT, FLOAT, RATIONAL, LONG = 3, 11, 5, 4  # types of EXIF

@@ -1,4 +1,4 @@
-"""Rows and columns of a decoded picture as viewers show it: upright, on white, with 8 bits.
+"""Rows and columns of a decoded picture: turned, laid on one grey, with 8 bits.
 
 Only what is asked for is converted, in bands of a bounded number of pixels.
 """
@@ -13,7 +13,7 @@ from PIL import Image
 
 BAND_PIXELS = 2**18  # converted at once: the whole picture would be in memory several times
 GAP_PIXELS = 2**13  # converted without need: a further call costs as much
-WHITE = 0xFFFF
+DEEPER = 0x101  # a grey of 8 bits as one of 16
 WIDE_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 PIXEL_BYTES = 64  # of memory for a pixel of a band, on its way through the modes
 # Orientations that EXIF numbers: those of lines reversed, and those of rows that were columns.
@@ -22,39 +22,51 @@ Positions = NDArray[np.intp]
 
 
 def size(width: int, height: int, orientation: int) -> tuple[int, int]:
-    """Width and height of a stored picture as viewers show it."""
+    """Width and height of a stored picture when it is turned."""
     return (height, width) if orientation in SWAPPED else (width, height)
 
 
 def read(
-    image: Image.Image, orientation: int, rows: Positions, columns: Positions
+    image: Image.Image,
+    orientation: int,
+    background: int | None,
+    rows: Positions,
+    columns: Positions,
 ) -> NDArray[np.uint8]:
-    """uint8 [rows, columns, 1 or 3]; positions of the picture as shown, ascending."""
+    """uint8 [rows, columns, 1 or 3]; positions of the picture as turned, ascending.
+
+    `background` is the grey, 0 to 255, that what is transparent is laid on; without one,
+    transparency is as if it were not there.
+    """
+    if background is None:
+        image.info.pop("transparency", None)
     if orientation == 1:
-        return _stored(image, rows, columns)
+        return _stored(image, background, rows, columns)
     if orientation in SWAPPED:
         rows, columns = columns, rows
     if orientation in ROWS_REVERSED:
         rows = image.height - 1 - rows[::-1]
     if orientation in COLUMNS_REVERSED:
         columns = image.width - 1 - columns[::-1]
-    found = _stored(image, rows, columns)
+    found = _stored(image, background, rows, columns)
     found = found[::-1] if orientation in ROWS_REVERSED else found
     found = found[:, ::-1] if orientation in COLUMNS_REVERSED else found
     found = found.swapaxes(0, 1) if orientation in SWAPPED else found
     return np.ascontiguousarray(found)
 
 
-def _stored(image: Image.Image, rows: Positions, columns: Positions) -> NDArray[np.uint8]:
+def _stored(
+    image: Image.Image, background: int | None, rows: Positions, columns: Positions
+) -> NDArray[np.uint8]:
     whole = image.width * image.height <= BAND_PIXELS
     if whole:
-        return _lines(_converted(image), rows, columns)
+        return _lines(_converted(image, background), rows, columns)
     found = np.empty((len(rows), len(columns), 1 if _is_grey(image) else 3), np.uint8)
     for first_column, last_column in _spans(columns, 1):
         left, right = int(columns[first_column]), int(columns[last_column - 1]) + 1
         for first_row, last_row in _spans(rows, right - left):
             top, bottom = int(rows[first_row]), int(rows[last_row - 1]) + 1
-            band = _converted(image.crop((left, top, right, bottom)))
+            band = _converted(image.crop((left, top, right, bottom)), background)
             found[first_row:last_row, first_column:last_column] = _lines(
                 band, rows[first_row:last_row] - top, columns[first_column:last_column] - left
             )
@@ -70,13 +82,13 @@ def _lines(band: NDArray[np.uint8], rows: Positions, columns: Positions) -> NDAr
 def _spans(positions: Positions, pixels: int) -> Iterator[tuple[int, int]]:
     """Runs of positions that lie close enough, as from and to; each line has so many pixels."""
     gap, longest = max(1, GAP_PIXELS // pixels), max(1, BAND_PIXELS // pixels)
-    places = positions.tolist()
+    ends = np.append(np.flatnonzero(np.diff(positions) > gap) + 1, len(positions))
     start = 0
-    for i in range(1, len(places)):
-        if places[i] - places[i - 1] > gap or places[i] - places[start] >= longest:
-            yield start, i
-            start = i
-    yield start, len(places)
+    while start < len(positions):
+        near = int(np.searchsorted(positions, positions[start] + longest))
+        stop = min(near, int(ends[np.searchsorted(ends, start, "right")]))
+        yield start, stop
+        start = stop
 
 
 def _is_grey(image: Image.Image) -> bool:
@@ -85,16 +97,17 @@ def _is_grey(image: Image.Image) -> bool:
     )
 
 
-def _converted(image: Image.Image) -> NDArray[np.uint8]:
+def _converted(image: Image.Image, background: int | None) -> NDArray[np.uint8]:
     """[height, width, 1 or 3]"""
     if image.mode in WIDE_GREY:
         wide = np.asarray(image)
-        if "transparency" in image.info:
-            wide = np.where(wide == image.info["transparency"], WHITE, wide)
+        if background is not None and "transparency" in image.info:
+            wide = np.where(wide == image.info["transparency"], background * DEEPER, wide)
         return (wide >> 8).clip(0, 255).astype(np.uint8)[..., None]
     if _is_grey(image):
         return np.asarray(image if image.mode == "L" else image.convert("L"))[..., None]
-    if image.has_transparency_data:
+    if background is not None and image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        under = Image.new("RGBA", image.size, (background, background, background, 255))
+        image = Image.alpha_composite(under, image)
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))

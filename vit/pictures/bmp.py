@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 
-from service.errors import TooLarge
-from service.pictures.picture import Picture, cut_off, damaged, storage
+from vit.pictures.errors import ImageTooLarge
+from vit.pictures.picture import Picture, cut_off, damaged, storage
 
 FORMAT = "BMP"
 CORE, INFO = 12, 40  # bytes of the oldest and the common header
@@ -16,7 +16,7 @@ END_OF_ROW, END, MOVE = 0, 1, 2
 
 
 def look(data: bytes) -> Picture:
-    """Raises BadImage."""
+    """Raises UnreadableImage."""
     if len(data) < 18 or len(data) < 14 + min(struct.unpack_from("<I", data, 14)[0], INFO):
         raise cut_off(FORMAT, data, "its header")
     (size,) = struct.unpack_from("<I", data, 14)
@@ -83,7 +83,7 @@ def _rows(
             start = y * stride + x
             rows[start : start + len(run)] = run
             x += len(run)
-    raise TooLarge(
+    raise ImageTooLarge(
         f"decoding the image: a BMP of more than {MAX_RUNS} runs; save it without compression, or "
         "as PNG"
     )

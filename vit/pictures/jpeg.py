@@ -10,9 +10,9 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from service.errors import TooLarge
-from service.pictures import orientation
-from service.pictures.picture import Picture, check_pieces, cut_off, damaged, parts_of, storage
+from vit.pictures import orientation
+from vit.pictures.errors import ImageTooLarge
+from vit.pictures.picture import Picture, check_pieces, cut_off, damaged, parts_of, storage
 
 SIGNATURE = b"\xff\xd8\xff"
 MAX_SCANS = 50  # each goes over the whole picture; encoders make about ten
@@ -53,7 +53,7 @@ class _Frame:
 
 
 def look(data: bytes) -> Picture:
-    """Raises BadImage or TooLarge."""
+    """Raises UnreadableImage or ImageTooLarge."""
     kept = [(0, 2)]
     frame, exif, xmp = None, [], b""
     for count, (marker, start, stop) in enumerate(_segments(data)):
@@ -140,7 +140,7 @@ def _frame(marker: int, content: bytes) -> _Frame:
 
 
 def _check_scans(data: bytes, first: int) -> None:
-    """Raises TooLarge for more than MAX_SCANS in the image itself."""
+    """Raises ImageTooLarge for more than MAX_SCANS in the image itself."""
     if data.count(SCAN, first) <= MAX_SCANS:  # of what follows the image some, in a scan none
         return
     scans, at = 0, first
@@ -148,7 +148,7 @@ def _check_scans(data: bytes, first: int) -> None:
         check_pieces("JPEG", count)
         scans += found == START_OF_SCAN
         if scans > MAX_SCANS:
-            raise TooLarge(
+            raise ImageTooLarge(
                 f"decoding the image: a JPEG of more than {MAX_SCANS} scans; save it as baseline "
                 "JPEG"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.errors import BadImage, TooLarge
+from vit.pictures.errors import ImageTooLarge, UnreadableImage
 
 MAX_PIECES = 50_000  # of one file: each costs the interpreter about a microsecond
 
@@ -58,20 +58,20 @@ def parts_of(data: bytes, kept: Sequence[tuple[int, int] | bytes]) -> Sequence[b
     return [view[slice(*part)] if isinstance(part, tuple) else part for part in adjoining]
 
 
-def damaged(format: str, what: str) -> BadImage:
+def damaged(format: str, what: str) -> UnreadableImage:
     """`what` goes on from "a PNG"."""
-    return BadImage(f"decoding the image: a {format} {what}")
+    return UnreadableImage(f"decoding the image: a {format} {what}")
 
 
-def cut_off(format: str, data: bytes, missing: str) -> BadImage:
+def cut_off(format: str, data: bytes, missing: str) -> UnreadableImage:
     """For a file that ends too early."""
     return damaged(format, f"that ends after {len(data)} bytes: {missing} is missing")
 
 
 def check_pieces(format: str, count: int) -> None:
-    """Raises TooLarge for a file that would take long to walk through."""
+    """Raises ImageTooLarge for a file that would take long to walk through."""
     if count > MAX_PIECES:
-        raise TooLarge(
+        raise ImageTooLarge(
             f"decoding the image: a {format} in more than {MAX_PIECES} pieces (chunks, segments, "
             "runs); save it again with a common program, or as PNG"
         )

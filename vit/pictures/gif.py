@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from service.pictures.picture import Picture, check_pieces, cut_off, storage
+from vit.pictures.picture import Picture, check_pieces, cut_off, storage
 
 FORMAT = "GIF"
 SIGNATURES = (b"GIF87a", b"GIF89a")
@@ -15,7 +15,7 @@ TRANSPARENT = 0x01  # the flag that is used; the others are of an animation
 
 
 def look(data: bytes) -> Picture:
-    """Raises BadImage or TooLarge."""
+    """Raises UnreadableImage or ImageTooLarge."""
     if len(data) < 13:
         raise cut_off(FORMAT, data, "its header")
     width, height, flags = struct.unpack_from("<HHB", data, 6)

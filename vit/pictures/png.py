@@ -10,8 +10,8 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from service.pictures import orientation
-from service.pictures.picture import Picture, check_pieces, cut_off, damaged, parts_of, storage
+from vit.pictures import orientation
+from vit.pictures.picture import Picture, check_pieces, cut_off, damaged, parts_of, storage
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
@@ -25,7 +25,7 @@ XMP, EXIF = b"XML:com.adobe.xmp\0", b"Raw profile type exif\0"
 
 
 def look(data: bytes) -> Picture:
-    """Raises BadImage or TooLarge."""
+    """Raises UnreadableImage or ImageTooLarge."""
     header = _header(data)
     width, height, depth, colour = header[:4]
     kept: list[tuple[int, int] | bytes] = [(0, 33)]
@@ -126,7 +126,7 @@ def _sound(data: bytes, start: int, stop: int) -> bool:
 
 
 def _checked(kind: bytes, data: bytes, start: int, stop: int) -> bool:
-    """Whether to use it; raises BadImage if it cannot be done without."""
+    """Whether to use it; raises UnreadableImage if it cannot be done without."""
     sound = _sound(data, start, stop)
     if not sound and kind[0] < ord("a"):
         raise damaged("PNG", f"whose chunk {_name(kind)} has a wrong checksum")

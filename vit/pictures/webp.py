@@ -9,8 +9,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 
-from service.pictures import orientation
-from service.pictures.picture import Picture, check_pieces, cut_off, damaged
+from vit.pictures import orientation
+from vit.pictures.picture import Picture, check_pieces, cut_off, damaged
 
 FORMAT = "WEBP"
 CANVAS_BYTES = 16  # a pixel: two canvases, the answer's bytes, and Pillow's picture
@@ -25,7 +25,7 @@ Chunk = tuple[bytes, int, int]  # name, start of its content, end of its content
 
 
 def look(data: bytes) -> Picture:
-    """Raises BadImage or TooLarge."""
+    """Raises UnreadableImage or ImageTooLarge."""
     if len(data) < 20:
         raise cut_off(FORMAT, data, "its first chunk")
     chunks = _chunks(data, 12, min(len(data), 8 + struct.unpack_from("<I", data, 4)[0]))
@@ -116,7 +116,7 @@ def _chunks(data: bytes, at: int, end: int) -> Iterator[Chunk]:
 
 
 def _whole(data: bytes, chunk: Chunk) -> Chunk:
-    """Raises BadImage for a chunk that is cut off."""
+    """Raises UnreadableImage for a chunk that is cut off."""
     if chunk[2] > len(data):
         name = chunk[0].decode("latin-1").strip()
         raise damaged(FORMAT, f"that ends after {len(data)} bytes, inside its chunk {name!r}")

@@ -1,0 +1,129 @@
+"""A file is decoded by the rules of the version that is asked, and as training decodes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model_store import ModelStore, Published
+from service.errors import BadImage
+from service.images import Decoded, FilePicture, decode
+from service.tasks import specs
+from tests.service.in_process import OCTETS, Gateway, refused
+from tests.service.pictures.kinds import FILES, REFUSED, ink, turned_jpeg
+from tests.service.pictures.made import saved
+from tests.service.systems import TINY, image, multipath, publish
+from vit import preprocess
+from vit.decode import DECODINGS, TENSORFLOW, VIEWER
+from vit.decode import decode as trained_on
+
+LIMIT = 10**6
+INK = saved(ink(), "PNG")
+BLACK, ON_WHITE = (saved(Image.fromarray(trained_on(INK, rules)), "PNG")
+                   for rules in (TENSORFLOW, VIEWER))  # fmt: skip
+
+
+def named(published: Published, store: ModelStore, **rules: Any) -> Published:
+    """The same version again, with rules in its input."""
+    return store.publish(replace(published.path, input={**published.path.input, **rules}))
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory, compilations: str) -> Iterator[Gateway]:
+    store = ModelStore(tmp_path_factory.mktemp("store"), create=True)
+    for task, rules in [
+        ("unsaid", {}), ("viewer", {"decoding": "viewer"}),
+        ("tensorflow", {"decoding": "tensorflow"}), ("newer", {"decoding": "of later"}),
+        ("bits", {"decoding": "viewer", "pixel_scale": 255}),
+    ]:  # fmt: skip
+        named(publish(store, task, own={"head": 0}), store, **rules)
+    made = Gateway(store, compilations)
+    yield made
+    made.close()
+
+
+def odds(gateway: Gateway, task: str, body: bytes) -> list[float]:
+    answer = gateway.classify(task, body)
+    assert answer.status_code == 200, answer.text
+    found = {one["index"]: one["probability"] for one in answer.json()["predictions"]}
+    return [found[index] for index in sorted(found)]
+
+
+@pytest.mark.parametrize("rules", DECODINGS)
+@pytest.mark.parametrize("name", FILES)
+def test_serving_decodes_as_training_does_bit_for_bit(name: str, rules: str) -> None:
+    decoding, sizes = DECODINGS[rules], [8, 30]
+    served = decode(FILES[name], sizes, max_pixels=LIMIT, decoding=decoding)
+    for size in sizes:
+        assert np.array_equal(
+            served[size].pixels, preprocess(trained_on(FILES[name], decoding), size)
+        )
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_not_trained_on_is_not_served(kind: str) -> None:
+    data, text = REFUSED[kind]
+    with pytest.raises(BadImage, match=text):
+        decode(data, [8], max_pixels=LIMIT)
+
+
+def test_each_version_sees_a_file_by_its_own_rules(gateway: Gateway) -> None:
+    assert odds(gateway, "tensorflow", INK) == odds(gateway, "tensorflow", BLACK)
+    for task in ("viewer", "unsaid"):
+        assert odds(gateway, task, INK) == odds(gateway, task, ON_WHITE)
+        assert odds(gateway, task, INK) != odds(gateway, task, BLACK)
+    for turn in (3, 6):
+        as_stored = odds(gateway, "tensorflow", turned_jpeg(1))
+        assert odds(gateway, "tensorflow", turned_jpeg(turn)) == as_stored
+        assert odds(gateway, "viewer", turned_jpeg(turn)) != as_stored
+    bits = np.asarray(image(1, (16, 16), "L")) > 127
+    one, all_bits = (saved(Image.fromarray(bits * np.uint8(n)), "PNG") for n in (1, 255))
+    assert odds(gateway, "bits", one) == odds(gateway, "viewer", all_bits)
+
+
+def test_one_image_for_versions_of_different_rules(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoded once by each of the rules; where pixels are equal, rows meet."""
+    tasks = ("tensorflow", "viewer", "unsaid")
+    alone = {task: gateway.classify(task, INK).json()["predictions"] for task in tasks}
+    decoded: list[str] = []
+    real = FilePicture.decoded
+
+    def counted(picture: FilePicture, sizes: Iterable[int]) -> Mapping[int, Decoded]:
+        decoded.append(picture.decoding.name)
+        return real(picture, sizes)
+
+    monkeypatch.setattr(FilePicture, "decoded", counted)
+    met = gateway.metric("munet_rows_shared_total")
+    query = "&".join(f"task={task}" for task in tasks)
+    answer = gateway.request("POST", f"/classify?{query}", content=INK, headers=OCTETS)
+    assert answer.status_code == 200, answer.text
+    assert {one["task"]: one["predictions"] for one in answer.json()["results"]} == alone
+    assert sorted(decoded) == ["tensorflow", "viewer"]
+    assert gateway.metric("munet_rows_shared_total") > met  # of those that a viewer's rules serve
+    assert odds(gateway, "tensorflow", INK) != odds(gateway, "viewer", INK)
+
+
+def test_rules_of_a_later_version_are_refused_with_what_to_do(gateway: Gateway) -> None:
+    body = refused(gateway.classify("newer", INK), 503, "unavailable")
+    assert (
+        "expected one of viewer, tensorflow, found 'of later'; update the gateway" in body["detail"]
+    )
+
+
+def test_all_parts_of_a_multipath_version_see_the_same_pixels(tmp_path: Any) -> None:
+    store = ModelStore(tmp_path, create=True)
+    parts = [publish(store, "main"), publish(store, "small", replace(TINY, image_size=8))]
+    document = multipath(store, "two", parts).to_json()
+    document["input"]["decoding"] = "tensorflow"
+    with pytest.raises(specs.UnservablePath, match="input of path_0"):
+        specs.read(type(parts[0].path).from_json(document))
+    for part in document["subpaths"]:
+        part["input"]["decoding"] = "tensorflow"
+    assert len(specs.read(type(parts[0].path).from_json(document)).networks) == 2
