@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 
-from obstore.exceptions import BaseError
+from obstore.exceptions import (
+    BaseError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from obstore.store import from_url
 
 from model_store.errors import StorageError
@@ -69,3 +74,14 @@ def one_line(error: Exception) -> str:
     """What obstore says, without its many lines of debugging."""
     text = " ".join(str(error).split("\n\nDebug source")[0].split())
     return text if len(text) <= MESSAGE_CHARACTERS else f"{text[:MESSAGE_CHARACTERS]}…"
+
+
+def told(error: Exception) -> str:
+    """An error of a request, for whoever has to do something about it."""
+    if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
+        advice = "give credentials that may do this"
+    elif isinstance(error, (NotFoundError, FileNotFoundError)):
+        advice = "look whether the bucket is there, and whether its name is right"
+    else:
+        advice = "try again, and if it stays so, look at the object store"
+    return f"expected the object store to do it, found: {one_line(error)}; {advice}"

@@ -28,7 +28,7 @@ from model_store.errors import (
     UnsafeStorage,
     Unsure,
 )
-from model_store.object_clients import Clients, late_s, one_line
+from model_store.object_clients import Clients, late_s, told
 from model_store.storage import (
     MARKER,
     MAX_SMALL_BYTES,
@@ -52,11 +52,17 @@ _Result = TypeVar("_Result")
 
 
 class _Absent(Exception):
-    """There is no such object."""
+    """There is no such object. No caller of this module gets it."""
 
 
 class _Present(Exception):
-    """There is such an object, or it is another one by now."""
+    """There is such an object, or it is another one by now. No caller of this module gets it."""
+
+
+_MEANING: dict[type[Exception], tuple[type[Exception], ...]] = {
+    _Absent: (NotFoundError, FileNotFoundError),
+    _Present: (AlreadyExistsError, PreconditionError),
+}
 
 
 class ObjectStorage:
@@ -119,7 +125,7 @@ class ObjectStorage:
     def read(self, key: str) -> Small | None:
         """A small object; None if there is none. Raises NotAFile."""
         try:
-            with self._failing("reading", key):
+            with self._asking("reading", key, _Absent):
                 result = obstore.get(self._store, key)
                 if result.meta["size"] > MAX_SMALL_BYTES:
                     raise NotAFile(
@@ -145,7 +151,7 @@ class ObjectStorage:
     def create(self, key: str, data: bytes | memoryview) -> bool:
         """Write a new object; False, changing nothing, if there is one already."""
         try:
-            with self._failing("writing", key):
+            with self._asking("writing", key, _Present):
                 client = self._store if len(data) < BULK_BYTES else self._bulk
                 obstore.put(client, key, data, mode="create", use_multipart=False)
         except _Present:
@@ -158,9 +164,11 @@ class ObjectStorage:
     def replace(self, key: str, data: bytes, version: object) -> bool:
         """Compare and swap. Raises Unsure, where a try that was not answered may have been it."""
         mode = cast(Any, "create" if version is None else version)
+        # What may have become of an object that was there: it is another one, or it is gone.
+        answers = (_Present,) if version is None else (_Present, _Absent)
         for number, pause_s in enumerate(PAUSES_S):
             try:
-                with self._failing("writing", key):
+                with self._asking("writing", key, *answers):
                     obstore.put(self._once, key, data, mode=mode, use_multipart=False)
                 return True
             except (_Present, _Absent):
@@ -205,14 +213,14 @@ class ObjectStorage:
 
     def _fetch(self, key: str, limit: int | None, file: BinaryIO) -> None:
         """Write an object into a file, in parts that come at once. Raises _Absent or TooLarge."""
-        with self._failing("reading", key):
+        with self._asking("reading", key, _Absent):
             size = obstore.head(self._store, key)["size"]
         if limit is not None and size > limit:
             raise TooLarge(size)
         file.truncate(size)
 
         def part(start: int) -> None:
-            with self._failing("reading", key):
+            with self._asking("reading", key, _Absent):
                 end = min(start + PART_BYTES, size)
                 data = obstore.get_range(self._bulk, key, start=start, end=end)
                 _write_at(file.fileno(), memoryview(data), start)
@@ -232,7 +240,7 @@ class ObjectStorage:
         """Make objects count as modified now; the bytes of each, without those not there."""
 
         def one(key: str) -> Entry | None:
-            with self._failing("writing", f"touched/{key}"):
+            with self._asking("writing", f"touched/{key}"):
                 obstore.put(self._store, f"touched/{key}", b"")
             return self.stat(key)
 
@@ -241,7 +249,7 @@ class ObjectStorage:
     def stat(self, key: str) -> Entry | None:
         """Size and time of an object; None if there is none."""
         try:
-            with self._failing("reading", key):
+            with self._asking("reading", key, _Absent):
                 return _entry(key, obstore.head(self._store, key))
         except _Absent:
             return None
@@ -255,7 +263,7 @@ class ObjectStorage:
         def one(key: str) -> Exception | None:
             try:
                 lease.require()  # the last thing before the request
-                with self._failing("removing", key):
+                with self._asking("removing", key, _Absent):
                     obstore.delete(self._once, key)
             except _Absent:
                 pass
@@ -269,7 +277,7 @@ class ObjectStorage:
 
     def names(self, directory: str) -> list[str]:
         """The names in a directory."""
-        with self._failing("listing", directory):
+        with self._asking("listing", directory):
             found = obstore.list_with_delimiter(self._store, prefix=f"{directory}/")
         paths = [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]
         return [path.rstrip("/").rpartition("/")[2] for path in paths]
@@ -285,7 +293,7 @@ class ObjectStorage:
             yield entry
 
     def _walk(self, prefix: str) -> Iterator[Entry]:
-        with self._failing("listing", prefix):
+        with self._asking("listing", prefix):
             for batch in obstore.list(self._store, prefix=prefix or None):
                 for meta in batch:
                     yield _entry(meta["path"], meta)
@@ -323,16 +331,17 @@ class ObjectStorage:
         return list(self._pool.map(function, items))
 
     @contextmanager
-    def _failing(self, doing: str, key: str) -> Iterator[None]:
-        """Turns the errors of obstore into those of files, and all others into StorageError."""
+    def _asking(self, doing: str, key: str, *answers: type[Exception]) -> Iterator[None]:
+        """Around one request. Raises `_Absent` or `_Present` where that is one of the answers that
+        such a request may get, and StorageError for everything else that is no success.
+        """
         try:
             yield
-        except (NotFoundError, FileNotFoundError):
-            raise _Absent(self.where(key)) from None
-        except (AlreadyExistsError, PreconditionError):
-            raise _Present(self.where(key)) from None
-        except BaseError as error:
-            raise StorageError(f"{doing} {self.where(key)}: {one_line(error)}") from None
+        except (BaseError, FileNotFoundError) as error:
+            for answer, errors in _MEANING.items():
+                if answer in answers and isinstance(error, errors):
+                    raise answer(self.where(key)) from None
+            raise StorageError(f"{doing} {self.where(key)}: {told(error)}") from None
 
 
 def _version(meta: Any) -> dict[str, str]:

@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from obstore.exceptions import BaseError, NotFoundError
+
 from model_store import leases, objects
+from model_store.errors import StorageError
 from model_store.storage import TooLarge
 from tests.model_store.simulation.actors import begin
 from tests.model_store.simulation.bucket import TRIES, Bucket, Client
@@ -131,10 +134,11 @@ def _client(url: str, **options: Any) -> Client:
 def _load(self: Any, key: str, limit: int | None) -> memoryview | None:
     """As the cache does, which is no part of what is simulated."""
     try:
-        with self._failing("reading", key):
-            data = objects.obstore.get(self._store, key).bytes()
-    except objects._Absent:
+        data = objects.obstore.get(self._store, key).bytes()
+    except NotFoundError:
         return None
+    except BaseError as error:
+        raise StorageError(f"reading {key}: {error}") from None
     if limit is not None and len(data) > limit:
         raise TooLarge(len(data))
     return memoryview(data)
