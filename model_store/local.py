@@ -51,6 +51,7 @@ class LocalStorage:
         self._scratch = self._root / "tmp"
         self._lock = atomic.Lock(self._root / "lock")
         self._reserve = Reserve(self._root)
+        self._settled = False
 
     def exists(self) -> bool:
         """Whether there is a store here, and not only what a lost disk left of it."""
@@ -71,8 +72,17 @@ class LocalStorage:
         root = self._root
         for name in ("lock", "lock.gc"):  # a full disk may have no room for their names
             os.close(atomic.open_or_make(root / name, root))
+        self._settle_place()
+
+    def _settle_place(self) -> None:
+        """Make the names of the store and of its folders durable: once, whoever has made them."""
+        if self._settled:
+            return
+        root = self._root
         for directory in (root / "blobs", root / "refs", root / "copies", root, root.parent):
-            atomic.sync_directory(directory)
+            with suppress(FileNotFoundError, PermissionError):
+                atomic.sync_directory(directory)
+        self._settled = True
 
     def where(self, key: str) -> str:
         """The path of a file."""
@@ -119,11 +129,14 @@ class LocalStorage:
     def create(self, key: str, data: bytes | memoryview) -> bool:
         """Write a new file; False, changing nothing, if there is one already."""
         path = self._root / key
+        if os.path.lexists(path):
+            return False  # before writing all of it for nothing
         self._require_directories(path.parent)
         return atomic.create(path, data, self._scratch, self._root)
 
     def settle(self, directory: str) -> None:
         """Make the names in a directory durable."""
+        self._settle_place()
         atomic.sync_directory(self._root / directory)
 
     def replace(self, key: str, data: bytes, version: object) -> bool:
@@ -140,7 +153,7 @@ class LocalStorage:
                 raise
             done = self._replace_on_full_disk(key, data, version, error)
         if done:
-            atomic.sync_directory(path.parent)
+            self.settle(key.rpartition("/")[0])
         return done
 
     def _replace_on_full_disk(self, key: str, data: bytes, version: object, full: OSError) -> bool:

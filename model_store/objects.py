@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 PART_BYTES = 8 * 2**20  # of one ranged read; several run at once
 REQUESTS = 16  # at once
+LARGE_BYTES = 2**16  # from here on it is faster to ask first whether an object is there
 BULK_BYTES = 2**20
 PAUSES_S = (0.2, 1.0, 5.0, None)  # between the tries of a write that compares
 
@@ -150,6 +151,8 @@ class ObjectStorage:
 
     def create(self, key: str, data: bytes | memoryview) -> bool:
         """Write a new object; False, changing nothing, if there is one already."""
+        if len(data) >= LARGE_BYTES and self.stat(key):
+            return False  # before sending all of it for nothing
         try:
             with self._asking("writing", key, _Present):
                 client = self._store if len(data) < BULK_BYTES else self._bulk

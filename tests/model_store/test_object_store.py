@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import obstore
@@ -67,6 +68,24 @@ def test_a_prefix_without_a_store_is_none(s3_store: Place) -> None:
     s3_store.open(create=True)
     assert s3_store.open().tasks() == []
     assert s3_store.open(create=True).tasks() == []
+
+
+def test_what_is_there_is_not_sent_again(s3_store: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = s3_store.open(create=True)
+    large = {"kernel": np.arange(2**16, dtype=np.float32)}
+    digest = store.put(large)
+    sent: list[int] = []
+    put = obstore.put
+
+    def counted(client: Any, key: str, data: Any, **named: Any) -> Any:
+        sent.append(len(data))
+        return put(client, key, data, **named)
+
+    monkeypatch.setattr(obstore, "put", counted)
+    assert s3_store.open().put(large) == digest
+    assert sum(sent) == 0  # an empty mark, whose time counts
+    assert s3_store.open().put({"kernel": np.arange(2**17, dtype=np.float32)}) != digest
+    assert sum(sent) > 2**19
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_several_processes_at_once(disk: Path) -> None:
     processes = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(3, mp_context=processes) as pool:
         works = (("t", "stable"), ("t", "canary"), ("u", "stable"))
-        for done in [pool.submit(busy, Path(store.url), *one, 10) for one in works]:
+        for done in [pool.submit(busy, Path(store.url), *one, 5) for one in works]:
             done.result(timeout=300)
     store.rm("gone")
     (disk / "filler").unlink()
@@ -219,6 +219,16 @@ def test_it_is_made_again(tmp_path: Path) -> None:
     assert reserve(Path(store.url)) == SIZE
     assert file.read_bytes().startswith(b"short")
     assert store.verify() == []
+
+
+def test_what_is_there_is_not_written_again(disk: Path) -> None:
+    store = new_store(disk)
+    digest = store.put({"kernel": noise(1)})
+    publish(store, "t", 1, labels=("a",))
+    fill(disk)
+    assert store.put({"kernel": noise(1)}) == digest
+    store.publish(store.resolve("t").path)
+    assert store.resolve("t").version == 1
 
 
 def test_a_small_disk_is_not_filled_with_it(tmp_path: Path) -> None:
