@@ -60,7 +60,8 @@ class LocalStorage:
     def prepare(self) -> None:
         """Make the folders of a store. Raises UnknownFormat where there is something else."""
         blobs = self._root / "blobs/sha256"
-        if blobs.is_dir() and any(blobs.iterdir()):
+        marked = (self._root / MARKER).exists()  # a store that has lost its folders
+        if not marked and blobs.is_dir() and any(blobs.iterdir()):
             raise UnknownFormat(
                 f"making a store at {self.url}: expected an empty folder or none, found blobs"
                 f" and no file {MARKER}: a store of an earlier format, or another program's folder;"

@@ -6,7 +6,7 @@ that does not know the format and all features that the marker names.
 
 import json
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from model_store.errors import DamagedStore, StoreNotFound, UnknownFormat
@@ -22,7 +22,8 @@ class Marker:
 
     format: int
     features: frozenset[str]
-    id: str  # of this store: no other has it
+    id: str  # of this store: no other has it, but the copies of this one
+    incomplete: bool = False  # a copy to which not everything has been copied yet
 
     def require_writable(self, url: str) -> None:
         """Raises UnknownFormat where this code must not change the store."""
@@ -33,24 +34,56 @@ class Marker:
             )
 
 
-def begin(storage: Storage) -> None:
-    """Mark a store that has just been prepared; of several at once, one does."""
-    content = {"features": [], "format": FORMAT, "id": secrets.token_hex(16)}
-    storage.create(MARKER, json.dumps(content).encode() + b"\n")
+def begin(storage: Storage, original: Marker | None = None) -> None:
+    """Mark a store that has just been prepared; of several at once, one does.
+
+    As a copy of another it is opened by nobody before `complete`.
+    """
+    if original is None:
+        found = Marker(FORMAT, frozenset(), secrets.token_hex(16))
+    else:
+        found = replace(original, incomplete=True)
+    storage.create(MARKER, _to_bytes(found))
     storage.settle("")
+
+
+def complete(storage: Storage) -> None:
+    """Everything has been copied to it: from now on this is a store."""
+    current = storage.read(MARKER)
+    found = look(storage)
+    if current and found and found.incomplete:
+        storage.replace(MARKER, _to_bytes(replace(found, incomplete=False)), current.version)
 
 
 def read(storage: Storage) -> Marker:
     """Raises StoreNotFound where there is no store, UnknownFormat for one that cannot be read."""
-    current = storage.read(MARKER)
-    if current is None:
+    found = look(storage)
+    if found is None:
         raise StoreNotFound(
             f"opening the store {storage.url}: expected a file {MARKER}, found none; give the place"
             " of a store, or create one by publishing to it"
         )
+    if found.incomplete:
+        raise StoreNotFound(
+            f"opening the store {storage.url}: a backup is being copied to it, or was"
+            " interrupted; wait for its end, or run it again"
+        )
+    return found
+
+
+def look(storage: Storage) -> Marker | None:
+    """As `read`, also of a copy that is not whole yet; None where there is no marker."""
+    current = storage.read(MARKER)
+    if current is None:
+        return None
     try:
         content = cast(dict[str, Any], json.loads(current.data))
-        found = Marker(int(content["format"]), frozenset(content["features"]), str(content["id"]))
+        found = Marker(
+            int(content["format"]),
+            frozenset(content["features"]),
+            str(content["id"]),
+            bool(content.get("incomplete")),
+        )
     except (ValueError, KeyError, TypeError, RecursionError):
         where = storage.where(MARKER)
         raise DamagedStore(f"{where}: not what marks a store; restore it from a copy") from None
@@ -60,3 +93,11 @@ def read(storage: Storage) -> Marker:
             " this program that made it, or export from there and import here"
         )
     return found
+
+
+def _to_bytes(marker: Marker) -> bytes:
+    content: dict[str, Any] = {"features": sorted(marker.features), "format": marker.format}
+    content["id"] = marker.id
+    if marker.incomplete:
+        content["incomplete"] = True
+    return json.dumps(content).encode() + b"\n"

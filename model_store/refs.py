@@ -283,6 +283,21 @@ class Refs:
         if self._storage.replace(key, document.to_bytes(key), None):
             self._keep(key, document, copy)
 
+    def take_over(self, key: str, document: Document, found: Small | None) -> bool:
+        """Let a document be what it is in another copy of this store, in place of what was found.
+
+        Durable on return; False if somebody else has written it meanwhile.
+        """
+        data = document.to_bytes(key)
+        if found is None or found.data != data:
+            try:
+                if not self._storage.replace(key, data, found.version if found else None):
+                    return False
+            except Unsure:
+                return False  # who looks again learns whether it was
+        self._keep(key, document, self._read_copy(key))
+        return True
+
     def release(self, key: str, claim: Claim) -> None:
         """Give up a claim."""
 

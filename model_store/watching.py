@@ -71,14 +71,14 @@ class _Log:
         return self.tasks[len(self.tasks) - new :] if 0 <= new <= len(self.tasks) else None
 
 
-def announce(storage: Storage, task: str) -> None:
-    """Tell watchers that what is served of a task is about to change."""
+def announce(storage: Storage, *tasks: str) -> None:
+    """Tell watchers that what is served of tasks is about to change."""
     while True:
         current = storage.read(KEY)
         log = _parse(current)
         name = log.name or secrets.token_hex(8)
-        tasks = [*log.tasks, task][-MAX_TASKS:]
-        data = seal(KEY, {"count": log.count + 1, "log": name, "tasks": tasks})
+        last = [*log.tasks, *tasks][-MAX_TASKS:]
+        data = seal(KEY, {"count": log.count + len(tasks), "log": name, "tasks": last})
         if storage.replace(KEY, data, current.version if current else None):
             return
 

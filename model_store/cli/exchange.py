@@ -1,12 +1,15 @@
 """Commands that move versions between stores, OCI image layouts and registries."""
 
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.filesize import decimal
 
+from model_store.backup import backup
 from model_store.cli.printing import Store
+from model_store.errors import ExchangeError
 from model_store.exchange import Place, StorePlace, transfer
 from model_store.layout import LayoutPlace
 from model_store.registry import Reference, RegistryPlace
@@ -15,6 +18,7 @@ from model_store.store import ModelStore
 app = typer.Typer()
 
 _LAYOUT, _REGISTRY = "oci:", "docker://"
+SHOWN = 20  # problems; all others are counted
 
 Oci = Annotated[str, typer.Option("--oci", help="Directory of an OCI image layout.")]
 Repository = Annotated[str, typer.Argument(help="REGISTRY/REPOSITORY[:TAG].")]
@@ -84,6 +88,25 @@ def copy(
     """Copy tasks between any two stores, OCI image layouts and registries."""
     there = _place(source, plain_http, create=False)
     _move(there, _place(destination, plain_http, create=True), task, history, "sent")
+
+
+@app.command("backup")
+def back_up(
+    source: Annotated[str, typer.Argument(help="The store to be copied.")],
+    destination: Annotated[str, typer.Argument(help="A backup of it, or an empty place.")],
+) -> None:
+    """Bring a second copy of a whole store up to date, or restore one to an empty place."""
+    began = time.monotonic()
+    report = backup(source, destination)
+    for problem in report.problems[:SHOWN]:
+        typer.echo(f"error: {problem}", err=True)
+    typer.echo(
+        f"{'a new copy: ' if report.made else ''}"
+        f"{report.copied_documents} of {report.documents} documents and {report.copied_blobs}"
+        f" blobs ({decimal(report.copied_bytes)}) copied in {time.monotonic() - began:.1f} s"
+    )
+    if report.problems:
+        raise ExchangeError(f"{len(report.problems)} documents are not backed up")
 
 
 def _layout(text: str) -> LayoutPlace:
