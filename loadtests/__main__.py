@@ -97,6 +97,30 @@ def store(
 
 
 @app.command()
+def store_costs(
+    url: Annotated[
+        str | None, typer.Option("--store", help="Below this s3://, gs:// or az:// URL.")
+    ] = None,
+    directory: Annotated[
+        Path, typer.Option("--dir", help="On the disk to be measured, if there is no --store.")
+    ] = Path("."),
+    tasks: Annotated[int, typer.Option(help="In the store.")] = 10_000,
+    rounds: Annotated[int, typer.Option(help="Of each operation.")] = 7,
+    output: Annotated[
+        Path | None, typer.Option("--json", help="Append the run as a JSON line.")
+    ] = None,
+) -> None:
+    """Measure single operations of the model store: time, and system calls or requests."""
+    from loadtests.store import CostSetup, json_line, measure_costs, render
+
+    def run(say: Callable[[str], None]) -> tuple[RenderableType, str]:
+        report = measure_costs(CostSetup(str(directory), url, tasks=tasks, rounds=rounds), say)
+        return render(report), json_line(report)
+
+    _show(run, output)
+
+
+@app.command()
 def overhead(
     rounds: Annotated[int, typer.Option(help="In each, every server is asked in turn.")] = 5,
     seconds: Annotated[float, typer.Option(help="Of each server, load and round.")] = 1.0,

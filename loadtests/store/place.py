@@ -5,6 +5,7 @@ The peers of the store: the same bytes, written and read by as little code as th
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import shutil
@@ -21,6 +22,7 @@ import safetensors.numpy
 from loadtests.errors import OptionError
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+Call = tuple[Any, str, str]  # a module, one of its functions, and what that is counted as
 REQUESTS = 16  # at once, to an object store
 BLOCK_BYTES = 512  # of st_blocks, whatever the file system's own blocks
 
@@ -64,6 +66,10 @@ class Place(Protocol):
 
     def remove(self, folder: str) -> None:
         """Remove a folder and all in it."""
+        ...
+
+    def calls(self) -> Iterable[Call]:
+        """What of the calls that a store makes here costs something."""
         ...
 
 
@@ -134,6 +140,13 @@ class Folder:
         """Remove a folder and all in it, if it is there."""
         shutil.rmtree(self._root / folder, ignore_errors=True)
 
+    def calls(self) -> Iterable[Call]:
+        """Of the system."""
+        names = dict.fromkeys(("link", "replace", "unlink"), "names")
+        for name, kind in {"fsync": "fsync", **names, "open": "opened"}.items():
+            yield os, name, kind
+        yield io, "open", "opened"  # pathlib's
+
     def _directory(self, folder: str) -> Path:
         directory = self._root / folder
         directory.mkdir(exist_ok=True)
@@ -201,6 +214,12 @@ class Bucket:
         """Remove all objects of a folder."""
         for batch in self._obstore.list(self._store, prefix=f"{folder}/"):
             self._obstore.delete(self._store, [meta["path"] for meta in batch])
+
+    def calls(self) -> Iterable[Call]:
+        """Requests."""
+        kinds = {"get": "GET", "get_range": "GET", "head": "HEAD", "put": "PUT"}
+        kinds |= {"delete": "DELETE", "list": "LIST", "list_with_delimiter": "LIST"}
+        return [(self._obstore, name, kind) for name, kind in kinds.items()]
 
 
 @contextmanager

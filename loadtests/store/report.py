@@ -118,7 +118,9 @@ def render(report: Report) -> RenderableType:
     for section in report.sections:
         parts += [Text(f"\n{section.title}", style="bold"), _table(section)]
         parts += [Text(section.note, style="dim")] if section.note else []
-    return Group(*parts, Text("\nTargets", style="bold"), _verdict(report.targets))
+    if report.targets:
+        parts += [Text("\nTargets", style="bold"), _verdict(report.targets)]
+    return Group(*parts)
 
 
 def _table(section: Section) -> Table:
