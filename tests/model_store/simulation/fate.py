@@ -10,7 +10,8 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-Turns = Sequence[tuple[str, int]]  # a thread, and how often in a row it goes on
+# A thread, or a process, and how often in a row it goes on.
+Turns = Sequence[tuple[str, int]]
 Events = Mapping[str, tuple[str, float]]  # place -> what happens, and how much of it, from 0 to 1
 
 
@@ -86,9 +87,13 @@ class Script:
         """Which of these goes on."""
         while self._turns:
             name, count = self._turns[-1]
-            if count and name in ready:
+            if count:
                 self._turns[-1][1] -= 1
-                return ready.index(name)
+                if name in ready:
+                    return ready.index(name)
+                for index, thread in enumerate(ready):
+                    if thread.startswith(f"{name}/"):
+                        return index
             self._turns.pop()
         return 0
 

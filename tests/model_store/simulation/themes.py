@@ -42,13 +42,13 @@ HONEST = (
     Weather(lose=0.03, late=0.02),
     Weather(kill=0.003, interrupt=0.004, stop=0.005, fail=0.004, lose=0.01, late=0.01),
 )
+ASLEEP = (Weather(stop=0.05), Weather(stop=0.1))
 LOST = (
     Weather(lose=0.1),
     Weather(lose=0.2),
     Weather(lose=0.1, late=0.1),
 )
 LATE = (
-    Weather(stop=0.06),
     Weather(late=0.1),
     Weather(late=0.25),
     Weather(late=0.1, lose=0.1),
@@ -73,7 +73,8 @@ def twins(random: Random, place: str) -> list[Script]:
     few = _Few(random, "t", [random.choice((1, 3, 4, 5))], [1, 2, 4, 5], _grace(random, place))
     publish = few.make("publish")
     scripts: list[Script] = [[publish] for _ in range(random.randint(2, 3))]
-    return scripts + _some(few, random.sample(["rollback", "rm", "look", "gc"], 2), 1, 3)
+    others = random.randint(0, 1)
+    return scripts + _some(few, random.sample(["rollback", "rm", "look", "gc"], 2), others, 3)
 
 
 def removals(random: Random, place: str) -> list[Script]:
@@ -138,6 +139,17 @@ def signed(random: Random, place: str) -> list[Script]:
     return scripts
 
 
+def vouched(random: Random, place: str) -> list[Script]:
+    """A signed version is removed and collected, published again, and its signatures are read."""
+    seed = random.choice((1, 3))
+    few = _Few(random, "t", [seed], [seed], _grace(random, place))
+    first: Script = [("sign", "t", seed, "x"), ("rm", "t", seed), few.make("gc"), few.make("gc")]
+    if seed == 1:
+        first.insert(0, ("alias", "t", "stable", 2))
+    again = [few.make("publish"), few.make(random.choice(("signers", "sign")))]
+    return [first[: random.randint(3, 5)], again, *_some(few, ["sign"], random.randint(0, 1), 2)]
+
+
 def durable(random: Random, place: str) -> list[Script]:
     """The power fails after something was acknowledged."""
     few = _Few(random, "tu", [1, 2, 4, 5], [1, 2, 3], _grace(random, place))
@@ -148,7 +160,7 @@ def durable(random: Random, place: str) -> list[Script]:
 def durable_twins(random: Random, place: str) -> list[Script]:
     """Several processes do the same, and the power fails when one has been told that it is done."""
     few = _Few(random, "t", [1, 4], [1, 2, 3], _grace(random, place))
-    kind = random.choice(("publish", "rollback", "rollback", "rm", "alias", "pin", "save", "sign"))
+    kind = random.choice(("publish", "rollback", "alias", "rm", "pin", "save", "sign"))
     one = few.make(kind)
     return [[one] for _ in range(random.randint(2, 3))]
 
@@ -176,19 +188,26 @@ class Theme:
 
 
 LIES = (Weather(lie=0.1), Weather(lie=0.03, interrupt=0.005))
+STOPPED = (  # and then interrupted
+    Weather(interrupt=0.04),
+    Weather(interrupt=0.05, stop=0.05),
+    Weather(interrupt=0.05, fail=0.02),
+)
 MIXED = (*HONEST, *LATE)
 
 THEMES = {
     "anything": Theme(anything, 4, (*HONEST, *LIES)),
-    "twins": Theme(twins, 2, MIXED),
-    "removals": Theme(removals, 2),
+    "twins": Theme(twins, 3, (*HONEST, *STOPPED, *STOPPED)),
+    "removals": Theme(removals, 2, (*HONEST, *STOPPED)),
     "collected": Theme(collected, 4, MIXED),
     "removed-and-published": Theme(removed_and_published, 3, MIXED),
-    "registers": Theme(registers, 2, MIXED),
+    "registers": Theme(registers, 2, (*HONEST, *STOPPED, *STOPPED)),
     "back-and-forth": Theme(back_and_forth, 2, LATE, ("bucket",)),
     "signed": Theme(signed, 3, MIXED),
+    "vouched": Theme(vouched, 2, (*MIXED, *ASLEEP)),
+    "asleep": Theme(collected, 1, ASLEEP, ("bucket",)),
     "durable": Theme(durable, 2, HONEST[:3], ("disk",), power=1.0),
-    "durable-twins": Theme(durable_twins, 1, HONEST[:1], ("disk",), power=1.0),
+    "durable-twins": Theme(durable_twins, 1, (Weather(), *ASLEEP), ("disk",), power=1.0),
     "unanswered": Theme(unanswered, 2, LOST, ("bucket",)),
     "sizes": Theme(anything, 1, LIES),
     "cut": Theme(twins, 1, HONEST[:3], ("disk",), cut=1.0),
@@ -209,7 +228,11 @@ def plan_of(seed: int, theme: str | None = None) -> tuple[str, Plan]:
     sticky = random.choice((0.0, 0.7, 0.95, 0.99))
     power = jumps = cut = None
     if place == "disk" and random.random() < found.power:
-        power = random.randint(1, 4), random.choice((0.0, 0.3, 2.0, 20.0)), random.randrange(3)
+        power = (
+            random.choice((1, 1, 2, 3, 4)),
+            random.choice((0.0, 0.3, 2.0, 20.0)),
+            random.randrange(3),
+        )
     if random.random() < found.jump:
         jumps = [(random.random() * 40, random.choice((-7200.0, 7200.0))) for _ in range(2)]
     if random.random() < found.cut:
