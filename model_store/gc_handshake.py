@@ -65,6 +65,11 @@ class Handshake:
             with self._storage.alone(KEY) as lease:
                 self._finish(lease)
 
+    def doomed(self) -> frozenset[str]:
+        """The blobs that a gc is removing, or was when it died."""
+        state = _parse(self._storage.read_many([KEY])[KEY])
+        return state.keys if state.doomed else frozenset()
+
     # -- for the gc, which is alone
 
     def begin(self, lease: Lease) -> float:

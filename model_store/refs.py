@@ -155,8 +155,8 @@ class Refs:
         return None if value is None else self._checked(key, lambda: parse_digest(value))
 
     def roots(self, key: str, document: Document) -> set[Digest]:
-        """The manifests that a document of any kind refers to. Raises CorruptRef."""
-        if key.startswith(f"{TASKS}/"):
+        """The manifests that a document of any kind, or its copy, refers to. Raises CorruptRef."""
+        if key.startswith((f"{TASKS}/", f"{copy_key(TASKS)}/")):
             return {v.manifest for v in self.versions_in(key, document).versions.values()}
         manifest = self.manifest_in(key, document)
         return {manifest} if manifest else set()

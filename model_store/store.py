@@ -369,9 +369,13 @@ class ModelStore:
         """Bytes used, per task and in all; damaged tasks are logged and left out."""
         return usage.usage(self._blobs, self.served())
 
-    def verify(self) -> list[verification.Problem]:
-        """Everything wrong with the store; empty when it is sound. Reads every byte of it."""
-        return verification.verify(self._storage, self._blobs, self._refs)
+    def verify(self, *, under_way: bool = False) -> list[verification.Problem]:
+        """Everything wrong with the store; empty when it is sound. Reads every byte of it.
+
+        With `under_way`, also notes of operations that go on, or were stopped.
+        """
+        found = verification.verify(self._storage, self._blobs, self._refs)
+        return [problem for problem in found if under_way or problem.severity != "note"]
 
     def gc(
         self, *, grace_s: float = 3600, dry_run: bool = False, fewer_documents: bool = False

@@ -1,16 +1,18 @@
 """Reads and checks everything in a store: refs, manifests, path specs, the bytes of every blob."""
 
 import re
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from model_store.blobs import Blobs, Digest, key_of
 from model_store.canonical_json import MAX_BYTES
 from model_store.errors import BlobNotFound, DamagedStore, InvalidName, StorageError
-from model_store.keys import AGENTS, KINDS, TASKS, copy_key, name_in
+from model_store.gc_handshake import KEY as GC
+from model_store.gc_handshake import Handshake
+from model_store.keys import AGENTS, KINDS, TASKS, name_in
 from model_store.manifest import COMPONENT, MAX_MANIFEST_BYTES, Descriptor
 from model_store.names import unquote
+from model_store.pairs import Pair, Severity
 from model_store.published import load_manifest, load_path, load_state
 from model_store.refs import Document, Refs
 from model_store.reserve import NAME as RESERVE
@@ -25,35 +27,36 @@ _FILES = re.compile(
 )
 
 
+Owner = tuple[str, int, Digest]  # the key of a document, number and manifest of a version
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something found wrong. A warning harms nobody; an error will reach whoever reads it."""
+    """Something found wrong, or under way: an error will reach whoever reads it, a warning harms
+    nobody, and a note tells of an operation that goes on or was stopped.
+    """
 
-    severity: Literal["error", "warning"]
+    severity: Severity
     path: str  # of the file
     digest: Digest | None  # of the blob, or of the manifest a ref names
     message: str
 
 
 def verify(storage: Storage, blobs: Blobs, refs: Refs) -> list[Problem]:
-    """Everything that is wrong with a store; empty when it is sound.
+    """Everything that is wrong with a store; empty when it is sound and nothing is under way.
 
-    Unreachable blobs are hashed too, because `put` would take them for the real ones.
+    Nothing is reported that another process, or a gc, has just made out of date: what names a
+    thing is read again. Unreachable blobs are hashed too, because `put` would take them for the
+    real ones.
     """
     for digest, _ in blobs.all():
         storage.forget(key_of(digest))  # the store is to be read, not the copies this machine has
     found = _Verification(storage, blobs, refs)
     for kind in KINDS:
-        for key in refs.keys(kind):
+        for key in sorted({*refs.lost(kind), *refs.keys(kind)}):
             found.check_document(key)
-            found.check_copy(key)
-        for key in refs.lost(kind):
-            found.check_copy(key)
     found.check_blobs()
-    for entry in storage.walk(""):
-        if not _belongs(entry.key):
-            where = storage.where(entry.key)
-            found.add("warning", where, None, f"{where} is not part of a store")
+    found.check_other_files()
     return found.problems
 
 
@@ -66,37 +69,24 @@ class _Verification:
         self._blobs = blobs
         self._refs = refs
         self._needed: dict[Digest, Descriptor] = {}
+        self._owners: dict[Digest, set[Owner]] = {}  # of what is needed
         self._manifests: set[Digest] = set()
 
-    def add(
-        self, severity: Literal["error", "warning"], path: str, digest: Digest | None, message: str
-    ) -> None:
-        """Note a problem."""
+    def _add(self, severity: Severity, path: str, digest: Digest | None, message: str) -> None:
         self.problems.append(Problem(severity, path, digest, message))
 
-    def check_copy(self, key: str) -> None:
-        """The second copy of a document, and that the document has what the copy says."""
-        try:
-            copy = self._refs.copy(key)  # read first: then it is not ahead of the document
-        except (DamagedStore, PermissionError) as error:
-            self.add("error", self._refs.where(copy_key(key)), None, str(error))
-            return
-        where = self._refs.where(key)
-        with suppress(DamagedStore, PermissionError):  # told by `check_document`
-            if not self._refs.read(key).knows(copy):
-                message = f"{where}: lost, put back or changed by hand: its copy says more"
-                self.add("error", where, None, message)
-
     def check_document(self, key: str) -> None:
-        """A document, and the manifests that it names."""
-        try:
-            document = self._refs.read(key)
-            versions = self._versions(key, document)
-        except (DamagedStore, PermissionError) as error:
-            self.add("error", self._refs.where(key), None, str(error))
-            return
-        for number, digest in versions:
-            self._check_manifest(key, number, digest)
+        """A document, its copy, and the manifests that it names."""
+        pair = Pair.read(self._refs, key)
+        faults = list(pair.faults())
+        if faults:  # once more: what passes was under way
+            pair = Pair.read(self._refs, key)
+            faults = list(pair.faults())
+        for fault in faults:
+            self._add(fault.severity, fault.where, None, fault.message)
+        if pair.main.document is not None:
+            for number, digest in self._versions(key, pair.main.document):
+                self._check_manifest((key, number, digest))
 
     def _versions(self, key: str, document: Document) -> list[tuple[int, Digest]]:
         """Number and manifest of each version; the number is 0 where there is only one manifest."""
@@ -105,59 +95,95 @@ class _Verification:
             return [(number, version.manifest) for number, version in found.items()]
         return [(0, manifest) for manifest in self._refs.roots(key, document)]
 
-    def _check_manifest(self, key: str, number: int, digest: Digest) -> None:
+    def _check_manifest(self, owner: Owner) -> None:
+        key, _, digest = owner
         self._manifests.add(digest)
-        try:
-            for blob in load_manifest(self._blobs, digest).blobs():
-                # The bytes of a component can be those of something else too.
-                if blob.media_type == COMPONENT or blob.digest not in self._needed:
-                    self._needed[blob.digest] = blob
-            name = name_in(key)
-            if name and key.startswith(f"{TASKS}/"):
-                load_path(self._blobs, name, number, digest)
-            elif name and key.startswith(f"{AGENTS}/"):
-                load_state(self._blobs, name, digest)
-        except (DamagedStore, PermissionError) as error:
-            if not self._is_named(key, number, digest):
-                return  # removed since it was read
-            self.add("error", self._refs.where(key), digest, str(error))
+        if error := self._confirmed(owner, lambda: self._read_version(owner)):
+            self._add("error", self._refs.where(key), digest, str(error))
 
-    def _is_named(self, key: str, number: int, digest: Digest) -> bool:
-        try:
-            return (number, digest) in self._versions(key, self._refs.read(key))
-        except (DamagedStore, PermissionError):
-            return True
+    def _read_version(self, owner: Owner) -> None:
+        """Note what a manifest needs, and read what lists it. Raises DamagedStore or OSError."""
+        key, number, digest = owner
+        for blob in load_manifest(self._blobs, digest).blobs():
+            # The bytes of a component can be those of something else too.
+            if blob.media_type == COMPONENT or blob.digest not in self._needed:
+                self._needed[blob.digest] = blob
+            self._owners.setdefault(blob.digest, set()).add(owner)
+        name = name_in(key)
+        if name and key.startswith(f"{TASKS}/"):
+            load_path(self._blobs, name, number, digest)
+        elif name and key.startswith(f"{AGENTS}/"):
+            load_state(self._blobs, name, digest)
+
+    def _confirmed(self, owner: Owner, look: Callable[[], object]) -> DamagedStore | OSError | None:
+        """The error that `look` ends with, if a document names the manifest before and after it.
+
+        Else another process has removed the version, and a gc what it needed.
+        """
+        key, number, digest = owner
+        before: Document | None = None
+        while True:
+            try:
+                look()
+                return None
+            except (DamagedStore, OSError) as error:
+                document = self._refs.read(key)
+                if (number, digest) not in self._versions(key, document):
+                    return None
+                # Removed and published again, it was named before and is afterwards.
+                if not isinstance(error, BlobNotFound) or (
+                    before and before.count == document.count
+                ):
+                    return error
+                before = document
 
     def check_blobs(self) -> None:
         """The bytes of every blob, and that none is missing."""
         present = {digest for digest, _ in self._blobs.all()}
-        for digest in sorted(present):
+        for digest in sorted(present | self._needed.keys()):
             self._check_blob(digest, self._needed.get(digest))
-        for digest in sorted(self._needed.keys() - present):
-            where = self._blobs.where(digest)
-            message = f"blob {digest} is missing; restore {where} from a copy"
-            self.add("error", where, digest, message)
 
     def _check_blob(self, digest: Digest, needed: Descriptor | None) -> None:
         where = self._blobs.where(digest)
         component = needed is not None and needed.media_type == COMPONENT
-        try:
-            data = self._blobs.read(
-                digest,
-                needed.size if needed else None,
-                limit=self._limit(digest, component, needed),
-            )
+
+        def look() -> None:
+            size = needed.size if needed else None
+            data = self._blobs.read(digest, size, limit=self._limit(digest, component, needed))
             if component:
                 decode(data)
+
+        try:
+            look()
         except (StorageError, OSError) as error:
-            self.add("error", where, digest, f"blob {digest} cannot be read: {error}")
+            self._add("error", where, digest, f"blob {digest} cannot be read: {error}")
+        except BlobNotFound:
+            for owner in self._owners.get(digest, ()):
+                if error := self._confirmed(owner, look):
+                    self._add("error", where, digest, str(error))
+                    return
         except DamagedStore as error:
-            if isinstance(error, BlobNotFound) and not needed:
-                return  # gc removed it since it was listed
             message = str(error)
             if str(digest) not in message:
                 message = f"blob {digest} at {where}: {message}"
-            self.add("error", where, digest, message)
+            self._add("error", where, digest, message)
+
+    def check_other_files(self) -> None:
+        """What is no part of a store, and what a gc or a writer is about to do."""
+        temporary = 0
+        for entry in self._storage.walk(""):
+            temporary += entry.key.startswith("tmp/~")
+            if not _belongs(entry.key):
+                where = self._storage.where(entry.key)
+                self._add("warning", where, None, f"{where} is not part of a store")
+        if temporary:
+            where = self._storage.where("tmp")
+            message = f"{where}: {temporary} files are being written, or were left by writers that"
+            self._add("note", where, None, f"{message} died; gc removes those")
+        if doomed := Handshake(self._storage).doomed():
+            where = self._storage.where(GC)
+            message = f"{where}: a gc is removing {len(doomed)} blobs, or was stopped meanwhile"
+            self._add("note", where, None, f"{message}; the next one goes on")
 
     def _limit(self, digest: Digest, component: bool, needed: Descriptor | None) -> int | None:
         """How large a blob may be; None for a component, and for what nothing refers to."""
