@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from model_store import AgentMoved, ExchangeError, ModelStore, StoreNotFound, UnknownFormat
 from model_store.backup import BackupReport, backup
+from model_store.exchange import StorePlace, transfer
 from model_store.local import LocalStorage
 from model_store.objects import ObjectStorage
 from model_store.published import load_manifest
@@ -273,6 +274,27 @@ def test_histories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -
     require_equal(current, copy)
 
 
+def test_a_claim_of_a_writer_stays_where_it_is(store: ModelStore, tmp_path: Path) -> None:
+    copy = tmp_path / "backup"
+    claimed = store.resolve("other").digest
+    store._refs.claim("refs/tasks/a%2Fb", claimed)  # pyright: ignore[reportPrivateUsage]
+    whole(backup(store.url, str(copy)))
+    for kind in ("refs", "copies"):
+        assert json.loads((copy / kind / "tasks/a%2Fb").read_bytes())["claims"] == {}
+    require_equal(store, str(copy))
+
+
+def test_second_copies_that_are_lost_are_written_again(store: ModelStore, tmp_path: Path) -> None:
+    """As of a document whose run was killed before it came to them."""
+    copy = tmp_path / "backup"
+    backup(store.url, str(copy))
+    before = {p.name: p.read_bytes() for p in (copy / "copies").rglob("*") if p.is_file()}
+    shutil.rmtree(copy / "copies")
+    assert whole(backup(store.url, str(copy))).copied_blobs == 0
+    after = {p.name: p.read_bytes() for p in (copy / "copies").rglob("*") if p.is_file()}
+    assert after == before and ModelStore(copy).verify() == []
+
+
 # -- what is refused
 
 
@@ -410,6 +432,17 @@ def test_a_source_that_was_put_back(store: ModelStore, tmp_path: Path) -> None:
     report = backup(store.url, copy)
     assert len(report.problems) == 1
     require_equal_task(ModelStore(copy), "a/b", 4)
+
+
+def test_a_document_of_the_source_that_was_put_back(store: ModelStore, tmp_path: Path) -> None:
+    """Its second copy tells, so a first backup does not pass it off as what there was."""
+    file = document(store, "a/b")
+    old = file.read_bytes()
+    publish(store, "a/b", 9)
+    file.write_bytes(old)
+    report = backup(store.url, str(tmp_path / "backup"))
+    assert len(report.problems) == 1 and "put back" in report.problems[0]
+    assert sorted(ModelStore(tmp_path / "backup").tasks()) == ["other"]
 
 
 def require_equal_task(store: ModelStore, task: str, newest: int) -> None:
@@ -570,6 +603,27 @@ def test_what_was_acknowledged_since_is_not_taken_back(store: ModelStore, tmp_pa
     document(store, "a/b").unlink()
     report = backup(copy, store.url)
     assert len(report.problems) == 1 and not document(store, "a/b").exists()
+
+
+def test_what_the_page_says_of_single_files(store: ModelStore, tmp_path: Path) -> None:
+    """Damaged ones are removed, and come back out of the copy; a task that was removed, too."""
+    copy, root = tmp_path / "backup", Path(store.url)
+    backup(store.url, str(copy))
+    told = content(store)
+    os.truncate(document(store, "a/b"), 10)
+    assert backup(str(copy), store.url).problems
+    document(store, "a/b").unlink()
+    whole(backup(str(copy), store.url))
+    head = store.resolve("a/b").path.components["head"]
+    os.truncate(blob_file(store, head), 10)
+    blob_file(store, head).unlink()
+    shutil.copy2(copy / "blobs/sha256" / head[7:], root / "blobs/sha256")
+    shutil.move(root / "munet-store", tmp_path)
+    shutil.copy2(copy / "munet-store", root)
+    assert ModelStore(root).verify() == [] and content(store) == told
+    store.rm("other")
+    transfer(StorePlace(ModelStore(copy)), StorePlace(store), ["other"])
+    assert store.resolve("other").version == 2
 
 
 # -- the command
