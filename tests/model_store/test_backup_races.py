@@ -59,11 +59,22 @@ def unpin_and_collect(store: ModelStore) -> None:
     store.gc(grace_s=0)
 
 
-def save_a_pair(store: ModelStore) -> None:
-    """Two states, of which one names the other; the former two go."""
-    digest = store.save_agent("b/named", {"n": 2}, [store.put(arrays(7))])
-    store.save_agent("a/naming", {"named": digest}, [store.put(arrays(8))])
+def save_a_pair(store: ModelStore, number: int = 2) -> None:
+    """Two states, of which one names the other."""
+    digest = store.save_agent("b/named", {"n": number}, [store.put(arrays(number + 5))])
+    store.save_agent("a/naming", {"named": digest}, [store.put(arrays(number + 6))])
+
+
+def save_a_pair_and_collect(store: ModelStore) -> None:
+    """The former two go."""
+    save_a_pair(store)
     store.gc(grace_s=0)
+
+
+def require_a_pair(store: ModelStore) -> None:
+    """One names the other that is there."""
+    naming, named = store.load_agent("a/naming"), store.agent_state("b/named")
+    assert naming and named and naming["named"] == named[0]
 
 
 def publish_signed(store: ModelStore) -> None:
@@ -81,6 +92,7 @@ MEANWHILE: dict[str, Action] = {
     "save and collect": save_and_collect,
     "unpin and collect": unpin_and_collect,
     "save a pair": save_a_pair,
+    "save a pair and collect": save_a_pair_and_collect,
     "publish signed": publish_signed,
 }
 
@@ -123,7 +135,7 @@ def parts(store: ModelStore) -> dict[tuple[str, str], Any]:
     [
         ("remove and collect", 10),
         ("publish again", 10),
-        ("save a pair", 10),
+        ("save a pair and collect", 10),
         *(pytest.param(other, 1, marks=pytest.mark.slow) for other in MEANWHILE),
     ],
 )
@@ -133,8 +145,7 @@ def test_overtaken_between_any_two_steps(
     monkeypatch.setattr("os.fsync", lambda _: None)
     template = new_store(tmp_path)
     fill(template)
-    digest = template.save_agent("b/named", {"n": 1}, [template.put(arrays(5))])
-    template.save_agent("a/naming", {"named": digest}, [])
+    save_a_pair(template, 1)
     for step in range(stride // 2, 400, stride):
         source = ModelStore(shutil.copytree(template.url, tmp_path / f"source-{step}"))
         before, copy = parts(source), str(tmp_path / f"copy-{step}")
@@ -150,8 +161,7 @@ def test_overtaken_between_any_two_steps(
             require_equal(source, copy)
             break
         after, told = parts(source), parts(found)
-        naming, named = found.load_agent("a/naming"), found.agent_state("b/named")
-        assert naming and named and naming["named"] == named[0], step
+        require_a_pair(found)
         for key in {*before, *after, *told}:
             assert told.get(key) in (before.get(key), after.get(key)), (step, key)
         shutil.rmtree(source.url)
@@ -159,6 +169,25 @@ def test_overtaken_between_any_two_steps(
     else:
         raise AssertionError("the backup never came to its end")
     assert step > 10
+
+
+def test_what_agents_say_of_each_other_is_of_one_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, copy = new_store(tmp_path), str(tmp_path / "copy")
+    save_a_pair(source, 1)
+    read, left = LocalStorage.read, [save_a_pair]
+
+    def overtaken(storage: LocalStorage, key: str) -> Any:
+        if key == "refs/agents/b%2Fnamed" and storage.url == source.url and left:
+            left.pop()(source)  # the other one has been read
+        return read(storage, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStorage, "read", overtaken)
+        whole(backup(source.url, copy))
+    assert not left
+    require_a_pair(ModelStore(copy))
 
 
 # -- killed before any step
