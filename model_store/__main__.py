@@ -6,7 +6,7 @@ import sys
 import typer
 
 from model_store import StoreError
-from model_store.cli import changing, exchange, looking, signing
+from model_store.cli import changing, exchange, looking, signing, verifying
 
 app = typer.Typer(
     help="Look at, look after and exchange stores of multitask models.",
@@ -14,7 +14,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-for part in (looking, changing, exchange, signing):
+for part in (looking, verifying, changing, exchange, signing):
     app.add_typer(part.app)
 
 

@@ -64,6 +64,17 @@ class Blobs:
             elif self.renew([digest]):
                 return digest
 
+    def mend(self, digest: Digest, data: memoryview) -> None:
+        """Let a blob have its bytes, which were verified, whatever is in its place; durable.
+
+        Raises OSError, such as where that is a folder, or StorageError.
+        """
+        self._storage.mend(key_of(digest), data)
+        self._sizes[digest] = len(data)
+        if not self._handshake.spare([key_of(digest)]):
+            self.put(data)  # a gc was removing what was there
+            self.settle()
+
     def renew(
         self, digests: Iterable[Digest], said: Mapping[Digest, int] | None = None
     ) -> list[Digest]:

@@ -4,6 +4,7 @@ Safe beside any number of writers and readers, on one machine or many (gc_handsh
 """
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -69,13 +70,21 @@ class Collector:
         leftovers = self._storage.tidy(before, dry_run=False)
         return self._report(removed, leftovers, dry_run=False)
 
+    def remove_damaged(self, digests: Iterable[Digest]) -> list[Digest]:
+        """Remove those of these blobs that nothing refers to, however new; what was removed."""
+        self._handshake.begin(self._lease)
+        self._require_documents(forget=False)
+        return self._remove(list(digests), math.inf, signed_before=-math.inf)
+
     def _report(self, garbage: dict[Digest, int], leftovers: int, dry_run: bool) -> GcReport:
         gone = {digest: size for digest, size in garbage.items() if size}
         kept = sum(1 for _ in self._all()) - (len(gone) if dry_run else 0)
         logger.info("event=gc removed=%d kept=%d dry_run=%s", len(gone), kept, dry_run)
         return GcReport(tuple(gone), sum(gone.values()), kept, leftovers, dry_run)
 
-    def _remove(self, garbage: list[Digest], before: float) -> list[Digest]:
+    def _remove(
+        self, garbage: list[Digest], before: float, signed_before: float | None = None
+    ) -> list[Digest]:
         """Remove those of the garbage that nobody objects to."""
         keys = {key_of(digest): digest for digest in garbage}
         self._handshake.propose(keys)
@@ -84,7 +93,7 @@ class Collector:
         doomed = self._handshake.doom(key for key, digest in keys.items() if digest in still)
         self._handshake.remove(doomed, self._lease)
         found = [keys[key] for key in sorted(doomed)]
-        self._forget_signatures(found, before)
+        self._forget_signatures(found, before if signed_before is None else signed_before)
         self._handshake.end()
         return found
 

@@ -173,7 +173,7 @@ class LocalStorage:
             finally:
                 self._reserve.fill()
 
-    def _written(self, data: bytes) -> AbstractContextManager[Path]:
+    def _written(self, data: bytes | memoryview) -> AbstractContextManager[Path]:
         return atomic.written(data, self._scratch, self._root)
 
     def _swap(self, temporary: Path, key: str, version: object) -> bool:
@@ -183,6 +183,14 @@ class LocalStorage:
             return False
         os.replace(temporary, self._root / key)
         return True
+
+    def mend(self, key: str, data: memoryview) -> None:
+        """Replace a file, whatever it is; a folder is an OSError."""
+        path = self._root / key
+        self._require_directories(path.parent)
+        with self._written(data) as temporary:
+            os.replace(temporary, path)
+        self.settle(key.rpartition("/")[0])
 
     def touch(self, keys: Iterable[str]) -> dict[str, int]:
         """Make files count as modified now; the bytes of each, without those not there."""

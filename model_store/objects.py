@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, TypeVar, cast
 
 import obstore
@@ -236,6 +236,15 @@ class ObjectStorage:
         wait(parts)
         for future in parts:
             future.result()
+
+    def mend(self, key: str, data: memoryview) -> None:
+        """Replace an object by a compare-and-swap: no deletion that may be executed late."""
+        mode: Any = "create"
+        with suppress(_Absent), self._asking("reading", key, _Absent):
+            mode = _version(obstore.head(self._store, key))
+        # Another one by now: another process has mended it, or a gc has removed it.
+        with suppress(_Present, _Absent), self._asking("writing", key, _Present, _Absent):
+            obstore.put(self._bulk, key, data, mode=mode, use_multipart=False)
 
     # -- listing and time
 

@@ -11,7 +11,7 @@ from urllib.parse import quote, urljoin
 
 from model_store.blobs import Digest, digest_of
 from model_store.canonical_json import decode_json
-from model_store.errors import CorruptBlob, ExchangeError, Malformed, RegistryError
+from model_store.errors import BlobNotFound, CorruptBlob, ExchangeError, Malformed, RegistryError
 from model_store.exchange import (
     Content,
     Offer,
@@ -145,6 +145,22 @@ class RegistryPlace:
                 " the blob again or ask whoever keeps the registry"
             )
         return Content(data)
+
+    def read_blob(self, digest: Digest) -> memoryview:
+        """Any blob or manifest that is here, verified. Raises RegistryError, BlobNotFound or
+        CorruptBlob.
+        """
+        url = self._url(f"blobs/{digest}")
+        there = self._client.request("HEAD", url, expect=(200, 404))
+        length = there.headers.get("Content-Length", "")
+        if there.status == 200 and length.isdecimal():
+            return self.read(Descriptor("", digest, int(length))).data
+        answer = self._manifest(digest, (200, 404))
+        if answer.status == 404:
+            raise BlobNotFound(f"blob {digest}: {self} does not have it; push it again")
+        if digest_of(answer.body) != digest:
+            raise CorruptBlob(f"manifest {digest} of {self}: its bytes give another digest")
+        return memoryview(answer.body)
 
     # -- writing
 

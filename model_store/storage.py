@@ -170,6 +170,13 @@ class Storage(Protocol):
         """
         ...
 
+    def mend(self, key: str, data: memoryview) -> None:
+        """Let a file that never changes have these bytes, in one step, whatever is in its place.
+
+        Durable on return. It may come to nothing where another process does the same.
+        """
+        ...
+
     def touch(self, keys: Iterable[str]) -> dict[str, int]:
         """Make files count as modified now; the bytes of each, without those that are not there."""
         ...

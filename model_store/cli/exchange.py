@@ -13,6 +13,7 @@ from model_store.errors import ExchangeError
 from model_store.exchange import Place, StorePlace, transfer
 from model_store.layout import LayoutPlace
 from model_store.registry import Reference, RegistryPlace
+from model_store.repair import BlobSource, StoreSource
 from model_store.store import ModelStore
 
 app = typer.Typer()
@@ -107,6 +108,15 @@ def back_up(
     )
     if report.problems:
         raise ExchangeError(f"{len(report.problems)} documents are not backed up")
+
+
+def blob_source(text: str) -> BlobSource:
+    """What a repair may take blobs from. Raises StoreError."""
+    if text.startswith(_LAYOUT):
+        return _layout(text)
+    if text.startswith(_REGISTRY):
+        return RegistryPlace(Reference.parse(text.removeprefix(_REGISTRY)))
+    return StoreSource(text)
 
 
 def _layout(text: str) -> LayoutPlace:

@@ -1,7 +1,5 @@
 """Commands that look at a store and change nothing."""
 
-import textwrap
-from collections import Counter
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -23,8 +21,6 @@ from model_store.cli.printing import (
 from model_store.diffing import FACTS, difference
 
 app = typer.Typer()
-
-WIDTH = 80  # of what is told of a store
 
 Number = Annotated[int, typer.Argument(help="Number of a version, without the v.")]
 
@@ -149,25 +145,3 @@ def diff(task: Task, before: Number, after: Number, store: Store, as_json: AsJso
         facts.add_row(fact.name, as_text(fact.before), as_text(fact.after))
     if found.facts:
         console.print(facts)
-
-
-@app.command()
-def verify(store: Store) -> None:
-    """Check every byte; exit code 1 if any is damaged."""
-    problems = ModelStore(store).verify(under_way=True)
-    for problem in problems:
-        message = problem.message.encode("utf-8", "backslashreplace").decode()  # of any file name
-        # Paths and digests stay whole, so that they can be copied.
-        typer.echo(
-            textwrap.fill(
-                f"{problem.severity}: {message}",
-                WIDTH,
-                subsequent_indent="  ",
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
-        )
-    count = Counter(problem.severity for problem in problems)
-    typer.echo(f"{count['error']} errors, {count['warning']} warnings")
-    if count["error"]:
-        raise typer.Exit(1)
