@@ -123,11 +123,14 @@ class Writer:
         """
         key, manifest = task_key(task), needs.manifest
         version = Version(manifest, _now())
+        number = 0  # of the version, as the last call of `change` has it
 
         def change(document: Document) -> Document | None:
+            nonlocal number
             found = self._refs.versions_in(key, document)
-            number = _same(found, manifest, again)
-            if number is None:
+            same = _same(found, manifest, again)
+            number = same or found.next
+            if same is None:
                 return replace(document, value=found.add(version, live=live).to_json())
             if not live or found.live == number:
                 return None
@@ -135,11 +138,8 @@ class Writer:
 
         document = self._refer(key, needs, change, announced=task if live else None)
         found = self._refs.versions_in(key, document)
-        numbers = [n for n, v in found.versions.items() if v.manifest == manifest]
-        if not numbers:  # the write was answered late, and somebody was quicker
+        if number not in found.versions:  # the write was answered late, and somebody was quicker
             raise UnknownVersion(f"task {task!r}: the version was published, and removed meanwhile")
-        number = found.live if found.live in numbers else numbers[-1]
-        assert number is not None
         logger.info("event=published task=%s version=%d live=%s", task, number, live)
         return self._reader.load(task, number, found.versions[number])
 
@@ -270,11 +270,11 @@ class Writer:
             def change(
                 document: Document, before: Digest | None = before, needs: Needs = needs
             ) -> Document | None:
-                if self._refs.manifest_in(key, document) != before:
-                    return None
-                return replace(document, value=needs.manifest)
+                nonlocal done
+                done = self._refs.manifest_in(key, document) == before
+                return replace(document, value=needs.manifest) if done else None
 
-            done = self._refs.manifest_in(key, self._refer(key, needs, change)) == needs.manifest
+            self._refer(key, needs, change)
 
 
 def _same(found: Versions, manifest: Digest, again: bool) -> int | None:
