@@ -24,7 +24,7 @@ from tests.model_store.samples import arrays, path
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["tests.model_store.gates"])
 
-HANG_S = 300.0  # only ever spent by a test that fails
+HANG_S = 20.0  # only ever spent by a test that fails
 AT_GATE = "at its gate"
 KEY = ed25519.Ed25519PrivateKey.from_private_bytes(b"0" * 32)
 PUBLIC_KEY = KEY.public_key()
@@ -72,34 +72,38 @@ class Slow:
         self._process.start()
         theirs.close()
         self._outcome = ""
+        self._waits = False  # at a gate
 
     def arrives(self) -> bool:
         """Wait until it is at its next gate; False if it has ended."""
         if not self._outcome:
             assert self._pipe.poll(HANG_S), "it neither ends nor comes to its gate"
             heard = self._pipe.recv()
-            if heard == AT_GATE:
+            self._waits = heard == AT_GATE
+            if self._waits:
                 return True
             self._outcome = heard
         return False
 
     def goes_on(self) -> None:
         """From its gate."""
+        self._waits = False
         self._pipe.send("go on")
 
     def ends(self, how: End = "goes on") -> str:
-        """From its gate to the end: "done", "interrupted", "killed" or the name of its error."""
+        """From where it is to the end: "done", "interrupted", "killed" or the name of its error."""
         pid = self._process.pid
         assert pid
         if how == "killed":
             self._process.kill()
             self._outcome = how
-        elif not self._outcome:
-            os.kill(pid, signal.SIGINT) if how == "interrupted" else self.goes_on()
-            while self.arrives():
-                self.goes_on()
-        self._process.join(HANG_S)
-        assert not self._process.is_alive()
+        elif how == "interrupted" and not self._outcome:
+            os.kill(pid, signal.SIGINT)
+        elif self._waits:
+            self.goes_on()
+        while not self._outcome and self.arrives():
+            self.goes_on()
+        self.stop()  # one that was interrupted would wait for its requests
         return self._outcome
 
     def stop(self) -> None:

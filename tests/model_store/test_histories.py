@@ -314,7 +314,7 @@ CUT: dict[str, Callable[[ModelStore, Digest], object]] = {
     "publish": lambda s, d: s.publish(path("u", {"body": d})),
     "publish again": lambda s, d: s.publish(replace(s.resolve("t").path, task="u")),
     "save": lambda s, d: s.save_agent("other", {}, [d]),
-    "pin": lambda s, d: s.pin("p", s.version("t", 4)),
+    "pin": lambda s, d: s.pin("p", s.version("t", max(s.versions("t")))),
     "put": lambda s, d: s.put(arrays(0)),
     "pull": lambda s, d: transfer(StorePlace(ModelStore(f"{s.url}-whole")), StorePlace(s)),
 }
