@@ -67,7 +67,7 @@ def backup(source: str, destination: str) -> BackupReport:
     _require_apart(from_, to)
     made = _begin(found, to)
     with to.alone("gc") as lease, renewed(lease) as held:
-        Handshake(to).begin(lease)
+        Handshake(to).begin()
         _require_another(from_, to)
         run = _Run(from_, to, lease, held)
         for kind in ORDER:

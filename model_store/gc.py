@@ -59,7 +59,7 @@ class Collector:
 
         `fewer_documents` lets documents that are lost be forgotten.
         """
-        before = self._handshake.begin(self._lease) - grace_s
+        before = self._handshake.begin() - grace_s
         removed: dict[Digest, int] = {}
         self._require_documents(forget=fewer_documents)
         garbage = self._garbage(before, take_claims_back=True)

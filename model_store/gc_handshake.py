@@ -5,7 +5,7 @@ to. Then it looks once more at what the documents refer to and claim, and at the
 Then one compare-and-swap makes what is left *doomed*, and the gc removes that. A writer that relies
 on a blob first makes that visible (by a claim in a document, or a fresh time), and then reads the
 file. It takes a proposed blob off the list by a compare-and-swap, so that either its swap fails or
-the gc's does. For a doomed blob it waits until the gc has ended.
+the gc's does. For a doomed blob it waits until the gc has ended, or died.
 
 A deletion that was not answered may be executed late. So the blobs of such deletions stay doomed,
 and the lease of the gc is not given back: it runs out when none of them can be executed any more.
@@ -61,9 +61,8 @@ class Handshake:
                 self._write(replace(state, keys=state.keys.difference(keys)), current)
                 continue
             waited = True
-            # Until the gc has ended. If it has died, this process finishes its work.
-            with self._storage.alone(KEY) as lease:
-                self._finish(lease)
+            with self._storage.alone(KEY):  # when the gc has ended, or died
+                self.begin()
 
     def doomed(self) -> frozenset[str]:
         """The blobs that a gc is removing, or was when it died."""
@@ -72,20 +71,18 @@ class Handshake:
 
     # -- for the gc, which is alone
 
-    def begin(self, lease: Lease) -> float:
-        """Propose nothing yet, after removing what a dead gc had doomed; the storage's time now."""
-        self._finish(lease)
-        entry = self._storage.stat(KEY)
-        return entry.modified if entry else time.time()
+    def begin(self) -> float:
+        """Propose nothing yet; the storage's time now.
 
-    def _finish(self, lease: Lease) -> None:
+        What a dead gc had doomed is not removed: with the right to be alone came that none of its
+        deletions can be executed any more, and in a copy of a store that was made file by file, the
+        documents may be newer than its list.
+        """
         while True:
             current = self._storage.read(KEY)
-            state = _parse(current)
-            if state.doomed:
-                self.remove(state.keys, lease)
             if self._write(_State(self._run), current):
-                return
+                entry = self._storage.stat(KEY)
+                return entry.modified if entry else time.time()
 
     def propose(self, keys: Iterable[str]) -> None:
         """Let writers object to these. Raises LeaseLost if another gc has begun."""

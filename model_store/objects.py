@@ -175,10 +175,10 @@ class ObjectStorage:
                     obstore.put(self._once, key, data, mode=mode, use_multipart=False)
                 return True
             except (_Present, _Absent):
-                if number == 0:
-                    return False  # the only try
                 if self._holds(key, data):
                     return True
+                if number == 0:
+                    return False  # the only try
                 raise Unsure(
                     f"writing {self.where(key)}: not answered, and written by others meanwhile"
                 ) from None
@@ -189,7 +189,9 @@ class ObjectStorage:
         raise AssertionError("the last try returns or raises")
 
     def _holds(self, key: str, data: bytes) -> bool:
-        """Whether a write that was refused had been done: by its own first try, unanswered."""
+        """Whether a write that was refused had been done: by its own first try, unanswered, or
+        repeated by a proxy of the network.
+        """
         current = self.read(key)
         return current is not None and current.data == data
 

@@ -213,7 +213,7 @@ class Refs:
             document = self.parse(key, current)
             if copy and not document.knows(copy.document):
                 raise self._lacking(key)
-            if unsure and _took_effect(token, unsure, document, self._storage.where(key)):
+            if _took_effect(token, unsure, document, self._storage.where(key)):
                 return document
             unsure = None
             if claim is not None and claim not in document.claims:
@@ -318,14 +318,16 @@ class Refs:
         return self._storage.where(key)
 
 
-def _took_effect(token: str, before: Document, found: Document, where: str) -> bool:
-    """Whether a write took effect by a try that was not answered; if not, it never will.
+def _took_effect(token: str, unsure: Document | None, found: Document, where: str) -> bool:
+    """Whether a write took effect by a try that was not answered, or that was refused when the
+    network had repeated it; if not, it never will.
 
-    Raises Unsure where that cannot be told.
+    `unsure` is what one that was not answered would have replaced. Raises Unsure where it cannot be
+    told.
     """
     if token in found.tokens:
         return True
-    if found.count - before.count > TOKENS:
+    if unsure and found.count - unsure.count > TOKENS:
         raise Unsure(
             f"writing {where}: not answered, and written {TOKENS} times by others meanwhile: it"
             " may have taken effect; look before doing it again"

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from tests.model_store.places import Place
 
-HANG_S = 20.0  # only ever spent by a test that fails
+HANG_S = 300.0  # only ever spent by a test that fails
 REFUSED = b"<Error><Code>AccessDenied</Code><Message>by the proxy</Message></Error>"
 
 
@@ -59,7 +59,8 @@ class Proxy(http.server.ThreadingHTTPServer):
         self.behind = urlsplit(endpoint).netloc
         self.rule: Rule = lambda request: None
         self.requests: list[Request] = []
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        self._under_way = 0
 
     @property
     def url(self) -> str:
@@ -73,11 +74,23 @@ class Proxy(http.server.ThreadingHTTPServer):
     def ask(self, request: Request) -> Fault | None:
         """What is to happen to a request."""
         with self._lock:
+            self._under_way += 1
             self.requests.append(request)
             fault = self.rule(request)
             if fault:
                 fault.seen.set()
             return fault
+
+    def ended(self) -> None:
+        """A request is not under way any more."""
+        with self._lock:
+            self._under_way -= 1
+            self._lock.notify_all()
+
+    def idle(self) -> None:
+        """Wait until no request is under way, and none will be executed late."""
+        with self._lock:
+            assert self._lock.wait_for(lambda: not self._under_way, HANG_S)
 
     def execute(self, request: Request) -> tuple[int, list[tuple[str, str]], bytes]:
         """Status, headers and body of the server behind."""
@@ -120,6 +133,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         request = Request(self.command, self.path, list(self.headers.items()), body)
         fault = self.server.ask(request) or Fault().at_once()
+        try:
+            self._meet(request, fault)
+        finally:
+            self.server.ended()
+
+    def _meet(self, request: Request, fault: Fault) -> None:
         fault.released.wait(HANG_S)
         if isinstance(fault.kind, int):
             self._reply(fault.kind, [("Content-Type", "application/xml")], REFUSED)

@@ -24,7 +24,7 @@ from tests.model_store.samples import arrays, path
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["tests.model_store.gates"])
 
-HANG_S = 20.0  # only ever spent by a test that fails
+HANG_S = 300.0  # only ever spent by a test that fails
 AT_GATE = "at its gate"
 KEY = ed25519.Ed25519PrivateKey.from_private_bytes(b"0" * 32)
 PUBLIC_KEY = KEY.public_key()

@@ -307,6 +307,30 @@ def test_a_signature_of_what_a_gc_removed_stops_nobody(
     verify(signed, other.signatures(signed), [PUBLIC_KEY])
 
 
+@pytest.mark.parametrize("who", ["gc", "publish 1", "publish 9"])
+def test_a_copy_does_not_remove_what_a_gc_was_removing_when_it_was_begun(
+    tmp_path: Path, who: str
+) -> None:
+    """File by file, as `cp` and `rsync` do: the file `gc` first, all else when it is put again."""
+    place, copy = local_place(tmp_path), local_place(tmp_path / "copy")
+    store = prepared(place)
+    store.rm("t", 1)
+    gc = Slow(place, "gc", Gate("remove"))
+    try:
+        assert gc.arrives()
+        note = (Path(store.url) / "gc").read_bytes()
+        assert gc.ends() == "done"
+    finally:
+        gc.stop()
+    publish(store, "t", 1)
+    shutil.copytree(store.url, copy.url)
+    (Path(copy.url) / "gc").write_bytes(note)
+    assert [problem for problem in copy.open().verify() if problem.severity == "error"] == []
+    ACTIONS[who](copy.open())
+    require_sound(copy, set())
+    assert seeds(copy.open())[4] == 1
+
+
 # -- a component that is cut off
 
 

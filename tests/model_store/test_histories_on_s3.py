@@ -12,12 +12,12 @@ import pytest
 
 from model_store import CorruptBlob, Digest, leases
 from tests.model_store.faulty_proxy import Fault, Proxy, Request, proxy
-from tests.model_store.gates import ENDS, End, Slow, publish
+from tests.model_store.gates import ACTIONS, ENDS, End, Slow, publish
 from tests.model_store.object_stores import S3Server
 from tests.model_store.places import Place
-from tests.model_store.test_histories import CUT, attempt, prepared, require_sound
+from tests.model_store.test_histories import CUT, attempt, prepared, require_sound, seeds
 
-HANG_S = 20.0  # only ever spent by a test that fails
+HANG_S = 300.0  # only ever spent by a test that fails
 TASK = "refs/tasks/t"
 
 
@@ -251,3 +251,40 @@ def test_nothing_is_acknowledged_with_a_size_that_is_not_true(
         between.rule = lambda request: None
         operation(place.open(), component)
     require_sound(fresh(s3_store, tmp_path / "end"), set())
+
+
+# -- a write that is executed, and told of in another way
+
+
+@pytest.mark.parametrize("kind", ["twice", pytest.param("lost", marks=pytest.mark.slow)])
+def test_an_operation_is_done_once_however_its_write_is_answered(
+    s3: S3Server, s3_store: Place, tmp_path: Path, between: Proxy, kind: str
+) -> None:
+    """As when a proxy of the network repeats what it got no answer to."""
+    bucket = Bucket(s3, s3_store)
+    for action, number in (
+        ("remove 1", 1),
+        ("publish 9 beside", 1),
+        ("publish 9 beside", 2),
+        ("save 2", 2),
+        ("pin 3", 1),
+    ):
+        place = bucket.copy(f"{action}-{number}".replace(" ", "-"))
+        fault = Fault(kind).at_once()  # type: ignore[arg-type]
+        key = {"save 2": "refs/agents/agent", "pin 3": "refs/pins/keep"}.get(action, TASK)
+        between.rule = writes(place, key, number, fault)
+        ACTIONS[action](between.before(place).open())
+        assert fault.executed.is_set()
+        require_sound(fresh(place, tmp_path / f"{action}-{number}"), {action})
+        assert list(seeds(place.open()).values()).count(9) == ("publish" in action)
+
+
+def test_a_lease_is_held_by_who_took_it_however_that_was_answered(
+    s3_store: Place, between: Proxy
+) -> None:
+    s3_store.open(create=True)
+    fault = Fault("twice").at_once()
+    between.rule = writes(s3_store, "leases/agents/a", 1, fault)
+    with between.before(s3_store).open().hold("a") as held:
+        assert fault.executed.is_set()
+        held.check()

@@ -217,21 +217,21 @@ def test_a_gc_whose_lease_was_taken_ends(tmp_path: Path) -> None:
     store = prepared(tmp_path)
     key = f"blobs/sha256/{store.put(arrays(7))[7:]}"
     slow, fast = (Handshake(store._storage) for _ in range(2))  # pyright: ignore
-    slow.begin(Unneeded())
+    slow.begin()
     slow.propose([key])
-    fast.begin(Unneeded())
+    fast.begin()
     for step in (lambda: slow.propose([key]), lambda: slow.doom([key]), slow.end):
         with pytest.raises(LeaseLost, match="took over"):
             step()
     assert fast.doom([key]) == frozenset()
 
 
-def test_what_a_dead_gc_had_doomed_is_removed_by_who_needs_it(tmp_path: Path) -> None:
+def test_what_a_dead_gc_had_doomed_is_there_for_who_needs_it(tmp_path: Path) -> None:
     store = prepared(tmp_path)
     digest = store.put(arrays(7))
     key = f"blobs/sha256/{digest[7:]}"
     dead = Handshake(store._storage)  # pyright: ignore[reportPrivateUsage]
-    dead.begin(Unneeded())
+    dead.begin()
     dead.propose([key])
     assert dead.doom([key]) == {key}
     assert store.put(arrays(7)) == digest  # at once: nobody holds the gc's lock
