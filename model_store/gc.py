@@ -72,7 +72,7 @@ class Collector:
 
     def remove_damaged(self, digests: Iterable[Digest]) -> list[Digest]:
         """Remove those of these blobs that nothing refers to, however new; what was removed."""
-        self._handshake.begin(self._lease)
+        self._handshake.begin()
         self._require_documents(forget=False)
         return self._remove(list(digests), math.inf, signed_before=-math.inf)
 

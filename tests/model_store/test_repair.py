@@ -311,7 +311,7 @@ def test_the_command(original: Original, tmp_path: Path) -> None:
     result = run(app, ["--store", str(root)])
     assert result.exit_code == 1 and "refs/tasks/b" in result.output
     result = run(app, ["--store", str(root), "--repair"])
-    assert result.exit_code == 0 and result.output.startswith("repaired: ")
+    assert result.exit_code == 0 and result.output.startswith("repaired:")
     assert "0 errors, 0 warnings" in result.output
     assert all(len(line) <= 80 or " " not in line.strip() for line in result.output.splitlines())
     result = run(app, ["--store", str(root), "--from", str(root)])
