@@ -1,24 +1,22 @@
 """Splits of a task as training and evaluation read them: in memory, or streamed from the disk.
 
-Images are decoded here, to the pixels that TensorFlow decodes: colour by the declared channels,
-transparency dropped, one-bit images to 0 and 255 (which TFDS without TensorFlow reads as 0 and 1).
-Only JPEG differs, by one grey level on average: TensorFlow decodes it with a coarser transform.
+Images are decoded as the gateway decodes them, by `vit.decode` and by rules that the path specs of
+what is trained on them name: a version sees the same pixels of a file wherever it sees it.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from vit.decode import VIEWER, Decoding, decode
 from vit.preprocess import preprocess, resample
 
 DECODE_THREADS = min(16, os.cpu_count() or 1)
@@ -51,7 +49,7 @@ class Examples:
     parse: Callable[[bytes], Mapping[str, Any]]  # record -> `image` (encoded) and `label` (class)
     num_classes: int
     shape: tuple[int | None, int | None, int]  # height and width are None where images differ
-    pixel_scale: int = 1  # pixels are multiplied by it
+    decoding: Decoding = VIEWER  # the rules by which files become pixels
 
     def __len__(self) -> int:
         return len(self.records)
@@ -101,8 +99,8 @@ class Examples:
     def _decode(self, row: int, record: bytes) -> tuple[Pixels, int]:
         try:
             example = self.parse(record)
-            image = decode_image(example["image"], self.shape[2])
-        except Exception as error:  # neither TFDS' parser nor Pillow document theirs
+            image = decode_image(example["image"], self.shape[2], self.decoding)
+        except Exception as error:  # TFDS' parser documents none
             raise TaskError(
                 f"example {row} of {self.source}: {error}; the prepared files are damaged: "
                 "delete them and prepare the data set anew"
@@ -118,19 +116,23 @@ class Examples:
                 f"example {row} of {self.source}: expected a class from 0 to "
                 f"{self.num_classes - 1}, found {label} (-1: unlabelled); choose a labelled split"
             )
-        return image * np.uint8(self.pixel_scale) if self.pixel_scale != 1 else image, label
+        return image, label
 
 
-def decode_image(encoded: bytes, channels: int) -> Pixels:
-    """PNG, JPEG, ... bytes -> uint8 [h, w, channels]; raises ValueError or OSError."""
-    with Image.open(io.BytesIO(encoded)) as image:
-        if image.mode.startswith("I;16"):  # one 16-bit channel: TensorFlow keeps the upper byte
-            grey = (np.asarray(image, np.uint16) >> 8).astype(np.uint8)[..., None]
-            return np.repeat(grey, channels, axis=-1)
-        if image.mode in ("I", "F"):
-            raise ValueError(f"expected 8 bits a channel, found an image of mode {image.mode!r}")
-        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    return pixels.reshape(*pixels.shape[:2], channels)
+def decode_image(encoded: bytes, channels: int, decoding: Decoding = VIEWER) -> Pixels:
+    """A file's pixels by these rules: uint8 [h, w, channels], 1 or 3; grey is repeated.
+
+    Raises vit.pictures.errors.ImageError, or ValueError for a coloured image where one channel is
+    wanted: the gateway would serve it in colour.
+    """
+    pixels = decode(encoded, decoding)
+    if pixels.shape[2] == channels:
+        return pixels
+    if channels == 3:
+        return pixels.repeat(3, axis=-1)
+    if (pixels != pixels[..., :1]).any():
+        raise ValueError("expected a grey image, as the data set declares, found one in colour")
+    return pixels[..., :1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,7 @@ class Split:
     images: Pixels  # [n, h, w, 1 or 3]
     labels: Labels  # [n]
     originals: Examples | None = None  # where `images` are resized: what evaluation reads
+    source: Examples | None = None  # what the images were decoded from, if they were
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -154,6 +157,20 @@ class Split:
     def training_images(self, rows: Rows) -> tuple[Pixels, Labels]:
         """Training pixels [k, h, w, c] and classes [k] of `rows`."""
         return self.images[rows], self.labels[rows]
+
+    @property
+    def decoding(self) -> Decoding:
+        """The rules by which files become pixels."""
+        return VIEWER if self.source is None else self.source.decoding
+
+    def by(self, decoding: Decoding) -> Split | StreamedSplit:
+        """The same split by other rules; raises TaskError if it does not come from files."""
+        if decoding == self.decoding:
+            return self
+        if self.source is None:
+            raise TaskError(f"{self.name}: expected files to decode by rules {decoding.name!r}")
+        height, width, _ = self.shape
+        return StreamedSplit(self.name, self.source, max(height, width)).by(decoding)
 
     def evaluation_inputs(self, rows: Rows, size: int) -> tuple[NDArray[np.float32], Labels]:
         """The network's inputs [k, size, size, 3] from the original images of `rows`, classes."""
@@ -180,6 +197,15 @@ class StreamedSplit:
         return height or self.canvas, width or self.canvas, channels
 
     @property
+    def decoding(self) -> Decoding:
+        """The rules by which files become pixels."""
+        return self.examples.decoding
+
+    def by(self, decoding: Decoding) -> StreamedSplit:
+        """The same split by other rules."""
+        return replace(self, examples=replace(self.examples, decoding=decoding))
+
+    @property
     def bytes_in_memory(self) -> int:
         """What the training pixels would take in memory."""
         return len(self) * math.prod(self.shape)
@@ -188,7 +214,7 @@ class StreamedSplit:
         """The same split with its training pixels in memory."""
         images, labels = self.training_images(np.arange(len(self)))
         originals = None if self.examples.one_size else self.examples
-        return Split(self.name, images, labels, originals)
+        return Split(self.name, images, labels, originals, self.examples)
 
     def training_images(self, rows: Rows) -> tuple[Pixels, Labels]:
         """Training pixels [k, h, w, c] and classes [k] of `rows`.

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from evolution.examples import Split
+from evolution.examples import Split, TaskError
 from evolution.experiments import Experiment
 from evolution.feeding import AnySplit, chunks
 from evolution.population import Path, Population
@@ -27,6 +27,7 @@ from evolution.training import correct_rows
 from model_store import DamagedStore, MissingComponent, ModelStore, Published, TaskPath
 from vit import Architecture, forward
 from vit.components import Tree
+from vit.decode import decoding_of
 from vit.multipath import SubPath, multipath_forward
 from vit.preprocess import CONTRACT
 
@@ -136,7 +137,7 @@ def accuracies(
     count = min(max(counts, default=0) or len(task.validation), len(task.validation))
     try:
         found = tuple(_accuracy(store, task, version, count) for version in (ours, live.path))
-    except (MissingComponent, DamagedStore, ValueError, KeyError, TypeError) as error:
+    except (MissingComponent, DamagedStore, TaskError, ValueError, KeyError, TypeError) as error:
         logger.warning(
             "event=not_compared task=%s live=v%d error=%r: the live version stays; its quality is "
             "of other examples, and it cannot be measured on those of the task here",
@@ -156,8 +157,11 @@ def _accuracy(store: ModelStore, task: Task, version: TaskPath, count: int) -> f
         raise ValueError(
             f"expected {task.num_classes} classes, as the task has, found {len(version.labels)}"
         )
-    if {k: v for k, v in version.input.items() if k not in ("size", "sizes")} != CONTRACT:
+    decoding = decoding_of(version.input)
+    known = {"size", "sizes", *decoding.to_json()}
+    if {k: v for k, v in version.input.items() if k not in known} != CONTRACT:
         raise ValueError(f"expected images as {CONTRACT}, found {dict(version.input)}")
+    validation = task.validation.by(decoding)
     params = {name: store.component(digest) for name, digest in version.components.items()}
     networks = tuple(
         SubPath(Architecture.from_json(told["architecture"]), told["answers"] == "logits")
@@ -167,7 +171,7 @@ def _accuracy(store: ModelStore, task: Task, version: TaskPath, count: int) -> f
     sizes = sorted({arch.image_size for arch in archs})
     correct = 0
     # One stream of chunks for each image size; all have the same rows if cut for the largest.
-    streams = [chunks(task.validation, count, size, sizes[-1]) for size in sizes]
+    streams = [chunks(validation, count, size, sizes[-1]) for size in sizes]
     for parts in zip(*streams, strict=True):
         images = {size: chunk.inputs for size, chunk in zip(sizes, parts, strict=True)}
         labels, rows = parts[0].labels, parts[0].count

@@ -37,7 +37,7 @@ def task_path(
         labels=task.labels,
         architecture=arch.to_json(),
         components=digests_of(path),
-        input={"size": arch.image_size, **CONTRACT},
+        input={"size": arch.image_size, **CONTRACT, **task.decoding.to_json()},
         hyperparameters=dict(path.hyperparameters),
         metrics=metrics_of(path, task),
         parameters={

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from vit.decode import TENSORFLOW, VIEWER, Decoding
+
 
 @dataclass(frozen=True, slots=True)
 class Label:
@@ -33,7 +35,7 @@ class SplitRule:
     test: str
     label: Label = CLASS_LABEL
     validation_dataset: str | None = None  # the data set that validates, if it is another
-    pixel_scale: int = 1
+    pixel_scale: int = 1  # vit.decode.Decoding
     caution: str = ""  # what to know before believing results
 
 
@@ -150,6 +152,23 @@ VERSIONS: Mapping[str, str] = {
     "uc_merced": "2.0.0",
     "visual_domain_decathlon": "1.2.0",
 }
+
+
+# Builders of TFDS that write their files themselves, from arrays of 1 or 3 channels: upright and
+# opaque, so that all rules decode them to the same pixels.
+WRITTEN_BY_TFDS = frozenset({
+    "binary_alpha_digits", "cifar10", "cifar100", "cifar10_1", "cmaterdb", "dsprites", "emnist",
+    "kmnist", "mnist", "patch_camelyon", "quickdraw_bitmap", "smallnorb", "stl10", "svhn_cropped",
+})  # fmt: skip
+
+
+def decoding_rules(builder: str) -> Decoding:
+    """The rules by which the files of a TFDS builder are decoded, in training and in serving.
+
+    TensorFlow's, as in the published systems. A viewer's where the pixels are the same: they serve
+    better what people send.
+    """
+    return VIEWER if builder in WRITTEN_BY_TFDS else TENSORFLOW
 
 
 def split_rule(name: str, rules: SplitRules, available: Collection[str]) -> SplitRule:

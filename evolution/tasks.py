@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ from evolution.splits import (
     Label,
     SplitRule,
     SplitRules,
+    decoding_rules,
     split_rule,
 )
 from evolution.vtab import is_thousand, vtab_task
 from model_store.names import require_name
+from vit.decode import Decoding
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,11 @@ class Task:
     def num_classes(self) -> int:
         """How many classes there are to tell apart."""
         return len(self.labels)
+
+    @property
+    def decoding(self) -> Decoding:
+        """The rules by which its files become pixels, in training and in serving."""
+        return self.train.decoding
 
     @property
     def bytes_in_memory(self) -> int:
@@ -122,7 +129,10 @@ def load(
         validating = _prepared_builder(rule.validation_dataset, data_dirs)
 
     parts = ((builder, rule.train), (validating, rule.validation), (builder, rule.test))
-    streamed = [StreamedSplit(split, _examples(of, split, rule), canvas) for of, split in parts]
+    decoding = replace(decoding_rules(builder.name), pixel_scale=rule.pixel_scale)
+    streamed = [
+        StreamedSplit(split, _examples(of, split, rule, decoding), canvas) for of, split in parts
+    ]
 
     def fits(split: StreamedSplit) -> bool:
         return split.bytes_in_memory <= memory_limit
@@ -197,7 +207,9 @@ def _class_names(builder: tfds.core.DatasetBuilder, label: Label) -> tuple[str, 
     return tuple(feature.names)
 
 
-def _examples(builder: tfds.core.DatasetBuilder, split: str, rule: SplitRule) -> Examples:
+def _examples(
+    builder: tfds.core.DatasetBuilder, split: str, rule: SplitRule, decoding: Decoding
+) -> Examples:
     image, label = _feature(builder, "image"), _feature(builder, rule.label.feature)
     shape = tuple(image.shape)
     if image.np_dtype != np.uint8 or len(shape) != 3 or shape[2] not in (1, 3):
@@ -211,7 +223,7 @@ def _examples(builder: tfds.core.DatasetBuilder, split: str, rule: SplitRule) ->
         parse=_parser(image, label, rule.label),
         num_classes=len(_class_names(builder, rule.label)),
         shape=shape,
-        pixel_scale=rule.pixel_scale,
+        decoding=decoding,
     )
 
 

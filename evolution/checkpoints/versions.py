@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -14,6 +15,7 @@ from evolution.population import Path as PopulationPath
 from evolution.splits import MU2NET_SPLITS
 from evolution.vtab import Share, is_thousand, vtab_task
 from model_store import Digest, Published, TaskPath
+from vit.decode import TENSORFLOW, Decoding
 from vit.multipath import SubPath
 from vit.preprocess import CONTRACT
 
@@ -35,7 +37,7 @@ def single_path_version(
         labels=_labels(arch.num_classes),
         architecture=arch.to_json(),
         components={name: digests[key] for name, key in network.components.items()},
-        input={"size": arch.image_size, **CONTRACT},
+        input={"size": arch.image_size, **CONTRACT, **_decoding(path.task).to_json()},
         hyperparameters=dict(network.hyperparameters),
         metrics=_metrics(network.model),
         parameters={"total": path.num_params, "accounted": accounted_params(path, root_counts)},
@@ -60,6 +62,7 @@ def multipath_version(
         _labels(multipath.num_classes),
         parts,
         {name: digests[key] for name, key in multipath.components.items()},
+        decoding=_decoding(multipath.model.task),
         hyperparameters=dict(multipath.hyperparameters),
         metrics=_metrics(multipath.model),
         parameters={
@@ -92,6 +95,12 @@ def agent_name(model: Model) -> str:
 def _labels(num_classes: int) -> tuple[str, ...]:
     # The states hold no names of classes.
     return tuple(str(i) for i in range(num_classes))
+
+
+def _decoding(task: str) -> Decoding:
+    """TensorFlow decoded what the published systems were trained on."""
+    vtab = vtab_task(task)
+    return replace(TENSORFLOW, pixel_scale=vtab.pixel_scale if vtab else 1)
 
 
 def _metrics(model: Model) -> dict[str, Any]:

@@ -87,6 +87,7 @@ class MultipathPaths:
             self.task.labels,
             [_published(part) for part in parts_of(path)],
             {component.name: component.digest for component in mixer if component.digest},
+            decoding=self.task.decoding,
             hyperparameters=dict(path.hyperparameters),
             metrics={**metrics, "router": router},
             parameters={

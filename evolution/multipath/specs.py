@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model_store import Digest, TaskPath
+from vit.decode import Decoding
 from vit.multipath import SubPath, connector_name, subpath_component
 from vit.preprocess import CONTRACT
 
@@ -25,7 +26,7 @@ class PublishedPart:
     network: SubPath
     components: Mapping[str, Digest]  # by their own names, in forward order
 
-    def to_json(self, place: int) -> dict[str, Any]:
+    def to_json(self, place: int, decoding: Decoding) -> dict[str, Any]:
         """As path `place`: with a connector unless it is the main one."""
         arch = self.network.architecture
         return {
@@ -34,7 +35,7 @@ class PublishedPart:
             "agent": self.agent,
             "manifest": self.manifest,
             "architecture": arch.to_json(),
-            "input": {"size": arch.image_size, **CONTRACT},
+            "input": {"size": arch.image_size, **CONTRACT, **decoding.to_json()},
             "components": {name: subpath_component(place, name) for name in self.components},
             "answers": "logits" if self.network.has_head else "features",
             "connector": connector_name(place) if place else None,
@@ -47,6 +48,7 @@ def multipath_spec(
     parts: Sequence[PublishedPart],
     mixer: Mapping[str, Digest],
     *,
+    decoding: Decoding,
     hyperparameters: Mapping[str, Any],
     metrics: Mapping[str, Any],
     parameters: Mapping[str, float],
@@ -56,8 +58,10 @@ def multipath_spec(
     """The version of these parts, the main one first, and `mixer`, the router and connectors.
 
     The components of part i are named `path_i/NAME`. A part answers with logits if it has a head,
-    with features otherwise; its connector turns its answer into logits (spec/mu4net.md §3).
+    with features otherwise; its connector turns its answer into logits (spec/mu4net.md §3). All
+    parts see the same pixels, whatever the rules of the versions that they come from.
     """
+    sizes = sorted({part.network.architecture.image_size for part in parts})
     components = {
         subpath_component(place, name): digest
         for place, part in enumerate(parts)
@@ -72,11 +76,11 @@ def multipath_spec(
             "num_classes": len(labels),
         },
         components={**components, **mixer},
-        input={"sizes": sorted({p.network.architecture.image_size for p in parts}), **CONTRACT},
+        input={"sizes": sizes, **CONTRACT, **decoding.to_json()},
         hyperparameters=hyperparameters,
         metrics=metrics,
         parameters=parameters,
         lineage=lineage,
         private=private,
-        subpaths=tuple(part.to_json(place) for place, part in enumerate(parts)),
+        subpaths=tuple(part.to_json(place, decoding) for place, part in enumerate(parts)),
     )

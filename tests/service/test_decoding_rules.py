@@ -50,7 +50,11 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, compilations: str) -> Iter
 def odds(gateway: Gateway, task: str, body: bytes) -> list[float]:
     answer = gateway.classify(task, body)
     assert answer.status_code == 200, answer.text
-    found = {one["index"]: one["probability"] for one in answer.json()["predictions"]}
+    return by_index(answer.json()["predictions"])
+
+
+def by_index(predictions: list[dict[str, Any]]) -> list[float]:
+    found = {one["index"]: one["probability"] for one in predictions}
     return [found[index] for index in sorted(found)]
 
 
@@ -91,7 +95,7 @@ def test_one_image_for_versions_of_different_rules(
 ) -> None:
     """Decoded once by each of the rules; where pixels are equal, rows meet."""
     tasks = ("tensorflow", "viewer", "unsaid")
-    alone = {task: gateway.classify(task, INK).json()["predictions"] for task in tasks}
+    alone = {task: odds(gateway, task, INK) for task in tasks}
     decoded: list[str] = []
     real = FilePicture.decoded
 
@@ -104,10 +108,11 @@ def test_one_image_for_versions_of_different_rules(
     query = "&".join(f"task={task}" for task in tasks)
     answer = gateway.request("POST", f"/classify?{query}", content=INK, headers=OCTETS)
     assert answer.status_code == 200, answer.text
-    assert {one["task"]: one["predictions"] for one in answer.json()["results"]} == alone
+    for one in answer.json()["results"]:  # of a larger batch, whose sums are rounded otherwise
+        assert by_index(one["predictions"]) == pytest.approx(alone[one["task"]], abs=1e-4)
     assert sorted(decoded) == ["tensorflow", "viewer"]
     assert gateway.metric("munet_rows_shared_total") > met  # of those that a viewer's rules serve
-    assert odds(gateway, "tensorflow", INK) != odds(gateway, "viewer", INK)
+    assert alone["tensorflow"] != pytest.approx(alone["viewer"], abs=1e-2)
 
 
 def test_rules_of_a_later_version_are_refused_with_what_to_do(gateway: Gateway) -> None:
