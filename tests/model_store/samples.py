@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from model_store import Digest, ModelStore, TaskPath
-from model_store.keys import task_key
+from model_store.keys import copy_key, task_key
 from model_store.names import quote
 from model_store.refs import Document
 
@@ -64,7 +64,8 @@ def copy_document(store: ModelStore, task: str, copy: str) -> None:
 
 def write_value(store: ModelStore, key: str, value: Any) -> None:
     """Let a document say something, whether or not that makes sense."""
-    (Path(store.url) / key).write_bytes(Document(value).to_bytes(key))
+    for place in (key, copy_key(key)):
+        (Path(store.url) / place).write_bytes(Document(value).to_bytes(place))
 
 
 def blob_file(store: ModelStore, digest: str) -> Path:

@@ -145,7 +145,7 @@ def test_a_document_that_contradicts_itself(store: ModelStore) -> None:
         write_value(store, "refs/tasks/a%2Ft", value)
         with pytest.raises(CorruptRef, match="a%2Ft"):
             store.resolve("a/t")
-        assert {problem.path for problem in store.verify()} == {str(document(store, "a/t"))}
+        assert str(document(store, "a/t")) in {problem.path for problem in store.verify()}
         assert ModelStore(store.url).tasks() == ["other"]  # the damage hides no other task
         with pytest.raises(CorruptRef):  # gc cannot tell what it needs, and removes nothing
             store.gc(grace_s=0)

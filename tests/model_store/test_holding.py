@@ -102,10 +102,9 @@ def test_a_renewal_that_was_not_answered_loses_nothing(
 def test_whoever_takes_a_silent_lease_at_the_same_moment_only_one_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leases, "LEASE_S", 0.3)
     monkeypatch.setattr(leases, "LEASE_POLL_S", 0.0)
     storage = LocalStorage(Path(new_store(tmp_path).url))
-    dead, first, second = (ObjectLease(storage, "leases/agents/a") for _ in range(3))
+    dead, first, second = (ObjectLease(storage, "leases/agents/a", 0.3) for _ in range(3))
     dead.acquire()
     replace = storage.replace
 
