@@ -22,6 +22,7 @@ from vit.preprocess import preprocess, resample
 DECODE_THREADS = min(16, os.cpu_count() or 1)
 CHUNK = 1024  # records in memory at a time
 BATCH = 64  # images preprocessed at a time
+REMEDY = "the prepared files are damaged: delete them and prepare the data set anew"
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int32]
@@ -50,6 +51,7 @@ class Examples:
     num_classes: int
     shape: tuple[int | None, int | None, int]  # height and width are None where images differ
     decoding: Decoding = VIEWER  # the rules by which files become pixels
+    remedy: str = REMEDY  # what to do where they are damaged
 
     def __len__(self) -> int:
         return len(self.records)
@@ -92,8 +94,7 @@ class Examples:
             return self.records.__getitems__(rows)
         except Exception as error:  # array_record documents no errors
             raise TaskError(
-                f"reading examples {rows[0]} to {rows[-1]} of {self.source}: {error}; "
-                "the prepared files are damaged: delete them and prepare the data set anew"
+                f"reading examples {rows[0]} to {rows[-1]} of {self.source}: {error}; {self.remedy}"
             ) from error
 
     def _decode(self, row: int, record: bytes) -> tuple[Pixels, int]:
@@ -101,10 +102,7 @@ class Examples:
             example = self.parse(record)
             image = decode_image(example["image"], self.shape[2], self.decoding)
         except Exception as error:  # TFDS' parser documents none
-            raise TaskError(
-                f"example {row} of {self.source}: {error}; the prepared files are damaged: "
-                "delete them and prepare the data set anew"
-            ) from error
+            raise TaskError(f"example {row} of {self.source}: {error}; {self.remedy}") from error
         if self.one_size and image.shape != self.shape:
             raise TaskError(
                 f"example {row} of {self.source}: expected an image of {self.shape}, as the data "

@@ -31,6 +31,7 @@ from evolution.search_space import DEFAULTS, NO_AUGMENTATION
 from evolution.settings import (
     DEFAULTS_PREFIX,
     HYPERPARAMETERS,
+    LISTS,
     SIZES,
     SettingError,
     check,
@@ -131,14 +132,15 @@ def with_settings(
 ) -> Experiment:
     """The experiment with settings such as `batch_size=64` or `defaults.opt_lr=0.02`.
 
-    Values are JSON; defaults can be set where all sizes are allowed. Raises SettingError.
+    Values are JSON; defaults and tasks can be set where all sizes are allowed. Raises SettingError.
     """
     keys = list(allowed)
     if len(keys) == len(SIZES):
-        keys += [f"{DEFAULTS_PREFIX}{key}" for key in experiment.defaults]
+        keys += [f"{DEFAULTS_PREFIX}{key}" for key in experiment.defaults] + list(LISTS)
     for setting in settings:
         key, value = parsed(setting, keys)
         name = key.removeprefix(DEFAULTS_PREFIX)
+        value = tuple(value) if key in LISTS else value
         change = (
             {name: value} if name == key else {"defaults": {**experiment.defaults, name: value}}
         )

@@ -17,6 +17,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from tensorflow_datasets.core.download.checksums import UrlInfo
 
 logger = logging.getLogger(__name__)
+
+_LONGEST_TOLD = 200  # characters of what TFDS says
 
 UNKNOWN = (ValueError, AssertionError)  # what TFDS raises of data sets and versions it has not
 
@@ -142,6 +145,18 @@ def builders(name: str, data_dir: Path, **wanted: Any) -> Iterator[DatasetBuilde
     yield tfds.builder(name, data_dir=data_dir, **wanted)
 
 
+def unknown_told(name: str, error: Exception) -> str:
+    """Why TFDS has no such data set, on one line, and the nearest names; TFDS lists them all."""
+    import tensorflow_datasets as tfds
+
+    first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    near = get_close_matches(
+        name.partition("/")[0], tfds.list_builders(with_community_datasets=False), n=3
+    )
+    told = first if len(first) <= _LONGEST_TOLD else f"{first[:_LONGEST_TOLD]}…"
+    return f"{told} Did you mean {', '.join(near)}?" if near else told
+
+
 def warn_of_version(name: str, builder: DatasetBuilder) -> None:
     """Logs if a builder's version is not the published one: TFDS no longer builds some of them."""
     published = published_version(name)
@@ -158,8 +173,8 @@ def _builder(name: str, data_dir: Path) -> DatasetBuilder:
         builder = next(builders(name, data_dir, file_format="array_record"))
     except UNKNOWN as error:  # no such data set, or there already in another format
         raise PreparationError(
-            f"preparing {name} as array_record under {data_dir}: {error}; correct the name, or "
-            "choose a data_dir that does not hold it yet"
+            f"preparing {name} as array_record under {data_dir}: {unknown_told(name, error)}\n"
+            "correct the name, or choose a data_dir that does not hold it yet"
         ) from None
     warn_of_version(name, builder)
     return builder

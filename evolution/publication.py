@@ -46,7 +46,13 @@ def task_path(
         },
         lineage=lineage_of(path, progress, run, method),
         private=path.private,
+        extra=data_field(task),
     )
+
+
+def data_field(task: Task) -> dict[str, Any]:
+    """The path spec's field `data`, of tasks that are made of a user's own set."""
+    return {"data": dict(task.data)} if task.data else {}
 
 
 def digests_of(path: Path) -> dict[str, Digest]:

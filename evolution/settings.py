@@ -64,7 +64,14 @@ def _is_blocks(value: Any) -> bool:
     return sorted(set(value)) == list(value)
 
 
+def _is_names(value: Any) -> bool:
+    if not isinstance(value, list | tuple) or not 0 < len(value) <= MOST_TASKS:
+        return False
+    return all(isinstance(name, str) and name for name in value)
+
+
 MOST_BLOCKS = 256
+MOST_TASKS = 10_000
 _TINY, _HUGE = float(np.finfo(np.float32).tiny), 1e38  # smallest and largest normal float32
 _BELOW_1 = float(np.nextafter(np.float32(1), np.float32(0)))
 _FLAG = Values("true or false", lambda v: isinstance(v, bool))
@@ -81,6 +88,10 @@ SIZES: Mapping[str, Values] = {
     "max_population": _or_none(whole(1, 100_000), "no limit"),
     "passes": whole(1, 100_000),
     "children_per_generation": whole(1, 100_000),
+}
+TASKS = "tasks"
+LISTS: Mapping[str, Values] = {
+    TASKS: Values('names of tasks, as in ["cmaterdb/telugu"]', _is_names),
 }
 HYPERPARAMETERS: Mapping[str, Values] = {
     "_mu_": _SHARE,
@@ -113,7 +124,7 @@ HYPERPARAMETERS: Mapping[str, Values] = {
 def check(key: str, value: Any) -> None:
     """Raises SettingError unless a size, or `defaults.` and a hyperparameter, may be `value`."""
     prefix, name = _split(key)
-    known = HYPERPARAMETERS if prefix else SIZES
+    known = HYPERPARAMETERS if prefix else {**SIZES, **LISTS}
     if name not in known:
         raise SettingError(f"{_shown(key)}: expected one of {', '.join(known)}")
     if not known[name].holds(value):

@@ -16,8 +16,11 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from evolution.data.errors import DataError
+from evolution.data.own import own_data
+from evolution.data.rows import SPLITS
 from evolution.examples import Examples, Split, StreamedSplit, TaskError
-from evolution.prepare import UNKNOWN, builders, warn_of_version
+from evolution.prepare import UNKNOWN, builders, unknown_told, warn_of_version
 from evolution.splits import (
     MU2NET_SPLITS,
     Label,
@@ -52,6 +55,7 @@ class Task:
     train: Split | StreamedSplit
     validation: Split | StreamedSplit
     test: Split | StreamedSplit
+    data: Mapping[str, Any] | None = None  # a user's own set: name, fingerprint, source, licence
 
     @property
     def num_classes(self) -> int:
@@ -121,18 +125,8 @@ def load(
     bytes of all splits in memory before they are read. Raises TaskError.
     """
     name = require_name("task", task_name(entry))
-    builder, rule = _recipe(name, data_dirs, rules)
-    if rule.caution:
-        logger.warning("event=caution task=%s caution=%r", name, rule.caution)
-    validating = builder
-    if rule.validation_dataset:
-        validating = _prepared_builder(rule.validation_dataset, data_dirs)
-
-    parts = ((builder, rule.train), (validating, rule.validation), (builder, rule.test))
-    decoding = replace(decoding_rules(builder.name), pixel_scale=rule.pixel_scale)
-    streamed = [
-        StreamedSplit(split, _examples(of, split, rule, decoding), canvas) for of, split in parts
-    ]
+    found = _own(name) or _prepared(name, data_dirs, rules)
+    streamed = [StreamedSplit(split, examples, canvas) for split, examples in found.parts]
 
     def fits(split: StreamedSplit) -> bool:
         return split.bytes_in_memory <= memory_limit
@@ -142,11 +136,59 @@ def load(
     return Task(
         name=name,
         private=entry.startswith(PRIVATE_PREFIX),
-        labels=_class_names(builder, rule.label),
+        labels=found.labels,
         train=train,
         validation=validation,
         test=test,
+        data=found.data,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Originals:
+    """A task's images as they lie on the disk."""
+
+    labels: tuple[str, ...]
+    parts: tuple[tuple[str, Examples], ...]  # names and images of training, validation and test
+    data: Mapping[str, Any] | None = None
+
+
+def _own(name: str) -> _Originals | None:
+    """A user's own set of that name, if there is one."""
+    try:
+        own = own_data(name)
+    except DataError as error:
+        raise TaskError(str(error)) from error
+    if own is None:
+        return None
+    for warning in own.warnings:
+        logger.warning("event=caution task=%s caution=%r", name, warning)
+    return _Originals(own.labels, tuple(own.examples.items()), own.told)
+
+
+def _prepared(name: str, data_dirs: tuple[Path, ...], rules: SplitRules) -> _Originals:
+    builder, rule = _recipe(name, data_dirs, rules)
+    if rule.caution:
+        logger.warning("event=caution task=%s caution=%r", name, rule.caution)
+    validating = builder
+    if rule.validation_dataset:
+        validating = _prepared_builder(rule.validation_dataset, data_dirs)
+    parts = ((builder, rule.train), (validating, rule.validation), (builder, rule.test))
+    decoding = replace(decoding_rules(builder.name), pixel_scale=rule.pixel_scale)
+    examples = tuple((split, _examples(of, split, rule, decoding)) for of, split in parts)
+    return _Originals(_class_names(builder, rule.label), examples)
+
+
+def prepared_examples(
+    name: str, data_dirs: tuple[Path, ...], rules: SplitRules = MU2NET_SPLITS
+) -> tuple[tuple[str, ...], dict[str, Examples]]:
+    """Class names of a TFDS or VTAB task, and its training, validation and test images.
+
+    Raises TaskError.
+    """
+    found = _prepared(name, data_dirs, rules)
+    images = (examples for _, examples in found.parts)
+    return found.labels, dict(zip(SPLITS, images, strict=True))
 
 
 def _recipe(
@@ -163,15 +205,27 @@ def _recipe(
 
 
 def _prepared_builder(name: str, data_dirs: tuple[Path, ...]) -> tfds.core.DatasetBuilder:
+    """Of the first folder that has it prepared: each is asked, also where one knows no such name.
+
+    A data set without a builder of TFDS' own is known only where it lies.
+    """
+    looked = ", ".join(str(data_dir) for data_dir in data_dirs)
+    unknown = []
     for data_dir in data_dirs:
         try:
             prepared = next((b for b in builders(name, data_dir) if b.info.splits), None)
         except UNKNOWN as error:
-            raise TaskError(f"no TensorFlow data set is called {name!r}: {error}") from None
+            unknown.append(error)
+            continue
         if prepared is not None:
             warn_of_version(name, prepared)
             return _readable(prepared)
-    looked = ", ".join(str(data_dir) for data_dir in data_dirs)
+    if len(unknown) == len(data_dirs):
+        raise TaskError(
+            f"no TensorFlow data set is called {name!r}: {unknown_told(name, unknown[-1])}\n"
+            f"none of that name is prepared in {looked} either, nor is one of your own there "
+            "(munet data ls)"
+        )
     raise TaskError(
         f"data set {name!r} is not prepared in {looked}; run: python -m evolution prepare {name}"
     )

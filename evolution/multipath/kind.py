@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from evolution.multipath.parts import Part, freeze, parts_of
 from evolution.multipath.specs import PublishedPart, multipath_spec
 from evolution.multipath.trainer import MixerTrainer, mixer_of
 from evolution.population import ROOT, Path, Population
-from evolution.publication import lineage_of, metrics_of
+from evolution.publication import data_field, lineage_of, metrics_of
 from evolution.state import Progress
 from evolution.tasks import Task
 from evolution.trainer import Round
@@ -82,7 +83,7 @@ class MultipathPaths:
             "mean_weights": self._trainer.mean_weights(path),
             **{key: metrics["validation"][key] for key in ("split", "examples")},
         }
-        return multipath_spec(
+        spec = multipath_spec(
             self.task.name,
             self.task.labels,
             [_published(part) for part in parts_of(path)],
@@ -97,6 +98,7 @@ class MultipathPaths:
             lineage=lineage_of(path, self._progress, run, self._experiment.method.name),
             private=path.private,
         )
+        return replace(spec, extra=data_field(self.task))
 
 
 def _published(part: Part) -> PublishedPart:

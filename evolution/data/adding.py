@@ -1,0 +1,275 @@
+"""Bringing a set in: read once, checked, split, and written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolution.data.check import MAX_BAD, Finding, Report, check, refused
+from evolution.data.duplicates import groups_of
+from evolution.data.errors import DataError
+from evolution.data.opening import Asked, open_source
+from evolution.data.pictures import Facts, facts_of
+from evolution.data.places import CARD, Place
+from evolution.data.rows import SPLITS, Row, Skipped, Source, in_order, require_text
+from evolution.data.splitting import drawn, missing, split_up
+from evolution.data.staging import NO_SPLIT, Seen, Staged
+from evolution.data.stored import (
+    Card,
+    Fingerprint,
+    Pictures,
+    card_of,
+    classes_of,
+    folder_of,
+    write_split,
+)
+
+AT_ONCE = 64  # pictures that are decoded at a time
+BYTES_AT_ONCE = 64 << 20
+MAX_LABEL_BYTES = 3 << 20  # of all class names: what a path spec holds
+SHOWN_BAD = 3
+
+Progress = Callable[[int, int | None], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a user wants to add."""
+
+    name: str
+    place: str  # a path, `tfds:NAME` or `hf:NAME`
+    asked: Asked = field(default_factory=Asked)
+    licence: str = ""
+    source: str = ""
+    seed: int = 0
+    max_bad: float = MAX_BAD
+    allowed: tuple[str, ...] = ()
+
+
+class Refused(DataError):
+    """A set that was checked and not added; `report` says what is in it."""
+
+    def __init__(self, message: str, report: Report, classes: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.report = report
+        self.classes = classes
+
+
+def add(
+    request: Request, place: Place, progress: Progress = lambda done, total: None
+) -> tuple[Card, tuple[str, ...], bool, list[str]]:
+    """Adds a set: its card, its classes, whether it is new, and notes for the user.
+
+    Raises DataError; nothing is there then that was not there before.
+    """
+    folder = folder_of(request.name)
+    with _disk_told(place), place.scratch() as scratch:
+        source = open_source(request.place, request.asked, scratch)
+        with Staged(scratch / "staged") as staged:
+            seen, classes = _stage(source, staged, progress)
+            groups, order = groups_of(seen), drawn(seen, request.seed)
+            splits = split_up(seen, groups, order)
+            report = check(seen, splits, groups, classes, request.max_bad)
+            _require_safe(request, report, classes)
+            card = _write(request, scratch / "set", staged, seen, classes, splits, order, report)
+        there = card_of(place, request.name)
+        if there is None and place.publish(scratch / "set", folder):
+            return card, classes, True, source.notes
+    there = card_of(place, request.name)
+    if there is not None and there.fingerprint == card.fingerprint:
+        return there, classes, False, source.notes
+    raise DataError(
+        f"data set {request.name}: the name is in use at {place}, by other pictures; choose "
+        f"another name, or remove that set first: munet data rm {request.name}"
+    )
+
+
+def check_again(
+    place: Place, card: Card, progress: Progress = lambda done, total: None
+) -> tuple[Report, tuple[str, ...]]:
+    """Reads a stored set as a whole and checks it; the card has the new report then.
+
+    Raises DataError, also where its pictures are not those that were added.
+    """
+    seen, classes = Seen(), classes_of(place, card)
+    prints = Fingerprint(classes)
+    total = card.check.pictures
+    for split in SPLITS:
+        pictures = Pictures(place, card.name, card.files[split])
+        rows = (
+            Row(f"{split} {number}", data, str(label), split)
+            for number, (data, label) in enumerate(pictures.each())
+        )
+        for found in _looked_at(rows):
+            if isinstance(found, Skipped):
+                seen.skip(found)
+            else:
+                row, facts = found
+                seen.add(row.image, facts, int(row.label), split)
+                prints.add(split, int(row.label), seen.digest(len(seen) - 1))
+            progress(len(seen), total)
+    if not seen.skips and prints.text() != card.fingerprint:
+        raise DataError(
+            f"data set {card.name}: expected the pictures of {card.fingerprint[:19]}…, found "
+            f"others; it was changed: remove it (munet data rm {card.name}) and add it again"
+        )
+    report = check(seen, np.array(seen.splits, np.int8), groups_of(seen), classes)
+    place.replace_card(folder_of(card.name), replace(card, check=report).to_bytes())
+    return report, classes
+
+
+def _stage(source: Source, staged: Staged, progress: Progress) -> tuple[Seen, tuple[str, ...]]:
+    """Reads the source to its end, once. Labels are numbered in the order of the classes."""
+    seen, numbers = Seen(), {name: i for i, name in enumerate(source.classes or ())}
+    for found in _looked_at(source.rows()):
+        if isinstance(found, Skipped):
+            seen.skip(found)
+        else:
+            row, facts = found
+            label = numbers.setdefault(row.label, len(numbers))
+            staged.append(row.path, row.image)
+            seen.add(row.image, facts, label, row.split)
+        progress(len(seen) + seen.skips, source.total)
+    if not len(seen):
+        raise DataError(_nothing(seen))
+    require_text(set(numbers), "classes")
+    if sum(len(name.encode()) + 4 for name in numbers) > MAX_LABEL_BYTES:
+        raise DataError(
+            f"{len(numbers):,} classes: expected names of at most {MAX_LABEL_BYTES >> 20} MiB in "
+            "all, which is what a published task holds; give a column of shorter or fewer classes"
+        )
+    if source.classes is not None:
+        return seen, source.classes
+    classes = in_order(set(numbers))
+    place = {numbers[name]: number for number, name in enumerate(classes)}
+    for row, label in enumerate(seen.labels):
+        seen.labels[row] = place[label]
+    return seen, classes
+
+
+def _nothing(seen: Seen) -> str:
+    if not seen.skips:
+        return "expected pictures, found none; check the place given with --from"
+    named = "".join(f"\n  {s.path}: {s.reason}" for s in seen.skipped[:SHOWN_BAD])
+    return f"expected pictures, found {seen.skips} files of which none can be used:{named}"
+
+
+def _looked_at(
+    rows: Iterable[Row | Skipped],
+) -> Iterator[tuple[Row, Facts] | Skipped]:
+    """The rows in order, each picture decoded once, in several threads."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for block in _blocks(rows):
+            yield from pool.map(_look, block)
+
+
+def _look(row: Row | Skipped) -> tuple[Row, Facts] | Skipped:
+    if isinstance(row, Skipped):
+        return row
+    try:
+        return row, facts_of(row.image)
+    except ValueError as error:
+        return Skipped(row.path, str(error))
+
+
+def _blocks(rows: Iterable[Row | Skipped]) -> Iterator[list[Row | Skipped]]:
+    block, size = [], 0
+    for row in itertools.chain(rows, [None]):
+        if row is not None:
+            block.append(row)
+            size += len(row.image) if isinstance(row, Row) else 0
+        if block and (row is None or len(block) == AT_ONCE or size > BYTES_AT_ONCE):
+            yield block
+            block, size = [], 0
+
+
+def _require_safe(request: Request, report: Report, classes: tuple[str, ...]) -> None:
+    dangers = refused(report, request.allowed)
+    if dangers:
+        told = [_told(finding, report) for finding in dangers[:3]]
+        more = f" ({len(dangers) - 3} more)" if len(dangers) > 3 else ""
+        flags = " ".join(flag_of(finding, report) for finding in dangers)
+        lines = (
+            f"data set {request.name} was not added: {told[0]}",
+            *told[1:],
+            f"correct it{more}, or add it as it is: {flags}",
+        )
+        raise Refused("\n".join(lines), report, classes)
+
+
+def _told(finding: Finding, report: Report) -> str:
+    if finding.name != "bad":
+        return finding.message
+    named = "; ".join(name[:100] for name in report.bad_names[:SHOWN_BAD])
+    return f"{finding.message}: {named}{'; …' if report.bad > SHOWN_BAD else ''}"
+
+
+def flag_of(finding: Finding, report: Report) -> str:
+    """What overrides a dangerous finding."""
+    if finding.name == "bad":
+        share = report.bad / (report.pictures + report.bad)
+        return f"--max-bad {np.ceil(share * 100) / 100:g}"
+    return f"--allow {finding.name}"
+
+
+def _write(
+    request: Request,
+    folder: Path,
+    staged: Staged,
+    seen: Seen,
+    classes: tuple[str, ...],
+    splits: NDArray[np.int8],
+    order: list[int],
+    report: Report,
+) -> Card:
+    folder.mkdir()
+    prints, files, size = Fingerprint(classes), {}, 0
+    for number, split in enumerate(SPLITS):
+        chosen = [row for row in order if splits[row] == number]
+        for row in chosen:
+            prints.add(split, seen.labels[row], seen.digest(row))
+        rows = ((*staged.read(row), seen.labels[row]) for row in chosen)
+        files[split], written = write_split(folder, split, classes, rows)
+        size += written
+    shapes = list(seen.shapes)
+    card = Card(
+        name=request.name,
+        source=request.source or request.place,
+        licence=request.licence,
+        fingerprint=prints.text(),
+        seed=request.seed,
+        made=["train"] * (NO_SPLIT in seen.splits) + [SPLITS[split] for split in missing(seen)],
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        files=files,
+        bytes=size,
+        size=list(shapes[0]) if len(shapes) == 1 else None,
+        left_out=report.bad,
+        left_out_names=report.bad_names,
+        check=report,
+    )
+    (folder / CARD).write_bytes(card.to_bytes())
+    return card
+
+
+@contextmanager
+def _disk_told(place: Place) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DataError(
+                f"writing to {place}: {error.strerror}; nothing was added\n"
+                "make room, or let MUNET_DATA name a place with more (a set needs twice its size "
+                "while it is added)"
+            ) from None
+        raise

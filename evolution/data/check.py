@@ -1,0 +1,229 @@
+"""What a set holds, what is wrong with it, and which of that is too dangerous to train on.
+
+A finding is dangerous if an accuracy measured on the set would deceive, or training could not work.
+Each has a name, under which it can be allowed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolution.data.errors import listed
+from evolution.data.rows import SPLITS
+from evolution.data.splitting import TEST, TRAIN
+from evolution.data.staging import Seen
+
+MAX_BAD = 0.01  # of all pictures
+MAX_LEAK = 0.01  # of the validation or test pictures
+MAX_CONSTANT = 0.05
+MAX_CLASSES = 10_000
+Z = 1.96  # of a 95 % interval
+ACCURACY = 0.9  # at which intervals are told
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that a user should know."""
+
+    name: str
+    message: str
+    dangerous: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a check found, as it is kept in the card."""
+
+    pictures: int
+    classes: int
+    counts: Mapping[str, list[int]]  # split -> pictures of each class
+    sizes: Mapping[str, Any]  # smallest, median, largest as [width, height]; how many differ
+    modes: Mapping[str, int]  # format and mode, as `JPEG RGB`
+    alpha: int
+    turned: int
+    constant: int
+    bad: int
+    bad_names: list[str]  # the first, with their reasons
+    duplicates: Mapping[str, int]  # pictures that repeat another: within, across, in other classes
+    majority: float  # accuracy on the test split of always answering the commonest class
+    intervals: Mapping[str, list[float]]  # split -> where an accuracy of ACCURACY may really be
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def dangers(self) -> list[Finding]:
+        """The findings that stop."""
+        return [finding for finding in self.findings if finding.dangerous]
+
+    def to_json(self) -> dict[str, Any]:
+        """For the card."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Report:
+        """Inverse of `to_json`."""
+        return cls(**{**found, "findings": [Finding(**each) for each in found["findings"]]})
+
+
+def check(
+    seen: Seen,
+    splits: NDArray[np.int8],
+    groups: NDArray[np.int64],
+    classes: tuple[str, ...],
+    max_bad: float = MAX_BAD,
+) -> Report:
+    """What the pictures of a set are; `splits` and `groups` [n] as made by their modules."""
+    labels = np.array(seen.labels, np.int64)
+    counts = {
+        split: np.bincount(labels[splits == i], minlength=len(classes)).tolist()
+        for i, split in enumerate(SPLITS)
+    }
+    repeated = _repeated(labels, splits, groups)
+    bad = [f"{skipped.path}: {skipped.reason}" for skipped in seen.skipped]
+    report = Report(
+        pictures=len(seen),
+        classes=len(classes),
+        counts=counts,
+        sizes=_sizes(seen.shapes),
+        modes=dict(seen.modes.most_common()),
+        alpha=seen.alpha,
+        turned=seen.turned,
+        constant=sum(seen.constant),
+        bad=seen.skips,
+        bad_names=bad,
+        duplicates={name: len(rows) for name, rows in repeated.items()},
+        majority=_majority(counts),
+        intervals={split: interval(sum(counts[split])) for split in SPLITS[1:]},
+    )
+    leaks = Counter(splits[repeated["across"]].tolist())
+    report.findings.extend(_findings(report, classes, leaks, max_bad))
+    return report
+
+
+def interval(examples: int) -> list[float]:
+    """Wilson's 95 % interval of an accuracy of ACCURACY that was measured on so many."""
+    if not examples:
+        return [0.0, 1.0]
+    spread = Z * Z / examples
+    middle = (ACCURACY + spread / 2) / (1 + spread)
+    half = (
+        Z / (1 + spread) * math.sqrt(ACCURACY * (1 - ACCURACY) / examples + spread / examples / 4)
+    )
+    return [round(middle - half, 4), round(middle + half, 4)]
+
+
+def _sizes(shapes: Counter[tuple[int, int]]) -> dict[str, Any]:
+    ordered = sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape))
+    ends = np.cumsum([shapes[shape] for shape in ordered])
+    median = ordered[int(np.searchsorted(ends, ends[-1] / 2))] if ordered else (0, 0)
+    chosen = {"smallest": ordered[0], "median": median, "largest": ordered[-1]} if ordered else {}
+    told = {name: [width, height] for name, (height, width) in chosen.items()}
+    return {**told, "different": len(ordered)}
+
+
+def _repeated(
+    labels: NDArray[np.int64], splits: NDArray[np.int8], groups: NDArray[np.int64]
+) -> dict[str, list[int]]:
+    """Rows that show the same as one before them in their split; that one in training shows too
+    (of the other splits); that one of another class shows."""
+    inside: set[tuple[int, int]] = set()
+    first_class: dict[int, int] = {}
+    trained = set(groups[splits == TRAIN].tolist())
+    found: dict[str, list[int]] = {"within": [], "across": [], "other classes": []}
+    for row, (label, split, group) in enumerate(
+        zip(labels.tolist(), splits.tolist(), groups.tolist(), strict=True)
+    ):
+        if (split, group) in inside:
+            found["within"].append(row)
+        inside.add((split, group))
+        if split != TRAIN and group in trained:
+            found["across"].append(row)
+        if first_class.setdefault(group, label) != label:
+            found["other classes"].append(row)
+    return found
+
+
+def _majority(counts: Mapping[str, list[int]]) -> float:
+    common = int(np.argmax(counts[SPLITS[TRAIN]])) if counts[SPLITS[TRAIN]] else 0
+    tested = sum(counts[SPLITS[TEST]])
+    return round(counts[SPLITS[TEST]][common] / tested, 4) if tested else 0.0
+
+
+def _findings(
+    report: Report, classes: tuple[str, ...], leaks: Mapping[int, int], max_bad: float
+) -> list[Finding]:
+    return [
+        finding
+        for finding in (
+            *_about_classes(report, classes),
+            *_about_splits(report, leaks),
+            *_about_pictures(report, max_bad),
+        )
+        if finding
+    ]
+
+
+def _about_classes(report: Report, classes: tuple[str, ...]) -> list[Finding]:
+    found = []
+    per_class = np.array([report.counts[split] for split in SPLITS]).reshape(len(SPLITS), -1)
+    if np.count_nonzero(per_class.sum(0)) < 2:
+        found.append(Finding(
+            "one-class", "all pictures are of one class: there is nothing to tell apart", True
+        ))  # fmt: skip
+    if len(classes) > MAX_CLASSES or len(classes) * 2 > max(report.pictures, 4):
+        found.append(Finding(
+            "many-classes",
+            f"{len(classes):,} classes for {report.pictures:,} pictures: is the class column a "
+            "name or number of each picture?",
+            True,
+        ))  # fmt: skip
+    for split, danger in (("train", True), ("validation", False), ("test", False)):
+        lacking = [name for name, n in zip(classes, report.counts[split], strict=True) if not n]
+        if lacking and len(lacking) < len(classes):
+            of = f"{len(lacking)} of {len(classes)} classes have no {split} picture"
+            name = f"class-without-{split}"
+            found.append(Finding(name, f"{of}: {listed(lacking)}", danger))
+    return found
+
+
+def _about_splits(report: Report, leaks: Mapping[int, int]) -> list[Finding]:
+    found = []
+    for number, split in enumerate(SPLITS):
+        counts = report.counts[split]
+        total = sum(counts)
+        if not total:
+            found.append(Finding(f"no-{split}", f"there is no {split} picture", True))
+        elif np.count_nonzero(counts) == 1 and report.classes > 1:
+            message = f"all {total} {split} pictures are of one class"
+            found.append(Finding(f"one-class-{split}", message, True))
+        if leaked := leaks.get(number, 0):
+            message = f"{leaked} of {total} {split} pictures show the same as training pictures"
+            found.append(Finding(f"leak-{split}", message, leaked > MAX_LEAK * total))
+    return found
+
+
+def _about_pictures(report: Report, max_bad: float) -> list[Finding]:
+    found = []
+    if report.bad:
+        total = report.pictures + report.bad
+        message = f"{report.bad} of {total} pictures cannot be used"
+        found.append(Finding("bad", message, report.bad > max_bad * total))
+    if report.constant:
+        message = f"{report.constant} of {report.pictures} pictures are of one colour all over"
+        danger = report.constant > MAX_CONSTANT * report.pictures
+        found.append(Finding("constant", message, danger))
+    if others := report.duplicates["other classes"]:
+        message = f"{others} pictures show the same as one of another class"
+        found.append(Finding("two-classes", message))
+    return found
+
+
+def refused(report: Report, allowed: Collection[str]) -> list[Finding]:
+    """The dangers that were not allowed."""
+    return [finding for finding in report.dangers if finding.name not in allowed]

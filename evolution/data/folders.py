@@ -1,0 +1,116 @@
+"""A folder of class folders, with or without train, validation and test above them.
+
+The law: a class is named as its folder, to the letter; whatever plain file lies in it, however
+deep, is a picture of that class, or is named as one that cannot be used. Hidden files are left out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from evolution.data.errors import DataError, listed
+from evolution.data.rows import Row, Skipped, Source, read_picture, require_text, split_named
+
+LEFT_OUT = {"__macosx", "thumbs.db", "desktop.ini"}  # what systems add to folders and archives
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, by name, without what is hidden."""
+    with os.scandir(folder) as found:
+        kept = [e for e in found if not e.name.startswith(".") and e.name.lower() not in LEFT_OUT]
+    return sorted(kept, key=lambda entry: entry.name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links in a circle
+        return False
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The folders directly in a folder. Raises DataError for a link to a folder."""
+    found = []
+    for entry in entries(folder):
+        if _is_folder(entry):
+            if entry.is_symlink():
+                raise DataError(
+                    f"{entry.path}: a link to a folder, expected a folder; copy what it leads to "
+                    "into its place"
+                )
+            found.append(Path(entry.path))
+    return found
+
+
+def below_wrappers(folder: Path) -> Path:
+    """The folder that holds more than one further folder: archives often wrap everything in one."""
+    inner = folders_in(folder)
+    while len(inner) == 1 and len(entries(folder)) == 1 and folders_in(inner[0]):
+        if split_named(inner[0].name):
+            break
+        folder = inner[0]
+        inner = folders_in(folder)
+    return folder
+
+
+def folder_source(folder: Path) -> Source:
+    """The pictures of class folders. Raises DataError."""
+    top = below_wrappers(folder)
+    within = folders_in(top)
+    loose = [entry.name for entry in entries(top) if not _is_folder(entry)]
+    if not within:
+        found = f"{len(loose)} files" if loose else "an empty folder"
+        raise DataError(
+            f"{folder}: expected a folder for each class, found {found}\n"
+            "put the pictures of each class into a folder named as the class, or give a table "
+            "with columns image and label"
+        )
+    parts = _parts(top, within)
+    classes = {name for _, inside in parts for name in inside}
+    require_text(classes, str(folder))
+    files = [
+        (split, name, file)
+        for split, inside in parts
+        for name, place in inside.items()
+        for file in _files(place)
+    ]
+    if not files:
+        raise DataError(
+            f"{folder}: expected pictures in its {len(classes)} class folders, found no file; "
+            "check that this is the right folder"
+        )
+    root = folder.resolve()
+
+    def rows() -> Iterator[Row | Skipped]:
+        for split, name, file in files:
+            where = os.fsencode(file.relative_to(top)).decode("utf-8", "backslashreplace")
+            try:
+                yield Row(where, read_picture(file, root), name, split)
+            except ValueError as error:
+                yield Skipped(where, str(error))
+
+    notes = [f"left out, as they lie beside the class folders: {listed(loose)}"] if loose else []
+    return Source(rows, total=len(files), notes=notes)
+
+
+def _parts(top: Path, within: list[Path]) -> list[tuple[str | None, dict[str, Path]]]:
+    """For each split, or once for None, the class folders by the names of their classes."""
+    named = {place: split_named(place.name) for place in within}
+    if not all(named.values()) or not any(folders_in(place) for place in within):
+        return [(None, {place.name: place for place in within})]
+    if len(set(named.values())) < len(named):
+        raise DataError(
+            f"{top}: expected one folder for each split, found {listed([p.name for p in within])}; "
+            "put the pictures of one split into one folder"
+        )
+    return [(split, {p.name: p for p in folders_in(place)}) for place, split in named.items()]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for entry in entries(folder):
+        if not _is_folder(entry):
+            yield Path(entry.path)
+    for inner in folders_in(folder):
+        yield from _files(inner)

@@ -1,0 +1,78 @@
+"""What one picture's bytes hold: pixels by the decoder of training and serving, and facts of them.
+
+Which files can be used is decided by that decoder alone. Everything else that is told of a picture
+(mode, transparency, orientation) comes from its header.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from evolution.examples import decode_image
+from vit.decode import look
+from vit.pictures.errors import ImageError
+
+MAX_PIXELS = 4096 * 4096  # the gateway's own limit, unless it is set higher
+THUMB = 8  # a side of what near-duplicates are told by
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a check needs of one picture."""
+
+    width: int  # as decoded
+    height: int
+    format: str
+    mode: str
+    alpha: bool
+    turned: bool  # by its orientation flag
+    constant: bool  # one colour all over, once decoded
+    hash: int  # 64 bits; near-duplicates differ in a few
+    thumb: bytes  # THUMB x THUMB x 3
+
+
+def pixels_of(encoded: bytes) -> NDArray[np.uint8]:
+    """A file's bytes as training and the gateway see them, [h, w, 3].
+
+    Raises ImageError for what cannot be decoded.
+    """
+    return decode_image(encoded, 3)
+
+
+def facts_of(encoded: bytes) -> Facts:
+    """Raises ValueError, with the reason, for a picture that cannot be used."""
+    try:
+        picture = look(encoded)
+        if picture.pixels > MAX_PIXELS:
+            raise ValueError(
+                f"{picture.width} x {picture.height} pixels, expected at most {MAX_PIXELS:,}"
+            )
+        with Image.open(io.BytesIO(encoded)) as image:
+            mode = image.mode
+            alpha = mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+        pixels = pixels_of(encoded)
+    except ImageError as error:
+        raise ValueError(str(error).removeprefix("decoding the image: ")) from None
+    except ValueError:
+        raise
+    except Exception as error:  # Pillow documents no errors of its plugins
+        raise ValueError(f"damaged: {str(error) or type(error).__name__:.150}") from None
+    turned = picture.orientation != 1
+    height, width = pixels.shape[:2]
+    lowest, highest = pixels.min((0, 1)), pixels.max((0, 1))
+    hashed, thumb = _looks(pixels)
+    constant = bool((lowest == highest).all())
+    return Facts(width, height, picture.format, mode, alpha, turned, constant, hashed, thumb)
+
+
+def _looks(pixels: NDArray[np.uint8]) -> tuple[int, bytes]:
+    """Difference hash (is each of 8 x 8 cells brighter than its right neighbour?) and thumbnail."""
+    box, image = Image.Resampling.BOX, Image.fromarray(pixels)
+    grey = np.asarray(image.resize((9, 8), box).convert("L"), np.int16)
+    bits = np.packbits(grey[:, :-1] > grey[:, 1:])
+    return int.from_bytes(bits.tobytes()), image.resize((THUMB, THUMB), box).tobytes()

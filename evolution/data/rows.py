@@ -1,0 +1,106 @@
+"""What every source gives: pictures as the bytes they came in, one after the other."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evolution.data.errors import DataError, listed
+
+SPLITS = ("train", "validation", "test")
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+MAX_FILE_BYTES = 100 << 20  # of one picture: what is read into memory at once
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One picture as its source gives it."""
+
+    path: str  # where the source has it, for messages
+    image: bytes  # the encoded file
+    label: str
+    split: str | None = None  # one of SPLITS; None: not said
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A picture that the source has and that cannot be used."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the pictures of a set come from."""
+
+    rows: Callable[[], Iterator[Row | Skipped]]
+    classes: tuple[str, ...] | None = None  # their names in order; None: those found, sorted
+    total: int | None = None  # how many rows there will be, if that is known
+    notes: list[str] = field(default_factory=list)  # what was left out, for the user
+
+
+def split_named(text: str) -> str | None:
+    """The split that a name stands for, as `val` for validation; None if it stands for none."""
+    return SPLIT_NAMES.get(text.strip().lower())
+
+
+def in_order(classes: set[str]) -> tuple[str, ...]:
+    """Class names as they are numbered: by number where all are whole numbers, else by letters."""
+    if all(name.isascii() and name.isdecimal() for name in classes):
+        return tuple(sorted(classes, key=lambda name: (int(name), name)))
+    return tuple(sorted(classes))
+
+
+def read_picture(path: Path, root: Path) -> bytes:
+    """A file's bytes; `root` is resolved. Raises ValueError, saying why it cannot be used.
+
+    A link counts as the file it leads to, which has to lie below `root`.
+    """
+    try:
+        real = path.resolve(strict=True)
+        if not real.is_relative_to(root):
+            raise ValueError(f"leads out of {root}; copy the file into it")
+        found = real.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("no plain file")
+        if found.st_size > MAX_FILE_BYTES:
+            raise ValueError(f"{found.st_size >> 20} MiB, expected {MAX_FILE_BYTES >> 20} at most")
+        with open(real, "rb", buffering=0, opener=_opener) as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        raise ValueError("no such file (any more)") from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise ValueError(getattr(error, "strerror", None) or "links in a circle") from None
+    if not data:
+        raise ValueError("an empty file")
+    return data
+
+
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
+
+
+def require_text(names: set[str], what: str) -> None:
+    """Raises DataError for names that are no Unicode, as of files from other systems."""
+    broken = sorted(name for name in names if not _is_unicode(name))
+    if broken:
+        raise DataError(
+            f"{what}: expected names in UTF-8, found {listed([ascii(n) for n in broken])}; "
+            "rename them"
+        )
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,107 @@
+"""Pictures on their way into a set: written once to a scratch file, with what is known of each.
+
+A source is read once, so a folder that changes meanwhile gives one consistent set. In memory are
+some 300 bytes a picture; the pictures themselves are on the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolution.data.pictures import THUMB, Facts
+from evolution.data.rows import SPLITS, Skipped
+
+NO_SPLIT = -1
+NAMED = 1000  # skipped pictures that are kept by name
+
+
+@dataclass(slots=True)
+class Seen:
+    """What is known of the pictures of a set, in the order they came."""
+
+    labels: array[int] = field(default_factory=lambda: array("q"))
+    splits: array[int] = field(default_factory=lambda: array("b"))  # of SPLITS, or NO_SPLIT
+    sizes: array[int] = field(default_factory=lambda: array("q"))  # bytes
+    hashes: array[int] = field(default_factory=lambda: array("Q"))
+    constant: array[int] = field(default_factory=lambda: array("b"))
+    thumbs: bytearray = field(default_factory=bytearray)
+    digests: bytearray = field(default_factory=bytearray)  # sha256 of each
+    shapes: Counter[tuple[int, int]] = field(default_factory=Counter)  # height and width
+    modes: Counter[str] = field(default_factory=Counter)
+    alpha: int = 0
+    turned: int = 0
+    skipped: list[Skipped] = field(default_factory=list)  # the first NAMED
+    skips: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def add(self, data: bytes, facts: Facts, label: int, split: str | None) -> None:
+        """Notes a picture."""
+        self.labels.append(label)
+        self.splits.append(NO_SPLIT if split is None else SPLITS.index(split))
+        self.sizes.append(len(data))
+        self.hashes.append(facts.hash)
+        self.constant.append(facts.constant)
+        self.thumbs += facts.thumb
+        self.digests += hashlib.sha256(data).digest()
+        self.shapes[facts.height, facts.width] += 1
+        self.modes[f"{facts.format} {facts.mode}"] += 1
+        self.alpha += facts.alpha
+        self.turned += facts.turned
+
+    def skip(self, skipped: Skipped) -> None:
+        """Notes a picture that cannot be used."""
+        self.skips += 1
+        if len(self.skipped) < NAMED:
+            self.skipped.append(skipped)
+
+    def digest(self, row: int) -> bytes:
+        """The sha256 of a picture's bytes."""
+        return bytes(self.digests[32 * row : 32 * row + 32])
+
+    def looks(self) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
+        """Hashes [n] and thumbnails [n, THUMB * THUMB * 3]."""
+        thumbs = np.frombuffer(bytes(self.thumbs), np.uint8).reshape(-1, THUMB * THUMB * 3)
+        return np.array(self.hashes, np.uint64), thumbs
+
+
+class Staged:
+    """The bytes of pictures in a scratch file, by number."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w+b")
+        self._ends = array("q", [0])
+
+    def __enter__(self) -> Staged:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def append(self, path: str, data: bytes) -> None:
+        """The next picture and where its source had it."""
+        name = path.encode("utf-8", "backslashreplace")
+        self._file.write(len(name).to_bytes(4) + name + data)
+        self._ends.append(self._ends[-1] + 4 + len(name) + len(data))
+
+    def read(self, row: int) -> tuple[str, bytes]:
+        """As it was appended."""
+        start, end = self._ends[row], self._ends[row + 1]
+        self._file.seek(start)
+        record = self._file.read(end - start)
+        name = 4 + int.from_bytes(record[:4])
+        return record[4:name].decode(), record[name:]

@@ -1,0 +1,266 @@
+"""Sets as they are kept: written whole, found by name, read by row.
+
+NAME/card.json                           what is known of the set
+NAME/data/train-00000-of-00001.parquet   the pictures, as the Hub has them (layout.py)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from evolution.data.check import Report
+from evolution.data.errors import DataError
+from evolution.data.layout import BYTES_A_GROUP, BYTES_A_SHARD, ROWS_A_GROUP, classes_in, schema_of
+from evolution.data.layout import shard as shard_name
+from evolution.data.places import CARD, Place
+from evolution.data.rows import SPLITS
+from model_store import InvalidName
+from model_store.names import quote, require_name, unquote
+
+FORMAT = 1
+KEPT_GROUPS = 4  # row groups that a reader keeps
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What is known of a set beside its pictures."""
+
+    name: str
+    source: str  # where it came from, in words or as a URL
+    licence: str
+    fingerprint: str  # of classes, pictures and splits, however they are stored
+    seed: int  # what splits that were made were drawn with
+    made: list[str]  # those splits
+    created: str  # UTC
+    files: Mapping[str, list[str]]  # split -> its files, in order
+    bytes: int
+    size: list[int] | None  # height and width, where all pictures have the same
+    left_out: int  # pictures that the source had and that could not be used
+    left_out_names: list[str]  # the first of them, with their reasons
+    check: Report
+
+    def to_bytes(self) -> bytes:
+        """As it is written."""
+        told = {"format": FORMAT, **asdict(self), "check": self.check.to_json()}
+        return json.dumps(told, ensure_ascii=False, indent=1).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> Card:
+        """Inverse of `to_bytes`; raises DataError."""
+        try:
+            told = json.loads(data)
+            if told.pop("format") != FORMAT:
+                raise DataError(f"{where}: written by a later version of munet; use that one")
+            return cls(**{**told, "check": Report.from_json(told["check"])})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(
+                f"{where}: expected a card of a data set, found {error}; remove the set and add "
+                "it again"
+            ) from None
+
+
+def folder_of(name: str) -> str:
+    """The folder of a set. Raises DataError for a name that is no task's."""
+    try:
+        return quote(require_name("data set", name))
+    except InvalidName as error:
+        legal = "".join(c if c.isascii() and (c.isalnum() or c in "._-/") else "-" for c in name)
+        legal = "/".join(part.strip(".-") for part in legal.split("/") if part.strip(".-"))
+        raise DataError(f"{error}\nfor example: {legal[:60] or 'my-photos'}") from None
+
+
+def cards(place: Place) -> list[Card]:
+    """Those of all sets, by name."""
+    found = []
+    for folder in place.names():
+        try:
+            name = unquote(folder)
+        except InvalidName:
+            continue
+        if card := card_of(place, name):
+            found.append(card)
+    return sorted(found, key=lambda card: card.name)
+
+
+def card_of(place: Place, name: str) -> Card | None:
+    """A set's card; None if there is no such set. Raises DataError."""
+    folder = folder_of(name)
+    data = place.card(folder)
+    return None if data is None else Card.from_bytes(data, f"{place}/{folder}/{CARD}")
+
+
+# ---- writing
+
+
+class Fingerprint:
+    """Of what a set is: classes, and each split's labels and pictures in order."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._found = hashlib.sha256(json.dumps(list(classes)).encode())
+        self._splits = {split: hashlib.sha256() for split in SPLITS}
+
+    def add(self, split: str, label: int, digest: bytes) -> None:
+        """The next picture of a split."""
+        self._splits[split].update(label.to_bytes(8) + digest)
+
+    def text(self) -> str:
+        """As `sha256:…`."""
+        for split in SPLITS:
+            self._found.update(self._splits[split].digest())
+        return f"sha256:{self._found.hexdigest()}"
+
+
+def write_split(
+    folder: Path, split: str, classes: Sequence[str], rows: Iterable[tuple[str, bytes, int]]
+) -> tuple[list[str], int]:
+    """Writes path, bytes and label of each row below `folder`; the files, and their bytes.
+
+    Raises OSError.
+    """
+    (folder / "data").mkdir(exist_ok=True)
+    schema, parts = schema_of(classes), []
+    for group in _groups(rows):
+        if not parts or parts[-1].full:
+            if parts:
+                parts[-1].close()
+            parts.append(_Shard(folder / f"data/{split}.part{len(parts)}", schema))
+        parts[-1].write(group)
+    if parts:
+        parts[-1].close()
+    names = [shard_name(split, i, len(parts)) for i in range(len(parts))]
+    for part, name in zip(parts, names, strict=True):
+        os.rename(part.path, folder / name)
+    return names, sum((folder / name).stat().st_size for name in names)
+
+
+class _Shard:
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path = path
+        # Statistics and dictionaries of pictures would hold pictures.
+        columns: Any = ["label"]  # pyarrow's types know only one answer for all columns
+        self._writer = pq.ParquetWriter(
+            path, schema, use_dictionary=columns, write_statistics=columns
+        )
+        self._bytes = 0
+
+    @property
+    def full(self) -> bool:
+        return self._bytes >= BYTES_A_SHARD
+
+    def write(self, group: list[tuple[str, bytes, int]]) -> None:
+        images = [{"bytes": data, "path": path} for path, data, _ in group]
+        table = pa.table(
+            {"image": images, "label": [label for _, _, label in group]},
+            schema=self._writer.schema,
+        )
+        self._writer.write_table(table)
+        self._bytes += sum(len(data) for _, data, _ in group)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _groups(rows: Iterable[tuple[str, bytes, int]]) -> Iterator[list[tuple[str, bytes, int]]]:
+    group, size = [], 0
+    for row in rows:
+        group.append(row)
+        size += len(row[1])
+        if len(group) == ROWS_A_GROUP or size >= BYTES_A_GROUP:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+# ---- reading
+
+
+class Pictures:
+    """The pictures of a split: random access by row group, a few of which are kept."""
+
+    def __init__(self, place: Place, name: str, files: Sequence[str]) -> None:
+        """Reads the files' footers. Raises DataError."""
+        self._where = f"{place}/{folder_of(name)}"
+        self._files: list[pq.ParquetFile] = []
+        self._groups: list[tuple[int, int]] = []  # file and row group in it
+        ends = [0]
+        for number, file in enumerate(files):
+            try:
+                opened = pq.ParquetFile(place.open(folder_of(name), file))
+            except (pa.ArrowException, OSError) as error:
+                raise self._damaged(file, error) from None
+            self._files.append(opened)
+            for group in range(opened.metadata.num_row_groups):
+                self._groups.append((number, group))
+                ends.append(ends[-1] + opened.metadata.row_group(group).num_rows)
+        self._ends = np.array(ends)
+        self._kept: OrderedDict[int, pa.Table] = OrderedDict()
+        self._lock = threading.Lock()  # a parquet file is read by one thread at a time
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names, as the first file has them."""
+        return (classes_in(self._files[0].schema_arrow, "label") if self._files else None) or ()
+
+    def rows(self, numbers: Sequence[int]) -> list[tuple[bytes, int]]:
+        """Bytes and label of rows, in the order asked; each row group is read once.
+
+        Raises DataError.
+        """
+        wanted = np.asarray(numbers, np.int64)
+        of = np.searchsorted(self._ends, wanted, side="right") - 1
+        found: dict[int, tuple[bytes, int]] = {}
+        with self._lock:
+            for group in np.unique(of).tolist():
+                table = self._group(group)
+                image, label = table["image"].combine_chunks(), table["label"]
+                data = image.field("bytes")
+                for position in np.flatnonzero(of == group).tolist():
+                    row = int(wanted[position] - self._ends[group])
+                    found[position] = (data[row].as_py(), label[row].as_py())
+        return [found[position] for position in range(len(wanted))]
+
+    def _group(self, group: int) -> pa.Table:
+        table = self._kept.pop(group, None)
+        if table is None:
+            file, number = self._groups[group]
+            try:
+                table = self._files[file].read_row_group(number, columns=["image", "label"])
+            except (pa.ArrowException, OSError) as error:
+                raise self._damaged(f"row group {number} of file {file}", error) from None
+        self._kept[group] = table
+        if len(self._kept) > KEPT_GROUPS:
+            self._kept.popitem(last=False)
+        return table
+
+    def _damaged(self, what: str, error: Exception) -> DataError:
+        return DataError(
+            f"{self._where}: {what} cannot be read: {error!s:.200}\n"
+            "the stored set is damaged: remove it (munet data rm) and add it again"
+        )
+
+    def each(self) -> Iterator[tuple[bytes, int]]:
+        """All rows in order, a row group in memory at a time."""
+        for start, end in zip(self._ends[:-1].tolist(), self._ends[1:].tolist(), strict=True):
+            yield from self.rows(range(start, end))
+
+
+def classes_of(place: Place, card: Card) -> tuple[str, ...]:
+    """The names of a set's classes. Raises DataError."""
+    first = next(file for split in SPLITS for file in card.files[split])
+    return Pictures(place, card.name, [first]).classes

@@ -1,0 +1,289 @@
+"""A table with a picture a row: CSV, TSV, JSON lines or parquet.
+
+The law: the picture is bytes in the table, a path relative to the table's folder (or to the folder
+given) that does not lead out of it, or a URL in a bucket. The class is a text or a whole number,
+kept to the letter. A row without either is named as one that cannot be used.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from evolution.data.buckets import Buckets, is_url
+from evolution.data.errors import DataError, listed
+from evolution.data.layout import classes_in
+from evolution.data.rows import SPLIT_NAMES, Row, Skipped, Source, read_picture, split_named
+
+ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+IMAGE_COLUMNS = (
+    "image", "file_name", "filename", "image_path", "filepath", "file_path", "path", "file",
+    "image_url", "url", "img",
+)  # fmt: skip
+LABEL_COLUMNS = ("label", "class", "category", "labels", "class_name", "target", "species")
+SPLIT_COLUMNS = ("split", "subset", "partition")
+ROWS_AT_ONCE = 32  # of a parquet file
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What the columns are called; None: found by their usual names."""
+
+    image: str | None = None
+    label: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table whose columns are known and whose rows have not been read."""
+
+    path: Path
+    columns: tuple[str, ...]
+    records: Callable[[], Iterator[tuple[str, Record]]]  # with where it is, as `line 7`
+    classes: Mapping[str, tuple[str, ...]]  # by column, where the table itself names them
+    total: int | None = None
+
+
+def is_table(path: Path) -> bool:
+    """By its name."""
+    return path.name.lower().endswith(ENDINGS)
+
+
+def table_source(
+    path: Path, columns: Columns, folder: Path | None = None, split: str | None = None
+) -> Source:
+    """The pictures of a table; paths are relative to `folder`, else to the table's own.
+
+    `split` is that of all its rows, if it has no such column. Raises DataError.
+    """
+    return source_of(_opened(path), columns, folder or path.parent, split)
+
+
+def source_of(table: Table, columns: Columns, folder: Path, split: str | None) -> Source:
+    """As `table_source`, of a table that is open."""
+    path = table.path
+    image = _column(table, "image", columns.image, IMAGE_COLUMNS)
+    label = _column(table, "label", columns.label, LABEL_COLUMNS)
+    parting = _column(table, "split", columns.split, SPLIT_COLUMNS, optional=True)
+    pictures = _Pictures(folder.resolve(), Buckets())
+    names = table.classes.get(label)
+
+    def rows() -> Iterator[Row | Skipped]:
+        for where, record in table.records():
+            named = f"{path.name}, {where}"
+            try:
+                shown, data = pictures.of(record.get(image), named)
+                named = shown
+                name = _label(record.get(label), names)
+            except ValueError as error:
+                yield Skipped(named, str(error))
+                continue
+            part = _split(record.get(parting), f"{path}, {where}") if parting else split
+            yield Row(named, data, name, part)
+
+    return Source(rows, classes=names, total=table.total)
+
+
+# ---- what a row says
+
+
+@dataclass(frozen=True, slots=True)
+class _Pictures:
+    """Reads the pictures that a table names."""
+
+    root: Path
+    buckets: Buckets
+
+    def of(self, value: Any, where: str) -> tuple[str, bytes]:
+        """Its name and bytes; raises ValueError, or DataError where a bucket does not answer."""
+        if isinstance(value, Mapping):  # the Hub's: bytes, or a path
+            name, data = value.get("path"), value.get("bytes")
+            if data is None:
+                return self.of(name, where)
+            return str(name or where), _filled(data)
+        if isinstance(value, bytes):
+            return where, _filled(value)
+        if not isinstance(value, str) or not value:
+            raise ValueError("no picture: expected a path, a URL or bytes")
+        if is_url(value):
+            return value, _filled(self.buckets.read(value))
+        try:
+            return value, read_picture(self.root / value, self.root)
+        except ValueError as error:
+            raise ValueError(f"{value}: {error}") from None
+
+
+def _filled(data: bytes) -> bytes:
+    if not data:
+        raise ValueError("an empty picture")
+    return data
+
+
+def _label(value: Any, names: tuple[str, ...] | None) -> str:
+    if isinstance(value, bool | int):
+        if names is None:
+            return str(int(value))
+        if not 0 <= value < len(names):
+            raise ValueError(f"class {value}, expected 0 to {len(names) - 1}")
+        return names[value]
+    if isinstance(value, list | tuple):
+        raise DataError(
+            f"expected one class a picture, found the list {value!r:.60}; give a column with one "
+            "class (--label-column)"
+        )
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if not isinstance(value, str) or not value:
+        raise ValueError("no class")
+    if names is not None and value not in names:
+        raise ValueError(f"class {value!r:.60}, which the table does not name among its classes")
+    return value
+
+
+def has_columns(path: Path, columns: Columns) -> bool:
+    """Whether a table has columns of pictures and classes."""
+    try:
+        table_source(path, columns)
+    except DataError:
+        return False
+    return True
+
+
+def _split(value: Any, where: str) -> str | None:
+    if value is None or value == "":
+        return None
+    found = split_named(str(value))
+    if found is None:
+        raise DataError(
+            f"{where}: expected a split, one of {', '.join(SPLIT_NAMES)}, found {value!r:.60}; "
+            "correct it, or name another column (--split-column)"
+        )
+    return found
+
+
+# ---- files
+
+
+def _column(
+    table: Table, what: str, named: str | None, usual: Sequence[str], optional: bool = False
+) -> str:
+    if named is not None:
+        if named in table.columns:
+            return named
+    else:
+        lowered = {column.lower(): column for column in reversed(table.columns)}
+        found = next((lowered[name] for name in usual if name in lowered), None)
+        if found is not None:
+            return found
+        if optional:
+            return ""
+    wanted = f"a column {named!r}" if named else f"a column of the {what}, as {listed(list(usual))}"
+    raise DataError(
+        f"{table.path}: expected {wanted}, found {listed(list(table.columns), 12) or 'none'}\n"
+        f"name it: --{what}-column COLUMN"
+    )
+
+
+def _opened(path: Path) -> Table:
+    if path.suffix.lower() == ".parquet":
+        return _parquet(path)
+    reader = _json_lines if path.suffix.lower() in (".jsonl", ".ndjson") else _delimited
+    try:
+        return reader(path)
+    except UnicodeDecodeError as error:
+        raise _not_text(path, error) from None
+
+
+def _not_text(path: Path, error: UnicodeDecodeError) -> DataError:
+    return DataError(
+        f"{path}: expected text in UTF-8, found byte {error.object[error.start]:#x} at "
+        f"{error.start}; save it as UTF-8"
+    )
+
+
+def _delimited(path: Path) -> Table:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        first = file.readline()
+    delimiter = max(",;\t", key=first.count) if path.suffix.lower() == ".csv" else "\t"
+    columns = tuple(next(csv.reader([first], delimiter=delimiter), ()))
+    if len(set(columns)) < len(columns):
+        raise DataError(f"{path}: expected columns of different names, found {listed(columns)}")
+
+    def records() -> Iterator[tuple[str, Record]]:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, delimiter=delimiter)
+            try:
+                for record in reader:
+                    yield f"line {reader.line_num}", record
+            except csv.Error as error:
+                raise DataError(
+                    f"{path}, line {reader.line_num}: {error}; correct the line"
+                ) from None
+            except UnicodeDecodeError as error:
+                raise _not_text(path, error) from None
+
+    return Table(path, columns, records, {})
+
+
+def _json_lines(path: Path) -> Table:
+    def records() -> Iterator[tuple[str, Record]]:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    record = json.loads(line)
+                except UnicodeDecodeError as error:
+                    raise _not_text(path, error) from None
+                except (ValueError, RecursionError):
+                    record = None
+                if not isinstance(record, dict):
+                    raise DataError(
+                        f"{path}, line {number}: expected a JSON object, found {line[:60]!r}; "
+                        "write one object a line"
+                    )
+                yield f"line {number}", record
+
+    _, first = next(records(), ("", {}))
+    return Table(path, tuple(first), records, {})
+
+
+def _parquet(path: Path) -> Table:
+    try:
+        with pq.ParquetFile(path) as file:
+            schema, total = file.schema_arrow, file.metadata.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise _no_parquet(path, error) from None
+
+    def records() -> Iterator[tuple[str, Record]]:
+        number = 0
+        try:
+            # Read page by page: a row group may be larger than memory.
+            with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
+                for batch in file.iter_batches(ROWS_AT_ONCE):
+                    for record in batch.to_pylist():
+                        number += 1
+                        yield f"row {number}", record
+        except (pa.ArrowException, OSError) as error:
+            raise _no_parquet(path, error) from None
+
+    named = {column: classes_in(schema, column) for column in schema.names}
+    classes = {column: names for column, names in named.items() if names}
+    return Table(path, tuple(schema.names), records, classes, total)
+
+
+def _no_parquet(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{path}: expected a parquet file, found one that cannot be read: {error!s:.200}; fetch "
+        "or write it again"
+    )

@@ -1,0 +1,86 @@
+"""`munet`: the one command. It mounts the command groups of the packages; nothing else.
+
+A group is imported when one of its commands is asked for, so that help and mistakes cost nothing.
+A module of commands has `app` (Typer) and, if it wants, ERRORS: what its commands raise for a
+user to read, which ends as a message of at most five lines and exit code 1.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperCommand, TyperGroup
+
+# Name -> module of its commands, and what it is for; in the order of use.
+COMMANDS = {
+    "data": ("evolution.data.command", "Brings your own pictures in, and checks them."),
+}
+LONGEST_MESSAGE = 5  # lines
+
+
+class Deferred(TyperCommand):
+    """A command, or a group of commands, whose module is imported when it runs."""
+
+    def __init__(self, name: str, module: str, help: str) -> None:
+        super().__init__(name, help=help)
+        self._module = module
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ):
+        """That of the command itself, once it is loaded."""
+        loaded = typer.main.get_command(import_module(self._module).app)
+        return loaded.make_context(info_name, args, parent=parent, **extra)
+
+
+class Munet(TyperGroup):
+    """The commands of COMMANDS."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """In the order of COMMANDS."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Deferred | None:
+        """One of them, not loaded yet."""
+        return Deferred(cmd_name, *COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+
+
+app = typer.Typer(
+    cls=Munet,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Grows one vision system that solves many tasks, and serves them.",
+)
+
+
+@app.callback()
+def munet() -> None:
+    """Nothing is common to all commands."""
+
+
+def main() -> None:
+    """Runs the command line; a known error is a message and exit code 1."""
+    try:
+        app(prog_name="munet")
+    except Exception as error:
+        if not isinstance(error, known_errors()):
+            raise
+        message = "\n".join(str(error).splitlines()[:LONGEST_MESSAGE])
+        Console(stderr=True, style="red").print(
+            f"error: {message}", highlight=False, soft_wrap=True, markup=False
+        )
+        raise SystemExit(1) from None
+
+
+def known_errors() -> tuple[type[Exception], ...]:
+    """Those of the modules that were loaded."""
+    loaded = [sys.modules.get(module) for module, _ in COMMANDS.values()]
+    return (OSError, *(error for module in loaded for error in getattr(module, "ERRORS", ())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""Each kind of bad data ends in a message that says what to do, and leaves nothing behind."""
+
+import errno
+import io
+import os
+import tarfile
+import zipfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from evolution.data import adding, staging
+from evolution.data.errors import DataError
+from evolution.data.rows import read_picture
+from evolution.data.stored import cards
+from tests.evolution.data.drawn import class_folders, encoded, picture
+
+
+def refused(added, place, source, **how) -> str:
+    """The message with which a set is refused, of which nothing is left."""
+    with pytest.raises(DataError) as error:
+        added("photos", source, **how)
+    message = str(error.value)
+    assert len(message.splitlines()) <= 5 and max(map(len, message.splitlines())) < 700, message
+    assert cards(place) == []
+    assert not place.root.exists() or list(place.root.iterdir()) == []
+    return message
+
+
+def table(path, *rows):
+    """A CSV file."""
+    path.write_text("\n".join(["image,label", *rows]))
+    return path
+
+
+def zipped(path, **members):
+    """A ZIP of members by name."""
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in members.items():
+            file.writestr(name, data)
+    return path
+
+
+def linked_tar(path):
+    """A TAR with a link in it."""
+    with tarfile.open(path, "w") as file:
+        member = tarfile.TarInfo("disc/000.png")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        file.addfile(member)
+    return path
+
+
+def written(path, data: bytes | str):
+    """A file with this in it."""
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return path
+
+
+def empty_class_folders(path):
+    """Folders without a file."""
+    (path / "a/b").mkdir(parents=True)
+    (path / "c").mkdir()
+    return path
+
+
+def made(path):
+    """An empty folder."""
+    path.mkdir()
+    return path
+
+
+BOMB = bytes(300 << 10)
+KINDS = {
+    "nothing there": (lambda d: d / "nothing", "expected a folder, a table or an archive"),
+    "an empty folder": (lambda d: made(d / "empty"), "a folder for each class, found an empty"),
+    "class folders without files": (lambda d: empty_class_folders(d / "p"), "found no file"),
+    "loose files": (
+        lambda d: written(made(d / "p") / "a.png", b"x").parent, "found 1 files\nput the pictures"
+    ),
+    "one class": (lambda d: class_folders(d / "p", 4, ("disc",)), "--allow one-class"),
+    "another file": (lambda d: written(d / "photos.rar", b"x"), "rename or convert it"),
+    "no ZIP": (lambda d: written(d / "p.zip", b"PK\3\4 and so on"), "ZIP or TAR that can be read"),
+    "no TAR": (lambda d: written(d / "p.tar.gz", b"\x1f\x8b\x08"), "ZIP or TAR that can be read"),
+    "a way out of a ZIP": (
+        lambda d: zipped(d / "p.zip", **{"a/../../out.png": b"x"}), "leads out of the archive"
+    ),
+    "a way out on Windows": (
+        lambda d: zipped(d / "p.zip", **{"C:\\out.png": b"x"}), "leads out of the archive"
+    ),
+    "a link in a TAR": (lambda d: linked_tar(d / "p.tar"), "is a link or a device"),
+    "a bomb": (
+        lambda d: written(d / "p.zip", _compressed(BOMB)), "unpacks to more than 100 times"
+    ),
+    "no columns": (lambda d: written(d / "t.csv", ""), "found none\nname it: --image-column"),
+    "no UTF-8": (lambda d: written(d / "t.csv", b"image,label\n\xff\xfe,a"), "save it as UTF-8"),
+    "no JSON": (lambda d: written(d / "t.jsonl", '{"image": "a", "label": "b"}\n{'), "line 2: exp"),
+    "no parquet": (lambda d: written(d / "t.parquet", b"PAR1"), "expected a parquet file"),
+    "several labels": (lambda d: several_labels(d / "t.parquet"), "one class a picture"),
+    "no split": (
+        lambda d: written(d / "t.csv", "image,label,split\na.png,b,often"), "expected a split"
+    ) ,
+    "no picture at all": (
+        lambda d: table(d / "t.csv", "a.png,x", "b.png,y"), "2 files of which none can be used:\n"
+    ),
+    "no TFDS name": (lambda d: "tfds:nonsuch", "no TensorFlow data set is called 'nonsuch'"),
+}  # fmt: skip
+
+
+def _compressed(data: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("a/bomb.png", data)
+    return file.getvalue()
+
+
+def several_labels(path):
+    """A table with a list of labels a picture."""
+    pq.write_table(pa.table({"image": [encoded(picture("disc", 0))], "label": [["a", "b"]]}), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_bad_data_says_what_to_do(kind, added, place, tmp_path, monkeypatch):
+    monkeypatch.setattr("evolution.data.archives.FREE_BYTES", 1 << 10)
+    (tmp_path / "a.png").write_bytes(b"x")
+    make, message = KINDS[kind]
+    if kind == "no picture at all":
+        (tmp_path / "a.png").unlink()
+    assert message in refused(added, place, make(tmp_path))
+
+
+BAD_FILES = {
+    "no picture": (lambda f: f.write_bytes(b"just text"), "no picture of a known format"),
+    "cut short": (lambda f: f.write_bytes(f.read_bytes()[:90]), "damaged: "),
+    "empty": (lambda f: f.write_bytes(b""), "an empty file"),
+    "a link out": (
+        lambda f: (f.unlink(), f.symlink_to("/etc/passwd")), "leads out of "
+    ),
+    "a broken link": (lambda f: (f.unlink(), f.symlink_to("gone.png")), "no such file"),
+    "links in a circle": (lambda f: (f.unlink(), f.symlink_to(f.name)), ""),
+    "a pipe": (lambda f: (f.unlink(), os.mkfifo(f)), "no plain file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_a_bad_file_is_named_with_its_reason_and_left_out_if_there_are_few(
+    kind, added, place, tmp_path
+):
+    folder = class_folders(tmp_path / "photos", 6)
+    spoil, reason = BAD_FILES[kind]
+    spoil(folder / "disc/003.png")
+    message = refused(added, place, folder)
+    assert "1 of 18 pictures cannot be used: disc/003.png: " + reason in message
+    assert message.endswith("add it as it is: --max-bad 0.06")
+    card = added("photos", folder, max_bad=0.06)
+    assert card.left_out == 1 and card.left_out_names[0].startswith(f"disc/003.png: {reason}")
+    assert card.check.pictures == 17
+
+
+def test_a_link_counts_as_the_file_within_the_folder_that_it_leads_to(added, tmp_path):
+    folder = class_folders(tmp_path / "photos", 6)
+    (folder / "disc/003.png").rename(folder / "disc/other.png")
+    (folder / "disc/003.png").symlink_to("other.png")
+    assert added("photos", folder).check.duplicates["within"] == 1
+
+
+def test_a_link_to_a_folder_is_refused(added, place, tmp_path):
+    folder = class_folders(tmp_path / "photos", 6)
+    (folder / "more").symlink_to(tmp_path / "photos/disc")
+    assert "a link to a folder" in refused(added, place, folder)
+
+
+def test_a_path_of_a_table_does_not_lead_out_of_its_folder(added, place, tmp_path):
+    class_folders(tmp_path / "photos", 3)
+    (tmp_path / "tables").mkdir()
+    rows = [f"../photos/{k}/00{i}.png,{k}" for k in ("disc", "cross") for i in range(3)]
+    found = table(tmp_path / "tables/t.csv", *rows)
+    assert "leads out of" in refused(added, place, found)
+    rows = [row.removeprefix("../photos/") for row in rows]
+    assert added("photos", table(found, *rows), images=tmp_path / "photos").check.pictures == 6
+
+
+def test_a_folder_that_changes_while_it_is_read_gives_one_set(added, tmp_path, monkeypatch):
+    folder = class_folders(tmp_path / "photos", 6)
+
+    def read(path, root):
+        (folder / "disc/004.png").unlink(missing_ok=True)
+        (folder / "disc/new.png").write_bytes(b"late")
+        (folder / "square/005.png").write_bytes(encoded(picture("square", 99)))
+        return read_picture(path, root)
+
+    monkeypatch.setattr("evolution.data.folders.read_picture", read)
+    card = added("photos", folder, max_bad=0.1)
+    assert card.left_out_names == ["disc/004.png: no such file (any more)"]
+    assert card.check.pictures == 17
+
+
+def test_a_full_disk_leaves_nothing(added, place, tmp_path, monkeypatch):
+    folder = class_folders(tmp_path / "photos", 6)
+
+    def full(self, path, data):
+        if len(self._ends) > 10:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(self, path, data)
+
+    append = staging.Staged.append
+    monkeypatch.setattr(staging.Staged, "append", full)
+    assert "No space left on device; nothing was added\nmake room" in refused(added, place, folder)
+
+    def full_later(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(staging.Staged, "append", append)
+    monkeypatch.setattr(adding, "write_split", full_later)
+    assert "nothing was added" in refused(added, place, folder)
+
+
+def test_a_set_is_added_once_and_its_name_is_not_given_to_another(added, place, tmp_path):
+    first = added("photos", class_folders(tmp_path / "photos", 6))
+    request = adding.Request("photos", str(tmp_path / "photos"))
+    assert adding.add(request, place)[2] is False
+    with pytest.raises(DataError, match=r"the name is in use .*\n?.*munet data rm photos"):
+        added("photos", class_folders(tmp_path / "others", 7))
+    assert [card.fingerprint for card in cards(place)] == [first.fingerprint]
+
+
+@pytest.mark.parametrize("name", ["my photos", "", "../up", "a/../b", "ä", "x" * 300, "private:x"])
+def test_a_name_that_is_no_tasks_is_refused_before_anything_is_read(name, added, place, tmp_path):
+    with pytest.raises(DataError, match="for example: "):
+        added(name, tmp_path / "nothing")
+    assert not place.root.exists()
+
+
+def test_what_a_killed_command_left_is_cleared_by_the_next(added, place, tmp_path):
+    (place.root / "~1-dead").mkdir(parents=True)
+    (place.root / "~1-dead/lock").touch()
+    (place.root / "~1-dead/staged").write_bytes(b"half")
+    assert cards(place) == []
+    added("photos", class_folders(tmp_path / "photos", 6))
+    assert [path.name for path in place.root.iterdir()] == ["photos"]
+
+
+def test_a_hundred_thousand_classes_are_doubted(added, place, tmp_path, monkeypatch):
+    monkeypatch.setattr("evolution.data.check.MAX_CLASSES", 5)
+    rows = [f"a.png,name {i}" for i in range(6) for _ in range(3)]
+    (tmp_path / "a.png").write_bytes(encoded(picture("disc", 1)))
+    message = refused(added, place, table(tmp_path / "t.csv", *rows))
+    assert "is the class column a name or number of each picture?" in message
+    assert "--allow many-classes" in message
+    monkeypatch.setattr("evolution.data.adding.MAX_LABEL_BYTES", 20)
+    message = refused(added, place, table(tmp_path / "t.csv", *rows))
+    assert "6 classes: expected names of at most" in message
+
+
+def test_a_class_folder_that_is_not_unicode_is_named(added, place, tmp_path):
+    folder = class_folders(tmp_path / "photos", 4)
+    os.rename(folder / "disc", os.fsencode(folder) + b"/d\xffsc")
+    assert "expected names in UTF-8" in refused(added, place, folder)

@@ -1,0 +1,198 @@
+"""Whatever a set comes from, it is the same set, and its bytes are those that came."""
+
+import csv
+import json
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from evolution.data.adding import classes_of
+from evolution.data.errors import DataError
+from evolution.data.layout import IMAGE
+from evolution.data.rows import SPLITS
+from evolution.data.stored import Pictures
+from evolution.data.tables import Columns
+from tests.evolution.data.drawn import SHAPES, class_folders, encoded, picture
+
+
+def listing(folder: Path) -> list[tuple[str, str]]:
+    """Path and class of each picture of class folders."""
+    files = sorted(folder.rglob("*.png"))
+    return [(str(file.relative_to(folder)), file.parent.name) for file in files]
+
+
+def as_csv(folder: Path) -> Path:
+    with (folder / "table.csv").open("w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file, delimiter=";").writerows([("File_Name", "Class"), *listing(folder)])
+    return folder / "table.csv"
+
+
+def as_tsv(folder: Path) -> Path:
+    rows = [("label", "path"), *((label, path) for path, label in listing(folder))]
+    (folder / "table.tsv").write_text("\n".join("\t".join(row) for row in reversed(rows[1:])))
+    text = (folder / "table.tsv").read_text()
+    (folder / "table.tsv").write_text("label\tpath\n" + text + "\n")
+    return folder / "table.tsv"
+
+
+def as_json_lines(folder: Path) -> Path:
+    lines = (json.dumps({"image": path, "label": label}) for path, label in listing(folder))
+    (folder / "table.jsonl").write_text("\n\n".join(lines))
+    return folder / "table.jsonl"
+
+
+def as_parquet(folder: Path) -> Path:
+    rows = listing(folder)
+    images = [(folder / path).read_bytes() for path, _ in rows]
+    table = pa.table({"image": images, "label": [label for _, label in rows]})
+    pq.write_table(table, folder.parent / "table.parquet")
+    return folder.parent / "table.parquet"
+
+
+def as_hub(folder: Path, split: str = "train") -> Path:
+    rows = listing(folder)
+    names = sorted(SHAPES)
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": names}}
+    schema = pa.schema(
+        {"image": IMAGE, "label": pa.int64()},
+        {"huggingface": json.dumps({"info": {"features": features}})},
+    )
+    images = [{"bytes": (folder / path).read_bytes(), "path": path} for path, _ in rows]
+    labels = [names.index(label) for _, label in rows]
+    (folder.parent / "hub/data").mkdir(parents=True, exist_ok=True)
+    half = len(rows) // 2
+    for i, part in enumerate((slice(0, half), slice(half, None))):
+        table = pa.table({"image": images[part], "label": labels[part]}, schema=schema)
+        pq.write_table(table, folder.parent / f"hub/data/{split}-0000{i}-of-00002.parquet")
+    return folder.parent / "hub"
+
+
+def as_zip(folder: Path) -> Path:
+    with zipfile.ZipFile(folder.parent / "photos.zip", "w") as file:
+        file.writestr("__MACOSX/wrapped/disc/._000.png", b"no picture")
+        file.writestr("wrapped/.DS_Store", b"no picture")
+        for path, _ in listing(folder):
+            file.write(folder / path, f"wrapped/{path}")
+    return folder.parent / "photos.zip"
+
+
+def as_tar_with_a_table(folder: Path) -> Path:
+    as_csv(folder)
+    with tarfile.open(folder.parent / "photos.tar.gz", "w:gz") as file:
+        file.add(folder, "photos")
+    return folder.parent / "photos.tar.gz"
+
+
+WAYS = [as_csv, as_tsv, as_json_lines, as_parquet, as_zip, as_tar_with_a_table]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_same_pictures_are_the_same_set_whatever_they_come_in(way, added, place, tmp_path):
+    folder = class_folders(tmp_path / "photos")
+    first = added("folder", folder)
+    assert added("other", way(folder)).fingerprint == first.fingerprint
+    assert [path.name for path in place.root.iterdir() if path.name[0] == "~"] == []
+
+
+def test_a_set_holds_the_bytes_that_came_and_no_other(added, place, tmp_path):
+    folder = class_folders(tmp_path / "photos")
+    (folder / "disc/000.png").write_bytes(encoded(picture("disc", 0), "JPEG", quality=91))
+    came = {file.read_bytes(): file.parent.name for file in folder.rglob("*.png")}
+    card = added("photos", folder)
+    kept = {}
+    for split in SPLITS:
+        for data, label in Pictures(place, "photos", card.files[split]).each():
+            kept[data] = classes_of(place, card)[label]
+    assert kept == came
+
+
+def test_a_set_is_stored_as_the_hub_has_it(added, place, tmp_path):
+    card = added("photos", class_folders(tmp_path / "photos"))
+    files = sorted(str(p.relative_to(place.root)) for p in place.root.rglob("*") if p.is_file())
+    assert files == ["photos/card.json"] + [
+        f"photos/data/{split}-00000-of-00001.parquet" for split in sorted(SPLITS)
+    ]
+    assert card.made == list(SPLITS)
+    table = pq.read_table(place.root / files[1])
+    assert table.schema.field("image").type == pa.struct(
+        {"bytes": pa.binary(), "path": pa.string()}
+    )
+    assert table.schema.field("label").type == pa.int64()
+    told = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+    assert told == {
+        "image": {"_type": "Image"},
+        "label": {"_type": "ClassLabel", "names": sorted(SHAPES)},
+    }
+    assert table["image"][0].as_py()["path"].endswith(".png")
+
+
+@pytest.mark.parametrize("prefix", ["", "hf:"])
+def test_a_set_of_the_hub_keeps_its_classes_and_splits(prefix, added, place, tmp_path):
+    for split, first in (("train", 0), ("test", 20)):
+        as_hub(class_folders(tmp_path / split / "photos", 4, first=first), split)
+    (tmp_path / "hub/data").mkdir(parents=True)
+    for file in tmp_path.glob("*/hub/data/*"):
+        file.rename(tmp_path / "hub/data" / file.name)
+    card = added("photos", f"{prefix}{tmp_path / 'hub'}")
+    assert card.made == ["validation"]
+    assert {split: sum(n) for split, n in card.check.counts.items()}["test"] == 12
+    assert classes_of(place, card) == tuple(sorted(SHAPES))
+    again = added("again", place.root / "photos")  # a set as it is stored is one of the Hub's
+    assert again.fingerprint == card.fingerprint and again.made == []
+
+
+def test_the_hub_needs_its_library_only_for_names(added, tmp_path):
+    with pytest.raises(DataError, match=r"expected the library `datasets` or a folder.*\n.*pip"):
+        added("photos", "hf:nobody/nothing")
+
+
+def test_splits_above_class_folders_are_kept_under_their_usual_names(added, tmp_path):
+    for name, first, each in (("Train", 0, 6), ("val", 20, 2), ("testing", 40, 3)):
+        class_folders(tmp_path / "photos" / name, each, first=first)
+    card = added("photos", tmp_path / "photos")
+    assert card.made == [] and {s: sum(n) for s, n in card.check.counts.items()} == {
+        "train": 18, "validation": 6, "test": 9,
+    }  # fmt: skip
+
+
+def test_classes_may_be_called_as_splits_are(added, place, tmp_path):
+    class_folders(tmp_path / "photos", 6, ("disc", "square"))
+    (tmp_path / "photos/disc").rename(tmp_path / "photos/train")
+    card = added("photos", tmp_path / "photos")
+    assert classes_of(place, card) == ("square", "train")
+
+
+def test_a_split_column_is_kept(added, tmp_path):
+    folder = class_folders(tmp_path / "photos", 6)
+    names = ["train"] * 4 + ["dev", "eval"]
+    lines = [
+        json.dumps({"img": path, "species": label, "subset": names[i % 6]})
+        for i, (path, label) in enumerate(listing(folder))
+    ]
+    (tmp_path / "table.jsonl").write_text("\n".join(lines))
+    card = added("photos", tmp_path / "table.jsonl", images=folder)
+    assert {s: n for s, n in card.check.counts.items()} == {
+        "train": [4] * 3, "validation": [1] * 3, "test": [1] * 3,
+    }  # fmt: skip
+
+
+def test_columns_can_be_named_and_whole_numbers_are_classes_in_order(added, place, tmp_path):
+    folder = class_folders(tmp_path / "photos", 4)
+    rows = [f"{p},{(2, 10, 1)[SHAPES.index(label)]}" for p, label in listing(folder)]
+    (folder / "t.csv").write_text("where,what\n" + "\n".join(rows))
+    with pytest.raises(DataError, match="found where, what\nname it: --image-column"):
+        added("photos", folder / "t.csv")
+    card = added("photos", folder / "t.csv", Columns("where", "what"))
+    assert classes_of(place, card) == ("1", "2", "10")
+
+
+def test_names_of_classes_are_kept_to_the_letter(added, place, tmp_path):
+    folder = class_folders(tmp_path / "photos", 4)
+    names = [" two  blanks ", "two\nlines", "Ünïcødé 猫"]
+    for old, new in zip(SHAPES, names, strict=True):
+        (folder / old).rename(folder / new)
+    assert classes_of(place, added("photos", folder)) == tuple(sorted(names))
