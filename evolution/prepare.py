@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import logging
 import os
+import re
 import shutil
 import tarfile
 import tempfile
@@ -149,7 +150,8 @@ def unknown_told(name: str, error: Exception) -> str:
     """Why TFDS has no such data set, on one line, and the nearest names; TFDS lists them all."""
     import tensorflow_datasets as tfds
 
-    first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    why = re.sub(r"^Failed to construct dataset [^{]*\{.*?\}\"?: *", "", str(error).strip())
+    first = next(iter(why.splitlines()), "") or type(error).__name__
     near = get_close_matches(
         name.partition("/")[0], tfds.list_builders(with_community_datasets=False), n=3
     )

@@ -33,6 +33,7 @@ OWNERS = {
         "model_store/objects.py",
         "model_store/object_clients.py",
         "loadtests/store/place.py",
+        "evolution/data/buckets.py",
     ),
     "requests": ("model_store/registry_client.py",),
     "uvicorn": ("service/http/connections.py",),

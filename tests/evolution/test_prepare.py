@@ -106,7 +106,7 @@ def test_what_is_prepared_is_left_alone() -> None:
 
 
 def test_unknown_data_set(tmp_path: Path) -> None:
-    with pytest.raises(PreparationError, match=r"preparing cmaterdb/tamil .*correct the name"):
+    with pytest.raises(PreparationError, match=r"(?s)preparing cmaterdb/tamil .*correct the name"):
         prepare("cmaterdb/tamil", tmp_path)
 
 
@@ -115,7 +115,7 @@ def test_prepared_in_another_format(tmp_path: Path) -> None:
     shutil.copytree(SHIPPED / "cmaterdb" / "telugu", there)
     info = there / "1.0.0" / "dataset_info.json"
     info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
-    with pytest.raises(PreparationError, match=r"TFRECORD.*choose a data_dir"):
+    with pytest.raises(PreparationError, match=r"(?s)TFRECORD.*choose a data_dir"):
         prepare("cmaterdb/telugu", tmp_path)
 
 

@@ -131,8 +131,8 @@ def test_each_kind_of_bad_data_says_what_to_do(kind, added, place, tmp_path, mon
 
 
 BAD_FILES = {
-    "no picture": (lambda f: f.write_bytes(b"just text"), "no picture of a known format"),
-    "cut short": (lambda f: f.write_bytes(f.read_bytes()[:90]), "damaged: "),
+    "no picture": (lambda f: f.write_bytes(b"just text"), "expected PNG, JPEG"),
+    "cut short": (lambda f: f.write_bytes(f.read_bytes()[:90]), "a PNG that ends before"),
     "empty": (lambda f: f.write_bytes(b""), "an empty file"),
     "a link out": (
         lambda f: (f.unlink(), f.symlink_to("/etc/passwd")), "leads out of "
