@@ -98,6 +98,9 @@ class _History:
             world.on_acknowledged[number] = [
                 lambda: world.later(after_s, lambda: disk.power_fails(pattern))
             ]
+        if plan.signal:
+            number, steps = plan.signal
+            world.on_acknowledged.setdefault(number, []).append(lambda: world.signal_others(steps))
         for after_s, seconds in plan.jumps:
             world.later(after_s, lambda s=seconds: self._set_clock(s))
         if disk and plan.cut:

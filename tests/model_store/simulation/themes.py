@@ -26,6 +26,8 @@ class Plan:
     # After how many acknowledged operations the power fails, how long after, and which of what is
     # not synced is lost then.
     power: tuple[int, float, int] | None = None
+    # After how many acknowledged operations all others are interrupted, and how many steps later.
+    signal: tuple[int, int] | None = None
     jumps: tuple[tuple[float, float], ...] = ()  # when a clock is set, by how much
     cut: tuple[float, int] | None = None  # when the component of a seed is cut short on the disk
 
@@ -83,6 +85,13 @@ def removals(random: Random, place: str) -> list[Script]:
     few = _Few(random, "t", [1, 4], numbers, _grace(random, place))
     kinds = ["rm", "rm", "rollback", random.choice(("rm", "alias", "publish", "rollback"))]
     return _some(few, kinds, random.randint(2, 4), 3)
+
+
+def removed_twice(random: Random, place: str) -> list[Script]:
+    """Two remove a version that a third lets be live."""
+    few = _Few(random, "t", [3], [3], _grace(random, place))
+    removal: Script = [("rm", "t", 3)]
+    return [removal, removal, [("rollback", "t", 3)], *_some(few, ["rm"], random.randint(0, 1), 1)]
 
 
 def collected(random: Random, place: str) -> list[Script]:
@@ -183,6 +192,7 @@ class Theme:
     weathers: tuple[Weather, ...] = HONEST
     places: tuple[str, ...] = ("disk", "bucket")
     power: float = 0.05  # how likely it fails
+    signal: float = 0.0  # how likely all others are interrupted when one has been answered
     jump: float = 0.0  # how likely the clock is set
     cut: float = 0.0
 
@@ -197,11 +207,12 @@ MIXED = (*HONEST, *LATE)
 
 THEMES = {
     "anything": Theme(anything, 4, (*HONEST, *LIES)),
-    "twins": Theme(twins, 3, (*HONEST, *STOPPED, *STOPPED)),
-    "removals": Theme(removals, 2, (*HONEST, *STOPPED)),
+    "twins": Theme(twins, 3, (*HONEST, *STOPPED), signal=0.5),
+    "removals": Theme(removals, 2, (*HONEST, *STOPPED), signal=0.3),
+    "removed-twice": Theme(removed_twice, 1, (Weather(), *ASLEEP)),
     "collected": Theme(collected, 4, MIXED),
     "removed-and-published": Theme(removed_and_published, 3, MIXED),
-    "registers": Theme(registers, 2, (*HONEST, *STOPPED, *STOPPED)),
+    "registers": Theme(registers, 2, (*HONEST, *STOPPED), signal=0.4),
     "back-and-forth": Theme(back_and_forth, 2, LATE, ("bucket",)),
     "signed": Theme(signed, 3, MIXED),
     "vouched": Theme(vouched, 2, (*MIXED, *ASLEEP)),
@@ -226,18 +237,21 @@ def plan_of(seed: int, theme: str | None = None) -> tuple[str, Plan]:
     scripts = found.scripts(random, place)
     weather = random.choice(found.weathers)
     sticky = random.choice((0.0, 0.7, 0.95, 0.99))
-    power = jumps = cut = None
+    power = signal = jumps = cut = None
     if place == "disk" and random.random() < found.power:
         power = (
             random.choice((1, 1, 2, 3, 4)),
             random.choice((0.0, 0.3, 2.0, 20.0)),
             random.randrange(3),
         )
+    if random.random() < found.signal:
+        signal = random.choice((1, 1, 2)), random.randrange(20)
+        weather = Weather()
     if random.random() < found.jump:
         jumps = [(random.random() * 40, random.choice((-7200.0, 7200.0))) for _ in range(2)]
     if random.random() < found.cut:
         cut = random.random() * 20, random.choice((0, 0, 1, 3))
-    return name, Plan(place, scripts, weather, sticky, power, tuple(jumps or ()), cut)
+    return name, Plan(place, scripts, weather, sticky, power, signal, tuple(jumps or ()), cut)
 
 
 # -- operations

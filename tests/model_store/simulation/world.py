@@ -41,6 +41,7 @@ class Process:
     outcome: BaseException | None = None
     operation: int = 0  # how many it has begun
     decisions: int = 0  # since then
+    signal_in: int | None = None  # how many more steps until it is interrupted
 
 
 class World:
@@ -201,8 +202,18 @@ class World:
         process.decisions += 1
         return self.fate.event(place, number) or ("", 0.0)
 
+    def signal_others(self, steps: int) -> None:
+        """All but the one whose turn it is are interrupted after some steps more."""
+        for process in self.processes:
+            if process is not self.process:
+                process.signal_in = steps
+
     def _happen(self, process: Process) -> None:
         kind, amount = self.event("step")
+        if process.signal_in is not None:
+            process.signal_in -= 1
+            if process.signal_in < 0 and getcurrent() is process.threads[0]:
+                process.signal_in, kind = None, "interrupt"
         if kind == "kill":
             self.note(process, "killed")
             process.dead = True
