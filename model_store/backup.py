@@ -247,14 +247,17 @@ class _Run:
             return None  # the gc there empties its own, when it removes what they sign
         there = self._to.parse(key, found)
         ahead = max(there, copy, key=lambda it: it.count)
-        if not _is_emptied(key, ahead) and not all(_follows(document, it) for it in (there, copy)):
+        unknown = [it for it in (there, copy) if not _follows(document, it)]
+        # One that says the same was written anew by a repair.
+        differs = any(it.value != document.value for it in unknown)
+        if differs and not _is_emptied(key, ahead):
             raise CorruptRef(
                 f"ref {self._to.where(key)}: it says what {self._from.where(key)} does not know: it"
                 " was written to, or the source was put back; restore the source from it, or back"
                 " up to another place"
             )
         current = found if isinstance(found, Small) else None
-        if current and there.value == document.value:
+        if current and there.value == document.value and not unknown:
             kept = copy.count >= there.count
             return None if kept else _Change(key, there, current, frozenset())
         known = self._to.roots(key, there)

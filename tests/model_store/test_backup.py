@@ -22,6 +22,7 @@ from model_store.exchange import StorePlace, transfer
 from model_store.local import LocalStorage
 from model_store.objects import ObjectStorage
 from model_store.published import load_manifest
+from model_store.repair import repair
 from model_store.signing import sign
 from tests.model_store.object_stores import S3Server
 from tests.model_store.places import Place
@@ -523,6 +524,29 @@ def test_a_damaged_copy_is_named_and_left(store: ModelStore, tmp_path: Path) -> 
     publish(store, "other", 10)
     report = backup(store.url, str(copy))
     assert [("10 bytes" in p) for p in report.problems] == [False, True]
+
+
+def test_a_copy_that_was_repaired_goes_on(store: ModelStore, tmp_path: Path) -> None:
+    """Who repairs a document writes it once more; that is no change of what it says."""
+    copy = tmp_path / "backup"
+    backup(store.url, str(copy))
+    for number, lost in enumerate((os.unlink, lambda file: os.truncate(file, 10))):
+        lost(copy / "refs/tasks/a%2Fb")
+        repair(str(copy))
+        assert ModelStore(copy).verify() == []
+        whole(backup(store.url, str(copy)))
+        publish(store, "a/b", 20 + number)
+        whole(backup(store.url, str(copy)))
+        require_equal(store, str(copy))
+    # Where the source has gone on before, it is removed from the copy, and written again.
+    os.truncate(copy / "refs/tasks/a%2Fb", 10)
+    repair(str(copy))
+    publish(store, "a/b", 30)
+    assert len(backup(store.url, str(copy)).problems) == 1
+    for kind in ("refs", "copies"):
+        (copy / kind / "tasks/a%2Fb").unlink()
+    whole(backup(store.url, str(copy)))
+    require_equal(store, str(copy))
 
 
 @pytest.mark.parametrize("call", ["names", "load"])
