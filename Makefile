@@ -6,7 +6,7 @@ PORT   ?= 3000
 DATA   ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo demo-agents serve test test-slow test-ray fuzz fuzz-gateway simulate lint lock proto peers root compare compare-agents soak clean
+.PHONY: demo demo-agents serve test test-slow test-ray fuzz fuzz-gateway fuzz-store simulate lint lock proto peers root compare compare-agents soak clean
 
 demo: $(VENV)/installed         ## evolve, publish, serve, add a task while serving, measure
 	$(BIN)/python demo.py
@@ -33,6 +33,9 @@ fuzz: $(VENV)/installed         ## coverage-guided fuzzing of the store's parser
 simulate: $(VENV)/installed     ## 100,000 histories of the store in a simulated world; hours
 	$(BIN)/python -m tests.model_store.simulation --histories 100000
 	$(BIN)/python -m tests.model_store.simulation --histories 100000 --without all
+
+fuzz-store: $(VENV)/installed   ## 10 minutes of real processes at one store, killed and stopped at random
+	$(BIN)/python -m tests.model_store.fuzzing_processes --seconds 600
 
 fuzz-gateway: $(VENV)/installed ## 20,000 hostile requests against a real gateway; minutes
 	$(BIN)/python -m tests.service.fuzzing --cases 20000

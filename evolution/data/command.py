@@ -92,7 +92,8 @@ def add(
     for note in notes:
         console.print(f"note: {note}")
     if new:
-        console.print(f"added {name} to {where}; next: munet evolve {name} --store STORE")
+        console.print(f"added {name} to {where}; next, with a run that there is in a store:")
+        console.print(f"python -m evolution resume RUN --store STORE --task {name}")
     else:
         console.print(f"{name} is at {where} already, with the same pictures: nothing was added")
 
