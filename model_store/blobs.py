@@ -71,7 +71,7 @@ class Blobs:
         """
         self._storage.mend(key_of(digest), data)
         self._sizes[digest] = len(data)
-        if not self._handshake.spare([key_of(digest)]):
+        if not self.renew([digest]):
             self.put(data)  # a gc was removing what was there
             self.settle()
 
@@ -85,9 +85,11 @@ class Blobs:
         size is not that of its bytes, and Malformed where the manifest is wrong.
         """
         keys = {key_of(digest): digest for digest in digests}
-        sizes = self._storage.touch(keys)
+        self._storage.touch(keys)
         while not self._handshake.spare(keys):
-            sizes = self._storage.touch(keys)
+            self._storage.touch(keys)
+        # Looked for last: between the touch and `spare`, a whole gc may have removed some.
+        sizes = self._storage.sizes(keys)
         for key, found in sizes.items():
             expected = self._sizes.get(keys[key], found)
             if found != expected:

@@ -192,17 +192,15 @@ class LocalStorage:
             os.replace(temporary, path)
         self.settle(key.rpartition("/")[0])
 
-    def touch(self, keys: Iterable[str]) -> dict[str, int]:
-        """Make files count as modified now; the bytes of each, without those not there."""
-        found: dict[str, int] = {}
+    def touch(self, keys: Iterable[str]) -> None:
+        """Make files count as modified now; those that are not there are passed over."""
         for key in keys:
-            path = self._root / key
-            try:
-                os.utime(path, follow_symlinks=False)
-                found[key] = os.lstat(path).st_size
-            except FileNotFoundError:
-                continue
-        return found
+            with suppress(FileNotFoundError):
+                os.utime(self._root / key, follow_symlinks=False)
+
+    def sizes(self, keys: Iterable[str]) -> dict[str, int]:
+        """The bytes of each file, without those that are not there."""
+        return {entry.key: entry.size for entry in map(self.stat, keys) if entry}
 
     def stat(self, key: str) -> Entry | None:
         """Size and time of a file; None if there is none."""

@@ -250,15 +250,19 @@ class ObjectStorage:
 
     # -- listing and time
 
-    def touch(self, keys: Iterable[str]) -> dict[str, int]:
-        """Make objects count as modified now; the bytes of each, without those not there."""
+    def touch(self, keys: Iterable[str]) -> None:
+        """Make objects count as modified now, whether or not they are there."""
 
-        def one(key: str) -> Entry | None:
+        def one(key: str) -> None:
             with self._asking("writing", f"touched/{key}"):
                 obstore.put(self._store, f"touched/{key}", b"")
-            return self.stat(key)
 
-        return {entry.key: entry.size for entry in self._at_once(one, list(keys)) if entry}
+        self._at_once(one, list(keys))
+
+    def sizes(self, keys: Iterable[str]) -> dict[str, int]:
+        """The bytes of each object, without those that are not there."""
+        found = self._at_once(self.stat, list(keys))
+        return {entry.key: entry.size for entry in found if entry}
 
     def stat(self, key: str) -> Entry | None:
         """Size and time of an object; None if there is none."""

@@ -177,8 +177,12 @@ class Storage(Protocol):
         """
         ...
 
-    def touch(self, keys: Iterable[str]) -> dict[str, int]:
-        """Make files count as modified now; the bytes of each, without those that are not there."""
+    def touch(self, keys: Iterable[str]) -> None:
+        """Make files count as modified now; those that are not there are passed over."""
+        ...
+
+    def sizes(self, keys: Iterable[str]) -> dict[str, int]:
+        """The bytes of each file, without those that are not there."""
         ...
 
     def stat(self, key: str) -> Entry | None:

@@ -54,6 +54,7 @@ METHODS = (
     "settle",
     "replace",
     "touch",
+    "sizes",
     "stat",
     "remove",
     "names",

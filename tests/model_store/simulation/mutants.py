@@ -87,14 +87,30 @@ def _sizes_are_believed(stack: ExitStack) -> None:
             raise self._not_found(digest)
         return entry.size
 
-    def renew(self: Any, digests: Any) -> Any:
+    def renew(self: Any, digests: Any, said: Any = None) -> Any:
         keys = {blobs.key_of(digest): digest for digest in digests}
-        sizes = self._storage.touch(keys)
+        self._storage.touch(keys)
         while not self._handshake.spare(keys):
-            sizes = self._storage.touch(keys)
+            self._storage.touch(keys)
+        sizes = self._storage.sizes(keys)
         return [keys[key] for key in sizes]
 
     stack.enter_context(patch.object(blobs.Blobs, "size", size))
+    stack.enter_context(patch.object(blobs.Blobs, "renew", renew))
+
+
+def _blobs_are_looked_for_first(stack: ExitStack) -> None:
+    """A writer looks whether blobs are there before it looks for a gc."""
+
+    def renew(self: Any, digests: Any, said: Any = None) -> Any:
+        keys = {blobs.key_of(digest): digest for digest in digests}
+        self._storage.touch(keys)
+        sizes = self._storage.sizes(keys)
+        while not self._handshake.spare(keys):
+            self._storage.touch(keys)
+            sizes = self._storage.sizes(keys)
+        return [keys[key] for key in sizes]
+
     stack.enter_context(patch.object(blobs.Blobs, "renew", renew))
 
 
@@ -281,6 +297,7 @@ MUTANTS: dict[str, Callable[[ExitStack], None]] = {
     "objections": _writers_do_not_object,
     "wait": _waited_for_is_there,
     "second-look": _gc_looks_once,
+    "looked-for-last": _blobs_are_looked_for_first,
     "presence": _missing_blobs_are_not_noticed,
     "sizes": _sizes_are_believed,
     "tokens": _unanswered_writes_are_repeated,
