@@ -125,7 +125,7 @@ class Collector:
     def _needed(self, *, take_claims_back: bool) -> set[Digest]:
         needed: set[Digest] = set()
         self._signatures = {}
-        for key, document in self._all_documents():
+        for key, document in self._all_documents(settled=take_claims_back):
             if document.claims and take_claims_back:
                 # A writer under way claims again; of one that died nothing stays.
                 document = self._refs.take_claims_back(key)
@@ -139,15 +139,22 @@ class Collector:
                     needed |= self._needs_of(manifest)
         return needed
 
-    def _all_documents(self) -> Iterator[tuple[str, Document]]:
-        """Every document, with its key. Raises CorruptRef."""
+    def _all_documents(self, *, settled: bool) -> Iterator[tuple[str, Document]]:
+        """Every document, with its key. Raises CorruptRef.
+
+        `settled`: with its copy brought up to it first, so that no copy names what is removed, and
+        refused if it has lost what the copy says.
+        """
         for kind in KINDS:
             keys = self._refs.keys(kind)
             for start in range(0, len(keys), READ_AT_ONCE):
                 self._lease.renew()
                 some = keys[start : start + READ_AT_ONCE]
-                for key, read in self._refs.read_many(some).items():
-                    yield key, self._refs.parse(key, read)
+                if settled:
+                    yield from self._refs.settled(some)
+                else:
+                    read = self._refs.read_many(some)
+                    yield from ((key, self._refs.parse(key, read[key])) for key in some)
 
     def _needs_of(self, manifest: Digest) -> frozenset[Digest]:
         if manifest not in self._needs:

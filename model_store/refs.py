@@ -15,10 +15,10 @@ that is lost, or put back to what it said earlier, is noticed, and can be restor
 """
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from model_store.blobs import Digest, parse_digest
 from model_store.errors import (
@@ -241,6 +241,25 @@ class Refs:
             return Copy(self.parse(copy_key(key), current), current)
         except CorruptRef:
             return Copy(Document(), current)  # it is written again
+
+    def settled(self, keys: Iterable[str]) -> Iterator[tuple[str, Document]]:
+        """Each of these documents, after its copy was brought up to it. Raises CorruptRef where a
+        document has lost what its copy says.
+        """
+        wanted = list(keys)
+        copies = self.read_many([copy_key(key) for key in wanted])  # before the documents
+        for key, read in self.read_many(wanted).items():
+            document, current = self.parse(key, read), copies[copy_key(key)]
+            try:
+                copy = Copy(self.parse(copy_key(key), current), cast(Small | None, current))
+            except CorruptRef:  # verify reports it
+                yield key, document
+                continue
+            if not document.knows(copy.document):
+                raise self._lacking(key)
+            if copy.document.count < document.count:
+                self._keep(key, document, copy)
+            yield key, document
 
     def _keep(self, key: str, document: Document, copy: Copy) -> None:
         """Let the copy of a document say at least what the document says; durable on return."""

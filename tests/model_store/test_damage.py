@@ -17,6 +17,8 @@ from model_store import (
     UnknownTask,
 )
 from model_store.blobs import digest_of
+from model_store.refs import Refs
+from model_store.repair import repair
 from tests.model_store.samples import (
     arrays,
     document,
@@ -303,3 +305,34 @@ def test_unknown_files_are_warnings(store: ModelStore) -> None:
     assert store.tasks() == ["a/t"]
     assert store.gc(grace_s=0).removed == ()
     assert store.history("a/t")[0].version == 1
+
+
+def test_a_gc_removes_nothing_beside_a_document_that_was_put_back(store: ModelStore) -> None:
+    file = document(store, "a/t")
+    before = file.read_bytes()
+    version = publish(store, "a/t", 77)
+    now = file.read_bytes()
+    file.write_bytes(before)
+    with pytest.raises(CorruptRef, match="verify --repair"):
+        store.gc(grace_s=0)
+    file.write_bytes(now)
+    assert store.resolve("a/t").version == version and store.verify() == []
+
+
+def test_after_a_gc_no_copy_names_what_it_removed(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed = publish(store, "a/t", 77)
+    publish(store, "a/t", 78)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Refs, "_keep", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.rm("a/t", removed)
+    assert store.gc(grace_s=0).removed
+    document(store, "a/t").unlink()
+    repair(store.url)
+    assert removed not in store.versions("a/t") and store.verify() == []

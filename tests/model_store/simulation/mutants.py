@@ -35,8 +35,8 @@ def _gc_sees_no_claims(stack: ExitStack) -> None:
     """A gc takes no account of what writers are about to refer to."""
     read = gc.Collector._all_documents
 
-    def documents(self: Any) -> Iterator[Any]:
-        for key, document in read(self):
+    def documents(self: Any, *, settled: bool) -> Iterator[Any]:
+        for key, document in read(self, settled=settled):
             yield key, replace(document, claims={})
 
     stack.enter_context(patch.object(gc.Collector, "_all_documents", documents))
