@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from model_store.blobs import Blobs, Digest, key_of
 from model_store.errors import BlobNotFound, DamagedStore
 from model_store.gc_handshake import MAX_KEYS, Handshake
-from model_store.keys import KINDS, SIGNATURES, signature_key
+from model_store.keys import KINDS, SIGNATURES, copy_key, signature_key
 from model_store.published import load_manifest
 from model_store.refs import Document, Refs
 from model_store.storage import Entry, Lease, Storage
@@ -90,6 +90,10 @@ class Collector:
         self._handshake.propose(keys)
         # Looked at once more: from here on, whoever needs one of them says so.
         still = self._garbage(before)
+        # It has to outlast a loss of power: another writer may not have synced it yet.
+        for kind in KINDS:
+            self._storage.settle(kind)
+            self._storage.settle(copy_key(kind))
         doomed = self._handshake.doom(key for key, digest in keys.items() if digest in still)
         self._handshake.remove(doomed, self._lease)
         found = [keys[key] for key in sorted(doomed)]

@@ -99,6 +99,17 @@ def _sizes_are_believed(stack: ExitStack) -> None:
     stack.enter_context(patch.object(blobs.Blobs, "renew", renew))
 
 
+def _documents_are_not_synced(stack: ExitStack) -> None:
+    """A gc removes what documents named before a change that is not durable yet."""
+    remove = gc.Collector._remove
+
+    def without(self: Any, *arguments: Any, **options: Any) -> Any:
+        with patch.object(type(self._storage), "settle", lambda self, directory: None):
+            return remove(self, *arguments, **options)
+
+    stack.enter_context(patch.object(gc.Collector, "_remove", without))
+
+
 def _blobs_are_looked_for_first(stack: ExitStack) -> None:
     """A writer looks whether blobs are there before it looks for a gc."""
 
@@ -297,6 +308,7 @@ MUTANTS: dict[str, Callable[[ExitStack], None]] = {
     "objections": _writers_do_not_object,
     "wait": _waited_for_is_there,
     "second-look": _gc_looks_once,
+    "gc-sync": _documents_are_not_synced,
     "looked-for-last": _blobs_are_looked_for_first,
     "presence": _missing_blobs_are_not_noticed,
     "sizes": _sizes_are_believed,
