@@ -150,12 +150,25 @@ def _obey_signals(folder: Path) -> None:
             end(handler)
 
     SysHandler.quit = end  # pyright: ignore[reportAttributeAccessIssue]
+    # circus puts the handlers of before back, but then the interpreter may be ending already.
+    SysHandler.stop = lambda _: _ignore()  # pyright: ignore[reportAttributeAccessIssue]
     # circus starts another worker and then ends the old one, which shuts the port for both.
     SysHandler.handle_hup = hang_up  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _end(number: int, frame: FrameType | None) -> None:
+    _ignore()
     raise SystemExit(0)
+
+
+def _ignore() -> None:
+    """This process ends already: a second SystemExit would come amid the interpreter's end.
+
+    Python complains where a signal that is under way finds SIG_IGN: it gets a handler.
+    """
+    for number in END:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 def _obey_nobody_else() -> None:

@@ -14,6 +14,7 @@ from service.http import compression, forms
 from service.http.room import Holder, Room
 
 FORM = "multipart/form-data"
+JOINED_AT_ONCE = 2**20  # bytes; a longer body is put together in a thread
 
 
 class Intake(Room):
@@ -109,10 +110,26 @@ async def read_body(request: Request, max_bytes: int, of: Sequence[Holder] = ())
     """
     runtime = request.app.state.runtime
     with runtime.uploads.holding(1, of):
-        return await _body(request, max_bytes, runtime.intake, of)
+        chunks = await _chunks(request, max_bytes, runtime.intake, of)
+        size = sum(map(len, chunks))
+
+        def join() -> bytes:
+            try:
+                return runtime.intake.body(b"".join(chunks), of)
+            finally:
+                runtime.intake.give(size, of)
+
+        if size <= JOINED_AT_ONCE:
+            return join()
+        # Shielded: if the client leaves, the chunks are in memory, and counted, until it has run.
+        joining = asyncio.get_running_loop().run_in_executor(runtime.parsers, join)
+        return await asyncio.shield(joining)
 
 
-async def _body(request: Request, max_bytes: int, intake: Intake, of: Sequence[Holder]) -> bytes:
+async def _chunks(
+    request: Request, max_bytes: int, intake: Intake, of: Sequence[Holder]
+) -> list[bytes]:
+    """The body as it came; `intake` counts its bytes, which the caller gives back."""
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > max_bytes:
         raise _too_large(max_bytes)
@@ -129,9 +146,10 @@ async def _body(request: Request, max_bytes: int, intake: Intake, of: Sequence[H
             size += len(chunk)
             if size > max_bytes:
                 raise _too_large(max_bytes)
-        return intake.body(b"".join(chunks), of)
-    finally:
+    except BaseException:
         intake.give(size, of)
+        raise
+    return chunks
 
 
 async def gone(request: Request) -> None:

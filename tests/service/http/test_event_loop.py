@@ -9,7 +9,7 @@ import random
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,9 +18,10 @@ import pytest
 from tests.service.conftest import Served
 from tests.service.http.test_connections import read
 from tests.service.systems import TINY, png, publish
-from tests.service.turns import LONGEST_S, Turns
+from tests.service.turns import LONGEST_S, Turn, Turns
 from tests.service.waiting import PATIENCE_S, eventually
 
+ATTEMPTS = 5
 MANY = 20_000  # classes of a task, as of the largest data sets
 IMAGE, GZIP = {"content-type": "image/png"}, {"content-encoding": "gzip"}
 PUNYCODE = "multipart/form-data; charset=punycode; boundary=x"
@@ -124,15 +125,28 @@ def watched(served: Served) -> Iterator[Served]:
     yield served
 
 
+def no_turn_takes_long(watched: Served, send: Callable[[], None]) -> None:
+    """What a turn has to do is long each time; what disturbs this machine is not."""
+    turns: list[Turn] = []
+    for _ in range(ATTEMPTS):
+        watched.turns.begin()
+        send()
+        assert watched.server.ask("GET", "/livez").status == 200
+        turns.append(watched.turns.longest())
+        if turns[-1].cpu_s < LONGEST_S:
+            return
+    raise AssertionError(turns)
+
+
 @pytest.mark.parametrize("kind", COSTLY)
 def test_no_turn_takes_long(watched: Served, kind: str) -> None:
     sent = COSTLY[kind]
-    watched.turns.begin()
-    answer = watched.server.ask(sent.method, sent.path, sent.body, sent.headers)
-    assert watched.server.ask("GET", "/livez").status == 200
-    turn = watched.turns.longest()
-    assert turn.cpu_s < LONGEST_S, turn
-    assert answer.status < 500
+
+    def send() -> None:
+        answer = watched.server.ask(sent.method, sent.path, sent.body, sent.headers)
+        assert answer.status < 500
+
+    no_turn_takes_long(watched, send)
 
 
 def test_nor_does_one_in_which_the_parser_has_much_to_do(watched: Served) -> None:
@@ -146,18 +160,18 @@ def test_nor_does_one_in_which_the_parser_has_much_to_do(watched: Served) -> Non
         head + b"connection: upgrade\r\nupgrade: h2c\r\n\r\n" + b"1\r\nx\r\n" * 500_000,
         b"GET /livez HTTP/1.1\r\nhost: x\r\nupgrade: a\r\nconnection: upgrade\r\n\r\n" * 20_000,
     ]
-    watched.turns.begin()
-    for flood in floods:
-        with socket.create_connection(("127.0.0.1", watched.server.port), PATIENCE_S) as client:
-            try:
-                client.sendall(flood)
-                client.shutdown(socket.SHUT_WR)
-            except OSError:
-                continue  # it was cut
-            read(client)
-    assert watched.server.ask("GET", "/livez").status == 200
-    turn = watched.turns.longest()
-    assert turn.cpu_s < LONGEST_S, turn
+
+    def send() -> None:
+        for flood in floods:
+            with socket.create_connection(("127.0.0.1", watched.server.port), PATIENCE_S) as client:
+                try:
+                    client.sendall(flood)
+                    client.shutdown(socket.SHUT_WR)
+                except OSError:
+                    continue  # it was cut
+                read(client)
+
+    no_turn_takes_long(watched, send)
 
 
 BUSY = """

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
 
 from model_store import ModelStore
 from service.errors import Unavailable
 from service.http.room import Holder, Room, holders
-from service.http.uploads import Intake
+from service.http.uploads import JOINED_AT_ONCE, Intake, read_body
 from tests.service.http.test_limits import Client, hold
 from tests.service.in_process import Gateway
 from tests.service.systems import png, publish
@@ -216,3 +220,32 @@ def test_what_a_request_keeps_is_of_its_holders() -> None:
     found.clear()
     del body
     intake.take(LIMIT, of)
+
+
+def test_a_long_body_is_counted_until_it_is_put_together_though_its_client_left() -> None:
+    size, of = 3 * JOINED_AT_ONCE, holders([], "one")
+    messages = [{"type": "http.request", "body": bytes(JOINED_AT_ONCE), "more_body": True}] * 3
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop() if messages else {"type": "http.request", "body": b""}
+
+    async def leave() -> None:
+        begun, end = threading.Event(), threading.Event()
+        with ThreadPoolExecutor(1) as parsers:
+            parsers.submit(lambda: (begun.set(), end.wait(PATIENCE_S)))
+            runtime = SimpleNamespace(intake=intake, uploads=Room(9, "bodies"), parsers=parsers)
+            app = SimpleNamespace(state=SimpleNamespace(runtime=runtime))
+            request = Request({"type": "http", "headers": [], "app": app}, receive)
+            reading = asyncio.create_task(read_body(request, size, of))
+            await asyncio.to_thread(begun.wait, PATIENCE_S)
+            while intake._held < size or messages:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            assert reading.cancelled() and intake._held == size
+            end.set()
+
+    intake = Intake(2 * size)
+    asyncio.run(leave())
+    intake.take(2 * size, of)
