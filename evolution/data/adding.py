@@ -73,7 +73,7 @@ def add(
     Raises DataError; nothing is there then that was not there before.
     """
     folder = folder_of(request.name)
-    with _disk_told(place), place.scratch() as scratch:
+    with place.scratch() as scratch, _disk_told(scratch.parent):
         source = open_source(request.place, request.asked, scratch)
         with Staged(scratch / "staged") as staged:
             seen, classes = _stage(source, staged, progress)
@@ -262,14 +262,14 @@ def _write(
 
 
 @contextmanager
-def _disk_told(place: Place) -> Iterator[None]:
+def _disk_told(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DataError(
-                f"writing to {place}: {error.strerror}; nothing was added\n"
-                "make room, or let MUNET_DATA name a place with more (a set needs twice its size "
-                "while it is added)"
+                f"writing below {folder}: {os.strerror(error.errno)}; nothing was added\n"
+                "make room (an add takes twice the size of its pictures, of an archive three "
+                "times),\nor name a place with more: MUNET_DATA, or TMPDIR where that is a bucket"
             ) from None
         raise

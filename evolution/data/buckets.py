@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,20 @@ class Bucket:
         except BaseError as error:
             raise self._failed(f"reading {key}", error) from None
 
-    def open(self, key: str) -> Any:
+    def open(self, key: str) -> io.RawIOBase:
         """A file that reads parts of an object. Raises FileNotFoundError."""
         try:
-            return obstore.open_reader(self._store, key)
-        except NotFoundError:
+            size = obstore.head(self._store, key)["size"]
+        except (NotFoundError, FileNotFoundError):
             raise FileNotFoundError(f"{self.url}/{key}") from None
+        except BaseError as error:
+            raise self._failed(f"reading {key}", error) from None
+        return _Object(self, key, size)
+
+    def part(self, key: str, start: int, length: int) -> bytes:
+        """Bytes of an object from `start` on, which it has."""
+        try:
+            return bytes(obstore.get_range(self._store, key, start=start, length=length))
         except BaseError as error:
             raise self._failed(f"reading {key}", error) from None
 
@@ -95,23 +104,51 @@ class Bucket:
         except BaseError as error:
             raise self._failed(f"writing {key}", error) from None
 
-    def delete(self, key: str) -> None:
-        """Deletes an object, if it is there."""
+    def keys(self, prefix: str) -> list[str]:
+        """The objects below a prefix, which ends in a slash."""
         try:
-            obstore.delete(self._store, key)
-        except NotFoundError:
-            return
+            return [entry["path"] for page in obstore.list(self._store, prefix) for entry in page]
         except BaseError as error:
-            raise self._failed(f"removing {key}", error) from None
+            raise self._failed(f"listing {prefix}", error) from None
 
-    def clear(self, prefix: str) -> None:
-        """Deletes all objects below a prefix, which ends in a slash."""
-        try:
-            for page in obstore.list(self._store, prefix):
-                obstore.delete(self._store, [entry["path"] for entry in page])
-        except BaseError as error:
-            raise self._failed(f"removing {prefix}", error) from None
+    def delete(self, keys: list[str]) -> None:
+        """Deletes objects in this order; those that are not there are left out."""
+        for key in keys:
+            try:
+                obstore.delete(self._store, key)
+            except (NotFoundError, FileNotFoundError):
+                continue
+            except BaseError as error:
+                raise self._failed(f"removing {key}", error) from None
 
     def _failed(self, doing: str, error: Exception) -> DataError:
         told = " ".join(str(error).split("\n\nDebug source")[0].split())
         return DataError(f"{self.url}: {doing}: {told:.300}\ncheck the URL and its credentials")
+
+
+class _Object(io.RawIOBase):
+    """An object as a file: each read is one request, and nothing is kept."""
+
+    def __init__(self, bucket: Bucket, key: str, size: int) -> None:
+        super().__init__()
+        self._bucket, self._key, self._size, self._at = bucket, key, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        self._at = max(0, offset + (0, self._at, self._size)[whence])
+        return self._at
+
+    def readinto(self, buffer: Any, /) -> int:
+        length = max(0, min(len(buffer), self._size - self._at))
+        if length:
+            buffer[:length] = self._bucket.part(self._key, self._at, length)
+        self._at += length
+        return length

@@ -90,12 +90,13 @@ def add(
         raise
     printing.print_card(console, card, classes)
     for note in notes:
-        console.print(f"note: {note}")
+        console.print(f"note: {note}", soft_wrap=True)
     if new:
-        console.print(f"added {name} to {where}; next, with a run that there is in a store:")
-        console.print(f"python -m evolution resume RUN --store STORE --task {name}")
+        typer.echo(f"added {name} to {where}")
+        typer.echo("next, with a run that there is in a store:")
+        typer.echo(f"python -m evolution resume RUN --store STORE --task {name}")
     else:
-        console.print(f"{name} is at {where} already, with the same pictures: nothing was added")
+        typer.echo(f"{name} is at {where} already, with the same pictures: nothing was added")
 
 
 @app.command("ls")
@@ -105,13 +106,16 @@ def list_sets(as_json: AsJson = False) -> None:
     from evolution.data.stored import cards
 
     where = _place()
-    found = cards(where)
+    damaged: list[DataError] = []
+    found = cards(where, damaged.append)
     if as_json:
         _print_json([json.loads(card.to_bytes()) for card in found])
-    elif not found:
-        _console().print(f"no data set at {where}; add one: munet data add NAME --from FOLDER")
+    elif not found and not damaged:
+        typer.echo(f"no data set at {where}; add one: munet data add NAME --from FOLDER")
     else:
         printing.print_list(_console(), found)
+    if damaged:
+        raise DataError("\n".join(map(str, damaged)))
 
 
 @app.command()
@@ -143,12 +147,13 @@ def check(name: Name) -> None:
 
 @app.command()
 def rm(name: Name) -> None:
-    """Removes a data set; what was trained on it stays."""
+    """Removes a data set, or what is left of one; what was trained on it stays."""
     from evolution.data.stored import folder_of
 
     where = _place()
-    where.remove(folder_of(_card(where, name).name))
-    _console().print(f"removed {name} from {where}")
+    if not where.remove(folder_of(name)):
+        raise _unknown(where, name)
+    typer.echo(f"removed {name} from {where}")
 
 
 def _place() -> Place:
@@ -158,19 +163,22 @@ def _place() -> Place:
 
 
 def _card(place: Place, name: str) -> Card:
-    from difflib import get_close_matches
-
-    from evolution.data.stored import card_of, cards
+    from evolution.data.stored import card_of
 
     card = card_of(place, name)
     if card is None:
-        names = [each.name for each in cards(place)]
-        near = get_close_matches(name, names, n=3)
-        raise DataError(
-            f"no data set {name!r} at {place}; "
-            + (f"did you mean {', '.join(near)}?" if near else "munet data ls lists those there")
-        )
+        raise _unknown(place, name)
     return card
+
+
+def _unknown(place: Place, name: str) -> DataError:
+    from difflib import get_close_matches
+
+    from evolution.data.stored import cards
+
+    near = get_close_matches(name, [card.name for card in cards(place)], n=3)
+    do = f"did you mean {', '.join(near)}?" if near else "munet data ls lists those there"
+    return DataError(f"no data set {name!r} at {place}; {do}")
 
 
 def _print_json(value: object) -> None:

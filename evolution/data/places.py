@@ -59,8 +59,8 @@ class Place(Protocol):
         """Another card for a set that is there."""
         ...
 
-    def remove(self, name: str) -> None:
-        """Takes a set away."""
+    def remove(self, name: str) -> bool:
+        """Takes a set away, or what is left of one; False if there is nothing."""
         ...
 
 
@@ -123,15 +123,15 @@ class FolderPlace:
 
     def publish(self, folder: Path, name: str) -> bool:
         """As of Place."""
-        for file in [path for path in folder.rglob("*") if path.is_file()]:
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
+        for path in (*folder.rglob("*"), folder):
+            _make_durable(path)
         try:
             os.rename(folder, self.root / name)
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 return False
             raise
+        _make_durable(self.root)
         return True
 
     def replace_card(self, name: str, data: bytes) -> None:
@@ -140,10 +140,25 @@ class FolderPlace:
             (folder / CARD).write_bytes(data)
             os.replace(folder / CARD, self.root / name / CARD)
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str) -> bool:
         """As of Place; renamed first, so that nobody finds half of it."""
+        if not (self.root / name).exists():
+            return False
         with self.scratch() as folder:
-            os.rename(self.root / name, folder / "removed")
+            try:
+                os.rename(self.root / name, folder / "removed")
+            except FileNotFoundError:  # another command was faster
+                return False
+        return True
+
+
+def _make_durable(path: Path) -> None:
+    """What was written to a file or folder outlives the machine's end."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 class BucketPlace:
@@ -190,15 +205,16 @@ class BucketPlace:
                 written.append(file)
         finally:
             if CARD not in written:
-                for file in written:
-                    self._bucket.delete(f"{name}/{file}")
+                self._bucket.delete([f"{name}/{file}" for file in written])
         return True
 
     def replace_card(self, name: str, data: bytes) -> None:
         """As of Place."""
         self._bucket.replace(f"{name}/{CARD}", data)
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str) -> bool:
         """As of Place; the card first, so that nobody finds half of it."""
-        self._bucket.delete(f"{name}/{CARD}")
-        self._bucket.clear(f"{name}/")
+        card = f"{name}/{CARD}"
+        found = sorted(self._bucket.keys(f"{name}/"), key=lambda key: key != card)
+        self._bucket.delete(found)
+        return bool(found)

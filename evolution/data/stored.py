@@ -11,7 +11,7 @@ import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -81,15 +81,18 @@ def folder_of(name: str) -> str:
         raise DataError(f"{error}\nfor example: {legal[:60] or 'my-photos'}") from None
 
 
-def cards(place: Place) -> list[Card]:
-    """Those of all sets, by name."""
+def cards(place: Place, damaged: Callable[[DataError], object] = lambda error: None) -> list[Card]:
+    """Those of all sets, by name; `damaged` is told of each one that cannot be read."""
     found = []
     for folder in place.names():
         try:
-            name = unquote(folder)
+            card = card_of(place, unquote(folder))
         except InvalidName:
             continue
-        if card := card_of(place, name):
+        except DataError as error:
+            damaged(error)
+            continue
+        if card is not None:
             found.append(card)
     return sorted(found, key=lambda card: card.name)
 

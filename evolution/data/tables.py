@@ -115,9 +115,9 @@ class _Pictures:
             return where, _filled(value)
         if not isinstance(value, str) or not value:
             raise ValueError("no picture: expected a path, a URL or bytes")
-        if is_url(value):
-            return value, _filled(self.buckets.read(value))
         try:
+            if is_url(value):
+                return value, _filled(self.buckets.read(value))
             return value, read_picture(self.root / value, self.root)
         except ValueError as error:
             raise ValueError(f"{value}: {error}") from None
