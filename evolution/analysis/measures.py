@@ -36,6 +36,7 @@ class Run:
     test: dict[str, float | None]  # test accuracy of the retained path
     settings: Mapping[str, Any] = field(default_factory=dict)  # {} where unknown
     environments: Sequence[Mapping[str, Any]] = ()  # as in Progress
+    data: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # of tasks of own pictures
 
     @property
     def private(self) -> frozenset[str]:

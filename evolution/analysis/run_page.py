@@ -13,6 +13,7 @@ import numpy as np
 
 from evolution.analysis import figures, hyperparameters, measures, snapshots, system_figures
 from evolution.analysis.measures import Run
+from evolution.analysis.own_pictures import add_pictures
 from evolution.analysis.report import (
     Report,
     Table,
@@ -65,6 +66,7 @@ def _leaderboard(report: Report, run: Run, colours: Colours) -> None:
         "it; own ones are of components that only this task uses. FLOPs are of one image's "
         "forward pass. Parent is the task of the nearest ancestor that is retained."
     )
+    add_pictures(report, run)
 
 
 def _summary(report: Report, run: Run, colours: Colours) -> None:
@@ -94,9 +96,8 @@ def _summary(report: Report, run: Run, colours: Colours) -> None:
     report.table(Table({"quantity": None, "value": plain}, shown))
     report.data(Table({"quantity": None, "value": None}, [line[:2] for line in lines]), "summary")
     report.text(
-        "Wall time is that of training and validation with everything around them; time in "
-        "compiled programs is the part in which the device computes, and is summed over the paths "
-        "whose history tells it."
+        "Wall time is that of training and validation with all around them; time in compiled "
+        "programs is when the device computes, summed over the paths whose history tells it."
     )
 
 

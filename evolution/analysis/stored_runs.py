@@ -6,14 +6,14 @@ Everything comes from the store: the saved states, and test accuracies of publis
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evolution import state
 from evolution.analysis import comparison_page, figures, folder, run_page
 from evolution.analysis.measures import Run, run_of
 from evolution.state import StateError
-from model_store import ModelStore, UnknownTask
+from model_store import ModelStore, TaskPath, UnknownTask
 
 logger = logging.getLogger(__name__)
 
@@ -54,17 +54,23 @@ def load(store: ModelStore, name: str) -> Run:
         name, progress.experiment, progress.seed, progress.history, population, progress.settings,
         progress.environments,
     )  # fmt: skip
-    for task, known in run.test.items():
-        if known is None:
-            run.test[task] = _published_accuracy(store, task, run.retained[task].published)
+    for task, path in run.retained.items():
+        version = _published(store, task, path.published)
+        if version is None:
+            continue
+        if run.test[task] is None:
+            run.test[task] = (version.metrics.get("test") or {}).get("accuracy")
+        if isinstance(data := version.extra.get("data"), Mapping):
+            run.data[task] = data
     return run
 
 
-def _published_accuracy(store: ModelStore, task: str, manifest: str | None) -> float | None:
-    """Test accuracy that stands in the version which the path was published as."""
+def _published(store: ModelStore, task: str, manifest: str | None) -> TaskPath | None:
+    """The version that a path was published as."""
+    if manifest is None:
+        return None
     try:
         versions = store.history(task)
     except UnknownTask:
         return None
-    metrics = next((v.path.metrics for v in versions if v.digest == manifest), {})
-    return (metrics.get("test") or {}).get("accuracy")
+    return next((found.path for found in versions if found.digest == manifest), None)

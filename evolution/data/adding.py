@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from evolution.data.check import MAX_BAD, Finding, Report, check, refused
 from evolution.data.duplicates import groups_of
 from evolution.data.errors import DataError
-from evolution.data.opening import Asked, open_source
+from evolution.data.opening import Asked, open_source, public_name
 from evolution.data.pictures import Facts, facts_of
 from evolution.data.places import CARD, Place
 from evolution.data.rows import SPLITS, Row, Skipped, Source, in_order, require_text
@@ -244,7 +244,8 @@ def _write(
     shapes = list(seen.shapes)
     card = Card(
         name=request.name,
-        source=request.source or request.place,
+        place=request.place,
+        source=request.source or public_name(request.place),
         licence=request.licence,
         fingerprint=prints.text(),
         seed=request.seed,

@@ -6,7 +6,6 @@ Each has a name, under which it can be allowed.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evolution.confidence import interval
 from evolution.data.errors import listed
 from evolution.data.rows import SPLITS
 from evolution.data.splitting import TEST, TRAIN
@@ -24,7 +24,6 @@ MAX_BAD = 0.01  # of all pictures
 MAX_LEAK = 0.01  # of the validation or test pictures
 MAX_CONSTANT = 0.05
 MAX_CLASSES = 10_000
-Z = 1.96  # of a 95 % interval
 ACCURACY = 0.9  # at which intervals are told
 
 
@@ -99,23 +98,11 @@ def check(
         bad_names=bad,
         duplicates={name: len(rows) for name, rows in repeated.items()},
         majority=_majority(counts),
-        intervals={split: interval(sum(counts[split])) for split in SPLITS[1:]},
+        intervals={split: interval(ACCURACY, sum(counts[split])) for split in SPLITS[1:]},
     )
     leaks = Counter(splits[repeated["across"]].tolist())
     report.findings.extend(_findings(report, classes, leaks, max_bad))
     return report
-
-
-def interval(examples: int) -> list[float]:
-    """Wilson's 95 % interval of an accuracy of ACCURACY that was measured on so many."""
-    if not examples:
-        return [0.0, 1.0]
-    spread = Z * Z / examples
-    middle = (ACCURACY + spread / 2) / (1 + spread)
-    half = (
-        Z / (1 + spread) * math.sqrt(ACCURACY * (1 - ACCURACY) / examples + spread / examples / 4)
-    )
-    return [round(middle - half, 4), round(middle + half, 4)]
 
 
 def _sizes(shapes: Counter[tuple[int, int]]) -> dict[str, Any]:

@@ -49,8 +49,12 @@ def add(
             "of these; tfds:NAME; hf:DATASET.",
         ),
     ],
-    licence: Annotated[str, typer.Option(help="Under which the pictures may be used.")] = "",
-    source: Annotated[str, typer.Option(help="Where they come from; --from unless given.")] = "",
+    licence: Annotated[
+        str, typer.Option(help="Under which they may be used; published with the task.")
+    ] = "",
+    source: Annotated[
+        str, typer.Option(help="Where they come from; published with the task.")
+    ] = "",
     image_column: Annotated[str | None, typer.Option(help="Of a table.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Of a table.")] = None,
     split_column: Annotated[str | None, typer.Option(help="Of a table.")] = None,

@@ -51,6 +51,13 @@ def open_source(place: str, asked: Asked, scratch: Path) -> Source:
     )
 
 
+def public_name(place: str) -> str:
+    """What may be told to all of where a set comes from: a name, never a path of this machine."""
+    prefix, _, name = place.partition(":")
+    named = f"{prefix}:" in (TFDS, HUB) and not Path(name).expanduser().exists()
+    return place if named else ""
+
+
 def _archive(path: Path, asked: Asked, into: Path) -> Source:
     try:
         unpack(path, into)

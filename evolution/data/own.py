@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evolution.data.check import ACCURACY
 from evolution.data.places import Place, open_place
 from evolution.data.rows import SPLITS
 from evolution.data.stored import Card, Pictures, card_of, classes_of
 from evolution.examples import Examples
 
 LABEL_BYTES = 8
+LONGEST_TOLD = 200  # characters of a finding in a path spec
 REMEDY = "see what is wrong with it: munet data check {}"
 
 
@@ -44,12 +46,15 @@ def own_data(name: str, place: Place | None = None) -> OwnData | None:
         )
         for split in SPLITS
     }
-    warnings = tuple(finding.message for finding in card.check.findings)
+    warnings = tuple(shortened(finding.message) for finding in card.check.findings)
     return OwnData(labels, examples, told_of(card), warnings)
 
 
 def told_of(card: Card) -> dict[str, Any]:
-    """What a path spec says of the data that it was trained on."""
+    """What a path spec says of the data that it was trained on: the essential of its check.
+
+    It is published with the task, so it is small, and names no folder of this machine.
+    """
     report = card.check
     return {
         "name": card.name,
@@ -57,9 +62,17 @@ def told_of(card: Card) -> dict[str, Any]:
         "source": card.source,
         "licence": card.licence,
         "pictures": {split: sum(report.counts[split]) for split in SPLITS},
+        "skipped": card.left_out,
+        "repeated_across_splits": report.duplicates["across"],
         "majority_accuracy": report.majority,
-        "findings": [finding.message for finding in report.findings],
+        "interval_95": {"of_accuracy": ACCURACY, **report.intervals},
+        "findings": {found.name: shortened(found.message) for found in report.findings},
     }
+
+
+def shortened(message: str) -> str:
+    """A message with its end left out where it is long."""
+    return message if len(message) <= LONGEST_TOLD else f"{message[: LONGEST_TOLD - 1]}…"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,12 @@ from vit.decode import look
 from vit.pictures.errors import ImageError
 
 MAX_PIXELS = 4096 * 4096  # the gateway's own limit, unless it is set higher
+# Pictures of formats that the decoder leaves out, as it names them at the end of its message.
+CONVERTIBLE = (
+    "a TIFF", "an AVIF", "a HEIC", "a JPEG XL", "a JPEG 2000", "an icon (ICO)",
+    "a Photoshop file", "an SVG",
+)  # fmt: skip
+REMEDY = "; save it as PNG or JPEG"
 THUMB = 8  # a side of what near-duplicates are told by
 
 
@@ -57,7 +63,8 @@ def facts_of(encoded: bytes) -> Facts:
             alpha = mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
         pixels = pixels_of(encoded)
     except ImageError as error:
-        raise ValueError(str(error).removeprefix("decoding the image: ")) from None
+        reason = str(error).removeprefix("decoding the image: ")
+        raise ValueError(reason + REMEDY * reason.endswith(CONVERTIBLE)) from None
     except ValueError:
         raise
     except Exception as error:  # Pillow documents no errors of its plugins

@@ -28,7 +28,8 @@ def print_card(console: Console, card: Card, classes: tuple[str, ...]) -> None:
     """A set as it is stored, and what is in it."""
     facts = grid()
     facts.add_row("data set", card.name)
-    facts.add_row("from", Text(card.source))
+    facts.add_row("from", Text(card.place))
+    facts.add_row("source", Text(card.source or "not given (--source)"))
     facts.add_row("licence", Text(card.licence or "not given (--licence)"))
     facts.add_row("added", f"{card.created}, {decimal(card.bytes)}")
     facts.add_row("fingerprint", card.fingerprint)

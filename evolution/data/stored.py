@@ -38,7 +38,8 @@ class Card:
     """What is known of a set beside its pictures."""
 
     name: str
-    source: str  # where it came from, in words or as a URL
+    place: str  # what was given with --from
+    source: str  # where the pictures come from, in words or as a URL; empty where not given
     licence: str
     fingerprint: str  # of classes, pictures and splits, however they are stored
     seed: int  # what splits that were made were drawn with

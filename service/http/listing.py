@@ -108,9 +108,16 @@ def describe_task(
         ],
         **_subpaths(path, known),
         "metrics": dict(path.metrics),
+        **_data(path),
         "lineage": _lineage(path, short["parent"]),
         **_versions(store, task),
     }
+
+
+def _data(path: TaskPath) -> dict[str, Any]:
+    """What was found in the pictures that it was trained on, where the version tells it."""
+    data = path.extra.get("data")
+    return {"data": dict(data)} if isinstance(data, Mapping) else {}
 
 
 def _lineage(path: TaskPath, parent: str | None) -> dict[str, Any]:

@@ -82,6 +82,22 @@ KINDS: Mapping[str, tuple[Sequence[Write], Decoding]] = {
 }
 
 
+def drawn_files(
+    writers: Sequence[Write], rng: np.random.Generator, count: int
+) -> tuple[list[bytes], list[int]]:
+    """Light pictures with a dark square in one of three corners, and in which."""
+    labels = rng.integers(len(CLASSES), size=count).tolist()
+    files = []
+    for label in labels:
+        height, width = (int(side) for side in rng.integers(5, 12, 2) * 2)
+        grey = rng.integers(190, 256, (height, width), dtype=np.uint8)
+        row, column = divmod(label, 2)
+        corner = slice(row * height // 2, (row + 1) * height // 2)
+        grey[corner, column * width // 2 : (column + 1) * width // 2] //= 8
+        files.append(writers[len(files) % len(writers)](grey, rng))
+    return files, labels
+
+
 def file_task(entry: str) -> Task:
     """In which of three corners of a light picture there is a dark square."""
     name = task_name(entry)
@@ -89,15 +105,7 @@ def file_task(entry: str) -> Task:
     rng = np.random.default_rng(sum(name.encode()))
 
     def split(kind: str, count: int) -> StreamedSplit:
-        labels = rng.integers(len(CLASSES), size=count).tolist()
-        files = []
-        for label in labels:
-            height, width = (int(side) for side in rng.integers(5, 12, 2) * 2)
-            grey = rng.integers(190, 256, (height, width), dtype=np.uint8)
-            row, column = divmod(label, 2)
-            corner = slice(row * height // 2, (row + 1) * height // 2)
-            grey[corner, column * width // 2 : (column + 1) * width // 2] //= 8
-            files.append(writers[len(files) % len(writers)](grey, rng))
+        files, labels = drawn_files(writers, rng, count)
         return StreamedSplit(kind, examples(files, labels, decoding), 16)
 
     return Task(

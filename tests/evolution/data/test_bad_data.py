@@ -132,6 +132,13 @@ def test_each_kind_of_bad_data_says_what_to_do(kind, added, place, tmp_path, mon
 
 BAD_FILES = {
     "no picture": (lambda f: f.write_bytes(b"just text"), "expected PNG, JPEG"),
+    "a TIFF": (
+        lambda f: f.write_bytes(encoded(picture("disc", 0), "TIFF")),
+        "expected PNG, JPEG, WEBP, BMP, GIF; found a TIFF; save it as PNG or JPEG",
+    ),
+    "an AVIF": (
+        lambda f: f.write_bytes(encoded(picture("disc", 0), "AVIF")), "expected PNG, JPEG, WEBP"
+    ),
     "cut short": (lambda f: f.write_bytes(f.read_bytes()[:90]), "a PNG that ends before"),
     "empty": (lambda f: f.write_bytes(b""), "an empty file"),
     "a link out": (

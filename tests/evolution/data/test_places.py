@@ -79,7 +79,7 @@ def test_of_two_that_add_one_name_at_a_time_one_is_refused(where, tmp_path):
     with pytest.raises(DataError, match="the name is in use"):
         add(Request("photos", str(folders[0])), place, other)
     [card] = cards(place)
-    assert card.source == str(folders[1])
+    assert card.place == str(folders[1])
 
 
 def test_what_is_damaged_is_named_beside_the_others_and_can_be_removed(munet, where, tmp_path):

@@ -1,0 +1,58 @@
+"""What the check of users' own pictures found, as the versions trained on them tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evolution.analysis.measures import Run
+from evolution.analysis.report import Report, Table, accuracy, integer
+from evolution.confidence import interval
+
+SPLITS = ("train", "validation", "test")
+
+
+def add_pictures(report: Report, run: Run) -> None:
+    """Adds a table of the tasks that are made of users' own pictures, if there are any."""
+    if not run.data:
+        return
+    columns = {
+        "task": None, **dict.fromkeys(SPLITS, integer), "skipped": integer,
+        "repeated across splits": integer, "majority": accuracy, "test accuracy": accuracy,
+        "95 % interval": None,
+    }  # fmt: skip
+    report.heading("Pictures")
+    rows = [(task, *_row(data, run.test.get(task))) for task, data in run.data.items()]
+    report.table(Table(columns, rows), "pictures")
+    report.text(
+        "Pictures of each split; how many files could not be used, and how many validation and "
+        "test pictures show the same as one of training. Majority is the test accuracy of always "
+        "answering the commonest class. The interval is where the real test accuracy lies, as far "
+        "as so many pictures tell."
+    )
+    found = [
+        (task, finding)
+        for task, data in run.data.items()
+        for finding in _mapping(data.get("findings")).values()
+    ]
+    if found:
+        report.table(Table({"task": None, "finding": None}, found))
+
+
+def _row(data: Mapping[str, Any], tested: float | None) -> tuple[Any, ...]:
+    pictures = _mapping(data.get("pictures"))
+    counts = [_number(pictures.get(split)) for split in SPLITS]
+    others = [_number(data.get(f)) for f in ("skipped", "repeated_across_splits")]
+    between = None
+    if tested is not None and counts[-1] is not None:
+        low, high = interval(tested, int(counts[-1]))
+        between = f"{low:.1%} to {high:.1%}"
+    return *counts, *others, _number(data.get("majority_accuracy")), tested, between
+
+
+def _mapping(found: Any) -> Mapping[str, Any]:
+    return found if isinstance(found, Mapping) else {}
+
+
+def _number(found: Any) -> float | None:
+    return found if isinstance(found, int | float) and found >= 0 else None
