@@ -18,6 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 # Name -> module of its commands, and what it is for; in the order of use.
 COMMANDS = {
     "data": ("evolution.data.command", "Brings your own pictures in, and checks them."),
+    "export": ("evolution.adopting.export_command", "Writes a task as a Hugging Face folder."),
 }
 LONGEST_MESSAGE = 5  # lines
 

@@ -47,7 +47,7 @@ OWNERS = {
     "flax": ("vit/",),
     "matplotlib": ("evolution/analysis/",),
     "ray": ("evolution/cluster.py",),
-    "safetensors": ("vit/pretrained.py", "loadtests/store/place.py"),
+    "safetensors": ("vit/pretrained.py", "evolution/adopting/", "loadtests/store/place.py"),
     "optax": ("evolution/training.py", "evolution/roots.py"),
     "tensorflow_datasets": ("evolution/tasks.py", "evolution/prepare.py"),
 }

@@ -68,6 +68,18 @@ def _from_torch(path: str, array: NDArray[Any], shape: Shape) -> NDArray[Any]:
     return (array.T if path.endswith("kernel") else array).reshape(shape)
 
 
+def _to_flax(path: str, array: NDArray[Any]) -> NDArray[Any]:
+    return array
+
+
+def _to_torch(path: str, array: NDArray[Any]) -> NDArray[Any]:
+    """Inverse of `_from_torch`."""
+    if array.ndim == 4:
+        return array.transpose(3, 2, 0, 1)
+    shape = _torch_shape(path, array.shape)
+    return array.reshape(shape[::-1]).T if path.endswith("kernel") else array.reshape(shape)
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Where one publisher's files keep what we keep in components, and in which shape."""
@@ -80,7 +92,8 @@ class Layout:
     patch_axis: int  # of the patch kernel
     mlp_axis: int  # of the first dense kernel
     stored_shape: Callable[[str, Shape], Shape]
-    convert: Callable[[str, NDArray[Any], Shape], NDArray[Any]]
+    convert: Callable[[str, NDArray[Any], Shape], NDArray[Any]]  # theirs into ours
+    revert: Callable[[str, NDArray[Any]], NDArray[Any]]  # ours into theirs
     prefix: str = ""  # of every key
 
     def key(self, path: str) -> str:
@@ -107,13 +120,13 @@ def _column(table: Mapping[str, tuple[str, str, str]], column: int) -> dict[str,
 PRE_LINEN = Layout(
     outer=_column(OUTER, 0), block=_column(BLOCK, 0), block_prefix="Transformer/encoderblock_{}/",
     leaves={}, width_axis=3, patch_axis=0, mlp_axis=1,
-    stored_shape=_flax_shape, convert=_from_flax,
+    stored_shape=_flax_shape, convert=_from_flax, revert=_to_flax,
 )  # fmt: skip
 LINEN = replace(PRE_LINEN, block={part: f"{part}/{{}}" for part in BLOCK})
 HUGGING_FACE = Layout(
     outer=_column(OUTER, 1), block=_column(BLOCK, 1), block_prefix="encoder.layer.{}.",
     leaves=TORCH_LEAVES, width_axis=0, patch_axis=3, mlp_axis=0,
-    stored_shape=_torch_shape, convert=_from_torch,
+    stored_shape=_torch_shape, convert=_from_torch, revert=_to_torch,
 )  # fmt: skip
 TIMM = replace(
     HUGGING_FACE, outer=_column(OUTER, 2), block=_column(BLOCK, 2), block_prefix="blocks.{}."

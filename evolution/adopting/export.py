@@ -1,0 +1,62 @@
+"""A version of a task as a folder that Hugging Face's transformers opens.
+
+config.json, model.safetensors and preprocessor_config.json are what transformers reads, README.md
+the model card, and munet.json the path spec, by which the folder is taken back as it was.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import save_file
+
+from evolution.adopting.export_card import card
+from evolution.adopting.export_facts import ancestors, root_of, sharing
+from evolution.adopting.export_folder import require_free, write_folder
+from evolution.adopting.export_network import config_of, exported, processor_of
+from evolution.adopting.export_pixels import differences
+from model_store import ModelStore, Published
+
+FORMAT = 1
+WEIGHTS, CONFIG, PROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
+CARD = "README.md"
+
+
+def write(store: ModelStore, published: Published, folder: Path) -> None:
+    """Puts the version at `folder`, whole or not at all.
+
+    Raises ExportError for a version that transformers cannot run, and where `folder` is in use;
+    DamagedStore; OSError.
+    """
+    require_free(folder)  # before the work
+    export = exported(store, published)
+    processor = processor_of(published.path)
+    chain = list(ancestors(store, published))
+    oldest = ([each.version for each in chain if each.version] or [published])[-1]
+    told = card(
+        export,
+        chain,
+        sharing(store, published),
+        root_of(store, oldest),
+        differences(export.plain.image_size),
+    )
+
+    def fill(made: Path) -> None:
+        save_file(export.tensors, made / WEIGHTS, {"format": "pt"})
+        (made / CONFIG).write_text(_json(config_of(export)))
+        (made / PROCESSOR).write_text(_json(processor))
+        (made / CARD).write_text(told)
+
+    record = {
+        "format": FORMAT,
+        "version": published.version,
+        "manifest": published.digest,
+        "path": published.path.to_json(),
+    }
+    write_folder(folder, fill, record)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"

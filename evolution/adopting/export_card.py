@@ -1,0 +1,388 @@
+"""README.md of an export: the model card, for somebody who knows nothing of the store.
+
+It says what the store knows and where it knows nothing. No text of a user's can change its form.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from evolution.adopting.export_facts import Ancestor, Sharing, measures
+from evolution.adopting.export_network import SIGMOID, Export
+from evolution.adopting.export_pixels import Difference
+from evolution.confidence import interval
+from vit import Architecture
+from vit.components import LAYER_NORM_EPSILON
+from vit.config import SIZES
+from vit.decode import VIEWER, Decoding, decoding_of
+
+MOST_LABELS = 50  # all are in config.json
+MOST_TASKS = 10
+UNKNOWN = "not recorded"
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&$!])")
+
+
+def card(
+    export: Export,
+    ancestors: list[Ancestor],
+    sharing: Sharing,
+    root: str,
+    differences: list[Difference],
+) -> str:
+    """The whole file."""
+    published, decoding = export.published, decoding_of(export.published.path.input)
+    sections = [
+        _front_matter(export),
+        _title(export),
+        *([PRIVATE] if published.path.private else []),
+        _use(export.plain.image_size, decoding),
+        _pixels(export.plain.image_size, decoding, differences),
+        _accuracy(export),
+        _classes(published.path.labels, export.activation),
+        _network(export),
+        _data(export, ancestors),
+        _lineage(export, ancestors, root),
+        _sharing(export, sharing),
+        _licence(export, ancestors, root),
+    ]
+    return "\n\n".join(section.strip() for section in sections) + "\n"
+
+
+def text(value: Any, most: int = 300) -> str:
+    """A user's text on one line, without meaning to Markdown."""
+    line = " ".join(str(value).split())
+    line = line if len(line) <= most else line[: most - 1] + "…"
+    return _SPECIAL.sub(r"\\\1", line)
+
+
+def table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Of cells whose users' texts went through `text`."""
+    headings = list(headings)
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+# ---- what it is, and how it is used
+
+PRIVATE = """> **This task is private.** Its store gives it only to those who hold a token for
+> it: do not publish this folder without asking who owns the data."""
+
+
+def _front_matter(export: Export) -> str:
+    """YAML, of which every JSON text is a part."""
+    task = export.published.task
+    results = [
+        {"type": "accuracy", "value": value, "name": f"Accuracy ({split})"}
+        for split, measure, value, _ in measures(export.published)
+        if measure == "accuracy" and split == "test"
+    ]
+    named = {"name": task, "type": task}
+    result = {
+        "task": {"type": "image-classification"}, "dataset": named, "metrics": results,
+    }  # fmt: skip
+    told: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "image-classification",
+        "tags": ["vision", "image-classification", "vit", "munet"],
+    }
+    if results:
+        told["model-index"] = [{"name": task, "results": [result]}]
+    lines = (f"{key}: {json.dumps(value)}" for key, value in told.items())
+    return "\n".join(["---", *lines, "---"])
+
+
+def _title(export: Export) -> str:
+    published, arch = export.published, export.architecture
+    kind = "any number of" if export.activation == SIGMOID else "one of"
+    return f"""# {text(published.task)}
+
+Tells which {kind} {arch.num_classes} classes a picture shows. A vision transformer
+({size_name(arch)}, {arch.image_size} pixels a side): version {published.version} of the task
+`{published.task}` of a munet store, published {published.created[:10]}, written as a
+`ViTForImageClassification` of Hugging Face's transformers. Its answers are those of the store's
+own gateway, to rounding, if it gets the same pixels."""
+
+
+def size_name(arch: Architecture) -> str:
+    """As papers call it, or its numbers."""
+    sizes = (arch.width, arch.heads, arch.mlp_dim)
+    names = [name for name, known in SIZES.items() if known == sizes]
+    name = f"ViT-{names[0]}/{arch.patch_size}" if names else f"width {arch.width}"
+    return f"{name}, {arch.num_layers} blocks"
+
+
+def _use(size: int, decoding: Decoding) -> str:
+    opened = "Image.open(file)"
+    lines = [f"    image = ImageOps.exif_transpose({opened})" if decoding.turned
+             else f"    image = {opened}"]  # fmt: skip
+    if decoding.background is not None:
+        grey = f"({', '.join([str(decoding.background)] * 3)}, 255)"
+        lines += [
+            "    if image.has_transparency_data:",
+            '        image = image.convert("RGBA")',
+            f'        under = Image.new("RGBA", image.size, {grey})',
+            "        image = Image.alpha_composite(under, image)",
+        ]
+    scaled = "x / 127.5 - 1"
+    if decoding.pixel_scale != 1:
+        scaled = f"(x * {decoding.pixel_scale}).clamp(max=255) / 127.5 - 1"
+    body = "\n".join(lines)
+    imported = "Image, ImageOps" if decoding.turned else "Image"
+    return f"""## Use
+
+```python
+from transformers import pipeline
+
+classify = pipeline("image-classification", model="FOLDER")  # this folder, or its name on the Hub
+print(classify("picture.jpg"))
+```
+
+The pipeline's pixels differ from those that the network was trained and measured on (next section).
+This code has the same ones:
+
+```python
+import numpy
+import torch
+from PIL import {imported}
+from transformers import AutoModelForImageClassification
+
+model = AutoModelForImageClassification.from_pretrained("FOLDER").eval()
+
+
+def pixels(file):
+{body}
+    if image.mode.startswith("I"):  # 16 bits
+        image = Image.fromarray((numpy.array(image) >> 8).clip(0, 255).astype("uint8"))
+    x = torch.tensor(numpy.array(image.convert("RGB"))).permute(2, 0, 1)[None].float()
+    x = torch.nn.functional.interpolate(x, ({size}, {size}), mode="bilinear", antialias=False)
+    return {scaled}
+
+
+def answer(file):
+    with torch.no_grad():
+        return model(pixels(file)).logits[0]
+
+
+logits = answer("picture.jpg")
+print(model.config.id2label[int(logits.argmax())])
+```
+
+To ONNX, with PyTorch's own exporter:
+
+```python
+torch.onnx.export(
+    model, (torch.zeros(1, 3, {size}, {size}),), "model.onnx", dynamo=True,
+    input_names=["pixel_values"], output_names=["logits"],
+    dynamic_shapes=({{0: torch.export.Dim("batch")}},),
+)
+```"""
+
+
+def _pixels(size: int, decoding: Decoding, differences: list[Difference]) -> str:
+    rows = [
+        (f"{each.side} x {each.side}", f"{each.mean:.1f}", f"{each.p99:.1f}")
+        for each in differences
+    ]
+    turned = (
+        "A picture is turned as its EXIF or XMP says."
+        if decoding.turned
+        else "A picture is used as it is stored: an orientation flag turns nothing. "
+        "transformers' pipeline turns it."
+    )
+    alpha = (
+        "Transparency is dropped: the colours under it are seen. The image processor does the\n"
+        "  same."
+        if decoding.background is None
+        else f"What is transparent is laid on grey {decoding.background} (of 255; 255 is white).\n"
+        "  The image processor drops transparency, and sees the colours under it."
+    )
+    scale = (
+        f"\n- Grey levels are multiplied by {decoding.pixel_scale}, up to 255: the files hold "
+        "small numbers. The image processor cannot do that; use the code above."
+        if decoding.pixel_scale != 1
+        else ""
+    )
+    jpeg = (
+        ""
+        if decoding.name == VIEWER.name
+        else "\n- JPEG files were decoded by TensorFlow in training; other decoders differ by\n"
+        "  about one grey level."
+    )
+    measured = table(["picture", "mean difference", "99 of 100 pixels differ by less than"], rows)
+    return f"""## Pixels
+
+The network takes {size} x {size} pixels, RGB, scaled to -1 … 1 (`x / 127.5 - 1`); the aspect is not
+kept and nothing is cropped. `preprocessor_config.json` says that as far as it can. It cannot say:
+
+- The picture is resized by bilinear interpolation **without antialiasing**. The image processor's
+  bilinear resize has it. Pictures of {size} x {size} pixels are the same by both, smaller ones to
+  one grey level; larger ones differ, in grey levels of 255, measured on drawn pictures with the
+  spectrum of photographs:
+
+{_indented(measured)}
+
+- {turned}
+- {alpha}
+- Of 16-bit pictures the upper 8 bits are used; colour profiles are ignored.{jpeg}{scale}"""
+
+
+def _indented(lines: str) -> str:
+    return "\n".join(f"  {line}" for line in lines.splitlines())
+
+
+# ---- what is known of it
+
+
+def _accuracy(export: Export) -> str:
+    rows = []
+    for split, measure, value, examples in measures(export.published):
+        low, high = interval(min(max(value, 0.0), 1.0), examples)
+        between = f"{low:.3f} … {high:.3f}" if measure == "accuracy" else ""
+        rows.append((text(split), text(measure), f"{value:.4f}", f"{examples:,}", between))
+    if not rows:
+        return f"## Accuracy\n\nThe store has no measurement of this version: {UNKNOWN}."
+    told = table(["split", "measure", "value", "pictures", "95 % interval"], rows)
+    return f"""## Accuracy
+
+{told}
+
+The interval (Wilson's) is what this many pictures allow to say. Of several candidates the one best
+on the validation pictures was kept, so that their figure is a little too good; the test pictures
+decided nothing. Measured with the pixels described above."""
+
+
+def _classes(labels: tuple[str, ...], activation: str) -> str:
+    shown = ", ".join(text(label, 80) for label in labels[:MOST_LABELS])
+    more = f" … and {len(labels) - MOST_LABELS:,} more, in `config.json`"
+    how = "each has a probability of its own (sigmoid)"
+    if activation != SIGMOID:
+        how = "their probabilities add up to 1 (softmax)"
+    return f"""## Classes
+
+{len(labels):,}, in the order of the logits; {how}:
+
+{shown}{more if len(labels) > MOST_LABELS else ""}"""
+
+
+def _network(export: Export) -> str:
+    arch, plain = export.architecture, export.plain
+    total = sum(array.size for array in export.tensors.values())
+    told = f"""## Network
+
+{total:,} parameters in float32: width {arch.width}, {arch.heads} heads, MLP {arch.mlp_dim},
+patches of {arch.patch_size} x {arch.patch_size} pixels, {arch.num_layers} blocks, class token,
+layer norm before each part (epsilon {LAYER_NORM_EPSILON:g})."""
+    if not arch.adapters:
+        return told
+    return f"""{told}
+
+In the store this network has residual adapters of inner width {arch.adapter_dim} before blocks
+{", ".join(map(str, arch.adapters))} (counted from 0). `ViTForImageClassification` has none, so that
+each is written as a block of its own whose attention adds zero: the numbers are the same, the
+network is {plain.num_layers} blocks deep, and costs what so many blocks cost."""
+
+
+def _data(export: Export, ancestors: list[Ancestor]) -> str:
+    rows = [_data_row(export.published.task, export.published.path.extra)]
+    known = [one for one in ancestors if one.version and not _hidden(export, one)]
+    rows += [_data_row(one.task, one.version.path.extra) for one in known if one.version]
+    told = table(["task", "data set", "fingerprint", "source", "licence"], dict.fromkeys(rows))
+    return f"""## Data
+
+What this version, and those that it was made from, were trained on. A fingerprint is that of the
+classes, pictures and splits, as `munet data show` tells it.
+
+{told}
+
+Where no data set is named, the task's name is all that the store knows of its pictures."""
+
+
+def _data_row(task: str, extra: Mapping[str, Any]) -> tuple[str, ...]:
+    data = extra.get("data")
+    if not isinstance(data, Mapping):
+        return text(task), "", UNKNOWN, UNKNOWN, UNKNOWN
+    facts = (text(data.get(name) or UNKNOWN) for name in ("source", "licence"))
+    fingerprint = f"`{text(data['fingerprint'])}`" if data.get("fingerprint") else UNKNOWN
+    return text(task), text(data.get("name", "")), fingerprint, *facts
+
+
+def _lineage(export: Export, ancestors: list[Ancestor], root: str) -> str:
+    published = export.published
+    rows = [_lineage_row(published.task, published)]
+    for one in ancestors:
+        if _hidden(export, one):
+            rows.append(("a private task", "", "", "", ""))
+        elif one.version is None:
+            rows.append((text(one.task), "no longer in the store", "", "", ""))
+        else:
+            rows.append(_lineage_row(one.task, one.version))
+    told = table(["task", "version", "generation", "method", "manifest"], rows)
+    made = (
+        "Each version was made from the one below it, by copying some of its components and\n"
+        "training the copies. "
+        if ancestors
+        else ""
+    )
+    return f"""## Where it comes from
+
+{made}{root_told(root)}
+
+{told}"""
+
+
+def _lineage_row(task: str, version: Any) -> tuple[str, ...]:
+    lineage = version.path.lineage
+    generation, method = (text(lineage.get(key, UNKNOWN), 60) for key in ("generation", "method"))
+    return text(task), f"v{version.version}", generation, method, f"`{version.digest}`"
+
+
+def _hidden(export: Export, one: Ancestor) -> bool:
+    """Whether a card must not name it: other private tasks' names are private too."""
+    return bool(one.version and one.version.path.private and one.task != export.published.task)
+
+
+def root_told(root: str) -> str:
+    """One sentence on what a root's name says."""
+    kind, _, place = root.partition(":")
+    if kind == "shipped":
+        return "The root is the one that ships with munet, trained on Omniglot (MIT licence)."
+    if kind == "random":
+        return "The root had random weights: nothing was trained before."
+    if kind in ("augreg", "hf") and place:
+        shown = place if "://" in place else place.rstrip("/").rpartition("/")[2]
+        return f"The root's weights are published ones: `{shown}`."
+    return f"Which root that was is {UNKNOWN}."
+
+
+def _sharing(export: Export, sharing: Sharing) -> str:
+    components = export.published.path.components
+    total = sum(export.published.sizes.values())
+    if not sharing.tasks:
+        return f"""## What it shares
+
+Nothing: no other public task of its store uses one of its {len(components)} components."""
+    names = ", ".join(text(task) for task in sharing.tasks[:MOST_TASKS])
+    more = len(sharing.tasks) - MOST_TASKS
+    return f"""## What it shares
+
+In its store, {sharing.components} of its {len(components)} components
+({100 * sharing.bytes / total:.0f} % of its bytes) are also used by other public tasks: {names}{
+        f" and {more} more" if more > 0 else ""
+    }. There they exist once; this folder has copies."""
+
+
+def _licence(export: Export, ancestors: list[Ancestor], root: str) -> str:
+    kind = root.partition(":")[0]
+    rooted = {
+        "shipped": "Omniglot, which the root was trained on, is under the MIT licence.",
+        "random": "The root adds none.",
+        "augreg": "The root's weights are under their publishers' licence, which is not recorded.",
+        "hf": "The root's weights are under their publishers' licence, which is not recorded.",
+    }.get(kind, f"The root's licence is {UNKNOWN}.")
+    return f"""## Licence
+
+The store records no licence of the model itself. The licences of the data are in the table above;
+where it says "{UNKNOWN}", nobody stated one. {rooted}"""

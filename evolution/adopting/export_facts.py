@@ -1,0 +1,90 @@
+"""What a store tells of a version beside its numbers: where it comes from, and what it shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from model_store import ModelStore, Published, StoreError
+
+MAX_ANCESTORS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestor:
+    """A version in a lineage; nothing but its task where it is not in the store any more."""
+
+    task: str
+    version: Published | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """How much of a version other public tasks of its store use too."""
+
+    components: int
+    bytes: int
+    tasks: tuple[str, ...]  # that use some of it, those that use most first
+
+
+def ancestors(store: ModelStore, published: Published) -> Iterator[Ancestor]:
+    """From the parent back to the first version that was made from the root."""
+    for _ in range(MAX_ANCESTORS):
+        lineage = published.path.lineage
+        digest, task = lineage.get("parent"), lineage.get("parent_task")
+        if not isinstance(digest, str) or not isinstance(task, str):
+            return
+        found = _version(store, task, digest)
+        if found is None:
+            yield Ancestor(task, None)
+            return
+        yield Ancestor(task, found)
+        published = found
+
+
+def _version(store: ModelStore, task: str, manifest: str) -> Published | None:
+    try:
+        numbers = [number for number, found in store.versions(task).items() if found == manifest]
+        return store.resolve(task, numbers[-1]) if numbers else None
+    except StoreError:
+        return None
+
+
+def sharing(store: ModelStore, published: Published) -> Sharing:
+    """With the live versions of other tasks; private ones are not looked at."""
+    components = published.path.components
+    mine = {str(digest): published.sizes[name] for name, digest in components.items()}
+    used, tasks = set[str](), dict[str, int]()
+    for other in store.served():
+        common = mine.keys() & set(other.path.components.values())
+        if common and other.task != published.task and not other.path.private:
+            used |= common
+            tasks[other.task] = sum(mine[digest] for digest in common)
+    names = sorted(tasks, key=lambda task: (-tasks[task], task))
+    number = sum(digest in used for digest in components.values())
+    return Sharing(number, sum(mine[digest] for digest in used), tuple(names))
+
+
+def root_of(store: ModelStore, published: Published) -> str:
+    """What the run that made it calls its root; empty where that is not known any more."""
+    agent = published.path.lineage.get("agent")
+    try:
+        document = store.load_agent(agent) if isinstance(agent, str) and agent else None
+    except StoreError:
+        return ""
+    settings = (document or {}).get("settings")
+    root = settings.get("root") if isinstance(settings, Mapping) else None
+    return root if isinstance(root, str) else ""
+
+
+def measures(published: Published) -> Iterator[tuple[str, str, float, int]]:
+    """Split, measure, value and number of examples, the test split first."""
+    metrics = published.path.metrics
+    for name in sorted(metrics, key=lambda name: (name != "test", name)):
+        part = metrics[name]
+        examples = part.get("examples") if isinstance(part, Mapping) else None
+        if type(examples) is not int or examples < 1:
+            continue
+        for measure, value in part.items():
+            if measure != "examples" and type(value) in (int, float):
+                yield str(part.get("split", name)), measure, float(value), examples

@@ -1,0 +1,225 @@
+"""A published path as Hugging Face's `ViTForImageClassification`: its tensors and JSON files.
+
+That class computes what a path without adapters computes, with the same numbers: tanh GELU, epsilon
+1e-6, a classifier on the class token. An adapter, x + up(gelu(down(norm(x)))), is what a block does
+whose attention adds nothing, so it becomes such a block: the numbers stay exactly the same, the
+network becomes deeper. What the class cannot compute is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolution.adopting.export_errors import ExportError
+from model_store import ModelStore, Published, TaskPath
+from vit import Architecture, init, kind_of, shapes
+from vit.components import LAYER_NORM_EPSILON, Tree
+from vit.layouts import HUGGING_FACE
+from vit.preprocess import CONTRACT
+
+ARCHITECTURE = "ViTForImageClassification"
+LAYOUT = replace(HUGGING_FACE, prefix="vit.")
+HEAD = {"kernel": "classifier.weight", "bias": "classifier.bias"}
+SOFTMAX, SIGMOID = "softmax", "sigmoid"
+# What the path spec calls it -> how transformers names the kind of answer.
+PROBLEM_TYPES = {SOFTMAX: "single_label_classification", SIGMOID: "multi_label_classification"}
+BILINEAR = 2  # Pillow's number
+
+Arrays = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What is written of one version."""
+
+    published: Published
+    architecture: Architecture  # as published
+    plain: Architecture  # of the class that others run: adapters are blocks
+    tensors: Arrays
+    activation: str  # of the answers
+
+
+def exported(store: ModelStore, published: Published) -> Export:
+    """Reads a version's components. Raises ExportError, or DamagedStore."""
+    path = published.path
+    arch = network_of(path)
+    activation = activation_of(path)
+    params = {
+        name: _checked(path, arch, name, store.component(digest))
+        for name, digest in path.components.items()
+    }
+    plain, blocks = without_adapters(arch, params)
+    return Export(published, arch, plain, tensors_of(blocks), activation)
+
+
+def network_of(path: TaskPath) -> Architecture:
+    """The path's network, which fits its components. Raises ExportError."""
+    if path.subpaths or path.architecture.get("kind"):
+        raise _refused(
+            path, "one path", f"a {path.architecture.get('kind', 'multipath')} of several"
+        )
+    try:
+        arch = Architecture.from_json(path.architecture)
+    except (ValueError, TypeError) as error:
+        raise _refused(path, "an architecture", str(error)) from None
+    if arch.component_names != tuple(path.components):
+        found = ", ".join(path.components)
+        raise _refused(path, "the components of its architecture", f"{found:.200}")
+    if len(path.labels) != arch.num_classes:
+        raise _refused(path, f"{arch.num_classes} labels", str(len(path.labels)))
+    if arch.adapters and arch.adapter_dim > arch.mlp_dim:
+        raise _refused(
+            path,
+            f"adapters of at most {arch.mlp_dim}, the width of a block's MLP",
+            f"adapters of {arch.adapter_dim}",
+        )
+    return arch
+
+
+def activation_of(path: TaskPath) -> str:
+    """How its logits become probabilities. Raises ExportError for a way that is not known here."""
+    found = path.extra.get("activation", SOFTMAX)
+    if found not in PROBLEM_TYPES:
+        raise _refused(path, f"an activation of {', '.join(PROBLEM_TYPES)}", repr(found))
+    return found
+
+
+def _refused(path: TaskPath, expected: str, found: str) -> ExportError:
+    return ExportError(
+        f"exporting {path.task!r}: {ARCHITECTURE} takes {expected}; found {found}\n"
+        "to move it as it is, write an OCI layout: python -m model_store export --oci DIR"
+    )
+
+
+def _checked(path: TaskPath, arch: Architecture, name: str, tree: Tree) -> Tree:
+    """The component, which has the arrays of its kind. Raises ExportError."""
+    expected, found = _leaves(name, shapes(arch, name)), _leaves(name, tree)
+    for leaf in sorted({**expected, **found}):
+        wanted = expected[leaf].shape if leaf in expected else "no such array"
+        there = found[leaf].shape if leaf in found else "none"
+        if wanted != there:
+            raise _refused(path, f"{leaf} as {wanted}", str(there))
+        if found[leaf].dtype.kind not in "fV" or not np.can_cast(found[leaf].dtype, np.float32):
+            raise _refused(path, f"{leaf} in at most 32 bits of floats", str(found[leaf].dtype))
+    return tree
+
+
+def _leaves(name: str, tree: Tree) -> dict[str, Any]:
+    """Arrays by path, as "encoderblock_3/LayerNorm_0/scale" or "cls"."""
+    if not isinstance(tree, Mapping):
+        return {name: tree}
+    parts = (_leaves(f"{name}/{key}", value) for key, value in tree.items())
+    return {path: leaf for part in parts for path, leaf in part.items()}
+
+
+# ---- tensors
+
+
+def without_adapters(
+    arch: Architecture, params: Mapping[str, Tree]
+) -> tuple[Architecture, dict[str, Tree]]:
+    """The same network of blocks alone; params by component, in the order of the forward pass."""
+    plain, blocks = {}, 0
+    for name in arch.component_names:
+        tree, kind = params[name], kind_of(name)
+        if kind in ("encoderblock", "residual_adapter"):
+            name, blocks = f"encoderblock_{blocks}", blocks + 1
+        plain[name] = _as_block(arch, tree) if kind == "residual_adapter" else tree
+    return replace(arch, num_layers=blocks, adapters=()), plain
+
+
+def _as_block(arch: Architecture, adapter: Tree) -> Tree:
+    """A block that does what an adapter does: attention and all further hidden units are zero."""
+
+    def zeros(tree: Tree) -> Tree:
+        return {
+            key: zeros(value) if isinstance(value, Mapping) else np.zeros_like(value)
+            for key, value in tree.items()
+        }
+
+    more = arch.mlp_dim - arch.adapter_dim
+    down, up = adapter["Dense_0"], adapter["Dense_1"]
+    return {
+        **zeros(init(arch, "encoderblock_0")),
+        "LayerNorm_1": adapter["LayerNorm_0"],
+        "MlpBlock_0": {
+            "Dense_0": {
+                "kernel": np.pad(_float32(down["kernel"]), ((0, 0), (0, more))),
+                "bias": np.pad(_float32(down["bias"]), (0, more)),
+            },
+            "Dense_1": {
+                "kernel": np.pad(_float32(up["kernel"]), ((0, more), (0, 0))),
+                "bias": up["bias"],
+            },
+        },
+    }
+
+
+def tensors_of(params: Mapping[str, Tree]) -> Arrays:
+    """All arrays under Hugging Face's keys, in its shapes, as float32."""
+    found = {}
+    for name, tree in params.items():
+        for path, leaf in _leaves(name, tree).items():
+            key = HEAD[path.removeprefix("head/")] if name == "head" else LAYOUT.key(path)
+            found[key] = np.ascontiguousarray(LAYOUT.revert(path, _float32(leaf)))
+    return found
+
+
+def _float32(array: Any) -> NDArray[np.float32]:
+    return np.asarray(array).astype(np.float32)
+
+
+# ---- JSON files
+
+
+def config_of(export: Export) -> dict[str, Any]:
+    """config.json."""
+    arch, labels = export.plain, export.published.path.labels
+    return {
+        "architectures": [ARCHITECTURE],
+        "model_type": "vit",
+        "hidden_size": arch.width,
+        "num_hidden_layers": arch.num_layers,
+        "num_attention_heads": arch.heads,
+        "intermediate_size": arch.mlp_dim,
+        "image_size": arch.image_size,
+        "patch_size": arch.patch_size,
+        "num_channels": 3,
+        "qkv_bias": True,
+        "hidden_act": "gelu_pytorch_tanh",
+        "layer_norm_eps": LAYER_NORM_EPSILON,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "torch_dtype": "float32",
+        "problem_type": PROBLEM_TYPES[export.activation],
+        "id2label": {str(number): label for number, label in enumerate(labels)},
+        "label2id": {label: number for number, label in enumerate(labels)},
+    }
+
+
+def processor_of(path: TaskPath) -> dict[str, Any]:
+    """preprocessor_config.json: as near as transformers comes to the path's input contract.
+
+    Raises ExportError for a contract that is not known here.
+    """
+    for name, rule in CONTRACT.items():
+        if path.input.get(name) != rule:
+            raise _refused(path, f"input with {name} {rule!r}", repr(path.input.get(name)))
+    size = path.input["size"]
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"height": size, "width": size},
+        "resample": BILINEAR,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }

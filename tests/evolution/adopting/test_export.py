@@ -1,0 +1,282 @@
+"""Law: an export is the task: transformers' own class computes the same from it, and its components
+come back bit for bit. What the class cannot compute is refused by name."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.numpy import load_file
+
+from evolution.adopting.export import write
+from evolution.adopting.export_errors import ExportError
+from evolution.adopting.export_pixels import picture
+from model_store import ModelStore, digest_of, encode
+from tests.evolution.adopting.exported import (
+    ADAPTED,
+    TINY,
+    hugging_face,
+    logits_of,
+    publish,
+    random_params,
+)
+from vit import Architecture, preprocess
+from vit.pretrained import read_hf
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(str(tmp_path / "store"), create=True)
+
+
+@pytest.mark.parametrize("arch", [TINY, ADAPTED], ids=["plain", "adapters"])
+def test_transformers_class_gives_the_same_logits(
+    store: ModelStore, tmp_path: Path, arch: Architecture
+) -> None:
+    published = publish(store, arch)
+    write(store, published, tmp_path / "out")
+    size = arch.image_size
+    images = np.random.default_rng(1).uniform(-1, 1, (3, size, size, 3)).astype(np.float32)
+    found, expected = hugging_face(tmp_path / "out", images), logits_of(store, published, images)
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+
+
+architectures = st.builds(
+    lambda heads, dim, patch, grid, rest, mlp, layers, classes: Architecture(
+        width=heads * dim, heads=heads, mlp_dim=mlp, patch_size=patch,
+        image_size=patch * grid + min(rest, patch - 1), num_layers=layers, num_classes=classes,
+    ),
+    st.integers(1, 4), st.integers(1, 5), st.integers(1, 16), st.integers(1, 5), st.integers(0, 15),
+    st.integers(1, 30), st.integers(1, 4), st.integers(1, 12),
+)  # fmt: skip
+
+
+@given(architectures, st.data())
+@settings(
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_components_come_back_bit_for_bit(
+    tmp_path_factory: pytest.TempPathFactory, arch: Architecture, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("round")
+    store = ModelStore(str(folder / "store"), create=True)
+    params = random_params(arch, data.draw(st.integers(0, 9)))
+    published = publish(store, arch, params)
+    write(store, published, folder / "out")
+    read, components = read_hf(folder / "out")
+    file = load_file(folder / "out" / "model.safetensors")
+    components["head"] = {
+        "kernel": np.ascontiguousarray(file["classifier.weight"].T),
+        "bias": file["classifier.bias"],
+    }
+    found = {name: digest_of(encode(components[name])) for name in arch.component_names}
+    assert found == dict(published.path.components)
+    seen = replace(arch, image_size=arch.grid * arch.patch_size, num_classes=1)
+    assert read == seen
+
+
+def test_labels_and_the_input_contract_are_told(store: ModelStore, tmp_path: Path) -> None:
+    labels = ("a|b", "Straße", "line\nbreak")
+    published = publish(store, labels=labels)
+    write(store, published, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert tuple(config["id2label"][str(number)] for number in range(3)) == labels
+    assert [config["label2id"][label] for label in labels] == [0, 1, 2]
+    record = json.loads((tmp_path / "out" / "munet.json").read_text())
+    assert record["path"] == published.path.to_json()
+    assert record["manifest"] == published.digest
+    assert json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())["size"] == {
+        "height": 14,
+        "width": 14,
+    }
+
+
+@pytest.mark.parametrize("side", [5, 14])
+def test_what_the_card_says_of_smaller_pictures_is_true(side: int) -> None:
+    pixels = picture(side, 3)
+    averaged = Image.fromarray(pixels).resize((14, 14), Image.Resampling.BILINEAR)
+    ours = (preprocess(pixels, 14) + 1) * 127.5
+    assert np.abs(ours - np.asarray(averaged, np.float32)).max() <= (1.01 if side < 14 else 1e-4)
+
+
+def _integers(store: ModelStore) -> Any:
+    params = random_params(TINY, 0)
+    return {"params": {**params, "head": jax.tree.map(np.int32, params["head"])}}
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "several paths": (
+        lambda store: {"architecture": {"kind": "multipath", "num_paths": 2}},
+        "takes one path; found a multipath of several",
+    ),
+    "no architecture": (lambda store: {"architecture": {"width": 3}}, "takes an architecture"),
+    "other labels": (lambda store: {"labels": ("one",)}, "takes 3 labels; found 1"),
+    "an adapter wider than the MLP": (
+        lambda store: {"arch": replace(ADAPTED, adapter_dim=41)},
+        "adapters of at most 40, the width of a block's MLP; found adapters of 41",
+    ),
+    "whole numbers": (_integers, "takes head/bias in at most 32 bits of floats; found int32"),
+    "other arrays": (
+        lambda store: {"params": random_params(replace(TINY, mlp_dim=25), 0)},
+        r"MlpBlock_0/Dense_0/bias as \(24,\); found \(25,\)",
+    ),
+    "another activation": (lambda store: {"activation": "tanh"}, "takes an activation of softmax"),
+    "another resize": (
+        lambda store: {"input": {"size": 14, "resize": "nearest", "channels": 3}},
+        "takes input with resize 'bilinear'; found 'nearest'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_class_cannot_compute_is_refused_by_name(
+    store: ModelStore, tmp_path: Path, name: str
+) -> None:
+    changes, message = REFUSED[name]
+    fields = changes(store)
+    if "activation" in fields:
+        fields = {"extra": fields}
+    published = publish(store, **fields)
+    with pytest.raises(ExportError, match=message) as refused:
+        write(store, published, tmp_path / "out")
+    assert "model_store export --oci" in str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_half_precision_becomes_float32_without_loss(store: ModelStore, tmp_path: Path) -> None:
+    params = random_params(TINY, 0)
+    halves = jax.tree.map(np.float16, params)
+    write(store, publish(store, params=halves), tmp_path / "out")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert {array.dtype for array in found.values()} == {np.dtype(np.float32)}
+    bias = found["classifier.bias"]
+    np.testing.assert_array_equal(bias, params["head"]["bias"].astype(np.float16))
+
+
+# ---- the folder
+
+
+def names(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir()}
+
+
+WRITTEN = {"README.md", "config.json", "model.safetensors", "munet.json"} | {
+    "preprocessor_config.json"
+}
+
+
+def test_an_export_is_replaced_and_an_empty_folder_filled(
+    store: ModelStore, tmp_path: Path
+) -> None:
+    out = tmp_path / "deep" / "out"
+    out.mkdir(parents=True)
+    write(store, publish(store), out)
+    first = (out / "model.safetensors").read_bytes()
+    write(store, publish(store, seed=1), out)
+    assert (out / "model.safetensors").read_bytes() != first
+    assert names(out) == WRITTEN
+    assert names(out.parent) == {"out"}
+
+
+def _add(out: Path) -> None:
+    (out / "notes.txt").write_text("mine")
+
+
+def _change(out: Path) -> None:
+    (out / "README.md").write_text("mine")
+
+
+def _remove(out: Path) -> None:
+    (out / "README.md").unlink()
+
+
+def _no_record(out: Path) -> None:
+    (out / "munet.json").unlink()
+
+
+def _other_record(out: Path) -> None:
+    (out / "munet.json").write_text('{"files": {"../other": "sha256:"}}')
+
+
+def _folder_inside(out: Path) -> None:
+    (out / "model.safetensors").unlink()
+    (out / "model.safetensors").mkdir()
+
+
+OTHERS = (_add, _change, _remove, _no_record, _other_record, _folder_inside)
+
+
+@pytest.mark.parametrize("change", OTHERS)
+def test_a_folder_of_others_is_left_as_it_is(
+    store: ModelStore, tmp_path: Path, change: Any
+) -> None:
+    out = tmp_path / "out"
+    write(store, publish(store), out)
+    change(out)
+    before = {file: file.is_file() and file.read_bytes() for file in out.iterdir()}
+    with pytest.raises(ExportError, match="expected no such folder, an empty one"):
+        write(store, publish(store, seed=1), out)
+    assert {file: file.is_file() and file.read_bytes() for file in out.iterdir()} == before
+    assert names(tmp_path) == {"out", "store"}
+
+
+def test_a_link_and_a_file_are_refused(store: ModelStore, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    (tmp_path / "file").write_text("mine")
+    for name in ("link", "file"):
+        with pytest.raises(ExportError, match=f"found a {name}"):
+            write(store, publish(store), tmp_path / name)
+    assert not names(tmp_path / "there")
+
+
+def failing_after(calls: int) -> Iterator[None]:
+    """Raises as a full disk does, when it was asked so many times."""
+    for _ in range(calls):
+        yield
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("replacing", [False, True])
+@pytest.mark.parametrize("calls", range(6))
+def test_a_full_disk_leaves_all_as_it_was(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int, replacing: bool
+) -> None:
+    out = tmp_path / "out"
+    if replacing:
+        write(store, publish(store), out)
+    before = (out / "model.safetensors").read_bytes() if replacing else None
+    disk, real = failing_after(calls), Path.write_text
+
+    def full(self: Path, text: str) -> int:
+        next(disk)
+        return real(self, text)
+
+    def rename(source: Any, target: Any) -> None:
+        if Path(target) == out and not Path(source).name.endswith("-replaced"):
+            next(disk)
+        renamed(source, target)
+
+    renamed = os.rename
+    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "rename", rename)
+    later = publish(store, seed=1)
+    if calls < 5:  # four texts and a rename
+        with pytest.raises(OSError, match="No space left"):
+            write(store, later, out)
+        assert names(tmp_path) == {"store", *(["out"] if replacing else [])}
+        assert not replacing or (out / "model.safetensors").read_bytes() == before
+    else:
+        write(store, later, out)
+        assert names(out) == WRITTEN
