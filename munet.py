@@ -19,6 +19,9 @@ from typer.core import TyperCommand, TyperGroup
 COMMANDS = {
     "data": ("evolution.data.command", "Brings your own pictures in, and checks them."),
     "export": ("evolution.adopting.export_command", "Writes a task as a Hugging Face folder."),
+    "store": ("model_store.__main__", "Looks at, looks after and exchanges what was published."),
+    "serve": ("service.host.command", "Serves every task of a store over HTTP."),
+    "classify": ("service.client.command", "Asks a running gateway about pictures."),
 }
 LONGEST_MESSAGE = 5  # lines
 
@@ -39,15 +42,11 @@ class Deferred(TyperCommand):
 
 
 class Munet(TyperGroup):
-    """The commands of COMMANDS."""
+    """The commands of COMMANDS, in that order, not loaded yet."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        """In the order of COMMANDS."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Deferred | None:
-        """One of them, not loaded yet."""
-        return Deferred(cmd_name, *COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = {name: Deferred(name, *where) for name, where in COMMANDS.items()}
 
 
 app = typer.Typer(

@@ -1,4 +1,4 @@
-"""Command line of the model store: `python -m model_store --help`."""
+"""Command line of the model store: `munet store --help`, or `python -m model_store --help`."""
 
 import logging
 import sys
@@ -8,11 +8,11 @@ import typer
 from model_store import StoreError
 from model_store.cli import changing, exchange, looking, signing, verifying
 
+ERRORS = (StoreError,)
 app = typer.Typer(
     help="Look at, look after and exchange stores of multitask models.",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,
 )
 for part in (looking, verifying, changing, exchange, signing):
     app.add_typer(part.app)
@@ -23,7 +23,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         app(prog_name="python -m model_store")
-    except (StoreError, OSError) as error:
+    except (*ERRORS, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
 

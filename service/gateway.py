@@ -36,6 +36,8 @@ from service.access import Access
 from service.app import create_app
 from service.compute.backends import choice
 from service.errors import SettingsError
+from service.host import GREETING
+from service.host.greeting import greet
 from service.http import connections
 from service.http.direct import Direct
 from service.http.draining import stop_listening
@@ -133,7 +135,8 @@ class Gateway:
         try:
             settings = Settings.from_environment()
             choice.require(settings.backend)
-            _require_port(settings)
+            address = _address()
+            _require_port(address, settings)
             grpc_server.hold_port(settings)
             store = ModelStore(settings.store)
             Trust(store, settings.trusted_keys)
@@ -148,7 +151,11 @@ class Gateway:
             os.environ["MUNET_TRUSTED_KEYS"] = os.path.abspath(settings.trusted_keys)
         if settings.tokens:
             os.environ["MUNET_TOKENS"] = os.path.abspath(settings.tokens)
-        processes.lead()
+        if cache := os.environ.get("MUNET_CACHE"):  # the store's, of the verified blobs of a URL
+            os.environ["MUNET_CACHE"] = os.path.abspath(cache)
+        started = processes.lead()
+        if address and os.environ.get(GREETING):
+            greet(address, store, bool(settings.tokens), started)
 
     @bentoml.on_startup
     async def arm(self) -> None:
@@ -171,14 +178,21 @@ Gateway.add_asgi_middleware(
 )
 
 
-def _require_port(settings: Settings) -> None:
-    """Raises SettingsError where `bentoml serve` could not listen: it would print a traceback."""
+def _address() -> tuple[str, int] | None:
+    """What `bentoml serve` will listen on; None if it was started by other means."""
     context = click.get_current_context(silent=True)
-    if context is None:  # started by other means than the command
-        return
+    if context is None:
+        return None
     host, port = context.params.get("host"), context.params.get("port")
     host = BentoMLContainer.http.host.get() if host is None else host
-    port = BentoMLContainer.http.port.get() if port is None else port
+    return host, BentoMLContainer.http.port.get() if port is None else port
+
+
+def _require_port(address: tuple[str, int] | None, settings: Settings) -> None:
+    """Raises SettingsError where `bentoml serve` could not listen: it would print a traceback."""
+    if address is None:
+        return
+    host, port = address
     if port and port == settings.grpc_port:
         raise SettingsError(
             f"starting the gateway: MUNET_GRPC_PORT and --port (or BENTOML_PORT) are both {port}; "

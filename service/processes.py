@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -114,14 +114,18 @@ def end_at_last() -> None:
     timer.start()
 
 
-def lead() -> None:
-    """Makes this process the main one; before it has any workers."""
+def lead() -> Callable[[], bool]:
+    """Makes this process the main one; before it has any workers.
+
+    What it returns says whether one of them has started.
+    """
     folder = Path(tempfile.mkdtemp(prefix="munet-"))
     os.environ[PID], os.environ[FOLDER] = str(os.getpid()), str(folder)
     atexit.register(_leave, folder)
     signal.signal(signal.SIGUSR1, lambda *_: _give_up(folder))
     _obey_signals(folder)
     _obey_nobody_else()
+    return lambda: any(folder.glob("started-*"))
 
 
 def _stops(folder: Path) -> Path:

@@ -19,8 +19,11 @@ from model_store.sizes import SIZE, parse_size
 from service.errors import SettingsError
 
 PREFIX = "MUNET_"
-# Of the store's cache, of deploy/compose.yaml, and from the main process to its workers.
-OTHERS = ("CACHE", "CACHE_BYTES", "IMAGE", "STORE_DIR", "MAIN_PID", "WORKERS_FOLDER")
+# Of the store, of `munet data`, of deploy/compose.yaml, and from one of our processes to another.
+OTHERS = (
+    *("CACHE", "CACHE_BYTES", "STORE_LATE_S", "DATA", "IMAGE", "STORE_DIR"),
+    *("GREETING", "MAIN_PID", "WORKERS_FOLDER"),
+)
 # What Kubernetes gives every pod for a service whose name begins with munet.
 _LINK = re.compile(
     r"\w+_SERVICE_HOST=.*|\w+_SERVICE_PORT(_\w+)?=.*|\w+_PORT(_[0-9]+_\w+)?=(tcp|udp|sctp)://.*"

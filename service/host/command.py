@@ -1,0 +1,34 @@
+"""`munet serve`: the gateway on a store, until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from service.host import GREETING
+
+app = typer.Typer(add_completion=False)
+CHECKOUT = Path(__file__).parents[2]
+OF_OTHER_COMMANDS = ("MUNET_TOKEN",)  # the gateway would take it for a misspelt MUNET_TOKENS
+
+
+@app.command(epilog="Further settings are environment variables: service/README.md lists them.")
+def serve(
+    store: Annotated[
+        str, typer.Option(envvar="MUNET_STORE", help="Directory or URL of the store.")
+    ],
+    port: Annotated[
+        int, typer.Option(envvar="BENTOML_PORT", help="The port that it answers on.")
+    ] = 3000,
+) -> NoReturn:
+    """Serves every task of a store over HTTP, and says when it is ready."""
+    environment = {name: text for name, text in os.environ.items() if name not in OF_OTHER_COMMANDS}
+    environment |= {"MUNET_STORE": store, GREETING: "1", "BENTOML_DO_NOT_TRACK": "True"}
+    environment.setdefault("BENTOML_HOME", str(CHECKOUT / "build" / f"bentoml-{port}"))
+    bentoml = str(Path(sys.executable).with_name("bentoml"))
+    # It becomes this process: signals and exit codes are its own.
+    os.execve(bentoml, [bentoml, "serve", str(CHECKOUT), "--port", str(port)], environment)
