@@ -6,22 +6,23 @@ PORT   ?= 3000
 DATA   ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo demo-agents serve test test-slow test-ray fuzz fuzz-gateway fuzz-store simulate lint lock proto peers root compare compare-agents soak clean
+.PHONY: demo demo-agents serve install test test-slow test-ray fuzz fuzz-gateway fuzz-store simulate lint lock proto peers root compare compare-agents soak clean
 
-demo: $(VENV)/installed         ## evolve, publish, serve, add a task while serving, measure
+demo: $(BIN)/munet              ## evolve, publish, serve, add a task while serving, measure
 	$(BIN)/python demo.py
 
-demo-agents: $(VENV)/installed  ## agents evolve while the gateway serves; one is killed; a multipath agent
+demo-agents: $(BIN)/munet       ## agents evolve while the gateway serves; one is killed; a multipath agent
 	$(BIN)/python demo_agents.py
 
-serve: $(VENV)/installed        ## the gateway on STORE (the demo's unless given)
-	MUNET_STORE=$(STORE) BENTOML_HOME=$(abspath build)/bentoml-$(PORT) BENTOML_DO_NOT_TRACK=True \
-	  $(BIN)/bentoml serve . --port $(PORT)
+serve: $(BIN)/munet             ## the gateway on STORE (the demo's unless given)
+	$(BIN)/munet serve --store $(STORE) --port $(PORT)
 
-test: $(VENV)/installed         ## all tests but the slow ones; under 10 minutes on 2 cores
+install: $(BIN)/munet           ## the command .venv/bin/munet, and all that it needs
+
+test: $(BIN)/munet              ## all tests but the slow ones; under 10 minutes on 2 cores
 	$(BIN)/pytest -m "not slow" -n auto --maxprocesses 4 --dist loadscope
 
-test-slow: $(VENV)/installed    ## the rest: minutes each
+test-slow: $(BIN)/munet         ## the rest: minutes each
 	$(BIN)/pytest -m slow
 
 test-ray: .venv-ray/installed   ## agents on a Ray cluster of several nodes, one of which is killed
@@ -102,6 +103,11 @@ $(VENV)/installed: requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	touch $@
+
+# Found from any working directory, and through links to it.
+$(BIN)/munet: $(VENV)/installed
+	printf '#!/bin/sh\nexec "%s" "%s" "$$@"\n' '$(abspath $(BIN))/python' '$(CURDIR)/munet.py' > $@
+	chmod +x $@
 
 # A node of a Ray cluster needs requirements-ray.lock; its tests need pytest and an S3 server beside.
 .venv-ray/installed: requirements.lock requirements-ray.lock

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 # No usage statistics from a worker. The `bentoml` command decides before it imports this file:
-# there the variable has to be set in its environment, as the Makefile does.
+# there the variable has to be set in its environment, as `munet serve` does.
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"
 # BentoML asks prometheus_client for its multi-process mode, which cannot remove series: each worker
 # counts for itself (`telemetry/workers.py`), and that is chosen when the client is imported.

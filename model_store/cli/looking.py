@@ -32,6 +32,9 @@ def list_tasks(store: Store, as_json: AsJson = False) -> None:
     if as_json:
         print_json([_summary(item) for item in published])
         return
+    if not published:
+        console.print(f"no task is published at {store} yet")
+        return
     rows = table("task", "version", "classes", "components", "size", "private", "published")
     for item in published:
         path = item.path

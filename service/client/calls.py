@@ -120,8 +120,6 @@ class Gateway:
             return "\nMUNET_TOKEN has to hold a token that this gateway knows"
         if status in (401, 403) and not self.token:
             return "\nif you have a token for this gateway, set MUNET_TOKEN to it"
-        if status == 404:
-            return f"\nthe tasks that there are: curl {self.url}/tasks"
         return ""
 
     def _stranger(self) -> Unanswered:

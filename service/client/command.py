@@ -27,8 +27,10 @@ app = typer.Typer(add_completion=False)
 
 @app.command(epilog=f"Where a gateway wants a token, it is taken from the variable {TOKEN}.")
 def classify(
-    task: Annotated[str, typer.Argument(help="The task that answers.")],
-    image: Annotated[list[str], typer.Argument(help="Files: PNG, JPEG, WEBP, BMP or GIF.")],
+    task: Annotated[str, typer.Argument(metavar="TASK", help="The task that answers.")],
+    image: Annotated[
+        list[str], typer.Argument(metavar="IMAGE", help="PNG, JPEG, WEBP, BMP or GIF.")
+    ],
     url: Annotated[
         str, typer.Option(metavar="URL", help="Where the gateway is.")
     ] = "http://127.0.0.1:3000",

@@ -129,4 +129,4 @@ def test_help_names_every_command() -> None:
     code, output, _ = run(None, "--help")
     assert code == 0
     for command in ("ls", "show", "du", "verify", "gc", "history", "rollback", "rm"):
-        assert f"\n  {command} " in output
+        assert f" {command} " in output

@@ -42,24 +42,31 @@ class Reply:
 
 
 class Server:
-    """`bentoml serve`, started and stopped as a context."""
+    """A gateway, started and stopped as a context."""
 
     def __init__(
-        self, what: str, home: Path, *, prefix: Sequence[str] = (), **variables: str
+        self,
+        what: str,
+        home: Path,
+        *,
+        prefix: Sequence[str] = (),
+        command: Sequence[str] = (),
+        cwd: Path = ROOT,
+        **variables: str,
     ) -> None:
         """`what` is a folder or a tag; `variables` are the gateway's environment; `prefix` is a
-        command that runs another.
+        command that runs another; `command`, without a port, is run in place of `bentoml serve`.
         """
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         home.mkdir(parents=True, exist_ok=True)
         self.log = home / "server.log"
-        command = [sys.executable, "-m", "bentoml", "serve", what, "--host", "127.0.0.1"]
+        usual = [sys.executable, "-m", "bentoml", "serve", what, "--host", "127.0.0.1"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*prefix, *command, "--port", str(self.port)],
-                cwd=ROOT,
+                [*prefix, *(command or usual), "--port", str(self.port)],
+                cwd=cwd,
                 env=environment(home, **variables),
                 stdout=log,
                 stderr=subprocess.STDOUT,

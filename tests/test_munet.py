@@ -1,0 +1,104 @@
+"""The `munet` command: one for all packages, from any folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import typer.main
+
+import munet
+
+TOP = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """The command as `make install` makes it, beside a Python that there is."""
+    binaries = tmp_path / "a venv" / "bin"
+    binaries.mkdir(parents=True)
+    (binaries / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (binaries / "python").chmod(0o755)
+    made = tmp_path / "made"
+    (made / "bin").mkdir(parents=True)
+    (made / "installed").touch()
+    (made / "bin/python").symlink_to(binaries / "python")
+    subprocess.run(["make", "-s", f"VENV={made}", f"{made}/bin/munet"], cwd=TOP, check=True)
+    return made / "bin/munet"
+
+
+def terminal(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Runs something in a terminal of 80 columns."""
+    environment = {**os.environ, "COLUMNS": "80"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def test_the_installed_command_is_the_module_from_any_folder_and_through_links(
+    installed: Path, tmp_path: Path
+) -> None:
+    module = terminal(sys.executable, "-m", "munet", "--help", cwd=TOP)
+    (tmp_path / "munet").symlink_to(installed)
+    (tmp_path / "typer.py").write_text("raise SystemExit('a file of the folder was imported')")
+    command = terminal(tmp_path / "munet", "--help", cwd=tmp_path)
+    assert (command.returncode, command.stderr) == (0, "")
+    assert command.stdout == module.stdout
+    assert all(name in command.stdout for name in munet.COMMANDS)
+
+
+@pytest.mark.parametrize("name", list(munet.COMMANDS))
+def test_every_command_has_help_that_fits_80_columns(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    command = typer.main.get_command(import_module(munet.COMMANDS[name][0]).app)
+    for sub in ["", *getattr(command, "commands", {})]:
+        monkeypatch.setattr(sys, "argv", ["munet", name, *([sub] if sub else []), "--help"])
+        with pytest.raises(SystemExit) as ended:
+            munet.main()
+        out, err = capsys.readouterr()
+        assert (ended.value.code, err) == (0, "")
+        assert f"Usage: munet {name}" in out
+        assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("stor", "store"), ("evolv", "evolve"), ("clasify", "classify")]
+)
+def test_a_typo_is_told_what_was_meant(
+    typed: str, meant: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if meant not in munet.COMMANDS:
+        pytest.skip("there is no such command yet")
+    monkeypatch.setattr(sys, "argv", ["munet", typed])
+    with pytest.raises(SystemExit) as ended:
+        munet.main()
+    assert ended.value.code == 2
+    assert f"Did you mean '{meant}'?" in capsys.readouterr().err
+
+
+def test_the_store_s_commands_are_those_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["munet", "store", "ls", "--store", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        munet.main()
+    mounted = capsys.readouterr()
+    own = terminal(sys.executable, "-m", "model_store", "ls", "--store", str(tmp_path), cwd=TOP)
+    assert ended.value.code == own.returncode == 1
+    assert mounted.err == own.stderr and own.stderr.startswith("error: ")
+
+
+def test_help_and_mistakes_load_no_package() -> None:
+    code = (
+        "import sys, munet\n"
+        "sys.argv = ['munet', sys.argv[1]]\n"
+        "try: munet.main()\n"
+        "finally: print({'evolution', 'service', 'model_store', 'jax'} & set(sys.modules))\n"
+    )
+    for argument in ("--help", "stor"):
+        done = terminal(sys.executable, "-c", code, argument, cwd=TOP)
+        assert done.stdout.endswith("set()\n")
