@@ -65,15 +65,11 @@ def test_every_command_has_help_that_fits_80_columns(
         assert max(map(len, out.splitlines())) <= 80
 
 
-@pytest.mark.parametrize(
-    ("typed", "meant"), [("stor", "store"), ("evolv", "evolve"), ("clasify", "classify")]
-)
+@pytest.mark.parametrize("meant", list(munet.COMMANDS))
 def test_a_typo_is_told_what_was_meant(
-    typed: str, meant: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    meant: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if meant not in munet.COMMANDS:
-        pytest.skip("there is no such command yet")
-    monkeypatch.setattr(sys, "argv", ["munet", typed])
+    monkeypatch.setattr(sys, "argv", ["munet", meant[:-1]])
     with pytest.raises(SystemExit) as ended:
         munet.main()
     assert ended.value.code == 2
