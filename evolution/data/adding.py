@@ -161,7 +161,10 @@ def _nothing(seen: Seen) -> str:
     if not seen.skips:
         return "expected pictures, found none; check the place given with --from"
     named = "".join(f"\n  {s.path}: {s.reason}" for s in seen.skipped[:SHOWN_BAD])
-    return f"expected pictures, found {seen.skips} files of which none can be used:{named}"
+    return (
+        f"expected pictures, found {seen.skips} of which none can be used:{named}\n"
+        "check the place, and for paths in a table the folder that they begin in (--images)"
+    )
 
 
 def _looked_at(

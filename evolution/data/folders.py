@@ -1,7 +1,8 @@
 """A folder of class folders, with or without train, validation and test above them.
 
-The law: a class is named as its folder, to the letter; whatever plain file lies in it, however
-deep, is a picture of that class, or is named as one that cannot be used. Hidden files are left out.
+The law: a class is named as its folder, to the letter, and is a class though no picture of it can
+be used; any plain file that lies in it, however deep, is a picture of that class, or is named as
+one that cannot be used. Hidden files are left out. What lies beside the class folders is named.
 """
 
 from __future__ import annotations
@@ -11,8 +12,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from evolution.data.errors import DataError, listed
-from evolution.data.rows import Row, Skipped, Source, read_picture, require_text, split_named
+from evolution.data.rows import (
+    Row,
+    Skipped,
+    Source,
+    in_order,
+    read_picture,
+    require_text,
+    split_named,
+)
 
+CLASSES = (
+    "put the pictures of each class into a folder named as the class, or give a table with "
+    "columns image and label"
+)
 LEFT_OUT = {"__macosx", "thumbs.db", "desktop.ini"}  # what systems add to folders and archives
 
 
@@ -59,14 +72,10 @@ def folder_source(folder: Path) -> Source:
     """The pictures of class folders. Raises DataError."""
     top = below_wrappers(folder)
     within = folders_in(top)
-    loose = [entry.name for entry in entries(top) if not _is_folder(entry)]
+    loose = files_in(top)
     if not within:
         found = f"{len(loose)} files" if loose else "an empty folder"
-        raise DataError(
-            f"{folder}: expected a folder for each class, found {found}\n"
-            "put the pictures of each class into a folder named as the class, or give a table "
-            "with columns image and label"
-        )
+        raise DataError(f"{folder}: expected a folder for each class, found {found}\n{CLASSES}")
     parts = _parts(top, within)
     classes = {name for _, inside in parts for name in inside}
     require_text(classes, str(folder))
@@ -91,21 +100,36 @@ def folder_source(folder: Path) -> Source:
             except ValueError as error:
                 yield Skipped(where, str(error))
 
+    if parts[0][0]:  # folders of splits
+        loose += [f"{place.name}/{name}" for place in within for name in files_in(place)]
     notes = [f"left out, as they lie beside the class folders: {listed(loose)}"] if loose else []
-    return Source(rows, total=len(files), notes=notes)
+    return Source(rows, classes=in_order(classes), total=len(files), notes=notes)
 
 
 def _parts(top: Path, within: list[Path]) -> list[tuple[str | None, dict[str, Path]]]:
     """For each split, or once for None, the class folders by the names of their classes."""
     named = {place: split_named(place.name) for place in within}
-    if not all(named.values()) or not any(folders_in(place) for place in within):
-        return [(None, {place.name: place for place in within})]
-    if len(set(named.values())) < len(named):
+    inner = {place: folders_in(place) for place in within if named[place]}
+    if all(named.values()) and not any(inner.values()):
         raise DataError(
-            f"{top}: expected one folder for each split, found {listed([p.name for p in within])}; "
-            "put the pictures of one split into one folder"
+            f"{top}: expected class folders in {listed([p.name for p in within])}, which are "
+            f"called as splits are; found none\n{CLASSES}"
         )
-    return [(split, {p.name: p for p in folders_in(place)}) for place, split in named.items()]
+    if not any(inner.values()):
+        return [(None, {place.name: place for place in within})]
+    others = [place.name for place in within if not inner.get(place)]
+    if others or len(set(named.values())) < len(named):
+        raise DataError(
+            f"{top}: expected a folder for each split with class folders in it, found "
+            f"{listed([p.name for p in within])}; put all pictures of a split into one folder, and "
+            f"move others away{': ' + listed(others) if others else ''}"
+        )
+    return [(split, {p.name: p for p in inner[place]}) for place, split in named.items()]
+
+
+def files_in(folder: Path) -> list[str]:
+    """The names of what lies directly in a folder and is none."""
+    return [entry.name for entry in entries(folder) if not _is_folder(entry)]
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -8,12 +8,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from evolution.data.errors import DataError, listed
-from evolution.data.rows import SPLITS, Source, split_named
+from evolution.data.rows import SPLITS, Source, joined, split_named
 from evolution.data.tables import Columns, Record, Table, source_of, table_source
 
 LIBRARY = "datasets"
@@ -48,23 +47,7 @@ def _folder_source(folder: Path, columns: Columns) -> Source:
             f"{folder}: expected parquet files as the Hub has them (data/train-….parquet), found "
             "none; give the folder that holds `data`"
         )
-    return _together(
-        str(folder), [table_source(f, columns, folder, split=_split(f)) for f in files]
-    )
-
-
-def _together(name: str, parts: list[Source]) -> Source:
-    named = {part.classes for part in parts}
-    if len(named) > 1:
-        raise DataError(
-            f"{name}: expected the same classes in all {len(parts)} files, found {len(named)} lists"
-            " of them; add the files of one data set only"
-        )
-    totals = [part.total for part in parts]
-    total = None if None in totals else sum(t or 0 for t in totals)
-    return replace(
-        parts[0], rows=lambda: chain.from_iterable(part.rows() for part in parts), total=total
-    )
+    return joined(str(folder), [table_source(f, columns, folder, split=_split(f)) for f in files])
 
 
 def _named_source(name: str, columns: Columns) -> Source:
@@ -92,7 +75,7 @@ def _named_source(name: str, columns: Columns) -> Source:
         raise DataError(
             f"hf:{name}: expected splits called {', '.join(SPLITS)}, found {listed(list(loaded))}"
         )
-    return _together(f"hf:{name}", parts)
+    return joined(f"hf:{name}", parts)
 
 
 def _part(datasets: Any, name: str, columns: Columns, split: str, data: Any) -> Source:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from itertools import chain
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from evolution.data.archives import ENDINGS as ARCHIVES
 from evolution.data.archives import is_archive, unpack
 from evolution.data.errors import DataError, listed
-from evolution.data.folders import below_wrappers, entries, folder_source, folders_in
+from evolution.data.folders import below_wrappers, files_in, folder_source, folders_in
 from evolution.data.hub import hub_files, hub_source
 from evolution.data.prepared import prepared_source
-from evolution.data.rows import Source, split_named
+from evolution.data.rows import Source, joined, split_named
 from evolution.data.tables import ENDINGS as TABLES
 from evolution.data.tables import Columns, has_columns, is_table, table_source
 
@@ -34,6 +33,11 @@ def open_source(place: str, asked: Asked, scratch: Path) -> Source:
     if place.startswith(HUB):
         return hub_source(place.removeprefix(HUB), asked.columns)
     path = Path(place).expanduser()
+    if "://" in place:
+        raise DataError(
+            f"{place}: expected a path on this machine, found an address; download it first (a "
+            "bucket may hold the pictures that a table names, and what MUNET_DATA says)"
+        )
     if not path.exists():
         raise DataError(
             f"{place}: expected a folder, a table or an archive, found nothing there; correct the "
@@ -70,22 +74,36 @@ def _folder(folder: Path, asked: Asked) -> Source:
     top = below_wrappers(folder) if folders_in(folder) else folder
     if hub_files(top):
         return hub_source(str(top), asked.columns)
-    tables = [Path(e.path) for e in entries(top) if e.is_file() and is_table(Path(e.path))]
+    tables = _tables_in(top)
     if not tables:
-        return folder_source(folder)
+        beside = _tables_of_splits(top)
+        return _together(beside, asked) if beside else folder_source(folder)
     if len(tables) == 1:
         return _folder_with_table(folder, tables[0], asked)
     splits = [split_named(table.stem) for table in tables]
     if all(splits) and len(set(splits)) == len(splits):
-        parts = [
-            table_source(table, asked.columns, asked.images, split)
-            for table, split in zip(tables, splits, strict=True)
-        ]
-        return replace(parts[0], rows=lambda: chain.from_iterable(p.rows() for p in parts))
+        return _together(list(zip(tables, splits, strict=True)), asked)
     raise DataError(
         f"{folder}: expected one table, or one for each split, found "
         f"{listed([table.name for table in tables])}; name the table itself"
     )
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    return [folder / name for name in files_in(folder) if is_table(folder / name)]
+
+
+def _tables_of_splits(top: Path) -> list[tuple[Path, str | None]]:
+    """One table beside the pictures in each folder of a split, as `train/metadata.csv`."""
+    places = folders_in(top)
+    found = [(table, split_named(p.name)) for p in places for table in _tables_in(p)]
+    splits = [split for _, split in found]
+    return found if len(found) == len(places) == len(set(splits)) and all(splits) else []
+
+
+def _together(tables: list[tuple[Path, str | None]], asked: Asked) -> Source:
+    parts = [table_source(table, asked.columns, asked.images, split) for table, split in tables]
+    return joined(listed([str(table) for table, _ in tables]), parts)
 
 
 def _folder_with_table(folder: Path, table: Path, asked: Asked) -> Source:

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from evolution.data.errors import DataError, listed
@@ -47,6 +48,23 @@ class Source:
     notes: list[str] = field(default_factory=list)  # what was left out, for the user
 
 
+def joined(name: str, parts: list[Source]) -> Source:
+    """One source of several, one after the other. Raises DataError if their classes differ."""
+    found = {part.classes for part in parts}
+    if len(found) > 1:
+        raise DataError(
+            f"{name}: expected the same classes in all {len(parts)} parts, found {len(found)} lists"
+            " of them; add the files of one data set only"
+        )
+    totals = [part.total for part in parts if part.total is not None]
+    return Source(
+        rows=lambda: chain.from_iterable(part.rows() for part in parts),
+        classes=parts[0].classes,
+        total=sum(totals) if len(totals) == len(parts) else None,
+        notes=[note for part in parts for note in part.notes],
+    )
+
+
 def split_named(text: str) -> str | None:
     """The split that a name stands for, as `val` for validation; None if it stands for none."""
     return SPLIT_NAMES.get(text.strip().lower())
@@ -59,15 +77,17 @@ def in_order(classes: set[str]) -> tuple[str, ...]:
     return tuple(sorted(classes))
 
 
-def read_picture(path: Path, root: Path) -> bytes:
+def read_picture(path: Path, root: Path, outside: str = "copy the file into it") -> bytes:
     """A file's bytes; `root` is resolved. Raises ValueError, saying why it cannot be used.
+
+    `outside` is what to do about a file that lies elsewhere.
 
     A link counts as the file it leads to, which has to lie below `root`.
     """
     try:
         real = path.resolve(strict=True)
         if not real.is_relative_to(root):
-            raise ValueError(f"leads out of {root}; copy the file into it")
+            raise ValueError(f"leads out of {root}; {outside}")
         found = real.stat()
         if not stat.S_ISREG(found.st_mode):
             raise ValueError("no plain file")

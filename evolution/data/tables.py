@@ -1,13 +1,16 @@
 """A table with a picture a row: CSV, TSV, JSON lines or parquet.
 
-The law: the picture is bytes in the table, a path relative to the table's folder (or to the folder
-given) that does not lead out of it, or a URL in a bucket. The class is a text or a whole number,
-kept to the letter. A row without either is named as one that cannot be used.
+The law: the picture is bytes in the table (as they are, or as base64 where the table is text), a
+path relative to the table's folder (or to the folder given) that does not lead out of it, or a URL
+in a bucket. The class is a text or a whole number, kept to the letter. A row without either is
+named as one that cannot be used; a table whose rows cannot be told apart is refused.
 """
 
 from __future__ import annotations
 
+import base64
 import csv
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +20,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evolution.data.buckets import Buckets, is_url
+from evolution.data.buckets import SCHEMES, Buckets, is_url
 from evolution.data.errors import DataError, listed
 from evolution.data.layout import classes_in
-from evolution.data.rows import SPLIT_NAMES, Row, Skipped, Source, read_picture, split_named
+from evolution.data.rows import (
+    MAX_FILE_BYTES,
+    SPLIT_NAMES,
+    Row,
+    Skipped,
+    Source,
+    read_picture,
+    split_named,
+)
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 IMAGE_COLUMNS = (
@@ -30,6 +41,9 @@ IMAGE_COLUMNS = (
 LABEL_COLUMNS = ("label", "class", "category", "labels", "class_name", "target", "species")
 SPLIT_COLUMNS = ("split", "subset", "partition")
 ROWS_AT_ONCE = 32  # of a parquet file
+ROWS_FOR_COLUMNS = 1000  # first lines of JSON that are looked at for the names of columns
+DATA_URL = "data:"
+csv.field_size_limit(2 * MAX_FILE_BYTES)  # pictures may lie in the table, as base64
 
 Record = Mapping[str, Any]
 
@@ -110,17 +124,32 @@ class _Pictures:
             name, data = value.get("path"), value.get("bytes")
             if data is None:
                 return self.of(name, where)
-            return str(name or where), _filled(data)
+            return str(name or where), _filled(_decoded(data) if isinstance(data, str) else data)
         if isinstance(value, bytes):
             return where, _filled(value)
         if not isinstance(value, str) or not value:
             raise ValueError("no picture: expected a path, a URL or bytes")
+        if value.startswith(DATA_URL):
+            return where, _filled(_decoded(value.partition(",")[2]))
         try:
-            if is_url(value):
-                return value, _filled(self.buckets.read(value))
-            return value, read_picture(self.root / value, self.root)
+            return value, self._named(value)
         except ValueError as error:
-            raise ValueError(f"{value}: {error}") from None
+            raise ValueError(f"{value:.200}: {error}") from None
+
+    def _named(self, value: str) -> bytes:
+        if is_url(value):
+            return _filled(self.buckets.read(value))
+        if "://" in value:
+            raise ValueError(f"expected a path or a URL in a bucket ({', '.join(SCHEMES)}…)")
+        return read_picture(self.root / value, self.root, "name a folder around it with --images")
+
+
+def _decoded(text: str) -> bytes:
+    """What is written as base64; raises ValueError."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        raise ValueError(f"expected base64, found {text!r:.40}") from None
 
 
 def _filled(data: bytes) -> bytes:
@@ -181,7 +210,7 @@ def _column(
         if named in table.columns:
             return named
     else:
-        lowered = {column.lower(): column for column in reversed(table.columns)}
+        lowered = {column.strip().lower(): column for column in reversed(table.columns)}
         found = next((lowered[name] for name in usual if name in lowered), None)
         if found is not None:
             return found
@@ -215,19 +244,26 @@ def _delimited(path: Path) -> Table:
     with path.open(encoding="utf-8-sig", newline="") as file:
         first = file.readline()
     delimiter = max(",;\t", key=first.count) if path.suffix.lower() == ".csv" else "\t"
-    columns = tuple(next(csv.reader([first], delimiter=delimiter), ()))
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        columns = tuple(next(csv.reader(file, delimiter=delimiter), ()))
     if len(set(columns)) < len(columns):
         raise DataError(f"{path}: expected columns of different names, found {listed(columns)}")
 
     def records() -> Iterator[tuple[str, Record]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter=delimiter)
+            # Strict: a quote that is not closed would make one row of many.
+            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
             try:
                 for record in reader:
+                    if None in record:
+                        raise csv.Error(
+                            f"expected {len(columns)} values, found {len(columns)} and "
+                            f"{record[None]!r:.60}: a value with {delimiter!r} in it needs quotes"
+                        )
                     yield f"line {reader.line_num}", record
             except csv.Error as error:
                 raise DataError(
-                    f"{path}, line {reader.line_num}: {error}; correct the line"
+                    f"{path}, line {reader.reader.line_num}: {error}; correct the line"
                 ) from None
             except UnicodeDecodeError as error:
                 raise _not_text(path, error) from None
@@ -254,8 +290,9 @@ def _json_lines(path: Path) -> Table:
                     )
                 yield f"line {number}", record
 
-    _, first = next(records(), ("", {}))
-    return Table(path, tuple(first), records, {})
+    first = itertools.islice(records(), ROWS_FOR_COLUMNS)
+    columns = dict.fromkeys(name for _, record in first for name in record)
+    return Table(path, tuple(columns), records, {})
 
 
 def _parquet(path: Path) -> Table:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-SHAPES = ("disc", "square", "cross")
+SHAPES: tuple[str, ...] = ("disc", "square", "cross")
 
 
 def picture(kind: str, seed: int, side: int = 24) -> Image.Image:
@@ -35,10 +35,10 @@ def encoded(image: Image.Image, form: str = "PNG", **how) -> bytes:
     return file.getvalue()
 
 
-def class_folders(folder: Path, each: int = 10, kinds=SHAPES, first: int = 0) -> Path:
-    """A folder for each shape, with so many pictures in it."""
-    for kind in kinds:
-        (folder / kind).mkdir(parents=True)
+def class_folders(folder: Path, each: int = 10, kinds=SHAPES, first: int = 0, names=()) -> Path:
+    """A folder for each shape, called as it or by `names`, with so many pictures in it."""
+    for kind, name in zip(kinds, names or kinds, strict=True):
+        (folder / name).mkdir(parents=True)
         for i in range(first, first + each):
-            (folder / kind / f"{i:03}.png").write_bytes(encoded(picture(kind, i)))
+            (folder / name / f"{i:03}.png").write_bytes(encoded(picture(kind, i)))
     return folder

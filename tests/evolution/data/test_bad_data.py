@@ -70,6 +70,13 @@ def made(path):
     return path
 
 
+def split_folders(path, *names):
+    """Folders with class folders in them."""
+    for i, name in enumerate(names):
+        class_folders(path / name, 3, first=3 * i)
+    return path
+
+
 BOMB = bytes(300 << 10)
 KINDS = {
     "nothing there": (lambda d: d / "nothing", "expected a folder, a table or an archive"),
@@ -101,8 +108,27 @@ KINDS = {
         lambda d: written(d / "t.csv", "image,label,split\na.png,b,often"), "expected a split"
     ) ,
     "no picture at all": (
-        lambda d: table(d / "t.csv", "a.png,x", "b.png,y"), "2 files of which none can be used:\n"
+        lambda d: table(d / "t.csv", "a.png,x", "b.png,y"), "2 of which none can be used:\n"
     ),
+    "splits without class folders": (
+        lambda d: class_folders(d / "p", 4, ("disc", "cross"), names=("train", "test")),
+        "expected class folders in test, train, which are called as splits are",
+    ),
+    "a folder beside those of splits": (
+        lambda d: split_folders(d / "p", "train", "test", "unlabelled"),
+        "into one folder, and move others away: unlabelled",
+    ),
+    "a class without a picture": (
+        lambda d: made(class_folders(d / "p", 4) / "empty").parent,
+        "1 of 4 classes have no train picture: empty",
+    ),
+    "an open quote": (
+        lambda d: table(d / "t.csv", 'a.png,"big', "a.png,b"), "t.csv, line 3: unexpected end"
+    ),
+    "a comma in a name": (
+        lambda d: table(d / "t.csv", "a, b.png,x"), "expected 2 values, found 2 and ['x']"
+    ),
+    "an address": (lambda d: "s3://bucket/photos", "expected a path on this machine, found an"),
     "no TFDS name": (lambda d: "tfds:nonsuch", "no TensorFlow data set is called 'nonsuch'"),
 }  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Whatever a set comes from, it is the same set, and its bytes are those that came."""
 
+import base64
 import csv
 import json
 import tarfile
@@ -9,8 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
-from evolution.data.adding import classes_of
+from evolution.data.adding import Request, add, classes_of
 from evolution.data.errors import DataError
 from evolution.data.layout import IMAGE
 from evolution.data.rows import SPLITS
@@ -71,6 +73,19 @@ def as_hub(folder: Path, split: str = "train") -> Path:
     return folder.parent / "hub"
 
 
+def as_text(folder: Path) -> Path:
+    """JSON lines with the pictures themselves, in both ways of writing them."""
+    rows = listing(folder)
+    texts = [base64.b64encode((folder / path).read_bytes()).decode() for path, _ in rows]
+    images = [{"bytes": text} if i % 2 else f"data:;base64,{text}" for i, text in enumerate(texts)]
+    lines = [
+        json.dumps({"image": image, "label": label, **({"split": None} if i % 3 else {})})
+        for i, (image, (_, label)) in enumerate(zip(images, rows, strict=True))
+    ]
+    (folder.parent / "table.ndjson").write_text("\n".join(lines))
+    return folder.parent / "table.ndjson"
+
+
 def as_zip(folder: Path) -> Path:
     with zipfile.ZipFile(folder.parent / "photos.zip", "w") as file:
         file.writestr("__MACOSX/wrapped/disc/._000.png", b"no picture")
@@ -87,7 +102,7 @@ def as_tar_with_a_table(folder: Path) -> Path:
     return folder.parent / "photos.tar.gz"
 
 
-WAYS = [as_csv, as_tsv, as_json_lines, as_parquet, as_zip, as_tar_with_a_table]
+WAYS = [as_csv, as_tsv, as_json_lines, as_text, as_parquet, as_zip, as_tar_with_a_table]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -196,3 +211,37 @@ def test_names_of_classes_are_kept_to_the_letter(added, place, tmp_path):
     for old, new in zip(SHAPES, names, strict=True):
         (folder / old).rename(folder / new)
     assert classes_of(place, added("photos", folder)) == tuple(sorted(names))
+
+
+def test_a_table_beside_the_pictures_of_each_split_is_read(added, place, tmp_path):
+    for split, first, each in (("train", 0, 6), ("test", 20, 3)):
+        as_csv(class_folders(tmp_path / "photos" / split, each, first=first))
+    card = added("photos", tmp_path / "photos")
+    assert card.made == ["validation"] and sum(card.check.counts["test"]) == 9
+    assert classes_of(place, card) == ("cross", "disc", "square")
+
+
+def test_a_column_counts_though_the_first_lines_lack_it(added, tmp_path):
+    folder = class_folders(tmp_path / "photos", 4)
+    rows = [{"image": path, "label": label} for path, label in listing(folder)]
+    rows = [row | ({"split": "test"} if i % 4 == 3 else {}) for i, row in enumerate(rows)]
+    (folder / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert added("photos", folder / "t.jsonl").check.counts["test"] == [1, 1, 1]
+
+
+def test_what_lies_beside_class_folders_is_named(place, tmp_path):
+    for split, first in (("train", 0), ("test", 9)):
+        (class_folders(tmp_path / "photos" / split, 4, first=first) / "readme.txt").write_text("x")
+    _, _, _, notes = add(Request("photos", str(tmp_path / "photos")), place)
+    assert notes == [
+        "left out, as they lie beside the class folders: test/readme.txt, train/readme.txt"
+    ]
+
+
+def test_a_picture_in_a_csv_may_be_large(added, place, tmp_path):
+    large = encoded(Image.effect_noise((500, 500), 90))
+    rows = [(large, "noise"), *((encoded(picture("disc", i)), "disc") for i in range(5))]
+    rows += [(encoded(picture("cross", i)), "cross") for i in range(5)]
+    lines = [f"data:image/png;base64,{base64.b64encode(data).decode()}\t{n}" for data, n in rows]
+    (tmp_path / "t.tsv").write_text("\n".join(["image\tlabel", *lines]))
+    assert added("photos", tmp_path / "t.tsv", max_bad=0).check.pictures == 11
