@@ -6,93 +6,97 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from evolution.data.errors import DataError, listed
 from evolution.data.rows import SPLITS, Source, joined, split_named
-from evolution.data.tables import Columns, Record, Table, source_of, table_source
+from evolution.data.tables import ROWS_AT_ONCE, Columns, Record, Table, source_of, table_source
 
 LIBRARY = "datasets"
+SAVED = ("dataset_dict.json", "state.json")  # files of what the library itself saved
 
 
 def hub_files(folder: Path) -> list[Path]:
-    """The parquet files of a folder in the Hub's layout: in it, or in its folder `data`."""
-    here = sorted(folder.glob("*.parquet"))
-    return sorted((folder / "data").glob("*.parquet")) or (here if _told(here) else [])
+    """The parquet files of a folder in the Hub's layout: below `data`, or each of a split by name.
+
+    The split is in a file's name or in that of its folder: `train-00000-of-00002`, `train/0000`.
+    """
+    places = [folder / "data", folder]
+    found = (sorted(place.glob("*.parquet")) for place in places)
+    if files := next(filter(None, found), None):
+        return files if files[0].parent != folder or all(map(split_of, files)) else []
+    inner = (place for place in folder.iterdir() if split_named(place.name))
+    return sorted(file for place in inner for file in place.glob("*.parquet"))
 
 
-def _told(files: list[Path]) -> bool:
-    return bool(files) and all(_split(file) for file in files)
-
-
-def _split(file: Path) -> str | None:
-    return split_named(file.stem.partition("-")[0])
+def split_of(file: Path) -> str | None:
+    """The split that a file's name says it is of."""
+    return split_named(file.stem.partition("-")[0]) or split_named(file.parent.name)
 
 
 def hub_source(name: str, columns: Columns) -> Source:
     """A data set of the Hub, DATASET or DATASET@REVISION, or a folder. Raises DataError."""
     folder = Path(name).expanduser()
-    if folder.is_dir():
-        return _folder_source(folder, columns)
-    return _named_source(name, columns)
+    if not folder.is_dir():
+        dataset, _, revision = name.partition("@")
+        return _loaded_source(name, columns, dataset, revision=revision or None)
+    if files := hub_files(folder):
+        parts = [table_source(file, columns, folder, split=split_of(file)) for file in files]
+        return joined(str(folder), parts)
+    return _loaded_source(name, columns, str(folder))
 
 
-def _folder_source(folder: Path, columns: Columns) -> Source:
-    files = hub_files(folder)
-    if not files:
-        raise DataError(
-            f"{folder}: expected parquet files as the Hub has them (data/train-….parquet), found "
-            "none; give the folder that holds `data`"
-        )
-    return joined(str(folder), [table_source(f, columns, folder, split=_split(f)) for f in files])
-
-
-def _named_source(name: str, columns: Columns) -> Source:
+def _loaded_source(name: str, columns: Columns, dataset: str, **how: Any) -> Source:
+    """What the library makes of a name, or of a folder that it saved or understands."""
     try:
         datasets: Any = importlib.import_module(LIBRARY)
     except ImportError:
         raise DataError(
-            f"hf:{name}: expected the library `{LIBRARY}` or a folder of this name, found neither\n"
-            f"install it (pip install {LIBRARY}), or download the data set's parquet files and "
-            "give their folder"
+            f"hf:{name}: expected a folder of parquet files as the Hub has them, or the library "
+            f"`{LIBRARY}`, found neither\ninstall it (pip install {LIBRARY}), or download the "
+            "data set's parquet files (huggingface-cli download) and give their folder"
         ) from None
-    dataset, _, revision = name.partition("@")
+    saved = any((Path(dataset) / file).exists() for file in SAVED)
     try:
-        loaded = datasets.load_dataset(dataset, revision=revision or None)
+        found = datasets.load_from_disk(dataset) if saved else datasets.load_dataset(dataset, **how)
     except Exception as error:  # of its many libraries
+        raise _failed(name, error) from error
+    if not isinstance(found, Mapping):
+        found = {str(found.split or "train"): found}
+    splits = {part: split for part in found if (split := split_named(str(part)))}
+    if len(set(splits.values())) < len(splits) or not splits:
         raise DataError(
-            f"hf:{name}: {LIBRARY} cannot load it: {error!s:.300}; check name and connection"
-        ) from error
-    parts = [
-        _part(datasets, dataset, columns, split, data)
-        for part, data in loaded.items()
-        if (split := split_named(part))
-    ]
-    if not parts:
-        raise DataError(
-            f"hf:{name}: expected splits called {', '.join(SPLITS)}, found {listed(list(loaded))}"
+            f"hf:{name}: expected splits called {', '.join(SPLITS)}, found {listed(list(found))}"
         )
-    return joined(f"hf:{name}", parts)
+    others = [part for part in found if part not in splits]
+    notes = [f"left out, as they are no splits known here: {listed(others)}"] if others else []
+    parts = [_part(datasets, name, columns, split, found[part]) for part, split in splits.items()]
+    return replace(joined(f"hf:{name}", parts), notes=notes)
 
 
 def _part(datasets: Any, name: str, columns: Columns, split: str, data: Any) -> Source:
     """A split, its pictures as the bytes they are stored as."""
     features = dict(data.features)
     images = [column for column, kind in features.items() if isinstance(kind, datasets.Image)]
-    for column in images:
-        data = data.cast_column(column, datasets.Image(decode=False))
     classes = {
         column: tuple(kind.names)
         for column, kind in features.items()
         if isinstance(kind, datasets.ClassLabel)
     }
+    embedded = importlib.import_module(f"{LIBRARY}.table").embed_table_storage
 
     def records() -> Iterator[tuple[str, Record]]:
-        for number, record in enumerate(data):
-            yield f"{split} {number}", record
+        number = 0
+        try:
+            for batch in data.with_format("arrow").iter(batch_size=ROWS_AT_ONCE):
+                for record in embedded(batch).to_pylist():
+                    yield f"{split} {number}", record
+                    number += 1
+        except Exception as error:  # files that it names and that are not there
+            raise _failed(name, error) from error
 
     table = Table(Path(name), tuple(features), records, classes, len(data))
     found = replace(
@@ -101,3 +105,11 @@ def _part(datasets: Any, name: str, columns: Columns, split: str, data: Any) -> 
         label=columns.label or (next(iter(classes)) if len(classes) == 1 else None),
     )
     return source_of(table, found, Path(), split)
+
+
+def _failed(name: str, error: Exception) -> DataError:
+    told = " ".join(str(error).split()) or type(error).__name__
+    return DataError(
+        f"hf:{name}: {LIBRARY} cannot load it: {told:.300}\ncheck name and connection, or download "
+        "the data set's parquet files and give their folder"
+    )

@@ -160,11 +160,6 @@ def test_a_set_of_the_hub_keeps_its_classes_and_splits(prefix, added, place, tmp
     assert again.fingerprint == card.fingerprint and again.made == []
 
 
-def test_the_hub_needs_its_library_only_for_names(added, tmp_path):
-    with pytest.raises(DataError, match=r"expected the library `datasets` or a folder.*\n.*pip"):
-        added("photos", "hf:nobody/nothing")
-
-
 def test_splits_above_class_folders_are_kept_under_their_usual_names(added, tmp_path):
     for name, first, each in (("Train", 0, 6), ("val", 20, 2), ("testing", 40, 3)):
         class_folders(tmp_path / "photos" / name, each, first=first)
