@@ -8,6 +8,7 @@ experiment's method says.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -138,12 +139,9 @@ def mutate_hyperparameters(
 
 
 def architecture_of(base: Architecture, hp: Hyperparameters, num_classes: int) -> Architecture:
-    """The architecture that hyperparameters ask for; width and patch size are the root's."""
-    return Architecture(
-        width=base.width,
-        heads=base.heads,
-        mlp_dim=base.mlp_dim,
-        patch_size=base.patch_size,
+    """The architecture that hyperparameters ask for; all that they do not name is the root's."""
+    return replace(
+        base,
         image_size=hp["ds_image_size"],
         num_layers=hp["num_layers"],
         num_classes=num_classes,

@@ -215,8 +215,12 @@ def _prefix_key(path: Path, arch: Architecture, prefix: int) -> tuple[Any, ...]:
 
 
 def _ends_in_last_block(arch: Architecture, prefix: int) -> bool:
-    """Whether only the class token comes out of the prefix (vit.apply)."""
-    return arch.num_layers > 0 and prefix == arch.component_names.index("encoder_norm")
+    """Whether only the first token comes out of the prefix (vit.apply)."""
+    return (
+        arch.one_token_answers
+        and arch.num_layers > 0
+        and prefix == arch.component_names.index("encoder_norm")
+    )
 
 
 def _worthwhile(path: Path, arch: Architecture, prefix: int, passes: int) -> bool:

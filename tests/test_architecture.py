@@ -44,7 +44,7 @@ OWNERS = {
     "jax": ("vit/", "evolution/", "service/compute/backends/jax_backend.py"),
     "opentelemetry": ("service/telemetry/tracing.py",),
     "openvino": ("service/compute/backends/openvino_library.py", "loadtests/engine/"),
-    "flax": ("vit/",),
+    "flax": ("vit/", "evolution/adopting/"),
     "matplotlib": ("evolution/analysis/",),
     "ray": ("evolution/cluster.py",),
     "safetensors": ("vit/pretrained.py", "evolution/adopting/", "loadtests/store/place.py"),

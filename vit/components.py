@@ -7,6 +7,7 @@ unchanged; `cls` is a bare array. Numbers of the forward pass: spec/mu2net.md §
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -52,20 +53,21 @@ class Embedding(nn.Module):
         return patches @ kernel.reshape(size * size * c, -1) + bias
 
 
-class ClassToken(nn.Module):
-    """The class token, put first."""
+class PrefixTokens(nn.Module):
+    """The class token and its like, put first."""
 
     arch: Architecture
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[b, patches, width] -> [b, 1 + patches, width]"""
-        cls = self.param("cls", nn.initializers.zeros, (1, 1, self.arch.width), jnp.float32)
-        return jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, x.shape[2])), x], axis=1)
+        """[b, patches, width] -> [b, prefix + patches, width]"""
+        count = self.arch.prefix_tokens
+        cls = self.param("cls", nn.initializers.zeros, (1, count, self.arch.width), jnp.float32)
+        return jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], count, x.shape[2])), x], axis=1)
 
 
 class PositionEmbedding(nn.Module):
-    """Learned position embeddings, added."""
+    """Learned position embeddings, added, and the norm behind them where there is one."""
 
     arch: Architecture
 
@@ -73,11 +75,12 @@ class PositionEmbedding(nn.Module):
     def __call__(self, x: Array) -> Array:
         """[b, tokens, width] -> [b, tokens, width]"""
         shape = (1, self.arch.tokens, self.arch.width)
-        return x + self.param("pos_embedding", nn.initializers.normal(0.02), shape, jnp.float32)
+        x = x + self.param("pos_embedding", nn.initializers.normal(0.02), shape, jnp.float32)
+        return nn.LayerNorm(epsilon=self.arch.norm_epsilon)(x) if self.arch.input_norm else x
 
 
 class MlpBlock(nn.Module):
-    """Two dense layers with a tanh-approximated GELU between."""
+    """Two dense layers with the architecture's activation between."""
 
     arch: Architecture
 
@@ -90,7 +93,7 @@ class MlpBlock(nn.Module):
             bias_init=nn.initializers.normal(1e-6),
         )
         x = dense(self.arch.mlp_dim)(x)
-        return dense(self.arch.width)(nn.gelu(x, approximate=True))
+        return dense(self.arch.width)(_ACTIVATIONS[self.arch.activation](x))
 
 
 def attention(query: Array, key: Array, value: Array, **_: Any) -> Array:
@@ -102,6 +105,15 @@ def attention(query: Array, key: Array, value: Array, **_: Any) -> Array:
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(0, 1, 3, 2)
     return (jax.nn.softmax(scores) @ value).transpose(0, 2, 1, 3)
+
+
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu_tanh": partial(nn.gelu, approximate=True),
+    "gelu": partial(nn.gelu, approximate=False),
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+    "relu": nn.relu,
+    "silu": nn.silu,
+}
 
 
 class EncoderBlock(nn.Module):
@@ -116,7 +128,7 @@ class EncoderBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[b, tokens, width] -> [b, tokens, width], or [b, 1, width]"""
-        y = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON)(x)
+        y = nn.LayerNorm(epsilon=self.arch.norm_epsilon)(x)
         heads = nn.MultiHeadDotProductAttention(
             num_heads=self.arch.heads,
             kernel_init=nn.initializers.xavier_uniform(),
@@ -125,7 +137,7 @@ class EncoderBlock(nn.Module):
         )
         wanted = slice(1 if self.class_token_only else None)
         x = x[:, wanted] + heads(y[:, wanted], y)
-        y = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON)(x)
+        y = nn.LayerNorm(epsilon=self.arch.norm_epsilon)(x)
         return x + MlpBlock(self.arch)(y)
 
 
@@ -143,21 +155,34 @@ class ResidualAdapter(nn.Module):
 
 
 class EncoderNorm(nn.Module):
-    """The final layer norm, of the class token only: no later component reads another token."""
+    """The final layer norm, of what the head reads alone; and the pooling, before or behind it."""
 
     arch: Architecture
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[b, tokens, width] -> [b, width]"""
+        """[b, tokens, width] -> [b, features]"""
         scale = self.param("scale", nn.initializers.ones, (self.arch.width,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.arch.width,), jnp.float32)
-        x = x[:, 0]
-        exact = x.astype(jnp.float32)
-        mean = exact.mean(axis=-1, keepdims=True)
-        variance = jnp.square(exact - mean).mean(axis=-1, keepdims=True)
-        normed = (exact - mean) * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON)
-        return normed.astype(x.dtype) * scale + bias
+
+        def normed(x: Array) -> Array:
+            exact = x.astype(jnp.float32)
+            mean = exact.mean(axis=-1, keepdims=True)
+            variance = jnp.square(exact - mean).mean(axis=-1, keepdims=True)
+            rest = (exact - mean) * jax.lax.rsqrt(variance + self.arch.norm_epsilon)
+            return rest.astype(x.dtype) * scale + bias
+
+        patches = x[:, self.arch.prefix_tokens :]
+        if self.arch.pooling == "mean":
+            if self.arch.norm_after_pooling:
+                return normed(patches.mean(axis=1))
+            return normed(patches).mean(axis=1)
+        first = normed(x[:, 0])
+        if self.arch.pooling == "token":
+            return first
+        if self.arch.pooling == "two_tokens":
+            return jnp.concatenate([first, normed(x[:, 1])], axis=-1)
+        return jnp.concatenate([first, normed(patches).mean(axis=1)], axis=-1)
 
 
 class Head(nn.Module):
@@ -167,8 +192,8 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[b, width] -> logits [b, classes]"""
-        shape = (self.arch.width, self.arch.num_classes)
+        """[b, features] -> logits [b, classes]"""
+        shape = (self.arch.features, self.arch.num_classes)
         kernel = self.param("kernel", nn.initializers.zeros, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.arch.num_classes,), jnp.float32)
         return x @ kernel + bias
@@ -176,7 +201,7 @@ class Head(nn.Module):
 
 MODULES: dict[str, type[nn.Module]] = {
     "embedding": Embedding,
-    "cls": ClassToken,
+    "cls": PrefixTokens,
     "posembed_input": PositionEmbedding,
     "encoderblock": EncoderBlock,
     "residual_adapter": ResidualAdapter,
@@ -195,13 +220,13 @@ def _module(arch: Architecture, name: str) -> nn.Module:
 def apply(arch: Architecture, name: str, params: Tree, x: Array) -> Array:
     """Runs one component: images, tokens or features in, the same of the next stage out.
 
-    `params` is the component's tree, of the shapes that `shapes` tells. Of the architecture's last
-    block only the class token comes out, [b, 1, width]: the norm after it reads no other, and the
-    block costs less than half.
+    `params` is the component's tree, of the shapes that `shapes` tells. Where the norm after the
+    architecture's last block reads no other token than the first, only that one comes out of the
+    block, [b, 1, width]: it costs less than half.
     """
     tree = {"cls": params} if kind_of(name) == "cls" else params
     module = _module(arch, name)
-    if name == f"encoderblock_{arch.num_layers - 1}":
+    if arch.one_token_answers and name == f"encoderblock_{arch.num_layers - 1}":
         module = EncoderBlock(arch, class_token_only=True)
     return module.apply({"params": tree}, x)  # pyright: ignore[reportReturnType]
 
@@ -209,8 +234,8 @@ def apply(arch: Architecture, name: str, params: Tree, x: Array) -> Array:
 def _input_shape(arch: Architecture, name: str) -> tuple[int, ...]:
     before = {
         "embedding": (1, arch.image_size, arch.image_size, 3),
-        "cls": (1, arch.tokens - 1, arch.width),
-        "head": (1, arch.width),
+        "cls": (1, arch.grid**2, arch.width),
+        "head": (1, arch.features),
     }
     return before.get(kind_of(name), (1, arch.tokens, arch.width))
 
@@ -242,19 +267,19 @@ def shapes(arch: Architecture, name: str) -> Tree:
 
 
 def position_embedding_for(arch: Architecture, params: Tree) -> Tree:
-    """Position embeddings resampled to `arch`'s grid: bilinear, the class token's kept.
+    """Position embeddings resampled to `arch`'s grid: bilinear; those before the patches are kept.
 
-    `params` holds `pos_embedding` [1, 1 + side^2, width]; corners stay where they are, as the
+    `params` holds `pos_embedding` [1, prefix + side^2, width]; corners stay where they are, as the
     original loader does it (spec/mu2net.md §8). Raises ValueError if the grid is not square.
     """
-    stored = np.asarray(params["pos_embedding"])
-    side = int(np.sqrt(stored.shape[1] - 1))
-    if side * side != stored.shape[1] - 1:
+    stored, first = np.asarray(params["pos_embedding"]), arch.prefix_tokens
+    side = int(np.sqrt(stored.shape[1] - first))
+    if side * side != stored.shape[1] - first:
         raise ValueError(f"position embeddings of a square grid expected, found {stored.shape}")
     if side == arch.grid:
-        return {"pos_embedding": stored}
-    grid = stored[0, 1:].reshape(side, side, -1)
+        return {**params, "pos_embedding": stored}
+    grid = stored[0, first:].reshape(side, side, -1)
     zoom = (arch.grid / side, arch.grid / side, 1)
     grid = np.asarray(scipy.ndimage.zoom(grid, zoom, order=1))
-    grid = grid.reshape(1, arch.tokens - 1, -1)
-    return {"pos_embedding": np.concatenate([stored[:, :1], grid], axis=1)}
+    grid = grid.reshape(1, arch.tokens - first, -1)
+    return {**params, "pos_embedding": np.concatenate([stored[:, :first], grid], axis=1)}

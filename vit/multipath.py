@@ -1,8 +1,8 @@
 """A multipath model: a router mixes the answers of two or three frozen paths (spec/mu4net.md §3).
 
-The main path answers with logits for the task. Each further path answers with features (its class
-token, normalised) or, where it has a head of its own, with logits; a connector turns them into
-logits for the task. Parameter trees are those of the published checkpoints.
+The main path answers with logits for the task. Each further path answers with features (what its
+head would read) or, where it has a head of its own, with logits; a connector turns them into logits
+for the task. Parameter trees are those of the published checkpoints.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class SubPath:
     def outputs(self) -> int:
         """How many numbers it answers with: logits, or features."""
         arch = self.architecture
-        return arch.num_classes if self.has_head else arch.width
+        return arch.num_classes if self.has_head else arch.features
 
 
 def subpath_component(path: int, name: str) -> str:

@@ -5,7 +5,8 @@ centres), clip to [-1, 1]; the aspect is not kept and nothing is cropped (spec/m
 
 A sample reads two pixels an axis, so that of any picture at most 2 * size rows and 2 * size columns
 contribute. Only these are worked on, as bytes for as long as can be: memory beside the picture is
-at most that of the picture once more and of some ten outputs, whatever the aspect.
+at most that of the picture once more and of some ten outputs, whatever the aspect. Inputs that
+another library has defined (`vit.contract`) are made of the whole picture.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vit.contract import Contract, Target
 
 # What a path spec says of its input, beside the size.
 CONTRACT = {
@@ -39,9 +42,12 @@ class Lines:
     columns: Positions
 
 
-def lines_read(height: int, width: int, sizes: Iterable[int]) -> Lines:
-    """What must be there of a picture to bring it to each of `sizes`."""
-    wanted = tuple(sorted(sizes))
+def lines_read(height: int, width: int, targets: Iterable[Target]) -> Lines:
+    """What must be there of a picture to bring it to each of `targets`."""
+    targets = tuple(targets)
+    wanted = tuple(sorted(size for size in targets if isinstance(size, int)))
+    if len(wanted) < len(targets):
+        return whole(height, width)
     return Lines(height, width, _read(height, wanted), _read(width, wanted))
 
 
@@ -74,19 +80,31 @@ def to_unit_range(images: Any) -> Any:
 
 
 def preprocess(
-    images: NDArray[np.uint8], size: int, lines: Lines | None = None
+    images: NDArray[np.uint8], target: Target, lines: Lines | None = None
 ) -> NDArray[np.float32]:
-    """uint8 [..., h, w, 1 or 3] -> float32 [..., size, size, 3] in [-1, 1]; `lines` as above."""
+    """uint8 [..., h, w, 1 or 3] -> float32 [..., size, size, 3]; `lines` as above.
+
+    In [-1, 1], unless the target is a contract with another scale.
+    """
     height, width, channels = images.shape[-3:]
     if images.dtype != np.uint8 or channels not in (1, 3):
         raise ValueError(
             f"preprocess: expected uint8 with 1 or 3 channels, found {images.dtype} {images.shape}"
         )
+    if isinstance(target, Contract):
+        return target.scaled(cut(images, target))
     if lines is not None:
         height, width = lines.height, lines.width
-    if (height, width) == (size, size):
+    if (height, width) == (target, target):
         return to_unit_range(images)
-    return to_unit_range(resample(images, size, lines)).clip(-1, 1)
+    return to_unit_range(resample(images, target, lines)).clip(-1, 1)
+
+
+def cut(images: NDArray[np.uint8], contract: Contract) -> NDArray[np.uint8]:
+    """uint8 [..., h, w, c] -> uint8 [..., size, size, c], by another library's contract."""
+    if images.ndim == 3:
+        return contract.cut(images)
+    return np.stack([cut(image, contract) for image in images])
 
 
 @lru_cache(256)

@@ -89,7 +89,7 @@ def multipath(model: Model, system: System) -> Multipath:
     _check(model, layers[ROUTER][1], router)
     for path, connector in zip(paths[1:], mixer[1:], strict=True):
         has_head, arch = "head" in path.components, path.architecture
-        inputs = arch.num_classes if has_head else arch.width
+        inputs = arch.num_classes if has_head else arch.features
         expected = {"Dense_0/bias": (classes,), "Dense_0/kernel": (inputs, classes)}
         _check(model, layers[connector][1], expected)
     values = model.row.starting("hparams.")

@@ -56,7 +56,7 @@ def main_paths(population: Population, origin: Origin) -> list[Path]:
 
 def _classes(path: Path, base: Architecture) -> int:
     head = path.named("head")
-    return head.num_params // (base.width + 1) if head else 0
+    return head.num_params // (base.features + 1) if head else 0
 
 
 def make_child(

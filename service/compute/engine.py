@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -120,11 +120,10 @@ class Engine:
         They are copied, so that the memory into which the file was read is free at once. Raises
         WrongArrays if they are not those of a component of this kind.
         """
-        found = _ranks(_flat(tree))
-        if found != _ranks_of(kind):
-            raise WrongArrays(
-                f"placing {kind}: expected arrays of ranks {_ranks_of(kind)}, found {found}"
-            )
+        found, known = _ranks(_flat(tree)), _ranks_of(kind)
+        if found not in known:
+            expected = " or ".join(map(str, known))
+            raise WrongArrays(f"placing {kind}: expected arrays of ranks {expected}, found {found}")
         arrays = _copied(tree)
         if kind == "head":
             classes = arrays["bias"].shape[0]
@@ -283,10 +282,14 @@ def _ranks(flat: Shapes) -> dict[str, int]:
 
 
 @functools.cache
-def _ranks_of(kind: str) -> dict[str, int]:
+def _ranks_of(kind: str) -> tuple[dict[str, int], ...]:
+    """Of the arrays that a component of a kind may have."""
     if kind in mixing.KINDS:
-        return _ranks(mixing.smallest(kind))
-    return _ranks(_flat(shapes(SMALLEST, kind)))
+        return (_ranks(mixing.smallest(kind)),)
+    plain, normed = (
+        _ranks(_flat(shapes(arch, kind))) for arch in (SMALLEST, replace(SMALLEST, input_norm=True))
+    )
+    return (plain,) if plain == normed else (plain, normed)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -14,9 +14,10 @@ from typing import Any, cast
 from model_store import Digest, Published
 from service.images import Decoded
 from vit import Architecture, kind_of, shapes
+from vit.components import LAYER_NORM_EPSILON
 from vit.decode import Decoding, decoding_of
 
-STEM = ("embedding", "cls", "posembed_input")
+STEM = ("embedding", "cls", "posembed_input")  # without `cls` where nothing is before the patches
 TAIL = ("encoder_norm", "head")
 SMALLEST_HEAD = 16  # classes; heads are padded to powers of two from here on
 HEADLESS_TAIL = TAIL[:1]  # of a path whose features are wanted
@@ -57,7 +58,7 @@ class Program:
         if self.kinds == TAIL:
             return (self.shape.num_classes,)
         if self.kinds == HEADLESS_TAIL:
-            return (self.shape.width,)
+            return (self.shape.features,)
         tokens = 1 if self.class_token_only else self.tokens or self.shape.tokens
         return (tokens, self.shape.width)
 
@@ -65,7 +66,7 @@ class Program:
     def stackable(self) -> bool:
         """Whether one call may run it for rows that each bring weights of their own."""
         wide = max(2 * self.shape.adapter_dim, self.shape.num_classes)
-        return self.kinds in OWN and self.shape.width * wide <= STACKED_PARAMETERS
+        return self.kinds in OWN and self.shape.features * wide <= STACKED_PARAMETERS
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -137,10 +138,11 @@ def cut(arch: Architecture, *, head: bool = True) -> tuple[tuple[Program, tuple[
 
     Without `head` they end in the features that the head would get.
     """
-    last = f"encoderblock_{arch.num_layers - 1}"
+    last = f"encoderblock_{arch.num_layers - 1}" if arch.one_token_answers else ""
+    stem = tuple(name for name in arch.component_names if name in STEM)
     tail = TAIL if head else HEADLESS_TAIL
     return (
-        (_program(STEM, arch), STEM),
+        (_program(stem, arch), stem),
         *(
             (_program((name,), arch, class_token_only=name == last), (name,))
             for name in arch.component_names
@@ -160,17 +162,28 @@ def _program(
     if "embedding" in kinds:
         tokens = 0
     else:  # behind the embedding only the number of tokens matters
-        shape = replace(shape, patch_size=1, image_size=arch.grid)
+        shape = replace(shape, patch_size=1, image_size=arch.grid, input_norm=False)
     if "encoderblock" not in kinds:
-        shape = replace(shape, heads=1, mlp_dim=1)
+        shape = replace(shape, heads=1, mlp_dim=1, activation="gelu_tanh")
     if "residual_adapter" not in kinds:
         shape = replace(shape, adapter_dim=1)
-    if "encoder_norm" in kinds:  # behind a block comes the class token alone
-        tokens = 1 if arch.num_layers else arch.tokens
-        shape = replace(shape, image_size=1)
+    if "encoder_norm" in kinds:
+        one = bool(arch.one_token_answers and arch.num_layers)  # all that comes out of a block
+        tokens = 1 if one else arch.tokens
+        shape = replace(shape, image_size=1, prefix_tokens=1 if one else arch.prefix_tokens)
+    else:
+        shape = _without_pooling(shape, stem="embedding" in kinds)
+    if "encoderblock" not in kinds and "encoder_norm" not in kinds and not shape.input_norm:
+        shape = replace(shape, norm_epsilon=LAYER_NORM_EPSILON)
     if "head" in kinds:
         shape = replace(shape, num_classes=padded_classes(arch.num_classes))
     return _same(Program(kinds, shape, tokens, class_token_only))
+
+
+def _without_pooling(shape: Architecture, *, stem: bool) -> Architecture:
+    """What is not behind the last block does not depend on what the head reads."""
+    prefix, pooling = (shape.prefix_tokens, "mean") if stem else (1, "token")
+    return replace(shape, prefix_tokens=prefix, pooling=pooling, norm_after_pooling=False)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from model_store import Published, TaskPath
@@ -131,8 +131,8 @@ def _architecture(path: TaskPath, found: Any) -> Architecture:
         arch = Architecture.from_json(found)
     except ValueError as error:
         raise UnservablePath(f"loading {path.task!r}: {error}") from None
-    numbers = (*arch.adapters, *{**arch.to_json(), "adapters": 0}.values())
-    if not all(type(number) is int for number in numbers):
+    numbers = [getattr(arch, field.name) for field in fields(arch) if field.type == "int"]
+    if not all(type(number) is int for number in (*arch.adapters, *numbers)):
         raise _unservable(path, "an architecture of", "whole numbers", shown(found))
     if arch.image_size > MAX_SIDE or arch.tokens > MAX_TOKENS:
         expected = f"of at most {MAX_SIDE} pixels a side and {MAX_TOKENS} tokens"

@@ -97,7 +97,10 @@ _LAYOUTS: dict[str, Callable[[Any], list[F32]]] = {
         _vector(tree["bias"]),
     ],
     "cls": lambda array: [array],
-    "posembed_input": lambda tree: [tree["pos_embedding"]],
+    "posembed_input": lambda tree: [
+        tree["pos_embedding"],
+        *(_vector(norm["scale"], norm["bias"]) for norm in [tree.get("LayerNorm_0")] if norm),
+    ],
     "encoderblock": _block_layout,
     "residual_adapter": _adapter_layout,
     "encoder_norm": lambda tree: [_vector(tree["scale"], tree["bias"])],
@@ -111,15 +114,15 @@ def _shapes(program: Program, kind: str, sets: int) -> list[list[int]]:
     k = 3 * shape.patch_size**2
     return {
         "embedding": [_kernel_shape(k, w), [1, w]],
-        "cls": [[1, 1, w]],
-        "posembed_input": [[1, shape.tokens, w]],
+        "cls": [[1, shape.prefix_tokens, w]],
+        "posembed_input": [[1, shape.tokens, w], *([[1, 2 * w]] if shape.input_norm else [])],
         "encoderblock": [
             *(_kernel_shape(*size) for size in ((w, 3 * w), (w, w), (w, m), (m, w))),
             [1, 9 * w + m],
         ],
         "residual_adapter": [[sets, w, a], [sets, a, w], [sets, 3 * w + a]],
         "encoder_norm": [[sets, 2 * w]],
-        "head": [[sets, w, c], [sets, c]],
+        "head": [[sets, shape.features, c], [sets, c]],
     }[kind]
 
 
@@ -135,8 +138,8 @@ def _parts(vector: Node, *sizes: int) -> list[Any]:
     return op.variadic_split(vector, _ints(1), _ints(*sizes)).outputs()
 
 
-def _norm(x: Node, scale: Any, bias: Any) -> Node:
-    normed = op.mvn(x, _ints(-1), True, LAYER_NORM_EPSILON, "INSIDE_SQRT")
+def _norm(x: Any, scale: Any, bias: Any, epsilon: float) -> Node:
+    normed = op.mvn(x, _ints(-1), True, epsilon, "INSIDE_SQRT")
     return op.add(op.multiply(normed, scale), bias)
 
 
@@ -163,12 +166,18 @@ def _embedding(program: Program, rows: int, sets: int, x: Node, mine: Sequence[N
 
 def _cls(program: Program, rows: int, sets: int, x: Node, mine: Sequence[Node]) -> Node:
     del sets
-    return op.concat([op.broadcast(mine[0], _ints(rows, 1, program.shape.width)), x], 1)
+    shape = program.shape
+    tokens = op.broadcast(mine[0], _ints(rows, shape.prefix_tokens, shape.width))
+    return op.concat([tokens, x], 1)
 
 
 def _posembed(program: Program, rows: int, sets: int, x: Node, mine: Sequence[Node]) -> Node:
-    del program, rows, sets
-    return op.add(x, mine[0])
+    del rows, sets
+    x, shape = op.add(x, mine[0]), program.shape
+    if shape.input_norm:
+        scale, bias = _parts(mine[1], shape.width, shape.width)
+        x = _norm(x, scale, bias, shape.norm_epsilon)
+    return x
 
 
 def _mixed(scores: Node, value: Node, tokens: int) -> Node:
@@ -176,6 +185,17 @@ def _mixed(scores: Node, value: Node, tokens: int) -> Node:
     if tokens == 2:  # OpenVINO 2026.4 fuses the form below to a kernel that is wrong for two
         return op.transpose(op.matmul(value, scores, True, True), _ints(0, 3, 1, 2))
     return op.transpose(op.matmul(scores, value, False, False), _ints(0, 2, 1, 3))
+
+
+_ACTIVATIONS: dict[str, Callable[[Node], Node]] = {
+    "gelu_tanh": lambda x: op.gelu(x, "tanh"),
+    "gelu": lambda x: op.gelu(x, "erf"),
+    "quick_gelu": lambda x: op.multiply(
+        x, op.sigmoid(op.multiply(x, op.constant(np.float32(1.702))))
+    ),
+    "relu": op.relu,
+    "silu": lambda x: op.multiply(x, op.sigmoid(x)),
+}
 
 
 def _encoderblock(program: Program, rows: int, sets: int, x: Node, mine: Sequence[Node]) -> Node:
@@ -186,7 +206,8 @@ def _encoderblock(program: Program, rows: int, sets: int, x: Node, mine: Sequenc
         mine[4], w, w, 3 * w, w, w, w, m, w
     )
     x = _reshape(x, rows * tokens, w)
-    qkv = _linear(_norm(x, scale1, bias1), rows * tokens, mine[0], w, 3 * w, qkv_bias)
+    normed = _norm(x, scale1, bias1, shape.norm_epsilon)
+    qkv = _linear(normed, rows * tokens, mine[0], w, 3 * w, qkv_bias)
     qkv = op.transpose(
         _reshape(qkv, rows, tokens, 3, shape.heads, w // shape.heads), _ints(2, 0, 3, 1, 4)
     )
@@ -200,7 +221,8 @@ def _encoderblock(program: Program, rows: int, sets: int, x: Node, mine: Sequenc
     mixed = _mixed(op.softmax(op.matmul(query, key, False, True), -1), value, tokens)
     n = rows * queries
     x = op.add(x, _linear(_reshape(mixed, n, w), n, mine[1], w, w, out_bias))
-    hidden = op.gelu(_linear(_norm(x, scale2, bias2), n, mine[2], w, m, mlp_bias1), "tanh")
+    normed = _norm(x, scale2, bias2, shape.norm_epsilon)
+    hidden = _ACTIVATIONS[shape.activation](_linear(normed, n, mine[2], w, m, mlp_bias1))
     return _reshape(op.add(x, _linear(hidden, n, mine[3], m, w, mlp_bias2)), rows, queries, w)
 
 
@@ -215,20 +237,38 @@ def _adapter(program: Program, rows: int, sets: int, x: Node, mine: Sequence[Nod
     scale, bias, bias1, bias2 = (
         _reshape(part, sets, 1, -1) for part in _parts(mine[2], w, w, a, w)
     )
-    y = op.add(_each(_norm(x, scale, bias), mine[0], w, a, sets), bias1)
+    y = op.add(_each(_norm(x, scale, bias, LAYER_NORM_EPSILON), mine[0], w, a, sets), bias1)
     y = _each(op.gelu(y, "tanh"), mine[1], a, w, sets)
     return op.add(x, op.add(y, bias2))
 
 
 def _encoder_norm(program: Program, rows: int, sets: int, x: Node, mine: Sequence[Node]) -> Node:
     del rows
-    w = program.shape.width
-    scale, bias = (_reshape(part, sets, 1, w) for part in _parts(mine[0], w, w))
-    return _norm(op.gather(x, _ints(0), _ints(1)), scale, bias)
+    shape, w = program.shape, program.shape.width
+    parts = _parts(mine[0], w, w)
+    scale, bias = (_reshape(part, sets, 1, w) for part in parts)
+
+    def normed(x: Any) -> Node:
+        return _norm(x, scale, bias, shape.norm_epsilon)
+
+    def token(number: int) -> Node:
+        return op.gather(x, _ints(number), _ints(1))
+
+    def mean(x: Any) -> Node:
+        return op.reduce_mean(x, _ints(1), True)
+
+    patches = [shape.prefix_tokens, program.tokens - shape.prefix_tokens]
+    if shape.pooling == "token":
+        return normed(token(0))
+    if shape.pooling == "two_tokens":
+        return op.concat([normed(token(0)), normed(token(1))], -1)
+    rest = x if not patches[0] else op.variadic_split(x, _ints(1), _ints(*patches)).outputs()[1]
+    pooled = normed(mean(rest)) if shape.norm_after_pooling else mean(normed(rest))
+    return pooled if shape.pooling == "mean" else op.concat([normed(token(0)), pooled], -1)
 
 
 def _head(program: Program, rows: int, sets: int, x: Node, mine: Sequence[Node]) -> Node:
-    w, c = program.shape.width, program.shape.num_classes
+    w, c = program.shape.features, program.shape.num_classes
     return op.add(_reshape(_each(x, mine[0], w, c, sets), rows, c), mine[1])
 
 

@@ -1,0 +1,47 @@
+"""What is adopted: a network with its head, labels and input, whoever published it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evolution.adopting.errors import AdoptError
+from vit import Architecture
+from vit.components import Tree
+from vit.contract import Target
+from vit.decode import Decoding
+
+# As the libraries' pipelines open files: transformers turns a picture upright, timm does not, and
+# both drop transparency.
+UPRIGHT = Decoding("upright", turned=True, background=None)
+AS_STORED = Decoding("tensorflow", turned=False, background=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A fine-tuned network, ready to be published."""
+
+    architecture: Architecture
+    components: Mapping[str, Tree]  # in the order of the forward pass
+    labels: tuple[str, ...]
+    target: Target  # how pictures are prepared
+    decoding: Decoding
+    told: Mapping[str, Any]  # where it comes from, for the path spec
+
+
+def checked_labels(source: str, labels: Sequence[Any] | None, classes: int) -> tuple[str, ...]:
+    """One label for each class. Raises AdoptError."""
+    if labels is None:
+        raise AdoptError(
+            f"{source}: expected labels for {classes} classes, found none\n"
+            "give them, one a line in the order of the classes: --labels FILE"
+        )
+    if len(labels) != classes:
+        raise AdoptError(
+            f"{source}: expected {classes} labels, as its head has classes; found {len(labels)}\n"
+            "give them, one a line in the order of the classes: --labels FILE"
+        )
+    if not all(isinstance(label, str) and label for label in labels):
+        raise AdoptError(f"{source}: expected labels that are text, found others or empty ones")
+    return tuple(labels)

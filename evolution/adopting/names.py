@@ -1,0 +1,98 @@
+"""Under which keys Hugging Face and timm keep the parts of a fine-tuned ViT: tables only.
+
+What every ViT has is in the tables of `vit.layouts`, which know shapes as well; here is what some
+have beside. Hugging Face's files come with the names of its version 4 or 5: `classic` makes the
+former of the latter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from vit.layouts import HUGGING_FACE, TIMM, Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """One publisher's; {} is the leaf, weight or bias. Empty where there is no such part."""
+
+    layout: Layout
+    further_tokens: tuple[str, ...] = ()  # behind the class token, before the patches
+    layer_scales: tuple[str, str] | tuple[()] = ()  # in a block: of attention and MLP
+    input_norm: str = ""
+    pooled_norm: str = ""  # instead of the final norm, behind the pooling
+    heads: tuple[str, ...] = ("classifier.{}",)  # two: their logits are averaged
+    unused: str = r"$^"  # keys that no logits depend on
+
+
+_HF_BLOCK = dict(HUGGING_FACE.block)
+_DINOV2_BLOCK = {
+    **_HF_BLOCK,
+    "LayerNorm_0": "norm1.{}",
+    "LayerNorm_1": "norm2.{}",
+    "MlpBlock_0/Dense_0": "mlp.fc1.{}",
+    "MlpBlock_0/Dense_1": "mlp.fc2.{}",
+}
+_HF_UNUSED = r".*(\.mask_token|\.pooler\..*)"
+
+
+def _hugging_face(prefix: str, *further: str) -> Names:
+    return Names(replace(HUGGING_FACE, prefix=prefix), further_tokens=further, unused=_HF_UNUSED)
+
+
+def _dinov2(prefix: str, *further: str) -> Names:
+    plain = _hugging_face(prefix, *further)
+    return replace(
+        plain,
+        layout=replace(plain.layout, block=_DINOV2_BLOCK),
+        layer_scales=("layer_scale1.lambda1", "layer_scale2.lambda1"),
+    )
+
+
+_DEIT = _hugging_face("deit.", "deit.embeddings.distillation_token")
+# By the class that config.json names.
+HUGGING_FACE_NAMES: Mapping[str, Names] = {
+    "ViTForImageClassification": _hugging_face("vit."),
+    "ViTMSNForImageClassification": _hugging_face("vit."),
+    "IJepaForImageClassification": _hugging_face("ijepa."),
+    "DeiTForImageClassification": _DEIT,
+    "DeiTForImageClassificationWithTeacher": replace(
+        _DEIT, heads=("cls_classifier.{}", "distillation_classifier.{}")
+    ),
+    "Dinov2ForImageClassification": _dinov2("dinov2."),
+    "Dinov2WithRegistersForImageClassification": _dinov2(
+        "dinov2_with_registers.", "dinov2_with_registers.embeddings.register_tokens"
+    ),
+}
+TIMM_NAMES = Names(
+    TIMM,
+    further_tokens=("dist_token", "reg_token"),
+    layer_scales=("ls1.gamma", "ls2.gamma"),
+    input_norm="norm_pre.{}",
+    pooled_norm="fc_norm.{}",
+    heads=("head.{}",),
+)
+TIMM_DISTILLED_NAMES = replace(TIMM_NAMES, heads=("head.{}", "head_dist.{}"))
+
+# Parts of keys as version 5 of transformers calls its modules, and as its files do.
+_RENAMED = (
+    (r"^(\w+\.)layers\.(\d+)\.", r"\1encoder.layer.\2."),
+    (r"\.attention\.q_proj\.", ".attention.attention.query."),
+    (r"\.attention\.k_proj\.", ".attention.attention.key."),
+    (r"\.attention\.v_proj\.", ".attention.attention.value."),
+    (r"\.attention\.o_proj\.", ".attention.output.dense."),
+)
+_RENAMED_MLP = ((r"\.mlp\.fc1\.", ".intermediate.dense."), (r"\.mlp\.fc2\.", ".output.dense."))
+
+
+_BARE = ("embeddings.", "encoder.", "layers.", "layernorm.")
+
+
+def classic(key: str, prefix: str) -> str:
+    """A key of Hugging Face's as its files have it; some are written without the prefix."""
+    key = prefix + key if key.startswith(_BARE) else key
+    for pattern, wanted in _RENAMED if key.startswith("dinov2") else _RENAMED + _RENAMED_MLP:
+        key = re.sub(pattern, wanted, key)
+    return key

@@ -1,0 +1,42 @@
+"""Networks of other libraries: the logits that those give, to 1e-4, on pixels that are theirs.
+
+What the libraries answer was written by `make adopt-fixtures` (make_fixtures.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evolution.adopting import hugging_face
+from evolution.adopting.models import Model
+from vit import forward
+from vit.decode import decode
+from vit.preprocess import preprocess
+
+FIXTURES = Path(__file__).with_name("fixtures")
+PICTURE = (FIXTURES / "picture.png").read_bytes()
+LABELS = ("tabby cat", 'naïve, "quoted"', "dog", "owl", "fox")
+EXACT, EQUAL = 1e-6, 1e-4
+HUGGING_FACE = (
+    "vit", "vit-variant", "vit-msn", "ijepa", "deit", "deit-distilled", "dinov2",
+    "dinov2-registers",
+)  # fmt: skip
+
+
+def agrees(model: Model, folder: Path) -> None:
+    """Pixels from the picture's file, and logits from these pixels, are the library's."""
+    expected = np.load(folder / "expected.npz")
+    pixels = preprocess(decode(PICTURE, model.decoding), model.target)
+    assert np.abs(pixels - expected["pixels"].transpose(1, 2, 0)).max() < EXACT
+    logits = np.asarray(forward(model.architecture, model.components, pixels[None]))[0]
+    assert np.abs(logits - expected["logits"]).max() < EQUAL
+    assert model.labels == LABELS
+
+
+@pytest.mark.parametrize("name", HUGGING_FACE)
+def test_networks_of_transformers_answer_as_there(name):
+    folder = FIXTURES / "hf" / name
+    agrees(hugging_face.read(folder, None), folder)
