@@ -24,7 +24,9 @@ from evolution.checkpoints import CheckpointError, import_state
 from evolution.console import follow, say
 from evolution.download import DownloadError
 from evolution.experiments import EXPERIMENTS, Experiment, with_settings
+from evolution.measured import part_of
 from evolution.memory import exhausted
+from evolution.objectives import quality_in
 from evolution.plans import Plan, require_reasonable
 from evolution.prepare import PreparationError, prepare
 from evolution.roots import SHIPPED, RootError, RootTraining, encode_root, load_root, train_root
@@ -256,8 +258,8 @@ def leaderboard(store: StoreOption) -> None:
         table.add_row(
             name + (" (private)" if path.private else ""),
             str(published.version),
-            _number(path.metrics.get("validation", {}).get("accuracy"), ".4f"),
-            _number(path.metrics.get("test", {}).get("accuracy"), ".4f"),
+            _number(quality_in(part_of(path.metrics, "validation")), ".4f"),
+            _number(quality_in(part_of(path.metrics, "test")), ".4f"),
             _number(path.parameters.get("total"), ",d"),
             _number(path.parameters.get("accounted"), ",.0f"),
             str(path.lineage.get("agent") or "-").removesuffix(f"/{name}"),  # an agent's class

@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
-from evolution.examples import StreamedSplit
+from evolution.examples import Labels, StreamedSplit
 from evolution.splits import SplitRule
 from evolution.tasks import load
 
 STROKES = (1, 5)  # pixels by which strokes are widened; 1 = as they are
 
 
-def omniglot(data_dir: Path) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+def omniglot(data_dir: Path) -> tuple[NDArray[np.uint8], Labels]:
     """All 1,623 characters of Omniglot, for training a root: images [n, 32, 32, 1] and labels [n].
 
     Each image comes twice, as it is and with wider strokes. Raises TaskError if it is not prepared.

@@ -25,7 +25,9 @@ BATCH = 64  # images preprocessed at a time
 REMEDY = "the prepared files are damaged: delete them and prepare the data set anew"
 
 Pixels = NDArray[np.uint8]
-Labels = NDArray[np.int32]
+Labels = NDArray[
+    np.integer
+]  # classes [n], int32; with several labels a picture 0 or 1, uint8 [n, c]
 Rows = NDArray[np.integer]
 
 
@@ -43,15 +45,17 @@ class Records(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """The original images of a split, of one size or of many, and their classes."""
+    """The original images of a split, of one size or of many, and their labels."""
 
     source: str  # data set and split, for messages
     records: Records
-    parse: Callable[[bytes], Mapping[str, Any]]  # record -> `image` (encoded) and `label` (class)
+    # Record -> `image` (encoded) and `label`: a class, or with `multi_label` a list of labels.
+    parse: Callable[[bytes], Mapping[str, Any]]
     num_classes: int
     shape: tuple[int | None, int | None, int]  # height and width are None where images differ
     decoding: Decoding = VIEWER  # the rules by which files become pixels
     remedy: str = REMEDY  # what to do where they are damaged
+    multi_label: bool = False  # any number of labels a picture, none too
 
     def __len__(self) -> int:
         return len(self.records)
@@ -62,15 +66,16 @@ class Examples:
         return None not in self.shape
 
     def each(self, rows: Rows, use: Callable[[int, Pixels], None]) -> Labels:
-        """Calls `use(position, image)` for each of `rows`, in several threads; their labels [k].
+        """Calls `use(position, image)` for each of `rows`, in several threads; their labels.
 
         Raises TaskError, naming the example, if an image or a label cannot be used.
         """
-        labels = np.empty(len(rows), np.int32)
+        labels = self._no_labels(len(rows))
 
         def decode(block: range, records: Sequence[bytes]) -> None:
             for position, record in zip(block, records, strict=True):
-                image, labels[position] = self._decode(int(rows[position]), record)
+                image, label = self._decode(int(rows[position]), record)
+                self._note(labels, position, label)
                 use(position, image)
 
         with ThreadPoolExecutor(DECODE_THREADS) as pool:
@@ -85,6 +90,15 @@ class Examples:
                     pass  # raises what the thread raised
         return labels
 
+    def positives(self, count: int) -> list[int]:
+        """How many of the first `count` examples have each label; no image is decoded."""
+        found = np.zeros(self.num_classes, np.int64)
+        for start in range(0, count, CHUNK):
+            rows = range(start, min(start + CHUNK, count))
+            for row, record in zip(rows, self._read(list(rows)), strict=True):
+                found[self._label(row, self.parse(record)["label"])] += 1
+        return found.tolist()
+
     def encoded(self, rows: Rows) -> Sequence[bytes]:
         """The records of `rows` as they are stored; raises TaskError."""
         return self._read([int(row) for row in rows])
@@ -97,7 +111,18 @@ class Examples:
                 f"reading examples {rows[0]} to {rows[-1]} of {self.source}: {error}; {self.remedy}"
             ) from error
 
-    def _decode(self, row: int, record: bytes) -> tuple[Pixels, int]:
+    def _no_labels(self, count: int) -> Labels:
+        if self.multi_label:
+            return np.zeros((count, self.num_classes), np.uint8)
+        return np.empty(count, np.int32)
+
+    def _note(self, labels: Labels, position: int, found: Any) -> None:
+        if self.multi_label:
+            labels[position, found] = 1
+        else:
+            labels[position] = found
+
+    def _decode(self, row: int, record: bytes) -> tuple[Pixels, Any]:
         try:
             example = self.parse(record)
             image = decode_image(example["image"], self.shape[2], self.decoding)
@@ -108,13 +133,18 @@ class Examples:
                 f"example {row} of {self.source}: expected an image of {self.shape}, as the data "
                 f"set declares, found {image.shape}"
             )
-        label = int(example["label"])
-        if not 0 <= label < self.num_classes:
+        return image, self._label(row, example["label"])
+
+    def _label(self, row: int, found: Any) -> Any:
+        """A class, or with several labels a picture an array of them."""
+        label = np.asarray(found, np.int64)
+        if label.ndim != self.multi_label or not ((label >= 0) & (label < self.num_classes)).all():
+            what = "a list of labels" if self.multi_label else "a class"
             raise TaskError(
-                f"example {row} of {self.source}: expected a class from 0 to "
-                f"{self.num_classes - 1}, found {label} (-1: unlabelled); choose a labelled split"
+                f"example {row} of {self.source}: expected {what} from 0 to "
+                f"{self.num_classes - 1}, found {found} (-1: unlabelled); choose a labelled split"
             )
-        return image, label
+        return label
 
 
 def decode_image(encoded: bytes, channels: int, decoding: Decoding = VIEWER) -> Pixels:
@@ -139,7 +169,7 @@ class Split:
 
     name: str  # the TFDS split expression
     images: Pixels  # [n, h, w, 1 or 3]
-    labels: Labels  # [n]
+    labels: Labels
     originals: Examples | None = None  # where `images` are resized: what evaluation reads
     source: Examples | None = None  # what the images were decoded from, if they were
 
@@ -153,8 +183,12 @@ class Split:
         return height, width, channels
 
     def training_images(self, rows: Rows) -> tuple[Pixels, Labels]:
-        """Training pixels [k, h, w, c] and classes [k] of `rows`."""
+        """Training pixels [k, h, w, c] and labels of `rows`."""
         return self.images[rows], self.labels[rows]
+
+    def positives(self, count: int) -> list[int]:
+        """How many of the first `count` examples have each of several labels."""
+        return self.labels[:count].sum(0, dtype=np.int64).tolist()
 
     @property
     def decoding(self) -> Decoding:
@@ -171,7 +205,7 @@ class Split:
         return StreamedSplit(self.name, self.source, max(height, width)).by(decoding)
 
     def evaluation_inputs(self, rows: Rows, size: int) -> tuple[NDArray[np.float32], Labels]:
-        """The network's inputs [k, size, size, 3] from the original images of `rows`, classes."""
+        """The network's inputs [k, size, size, 3] from the original images of `rows`, labels."""
         if self.originals is not None:
             return _evaluation_inputs(self.originals, rows, size)
         return _inputs(self.images[rows], size), self.labels[rows]
@@ -194,6 +228,10 @@ class StreamedSplit:
         height, width, channels = self.examples.shape
         return height or self.canvas, width or self.canvas, channels
 
+    def positives(self, count: int) -> list[int]:
+        """How many of the first `count` examples have each of several labels."""
+        return self.examples.positives(count)
+
     @property
     def decoding(self) -> Decoding:
         """The rules by which files become pixels."""
@@ -215,7 +253,7 @@ class StreamedSplit:
         return Split(self.name, images, labels, originals, self.examples)
 
     def training_images(self, rows: Rows) -> tuple[Pixels, Labels]:
-        """Training pixels [k, h, w, c] and classes [k] of `rows`.
+        """Training pixels [k, h, w, c] and labels of `rows`.
 
         Images that differ in size are resized to the canvas first, without keeping their aspect.
         The papers crop from the original; this is the price of programs of one shape.
@@ -231,7 +269,7 @@ class StreamedSplit:
         return images, labels
 
     def evaluation_inputs(self, rows: Rows, size: int) -> tuple[NDArray[np.float32], Labels]:
-        """The network's inputs [k, size, size, 3] from the original images of `rows`, classes."""
+        """The network's inputs [k, size, size, 3] from the original images of `rows`, labels."""
         if self.examples.one_size:
             images, labels = self.training_images(rows)
             return _inputs(images, size), labels

@@ -19,6 +19,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from evolution.augment import DRAWS, Strengths
+from evolution.examples import Labels
 from evolution.experiments import Experiment
 from evolution.tasks import Split, StreamedSplit, Task, TaskError
 from evolution.training import shuffled
@@ -115,7 +116,7 @@ class Streamed:
                 inputs, labels = on_device(inputs, labels, rows)
                 yield drawn.first + part.start, inputs, labels, order, drawn.draws[part]
 
-    def _read(self, order: NDArray[np.int32]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    def _read(self, order: NDArray[np.int32]) -> tuple[NDArray[np.uint8], Labels]:
         return self.split.training_images(order.reshape(-1))
 
 
@@ -174,16 +175,17 @@ def power_of_two(at_least: int) -> int:
     return 1 << (at_least - 1).bit_length()
 
 
-def on_device(
-    images: NDArray[Any], labels: NDArray[np.int32], smallest: int
-) -> tuple[Array, Array]:
+def on_device(images: NDArray[Any], labels: Labels, smallest: int) -> tuple[Array, Array]:
     """Images and labels, padded with zeros to a power of two, `smallest` or more."""
     missing = max(power_of_two(len(labels)), smallest) - len(labels)
-    padded = np.pad(images, [(0, missing)] + [(0, 0)] * (images.ndim - 1))
-    return jnp.asarray(padded), jnp.asarray(np.pad(labels, (0, missing)))
+    return jnp.asarray(_longer(images, missing)), jnp.asarray(_longer(labels, missing))
 
 
 def padded(steps: NDArray[Any]) -> NDArray[Any]:
     """What each step takes, padded with zeros to as many steps as programs are compiled for."""
     missing = max(power_of_two(len(steps)), SMALLEST_STEPS) - len(steps)
-    return np.pad(steps, [(0, missing)] + [(0, 0)] * (steps.ndim - 1))
+    return _longer(steps, missing)
+
+
+def _longer(array: NDArray[Any], missing: int) -> NDArray[Any]:
+    return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))

@@ -46,8 +46,8 @@ class Kind(Protocol):
         """Trains a child, round by round; its components themselves do not change."""
         ...
 
-    def test_accuracy(self, path: Path) -> float:
-        """The share of the whole test split that a path classifies right."""
+    def test_quality(self, path: Path) -> float:
+        """The quality of a path's answers to the whole test split."""
         ...
 
     def spec(self, path: Path, run: str) -> TaskPath:

@@ -21,11 +21,12 @@ from jax import Array
 from evolution.examples import Split, TaskError
 from evolution.experiments import Experiment
 from evolution.feeding import AnySplit, chunks
+from evolution.objectives import Judged, Objective, quality_in
 from evolution.population import Path, Population
 from evolution.tasks import Task
-from evolution.training import correct_rows
 from model_store import DamagedStore, MissingComponent, ModelStore, Published, TaskPath
 from vit import Architecture, forward
+from vit.activation import activation_of
 from vit.components import Tree
 from vit.decode import decoding_of
 from vit.multipath import SubPath, multipath_forward
@@ -33,7 +34,7 @@ from vit.preprocess import CONTRACT
 
 logger = logging.getLogger(__name__)
 
-MEASURED = "validation"  # among a path's metrics, and in a version with the accuracy beside it
+MEASURED = "validation"  # among a path's metrics, and in a version with the quality beside it
 Measured = Mapping[str, Any]  # split, examples, digest
 _SAMPLES = 64  # images that a digest looks at; it has all labels of a split that is in memory
 
@@ -69,7 +70,7 @@ def number_in(part: Mapping[str, Any], name: str) -> float | None:
 
 
 def told_by(version: TaskPath) -> Measured:
-    """What a version's accuracy was measured on; empty if it does not tell all of it."""
+    """What a version's quality was measured on; empty if it does not tell all of it."""
     told = part_of(version.metrics, MEASURED)
     split, digest, examples = told.get("split"), told.get("digest"), _examples(told)
     if not (isinstance(split, str) and isinstance(digest, str) and examples):
@@ -77,10 +78,10 @@ def told_by(version: TaskPath) -> Measured:
     return {"split": split, "examples": examples, "digest": digest}
 
 
-def accuracy_told(version: TaskPath) -> float:
-    """A version's validation accuracy; -1 for one that tells none."""
-    accuracy = number_in(part_of(version.metrics, MEASURED), "accuracy")
-    return -1.0 if accuracy is None else float(accuracy)
+def quality_told(version: TaskPath) -> float:
+    """A version's quality on its validation examples; -1 for one that tells none."""
+    quality = quality_in(part_of(version.metrics, MEASURED))
+    return -1.0 if quality is None else float(quality)
 
 
 def _examples(told: Measured) -> int:
@@ -121,22 +122,22 @@ def measure_again(
 # ---- versions measured again
 
 
-def accuracies(
+def qualities(
     store: ModelStore, task: Task, ours: TaskPath, live: Published
 ) -> tuple[float, float] | None:
-    """Ours and the live version's accuracy on the same validation examples of the task.
+    """Ours and the live version's quality on the same validation examples of the task.
 
     As they were measured, if that was the same; else measured again, on the larger of the two
     sets. None, which is logged, if the live version cannot be measured on the task's examples.
     """
     mine, theirs = told_by(ours), told_by(live.path)
     if mine and mine == theirs:
-        return accuracy_told(ours), accuracy_told(live.path)
+        return quality_told(ours), quality_told(live.path)
     told = part_of(live.path.metrics, MEASURED)
     counts = [_examples(m) for m in (mine, told) if m.get("split") == mine.get("split")]
     count = min(max(counts, default=0) or len(task.validation), len(task.validation))
     try:
-        found = tuple(_accuracy(store, task, version, count) for version in (ours, live.path))
+        found = tuple(_quality(store, task, version, count) for version in (ours, live.path))
     except (MissingComponent, DamagedStore, TaskError, ValueError, KeyError, TypeError) as error:
         logger.warning(
             "event=not_compared task=%s live=v%d error=%r: the live version stays; its quality is "
@@ -145,14 +146,16 @@ def accuracies(
         )  # fmt: skip
         return None
     logger.info(
-        "event=measured_again task=%s split=%r examples=%d new=%.4f live=v%d live_accuracy=%.4f",
+        "event=measured_again task=%s split=%r examples=%d new=%.4f live=v%d live_quality=%.4f",
         task.name, task.validation.name, count, found[0], live.version, found[1],
     )  # fmt: skip
     return found[0], found[1]
 
 
-def _accuracy(store: ModelStore, task: Task, version: TaskPath, count: int) -> float:
+def _quality(store: ModelStore, task: Task, version: TaskPath, count: int) -> float:
     """Raises ValueError for a network that does not fit the task, or is none of ours."""
+    if (activation := activation_of(version.extra)) != task.activation:
+        raise ValueError(f"expected {task.activation}, as the task has, found {activation}")
     if len(version.labels) != task.num_classes:
         raise ValueError(
             f"expected {task.num_classes} classes, as the task has, found {len(version.labels)}"
@@ -169,18 +172,20 @@ def _accuracy(store: ModelStore, task: Task, version: TaskPath, count: int) -> f
     ) or Architecture.from_json(version.architecture)
     archs = [n.architecture for n in networks] if isinstance(networks, tuple) else [networks]
     sizes = sorted({arch.image_size for arch in archs})
-    correct = 0
+    judged: list[Judged] = []
     # One stream of chunks for each image size; all have the same rows if cut for the largest.
     streams = [chunks(validation, count, size, sizes[-1]) for size in sizes]
     for parts in zip(*streams, strict=True):
         images = {size: chunk.inputs for size, chunk in zip(sizes, parts, strict=True)}
         labels, rows = parts[0].labels, parts[0].count
-        correct += int(_count_correct(networks, params, images, labels, rows)[0])
-    return correct / count
+        found, _ = _judge(task.objective, networks, params, images, labels, rows)
+        judged.append(Judged(found, labels, rows))
+    return task.objective.quality(judged)
 
 
-@functools.partial(jax.jit, static_argnames="networks")
-def _count_correct(
+@functools.partial(jax.jit, static_argnames=("objective", "networks"))
+def _judge(
+    objective: Objective,
     networks: Architecture | tuple[SubPath, ...],
     params: dict[str, Tree],
     images: dict[int, Array],
@@ -193,4 +198,4 @@ def _count_correct(
             return forward(networks, params, chosen[networks.image_size])
         return multipath_forward(networks, params, chosen)
 
-    return correct_rows(logits, labels, jnp.asarray(count))
+    return objective.judge(logits, labels, jnp.asarray(count))

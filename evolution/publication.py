@@ -9,7 +9,7 @@ from evolution.measured import MEASURED
 from evolution.outcome import TaskPublished, TaskWithdrawn
 from evolution.population import ROOT, Path, Population, accounted_params
 from evolution.state import Progress
-from evolution.tasks import Task
+from evolution.tasks import Split, StreamedSplit, Task
 from model_store import (
     DamagedStore,
     Digest,
@@ -19,6 +19,7 @@ from model_store import (
     UnknownVersion,
 )
 from vit import Architecture
+from vit.activation import FIELD, SOFTMAX
 from vit.preprocess import CONTRACT
 
 
@@ -46,13 +47,17 @@ def task_path(
         },
         lineage=lineage_of(path, progress, run, method),
         private=path.private,
-        extra=data_field(task),
+        extra=fields_of(task),
     )
 
 
-def data_field(task: Task) -> dict[str, Any]:
-    """The path spec's field `data`, of tasks that are made of a user's own set."""
-    return {"data": dict(task.data)} if task.data else {}
+def fields_of(task: Task) -> dict[str, Any]:
+    """What a path spec says of its task beside the rest, where there is something to say.
+
+    `data`, of tasks that are made of a user's own set; `activation`, of other heads than softmax.
+    """
+    data = {"data": dict(task.data)} if task.data else {}
+    return data if task.activation == SOFTMAX else {**data, FIELD: task.activation}
 
 
 def digests_of(path: Path) -> dict[str, Digest]:
@@ -64,12 +69,23 @@ def digests_of(path: Path) -> dict[str, Digest]:
 
 def metrics_of(path: Path, task: Task) -> dict[str, Any]:
     """What the path spec tells of quality, with the examples that measured it, and of cost."""
-    test = {"split": task.test.name, "examples": len(task.test)}
+    name, measured = task.objective.metric, path.metrics[MEASURED]
+    validation = {**measured, **_positives(task, task.validation, measured["examples"])}
+    count = len(task.test)
+    test = {"split": task.test.name, "examples": count, **_positives(task, task.test, count)}
     return {
-        MEASURED: {"accuracy": path.quality, **path.metrics[MEASURED]},
-        "test": {"accuracy": path.metrics["test_accuracy"], **test},
+        MEASURED: {name: path.quality, **validation},
+        "test": {name: path.metrics["test_accuracy"], **test},
         "compute": {"forward_flops": path.metrics["flops"]},
     }
+
+
+def _positives(task: Task, split: Split | StreamedSplit, count: int) -> dict[str, list[int]]:
+    """How many of the first `count` examples have each label, where they have any number of them.
+
+    A mean average precision says little without.
+    """
+    return {} if task.activation == SOFTMAX else {"positives": split.positives(count)}
 
 
 def lineage_of(path: Path, progress: Progress, run: str, method: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from evolution.augment import DRAWS, Strengths, augment
 from evolution.download import DownloadError, digest_of, download
+from evolution.examples import Labels
 from evolution.population import POSITION_SOURCE
 from evolution.training import epochs
 from model_store.tensors import decode, encode
@@ -195,7 +196,7 @@ def _root_steps(
 
 
 def train_root(
-    images: NDArray[np.uint8], labels: NDArray[np.int32], training: RootTraining
+    images: NDArray[np.uint8], labels: Labels, training: RootTraining
 ) -> Iterator[tuple[int, float, dict[str, Tree]]]:
     """Yields (step, mean loss, components) some ten times per pass over the images.
 

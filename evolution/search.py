@@ -10,7 +10,7 @@ from evolution.environment import moved
 from evolution.experiments import RESUMABLE, Experiment, with_settings
 from evolution.holding import hold
 from evolution.iteration import Iteration
-from evolution.measured import accuracies, accuracy_told, told_by
+from evolution.measured import qualities, quality_told, told_by
 from evolution.outcome import Ended, Event, TaskFailed
 from evolution.population import ROOT, Path, Population
 from evolution.publication import publish_once, published_event, standing
@@ -207,7 +207,7 @@ class Search:
 
     def _publish(self, best: Path, kind: SinglePaths) -> Ended:
         if "test_accuracy" not in best.metrics:
-            best.metrics["test_accuracy"] = kind.test_accuracy(best)
+            best.metrics["test_accuracy"] = kind.test_quality(best)
         self._save()  # gives every component its digest
         version, added = publish_once(
             self.store, best, self.name,
@@ -227,7 +227,7 @@ class Search:
         own = live.path.lineage.get("agent") == self.name
         if own and told_by(live.path) == kind.measured:
             return True
-        found = accuracies(self.store, kind.task, kind.spec(path, self.name), live)
+        found = qualities(self.store, kind.task, kind.spec(path, self.name), live)
         return found is not None and found[1] <= found[0]
 
 
@@ -291,7 +291,7 @@ def _copy_version(path: Path, source: ModelStore, store: ModelStore) -> None:
             return live is None
         # No data are here to measure with.
         same = bool(told_by(live.path)) and told_by(live.path) == told_by(original.path)
-        return same and accuracy_told(live.path) <= accuracy_told(original.path)
+        return same and quality_told(live.path) <= quality_told(original.path)
 
     store.promote(path.task, copy.version, chosen)
     path.published = copy.digest

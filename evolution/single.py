@@ -87,12 +87,12 @@ class SinglePaths:
 
     def _quality(self, path: Path) -> float:
         arch = architecture(self._progress.architecture, path)
-        return self._trainer.validation_accuracy(path, arch)
+        return self._trainer.validation_quality(path, arch)
 
-    def test_accuracy(self, path: Path) -> float:
-        """The share of the whole test split that a path classifies right."""
+    def test_quality(self, path: Path) -> float:
+        """The quality of a path's answers to the whole test split."""
         arch = architecture(self._progress.architecture, path)
-        return self._trainer.test_accuracy(path, arch)
+        return self._trainer.test_quality(path, arch)
 
     def spec(self, path: Path, run: str) -> TaskPath:
         """The path spec of a retained path whose components are stored."""

@@ -20,6 +20,7 @@ from evolution.data.errors import DataError
 from evolution.data.own import own_data
 from evolution.data.rows import SPLITS
 from evolution.examples import Examples, Split, StreamedSplit, TaskError
+from evolution.objectives import OBJECTIVES, Objective
 from evolution.prepare import UNKNOWN, builders, unknown_told, warn_of_version
 from evolution.splits import (
     MU2NET_SPLITS,
@@ -31,6 +32,7 @@ from evolution.splits import (
 )
 from evolution.vtab import is_thousand, vtab_task
 from model_store.names import require_name
+from vit.activation import SOFTMAX
 from vit.decode import Decoding
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,12 @@ class Task:
     validation: Split | StreamedSplit
     test: Split | StreamedSplit
     data: Mapping[str, Any] | None = None  # a user's own set: name, fingerprint, source, licence
+    activation: str = SOFTMAX  # one class a picture; SIGMOID: several labels, or none
+
+    @property
+    def objective(self) -> Objective:
+        """What its heads are trained for and judged by."""
+        return OBJECTIVES[self.activation]
 
     @property
     def num_classes(self) -> int:

@@ -32,13 +32,14 @@ from evolution.feeding import (
     require_examples,
     resident_images,
 )
+from evolution.objectives import Judged, Objective
 from evolution.population import ROOT, Component, Path
 from evolution.tasks import Task
 from evolution.training import (
     Hyperparameters,
     TrainState,
     boundary,
-    count_correct,
+    judge,
     run_prefix,
     train_steps,
 )
@@ -56,7 +57,7 @@ NO_ADAPTER = -1  # id of an adapter that is not there
 class Round:
     """What one round of training reached."""
 
-    quality: float  # validation accuracy
+    quality: float  # of the answers to the validation examples
     state: TrainState
     finite: bool  # whether training is sound: losses, answers and weights (training.descend)
     device_s: float  # seconds from the first call of a compiled program to the last result
@@ -77,25 +78,26 @@ class Trainer:
         self._task = task
         wanted = experiment.validation_count(len(task.validation))
         self.validation_count = wanted if validation_count is None else validation_count
-        self._validation = _Evaluation(task.validation, self.validation_count)
+        self._validation = _Evaluation(task.objective, task.validation, self.validation_count)
         self._resident, self._features = resident_images(task.train), None
 
     def batches(self, seed: int, key: tuple[int, ...]) -> Batches:
         """Batches for the children of one generation."""
         return Batches.of(self._experiment, self._task, seed, key)
 
-    def validation_accuracy(self, path: Path, arch: Architecture) -> float:
-        """The share of the validation examples that the path classifies right."""
-        return self._accuracy(path, arch, self._validation)
+    def validation_quality(self, path: Path, arch: Architecture) -> float:
+        """The quality of the path's answers to the validation examples."""
+        return self._quality(path, arch, self._validation)
 
-    def test_accuracy(self, path: Path, arch: Architecture) -> float:
-        """The share of the whole test split that the path classifies right."""
-        return self._accuracy(path, arch, _Evaluation(self._task.test, len(self._task.test)))
+    def test_quality(self, path: Path, arch: Architecture) -> float:
+        """The quality of the path's answers to the whole test split."""
+        task = self._task
+        return self._quality(path, arch, _Evaluation(task.objective, task.test, len(task.test)))
 
-    def _accuracy(self, path: Path, arch: Architecture, examples: _Evaluation) -> float:
+    def _quality(self, path: Path, arch: Architecture, examples: _Evaluation) -> float:
         if self._experiment.mutate_adapters:
             path, arch = _with_all_adapters(path, arch)
-        return examples.accuracy(arch, path, 0, jax.device_put(_params(path.components)))[0]
+        return examples.quality(arch, path, 0, jax.device_put(_params(path.components)))[0]
 
     def train(self, child: Path, arch: Architecture, batches: Batches) -> Iterator[Round]:
         """Trains one child, round by round; its components themselves do not change."""
@@ -118,12 +120,12 @@ class Trainer:
             finite: Any = True
             for first, inputs, labels, order, draws in source.chunks(drawn):
                 state, sound = train_steps(
-                    arch, prefix, source.augmentation, frozen, state, masks, traced,
-                    inputs, labels, padded(order), padded(draws), first, len(order),
+                    self._task.objective, arch, prefix, source.augmentation, frozen, state, masks,
+                    traced, inputs, labels, padded(order), padded(draws), first, len(order),
                 )  # fmt: skip
                 finite &= sound
             params = {**frozen, **state.params}
-            quality, sound = self._validation.accuracy(arch, child, evaluated, params)
+            quality, sound = self._validation.quality(arch, child, evaluated, params)
             yield Round(quality, state, bool(finite) and sound, time.monotonic() - started)
 
     def _source(
@@ -151,13 +153,14 @@ class Trainer:
         key = _prefix_key(child, arch, prefix)
         if self._features is None or self._features[0] != key:
             self._features = None  # frees the former before the next takes its place
-            data = _Evaluation(split, len(split))
+            data = _Evaluation(self._task.objective, split, len(split))
             chunks = list(data.inputs(arch, child, prefix))
             inputs = jnp.concatenate([c.inputs[: c.count] for c in chunks])
             labels = jnp.concatenate([c.labels[: c.count] for c in chunks])
             missing = power_of_two(len(labels)) - len(labels)
             inputs = jnp.pad(inputs, [(0, missing)] + [(0, 0)] * (inputs.ndim - 1))
-            self._features = (key, Resident(inputs, jnp.pad(labels, (0, missing)), "none"))
+            labels = jnp.pad(labels, [(0, missing)] + [(0, 0)] * (labels.ndim - 1))
+            self._features = (key, Resident(inputs, labels, "none"))
         return self._features[1]
 
 
@@ -167,25 +170,27 @@ class Trainer:
 class _Evaluation:
     """The first `count` examples of a split as they enter a path, without augmentation."""
 
-    def __init__(self, split: AnySplit, count: int) -> None:
+    def __init__(self, objective: Objective, split: AnySplit, count: int) -> None:
+        self._objective = objective
         self._split = split
         self.count = count
         self._kept: tuple[Any, list[Chunk]] | None = None  # of one prefix
 
-    def accuracy(
+    def quality(
         self, arch: Architecture, path: Path, prefix: int, params: Mapping[str, Tree]
     ) -> tuple[float, bool]:
-        """The share classified right by the path, with `params` instead of its own.
+        """The quality of the path's answers, with `params` instead of its own.
 
         Its first `prefix` components are its own. And whether all its answers are finite.
         """
         above = {name: params[name] for name in arch.component_names[prefix:]}
-        counted = [
-            count_correct(arch, prefix, above, c.inputs, c.labels, c.count)
-            for c in self.inputs(arch, path, prefix)
-        ]
-        correct, finite = zip(*counted, strict=True)
-        return sum(int(c) for c in correct) / self.count, all(bool(f) for f in finite)
+        judged: list[Judged] = []
+        finite: Any = True
+        for c in self.inputs(arch, path, prefix):
+            found, sound = judge(self._objective, arch, prefix, above, c.inputs, c.labels, c.count)
+            judged.append(Judged(found, c.labels, c.count))
+            finite &= sound
+        return self._objective.quality(judged), bool(finite)
 
     def inputs(self, arch: Architecture, path: Path, prefix: int) -> Iterator[Chunk]:
         """What the path's first `prefix` components make of the images, chunk by chunk."""

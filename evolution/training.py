@@ -23,12 +23,12 @@ from jax.flatten_util import ravel_pytree
 from numpy.typing import NDArray
 
 from evolution.augment import Strengths, augment
+from evolution.objectives import Objective
 from evolution.settings import SCHEDULES
 from vit import Architecture, forward, kind_of, shapes
 from vit.components import Tree
 from vit.forward import fold
 
-EVALUATION_ROWS = 128  # images per step of the evaluation loop
 MAX_GRADIENT_NORM = 1.0
 # Training that works stays far below: a step moves all weights together by the learning rate, 1 at
 # most in any search space, and by a hundred times that with momentum.
@@ -142,11 +142,6 @@ def computed(tree: Tree) -> Tree:
     return jax.tree.map(lambda leaf: leaf.astype(compute_dtype()), tree)
 
 
-def cross_entropy(logits: Array, labels: Array) -> Array:
-    """Mean loss of logits [b, c] where classes [b] were wanted."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-
 def descend(
     loss: Callable[[dict[str, Tree], Array], Array],
     state: TrainState,
@@ -185,8 +180,9 @@ def descend(
     return TrainState(unravel(params), unravel_momentum(momentum)), sound
 
 
-@functools.partial(jax.jit, static_argnames=("arch", "prefix", "augmentation"))
+@functools.partial(jax.jit, static_argnames=("objective", "arch", "prefix", "augmentation"))
 def train_steps(
+    objective: Objective,
     arch: Architecture,
     prefix: int,
     augmentation: str,
@@ -217,7 +213,7 @@ def train_steps(
             x = augment(draws[i], x, arch.image_size, hp.strengths, augmentation == "bytes")
             x = fold(arch, below, computed(frozen), computed(x))
         logits = fold(arch, above, computed(params), computed(x)).astype(jnp.float32)
-        return cross_entropy(logits, labels[order[i]])
+        return objective.loss(logits, labels[order[i]])
 
     return descend(loss, state, masks, hp, first_step, steps)
 
@@ -228,8 +224,9 @@ def run_prefix(arch: Architecture, prefix: int, params: dict[str, Tree], inputs:
     return fold(arch, arch.component_names[:prefix], params, inputs)
 
 
-@functools.partial(jax.jit, static_argnames=("arch", "prefix"))
-def count_correct(
+@functools.partial(jax.jit, static_argnames=("objective", "arch", "prefix"))
+def judge(
+    objective: Objective,
     arch: Architecture,
     prefix: int,
     params: dict[str, Tree],
@@ -237,35 +234,13 @@ def count_correct(
     labels: Array,
     count: Array,
 ) -> tuple[Array, Array]:
-    """How many of the first `count` rows the components after the prefix classify right.
+    """What the components after the prefix answer to the first `count` rows, judged.
 
-    And whether all their logits are finite; a row where one is not is not classified right.
+    And whether all these answers are finite (`Objective.judge`).
     """
-    return correct_rows(
+    return objective.judge(
         lambda rows: fold(arch, arch.component_names[prefix:], params, inputs[rows]), labels, count
     )
-
-
-def correct_rows(
-    logits: Callable[[Array], Array], labels: Array, count: Array
-) -> tuple[Array, Array]:
-    """How many of the first `count` rows are classified right by `logits`, which takes rows [k].
-
-    And whether all their logits are finite; a row where one is not is not classified right.
-    """
-    at_once = min(EVALUATION_ROWS, len(labels))
-
-    def step(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        correct, sound = carry
-        rows = i * at_once + jnp.arange(at_once)
-        found = logits(rows)
-        finite = jnp.isfinite(found).all(-1)
-        right = finite & (found.argmax(-1) == labels[rows])
-        real = rows < count
-        return correct + (right & real).sum(), sound & (finite | ~real).all()
-
-    steps = (count + at_once - 1) // at_once
-    return jax.lax.fori_loop(0, steps, step, (jnp.zeros((), jnp.int32), jnp.asarray(True)))
 
 
 @functools.cache
@@ -284,5 +259,5 @@ def forward_flops(arch: Architecture) -> float:
 
 def compiled_programs() -> int:
     """How many programs this process has compiled for training and evaluation."""
-    programs: tuple[Any, ...] = (train_steps, run_prefix, count_correct)
+    programs: tuple[Any, ...] = (train_steps, run_prefix, judge)
     return sum(program._cache_size() for program in programs)

@@ -48,7 +48,7 @@ OWNERS = {
     "matplotlib": ("evolution/analysis/",),
     "ray": ("evolution/cluster.py",),
     "safetensors": ("vit/pretrained.py", "evolution/adopting/", "loadtests/store/place.py"),
-    "optax": ("evolution/training.py", "evolution/roots.py"),
+    "optax": ("evolution/training.py", "evolution/objectives.py", "evolution/roots.py"),
     "tensorflow_datasets": ("evolution/tasks.py", "evolution/prepare.py"),
 }
 FILES = sorted(file for package in OURS for file in (TOP / package).rglob("*.py"))

@@ -6,7 +6,7 @@ from evolution import state
 from evolution.agents.classes import publisher
 from evolution.experiments import Experiment
 from evolution.iteration import Iteration, Kind
-from evolution.measured import accuracies
+from evolution.measured import qualities
 from evolution.outcome import ChildTrained, Ended, TaskFailed
 from evolution.population import ROOT, Path, Population
 from evolution.publication import publish_once, published_event
@@ -75,7 +75,7 @@ class Cycle:
 
     def _publish(self, best: Path) -> Ended:
         if "test_accuracy" not in best.metrics:
-            best.metrics["test_accuracy"] = self._kind.test_accuracy(best)
+            best.metrics["test_accuracy"] = self._kind.test_quality(best)
         self.save()  # gives every component its digest
         agent, kind = self._progress.agent, self._kind
 
@@ -83,7 +83,7 @@ class Cycle:
             """By validation, over all who publish for the task; of equal ones the first stays."""
             if live is None:
                 return True
-            found = accuracies(self._store, kind.task, kind.spec(best, agent), live)
+            found = qualities(self._store, kind.task, kind.spec(best, agent), live)
             if found is None:
                 return False
             ours, theirs = found

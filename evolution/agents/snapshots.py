@@ -19,6 +19,7 @@ from evolution.agents.classes import known_as, publisher
 from evolution.agents.momenta import Momenta
 from evolution.measured import MEASURED, number_in, part_of, told_by
 from evolution.multipath.parts import is_multipath, parts_told
+from evolution.objectives import quality_in
 from evolution.population import ROOT, Component, Path, Population, Stored
 from evolution.training import forward_flops
 from model_store import Digest, ModelStore, Published, TaskPath
@@ -110,7 +111,7 @@ class _Taking:
             hyperparameters=hp,
             generation=int(number_in(spec.lineage, "generation") or 0),
             private=spec.private,
-            quality=number_in(part_of(spec.metrics, MEASURED), "accuracy"),
+            quality=quality_in(part_of(spec.metrics, MEASURED)),
             metrics=metrics,
             published=published.digest,
             owner=owner,
@@ -156,7 +157,7 @@ def shape_hyperparameters(arch: Architecture) -> dict[str, Any]:
 
 
 def _metrics(spec: TaskPath) -> dict[str, Any]:
-    test = number_in(part_of(spec.metrics, "test"), "accuracy")
+    test = quality_in(part_of(spec.metrics, "test"))
     flops = number_in(part_of(spec.metrics, "compute"), "forward_flops")
     found = {"test_accuracy": test, "flops": flops, MEASURED: told_by(spec) or None}
     return {name: value for name, value in found.items() if value is not None}

@@ -12,6 +12,8 @@ from pathlib import Path
 from evolution import state
 from evolution.analysis import comparison_page, figures, folder, run_page
 from evolution.analysis.measures import Run, run_of
+from evolution.measured import part_of
+from evolution.objectives import quality_in
 from evolution.state import StateError
 from model_store import ModelStore, TaskPath, UnknownTask
 
@@ -59,7 +61,7 @@ def load(store: ModelStore, name: str) -> Run:
         if version is None:
             continue
         if run.test[task] is None:
-            run.test[task] = (version.metrics.get("test") or {}).get("accuracy")
+            run.test[task] = quality_in(part_of(version.metrics, "test"))
         if isinstance(data := version.extra.get("data"), Mapping):
             run.data[task] = data
     return run

@@ -36,7 +36,7 @@ from evolution.checkpoints.layouts import (
 )
 from evolution.checkpoints.networks import Multipath, Network, multipath, num_params, single_path
 from evolution.checkpoints.versions import agent_name, multipath_version, single_path_version
-from evolution.measured import accuracy_told
+from evolution.measured import quality_told
 from evolution.population import ROOT, Component, Population
 from evolution.population import Path as PopulationPath
 from evolution.state import Progress
@@ -350,7 +350,7 @@ class _Import:
             return True
         live = self._store.resolve(spec.task).path
         alike = "model" in live.lineage and live.lineage.get("method") == spec.lineage["method"]
-        return alike and accuracy_told(live) < accuracy_told(spec)
+        return alike and quality_told(live) < quality_told(spec)
 
     def _save(self, run: Run, population: Population) -> bool:
         """The run's state, to continue from; False if it cannot be."""
@@ -367,7 +367,7 @@ class _Import:
     def _version(self, key: Key, live: dict[str, int]) -> ImportedVersion:
         published = self._published[key]
         network = self._networks.get(key)
-        accuracy = accuracy_told(published.path)
+        accuracy = quality_told(published.path)
         return ImportedVersion(
             task=published.task,
             version=published.version,

@@ -16,7 +16,7 @@ from evolution.multipath.parts import Part, freeze, parts_of
 from evolution.multipath.specs import PublishedPart, multipath_spec
 from evolution.multipath.trainer import MixerTrainer, mixer_of
 from evolution.population import ROOT, Path, Population
-from evolution.publication import data_field, lineage_of, metrics_of
+from evolution.publication import fields_of, lineage_of, metrics_of
 from evolution.state import Progress
 from evolution.tasks import Task
 from evolution.trainer import Round
@@ -51,7 +51,7 @@ class MultipathPaths:
         self._trainer = MixerTrainer(experiment, task, count)
         for path in population.paths.get(owner, ()):
             freeze(path)
-        measure_again(own, self.measured, self._trainer.validation_accuracy)
+        measure_again(own, self.measured, self._trainer.validation_quality)
 
     def batches(self, seed: int, key: tuple[int, ...]) -> Batches:
         """Batches for the children of one generation."""
@@ -71,9 +71,9 @@ class MultipathPaths:
         """Trains a child's router and connectors, round by round; they themselves do not change."""
         return self._trainer.train(child, batches)
 
-    def test_accuracy(self, path: Path) -> float:
-        """The share of the whole test split that a path classifies right."""
-        return self._trainer.test_accuracy(path)
+    def test_quality(self, path: Path) -> float:
+        """The quality of a path's answers to the whole test split."""
+        return self._trainer.test_quality(path)
 
     def spec(self, path: Path, run: str) -> TaskPath:
         """The path spec of a retained path whose components are stored."""
@@ -98,7 +98,7 @@ class MultipathPaths:
             lineage=lineage_of(path, self._progress, run, self._experiment.method.name),
             private=path.private,
         )
-        return replace(spec, extra=data_field(self.task))
+        return replace(spec, extra=fields_of(self.task))
 
 
 def _published(part: Part) -> PublishedPart:

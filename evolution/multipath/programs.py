@@ -16,12 +16,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from evolution.augment import augment
+from evolution.objectives import Objective
 from evolution.training import (
     Hyperparameters,
     TrainState,
     computed,
-    correct_rows,
-    cross_entropy,
     descend,
 )
 from vit.components import Tree
@@ -31,8 +30,9 @@ from vit.multipath import ROUTER, SubPath, mix, path_weights
 Answers = tuple[Array, ...]  # of each path for all examples: [n, classes] of the main one, [n, c]
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="objective")
 def train_on_answers(
+    objective: Objective,
     state: TrainState,
     hp: Hyperparameters,
     router_rate: Array,
@@ -46,13 +46,14 @@ def train_on_answers(
 
     def loss(params: dict[str, Tree], i: Array) -> Array:
         logits = mix(params, [each[order[i]] for each in answers], router_rate)
-        return cross_entropy(logits, labels[order[i]])
+        return objective.loss(logits, labels[order[i]])
 
     return descend(loss, state, _all(state), hp, first_step, steps)
 
 
-@functools.partial(jax.jit, static_argnames=("paths", "on_bytes"))
+@functools.partial(jax.jit, static_argnames=("objective", "paths", "on_bytes"))
 def train_on_images(
+    objective: Objective,
     paths: tuple[SubPath, ...],
     on_bytes: bool,
     frozen: tuple[dict[str, Tree], ...],
@@ -84,7 +85,7 @@ def train_on_images(
             ).astype(jnp.float32)
             for path, own in zip(paths, frozen, strict=True)
         ]
-        return cross_entropy(mix(params, answers, router_rate), labels[order[i]])
+        return objective.loss(mix(params, answers, router_rate), labels[order[i]])
 
     return descend(loss, state, _all(state), hp, first_step, steps)
 
@@ -93,16 +94,16 @@ def _all(state: TrainState) -> dict[str, Any]:
     return dict.fromkeys(state.params, True)
 
 
-@jax.jit
-def count_correct_mixed(
-    mixer: Mapping[str, Tree], answers: Answers, labels: Array, count: Array
+@functools.partial(jax.jit, static_argnames="objective")
+def judge_mixed(
+    objective: Objective, mixer: Mapping[str, Tree], answers: Answers, labels: Array, count: Array
 ) -> tuple[Array, Array]:
-    """How many of the first `count` rows the mixture classifies right; `training.correct_rows`."""
+    """What the mixture answers to the first `count` rows, judged (`Objective.judge`)."""
 
     def logits(rows: Array) -> Array:
         return mix(mixer, [each[rows] for each in answers])
 
-    return correct_rows(logits, labels, count)
+    return objective.judge(logits, labels, count)
 
 
 @jax.jit
@@ -120,5 +121,5 @@ def mean_weights_of(mixer: Mapping[str, Tree], main: Array, count: int) -> list[
 
 def compiled_mixers() -> int:
     """How many of these programs this process has compiled."""
-    programs: tuple[Any, ...] = (train_on_answers, train_on_images, count_correct_mixed)
+    programs: tuple[Any, ...] = (train_on_answers, train_on_images, judge_mixed)
     return sum(program._cache_size() for program in programs)

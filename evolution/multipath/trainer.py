@@ -38,11 +38,12 @@ from evolution.multipath.children import ROUTER_RATE
 from evolution.multipath.parts import Part, parts_of
 from evolution.multipath.programs import (
     Answers,
-    count_correct_mixed,
+    judge_mixed,
     mean_weights_of,
     train_on_answers,
     train_on_images,
 )
+from evolution.objectives import Judged, Objective
 from evolution.population import Component, Path
 from evolution.tasks import Task
 from evolution.trainer import Round
@@ -70,10 +71,10 @@ class MixerTrainer:
         require_examples(task)
         self._experiment = experiment
         self._task = task
-        self._training = _Answers(task.train, len(task.train))
+        self._training = _Answers(task.objective, task.train, len(task.train))
         wanted = experiment.validation_count(len(task.validation))
         self.validation_count = wanted if validation_count is None else validation_count
-        self._validation = _Answers(task.validation, self.validation_count)
+        self._validation = _Answers(task.objective, task.validation, self.validation_count)
         self._images: Resident | Streamed | None = None
 
     def train(self, child: Path, batches: Batches) -> Iterator[Round]:
@@ -89,19 +90,19 @@ class MixerTrainer:
         validation = self._validation.of(parts)
         for drawn in batches.drawn():
             state, finite = step(state, drawn)
-            quality, sound = self._validation.accuracy(state.params, validation)
+            quality, sound = self._validation.quality(state.params, validation)
             yield Round(quality, state, bool(finite) and sound, time.monotonic() - started)
             started = time.monotonic()
 
-    def validation_accuracy(self, path: Path) -> float:
-        """The share of the validation examples that a candidate classifies right."""
+    def validation_quality(self, path: Path) -> float:
+        """The quality of a candidate's answers to the validation examples."""
         answers = self._validation.of(parts_of(path))
-        return self._validation.accuracy(_params(mixer_of(path)), answers)[0]
+        return self._validation.quality(_params(mixer_of(path)), answers)[0]
 
-    def test_accuracy(self, path: Path) -> float:
-        """The share of the whole test split that a candidate classifies right."""
-        test = _Answers(self._task.test, len(self._task.test))
-        return test.accuracy(_params(mixer_of(path)), test.of(parts_of(path)))[0]
+    def test_quality(self, path: Path) -> float:
+        """The quality of a candidate's answers to the whole test split."""
+        test = _Answers(self._task.objective, self._task.test, len(self._task.test))
+        return test.quality(_params(mixer_of(path)), test.of(parts_of(path)))[0]
 
     def mean_weights(self, path: Path) -> list[float]:
         """The weight that the router gives to each path, in the mean over the validation images."""
@@ -114,10 +115,12 @@ class MixerTrainer:
         fits = 4 * outputs * power_of_two(len(self._task.train)) <= feeding.RESIDENT_BYTES
         if fits and not augments(hp.strengths):
             answers = self._training.of(parts)
-            return partial(_step_on_answers, answers, self._training.labels, hp, router_rate)
+            known = (self._task.objective, answers, self._training.labels)
+            return partial(_step_on_answers, *known, hp, router_rate)
         networks = tuple(_shared(part.network) for part in parts)
         frozen = jax.device_put(tuple(_own(part) for part in parts))
-        return partial(_step_on_images, networks, frozen, self._source(), hp, router_rate)
+        known = (self._task.objective, networks, frozen, self._source())
+        return partial(_step_on_images, *known, hp, router_rate)
 
     def _source(self) -> Resident | Streamed:
         if self._images is None:
@@ -132,6 +135,7 @@ class MixerTrainer:
 
 
 def _step_on_answers(
+    objective: Objective,
     answers: Answers,
     labels: Array,
     hp: Hyperparameters,
@@ -140,11 +144,13 @@ def _step_on_answers(
     drawn: Drawn,
 ) -> tuple[TrainState, Any]:
     return train_on_answers(
-        state, hp, router_rate, answers, labels, padded(drawn.order), drawn.first, len(drawn.order)
-    )
+        objective, state, hp, router_rate, answers, labels, padded(drawn.order), drawn.first,
+        len(drawn.order),
+    )  # fmt: skip
 
 
 def _step_on_images(
+    objective: Objective,
     networks: tuple[SubPath, ...],
     frozen: tuple[dict[str, Tree], ...],
     source: Resident | Streamed,
@@ -156,7 +162,7 @@ def _step_on_images(
     finite: Any = True
     for first, images, labels, order, draws in source.chunks(drawn):
         state, sound = train_on_images(
-            networks, source.augmentation == "bytes", frozen, state, hp, router_rate,
+            objective, networks, source.augmentation == "bytes", frozen, state, hp, router_rate,
             images, labels, padded(order), padded(draws), first, len(order),
         )  # fmt: skip
         finite &= sound
@@ -189,7 +195,8 @@ def _own(part: Part) -> dict[str, Tree]:
 class _Answers:
     """What paths make of the first `count` examples of a split, kept on the device."""
 
-    def __init__(self, split: AnySplit, count: int) -> None:
+    def __init__(self, objective: Objective, split: AnySplit, count: int) -> None:
+        self._objective = objective
         self._split = split
         self._count = count
         self._kept: dict[Key, Array] = {}
@@ -221,7 +228,8 @@ class _Answers:
         on_it, self.labels = on_device(np.concatenate(answers), np.concatenate(labels), 1)
         return on_it
 
-    def accuracy(self, mixer: dict[str, Tree], answers: Answers) -> tuple[float, bool]:
-        """The share that a router and connectors classify right; whether all answers are finite."""
-        correct, finite = count_correct_mixed(mixer, answers, self.labels, self._count)
-        return int(correct) / self._count, bool(finite)
+    def quality(self, mixer: dict[str, Tree], answers: Answers) -> tuple[float, bool]:
+        """That of the answers of a router and connectors; whether all of them are finite."""
+        objective, labels, count = self._objective, self.labels, self._count
+        found, finite = judge_mixed(objective, mixer, answers, labels, count)
+        return objective.quality([Judged(found, labels, count)]), bool(finite)

@@ -14,7 +14,7 @@ from evolution import measured
 from evolution.agents import classes
 from evolution.agents.classes import AgentClass
 from evolution.examples import Examples, Split, StreamedSplit
-from evolution.measured import MEASURED, accuracies, measured_on, told_by
+from evolution.measured import MEASURED, measured_on, qualities, told_by
 from evolution.multipath.kind import MultipathPaths
 from evolution.outcome import TaskPublished
 from evolution.search import Search
@@ -36,7 +36,7 @@ ONE = "validation_examples=1"
 
 def really(store: ModelStore, version: Published) -> float:
     """A version's accuracy on all validation examples."""
-    return measured._accuracy(store, TASK, version.path, ALL)
+    return measured._quality(store, TASK, version.path, ALL)
 
 
 def live(store: ModelStore) -> float:
@@ -190,7 +190,7 @@ def test_metrics_of_any_json_are_no_measurement(good, told):
     metrics = {"validation": told, "test": told, "compute": told}
     foreign = replace(version, path=replace(version.path, metrics=metrics))
     assert told_by(foreign.path) == {}
-    found = accuracies(good, TASK, version.path, foreign)
+    found = qualities(good, TASK, version.path, foreign)
     assert found is not None and found[0] == found[1] > 0.5
 
 
@@ -263,7 +263,7 @@ def test_the_digest_of_a_streamed_split_is_of_its_records():
 
 
 def test_equal_sets_are_compared_as_told_and_nothing_is_measured(good, monkeypatch):
-    monkeypatch.setattr(measured, "_accuracy", None)
+    monkeypatch.setattr(measured, "_quality", None)
     version = good.resolve("toy/b")
     told = version.path.metrics[MEASURED]["accuracy"]
-    assert accuracies(good, TASK, version.path, version) == (told, told)
+    assert qualities(good, TASK, version.path, version) == (told, told)

@@ -59,7 +59,7 @@ def test_only_router_and_connectors_change_and_they_learn(made):
     for name, tree in last.state.params.items():
         bias = np.asarray(tree["Dense_0"]["bias"])
         assert np.abs(bias - before[name]["Dense_0"]["bias"]).max() > 0
-    assert last.finite and last.quality > MixerTrainer(STILL, TASK).test_accuracy(child)
+    assert last.finite and last.quality > MixerTrainer(STILL, TASK).test_quality(child)
 
 
 def test_a_fresh_child_is_as_good_as_its_main_path(made):
@@ -67,7 +67,7 @@ def test_a_fresh_child_is_as_good_as_its_main_path(made):
     (main,) = made.population.paths["vit/toy/a:toy/a"]
     arch = parts_of(child)[0].network.architecture
     mixer = MixerTrainer(STILL, TASK)
-    assert mixer.test_accuracy(child) == Trainer(TINY, TASK).test_accuracy(main, arch)
+    assert mixer.test_quality(child) == Trainer(TINY, TASK).test_quality(main, arch)
     np.testing.assert_allclose(mixer.mean_weights(child), [0.8, 0.2], atol=1e-6)
 
 

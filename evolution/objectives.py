@@ -1,0 +1,162 @@
+"""What heads are trained for and judged by: one objective for each activation of a head.
+
+One class a picture: softmax, cross-entropy, accuracy. Several labels a picture: a sigmoid each,
+binary cross-entropy, mean average precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from numpy.typing import NDArray
+
+from vit.activation import SIGMOID, SOFTMAX, sigmoid
+
+EVALUATION_ROWS = 128  # images per step of the evaluation loop
+
+Logits = Callable[[Array], Array]  # of rows [k]: [k, classes]
+
+
+class Judged(NamedTuple):
+    """What the answers to some examples are, with what was wanted."""
+
+    found: Array  # what the objective's `judge` gave
+    labels: Array
+    rows: int  # the first so many are real
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """How one kind of task is trained and judged."""
+
+    metric: str  # what its quality is called in a path spec
+    # Mean loss of logits [b, c] where `labels` were wanted: classes [b], or 0 and 1 [b, c].
+    loss: Callable[[Array, Array], Array]
+    # Of logits, labels and how many of the rows are real: what `quality` needs of them, and whether
+    # all logits of real rows are finite. Part of compiled programs.
+    judge: Callable[[Logits, Array, Array], tuple[Array, Array]]
+    quality: Callable[[Sequence[Judged]], float]  # from 0 to 1
+
+
+# ---- one class a picture
+
+
+def cross_entropy(logits: Array, labels: Array) -> Array:
+    """Mean loss of logits [b, c] where classes [b] were wanted."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def _count_right(logits: Logits, labels: Array, count: Array) -> tuple[Array, Array]:
+    """How many of the first `count` rows are classified right.
+
+    A row with a logit that is not finite is not.
+    """
+    at_once = min(EVALUATION_ROWS, len(labels))
+
+    def step(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        correct, sound = carry
+        rows = i * at_once + jnp.arange(at_once)
+        found = logits(rows)
+        finite = jnp.isfinite(found).all(-1)
+        right = finite & (found.argmax(-1) == labels[rows])
+        real = rows < count
+        return correct + (right & real).sum(), sound & (finite | ~real).all()
+
+    steps = (count + at_once - 1) // at_once
+    return jax.lax.fori_loop(0, steps, step, (jnp.zeros((), jnp.int32), jnp.asarray(True)))
+
+
+def _accuracy(judged: Sequence[Judged]) -> float:
+    return sum(int(each.found) for each in judged) / sum(each.rows for each in judged)
+
+
+# ---- several labels a picture
+
+
+def binary_cross_entropy(logits: Array, labels: Array) -> Array:
+    """The loss of logits [b, c] where `labels` [b, c] of 0 and 1 were wanted, mean over pictures.
+
+    The sum over the labels: a step moves the numbers of one label as far as it moves those of a
+    class, however many labels there are.
+    """
+    each = optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype))
+    return each.sum(-1).mean()
+
+
+def _all_logits(logits: Logits, labels: Array, count: Array) -> tuple[Array, Array]:
+    """The logits of the first `count` rows; behind them 0."""
+    at_once = min(EVALUATION_ROWS, len(labels))
+    shape = jax.eval_shape(logits, jnp.arange(at_once)).shape
+
+    def step(i: Array, found: Array) -> Array:
+        rows = i * at_once + jnp.arange(at_once)
+        real = (rows < count)[:, None]
+        return found.at[rows].set(jnp.where(real, logits(rows).astype(jnp.float32), 0))
+
+    steps = (count + at_once - 1) // at_once
+    empty = jnp.zeros((len(labels), shape[-1]), jnp.float32)
+    found = jax.lax.fori_loop(0, steps, step, empty)
+    return found, jnp.isfinite(found).all()
+
+
+def _quality_of_scores(judged: Sequence[Judged]) -> float:
+    """Mean average precision of the probabilities as they would be answered.
+
+    0 where one of them is not a number: such answers are worth nothing.
+    """
+    logits = np.concatenate([np.asarray(each.found)[: each.rows] for each in judged])
+    wanted = np.concatenate([np.asarray(each.labels)[: each.rows] for each in judged])
+    if not np.isfinite(logits).all():
+        return 0.0
+    return mean_average_precision(sigmoid(logits), wanted > 0)
+
+
+def mean_average_precision(scores: NDArray[np.floating], wanted: NDArray[np.bool_]) -> float:
+    """The mean of `average_precision` over the labels, of scores and wanted labels [n, labels].
+
+    Labels that no example has do not count; 0 where none has any.
+    """
+    if scores.shape != wanted.shape:
+        raise ValueError(f"expected scores of {wanted.shape}, found {scores.shape}")
+    found = [
+        average_precision(scores[:, label], wanted[:, label])
+        for label in np.flatnonzero(wanted.any(0))
+    ]
+    return float(np.mean(found)) if found else 0.0
+
+
+def average_precision(scores: NDArray[np.floating], wanted: NDArray[np.bool_]) -> float:
+    """The precision at each wanted example, in the mean over them; scores and wanted [n].
+
+    The precision at an example is the share of wanted ones among all that score no less. Equal
+    scores are taken together, so the order of the examples means nothing.
+    """
+    order = np.argsort(-scores)
+    ordered, hits = scores[order], np.cumsum(wanted[order])
+    last = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(scores) - 1)  # of equals
+    precision, new = hits[last] / (last + 1), np.diff(hits[last], prepend=0)
+    return float((precision * new).sum() / hits[-1])
+
+
+OBJECTIVES: Mapping[str, Objective] = {
+    SOFTMAX: Objective("accuracy", cross_entropy, _count_right, _accuracy),
+    SIGMOID: Objective(
+        "mean_average_precision", binary_cross_entropy, _all_logits, _quality_of_scores
+    ),
+}
+
+
+def quality_in(part: Mapping[str, Any]) -> float | None:
+    """The quality among a part of a path spec's metrics; None where there is no number."""
+    for objective in OBJECTIVES.values():
+        found = part.get(objective.metric)
+        if isinstance(found, int | float) and not isinstance(found, bool):
+            return found
+    return None

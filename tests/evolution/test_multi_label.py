@@ -1,0 +1,144 @@
+"""Tasks with several labels a picture: trained, judged and published."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from evolution import feeding, trainer
+from evolution.examples import Split
+from evolution.feeding import Batches
+from evolution.measured import measured_on
+from evolution.objectives import mean_average_precision
+from evolution.population import Component, Path
+from evolution.roots import random_root
+from evolution.search import Search
+from evolution.search_space import DEFAULTS
+from evolution.tasks import Task, task_name
+from evolution.trainer import Trainer
+from model_store import ModelStore
+from model_store.manifest import TaskPath
+from tests.evolution.systems import ROOT, tiny
+from vit import Architecture, forward
+from vit.activation import SIGMOID, activation_of, sigmoid
+
+ARCH = replace(ROOT, num_classes=4)
+PLAIN = {**DEFAULTS, "opt_lr": 0.1, "ds_crop": False, "ds_flip_left_right": False}
+
+
+def corner_task(entry: str, examples: int = 64) -> Task:
+    """Which of the four corners of a noisy 8 x 8 image are bright: any number of them."""
+    name = task_name(entry)
+    rng = np.random.default_rng(list(name.encode()))
+
+    def split(kind: str, count: int) -> Split:
+        images = rng.integers(0, 120, (count, 8, 8, 1), dtype=np.uint8)
+        labels = (rng.random((count, 4)) < [0.5, 0.4, 0.3, 0.2]).astype(np.uint8)
+        for image, wanted in zip(images, labels, strict=True):
+            for corner in np.flatnonzero(wanted):
+                row, column = divmod(int(corner), 2)
+                image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 120
+        return Split(kind, images, labels)
+
+    return Task(
+        name=name,
+        private=False,
+        labels=("nw", "ne", "sw", "se"),
+        train=split("train", examples),
+        validation=split("validation", 48),
+        test=split("test", 40),
+        activation=SIGMOID,
+    )
+
+
+def child(trainable, arch: Architecture = ARCH) -> Path:
+    params = random_root(arch)
+    head = np.random.default_rng(0).normal(size=params["head"]["kernel"].shape)
+    params["head"]["kernel"] = head.astype(np.float32)
+    components = tuple(
+        Component(i, name, tree, 1000, locks=set() if name in trainable else {"other"})
+        for i, (name, tree) in enumerate(params.items())
+    )
+    return Path(0, "toy/corners", None, components, PLAIN, 1)
+
+
+def trained(path: Path, steps: int = 8, task: Task | None = None):
+    """The child's last round."""
+    batches = Batches(0, (1,), 64, 16, steps // 2, 2)
+    made = Trainer(tiny(batch_size=16), task or corner_task("toy/corners"))
+    return list(made.train(path, ARCH, batches))[-1]
+
+
+def flat(tree):
+    return np.concatenate([np.asarray(leaf, np.float32).ravel() for leaf in jax.tree.leaves(tree)])
+
+
+def test_a_child_learns_which_labels_a_picture_has():
+    assert trained(child(ARCH.component_names), steps=200).quality > 0.9
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "value"),
+    [
+        (trainer, "WORTHWHILE_FLOPS", 0),  # on what a frozen prefix makes of the images
+        (feeding, "RESIDENT_BYTES", 0),  # on images that stream
+    ],
+)
+def test_however_data_come_the_same_child_is_trained(monkeypatch, module, name, value):
+    path = child({"encoder_norm", "head"})
+    plain = trained(path)
+    monkeypatch.setattr(module, name, value)
+    other = trained(path)
+    np.testing.assert_allclose(flat(other.state.params), flat(plain.state.params), atol=2e-5)
+    assert other.quality == pytest.approx(plain.quality, abs=1e-6)
+
+
+def test_a_quality_is_of_the_probabilities_that_are_answered():
+    task, path = corner_task("toy/corners"), child({"head"})
+    inputs, labels = task.test.evaluation_inputs(np.arange(len(task.test)), 8)
+    logits = forward(ARCH, {c.name: c.params for c in path.components}, inputs)
+    expected = mean_average_precision(sigmoid(np.asarray(logits)), labels > 0)
+    found = Trainer(tiny(), task).test_quality(path, ARCH)
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> TaskPath:
+    """What a short run publishes."""
+    store = ModelStore(tmp_path_factory.mktemp("store"), create=True)
+    experiment = tiny(tasks=("toy/corners",), passes=1, samples_per_task=2)
+    search = Search.start(
+        experiment, (ROOT, random_root(ROOT)), store, 0, lambda _: corner_task, "run"
+    )
+    list(search.run())
+    return store.resolve("toy/corners").path
+
+
+def test_a_path_spec_says_what_the_heads_are_and_how_they_were_judged(published):
+    task = corner_task("toy/corners")
+    assert activation_of(published.extra) == SIGMOID
+    for name, split, count in (("validation", task.validation, 48), ("test", task.test, 40)):
+        told = published.metrics[name]
+        assert 0 < told["mean_average_precision"] <= 1 and "accuracy" not in told
+        assert told["examples"] == count
+        assert told["positives"] == split.labels[:count].sum(0).tolist()
+
+
+def test_a_softmax_spec_says_nothing_new(tmp_path):
+    from tests.evolution.systems import start
+
+    search = start(tmp_path / "store", tiny(tasks=("toy/a",), passes=1, samples_per_task=1))
+    list(search.run())
+    path = search.store.resolve("toy/a").path
+    assert "activation" not in path.to_json()
+    assert set(path.metrics["validation"]) == {"accuracy", "split", "examples", "digest"}
+    assert set(path.metrics["test"]) == {"accuracy", "split", "examples"}
+
+
+def test_labels_are_part_of_what_a_quality_was_measured_on():
+    task = corner_task("toy/corners")
+    other = replace(task.validation, labels=1 - task.validation.labels)
+    assert measured_on("t", task.validation, 48) != measured_on("t", other, 48)
