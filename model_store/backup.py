@@ -66,13 +66,14 @@ def backup(source: str, destination: str) -> BackupReport:
     found.require_writable(from_.url)  # it may keep more than this code would copy
     _require_apart(from_, to)
     made = _begin(found, to)
-    with to.alone("gc") as lease, renewed(lease) as held:
-        Handshake(to).begin()
+    with to.alone("gc") as lease:
+        Handshake(to).begin(lease)
         _require_another(from_, to)
-        run = _Run(from_, to, lease, held)
-        for kind in ORDER:
-            run.copy(kind)
-        marker.complete(to)
+        with renewed(lease) as held:
+            run = _Run(from_, to, lease, held)
+            for kind in ORDER:
+                run.copy(kind)
+            marker.complete(to)
     logger.info("event=backup documents=%d blobs=%d", len(run.copied), run.blobs.copied)
     return BackupReport(
         made,

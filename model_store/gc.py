@@ -59,7 +59,7 @@ class Collector:
 
         `fewer_documents` lets documents that are lost be forgotten.
         """
-        before = self._handshake.begin() - grace_s
+        before = self._handshake.begin(self._lease) - grace_s
         removed: dict[Digest, int] = {}
         self._require_documents(forget=fewer_documents)
         garbage = self._garbage(before, take_claims_back=True)
@@ -72,7 +72,7 @@ class Collector:
 
     def remove_damaged(self, digests: Iterable[Digest]) -> list[Digest]:
         """Remove those of these blobs that nothing refers to, however new; what was removed."""
-        self._handshake.begin()
+        self._handshake.begin(self._lease)
         self._require_documents(forget=False)
         return self._remove(list(digests), math.inf, signed_before=-math.inf)
 
@@ -95,9 +95,10 @@ class Collector:
             self._storage.settle(kind)
             self._storage.settle(copy_key(kind))
         doomed = self._handshake.doom(key for key, digest in keys.items() if digest in still)
-        self._handshake.remove(doomed, self._lease)
         found = [keys[key] for key in sorted(doomed)]
-        self._forget_signatures(found, before if signed_before is None else signed_before)
+        with self._lease.unanswered():
+            self._handshake.remove(doomed, self._lease)
+            self._forget_signatures(found, before if signed_before is None else signed_before)
         self._handshake.end()
         return found
 
@@ -188,10 +189,12 @@ class Collector:
             entry = self._storage.stat(key) if tokens is not None else None
             if entry and entry.modified <= before:
                 self._lease.renew()
-                self._refs.swap(
-                    key,
-                    lambda d, tokens=tokens: replace(d, value=None) if d.tokens == tokens else None,
-                )
+                self._refs.swap(key, lambda d, tokens=tokens: self._emptied(d, tokens))
+
+    def _emptied(self, document: Document, tokens: tuple[str, ...] | None) -> Document | None:
+        """A document of signatures without them, unless another signer has come."""
+        self._lease.require()  # the last thing before the request
+        return replace(document, value=None) if document.tokens == tokens else None
 
 
 def _signed(key: str) -> Digest:

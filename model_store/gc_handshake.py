@@ -15,6 +15,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from model_store.errors import LeaseLost
@@ -43,43 +44,51 @@ class Handshake:
         self._storage = storage
         self._run = secrets.token_hex(8)
 
+    def make(self) -> None:
+        """In a new store, let the file say that nothing is being removed."""
+        if self._storage.read(KEY) is None:
+            self._write(_State(self._run), None)
+
     # -- for writers
 
     def spare(self, keys: Collection[str]) -> bool:
         """Let no gc remove these blobs, which a claim or a fresh time already speaks for.
 
-        Whether nothing had to be waited for: where a gc was removing one of them, this returns
-        False when that gc has ended, and the caller has to look whether they are still there.
+        Whether nothing had to be waited for: where a gc was removing one of them, or may have been,
+        this returns False when that gc has ended, and the caller has to look whether they are still
+        there.
         """
         waited = False
         while True:
             current = self._storage.read(KEY)
             state = _parse(current)
-            if not state.keys.intersection(keys):
+            if state and not state.keys.intersection(keys):
                 return not waited
-            if not state.doomed:
+            if state and not state.doomed:
                 self._write(replace(state, keys=state.keys.difference(keys)), current)
                 continue
             waited = True
-            with self._storage.alone(KEY):  # when the gc has ended, or died
-                self.begin()
+            with self._storage.alone(KEY) as lease, suppress(LeaseLost):
+                self.begin(lease)  # the gc has ended, or died
 
     def doomed(self) -> frozenset[str]:
         """The blobs that a gc is removing, or was when it died."""
         state = _parse(self._storage.read_many([KEY])[KEY])
-        return state.keys if state.doomed else frozenset()
+        return state.keys if state and state.doomed else frozenset()
 
     # -- for the gc, which is alone
 
-    def begin(self) -> float:
-        """Propose nothing yet; the storage's time now.
+    def begin(self, lease: Lease) -> float:
+        """Propose nothing yet; the storage's time now. Raises LeaseLost.
 
         What a dead gc had doomed is not removed: with the right to be alone came that none of its
         deletions can be executed any more, and in a copy of a store that was made file by file, the
-        documents may be newer than its list.
+        documents may be newer than its list. Only what was read while the lease was held is
+        replaced: what another gc has doomed that took over meanwhile stays doomed.
         """
         while True:
             current = self._storage.read(KEY)
+            lease.renew()
             if self._write(_State(self._run), current):
                 entry = self._storage.stat(KEY)
                 return entry.modified if entry else time.time()
@@ -98,13 +107,12 @@ class Handshake:
 
     def remove(self, doomed: Iterable[str], lease: Lease) -> None:
         """Remove the doomed. Raises LeaseLost, or StorageError for deletions that nobody answered:
-        they stay doomed, and the lease is kept until they cannot be executed any more.
+        they stay doomed, and the lease has to be kept until they cannot be executed any more.
         """
         keys = sorted(doomed)
-        with lease.unanswered():
-            for start in range(0, len(keys), REMOVED_AT_ONCE):
-                lease.renew()
-                self._storage.remove(keys[start : start + REMOVED_AT_ONCE], lease)
+        for start in range(0, len(keys), REMOVED_AT_ONCE):
+            lease.renew()
+            self._storage.remove(keys[start : start + REMOVED_AT_ONCE], lease)
 
     def end(self) -> None:
         """Everything doomed is removed. Raises LeaseLost if another gc has begun."""
@@ -114,7 +122,7 @@ class Handshake:
         while True:
             current = self._storage.read(KEY)
             state = _parse(current)
-            if state.run != self._run:
+            if state is None or state.run != self._run:
                 raise LeaseLost(
                     f"{self._storage.where(KEY)}: another gc took over, as this one was silent for"
                     " too long; run gc again"
@@ -134,12 +142,14 @@ class Handshake:
         return self._storage.replace(KEY, seal(KEY, document), current.version if current else None)
 
 
-def _parse(current: Read) -> _State:
-    """The state. One that cannot be read says nothing, and is replaced by the next gc."""
+def _parse(current: Read) -> _State | None:
+    """The state. None where it cannot be read: it may say anything, until somebody is alone and
+    replaces it.
+    """
     try:
         state = unseal(KEY, getattr(current, "data", b""))
         # Nothing else is removed, whatever the file says.
         keys = frozenset(filter(_BLOB.fullmatch, state["keys"]))
         return _State(str(state["run"]), state["doomed"] is True, keys)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return _State()
+        return None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from model_store.errors import DamagedStore, StoreNotFound, UnknownFormat
+from model_store.gc_handshake import Handshake
 from model_store.storage import MARKER, Storage
 
 FORMAT = 2
@@ -44,6 +45,7 @@ def begin(storage: Storage, original: Marker | None = None) -> None:
     else:
         found = replace(original, incomplete=True)
     storage.create(MARKER, _to_bytes(found))
+    Handshake(storage).make()
     storage.settle("")
 
 

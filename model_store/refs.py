@@ -221,7 +221,7 @@ class Refs:
             changed = change(document)
             if changed is None and claim is None:
                 # Another writer's change may be there that is not durable yet.
-                self._storage.settle(key.rpartition("/")[0])
+                self._settle(key)
                 return document
             changed = changed or document
             claims = {t: d for t, d in changed.claims.items() if t != claim}
@@ -258,11 +258,19 @@ class Refs:
             if not document.knows(copy.document):
                 raise self._lacking(key)
             if copy.document.count < document.count:
+                self._settle(key)
                 self._keep(key, document, copy)
             yield key, document
 
+    def _settle(self, key: str) -> None:
+        """Let a document that was only read be durable: its writer may have failed, or died."""
+        self._storage.settle(key.rpartition("/")[0])
+
     def _keep(self, key: str, document: Document, copy: Copy) -> None:
-        """Let the copy of a document say at least what the document says; durable on return."""
+        """Let the copy of a document say at least what the document says; durable on return.
+
+        The document has to be durable: a copy that outlasts it would speak of what never was.
+        """
         place = copy_key(key)
         data = replace(document, claims={}).to_bytes(place)
         while copy.document.count < document.count:
@@ -314,6 +322,8 @@ class Refs:
                     return False
             except Unsure:
                 return False  # who looks again learns whether it was
+        else:
+            self._settle(key)
         self._keep(key, document, self._read_copy(key))
         return True
 

@@ -16,6 +16,7 @@ from model_store.gc_handshake import Handshake
 from model_store.leases import LEASE_S
 from model_store.manifest import MAX_MANIFEST_BYTES, MAX_SPEC_BYTES, Manifest, path_manifest
 from model_store.refs import Document
+from model_store.storage import Unneeded
 from model_store.tensors import DTYPES, MAX_DEPTH, MAX_HEADER_BYTES, MAX_RANK, MAX_TENSOR_BYTES
 from model_store.versions import Versions
 from model_store.watching import ANNOUNCED_S, MAX_TASKS, RESCAN_S, announce
@@ -67,7 +68,7 @@ def test_the_log_and_the_file_of_a_gc(tmp_path: Path) -> None:
     for task in ("cmaterdb/bangla", "a", "cmaterdb/bangla"):
         announce(store._storage, task)  # pyright: ignore[reportPrivateUsage]
     handshake = Handshake(store._storage)  # pyright: ignore[reportPrivateUsage]
-    handshake.begin()
+    handshake.begin(Unneeded())
     handshake.end()
     handshake.propose([key_of(Digest(COMPONENT_DIGEST))])
     for file, random in (("refs/changes", "log"), ("gc", "token")):

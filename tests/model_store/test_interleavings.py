@@ -217,9 +217,9 @@ def test_a_gc_whose_lease_was_taken_ends(tmp_path: Path) -> None:
     store = prepared(tmp_path)
     key = f"blobs/sha256/{store.put(arrays(7))[7:]}"
     slow, fast = (Handshake(store._storage) for _ in range(2))  # pyright: ignore
-    slow.begin()
+    slow.begin(Unneeded())
     slow.propose([key])
-    fast.begin()
+    fast.begin(Unneeded())
     for step in (lambda: slow.propose([key]), lambda: slow.doom([key]), slow.end):
         with pytest.raises(LeaseLost, match="took over"):
             step()
@@ -231,7 +231,7 @@ def test_what_a_dead_gc_had_doomed_is_there_for_who_needs_it(tmp_path: Path) -> 
     digest = store.put(arrays(7))
     key = f"blobs/sha256/{digest[7:]}"
     dead = Handshake(store._storage)  # pyright: ignore[reportPrivateUsage]
-    dead.begin()
+    dead.begin(Unneeded())
     dead.propose([key])
     assert dead.doom([key]) == {key}
     assert store.put(arrays(7)) == digest  # at once: nobody holds the gc's lock
