@@ -28,7 +28,7 @@ from evolution.measured import part_of
 from evolution.memory import exhausted
 from evolution.objectives import quality_in
 from evolution.plans import Plan, require_reasonable
-from evolution.prepare import PreparationError, prepare
+from evolution.prepare import PreparationError, default_data_dir, prepare
 from evolution.roots import SHIPPED, RootError, RootTraining, encode_root, load_root, train_root
 from evolution.scaling.command import scaling
 from evolution.search import Root, Search, Source, require_run_name
@@ -36,7 +36,7 @@ from evolution.settings import SettingError
 from evolution.sources import source_of
 from evolution.state import StateError
 from evolution.state import runs as known_runs
-from evolution.tasks import TaskError, default_data_dir
+from evolution.tasks import TaskError
 from model_store import ModelStore, StoreError
 from vit.components import Tree
 

@@ -16,7 +16,7 @@ import re
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -126,6 +126,27 @@ def _prepare(name: str, data_dir: Path, source: Path | None) -> Path:
                 _prepare_from(name, builder, data_dir, source)
     logger.info("event=prepared dataset=%s folder=%s", name, folder)
     return folder
+
+
+def prepared_by(builder_class: Callable[..., DatasetBuilder], data_dir: Path) -> DatasetBuilder:
+    """Runs a user's own builder, which writes below the new folder `data_dir`; it reads there.
+
+    What it wants to be fetched by hand is looked for below TFDS_DATA_DIR. Raises PreparationError.
+    """
+    data_dir.mkdir()
+    builder = builder_class(data_dir=data_dir, file_format="array_record")
+    by_hand = default_data_dir() if builder.MANUAL_DOWNLOAD_INSTRUCTIONS else data_dir
+    with (
+        _tensorflow_or_stand_in(builder.name),
+        _failures_told(builder.name, builder, by_hand),
+    ):
+        builder.download_and_prepare(download_dir=by_hand / "downloads")
+    return builder
+
+
+def default_data_dir() -> Path:
+    """TFDS' own place for prepared data sets (environment variable TFDS_DATA_DIR)."""
+    return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
 
 
 def builders(name: str, data_dir: Path, **wanted: Any) -> Iterator[DatasetBuilder]:

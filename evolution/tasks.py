@@ -7,9 +7,9 @@ here: a data set that is not prepared is an error that says how to prepare it.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,20 @@ from evolution.data.own import own_data
 from evolution.data.rows import SPLITS
 from evolution.examples import Examples, Split, StreamedSplit, TaskError
 from evolution.objectives import OBJECTIVES, Objective
-from evolution.prepare import UNKNOWN, builders, unknown_told, warn_of_version
+from evolution.prepare import (
+    UNKNOWN,
+    builders,
+    default_data_dir,
+    unknown_told,
+    warn_of_version,
+)
 from evolution.splits import (
     MU2NET_SPLITS,
     Label,
     SplitRule,
     SplitRules,
     decoding_rules,
+    published_version,
     split_rule,
 )
 from evolution.vtab import is_thousand, vtab_task
@@ -109,11 +116,6 @@ class TaskSource:
             kept.pop(next(iter(kept)))
 
 
-def default_data_dir() -> Path:
-    """TFDS' own place for prepared data sets (environment variable TFDS_DATA_DIR)."""
-    return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
-
-
 def task_name(entry: str) -> str:
     """A task list's entry without the mark of a private task."""
     return entry.removeprefix(PRIVATE_PREFIX)
@@ -180,7 +182,7 @@ def _prepared(name: str, data_dirs: tuple[Path, ...], rules: SplitRules) -> _Ori
         logger.warning("event=caution task=%s caution=%r", name, rule.caution)
     validating = builder
     if rule.validation_dataset:
-        validating = _prepared_builder(rule.validation_dataset, data_dirs)
+        validating = prepared_builder(rule.validation_dataset, data_dirs)
     parts = ((builder, rule.train), (validating, rule.validation), (builder, rule.test))
     decoding = replace(decoding_rules(builder.name), pixel_scale=rule.pixel_scale)
     examples = tuple((split, _examples(of, split, rule, decoding)) for of, split in parts)
@@ -199,20 +201,26 @@ def prepared_examples(
     return found.labels, dict(zip(SPLITS, images, strict=True))
 
 
+def is_published(name: str) -> bool:
+    """Whether a benchmark has splits and classes of its own for a name."""
+    named = any(fnmatchcase(name, pattern) for pattern in MU2NET_SPLITS)
+    return named or vtab_task(name) is not None or published_version(name) is not None
+
+
 def _recipe(
     name: str, data_dirs: tuple[Path, ...], rules: SplitRules
 ) -> tuple[tfds.core.DatasetBuilder, SplitRule]:
     """The data set that a task is made of, and how it is split and labelled."""
     vtab = vtab_task(name)
     if vtab is None:
-        builder = _prepared_builder(name, data_dirs)
+        builder = prepared_builder(name, data_dirs)
         return builder, split_rule(name, rules, builder.info.splits)
-    builder = _prepared_builder(vtab.dataset, data_dirs)
+    builder = prepared_builder(vtab.dataset, data_dirs)
     counts = {split: info.num_examples for split, info in builder.info.splits.items()}
     return builder, vtab.rule(counts, is_thousand(name))
 
 
-def _prepared_builder(name: str, data_dirs: tuple[Path, ...]) -> tfds.core.DatasetBuilder:
+def prepared_builder(name: str, data_dirs: tuple[Path, ...]) -> tfds.core.DatasetBuilder:
     """Of the first folder that has it prepared: each is asked, also where one knows no such name.
 
     A data set without a builder of TFDS' own is known only where it lies.
@@ -227,7 +235,7 @@ def _prepared_builder(name: str, data_dirs: tuple[Path, ...]) -> tfds.core.Datas
             continue
         if prepared is not None:
             warn_of_version(name, prepared)
-            return _readable(prepared)
+            return prepared
     if len(unknown) == len(data_dirs):
         raise TaskError(
             f"no TensorFlow data set is called {name!r}: {unknown_told(name, unknown[-1])}\n"
@@ -239,13 +247,15 @@ def _prepared_builder(name: str, data_dirs: tuple[Path, ...]) -> tfds.core.Datas
     )
 
 
-def _readable(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBuilder:
+def readable(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBuilder:
+    """The same; raises TaskError if its examples cannot be read at random without TensorFlow."""
     written = builder.info.file_format
     if written is None or written.value != READABLE_FORMAT:
         raise TaskError(
             f"{builder.data_path} is prepared as {written.value if written else 'nothing'}, and "
-            f"only {READABLE_FORMAT} reads without TensorFlow; prepare it into another folder: "
-            f"TFDS_DATA_DIR=FOLDER python -m evolution prepare {builder.name}"
+            f"only {READABLE_FORMAT} is read at random without TensorFlow; prepare it anew as that "
+            f"(TFDS_DATA_DIR=FOLDER python -m evolution prepare {builder.name}), or add it:\n"
+            f"munet data add NAME --from tfds:{builder.data_path}"
         )
     return builder
 
@@ -281,7 +291,7 @@ def _examples(
         )
     return Examples(
         source=f"{builder.name} {split}",
-        records=_records(builder, split),
+        records=records(builder, split),
         parse=_parser(image, label, rule.label),
         num_classes=len(_class_names(builder, rule.label)),
         shape=shape,
@@ -289,8 +299,9 @@ def _examples(
     )
 
 
-def _records(builder: tfds.core.DatasetBuilder, split: str) -> Any:
-    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+def records(builder: tfds.core.DatasetBuilder, split: str) -> Any:
+    """The encoded examples of a split, by random access. Raises TaskError."""
+    builder, raw = readable(builder), tfds.decode.DeserializeMethod.RAW_BYTES
     try:
         # TFDS' decorator hides the parameters of this method from type checkers.
         records: Any = builder.as_data_source(split=split, deserialize_method=raw)  # pyright: ignore[reportCallIssue]

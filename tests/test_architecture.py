@@ -49,7 +49,11 @@ OWNERS = {
     "ray": ("evolution/cluster.py",),
     "safetensors": ("vit/pretrained.py", "evolution/adopting/", "loadtests/store/place.py"),
     "optax": ("evolution/training.py", "evolution/objectives.py", "evolution/roots.py"),
-    "tensorflow_datasets": ("evolution/tasks.py", "evolution/prepare.py"),
+    "tensorflow_datasets": (
+        "evolution/tasks.py",
+        "evolution/prepare.py",
+        "evolution/data/prepared.py",
+    ),
 }
 FILES = sorted(file for package in OURS for file in (TOP / package).rglob("*.py"))
 

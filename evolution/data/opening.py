@@ -29,7 +29,7 @@ class Asked:
 def open_source(place: str, asked: Asked, scratch: Path) -> Source:
     """Opens a place; archives are unpacked into the folder `scratch`. Raises DataError, OSError."""
     if place.startswith(TFDS):
-        return prepared_source(place.removeprefix(TFDS))
+        return prepared_source(place.removeprefix(TFDS), scratch / "prepared")
     if place.startswith(HUB):
         return hub_source(place.removeprefix(HUB), asked.columns)
     path = Path(place).expanduser()
