@@ -1,9 +1,14 @@
-"""Logits -> the classes that an answer lists."""
+"""Logits -> the classes that an answer lists, and their probabilities.
+
+What a version's path spec calls its activation decides: softmax over its classes, one of which a
+picture has; or a sigmoid for each of its labels, of which a picture has any number.
+"""
 
 from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,38 +16,67 @@ from numpy.typing import NDArray
 
 from service.compute.paths import LoadedPath
 from service.errors import InternalError
+from vit.activation import SIGMOID, SOFTMAX, sigmoid
 
-TOP_K = 5  # classes listed where the request does not say
+TOP_K = 5  # classes listed of a softmax where the request does not say; of sigmoids all are
 
 
 def predictions(
-    path: LoadedPath, logits: NDArray[np.float32], top_k: int | None
+    path: LoadedPath, logits: NDArray[np.float32], top_k: int | None, min_probability: float = 0.0
 ) -> list[dict[str, Any]]:
     """The most probable classes first; of equal ones, the first by index.
 
-    Raises InternalError where logits are not finite. In plain Python, which is done with some
-    hundred classes before NumPy is with its calls.
+    At most `top_k` of them, and none that is less probable than `min_probability`. Raises
+    InternalError where logits are not finite.
     """
+    values: list[float] = logits.tolist()
+    found = _LISTED[path.activation](path, logits)
+    usual = TOP_K if path.activation == SOFTMAX else len(values)
+    best = heapq.nlargest(top_k or usual, range(len(values)), key=values.__getitem__)
+    return [
+        {"label": path.labels[index], "index": index, "probability": found[index]}
+        for index in best
+        if found[index] >= min_probability
+    ]
+
+
+def probabilities(path: LoadedPath, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of all classes, [rows, classes]. Raises InternalError as `predictions` does."""
+    if not np.isfinite(logits).all():
+        raise _not_finite(path)
+    return _ALL[path.activation](logits)
+
+
+def _softmax_list(path: LoadedPath, logits: NDArray[np.float32]) -> list[float]:
+    """In plain Python, which is done with some hundred classes before NumPy is with its calls."""
     values: list[float] = logits.tolist()
     highest = max(values)
     odds = [math.exp(value - highest) for value in values]
     total = sum(odds)
     if not math.isfinite(total + min(values)):
         raise _not_finite(path)
-    best = heapq.nlargest(top_k or TOP_K, range(len(values)), key=values.__getitem__)
-    return [
-        {"label": path.labels[index], "index": index, "probability": odds[index] / total}
-        for index in best
-    ]
+    return [each / total for each in odds]
 
 
-def probabilities(path: LoadedPath, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Softmax over the classes, [rows, classes]. Raises InternalError as `predictions` does."""
+def _sigmoid_list(path: LoadedPath, logits: NDArray[np.float32]) -> list[float]:
+    return probabilities(path, logits).tolist()
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     exact = logits.astype(np.float64)
-    if not np.isfinite(exact).all():
-        raise _not_finite(path)
     odds = np.exp(exact - exact.max(-1, keepdims=True))
     return (odds / odds.sum(-1, keepdims=True)).astype(np.float32)
+
+
+# By activation: of one image, for JSON; of a batch, for tensors.
+_LISTED: Mapping[str, Callable[[LoadedPath, NDArray[np.float32]], list[float]]] = {
+    SOFTMAX: _softmax_list,
+    SIGMOID: _sigmoid_list,
+}
+_ALL: Mapping[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
+    SOFTMAX: _softmax,
+    SIGMOID: sigmoid,
+}
 
 
 def _not_finite(path: LoadedPath) -> InternalError:

@@ -51,6 +51,7 @@ class Wanted:
     deadline_s: float  # from now
     version: int | str | None = None  # number or alias; None is the live one
     top_k: int | None = None  # classes that the answer lists at most, if the request says so
+    min_probability: float = 0.0  # of the classes that the answer lists
     priority: int = 0
 
 

@@ -14,6 +14,7 @@ from typing import Any, cast
 from model_store import Digest, Published
 from service.images import Decoded
 from vit import Architecture, kind_of, shapes
+from vit.activation import activation_of
 from vit.components import LAYER_NORM_EPSILON
 from vit.decode import Decoding, decoding_of
 
@@ -117,6 +118,11 @@ class LoadedPath:
     def labels(self) -> tuple[str, ...]:
         """The classes, by index."""
         return self.published.path.labels
+
+    @property
+    def activation(self) -> str:
+        """What makes probabilities of its logits."""
+        return activation_of(self.published.path.extra)
 
     @property
     def decoding(self) -> Decoding:

@@ -35,7 +35,9 @@ from service.telemetry.requests import Seen, watched
 
 DEADLINE_HEADER = "munet-deadline-ms"
 PRIORITY_HEADER = "munet-priority"
+QUERY = ("top_k", "min_probability", "version")
 DIGITS = re.compile("[0-9]+")
+DECIMAL = re.compile(r"(?=\.?[0-9])[0-9]{0,20}\.?[0-9]{0,20}(e-?[0-9]{1,4})?", re.IGNORECASE)
 MOST = 999_999_999  # of a whole number
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
@@ -60,7 +62,7 @@ class _Classify:
 
     async def _answered(self, request: Request, runtime: Runtime, seen: Seen) -> Response:
         grants = runtime.access.of(request)
-        given = query(request, "top_k", "version", repeated=() if seen.tasks else ("task",))
+        given = query(request, *QUERY, repeated=() if seen.tasks else ("task",))
         tasks = tuple(seen.tasks or given.getlist("task"))
         seen.tasks = tasks[: runtime.settings.max_batch_rows]  # more are refused
         wanted = _wanted(request, tasks, grants, given, runtime.settings)
@@ -97,6 +99,7 @@ def _wanted(
         deadline_s=min(own_ms or settings.deadline_ms, settings.deadline_ms) / 1e3,
         version=version,
         top_k=_count("top_k", given.get("top_k")),
+        min_probability=_probability("min_probability", given.get("min_probability")),
         priority=_whole(PRIORITY_HEADER, headers.get(PRIORITY_HEADER)) or 0,
     )
 
@@ -132,6 +135,15 @@ def _whole(name: str, text: str | None) -> int | None:
     number = int(text) if DIGITS.fullmatch(text) and len(text) <= len(str(MOST)) else 0
     if not 0 < number <= MOST:
         raise BadParameter(f"{name}: expected a whole number from 1 to {MOST}, found {text[:50]!r}")
+    return number
+
+
+def _probability(name: str, text: str | None) -> float:
+    if text is None:
+        return 0.0
+    number = float(text) if DECIMAL.fullmatch(text) else -1.0
+    if not 0 <= number <= 1:
+        raise BadParameter(f"{name}: expected a number from 0 to 1, found {text[:50]!r}")
     return number
 
 
@@ -181,11 +193,11 @@ def _answer_or_problem(
 
 
 def _answer(wanted: Wanted, outcome: Classified) -> Mapping[str, Any]:
-    published = outcome.path.published
+    path, logits = outcome.path, outcome.logits[0]
     return {
-        "task": published.task,
-        "version": published.version,
-        "predictions": predictions(outcome.path, outcome.logits[0], wanted.top_k),
+        "task": path.published.task,
+        "version": path.published.version,
+        "predictions": predictions(path, logits, wanted.top_k, wanted.min_probability),
     }
 
 

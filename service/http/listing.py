@@ -188,6 +188,7 @@ def _facts(summary: Summary, known: Known) -> dict[str, Any]:
         "digest": summary.digest,
         "created": summary.created,
         "classes": summary.classes,
+        "activation": summary.activation,
         "quality": dict(summary.quality),
         "parameters": dict(summary.parameters),
         "bytes": {"total": total, "own": own, "shared": total - own},

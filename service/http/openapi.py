@@ -26,8 +26,15 @@ PRIORITY = {
 TOP_K = {
     "name": "top_k",
     "in": "query",
-    "description": "How many classes are listed at most.",
+    "description": "How many classes are listed at most; if not given 5 of a task with the "
+    "activation softmax, all of one with sigmoid.",
     "schema": {"type": "integer", "minimum": 1},
+}
+MIN_PROBABILITY = {
+    "name": "min_probability",
+    "in": "query",
+    "description": "Less probable classes are not listed.",
+    "schema": {"type": "number", "minimum": 0, "maximum": 1},
 }
 VERSION_QUERY = {
     "name": "version",
@@ -69,6 +76,13 @@ REFUSALS = (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 READS = (401, 403, 404, 422, 429, 503)
 NUMBER, TEXT = {"type": "number"}, {"type": "string"}
 NATURAL = {"type": "integer", "minimum": 0}
+PROBABILITY = {
+    **NUMBER,
+    "minimum": 0,
+    "maximum": 1,
+    "description": "Of a task with the activation softmax those of all classes are 1 together; "
+    "with sigmoid each label has one of its own.",
+}
 TIMES = obj({stage: NUMBER for stage in ("decode", "queue", "execute", "total")}, "total")
 HEALTHY = {"text/plain": {"schema": {"type": "string"}}}
 
@@ -86,7 +100,7 @@ SCHEMAS: Content = {
         *("type", "title", "status", "detail", "error"),
     ),
     "Prediction": obj(
-        {"label": TEXT, "index": NATURAL, "probability": {**NUMBER, "minimum": 0, "maximum": 1}},
+        {"label": TEXT, "index": NATURAL, "probability": PROBABILITY},
         *("label", "index", "probability"),
     ),
     "Answer": obj(
@@ -105,6 +119,13 @@ SCHEMAS: Content = {
             "version": NATURAL,
             "live_version": NATURAL,
             "reason": TEXT,
+            "classes": NATURAL,
+            "activation": {
+                "enum": ["softmax", "sigmoid", None],
+                "description": "softmax: a picture has one class; sigmoid: any number of labels; "
+                "null: one that this gateway does not know. Absent where the version cannot be "
+                "read.",
+            },
         },
         *("id", "state", "version", "live_version"),
     ),
@@ -125,7 +146,7 @@ def health(summary: str) -> Content:
     }
 
 
-CLASSIFY = [TOP_K, DEADLINE, PRIORITY]
+CLASSIFY = [TOP_K, MIN_PROBABILITY, DEADLINE, PRIORITY]
 ONE = reply(ref("Answer"))
 SEVERAL = reply(
     obj(

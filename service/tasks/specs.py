@@ -18,6 +18,7 @@ from service.compute.paths import Program, Shapes, cut, held_bytes
 from service.errors import Told
 from service.tasks.eviction import Key
 from vit import Architecture, kind_of
+from vit.activation import activation_of
 from vit.decode import decoding_of
 from vit.multipath import SubPath, connector_name
 from vit.preprocess import CONTRACT
@@ -75,6 +76,10 @@ def keys_of(path: TaskPath) -> dict[str, Key]:
 
 def read(path: TaskPath) -> Spec:
     """Raises UnservablePath where the spec's parts do not fit together."""
+    try:
+        activation_of(path.extra)
+    except ValueError as error:
+        raise _later(path, error) from None
     if path.architecture.get("kind") == MULTIPATH:
         return _multipath(path)
     arch = _architecture(path, path.architecture)
@@ -151,9 +156,7 @@ def _rules(path: TaskPath) -> Mapping[str, Any]:
     try:
         rules = decoding_of(path.input).to_json()
     except ValueError as error:
-        raise UnservablePath(
-            f"loading {path.task!r}: {error}; update the gateway, or publish the task again"
-        ) from None
+        raise _later(path, error) from None
     return {name: rule for name, rule in rules.items() if name in path.input}
 
 
@@ -171,6 +174,13 @@ def _beyond(one: Any, other: Any) -> Any:
         theirs = set(other)
         return tuple(part for part in one if part not in theirs) or one
     return one
+
+
+def _later(path: TaskPath, error: ValueError) -> UnservablePath:
+    """What a later gateway may know."""
+    return UnservablePath(
+        f"loading {path.task!r}: {error}; update the gateway, or publish the task again"
+    )
 
 
 def _unservable(path: TaskPath, what: str, expected: Any, found: Any) -> UnservablePath:

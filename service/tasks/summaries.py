@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from model_store import Digest, Published
+from model_store import Digest, Published, TaskPath
+from vit.activation import activation_of
+
+QUALITIES = ("mean_average_precision", "accuracy")  # a path spec has one of them for each split
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +20,8 @@ class Summary:
     digest: Digest  # of the manifest
     created: str
     classes: int
-    quality: Mapping[str, float]  # accuracy by split
+    activation: str | None  # None: one that is not known here
+    quality: Mapping[str, float]  # by split: accuracy, or mean average precision
     parameters: Mapping[str, Any]
     parent: str | None
     private: bool
@@ -33,6 +37,7 @@ def summarise(published: Published) -> Summary:
         digest=published.digest,
         created=published.created,
         classes=len(path.labels),
+        activation=known_activation(path),
         quality=_quality(path.metrics),
         parameters=dict(path.parameters),
         parent=parent if isinstance(parent, str) else None,
@@ -42,9 +47,19 @@ def summarise(published: Published) -> Summary:
     )
 
 
+def known_activation(path: TaskPath) -> str | None:
+    """What makes probabilities of a version's logits; None for what is not known here."""
+    try:
+        return activation_of(path.extra)
+    except ValueError:
+        return None
+
+
 def _quality(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {
-        split: found["accuracy"]
+        split: found[name]
         for split, found in metrics.items()
-        if isinstance(found, Mapping) and isinstance(found.get("accuracy"), int | float)
+        if isinstance(found, Mapping)
+        for name in QUALITIES
+        if isinstance(found.get(name), int | float)
     }

@@ -24,6 +24,7 @@ from service.tasks.catalog import Entry, no_task, no_version
 from service.tasks.loading import Slot
 from service.tasks.reasons import reason
 from service.tasks.specs import input_sizes
+from service.tasks.summaries import known_activation
 from service.v2.errors import BadRequest, NotSupported, shown
 from service.v2.tensors import ANY, Spec
 
@@ -123,6 +124,7 @@ class Models:
             "parameters": {
                 "version": {"string_value": str(published.version)},
                 "digest": {"string_value": published.digest},
+                "activation": {"string_value": known_activation(published.path) or "unknown"},
             },
         }
 

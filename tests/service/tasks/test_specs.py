@@ -78,6 +78,9 @@ def test_a_good_one_tells_its_networks(good: dict[str, Any]) -> None:
         (lambda d: d["subpaths"][0]["architecture"].update(num_classes=4), "main path 3, found 4"),
         (lambda d: d.update(input={"size": 16}), "input"),
         (lambda d: d["input"].update(sizes=[16]), "input"),
+        (lambda d: d.update(activation="tanh"), "softmax, sigmoid, found 'tanh'; update"),
+        (lambda d: d.update(activation=None), "softmax, sigmoid, found None"),
+        (lambda d: d.update(activation=["sigmoid"] * 10**5), "softmax, sigmoid"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(

@@ -386,3 +386,28 @@ def test_a_model_that_mixes_paths_of_two_sizes(client: Client, spoken: Spoken) -
     finally:
         for task in ("mixed", "small"):
             spoken.store.rm(task)
+
+
+@pytest.fixture(scope="module")
+def tags(spoken: Spoken) -> Iterator[str]:
+    """A task with several labels a picture, while it is needed."""
+    publish(spoken.store, "tags", extra={"activation": "sigmoid"})
+    eventually(lambda: spoken.server.ask("GET", "/tasks/tags").status == 200)
+    yield "tags"
+    spoken.store.rm("tags")
+    eventually(lambda: spoken.server.ask("GET", "/tasks/tags").status == 404)
+
+
+def test_each_of_several_labels_has_a_probability_of_its_own(
+    client: Client, spoken: Spoken, tags: str
+) -> None:
+    found = client.raw.infer(tags, client.images(png(1), png(2)))
+    odds, logits = found.as_numpy("probabilities"), found.as_numpy("logits").astype(float)
+    np.testing.assert_allclose(odds, 1 / (1 + np.exp(-logits)), rtol=1e-6)
+    np.testing.assert_allclose(odds, expected(spoken, tags, 1, 2), atol=1e-6)
+    wanted = [client.output("probabilities", class_count=2)]
+    texts = client.raw.infer(tags, client.images(png(1)), outputs=wanted).as_numpy("probabilities")
+    for text, index in zip(texts[0], np.argsort(-odds[0], kind="stable"), strict=False):
+        value, number, label = text.decode().split(":", 2)
+        assert (int(number), label) == (index, f"tags:{index}")
+        assert float(value) == pytest.approx(odds[0][index], abs=1e-6)
