@@ -106,7 +106,10 @@ class Reader:
 
     def signatures(self, manifest: Digest) -> list[Signature]:
         """The signatures of a manifest. Raises DamagedStore."""
-        digest = self._refs.manifest(signature_key(manifest))
+        return self.signatures_in(self._refs.manifest(signature_key(manifest)))
+
+    def signatures_in(self, digest: Digest | None) -> list[Signature]:
+        """The signatures in a manifest of signatures. Raises DamagedStore."""
         if digest is None:
             return []
 

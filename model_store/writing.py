@@ -262,9 +262,7 @@ class Writer:
         done = False
         while not done:
             before = self._refs.manifest(key)
-            # Read after `before`: if another signer comes in between, the swap changes nothing.
-            there = self._reader.signatures(manifest)
-            data, blobs = signature_manifest([*there, signature])
+            data, blobs = signature_manifest([*self._reader.signatures_in(before), signature])
             needs = Needs(f"signatures of {manifest}", {}, [*blobs, data])
 
             def change(

@@ -57,3 +57,12 @@ def test_a_gc_that_is_interrupted_keeps_its_lease_while_signatures_may_go() -> N
         },
     )
     assert not found.wrong
+
+
+def test_a_signer_who_once_does_not_see_the_signatures_takes_none_away() -> None:
+    found = written(
+        Plan("bucket", [[("sign", "t", 1, "y")], [("sign", "t", 1, "z")]]),
+        turns=[("P1", 200)],
+        events={"P0.1.5": ("lie", 0.92)},
+    )
+    assert not found.wrong

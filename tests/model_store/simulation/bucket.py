@@ -103,7 +103,11 @@ class Bucket:
             data, modified = self._there(key)
             return _Got(data, self._meta(key, data, modified))
 
-        return self._ask(client, f"get {key}", effect)
+        got = self._ask(client, f"get {key}", effect)
+        if not key.startswith(("blobs/", "leases/")) and self.world.event("size")[0]:
+            self.world.note(self.world.process, f"not seen: {key}")
+            raise NotFoundError(key)
+        return got
 
     def head(self, client: Client, key: str) -> Any:
         """HEAD"""
