@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from evolution import mutation
+from evolution.curves import Curve
 from evolution.experiments import Experiment
 from evolution.measured import MEASURED, Measured
 from evolution.outcome import ChildTrained, Outcome
@@ -125,9 +126,11 @@ class Iteration:
         threshold = self._bar(child, parent)
         snapshot: TrainState | None = None
         qualities: list[float] = []
+        curves: list[Curve] = []
         device_s, diverged = 0.0, False
         for reached in self._kind.train(child, batches):
             device_s += reached.device_s
+            curves.append(reached.curve)
             if not reached.finite:
                 snapshot, diverged = None, True
                 break
@@ -145,6 +148,7 @@ class Iteration:
         return Outcome(
             child, parent, trained, snapshot is not None,
             diverged=diverged,
+            training=Curve.joined(curves).record(),
             seconds=time.monotonic() - started,
             device_s=device_s,
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ class Outcome:
     trained: tuple[str, ...]  # components that were trained
     improved: bool  # kept
     diverged: bool  # training was ended: a loss, an answer or a weight was out of bounds
+    training: Mapping[str, Any]  # losses and learning rates (curves.Curve.record)
     seconds: float
     device_s: float  # of them, in compiled programs
     ended: float = field(default_factory=time.time)  # seconds since 1970
@@ -44,6 +46,7 @@ class Outcome:
             "mutations": {k: list(v) for k, v in self.mutations.items()},
             "components": {c.name: c.id for c in child.components},
             "trained": list(self.trained),
+            "training": dict(self.training),
             "evaluations": child.metrics["evaluations"],
             "quality": child.quality,
             "measured": child.metrics.get("validation"),

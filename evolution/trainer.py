@@ -8,7 +8,7 @@ that results do not depend on what ran before.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from evolution import feeding
+from evolution.curves import Curve
 from evolution.experiments import Experiment
 from evolution.feeding import (
     AnySplit,
@@ -36,6 +37,7 @@ from evolution.objectives import Judged, Objective
 from evolution.population import ROOT, Component, Path
 from evolution.tasks import Task
 from evolution.training import (
+    Descent,
     Hyperparameters,
     TrainState,
     boundary,
@@ -60,7 +62,25 @@ class Round:
     quality: float  # of the answers to the validation examples
     state: TrainState
     finite: bool  # whether training is sound: losses, answers and weights (training.descend)
+    curve: Curve  # of its steps
     device_s: float  # seconds from the first call of a compiled program to the last result
+
+    @classmethod
+    def of(
+        cls,
+        quality: float,
+        finite: bool,
+        state: TrainState,
+        descents: Sequence[tuple[Descent, int]],
+        started: float,
+    ) -> Round:
+        """Of the calls that trained, with the steps of each, and the answers after them.
+
+        `started` is when the first began, by time.monotonic.
+        """
+        sound = finite and all(bool(descent.sound) for descent, _ in descents)
+        curve = Curve.of(descents)
+        return cls(quality, state, sound, curve, time.monotonic() - started)
 
 
 class Trainer:
@@ -117,16 +137,16 @@ class Trainer:
         evaluated = prefix if _worthwhile(child, arch, prefix, shared) else 0
         for drawn in batches.drawn():
             started = time.monotonic()
-            finite: Any = True
+            descents: list[tuple[Descent, int]] = []
             for first, inputs, labels, order, draws in source.chunks(drawn):
-                state, sound = train_steps(
+                state, descent = train_steps(
                     self._task.objective, arch, prefix, source.augmentation, frozen, state, masks,
                     traced, inputs, labels, padded(order), padded(draws), first, len(order),
                 )  # fmt: skip
-                finite &= sound
+                descents.append((descent, len(order)))
             params = {**frozen, **state.params}
-            quality, sound = self._validation.quality(arch, child, evaluated, params)
-            yield Round(quality, state, bool(finite) and sound, time.monotonic() - started)
+            quality, finite = self._validation.quality(arch, child, evaluated, params)
+            yield Round.of(quality, finite, state, descents, started)
 
     def _source(
         self, child: Path, arch: Architecture, prefix: int, hp: Hyperparameters, steps: int

@@ -142,6 +142,14 @@ def computed(tree: Tree) -> Tree:
     return jax.tree.map(lambda leaf: leaf.astype(compute_dtype()), tree)
 
 
+class Descent(NamedTuple):
+    """What the steps of one call were, beside the state that they led to."""
+
+    sound: Array  # whether every loss was a finite number, and no weight is beyond LARGEST_WEIGHT
+    losses: Array  # [most steps]: of each step that was taken, 0 behind them
+    rates: Array  # [most steps]: learning rates, as the losses
+
+
 def descend(
     loss: Callable[[dict[str, Tree], Array], Array],
     state: TrainState,
@@ -149,12 +157,13 @@ def descend(
     hp: Hyperparameters,
     first_step: Array,
     steps: Array,
-) -> tuple[TrainState, Array]:
+    most: int,
+) -> tuple[TrainState, Descent]:
     """`steps` steps down `loss`, which takes parameters and the number of the step among them.
 
     The first is number `first_step` of the child's training; `masks` tells, with booleans, which
-    components are trained. Returns the state and whether it is sound: every loss was a finite
-    number, and no weight is beyond LARGEST_WEIGHT.
+    components are trained. A call takes no more than `most` steps, which the program is compiled
+    for.
     """
     # One flat vector instead of some fifty leaves: the optimiser compiles to one kernel.
     params, unravel = ravel_pytree(state.params)
@@ -166,18 +175,20 @@ def descend(
         }
     )
 
-    def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        params, momentum, sound = carry
+    def step(i: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        params, momentum, losses, rates = carry
         value, tree = jax.value_and_grad(loss)(unravel(params), i)
         grads, _ = ravel_pytree(tree)
         rate = learning_rate(first_step + i, hp)
         params, momentum = _sgd(params, momentum, grads, mask, rate, hp)
-        return params, momentum, sound & jnp.isfinite(value)
+        return params, momentum, losses.at[i].set(value), rates.at[i].set(rate)
 
-    start = (params, momentum, jnp.asarray(True))
-    params, momentum, sound = jax.lax.fori_loop(0, steps, step, start)
-    sound &= (jnp.abs(params) <= LARGEST_WEIGHT).all()  # which a NaN is not either
-    return TrainState(unravel(params), unravel_momentum(momentum)), sound
+    start = (params, momentum, *(jnp.zeros(most, jnp.float32) for _ in range(2)))
+    params, momentum, losses, rates = jax.lax.fori_loop(0, steps, step, start)
+    # A NaN is not within the bound either.
+    sound = jnp.isfinite(losses).all() & (jnp.abs(params) <= LARGEST_WEIGHT).all()
+    state = TrainState(unravel(params), unravel_momentum(momentum))
+    return state, Descent(sound, losses, rates)
 
 
 @functools.partial(jax.jit, static_argnames=("objective", "arch", "prefix", "augmentation"))
@@ -196,14 +207,14 @@ def train_steps(
     draws: Array,
     first_step: Array,
     steps: Array,
-) -> tuple[TrainState, Array]:
+) -> tuple[TrainState, Descent]:
     """`steps` steps, the first of which is number `first_step` of the child's training.
 
     The first `prefix` components are frozen and no gradient reaches them; `masks` tells, with
     booleans, which of the others are trained. Batch i is rows `order[i]` of `inputs`: uint8 images
     to augment (`augmentation` "scaled" or "bytes"), or with "none" what the component after the
     prefix takes. `order` [most steps, batch] and `draws` [most steps, batch, DRAWS] may be longer
-    than needed. Returns the state and whether it is sound (`descend`).
+    than needed.
     """
     below, above = arch.component_names[:prefix], arch.component_names[prefix:]
 
@@ -215,7 +226,7 @@ def train_steps(
         logits = fold(arch, above, computed(params), computed(x)).astype(jnp.float32)
         return objective.loss(logits, labels[order[i]])
 
-    return descend(loss, state, masks, hp, first_step, steps)
+    return descend(loss, state, masks, hp, first_step, steps, len(order))
 
 
 @functools.partial(jax.jit, static_argnames=("arch", "prefix"))

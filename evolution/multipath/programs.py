@@ -18,6 +18,7 @@ from jax import Array
 from evolution.augment import augment
 from evolution.objectives import Objective
 from evolution.training import (
+    Descent,
     Hyperparameters,
     TrainState,
     computed,
@@ -41,14 +42,14 @@ def train_on_answers(
     order: Array,
     first_step: Array,
     steps: Array,
-) -> tuple[TrainState, Array]:
+) -> tuple[TrainState, Descent]:
     """`steps` steps on rows `order[i]` [batch] of the answers; otherwise as `train_steps`."""
 
     def loss(params: dict[str, Tree], i: Array) -> Array:
         logits = mix(params, [each[order[i]] for each in answers], router_rate)
         return objective.loss(logits, labels[order[i]])
 
-    return descend(loss, state, _all(state), hp, first_step, steps)
+    return descend(loss, state, _all(state), hp, first_step, steps, len(order))
 
 
 @functools.partial(jax.jit, static_argnames=("objective", "paths", "on_bytes"))
@@ -66,7 +67,7 @@ def train_on_images(
     draws: Array,
     first_step: Array,
     steps: Array,
-) -> tuple[TrainState, Array]:
+) -> tuple[TrainState, Descent]:
     """The same on rows of uint8 images, augmented by `draws`; `frozen` has each path's parameters.
 
     Each path sees the same augmented image, resized to its own size.
@@ -87,7 +88,7 @@ def train_on_images(
         ]
         return objective.loss(mix(params, answers, router_rate), labels[order[i]])
 
-    return descend(loss, state, _all(state), hp, first_step, steps)
+    return descend(loss, state, _all(state), hp, first_step, steps, len(order))
 
 
 def _all(state: TrainState) -> dict[str, Any]:

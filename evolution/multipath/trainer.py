@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,15 +46,14 @@ from evolution.objectives import Judged, Objective
 from evolution.population import Component, Path
 from evolution.tasks import Task
 from evolution.trainer import Round
-from evolution.training import Hyperparameters, TrainState, run_prefix
+from evolution.training import Descent, Hyperparameters, TrainState, run_prefix
 from model_store import Digest
 from vit.components import Tree
 from vit.multipath import SubPath, mixer_names
 
 Key = tuple[SubPath, tuple[Digest, ...]]
-Step = Callable[
-    [TrainState, Drawn], tuple[TrainState, Any]
-]  # and whether it is sound (training.descend)
+Descents = list[tuple[Descent, int]]  # of each call that trained, and the number of its steps
+Step = Callable[[TrainState, Drawn], tuple[TrainState, Descents]]
 
 
 class MixerTrainer:
@@ -89,9 +87,9 @@ class MixerTrainer:
         step = self._step(parts, traced, float(hp[ROUTER_RATE]))
         validation = self._validation.of(parts)
         for drawn in batches.drawn():
-            state, finite = step(state, drawn)
-            quality, sound = self._validation.quality(state.params, validation)
-            yield Round(quality, state, bool(finite) and sound, time.monotonic() - started)
+            state, descents = step(state, drawn)
+            quality, finite = self._validation.quality(state.params, validation)
+            yield Round.of(quality, finite, state, descents, started)
             started = time.monotonic()
 
     def validation_quality(self, path: Path) -> float:
@@ -142,11 +140,13 @@ def _step_on_answers(
     router_rate: float,
     state: TrainState,
     drawn: Drawn,
-) -> tuple[TrainState, Any]:
-    return train_on_answers(
+) -> tuple[TrainState, Descents]:
+    steps = len(drawn.order)
+    state, descent = train_on_answers(
         objective, state, hp, router_rate, answers, labels, padded(drawn.order), drawn.first,
-        len(drawn.order),
+        steps,
     )  # fmt: skip
+    return state, [(descent, steps)]
 
 
 def _step_on_images(
@@ -158,15 +158,15 @@ def _step_on_images(
     router_rate: float,
     state: TrainState,
     drawn: Drawn,
-) -> tuple[TrainState, Any]:
-    finite: Any = True
+) -> tuple[TrainState, Descents]:
+    descents: Descents = []
     for first, images, labels, order, draws in source.chunks(drawn):
-        state, sound = train_on_images(
+        state, descent = train_on_images(
             objective, networks, source.augmentation == "bytes", frozen, state, hp, router_rate,
             images, labels, padded(order), padded(draws), first, len(order),
         )  # fmt: skip
-        finite &= sound
-    return state, finite
+        descents.append((descent, len(order)))
+    return state, descents
 
 
 def mixer_of(path: Path) -> list[Component]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from evolution import state
+from evolution.curves import Curve
 from evolution.experiments import EXPERIMENTS, with_settings
 from evolution.outcome import Outcome
 from evolution.population import ROOT, Component, Path, Population, Score
@@ -17,6 +18,7 @@ SIZES = {"embedding": 500, "cls": 16, "posembed_input": 80, "encoderblock": 3000
          "residual_adapter": 120, "encoder_norm": 32, "head": 170}  # fmt: skip
 NOTHING = np.zeros(1, np.float32)  # in place of a component's arrays
 LEARNING_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+MADE_UP_STEPS = 40  # of a child's training
 
 
 class MadeUpRun:
@@ -79,12 +81,20 @@ class MadeUpRun:
             self.population.paths.setdefault(task, []).append(path)
         trained = tuple(c.name for c in components if c.trainable)
         outcome = Outcome(
-            path, parent, trained, improved, False,
+            path, parent, trained, improved, False, self.curve(),
             seconds=2.0, device_s=1.5, ended=1000.0 + 3 * path.id,
         )  # fmt: skip
         new_best = improved and (best is None or quality >= (best.quality or 0))
         score = self.population.score
         self.history.append(outcome.history_row(0, generation, score, new_best))
+
+    def curve(self) -> dict[str, Any]:
+        """A loss that falls with some noise, under the rate of a warm-up and a cosine."""
+        noise = np.random.default_rng(len(self.history)).uniform(0.7, 1.3, MADE_UP_STEPS)
+        at = np.arange(MADE_UP_STEPS) / MADE_UP_STEPS
+        losses = 0.2 + 2 * np.exp(-4 * at) * noise
+        rates = 0.02 * np.minimum(at / 0.1, 0.5 * (1 + np.cos(np.pi * at)))
+        return Curve(losses.astype(np.float32), rates.astype(np.float32)).record()
 
     def save(
         self, store: ModelStore, name: str, seed: int, settings: Sequence[str] | None = None

@@ -219,7 +219,7 @@ def test_a_path_that_stayed_the_best_is_not_published_again(tmp_path):
 
     def fails(child, parent, *_):
         child.quality, child.metrics["evaluations"] = 0.0, []
-        return Outcome(child, parent, (), False, True, 0.0, 0.0)
+        return Outcome(child, parent, (), False, True, {}, 0.0, 0.0)
 
     again._train = fails  # type: ignore[method-assign]
     stayed = [e for e in again.run() if isinstance(e, TaskPublished)]

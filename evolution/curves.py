@@ -1,0 +1,65 @@
+"""What a child's training tells of each step: its loss and its learning rate.
+
+The compiled programs return both of every step, and a round brings them to the host once. A record
+keeps no more than MOST_POINTS of a child: a training of more steps is cut into stretches of equal
+length (the last may be shorter), and a point is the mean over its stretch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolution.training import Descent
+
+MOST_POINTS = 100  # of a child
+DIGITS = 6  # float32 has seven
+
+
+class Curve(NamedTuple):
+    """Losses and learning rates of consecutive steps, [steps] each, float32."""
+
+    losses: NDArray[np.float32]
+    rates: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, descents: Sequence[tuple[Descent, int]]) -> Curve:
+        """Of calls that followed each other, each with the number of its steps; waits for them."""
+        return cls.joined([
+            cls(np.asarray(descent.losses)[:steps], np.asarray(descent.rates)[:steps])
+            for descent, steps in descents
+        ])  # fmt: skip
+
+    @classmethod
+    def joined(cls, curves: Sequence[Curve]) -> Curve:
+        """Several that followed each other, as one."""
+        none = np.zeros(0, np.float32)
+        return cls(
+            np.concatenate([none, *(curve.losses for curve in curves)]),
+            np.concatenate([none, *(curve.rates for curve in curves)]),
+        )
+
+    def record(self, most: int = MOST_POINTS) -> dict[str, Any]:
+        """What a history keeps: `most` points at most, as JSON.
+
+        `steps` were taken; point i is the mean over steps i·`every` up to (i + 1)·`every`. A mean
+        that is not finite, as of a training that diverged, is None.
+        """
+        steps = len(self.losses)
+        every = max(1, math.ceil(steps / most))
+        return {
+            "steps": steps,
+            "every": every,
+            "loss": _means(self.losses, every),
+            "learning_rate": _means(self.rates, every),
+        }
+
+
+def _means(values: NDArray[np.float32], every: int) -> list[float | None]:
+    starts = range(0, len(values), every)
+    means = [float(values[at : at + every].astype(np.float64).mean()) for at in starts]
+    return [float(f"{mean:.{DIGITS}g}") if math.isfinite(mean) else None for mean in means]
