@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -14,7 +12,6 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
-from evolution import stopping
 from evolution.agents.command import agents
 from evolution.agents.worker import work
 from evolution.baselines import baseline
@@ -29,6 +26,7 @@ from evolution.memory import exhausted
 from evolution.objectives import quality_in
 from evolution.plans import Plan, require_reasonable
 from evolution.prepare import PreparationError, default_data_dir, prepare
+from evolution.process import computing
 from evolution.roots import SHIPPED, RootError, RootTraining, encode_root, load_root, train_root
 from evolution.scaling.command import scaling
 from evolution.search import Root, Search, Source, require_run_name
@@ -308,28 +306,13 @@ def main() -> None:
 
     A command that was told to stop ends with 130 (Ctrl-C) or 143 (SIGTERM).
     """
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("evolution").setLevel(logging.INFO)  # downloads tell what came
-    logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS advises OpenCV at each start
-    # A later run or resume loads compiled programs instead of compiling them again.
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache/munet/compilations")
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    with stopping.listening():
+    with computing():
         _run()
 
 
 def _run() -> None:
     try:
         app()
-    except KeyboardInterrupt:
-        stopping.leave(stopping.exit_code() or 130)
-    except SystemExit as end:  # also Typer's answer to KeyboardInterrupt
-        told = stopping.exit_code()
-        if told is None:
-            raise
-        if end.code and not isinstance(end, stopping.Stopped):
-            say(Console(stderr=True), "stopped")
-        stopping.leave(told if end.code else 0)
     except SettingError as error:
         _fail(str(error), code=2)
     except (MemoryError, jax.errors.JaxRuntimeError, *KNOWN_ERRORS) as error:

@@ -7,7 +7,8 @@ resumed, since it is saved after each generation.
 from __future__ import annotations
 
 import shlex
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -26,9 +27,8 @@ def follow(search: Search, console: Console) -> None:
     Raises Stopped if it was told to stop before its end.
     """
     progress, per_task = search.progress, search.experiment.samples_per_task
-    name = search.name
     if progress.iteration == len(progress.schedule):
-        say(console, f"run {name} is finished; resume --task adds a task to it")
+        say(console, f"run {search.name} is finished; resume --task adds a task to it")
     done = progress.iteration * per_task
     done += progress.generation * search.experiment.children_per_generation
     columns = (
@@ -37,24 +37,34 @@ def follow(search: Search, console: Console) -> None:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
+    bar = Progress(*columns, console=console, disable=not console.is_terminal)
+    with stoppable(search, console, _command), bar, closing(search.run()) as events:
+        row = bar.add_task("children", total=len(progress.schedule) * per_task, completed=done)
+        for event in events:
+            if isinstance(event, ChildTrained):
+                bar.advance(row)
+                bar.update(row, description=f"{event.task} best {event.best_quality:.3f}")
+            say(console, line_of(event))
+
+
+@contextmanager
+def stoppable(search: Search, console: Console, command: Callable[[Search], str]) -> Iterator[None]:
+    """Meanwhile Ctrl-C stops the search, which its events tell; `command` goes on with it.
+
+    Raises Stopped if it was told to stop before its end.
+    """
 
     def stop() -> None:
         search.stopping = True
         say(console, "stopping after the generation under way; Ctrl-C again stops at once")
 
     search.patience_s = PATIENCE_S
-    bar = Progress(*columns, console=console, disable=not console.is_terminal)
     with stopping.stoppable(stop):
         # Interrupted where nothing is under way; what it holds is given back either way.
-        with bar, suppress(KeyboardInterrupt), closing(search.run()) as events:
-            row = bar.add_task("children", total=len(progress.schedule) * per_task, completed=done)
-            for event in events:
-                if isinstance(event, ChildTrained):
-                    bar.advance(row)
-                    bar.update(row, description=f"{event.task} best {event.best_quality:.3f}")
-                say(console, line_of(event))
-        if progress.iteration < len(progress.schedule):
-            say(console, f"stopped; go on with: {_command(search)}")
+        with suppress(KeyboardInterrupt):
+            yield
+        if search.progress.iteration < len(search.progress.schedule):
+            say(console, f"stopped; go on with: {command(search)}")
             raise stopping.Stopped(stopping.exit_code())
 
 

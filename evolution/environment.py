@@ -35,7 +35,7 @@ def environment() -> Environment:
     on_cpu = devices[0].platform == "cpu"
     return {
         "devices": f"{len(devices)} {devices[0].platform} ({devices[0].device_kind})",
-        **({"cores": _cores(), "processor": _processor()} if on_cpu else {}),
+        **({"cores": cores(), "processor": _processor()} if on_cpu else {}),
         **{name: version(name) for name in LIBRARIES},
         **{name: os.environ[name] for name in VARIABLES if os.environ.get(name)},
         **{name: getattr(jax.config, name) for name in OPTIONS},
@@ -85,7 +85,7 @@ def _shown(found: Mapping[str, Any], name: str) -> str:
     return "unset" if value is None else str(value)
 
 
-def _cores() -> int:
+def cores() -> int:
     """How many cores XLA starts threads for: those that the process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -41,7 +41,7 @@ from evolution.settings import (
 # Sizes that may change while a run goes on.
 RESUMABLE = (
     "samples_per_task", "batch_size", "train_examples_per_round", "rounds_per_child",
-    "validation_examples", "max_population",
+    "validation_examples", "max_population", "budget_s",
 )  # fmt: skip
 
 
@@ -68,6 +68,8 @@ class Experiment:
     mutate_adapters: bool = False  # whether children gain residual adapters
     max_population: int | None = None  # most paths of the task under way
     children_per_generation: int = 1  # sampled before any of them is trained; share their batches
+    passes_per_round: int = 1  # over the capped training set: small sets are validated less often
+    budget_s: int | None = None  # wall time of a task iteration, at its end the best is published
 
     def __post_init__(self) -> None:
         """Raises SettingError for a size out of its range."""
@@ -81,7 +83,8 @@ class Experiment:
 
     def steps_per_round(self, train_examples: int) -> int:
         """Training steps between two validations."""
-        return math.ceil(min(train_examples, self.train_examples_per_round) / self.batch_size)
+        examples = min(train_examples, self.train_examples_per_round) * self.passes_per_round
+        return math.ceil(examples / self.batch_size)
 
     def validation_count(self, available: int) -> int:
         """How many validation examples are used: whole batches of equal size (munet.md §2)."""

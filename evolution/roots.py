@@ -78,17 +78,29 @@ def load_root(spec: str, image_size: int, num_layers: int, cache: Path | None = 
     as POSITION_SOURCE, its own position embeddings if they were resampled. Downloads are kept in
     `cache`, by default ~/.cache/munet/roots. Raises RootError.
     """
+    published = read_root(spec, cache)
+    try:
+        return fitted(*published, image_size, num_layers)
+    except ValueError as error:
+        raise RootError(f"root {spec!r}: {error}") from error
+
+
+def read_root(spec: str, cache: Path | None = None) -> Root:
+    """The root that `spec` names as it was published, with what its file has of components.
+
+    Raises RootError.
+    """
     kind, _, rest = spec.partition(":")
     try:
         if kind not in KINDS:
             raise RootError(f"expected a kind of {', '.join(KINDS)}, found {kind!r}")
-        published, components = KINDS[kind](rest, (cache or CACHE).expanduser())
-        return _fitted(published, components, image_size, num_layers)
+        return KINDS[kind](rest, (cache or CACHE).expanduser())
     except (ValueError, DownloadError) as error:
         raise RootError(f"root {spec!r}: {error}") from error
 
 
-def _fitted(published: Architecture, components: Components, size: int, layers: int) -> Root:
+def fitted(published: Architecture, components: Components, size: int, layers: int) -> Root:
+    """A root that was read, for images of `size` and with so many blocks. Raises ValueError."""
     # A random root holds no components: all are fresh, as many as asked for.
     if components and layers > published.num_layers:
         raise RootError(f"expected {layers} blocks or more, found {published.num_layers}")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from evolution import mutation, state
+from evolution.budget import Budget, Clock
 from evolution.environment import moved
 from evolution.experiments import RESUMABLE, Experiment, with_settings
 from evolution.holding import hold
 from evolution.iteration import Iteration
 from evolution.measured import qualities, quality_told, told_by
-from evolution.outcome import Ended, Event, TaskFailed
+from evolution.outcome import Ended, Event, Remark, TaskFailed
 from evolution.population import ROOT, Path, Population
 from evolution.publication import publish_once, published_event, standing
 from evolution.settings import SettingError
@@ -53,6 +56,7 @@ class Search:
         self.population = population
         self.stopping = False  # set from outside: stop after the generation under way
         self.patience_s = 0.0  # how long another process that runs it is waited for
+        self.clock: Clock = time.monotonic  # what a budget is measured with
 
     @classmethod
     def start(
@@ -74,6 +78,24 @@ class Search:
         progress = _progress(experiment, seed, arch)
         population = population_of_root(experiment, params)
         return cls(experiment, store, progress, population, source, name)
+
+    @classmethod
+    def grow(
+        cls,
+        experiment: Experiment,
+        store: ModelStore,
+        seed: int,
+        source: Source,
+        system: tuple[Architecture, Population],
+        name: str,
+    ) -> Search:
+        """A new run from a root's architecture and a population whose paths are in the store.
+
+        Raises StateError if the store holds a run of this name.
+        """
+        _require_new(name, store)
+        progress = _progress(experiment, seed, system[0])
+        return cls(experiment, store, progress, system[1], source, name)
 
     @classmethod
     def extend(
@@ -161,27 +183,38 @@ class Search:
                 return
             unfinished = self.progress.iteration < len(self.progress.schedule)
             remarks = moved(self.progress, f"run {self.name}") if unfinished else []
-            self._save()
+            self.save()
             yield from remarks
             while self.progress.iteration < len(self.progress.schedule) and not self.stopping:
                 yield from self._task_iteration(self.progress.schedule[self.progress.iteration])
 
     def _task_iteration(self, entry: str) -> Iterator[Event]:
         task, progress = self._source(entry), self.progress
+        budget = self._budget()
         if progress.generation == 0:
             self._begin(task)
         kind = SinglePaths(self.experiment, task, self.population, progress, task.name)
         iteration = Iteration(self.experiment, self.population, progress, task.name, kind)
-        while not iteration.complete:
+        while not iteration.complete and budget.allows_child():
             if self.stopping:
                 return
             with step():
                 events = iteration.generation()
-                self._save()
+                self.save()
+            for event in events:
+                budget.child_done(event.outcome.seconds)
             yield from events
+        if budget.remark:
+            yield Remark(f"{task.name}: {budget.remark}")
         with step():
             event = self._finish(task, kind)
         yield event
+
+    def _budget(self) -> Budget:
+        progress = self.progress
+        rows = progress.history[progress.archived :]
+        former = [row for row in rows if row["iteration"] == progress.iteration]
+        return Budget(self.experiment.budget_s, former, self.clock)
 
     def _begin(self, task: Task) -> None:
         self.population.start(task.name)
@@ -191,7 +224,13 @@ class Search:
         else:
             self.progress.seeds = [int(i) for i in self.progress.rng("seeds").permutation(seeds)]
 
-    def _save(self) -> None:
+    def set_budget(self, seconds: float) -> None:
+        """Limits the wall time of a task iteration that is under way or next, and of all after."""
+        self.experiment = replace(self.experiment, budget_s=max(1, int(seconds)))
+        self.progress.settings = self.experiment.to_json()
+
+    def save(self) -> None:
+        """Saves the state; other processes can go on from it."""
         self.saved = state.save(self.store, self.name, self.progress, self.population, self.saved)
 
     # ---- the end of a task iteration
@@ -202,13 +241,13 @@ class Search:
         self.progress.iteration += 1
         self.progress.generation = 0
         state.archive_history(self.store, self.progress)
-        self._save()
+        self.save()
         return outcome
 
     def _publish(self, best: Path, kind: SinglePaths) -> Ended:
         if "test_accuracy" not in best.metrics:
             best.metrics["test_accuracy"] = kind.test_quality(best)
-        self._save()  # gives every component its digest
+        self.save()  # gives every component its digest
         version, added = publish_once(
             self.store, best, self.name,
             spec=lambda: kind.spec(best, self.name),

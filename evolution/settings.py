@@ -88,6 +88,8 @@ SIZES: Mapping[str, Values] = {
     "max_population": _or_none(whole(1, 100_000), "no limit"),
     "passes": whole(1, 100_000),
     "children_per_generation": whole(1, 100_000),
+    "passes_per_round": whole(1, 100_000),
+    "budget_s": _or_none(whole(1, 1_000_000_000), "no limit"),
 }
 TASKS = "tasks"
 LISTS: Mapping[str, Values] = {

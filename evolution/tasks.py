@@ -54,6 +54,10 @@ MEMORY_LIMIT = 2 << 30  # bytes: splits with more training pixels are streamed f
 KEPT_BYTES = 4 << 30  # what a TaskSource keeps for when a task is asked for again
 
 
+class NoSuchTask(TaskError):
+    """No data set has that name, wherever one looks."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """One image classification task."""
@@ -237,7 +241,7 @@ def prepared_builder(name: str, data_dirs: tuple[Path, ...]) -> tfds.core.Datase
             warn_of_version(name, prepared)
             return prepared
     if len(unknown) == len(data_dirs):
-        raise TaskError(
+        raise NoSuchTask(
             f"no TensorFlow data set is called {name!r}: {unknown_told(name, unknown[-1])}\n"
             f"none of that name is prepared in {looked} either, nor is one of your own there "
             "(munet data ls)"

@@ -42,7 +42,7 @@ def population_at(
     components, by manifest.
     """
     population = state.population_of(store, document)
-    taking = _Taking(store, population, Architecture.from_json(document["architecture"]), owner)
+    taking = Taking(store, population, Architecture.from_json(document["architecture"]), owner)
     has_own = owner in population.paths
     manifests = {row["id"]: row["parent_published"] for row in document["paths"]}
     newest = {f"{publisher(p.path)}:{p.task}": p for p in publications}
@@ -51,7 +51,7 @@ def population_at(
             path = taking.path(name, published, momenta.get(published.digest, {}))
             if path is not None:
                 manifests[path.id] = published.path.lineage.get("parent")
-    _set_parents(population, manifests)
+    set_parents(population, manifests)
     for component in population.components():
         component.locks.clear()
     for path in population:
@@ -60,7 +60,7 @@ def population_at(
     return population
 
 
-def _set_parents(population: Population, manifests: Mapping[int, Digest | None]) -> None:
+def set_parents(population: Population, manifests: Mapping[int, Digest | None]) -> None:
     """A parent that is published no more is replaced by the root (spec/mu3net.md §4)."""
     root = population.paths[ROOT][0]
     by_manifest = {path.published: path for path in population if path.published}
@@ -69,7 +69,7 @@ def _set_parents(population: Population, manifests: Mapping[int, Digest | None])
             path.parent = by_manifest.get(manifests[path.id] or Digest(""), root)
 
 
-class _Taking:
+class Taking:
     """Makes publications paths of a population."""
 
     def __init__(

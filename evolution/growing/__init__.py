@@ -1,0 +1,1 @@
+"""`munet evolve`: grows a store's own system by tasks, with settings of its own choice."""

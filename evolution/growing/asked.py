@@ -1,0 +1,47 @@
+"""What `munet evolve` is told."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+DEFAULT_BUDGET_S = 600.0
+
+
+class GrowthError(Exception):
+    """What a user has to change; the message says it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The command, its defaults filled in."""
+
+    tasks: tuple[str, ...]
+    store: str
+    seconds: float | None = None  # wall time of all of it
+    children: int | None = None  # of each task
+    baseline: bool | None = None  # None: for a store's first task
+    root: str | None = None
+    seed: int | None = None
+
+    @property
+    def command(self) -> str:
+        """What goes on with it."""
+        return " ".join(
+            ["munet evolve", *map(shlex.quote, self.tasks), "--store", shlex.quote(self.store)]
+        )
+
+
+def budget_of(text: str | None) -> float | None:
+    """Seconds of a time such as 90s, 10m, 1.5h; of None, None. Raises GrowthError."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)\s*([smhd]?)", text.strip())
+    seconds = float(found[1]) * UNITS[found[2] or "s"] if found else 0.0
+    if not 1 <= seconds <= 1e9:
+        raise GrowthError(
+            f"--budget: expected a time of a second or more, as 90s, 10m or 2h, found {text[:40]!r}"
+        )
+    return seconds

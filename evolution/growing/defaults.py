@@ -1,0 +1,137 @@
+"""The experiment that `munet evolve` runs: settings of its own choice, and why each is what it is.
+
+What "measured" refers to is in evolution/README.md, "Growing".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from evolution.experiments import Experiment
+from evolution.growing.machine import COMPILE_S, Machine
+from evolution.methods import MU2NET_PLUS
+from evolution.population import Score
+from evolution.search_space import DEFAULTS, NO_AUGMENTATION
+from vit import Architecture
+
+ROOT = "shipped"  # of an empty store: it needs no download
+# Sides of an image in patches, where the system has no image size yet. Twice as many cost four
+# times as much or more.
+PATCHES, PATCHES_ACCELERATED = 6, 16
+# Steps of a child: that many passes over the data, between two bounds. A small set is learned by
+# heart after some tens of passes; a large one is not seen once, and its children go on where their
+# parents ended.
+PASSES, LEAST_STEPS, MOST_STEPS = 40, 200, 2_000
+SHORTEST_STEPS = 40  # of a child, where the budget allows no more
+FEWEST_CHILDREN = 4  # that a budget is cut for, so that there is something to choose from
+MOST_CHILDREN = 32
+CHILDREN = 8  # where neither a number nor a budget is given
+ROUNDS = 4  # validations of a child: of many, the best is best by chance
+VALIDATION_EXAMPLES = 10_000
+POPULATION = 4  # paths of a task that may be parents; each holds its own parameters in memory
+
+_DEFAULTS = {
+    **DEFAULTS,
+    **NO_AUGMENTATION,
+    "_mu_": 0.5,
+    "opt_lr": 0.05,
+    "ds_area_range_min": 0.3,
+    "ds_aspect_ratio_range_min": 0.75,
+    "ds_flip_left_right": True,
+}
+_RANGES = {
+    "_mu_": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6),
+    "opt_lr": (0.005, 0.01, 0.02, 0.05, 0.1, 0.2),
+    "opt_lr_warmup_ratio": (0.02, 0.05, 0.1, 0.2),
+    "opt_momentum": (0.8, 0.85, 0.9, 0.95),
+    "ds_area_range_min": (0.2, 0.3, 0.5, 0.7, 1.0),
+    "ds_flip_left_right": (True, False),
+    "ds_brightness_delta": (0.0, 0.05, 0.1, 0.2),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How much to do: a time, a number of children, or both."""
+
+    seconds: float | None
+    children: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What training takes here, estimated."""
+
+    step_s: float
+    start_s: float  # once: compiling
+
+    def child_s(self, steps: int) -> float:
+        """Of a child, with its validations."""
+        return self.step_s * steps * 1.1 + 0.5
+
+
+def image_size(root: Architecture, machine: Machine) -> int:
+    """The side of the images of a new system: what the machine affords."""
+    most = PATCHES_ACCELERATED if machine.accelerator else PATCHES
+    return most * root.patch_size
+
+
+def batch_size(examples: int, machine: Machine) -> int:
+    """Pictures in a step: more of a large set, and enough to keep an accelerator busy."""
+    least = 128 if machine.accelerator else 32
+    wanted = 32 if examples < 2_000 else 64 if examples < 20_000 else 128
+    return max(least, wanted)
+
+
+def experiment_of(task: str, root: str, arch: Architecture, params: int) -> Experiment:
+    """What to run for a task from a root of so many parameters; its sizes are still to be set."""
+    return Experiment(
+        name="evolve",
+        method=MU2NET_PLUS,
+        tasks=(task,),
+        passes=1,
+        samples_per_task=CHILDREN,
+        root=root,
+        batch_size=32,
+        train_examples_per_round=1_000,
+        rounds_per_child=ROUNDS,
+        validation_examples=VALIDATION_EXAMPLES,
+        defaults={
+            **_DEFAULTS, "num_layers": arch.num_layers, "ds_image_size": arch.image_size,
+        },
+        ranges=_RANGES,
+        score=Score(0.99, reference_params=float(params)),
+        max_population=POPULATION,
+    )  # fmt: skip
+
+
+def sized(
+    experiment: Experiment, examples: int, flops: float, machine: Machine, wanted: Wanted
+) -> tuple[Experiment, Costs]:
+    """With sizes for so many training examples, and a network of so many operations an image."""
+    batch = batch_size(examples, machine)
+    # A backward pass is two forward passes.
+    cost = Costs(3 * flops * batch / machine.flops, 2 * COMPILE_S)
+    steps, children = _length(examples, batch, cost, wanted)
+    a_round = max(1, steps // ROUNDS)
+    passes = max(1, a_round * batch // examples)
+    return replace(
+        experiment,
+        samples_per_task=children,
+        batch_size=batch,
+        train_examples_per_round=min(examples, a_round * batch),
+        passes_per_round=passes,
+    ), cost
+
+
+def _length(examples: int, batch: int, cost: Costs, wanted: Wanted) -> tuple[int, int]:
+    """Steps of a child, and how many children."""
+    steps = min(max(PASSES * examples // batch, LEAST_STEPS), MOST_STEPS)
+    if wanted.seconds is None:
+        return steps, wanted.children or CHILDREN
+    left = max(0.0, wanted.seconds - cost.start_s)
+    fewest = wanted.children or FEWEST_CHILDREN
+    if fewest * cost.child_s(steps) > left:
+        steps = max(SHORTEST_STEPS, int((left / fewest - 0.5) / (cost.step_s * 1.1)))
+    fit = max(1, int(left / cost.child_s(steps)))
+    return steps, wanted.children or min(fit, MOST_CHILDREN)

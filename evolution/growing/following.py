@@ -1,0 +1,70 @@
+"""What a user sees while a task grows: a line for each child, and why it was kept or not."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from rich.console import Console
+
+from evolution.console import line_of, say, stoppable
+from evolution.growing.words import ACCURACY, share, spread
+from evolution.measured import MEASURED
+from evolution.outcome import ChildTrained, Ended, TaskFailed, TaskPublished, TaskWithdrawn
+from evolution.search import Search
+from evolution.tasks import Task
+
+
+def follow(search: Search, task: Task, console: Console, command: str) -> Ended | None:
+    """Runs the search to its end and tells of it; how its task ended, None if it had before.
+
+    `command` goes on with it. Raises Stopped if it was told to stop before its end.
+    """
+    ended: Ended | None = None
+    reasons = Reasons(search, task)
+    with stoppable(search, console, lambda _: command), closing(search.run()) as events:
+        for event in events:
+            if isinstance(event, ChildTrained):
+                say(console, reasons.line(event))
+            elif isinstance(event, TaskPublished | TaskWithdrawn | TaskFailed):
+                ended = event
+            else:
+                say(console, line_of(event))
+    return ended
+
+
+class Reasons:
+    """Says of each child why it was kept, by the scores that decided."""
+
+    def __init__(self, search: Search, task: Task) -> None:
+        """For the children that the search trains from now on."""
+        self._search = search
+        self._metric = task.objective.metric
+        best = search.population.best(task.name)
+        self._best = search.population.score(best) if best else None
+
+    def line(self, event: ChildTrained) -> str:
+        """One child's."""
+        child = event.outcome.child
+        quality, examples = child.quality or 0.0, child.metrics[MEASURED]["examples"]
+        told = f"child {event.number + 1} of {event.children}: "
+        if event.outcome.diverged:
+            return f"{told}not kept: its training diverged (learning rate too high?)"
+        score = self._search.population.score(child)
+        known = f" ± {spread(quality, examples)}" if self._metric == ACCURACY else ""
+        found = f"validation {share(quality)}{known}, score {share(score)}"
+        return f"{told}{found}, {self._reason(event, score)}"
+
+    def _reason(self, event: ChildTrained, score: float) -> str:
+        outcome, best = event.outcome, self._best
+        if best is None or (outcome.improved and score > best):
+            self._best = score
+            if best is None:
+                return "kept: the first"
+            return f"kept: better than the best so far {share(best)}"
+        same = outcome.parent.task == outcome.child.task
+        if not outcome.improved:
+            parent = self._search.population.score(outcome.parent)
+            return f"not kept: its parent has {share(parent)}"
+        if same and score == best:
+            return f"kept: as good as the best so far {share(best)}"
+        return f"kept as a parent: the best so far is {share(best)}"

@@ -1,0 +1,56 @@
+"""How fast this machine trains, measured in a moment: what plans are made with."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from evolution.environment import cores
+from evolution.training import compute_dtype
+
+MATRIX = 1024  # side of the matrices whose product is measured
+PRODUCTS = 8
+# Of the speed of a matrix product, what training reaches: small networks on 2 cores, augmented
+# (python -m evolution bench: 40 to 50 % where nothing else runs).
+EFFICIENCY = 0.35
+COMPILE_S = 8.0  # of a program, on 2 cores
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What computes."""
+
+    name: str  # as `2 cores`
+    accelerator: bool
+    flops: float  # of training, per second
+
+    def __str__(self) -> str:
+        """With its speed."""
+        return f"{self.name}, about {self.flops / 1e9:,.0f} GFLOP/s in training"
+
+
+def this_machine() -> Machine:
+    """The machine that this process runs on, as fast as it is now."""
+    devices = jax.devices()
+    accelerator = devices[0].platform != "cpu"
+    name = f"{devices[0].device_kind}" if accelerator else f"{cores()} cores"
+    return Machine(name, accelerator, EFFICIENCY * _peak())
+
+
+def _peak() -> float:
+    """Floating-point operations a second of matrix products."""
+    side = MATRIX
+    matrix = jnp.ones((side, side), compute_dtype())
+    product = jax.jit(lambda a, b: a @ b)
+    product(matrix, matrix).block_until_ready()  # compiles
+    quickest = min(_seconds(product, matrix) for _ in range(PRODUCTS))
+    return 2 * side**3 / quickest
+
+
+def _seconds(product, matrix) -> float:
+    started = time.perf_counter()
+    product(matrix, matrix).block_until_ready()
+    return time.perf_counter() - started

@@ -1,0 +1,87 @@
+"""What will be done, how long it takes and what to expect of it: told before it begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from evolution.experiments import Experiment
+from evolution.growing.defaults import Costs
+from evolution.growing.machine import Machine
+from evolution.growing.system import System
+from evolution.growing.words import ACCURACY, counted, duration, share, spread
+from evolution.tasks import Task
+
+PARENTS = 3  # that are named
+
+
+@dataclass(frozen=True, slots=True)
+class GrowthPlan:
+    """One task's."""
+
+    run: str  # its name
+    task: Task
+    system: System
+    experiment: Experiment
+    baseline: Experiment | None
+    costs: Costs
+    machine: Machine
+    budget_s: float | None  # of both
+    probed: float | None  # validation quality of a linear probe on the root
+
+    @property
+    def steps(self) -> int:
+        """Training steps of a child."""
+        each = self.experiment.steps_per_round(len(self.task.train))
+        return each * self.experiment.rounds_per_child
+
+    @property
+    def seconds(self) -> float:
+        """How long it takes, as far as is known before."""
+        search = self.experiment.samples_per_task * self.costs.child_s(self.steps)
+        return self.costs.start_s + search * (2 if self.baseline else 1)
+
+    def show(self, console: Console) -> None:
+        """Prints it, for 80 columns."""
+        task, experiment = self.task, self.experiment
+        rows = Table.grid(padding=(0, 2))
+        rows.add_column(style="bold", no_wrap=True)
+        rows.add_column(overflow="fold")
+        counts = [len(split) for split in (task.train, task.validation, task.test)]
+        rows.add_row("pictures", "{:,} train, {:,} select, {:,} test".format(*counts)
+                     + f"; {counted(task.num_classes, 'class', 'classes')}")  # fmt: skip
+        rows.add_row("parents", Text(self._parents()))
+        arch = self.system.architecture
+        blocks = counted(experiment.defaults["num_layers"], "block")
+        rows.add_row("network", f"{blocks}, {experiment.defaults['ds_image_size']} px, patches of "
+                     f"{arch.patch_size} px")  # fmt: skip
+        children = counted(experiment.samples_per_task, "child", "children")
+        rows.add_row("training", f"{children} of {self.steps:,} steps of "
+                     f"{counted(experiment.batch_size, 'picture')}")  # fmt: skip
+        if self.baseline:
+            steps = self.steps * experiment.samples_per_task
+            rows.add_row("baseline", f"a copy of the whole root, trained for {steps:,} steps first")
+        within = f", {duration(self.budget_s)} at most" if self.budget_s else ""
+        rows.add_row("time", f"about {duration(self.seconds)}{within} ({self.machine})")
+        rows.add_row("expect", self._expectation())
+        console.print(Text(f"{task.name}: run {self.run}", style="bold"))
+        console.print(rows)
+
+    def _parents(self) -> str:
+        names = [f"{p.task} v{p.version}" for p in self.system.published]
+        more = len(names) - PARENTS
+        told = ", ".join(names[:PARENTS]) + (f" and {more} more" if more > 0 else "")
+        root = f"the root {self.system.root}"
+        return f"{told}, and {root}" if told else root
+
+    def _expectation(self) -> str:
+        tested = len(self.task.test)
+        least = f"more than {share(1 / self.task.num_classes, 2)}, which guessing reaches"
+        if self.probed is not None:
+            least = f"{share(self.probed, 2)} or more, as a linear probe on the root reaches"
+        if self.task.objective.metric != ACCURACY:
+            return least
+        return f"{least}; the test tells .9 to ± {spread(0.9, tested)}"

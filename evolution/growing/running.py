@@ -1,0 +1,243 @@
+"""The runs of `munet evolve`: begun, gone on with, and told of.
+
+Each task has runs of its own, `evolve/TASK/1` and so on, and beside one, where a baseline was asked
+for, `evolve/TASK/1/finetune-all`, which is trained first. Both are saved before either is trained,
+so that whatever stops the command, the same command goes on with what was begun. Of the two paths
+the better by validation is served, of equal ones that of the search.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from difflib import get_close_matches
+
+import jax
+from rich.console import Console
+
+from evolution.baselines import baseline as baseline_of
+from evolution.budget import Clock
+from evolution.console import say
+from evolution.data.errors import DataError
+from evolution.data.places import open_place
+from evolution.data.stored import cards
+from evolution.experiments import Experiment
+from evolution.growing import defaults, report
+from evolution.growing.asked import Asked, GrowthError
+from evolution.growing.following import follow
+from evolution.growing.machine import Machine, this_machine
+from evolution.growing.plan import GrowthPlan
+from evolution.growing.probe import probe
+from evolution.growing.report import Grown
+from evolution.growing.system import population_of, system_of
+from evolution.memory import exhausted
+from evolution.process import computing
+from evolution.roots import RootError
+from evolution.search import Search, Source
+from evolution.settings import SettingError
+from evolution.sources import source_of
+from evolution.state import StateError
+from evolution.tasks import NoSuchTask, Task, TaskError
+from evolution.training import forward_flops
+from model_store import ModelStore, StoreError, StoreNotFound
+
+PREFIX, BASELINE = "evolve", "finetune-all"
+BASELINE_SHARE = 0.5  # of a task's time: it trains as long as all children together
+KNOWN = (StateError, StoreError, TaskError, RootError, SettingError, DataError)
+
+
+def run(
+    asked: Asked,
+    began: float,
+    source: Source = source_of,
+    clock: Clock = time.monotonic,
+    console: Console | None = None,
+    machine: Callable[[], Machine] = this_machine,
+) -> None:
+    """Does what was asked; `began` is when the command did, by the clock.
+
+    Raises GrowthError, or Stopped if it was told to stop.
+    """
+    console = console or Console(highlight=False, markup=False)
+    with computing(logging.WARNING):
+        try:
+            Growth(asked, began, console, source, clock, machine()).run()
+        except (MemoryError, jax.errors.JaxRuntimeError, *KNOWN) as error:
+            message = exhausted(error)
+            if message is None and not isinstance(error, KNOWN):
+                raise
+            raise GrowthError(message or str(error)) from error
+
+
+class Growth:
+    """One command."""
+
+    def __init__(
+        self,
+        asked: Asked,
+        began: float,
+        console: Console,
+        source: Source,
+        clock: Clock,
+        machine: Machine,
+    ) -> None:
+        """Does nothing yet."""
+        self._asked = asked
+        self._console = console
+        self._source = source
+        self._sources: dict[int, Callable[[str], Task]] = {}  # by the images' size
+        self._clock = clock
+        self._machine = machine
+        self._end = None if asked.seconds is None else began + asked.seconds
+
+    def run(self) -> None:
+        """One task after the other; the errors of all of them come before anything is made."""
+        tasks = self._asked.tasks
+        try:
+            store = ModelStore(self._asked.store)
+        except StoreNotFound:
+            store = None
+        first, *_ = [self._searches_or_plan(store, name, len(tasks)) for name in tasks]
+        store = store or ModelStore(self._asked.store, create=True)
+        for number, name in enumerate(tasks):
+            # What was planned before another task was published has not seen that.
+            left = len(tasks) - number
+            ready = first if number == 0 else self._searches_or_plan(store, name, left)
+            self._grow(store, name, ready, left)
+
+    def _searches_or_plan(
+        self, store: ModelStore | None, name: str, left: int
+    ) -> list[Search] | GrowthPlan:
+        """What a task was begun with and is not finished, or what to begin."""
+        begun = _unfinished(store, name) if store else None
+        if store is None or begun is None:
+            return self._plan(store, name, left)
+        names = [run for run in (f"{begun}/{BASELINE}", begun) if run in store.agents()]
+        searches = [Search.resume(store, run, self._known_source) for run in names]
+        self._task(searches[-1].experiment, name)
+        return searches
+
+    def _plan(self, store: ModelStore | None, name: str, left: int) -> GrowthPlan:
+        """In its share of the time that is left for so many tasks."""
+        asked, machine = self._asked, self._machine
+        system = system_of(
+            store, name, asked.root, defaults.ROOT, lambda root: defaults.image_size(root, machine)
+        )
+        experiment = defaults.experiment_of(name, system.root, system.architecture, system.params)
+        task = self._task(experiment, name)
+        system = system.of(task)
+        arch = replace(system.architecture, num_classes=task.num_classes)
+        first = asked.baseline if asked.baseline is not None else not (store and store.tasks())
+        seconds = self._left(left)
+        share = 1 - BASELINE_SHARE if first else 1.0
+        wanted = defaults.Wanted(None if seconds is None else seconds * share, asked.children)
+        experiment, cost = defaults.sized(
+            experiment, len(task.train), forward_flops(arch), machine, wanted
+        )
+        return GrowthPlan(
+            run=_next_name(store, name),
+            task=task,
+            system=system,
+            experiment=experiment,
+            baseline=baseline_of(BASELINE, experiment) if first else None,
+            costs=cost,
+            machine=machine,
+            budget_s=seconds,
+            probed=probe(task, system, arch, machine),
+        )
+
+    def _left(self, tasks: int) -> float | None:
+        """The share of the time left for one of so many tasks."""
+        return None if self._end is None else max(1.0, self._end - self._clock()) / tasks
+
+    def _task(self, experiment: Experiment, name: str) -> Task:
+        try:
+            return self._known_source(experiment)(name)
+        except NoSuchTask as error:
+            raise GrowthError(_unknown(name)) from error
+
+    def _known_source(self, experiment: Experiment) -> Callable[[str], Task]:
+        size = experiment.defaults["ds_image_size"]
+        if size not in self._sources:
+            self._sources[size] = self._source(experiment)
+        return self._sources[size]
+
+    def _grow(
+        self, store: ModelStore, name: str, ready: list[Search] | GrowthPlan, left: int
+    ) -> None:
+        """Trains one task and tells of it."""
+        new = isinstance(ready, GrowthPlan)
+        if isinstance(ready, GrowthPlan):
+            ready.show(self._console)
+            searches = self._begin(store, ready)
+        else:
+            searches = ready
+            say(self._console, f"{name}: going on with run {searches[-1].name}, as it was begun")
+        task = self._task(searches[-1].experiment, name)
+        for search in searches:
+            search.clock = self._clock
+            seconds = self._left(left)
+            if new and seconds is not None:
+                share = BASELINE_SHARE if search is not searches[-1] else 1.0
+                search.set_budget(seconds * share)
+            if search is not searches[-1]:
+                say(self._console, "first the baseline, a copy of the whole root:")
+            follow(search, task, self._console, self._asked.command)
+        grown = [Grown.of(search, task) for search in searches]
+        if grown[-1] is None:
+            say(self._console, f"{name} has no path: each child diverged")
+            return
+        report.show(self._console, task, store, grown[-1], grown[0] if grown[1:] else None)
+
+    def _begin(self, store: ModelStore, plan: GrowthPlan) -> list[Search]:
+        """The baseline, if there is one, and the search, both saved."""
+        seed, task, system = self._asked.seed or 0, plan.task, plan.system
+        wanted = [(plan.run, plan.experiment, system)]
+        if plan.baseline:
+            alone = replace(system, published=())
+            wanted.append((f"{plan.run}/{BASELINE}", plan.baseline, alone))
+        searches = []
+        for name, experiment, start in wanted:
+            population = population_of(start, store, task, experiment)
+            searches.append(
+                Search.grow(
+                    experiment, store, seed, self._known_source,
+                    (system.architecture, population), name,
+                )
+            )  # fmt: skip
+            searches[-1].save()
+        return searches[::-1]
+
+
+def _unfinished(store: ModelStore, task: str) -> str | None:
+    """The newest run of the task, unless it is finished."""
+    numbers = _numbers(store, task)
+    if not numbers:
+        return None
+    name = f"{PREFIX}/{task}/{max(numbers)}"
+    document = store.load_agent(name) or {}
+    done = document.get("iteration", 0) >= len(document.get("schedule", ()))
+    return None if done else name
+
+
+def _next_name(store: ModelStore | None, task: str) -> str:
+    return f"{PREFIX}/{task}/{max(_numbers(store, task) if store else (), default=0) + 1}"
+
+
+def _numbers(store: ModelStore, task: str) -> list[int]:
+    before = f"{PREFIX}/{task}/"
+    ends = (name.removeprefix(before) for name in store.agents() if name.startswith(before))
+    return [int(end) for end in ends if end.isascii() and end.isdecimal()]
+
+
+def _unknown(name: str) -> str:
+    """What to do about a task that no data set has."""
+    own = [card.name for card in cards(open_place())]
+    near = get_close_matches(name, own, n=3)
+    told = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(own) or 'none'}"
+    return (
+        f"no data set {name!r} among your own: {told}\n"
+        f"add pictures as one: munet data add {name} --from FOLDER"
+    )

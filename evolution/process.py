@@ -1,0 +1,46 @@
+"""What every command that computes has in common: its log, its compiled programs, its end."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+from evolution import stopping
+
+
+@contextmanager
+def computing(level: int = logging.INFO) -> Iterator[None]:
+    """Meanwhile signals end the command as `stopping` says; what it compiles is kept.
+
+    A command that was told to stop ends with 130 (Ctrl-C) or 143 (SIGTERM). `level` is that of the
+    log.
+    """
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("evolution").setLevel(level)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS advises OpenCV at each start
+    # A later run or resume loads compiled programs instead of compiling them again.
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache/munet/compilations")
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    with stopping.listening(), _end_told():
+        yield
+
+
+@contextmanager
+def _end_told() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        stopping.leave(stopping.exit_code() or 130)
+    except SystemExit as end:  # also Typer's answer to KeyboardInterrupt
+        told = stopping.exit_code()
+        if told is None:
+            raise
+        if end.code and not isinstance(end, stopping.Stopped):
+            Console(stderr=True).print("stopped", highlight=False)
+        stopping.leave(told if end.code else 0)

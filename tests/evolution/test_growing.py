@@ -1,0 +1,120 @@
+"""`munet evolve`: what it trains, within which time, what it says, and how it goes on."""
+
+import pytest
+from rich.console import Console
+
+from evolution.budget import Budget
+from evolution.growing import system as growing_system
+from evolution.growing.asked import Asked, GrowthError, budget_of
+from evolution.growing.machine import Machine
+from evolution.growing.running import run
+from evolution.roots import random_root
+from evolution.tasks import NoSuchTask
+from model_store import ModelStore
+from tests.evolution.systems import ROOT, toy_task
+
+MACHINE = Machine("2 cores", False, 1e9)
+
+
+class Clock:
+    """Time that passes only where a test says so, by a step at each look."""
+
+    def __init__(self, step: float = 0.0) -> None:
+        self.now, self.step = 0.0, step
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+@pytest.fixture
+def evolve(tmp_path, monkeypatch):
+    """Grows toy tasks from a tiny root; what it printed."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compilations"))
+    monkeypatch.setattr(growing_system, "read_root", lambda spec: (ROOT, random_root(ROOT)))
+
+    def growing(*tasks, store="store", clock=None, **asked):
+        console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+        run(
+            Asked(tasks, str(tmp_path / store), **asked),
+            0.0,
+            lambda _: toy_task,
+            clock or Clock(),
+            console,
+            lambda: MACHINE,
+        )
+        return console.export_text()
+
+    return growing
+
+
+def test_a_first_task_is_grown_beside_a_baseline_and_later_ones_share(evolve, tmp_path):
+    told = evolve("toy/a", children=2)
+    store = ModelStore(tmp_path / "store")
+    assert store.agents() == ["evolve/toy/a/1", "evolve/toy/a/1/finetune-all"]
+    assert "linear probe" in told and "child 2 of 2" in told and "baseline" in told
+    told = evolve("toy/b", children=2)
+    assert "toy/a v" in told and "baseline" not in told
+    used = [set(store.resolve(task).path.components.values()) for task in ("toy/a", "toy/b")]
+    assert used[0] & used[1]
+    assert store.verify() == []
+
+
+def test_no_line_is_wider_than_a_terminal(evolve):
+    told = evolve("toy/a", children=2, baseline=True)
+    assert max(map(len, told.splitlines())) <= 80
+
+
+def test_an_unknown_task_names_the_nearest_and_makes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("MUNET_DATA", str(tmp_path / "sets"))
+
+    def missing(name):
+        raise NoSuchTask(name)
+
+    with pytest.raises(GrowthError, match=r"munet data add flowrs --from"):
+        run(Asked(("flowrs",), str(tmp_path / "store")), 0.0, lambda _: missing,
+            machine=lambda: MACHINE)  # fmt: skip
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400), ("90", 90), (None, None)]
+)
+def test_a_budget_is_a_time(text, seconds):
+    assert budget_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0s", "-5m", "ten", "5 m 3 s", "1e9h", "nan"])
+def test_what_is_no_time_is_refused(text):
+    with pytest.raises(GrowthError, match="90s, 10m or 2h"):
+        budget_of(text)
+
+
+def test_a_budget_always_lets_one_child_train_to_its_end():
+    clock = Clock()
+    budget = Budget(10, clock=clock)
+    clock.now = 100
+    assert budget.allows_child() and budget.allows_step()
+    budget.child_done(100)
+    assert not budget.allows_child() and not budget.allows_step()
+    assert budget.remark and "too short" in budget.remark
+
+
+def test_a_child_begins_only_if_the_quickest_would_have_fitted():
+    clock = Clock()
+    budget = Budget(10, clock=clock)
+    for now, seconds in ((4, 4), (7, 3)):
+        clock.now = now
+        budget.child_done(seconds)
+        assert budget.allows_child()
+    clock.now = 7.5
+    assert budget.allows_step() and not budget.allows_child()
+
+
+def test_what_a_run_took_before_it_was_stopped_counts():
+    clock = Clock()
+    clock.now = 1000
+    budget = Budget(10, [{"seconds": 4}, {"seconds": 3}], clock)
+    assert budget.allows_child()
+    clock.now = 1001
+    assert not budget.allows_child()
