@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from evolution.examples import Labels
 from evolution.feeding import AnySplit
 from evolution.growing.machine import Machine
 from evolution.growing.system import System
@@ -59,7 +60,7 @@ def _params(system: System, arch: Architecture) -> dict[str, Tree]:
 
 def _features(
     split: AnySplit, count: int, arch: Architecture, params: dict[str, Tree]
-) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+) -> tuple[NDArray[np.float64], Labels]:
     rows = np.unique(np.linspace(0, len(split) - 1, count, dtype=np.int64))
     inputs, labels = split.evaluation_inputs(rows, arch.image_size)
     missing = -len(inputs) % AT_ONCE
