@@ -1,9 +1,11 @@
 """Which pictures show the same: equal bytes, or the same picture encoded or scaled differently.
 
-The law: two pictures are the same if their difference hashes differ in at most NEAR_BITS of 64 and
-no cell of their 8 x 8 thumbnails by more than NEAR_LEVELS; and what is the same as the same is the
-same. Each is held against its LOOKED next ones in each of four orders of the hashes, so the work
-grows with the number of pictures, not with its square.
+The law: two pictures are the same if their difference hashes differ in at most NEAR_BITS of 64, no
+cell of their 8 x 8 thumbnails differs by more than NEAR_LEVELS, and the thumbnails differ by less
+than what is in them: by NEAR_SHARE of their contrast, as a root of mean squares, or by NOISE. So
+two plain pictures of one colour, as of open sea, are not the same. What is the same as the same is
+the same. Each picture is held against its LOOKED next ones in each of ORDERS orders of the hashes,
+so the work grows with the number of pictures, not with its square.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ from numpy.typing import NDArray
 
 from evolution.data.staging import Seen
 
-NEAR_BITS = 3  # fewer than the bands: at least one band of two near hashes is equal
-BANDS = 4
-NEAR_LEVELS = 12
+NEAR_BITS = 12
+NEAR_LEVELS = 12  # of 255
+NEAR_SHARE = 0.6
+NOISE = 0.4  # levels: what rounding makes
 LOOKED = 8
+ORDERS = 16  # each begins with another bit of the hash: those before it may differ
 _AT_ONCE = 1 << 15  # thumbnails compared at a time
 
 
@@ -25,9 +29,9 @@ def groups_of(seen: Seen) -> NDArray[np.int64]:
     hashes, thumbs = seen.looks()
     parent = np.arange(len(hashes))
     _join(parent, *_equal(seen))
-    turn = np.uint64(64 // BANDS)
+    turn = np.uint64(64 // ORDERS)
     turned = hashes
-    for _ in range(BANDS):
+    for _ in range(ORDERS):
         order = np.argsort(turned, kind="stable")
         for step in range(1, min(LOOKED, len(order) - 1) + 1):
             _join(parent, *_near(order[:-step], order[step:], hashes, thumbs))
@@ -53,9 +57,19 @@ def _near(
     near = np.zeros(len(a), bool)
     for start in range(0, len(a), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
-        difference = thumbs[a[part]].astype(np.int16) - thumbs[b[part]]
-        near[part] = np.abs(difference).max(1, initial=0) <= NEAR_LEVELS
+        near[part] = _alike(thumbs[a[part]], thumbs[b[part]])
     return a[near], b[near]
+
+
+def _alike(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Of thumbnails [n, cells * 3] and others [n]."""
+    shape = (len(one), -1, 3)
+    a, b = one.reshape(shape).astype(np.float32), other.reshape(shape).astype(np.float32)
+    level = np.abs(a - b).max((1, 2), initial=0) <= NEAR_LEVELS
+    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+    contrast = np.maximum((a * a).mean((1, 2)), (b * b).mean((1, 2)))
+    difference = ((a - b) ** 2).mean((1, 2))
+    return level & (difference <= np.maximum(NEAR_SHARE**2 * contrast, NOISE**2))
 
 
 def _join(parent: NDArray[np.int64], a: NDArray[np.int64], b: NDArray[np.int64]) -> None:
