@@ -22,7 +22,8 @@ def serve(
         str, typer.Option(envvar="MUNET_STORE", help="Directory or URL of the store.")
     ],
     port: Annotated[
-        int, typer.Option(envvar="BENTOML_PORT", help="The port that it answers on.")
+        int,
+        typer.Option(min=1, max=65535, envvar="BENTOML_PORT", help="The port that it answers on."),
     ] = 3000,
 ) -> NoReturn:
     """Serves every task of a store over HTTP, and says when it is ready."""
