@@ -1,28 +1,28 @@
 """README.md of an export: the model card, for somebody who knows nothing of the store.
 
-It says what the store knows and where it knows nothing. No text of a user's can change its form.
+It says what the store knows, and where it knows nothing.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from evolution.adopting.export_facts import Ancestor, Sharing, measures
+from evolution.adopting.export_markdown import table, text
 from evolution.adopting.export_network import SIGMOID, Export
 from evolution.adopting.export_pixels import Difference
+from evolution.adopting.export_usage import pixels, use
 from evolution.confidence import interval
 from vit import Architecture
 from vit.components import LAYER_NORM_EPSILON
 from vit.config import SIZES
-from vit.decode import VIEWER, Decoding, decoding_of
+from vit.decode import decoding_of
 
 MOST_LABELS = 50  # all are in config.json
 MOST_TASKS = 10
 UNKNOWN = "not recorded"
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&$!])")
 
 
 def card(
@@ -38,8 +38,8 @@ def card(
         _front_matter(export),
         _title(export),
         *([PRIVATE] if published.path.private else []),
-        _use(export.plain.image_size, decoding),
-        _pixels(export.plain.image_size, decoding, differences),
+        use(export.plain.image_size, decoding),
+        pixels(export.plain.image_size, decoding, differences),
         _accuracy(export),
         _classes(published.path.labels, export.activation),
         _network(export),
@@ -49,20 +49,6 @@ def card(
         _licence(export, ancestors, root),
     ]
     return "\n\n".join(section.strip() for section in sections) + "\n"
-
-
-def text(value: Any, most: int = 300) -> str:
-    """A user's text on one line, without meaning to Markdown."""
-    line = " ".join(str(value).split())
-    line = line if len(line) <= most else line[: most - 1] + "…"
-    return _SPECIAL.sub(r"\\\1", line)
-
-
-def table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Of cells whose users' texts went through `text`."""
-    headings = list(headings)
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 # ---- what it is, and how it is used
@@ -112,125 +98,6 @@ def size_name(arch: Architecture) -> str:
     names = [name for name, known in SIZES.items() if known == sizes]
     name = f"ViT-{names[0]}/{arch.patch_size}" if names else f"width {arch.width}"
     return f"{name}, {arch.num_layers} blocks"
-
-
-def _use(size: int, decoding: Decoding) -> str:
-    opened = "Image.open(file)"
-    lines = [f"    image = ImageOps.exif_transpose({opened})" if decoding.turned
-             else f"    image = {opened}"]  # fmt: skip
-    if decoding.background is not None:
-        grey = f"({', '.join([str(decoding.background)] * 3)}, 255)"
-        lines += [
-            "    if image.has_transparency_data:",
-            '        image = image.convert("RGBA")',
-            f'        under = Image.new("RGBA", image.size, {grey})',
-            "        image = Image.alpha_composite(under, image)",
-        ]
-    scaled = "x / 127.5 - 1"
-    if decoding.pixel_scale != 1:
-        scaled = f"(x * {decoding.pixel_scale}).clamp(max=255) / 127.5 - 1"
-    body = "\n".join(lines)
-    imported = "Image, ImageOps" if decoding.turned else "Image"
-    return f"""## Use
-
-```python
-from transformers import pipeline
-
-classify = pipeline("image-classification", model="FOLDER")  # this folder, or its name on the Hub
-print(classify("picture.jpg"))
-```
-
-The pipeline's pixels differ from those that the network was trained and measured on (next section).
-This code has the same ones:
-
-```python
-import numpy
-import torch
-from PIL import {imported}
-from transformers import AutoModelForImageClassification
-
-model = AutoModelForImageClassification.from_pretrained("FOLDER").eval()
-
-
-def pixels(file):
-{body}
-    if image.mode.startswith("I"):  # 16 bits
-        image = Image.fromarray((numpy.array(image) >> 8).clip(0, 255).astype("uint8"))
-    x = torch.tensor(numpy.array(image.convert("RGB"))).permute(2, 0, 1)[None].float()
-    x = torch.nn.functional.interpolate(x, ({size}, {size}), mode="bilinear", antialias=False)
-    return {scaled}
-
-
-def answer(file):
-    with torch.no_grad():
-        return model(pixels(file)).logits[0]
-
-
-logits = answer("picture.jpg")
-print(model.config.id2label[int(logits.argmax())])
-```
-
-To ONNX, with PyTorch's own exporter:
-
-```python
-torch.onnx.export(
-    model, (torch.zeros(1, 3, {size}, {size}),), "model.onnx", dynamo=True,
-    input_names=["pixel_values"], output_names=["logits"],
-    dynamic_shapes=({{0: torch.export.Dim("batch")}},),
-)
-```"""
-
-
-def _pixels(size: int, decoding: Decoding, differences: list[Difference]) -> str:
-    rows = [
-        (f"{each.side} x {each.side}", f"{each.mean:.1f}", f"{each.p99:.1f}")
-        for each in differences
-    ]
-    turned = (
-        "A picture is turned as its EXIF or XMP says."
-        if decoding.turned
-        else "A picture is used as it is stored: an orientation flag turns nothing. "
-        "transformers' pipeline turns it."
-    )
-    alpha = (
-        "Transparency is dropped: the colours under it are seen. The image processor does the\n"
-        "  same."
-        if decoding.background is None
-        else f"What is transparent is laid on grey {decoding.background} (of 255; 255 is white).\n"
-        "  The image processor drops transparency, and sees the colours under it."
-    )
-    scale = (
-        f"\n- Grey levels are multiplied by {decoding.pixel_scale}, up to 255: the files hold "
-        "small numbers. The image processor cannot do that; use the code above."
-        if decoding.pixel_scale != 1
-        else ""
-    )
-    jpeg = (
-        ""
-        if decoding.name == VIEWER.name
-        else "\n- JPEG files were decoded by TensorFlow in training; other decoders differ by\n"
-        "  about one grey level."
-    )
-    measured = table(["picture", "mean difference", "99 of 100 pixels differ by less than"], rows)
-    return f"""## Pixels
-
-The network takes {size} x {size} pixels, RGB, scaled to -1 … 1 (`x / 127.5 - 1`); the aspect is not
-kept and nothing is cropped. `preprocessor_config.json` says that as far as it can. It cannot say:
-
-- The picture is resized by bilinear interpolation **without antialiasing**. The image processor's
-  bilinear resize has it. Pictures of {size} x {size} pixels are the same by both, smaller ones to
-  one grey level; larger ones differ, in grey levels of 255, measured on drawn pictures with the
-  spectrum of photographs:
-
-{_indented(measured)}
-
-- {turned}
-- {alpha}
-- Of 16-bit pictures the upper 8 bits are used; colour profiles are ignored.{jpeg}{scale}"""
-
-
-def _indented(lines: str) -> str:
-    return "\n".join(f"  {line}" for line in lines.splitlines())
 
 
 # ---- what is known of it
@@ -289,7 +156,8 @@ def _data(export: Export, ancestors: list[Ancestor]) -> str:
     rows = [_data_row(export.published.task, export.published.path.extra)]
     known = [one for one in ancestors if one.version and not _hidden(export, one)]
     rows += [_data_row(one.task, one.version.path.extra) for one in known if one.version]
-    told = table(["task", "data set", "fingerprint", "source", "licence"], dict.fromkeys(rows))
+    headings = ["task", "data set", "pictures", "fingerprint", "source", "licence"]
+    told = table(headings, dict.fromkeys(rows))
     return f"""## Data
 
 What this version, and those that it was made from, were trained on. A fingerprint is that of the
@@ -297,16 +165,33 @@ classes, pictures and splits, as `munet data show` tells it.
 
 {told}
 
-Where no data set is named, the task's name is all that the store knows of its pictures."""
+Where no data set is named, the task's name is all that the store knows of its pictures.
+Pictures are those of training, validation and test.{_findings(export.published.path.extra)}"""
 
 
 def _data_row(task: str, extra: Mapping[str, Any]) -> tuple[str, ...]:
-    data = extra.get("data")
-    if not isinstance(data, Mapping):
-        return text(task), "", UNKNOWN, UNKNOWN, UNKNOWN
-    facts = (text(data.get(name) or UNKNOWN) for name in ("source", "licence"))
-    fingerprint = f"`{text(data['fingerprint'])}`" if data.get("fingerprint") else UNKNOWN
-    return text(task), text(data.get("name", "")), fingerprint, *facts
+    data = _mapping(extra.get("data"))
+    pictures = " + ".join(f"{count:,}" for count in _counts(data))
+    found = [pictures, *(text(data.get(name) or "") for name in ("fingerprint", "source"))]
+    licence = text(data.get("licence") or "")
+    told = (value or UNKNOWN for value in (*found, licence))
+    return text(task), text(data.get("name", "")), *told
+
+
+def _mapping(found: Any) -> Mapping[str, Any]:
+    return found if isinstance(found, Mapping) else {}
+
+
+def _counts(data: Mapping[str, Any]) -> list[int]:
+    counts = _mapping(data.get("pictures")).values()
+    return [count for count in counts if type(count) is int]
+
+
+def _findings(extra: Mapping[str, Any]) -> str:
+    """What the check of this task's own data found."""
+    found = _mapping(_mapping(extra.get("data")).get("findings")).values()
+    lines = "".join(f"\n- {text(message)}" for message in found)
+    return f"\n\nWhat the check of this task's pictures found:\n{lines}" if lines else ""
 
 
 def _lineage(export: Export, ancestors: list[Ancestor], root: str) -> str:

@@ -195,7 +195,7 @@ def config_of(export: Export) -> dict[str, Any]:
         "layer_norm_eps": LAYER_NORM_EPSILON,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
-        "torch_dtype": "float32",
+        "dtype": "float32",
         "problem_type": PROBLEM_TYPES[export.activation],
         "id2label": {str(number): label for number, label in enumerate(labels)},
         "label2id": {label: number for number, label in enumerate(labels)},

@@ -27,8 +27,16 @@ METRICS = {
 
 
 def data(name: str, licence: str) -> dict[str, Any]:
-    told = {"name": name, "fingerprint": f"sha256:{name}", "source": "a walk", "licence": licence}
-    return {"data": told}
+    return {
+        "data": {
+            "name": name,
+            "fingerprint": f"sha256:{name}",
+            "source": "a walk",
+            "licence": licence,
+            "pictures": {"train": 1200, "validation": 50, "test": 80},
+            "findings": {"leak-test": "1 of 80 | shows the same"},
+        }
+    }
 
 
 @pytest.fixture
@@ -62,7 +70,8 @@ def test_the_card_tells_lineage_data_licence_accuracy_and_sharing(
     low, high = interval(0.875, 80)
     assert f"| test | accuracy | 0.8750 | 80 | {low:.3f} … {high:.3f} |" in card
     assert "| train[90%:] |".replace("[", r"\[").replace("]", r"\]") in card
-    assert "| flowers | f | `sha256:f` | a walk | CC0 |" in card
+    assert "| flowers | f | 1,200 + 50 + 80 | sha256:f | a walk | CC0 |" in card
+    assert "\n- 1 of 80 \\| shows the same\n" in card
     assert f"| flowers | v1 | 4 | mu2net | `{published.digest}` |" in card
     assert "| birds | v1 | 1 | mu2net |" in card
     assert "trained on Omniglot (MIT licence)" in card
@@ -75,7 +84,7 @@ def test_a_card_without_facts_says_so_and_invents_none(store: ModelStore, tmp_pa
     card = card_of(store, publish(store), tmp_path / "out")
     for said in (
         "The store has no measurement of this version: not recorded.",
-        "| flowers |  | not recorded | not recorded | not recorded |",
+        "| flowers |  | not recorded | not recorded | not recorded | not recorded |",
         "Which root that was is not recorded.",
         "Nothing: no other public task of its store uses one of its 7 components.",
         "The root's licence is not recorded.",
@@ -101,7 +110,7 @@ def test_texts_of_users_keep_the_form(store: ModelStore, tmp_path: Path) -> None
     assert r"\<script\>" in card
     assert "<b>" not in card
     rows = [line for line in card.splitlines() if line.startswith("| flowers | x")]
-    assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [6]
+    assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [7]
 
 
 def test_how_files_become_pixels_is_told_by_the_versions_own_rules(
