@@ -15,8 +15,8 @@ from safetensors.numpy import save_file
 from evolution.adopting.export_card import card
 from evolution.adopting.export_facts import ancestors, root_of, sharing
 from evolution.adopting.export_folder import require_free, write_folder
-from evolution.adopting.export_network import config_of, exported, processor_of
-from evolution.adopting.export_pixels import differences
+from evolution.adopting.export_network import config_of, exported
+from evolution.adopting.export_processor import input_of, processor_of
 from model_store import ModelStore, Published
 
 FORMAT = 1
@@ -32,7 +32,7 @@ def write(store: ModelStore, published: Published, folder: Path) -> None:
     """
     require_free(folder)  # before the work
     export = exported(store, published)
-    processor = processor_of(published.path)
+    target, decoding = input_of(published.path, export.plain.image_size)
     chain = list(ancestors(store, published))
     oldest = ([each.version for each in chain if each.version] or [published])[-1]
     told = card(
@@ -40,13 +40,14 @@ def write(store: ModelStore, published: Published, folder: Path) -> None:
         chain,
         sharing(store, published),
         root_of(store, oldest),
-        differences(export.plain.image_size),
+        target,
+        decoding,
     )
 
     def fill(made: Path) -> None:
         save_file(export.tensors, made / WEIGHTS, {"format": "pt"})
         (made / CONFIG).write_text(_json(config_of(export)))
-        (made / PROCESSOR).write_text(_json(processor))
+        (made / PROCESSOR).write_text(_json(processor_of(target)))
         (made / CARD).write_text(told)
 
     record = {

@@ -11,14 +11,16 @@ from typing import Any
 
 from evolution.adopting.export_facts import Ancestor, Sharing, measures
 from evolution.adopting.export_markdown import table, text
-from evolution.adopting.export_network import SIGMOID, Export
-from evolution.adopting.export_pixels import Difference
+from evolution.adopting.export_network import Export
+from evolution.adopting.export_pixels import differences
 from evolution.adopting.export_usage import pixels, use
 from evolution.confidence import interval
+from evolution.data.rows import SPLITS
 from vit import Architecture
-from vit.components import LAYER_NORM_EPSILON
+from vit.activation import SIGMOID
 from vit.config import SIZES
-from vit.decode import decoding_of
+from vit.contract import Contract, Target
+from vit.decode import Decoding
 
 MOST_LABELS = 50  # all are in config.json
 MOST_TASKS = 10
@@ -30,16 +32,18 @@ def card(
     ancestors: list[Ancestor],
     sharing: Sharing,
     root: str,
-    differences: list[Difference],
+    target: Target,
+    decoding: Decoding,
 ) -> str:
     """The whole file."""
-    published, decoding = export.published, decoding_of(export.published.path.input)
+    published = export.published
+    differing = [] if isinstance(target, Contract) else differences(target)
     sections = [
         _front_matter(export),
         _title(export),
         *([PRIVATE] if published.path.private else []),
-        use(export.plain.image_size, decoding),
-        pixels(export.plain.image_size, decoding, differences),
+        use(target, decoding, export.activation),
+        pixels(target, decoding, differing),
         _accuracy(export),
         _classes(published.path.labels, export.activation),
         _network(export),
@@ -141,7 +145,7 @@ def _network(export: Export) -> str:
 
 {total:,} parameters in float32: width {arch.width}, {arch.heads} heads, MLP {arch.mlp_dim},
 patches of {arch.patch_size} x {arch.patch_size} pixels, {arch.num_layers} blocks, class token,
-layer norm before each part (epsilon {LAYER_NORM_EPSILON:g})."""
+{plain.activation}, layer norm before each part (epsilon {plain.norm_epsilon:g})."""
     if not arch.adapters:
         return told
     return f"""{told}
@@ -183,7 +187,7 @@ def _mapping(found: Any) -> Mapping[str, Any]:
 
 
 def _counts(data: Mapping[str, Any]) -> list[int]:
-    counts = _mapping(data.get("pictures")).values()
+    counts = (_mapping(data.get("pictures")).get(split) for split in SPLITS)
     return [count for count in counts if type(count) is int]
 
 

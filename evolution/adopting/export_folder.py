@@ -33,7 +33,7 @@ def write_folder(folder: Path, write: Callable[[Path], None], record: Mapping[st
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _temporary(folder) as made:
         write(made)
-        files = {file.name: _digest(file) for file in sorted(made.iterdir())}
+        files = {file.name: digest_of_file(file) for file in sorted(made.iterdir())}
         told = json.dumps({**record, "files": files}, ensure_ascii=False, indent=1)
         (made / RECORD).write_text(told + "\n")
         for file in made.iterdir():
@@ -61,7 +61,7 @@ def require_free(folder: Path) -> set[str]:
     if others := sorted(names - {RECORD, *files}):
         raise _occupied(folder, f"an export and {others[0]!r:.60}")
     for name, digest in files.items():
-        if name not in names or _digest(folder / name) != digest:
+        if name not in names or digest_of_file(folder / name) != digest:
             raise _occupied(folder, f"an export whose {name!r:.60} was changed or removed")
     return names
 
@@ -83,7 +83,7 @@ def _recorded(file: Path) -> dict[str, str]:
     raise _occupied(file.parent, f"a {RECORD} that no export wrote")
 
 
-def _digest(file: Path) -> str:
+def digest_of_file(file: Path) -> str:
     """Of a plain file; empty for anything else."""
     if file.is_symlink() or not file.is_file():
         return ""

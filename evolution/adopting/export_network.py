@@ -1,9 +1,9 @@
 """A published path as Hugging Face's `ViTForImageClassification`: its tensors and JSON files.
 
-That class computes what a path without adapters computes, with the same numbers: tanh GELU, epsilon
-1e-6, a classifier on the class token. An adapter, x + up(gelu(down(norm(x)))), is what a block does
-whose attention adds nothing, so it becomes such a block: the numbers stay exactly the same, the
-network becomes deeper. What the class cannot compute is refused by name.
+That class computes what a path without adapters computes whose head reads the class token. An
+adapter, x + up(gelu(down(norm(x)))), is what a block does whose attention adds nothing, so it
+becomes such a block: the numbers stay exactly the same, the network becomes deeper. What the class
+cannot compute is refused by name. The names are those that `munet adopt` reads.
 """
 
 from __future__ import annotations
@@ -16,19 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolution.adopting.export_errors import ExportError
+from evolution.adopting.hugging_face import ACTIVATIONS
+from evolution.adopting.names import HUGGING_FACE_NAMES
 from model_store import ModelStore, Published, TaskPath
 from vit import Architecture, init, kind_of, shapes
+from vit.activation import SIGMOID, SOFTMAX, activation_of
 from vit.components import LAYER_NORM_EPSILON, Tree
-from vit.layouts import HUGGING_FACE
-from vit.preprocess import CONTRACT
 
 ARCHITECTURE = "ViTForImageClassification"
-LAYOUT = replace(HUGGING_FACE, prefix="vit.")
-HEAD = {"kernel": "classifier.weight", "bias": "classifier.bias"}
-SOFTMAX, SIGMOID = "softmax", "sigmoid"
-# What the path spec calls it -> how transformers names the kind of answer.
+NAMES = HUGGING_FACE_NAMES[ARCHITECTURE]
+# What the path spec says of answers -> how transformers names the kind of problem.
 PROBLEM_TYPES = {SOFTMAX: "single_label_classification", SIGMOID: "multi_label_classification"}
-BILINEAR = 2  # Pillow's number
+# Our activation -> the first that transformers has for it.
+HIDDEN_ACTS = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+# What a block and an adapter must have in common, where there are adapters.
+OF_ADAPTERS = {"activation": "gelu_tanh", "norm_epsilon": LAYER_NORM_EPSILON}
+OF_THE_CLASS = {"pooling": "token", "prefix_tokens": 1, "input_norm": False}
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -48,7 +51,7 @@ def exported(store: ModelStore, published: Published) -> Export:
     """Reads a version's components. Raises ExportError, or DamagedStore."""
     path = published.path
     arch = network_of(path)
-    activation = activation_of(path)
+    activation = _activation(path)
     params = {
         name: _checked(path, arch, name, store.component(digest))
         for name, digest in path.components.items()
@@ -60,36 +63,45 @@ def exported(store: ModelStore, published: Published) -> Export:
 def network_of(path: TaskPath) -> Architecture:
     """The path's network, which fits its components. Raises ExportError."""
     if path.subpaths or path.architecture.get("kind"):
-        raise _refused(
+        raise refused(
             path, "one path", f"a {path.architecture.get('kind', 'multipath')} of several"
         )
     try:
         arch = Architecture.from_json(path.architecture)
     except (ValueError, TypeError) as error:
-        raise _refused(path, "an architecture", str(error)) from None
+        raise refused(path, "an architecture", str(error)) from None
     if arch.component_names != tuple(path.components):
         found = ", ".join(path.components)
-        raise _refused(path, "the components of its architecture", f"{found:.200}")
+        raise refused(path, "the components of its architecture", f"{found:.200}")
     if len(path.labels) != arch.num_classes:
-        raise _refused(path, f"{arch.num_classes} labels", str(len(path.labels)))
-    if arch.adapters and arch.adapter_dim > arch.mlp_dim:
-        raise _refused(
-            path,
-            f"adapters of at most {arch.mlp_dim}, the width of a block's MLP",
-            f"adapters of {arch.adapter_dim}",
-        )
+        raise refused(path, f"{arch.num_classes} labels", str(len(path.labels)))
+    _require(path, arch, OF_THE_CLASS)
+    if arch.adapters:
+        _require(path, arch, OF_ADAPTERS, " beside adapters")
+        if arch.adapter_dim > arch.mlp_dim:
+            raise refused(
+                path,
+                f"adapters of at most {arch.mlp_dim}, the width of a block's MLP",
+                f"adapters of {arch.adapter_dim}",
+            )
     return arch
 
 
-def activation_of(path: TaskPath) -> str:
-    """How its logits become probabilities. Raises ExportError for a way that is not known here."""
-    found = path.extra.get("activation", SOFTMAX)
-    if found not in PROBLEM_TYPES:
-        raise _refused(path, f"an activation of {', '.join(PROBLEM_TYPES)}", repr(found))
-    return found
+def _require(path: TaskPath, arch: Architecture, known: Mapping[str, Any], where: str = "") -> None:
+    for name, value in known.items():
+        if getattr(arch, name) != value:
+            raise refused(path, f"{name} {value}{where}", str(getattr(arch, name)))
 
 
-def _refused(path: TaskPath, expected: str, found: str) -> ExportError:
+def _activation(path: TaskPath) -> str:
+    try:
+        return activation_of(path.extra)
+    except ValueError as error:
+        raise refused(path, "a known activation", str(error)) from None
+
+
+def refused(path: TaskPath, expected: str, found: str) -> ExportError:
+    """The error of a path that the class cannot compute."""
     return ExportError(
         f"exporting {path.task!r}: {ARCHITECTURE} takes {expected}; found {found}\n"
         "to move it as it is, write an OCI layout: python -m model_store export --oci DIR"
@@ -103,9 +115,9 @@ def _checked(path: TaskPath, arch: Architecture, name: str, tree: Tree) -> Tree:
         wanted = expected[leaf].shape if leaf in expected else "no such array"
         there = found[leaf].shape if leaf in found else "none"
         if wanted != there:
-            raise _refused(path, f"{leaf} as {wanted}", str(there))
+            raise refused(path, f"{leaf} as {wanted}", str(there))
         if found[leaf].dtype.kind not in "fV" or not np.can_cast(found[leaf].dtype, np.float32):
-            raise _refused(path, f"{leaf} in at most 32 bits of floats", str(found[leaf].dtype))
+            raise refused(path, f"{leaf} in at most 32 bits of floats", str(found[leaf].dtype))
     return tree
 
 
@@ -162,19 +174,25 @@ def _as_block(arch: Architecture, adapter: Tree) -> Tree:
 
 def tensors_of(params: Mapping[str, Tree]) -> Arrays:
     """All arrays under Hugging Face's keys, in its shapes, as float32."""
-    found = {}
+    found, layout = {}, NAMES.layout
     for name, tree in params.items():
         for path, leaf in _leaves(name, tree).items():
-            key = HEAD[path.removeprefix("head/")] if name == "head" else LAYOUT.key(path)
-            found[key] = np.ascontiguousarray(LAYOUT.revert(path, _float32(leaf)))
+            found[_key(path)] = np.ascontiguousarray(layout.revert(path, _float32(leaf)))
     return found
+
+
+def _key(path: str) -> str:
+    component, _, leaf = path.partition("/")
+    if component == "head":
+        return NAMES.heads[0].format(NAMES.layout.leaves[leaf])
+    return NAMES.layout.key(path)
 
 
 def _float32(array: Any) -> NDArray[np.float32]:
     return np.asarray(array).astype(np.float32)
 
 
-# ---- JSON files
+# ---- config.json
 
 
 def config_of(export: Export) -> dict[str, Any]:
@@ -191,35 +209,12 @@ def config_of(export: Export) -> dict[str, Any]:
         "patch_size": arch.patch_size,
         "num_channels": 3,
         "qkv_bias": True,
-        "hidden_act": "gelu_pytorch_tanh",
-        "layer_norm_eps": LAYER_NORM_EPSILON,
+        "hidden_act": HIDDEN_ACTS[arch.activation],
+        "layer_norm_eps": arch.norm_epsilon,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "dtype": "float32",
         "problem_type": PROBLEM_TYPES[export.activation],
         "id2label": {str(number): label for number, label in enumerate(labels)},
         "label2id": {label: number for number, label in enumerate(labels)},
-    }
-
-
-def processor_of(path: TaskPath) -> dict[str, Any]:
-    """preprocessor_config.json: as near as transformers comes to the path's input contract.
-
-    Raises ExportError for a contract that is not known here.
-    """
-    for name, rule in CONTRACT.items():
-        if path.input.get(name) != rule:
-            raise _refused(path, f"input with {name} {rule!r}", repr(path.input.get(name)))
-    size = path.input["size"]
-    return {
-        "image_processor_type": "ViTImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"height": size, "width": size},
-        "resample": BILINEAR,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
     }

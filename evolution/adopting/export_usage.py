@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from evolution.adopting.export_markdown import table
 from evolution.adopting.export_pixels import Difference
-from vit.decode import VIEWER, Decoding
+from vit.activation import SIGMOID
+from vit.contract import Contract, Target, size_of
+from vit.decode import TENSORFLOW, Decoding
 
 
-def use(size: int, decoding: Decoding) -> str:
+def use(target: Target, decoding: Decoding, activation: str) -> str:
     """Code for transformers and for ONNX; open_exports.py of the tests runs it."""
-    opened = "Image.open(file)"
-    lines = [f"    image = ImageOps.exif_transpose({opened})" if decoding.turned
-             else f"    image = {opened}"]  # fmt: skip
-    if decoding.background is not None:
-        grey = f"({', '.join([str(decoding.background)] * 3)}, 255)"
-        lines += [
-            "    if image.has_transparency_data:",
-            '        image = image.convert("RGBA")',
-            f'        under = Image.new("RGBA", image.size, {grey})',
-            "        image = Image.alpha_composite(under, image)",
-        ]
-    scaled = "x / 127.5 - 1"
-    if decoding.pixel_scale != 1:
-        scaled = f"(x * {decoding.pixel_scale}).clamp(max=255) / 127.5 - 1"
-    body = "\n".join(lines)
-    imported = "Image, ImageOps" if decoding.turned else "Image"
+    size = size_of(target)
+    processor = "AutoImageProcessor, " if isinstance(target, Contract) else ""
+    loaded = (
+        'processor = AutoImageProcessor.from_pretrained("FOLDER", use_fast=False)\n'
+        if processor
+        else ""
+    )
+    imported = "" if processor else "from torch.nn.functional import interpolate\n"
+    answered = "print(model.config.id2label[int(logits.argmax())])"
+    if activation == SIGMOID:
+        answered = "print(dict(zip(model.config.label2id, torch.sigmoid(logits).tolist())))"
     return f"""## Use
 
 ```python
@@ -34,25 +31,21 @@ classify = pipeline("image-classification", model="FOLDER")  # this folder, or i
 print(classify("picture.jpg"))
 ```
 
-The pipeline's pixels differ from those that the network was trained and measured on (next section).
-This code has the same ones:
+The pipeline's pixels can differ from those that the network was trained and measured on (next
+section). This code has the same ones:
 
 ```python
 import numpy
 import torch
-from PIL import {imported}
-from transformers import AutoModelForImageClassification
+from PIL import {"Image, ImageOps" if decoding.turned else "Image"}
+{imported}from transformers import {processor}AutoModelForImageClassification
 
-model = AutoModelForImageClassification.from_pretrained("FOLDER").eval()
+{loaded}model = AutoModelForImageClassification.from_pretrained("FOLDER").eval()
 
 
 def pixels(file):
-{body}
-    if image.mode.startswith("I"):  # 16 bits
-        image = Image.fromarray((numpy.array(image) >> 8).clip(0, 255).astype("uint8"))
-    x = torch.tensor(numpy.array(image.convert("RGB"))).permute(2, 0, 1)[None].float()
-    x = torch.nn.functional.interpolate(x, ({size}, {size}), mode="bilinear", antialias=False)
-    return {scaled}
+{_opened(decoding)}
+{_brought_to(target, decoding)}
 
 
 def answer(file):
@@ -61,7 +54,7 @@ def answer(file):
 
 
 logits = answer("picture.jpg")
-print(model.config.id2label[int(logits.argmax())])
+{answered}
 ```
 
 To ONNX, with PyTorch's own exporter:
@@ -75,54 +68,109 @@ torch.onnx.export(
 ```"""
 
 
-def pixels(size: int, decoding: Decoding, differences: list[Difference]) -> str:
+def _opened(decoding: Decoding) -> str:
+    opened = "Image.open(file)"
+    lines = [f"image = {f'ImageOps.exif_transpose({opened})' if decoding.turned else opened}"]
+    if decoding.background is not None:
+        grey = f"({', '.join([str(decoding.background)] * 3)}, 255)"
+        lines += [
+            "if image.has_transparency_data:",
+            '    image = image.convert("RGBA")',
+            f'    under = Image.new("RGBA", image.size, {grey})',
+            "    image = Image.alpha_composite(under, image)",
+        ]
+    lines += [
+        'if image.mode.startswith("I"):  # 16 bits',
+        '    image = Image.fromarray((numpy.array(image) >> 8).clip(0, 255).astype("uint8"))',
+    ]
+    return "\n".join(f"    {line}" for line in lines)
+
+
+def _brought_to(target: Target, decoding: Decoding) -> str:
+    scale = decoding.pixel_scale
+    scaled = f"    x = x.clamp(max={255 // scale}) * {scale}\n" if scale != 1 else ""
+    if isinstance(target, Contract):
+        return (
+            '    image = image.convert("RGB")\n'
+            '    return processor(images=image, return_tensors="pt")["pixel_values"]'
+        )
+    return f"""    x = torch.tensor(numpy.array(image.convert("RGB"))).permute(2, 0, 1)[None]
+{scaled}    x = interpolate(x.float(), ({target}, {target}), mode="bilinear", antialias=False)
+    return x / 127.5 - 1"""
+
+
+# ---- pixels
+
+
+def pixels(target: Target, decoding: Decoding, differences: list[Difference]) -> str:
     """What `preprocessor_config.json` cannot say, and how large the difference is."""
+    size = size_of(target)
+    if isinstance(target, Contract):
+        told = f"""The network takes {size} x {size} pixels, as `preprocessor_config.json` says:
+those of transformers' image processor with Pillow. With torchvision, its other way, single pixels
+differ by a grey level.{_crop(target)} It cannot say:"""
+        bullets = []
+    else:
+        told = f"""The network takes {size} x {size} pixels, scaled to -1 … 1 (`x / 127.5 - 1`); the
+aspect is not kept and nothing is cropped. `preprocessor_config.json` says that as far as it can.
+It cannot say:"""
+        bullets = [_resize(size, differences)]
+    listed = "\n".join(f"- {bullet}" for bullet in (*bullets, *_decoding(decoding)))
+    return f"## Pixels\n\n{told}\n\n{listed}"
+
+
+def _crop(contract: Contract) -> str:
+    if contract.rounding == "down":
+        return ""
+    return (
+        "\nWhere a crop cannot be quite in the middle, it begins one pixel earlier there than in\n"
+        "the training of this network, in every second case."
+    )
+
+
+def _resize(size: int, differences: list[Difference]) -> str:
     rows = [
         (f"{each.side} x {each.side}", f"{each.mean:.1f}", f"{each.p99:.1f}")
         for each in differences
     ]
-    turned = (
-        "A picture is turned as its EXIF or XMP says."
-        if decoding.turned
-        else "A picture is used as it is stored: an orientation flag turns nothing. "
-        "transformers' pipeline turns it."
-    )
-    alpha = (
-        "Transparency is dropped: the colours under it are seen. The image processor does the\n"
-        "  same."
-        if decoding.background is None
-        else f"What is transparent is laid on grey {decoding.background} (of 255; 255 is white).\n"
-        "  The image processor drops transparency, and sees the colours under it."
-    )
-    scale = (
-        f"\n- Grey levels are multiplied by {decoding.pixel_scale}, up to 255: the files hold "
-        "small numbers. The image processor cannot do that; use the code above."
-        if decoding.pixel_scale != 1
-        else ""
-    )
-    jpeg = (
-        ""
-        if decoding.name == VIEWER.name
-        else "\n- JPEG files were decoded by TensorFlow in training; other decoders differ by\n"
-        "  about one grey level."
-    )
     measured = table(["picture", "mean difference", "99 of 100 pixels differ by less than"], rows)
-    return f"""## Pixels
+    indented = "\n".join(f"  {line}" for line in measured.splitlines())
+    return f"""The picture is resized by bilinear interpolation **without antialiasing**. The image
+  processor's bilinear resize has it. Pictures of {size} x {size} pixels are the same by both,
+  smaller ones to one grey level; larger ones differ, in grey levels of 255, measured on drawn
+  pictures with the spectrum of photographs:
 
-The network takes {size} x {size} pixels, RGB, scaled to -1 … 1 (`x / 127.5 - 1`); the aspect is not
-kept and nothing is cropped. `preprocessor_config.json` says that as far as it can. It cannot say:
-
-- The picture is resized by bilinear interpolation **without antialiasing**. The image processor's
-  bilinear resize has it. Pictures of {size} x {size} pixels are the same by both, smaller ones to
-  one grey level; larger ones differ, in grey levels of 255, measured on drawn pictures with the
-  spectrum of photographs:
-
-{_indented(measured)}
-
-- {turned}
-- {alpha}
-- Of 16-bit pictures the upper 8 bits are used; colour profiles are ignored.{jpeg}{scale}"""
+{indented}
+"""
 
 
-def _indented(lines: str) -> str:
-    return "\n".join(f"  {line}" for line in lines.splitlines())
+def _decoding(decoding: Decoding) -> list[str]:
+    found = []
+    if decoding.turned:
+        found.append("A picture is turned as its EXIF or XMP says, as in transformers' pipeline.")
+    else:
+        found.append(
+            "A picture is used as it is stored, whatever its orientation flag says.\n"
+            "  transformers' pipeline turns it."
+        )
+    if decoding.background is None:
+        found.append(
+            "Transparency is dropped, as by the image processor: the colours under it are seen."
+        )
+    else:
+        found.append(
+            f"What is transparent is laid on grey {decoding.background} (255 is white). The image\n"
+            "  processor drops transparency, and sees the colours under it."
+        )
+    found.append("Of 16-bit pictures the upper 8 bits are used; colour profiles are ignored.")
+    if decoding.name == TENSORFLOW.name:
+        found.append(
+            "Where training read JPEG files, TensorFlow decoded them; other decoders differ by\n"
+            "  about one grey level."
+        )
+    if decoding.pixel_scale != 1:
+        found.append(
+            f"Grey levels are multiplied by {decoding.pixel_scale}, up to 255, as the files hold\n"
+            "  small numbers. The image processor cannot do that; the code above does."
+        )
+    return found

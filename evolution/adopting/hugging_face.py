@@ -7,19 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from evolution.adopting.errors import AdoptError
+from evolution.adopting.exported_input import exported_input
 from evolution.adopting.files import Arrays, read_folder, read_json
 from evolution.adopting.models import UPRIGHT, Model, checked_labels
 from evolution.adopting.names import HUGGING_FACE_NAMES, classic
 from evolution.adopting.networks import QUERY_KEY_VALUE, Facts, assemble
 from evolution.adopting.processors import contract_in
+from vit.contract import size_of
 
 CONFIG = "config.json"
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_python": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_accurate": "gelu_tanh",
     "quick_gelu": "quick_gelu",
     "relu": "relu",
@@ -66,20 +68,22 @@ def model_of(
     """The model of a configuration and arrays. Raises AdoptError."""
     source = str(folder / CONFIG)
     kind = _class_of(source, config)
-    contract, names = contract_in(folder), HUGGING_FACE_NAMES[kind]
+    # Of an export of our own the record says what preprocessor_config.json cannot.
+    target, decoding = exported_input(folder) or (contract_in(folder), UPRIGHT)
+    names = HUGGING_FACE_NAMES[kind]
     arch, components = assemble(
         str(folder),
         {classic(key, names.layout.prefix): array for key, array in arrays.items()},
         names,
-        _facts(source, kind, config, contract.size),
+        _facts(source, kind, config, size_of(target)),
     )
     told = {"publisher": "transformers", "class": kind, "name": folder.resolve().name}
     return Model(
         architecture=arch,
         components=components,
         labels=checked_labels(source, labels or _labels(source, config), arch.num_classes),
-        target=contract,
-        decoding=UPRIGHT,
+        target=target,
+        decoding=decoding,
         told=told,
     )
 

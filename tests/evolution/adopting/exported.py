@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from evolution.adopting.export import write
 from evolution.adopting.export_pixels import picture
 from model_store import ModelStore, Published, TaskPath
 from vit import Architecture, forward, preprocess, shapes
+from vit.activation import FIELD, SIGMOID
+from vit.contract import Contract, Target
 from vit.decode import TENSORFLOW, VIEWER, Decoding, decode
 from vit.preprocess import CONTRACT
 
@@ -81,7 +84,7 @@ def logits_of(
     return np.asarray(compiled(arch, params, images))
 
 
-def hugging_face(folder: Path, images: NDArray[np.floating]) -> NDArray[np.float64]:
+def logits_of_hugging_face(folder: Path, images: NDArray[np.floating]) -> NDArray[np.float64]:
     """`ViTForImageClassification` in NumPy, by the folder's files; images [b, size, size, 3]."""
     config: Any = json.loads((folder / "config.json").read_text())
     file = {key: x.astype(np.float64) for key, x in load_file(folder / "model.safetensors").items()}
@@ -152,14 +155,27 @@ def _encoded(image: Image.Image, format: str, **options: Any) -> bytes:
 def write_all(folder: Path) -> None:
     """Exports of each kind, each with pictures and the logits of the store's own network."""
     store = ModelStore(str(folder / "store"), create=True)
-    kinds = {"tiny": (TINY, VIEWER), "adapted": (ADAPTED, TENSORFLOW)}
-    for seed, (name, (arch, decoding)) in enumerate(kinds.items()):
-        published = publish(store, arch, task=name, decoding=decoding, seed=seed)
+    crop = Contract(32, "bicubic", 36, (0.48, 0.45, 0.4), (0.26, 0.25, 0.27))
+    squeezed = replace(crop, edges=(32, 32), filter="lanczos")
+    other = replace(ADAPTED, adapters=(), activation="quick_gelu", norm_epsilon=1e-5)
+    kinds: dict[str, tuple[Architecture, Target, Decoding]] = {
+        "tiny": (TINY, TINY.image_size, VIEWER),
+        "adapted": (ADAPTED, ADAPTED.image_size, TENSORFLOW),
+        "scaled": (TINY, TINY.image_size, replace(TENSORFLOW, pixel_scale=3)),
+        "cropped": (other, crop, VIEWER),
+        "squeezed": (replace(other, activation="gelu"), squeezed, TENSORFLOW),
+    }
+    for seed, (name, (arch, target, decoding)) in enumerate(kinds.items()):
+        plain = {"size": target, **CONTRACT}
+        rules = target.to_json() if isinstance(target, Contract) else plain
+        told = {**rules, **decoding.to_json()}
+        extra = {FIELD: SIGMOID} if name == "squeezed" else {}
+        published = publish(store, arch, task=name, input=told, seed=seed, extra=extra)
         write(store, published, folder / name)
         expected = {}
         for file, data in files().items():
             (folder / file).write_bytes(data)
-            pixels = preprocess(decode(data, decoding), arch.image_size)
+            pixels = preprocess(decode(data, decoding), target)
             expected[file] = logits_of(store, published, pixels[None])[0].tolist()
         (folder / f"{name}.json").write_text(json.dumps(expected))
 

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
+from evolution.adopting import hugging_face
 from evolution.adopting.export import write
 from evolution.adopting.export_errors import ExportError
 from evolution.adopting.export_pixels import picture
@@ -25,13 +27,16 @@ from model_store import ModelStore, digest_of, encode
 from tests.evolution.adopting.exported import (
     ADAPTED,
     TINY,
-    hugging_face,
     logits_of,
+    logits_of_hugging_face,
     publish,
     random_params,
 )
 from vit import Architecture, preprocess
-from vit.pretrained import read_hf
+from vit.config import ACTIVATIONS
+from vit.contract import Contract
+from vit.decode import TENSORFLOW, VIEWER
+from vit.preprocess import CONTRACT
 
 
 @pytest.fixture
@@ -47,18 +52,21 @@ def test_transformers_class_gives_the_same_logits(
     write(store, published, tmp_path / "out")
     size = arch.image_size
     images = np.random.default_rng(1).uniform(-1, 1, (3, size, size, 3)).astype(np.float32)
-    found, expected = hugging_face(tmp_path / "out", images), logits_of(store, published, images)
+    found = logits_of_hugging_face(tmp_path / "out", images)
+    expected = logits_of(store, published, images)
     assert expected.std() > 0.1
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
 
 
 architectures = st.builds(
-    lambda heads, dim, patch, grid, rest, mlp, layers, classes: Architecture(
+    lambda heads, dim, patch, grid, rest, mlp, layers, classes, activation, epsilon: Architecture(
         width=heads * dim, heads=heads, mlp_dim=mlp, patch_size=patch,
         image_size=patch * grid + min(rest, patch - 1), num_layers=layers, num_classes=classes,
+        activation=activation, norm_epsilon=epsilon,
     ),
     st.integers(1, 4), st.integers(1, 5), st.integers(1, 16), st.integers(1, 5), st.integers(0, 15),
-    st.integers(1, 30), st.integers(1, 4), st.integers(1, 12),
+    st.integers(1, 30), st.integers(1, 4), st.integers(1, 12), st.sampled_from(ACTIVATIONS),
+    st.sampled_from([1e-6, 1e-12, 1e-5]),
 )  # fmt: skip
 
 
@@ -72,18 +80,15 @@ def test_components_come_back_bit_for_bit(
     folder = tmp_path_factory.mktemp("round")
     store = ModelStore(str(folder / "store"), create=True)
     params = random_params(arch, data.draw(st.integers(0, 9)))
-    published = publish(store, arch, params)
+    decoding = data.draw(st.sampled_from([VIEWER, TENSORFLOW, replace(TENSORFLOW, pixel_scale=3)]))
+    published = publish(store, arch, params, decoding=decoding)
     write(store, published, folder / "out")
-    read, components = read_hf(folder / "out")
-    file = load_file(folder / "out" / "model.safetensors")
-    components["head"] = {
-        "kernel": np.ascontiguousarray(file["classifier.weight"].T),
-        "bias": file["classifier.bias"],
-    }
-    found = {name: digest_of(encode(components[name])) for name in arch.component_names}
+    back = hugging_face.read(folder / "out", None)
+    found = {name: digest_of(encode(tree)) for name, tree in back.components.items()}
     assert found == dict(published.path.components)
-    seen = replace(arch, image_size=arch.grid * arch.patch_size, num_classes=1)
-    assert read == seen
+    assert back.architecture == arch
+    assert back.labels == published.path.labels
+    assert (back.target, back.decoding) == (arch.image_size, decoding)
 
 
 def test_labels_and_the_input_contract_are_told(store: ModelStore, tmp_path: Path) -> None:
@@ -131,7 +136,29 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda store: {"params": random_params(replace(TINY, mlp_dim=25), 0)},
         r"MlpBlock_0/Dense_0/bias as \(24,\); found \(25,\)",
     ),
-    "another activation": (lambda store: {"activation": "tanh"}, "takes an activation of softmax"),
+    "another activation": (
+        lambda store: {"activation": "tanh"},
+        "takes a known activation; found activation: expected one of softmax, sigmoid",
+    ),
+    "a mean of tokens": (lambda store: {"arch": replace(TINY, pooling="mean")}, "pooling token"),
+    "further tokens": (lambda store: {"arch": replace(TINY, prefix_tokens=5)}, "prefix_tokens 1"),
+    "a first norm": (lambda store: {"arch": replace(TINY, input_norm=True)}, "input_norm False"),
+    "adapters beside another GELU": (
+        lambda store: {"arch": replace(ADAPTED, activation="gelu")},
+        "takes activation gelu_tanh beside adapters; found gelu",
+    ),
+    "adapters beside another epsilon": (
+        lambda store: {"arch": replace(ADAPTED, norm_epsilon=1e-12)},
+        "takes norm_epsilon 1e-06 beside adapters; found 1e-12",
+    ),
+    "another size": (
+        lambda store: {"input": {"size": 15, **CONTRACT}},
+        "takes input with size 14; found 15",
+    ),
+    "unknown rules": (
+        lambda store: {"input": {"size": 14, **CONTRACT, "decoding": "mine"}},
+        "takes a known input; found decoding: expected one of",
+    ),
     "another resize": (
         lambda store: {"input": {"size": 14, "resize": "nearest", "channels": 3}},
         "takes input with resize 'bilinear'; found 'nearest'",
@@ -154,14 +181,48 @@ def test_what_the_class_cannot_compute_is_refused_by_name(
     assert not (tmp_path / "out").exists()
 
 
-def test_half_precision_becomes_float32_without_loss(store: ModelStore, tmp_path: Path) -> None:
+CONTRACTS = (
+    Contract(14, "bicubic", (14, 14), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)),
+    Contract(14, "bilinear", 16, (0.48145466, 0.4578275, 0.40821073), (0.25, 0.26, 0.27)),
+    Contract(14, "lanczos", (18, 16), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+)
+
+
+@pytest.mark.parametrize("contract", CONTRACTS, ids=lambda contract: contract.filter)
+def test_an_adopted_input_is_said_exactly(
+    store: ModelStore, tmp_path: Path, contract: Contract
+) -> None:
+    told = {**contract.to_json(), **VIEWER.to_json()}
+    write(store, publish(store, input=told), tmp_path / "out")
+    back = hugging_face.read(tmp_path / "out", None)
+    assert (back.target, back.decoding) == (contract, VIEWER)
+    (tmp_path / "out" / "munet.json").unlink()  # by preprocessor_config.json alone
+    assert hugging_face.read(tmp_path / "out", None).target == contract
+
+
+def test_a_folder_that_was_trained_further_speaks_for_itself(
+    store: ModelStore, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    write(store, publish(store), out)
+    assert hugging_face.read(out, None).target == 14
+    changed = {key: array + 1 for key, array in load_file(out / "model.safetensors").items()}
+    save_file(changed, out / "model.safetensors")
+    half = (0.5, 0.5, 0.5)
+    assert hugging_face.read(out, None).target == Contract(14, "bilinear", (14, 14), half, half)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_half_precision_becomes_float32_without_loss(
+    store: ModelStore, tmp_path: Path, dtype: Any
+) -> None:
     params = random_params(TINY, 0)
-    halves = jax.tree.map(np.float16, params)
+    halves = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
     write(store, publish(store, params=halves), tmp_path / "out")
     found = load_file(tmp_path / "out" / "model.safetensors")
     assert {array.dtype for array in found.values()} == {np.dtype(np.float32)}
     bias = found["classifier.bias"]
-    np.testing.assert_array_equal(bias, params["head"]["bias"].astype(np.float16))
+    np.testing.assert_array_equal(bias, halves["head"]["bias"].astype(np.float32))
 
 
 # ---- the folder

@@ -124,6 +124,7 @@ def test_how_files_become_pixels_is_told_by_the_versions_own_rules(
     assert "exif_transpose" not in raw
     assert "Transparency is dropped" in raw
     assert "multiplied by 255" in raw
+    assert "x = x.clamp(max=1) * 255\n    x = interpolate(" in raw
     assert "before blocks\n0, 1 (counted from 0)" in raw
 
 
