@@ -39,7 +39,7 @@ from evolution.splits import (
 )
 from evolution.vtab import is_thousand, vtab_task
 from model_store.names import require_name
-from vit.activation import SOFTMAX
+from vit.activation import SIGMOID, SOFTMAX
 from vit.decode import Decoding
 
 logger = logging.getLogger(__name__)
@@ -155,6 +155,7 @@ def load(
         validation=validation,
         test=test,
         data=found.data,
+        activation=SIGMOID if found.multi_label else SOFTMAX,
     )
 
 
@@ -165,6 +166,7 @@ class _Originals:
     labels: tuple[str, ...]
     parts: tuple[tuple[str, Examples], ...]  # names and images of training, validation and test
     data: Mapping[str, Any] | None = None
+    multi_label: bool = False
 
 
 def _own(name: str) -> _Originals | None:
@@ -177,7 +179,7 @@ def _own(name: str) -> _Originals | None:
         return None
     for warning in own.warnings:
         logger.warning("event=caution task=%s caution=%r", name, warning)
-    return _Originals(own.labels, tuple(own.examples.items()), own.told)
+    return _Originals(own.labels, tuple(own.examples.items()), own.told, own.multi_label)
 
 
 def _prepared(name: str, data_dirs: tuple[Path, ...], rules: SplitRules) -> _Originals:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from evolution.data.check import MAX_BAD, Finding, Report, check, refused
 from evolution.data.duplicates import groups_of
 from evolution.data.errors import DataError
+from evolution.data.layout import schema_of
 from evolution.data.opening import Asked, open_source, public_name
 from evolution.data.pictures import Facts, facts_of
 from evolution.data.places import CARD, Place
@@ -38,6 +39,9 @@ AT_ONCE = 64  # pictures that are decoded at a time
 BYTES_AT_ONCE = 64 << 20
 MAX_LABEL_BYTES = 3 << 20  # of all class names: what a path spec holds
 SHOWN_BAD = 3
+MULTI_LABEL = (
+    "a picture has any number of labels here, as they came in lists, or in texts with | in them"
+)
 
 Progress = Callable[[int, int | None], object]
 
@@ -76,10 +80,13 @@ def add(
     with place.scratch() as scratch, _disk_told(scratch.parent):
         source = open_source(request.place, request.asked, scratch)
         with Staged(scratch / "staged") as staged:
-            seen, classes = _stage(source, staged, progress)
+            multi_label = source.multi_label()
+            if multi_label:
+                source.notes.append(MULTI_LABEL)
+            seen, classes = _stage(source, multi_label, staged, progress)
             groups, order = groups_of(seen), drawn(seen, request.seed)
             splits = split_up(seen, groups, order)
-            report = check(seen, splits, groups, classes, request.max_bad)
+            report = check(seen, splits, groups, classes, multi_label, request.max_bad)
             _require_safe(request, report, classes)
             card = _write(request, scratch / "set", staged, seen, classes, splits, order, report)
         there = card_of(place, request.name)
@@ -102,43 +109,47 @@ def check_again(
     Raises DataError, also where its pictures are not those that were added.
     """
     seen, classes = Seen(), classes_of(place, card)
-    prints = Fingerprint(classes)
+    prints = Fingerprint(classes, card.multi_label)
     total = card.check.pictures
     for split in SPLITS:
         pictures = Pictures(place, card.name, card.files[split])
         rows = (
-            Row(f"{split} {number}", data, str(label), split)
-            for number, (data, label) in enumerate(pictures.each())
+            Row(f"{split} {number}", data, tuple(map(str, labels)), split)
+            for number, (data, labels) in enumerate(pictures.each())
         )
         for found in _looked_at(rows):
             if isinstance(found, Skipped):
                 seen.skip(found)
             else:
                 row, facts = found
-                seen.add(row.image, facts, int(row.label), split)
-                prints.add(split, int(row.label), seen.digest(len(seen) - 1))
+                seen.add(row.image, facts, map(int, row.labels), split)
+                last = len(seen) - 1
+                prints.add(split, seen.labels_of(last), seen.digest(last))
             progress(len(seen), total)
     if not seen.skips and prints.text() != card.fingerprint:
         raise DataError(
             f"data set {card.name}: expected the pictures of {card.fingerprint[:19]}…, found "
             f"others; it was changed: remove it (munet data rm {card.name}) and add it again"
         )
-    report = check(seen, np.array(seen.splits, np.int8), groups_of(seen), classes)
+    splits, groups = np.array(seen.splits, np.int8), groups_of(seen)
+    report = check(seen, splits, groups, classes, card.multi_label)
     place.replace_card(folder_of(card.name), replace(card, check=report).to_bytes())
     return report, classes
 
 
-def _stage(source: Source, staged: Staged, progress: Progress) -> tuple[Seen, tuple[str, ...]]:
+def _stage(
+    source: Source, multi_label: bool, staged: Staged, progress: Progress
+) -> tuple[Seen, tuple[str, ...]]:
     """Reads the source to its end, once. Labels are numbered in the order of the classes."""
     seen, numbers = Seen(), {name: i for i, name in enumerate(source.classes or ())}
-    for found in _looked_at(source.rows()):
+    for found in _looked_at(source.rows() if multi_label else _of_one_class(source.rows())):
         if isinstance(found, Skipped):
             seen.skip(found)
         else:
             row, facts = found
-            label = numbers.setdefault(row.label, len(numbers))
+            labels = [numbers.setdefault(name, len(numbers)) for name in row.labels]
             staged.append(row.path, row.image)
-            seen.add(row.image, facts, label, row.split)
+            seen.add(row.image, facts, labels, row.split)
         progress(len(seen) + seen.skips, source.total)
     if not len(seen):
         raise DataError(_nothing(seen))
@@ -152,9 +163,17 @@ def _stage(source: Source, staged: Staged, progress: Progress) -> tuple[Seen, tu
         return seen, source.classes
     classes = in_order(set(numbers))
     place = {numbers[name]: number for number, name in enumerate(classes)}
-    for row, label in enumerate(seen.labels):
-        seen.labels[row] = place[label]
+    for i, label in enumerate(seen.labels):
+        seen.labels[i] = place[label]
     return seen, classes
+
+
+def _of_one_class(rows: Iterable[Row | Skipped]) -> Iterator[Row | Skipped]:
+    for row in rows:
+        if isinstance(row, Row) and len(row.labels) != 1:
+            reason = f"{len(row.labels)} classes" if row.labels else "no class"
+            row = Skipped(row.path, reason)
+        yield row
 
 
 def _nothing(seen: Seen) -> str:
@@ -236,13 +255,14 @@ def _write(
     report: Report,
 ) -> Card:
     folder.mkdir()
-    prints, files, size = Fingerprint(classes), {}, 0
+    multi_label = report.multi_label
+    prints, files, size = Fingerprint(classes, multi_label), {}, 0
     for number, split in enumerate(SPLITS):
         chosen = [row for row in order if splits[row] == number]
         for row in chosen:
-            prints.add(split, seen.labels[row], seen.digest(row))
-        rows = ((*staged.read(row), seen.labels[row]) for row in chosen)
-        files[split], written = write_split(folder, split, classes, rows)
+            prints.add(split, seen.labels_of(row), seen.digest(row))
+        rows = ((*staged.read(row), seen.labels_of(row)) for row in chosen)
+        files[split], written = write_split(folder, split, schema_of(classes, multi_label), rows)
         size += written
     shapes = list(seen.shapes)
     card = Card(
@@ -260,6 +280,7 @@ def _write(
         left_out=report.bad,
         left_out_names=report.bad_names,
         check=report,
+        multi_label=multi_label,
     )
     (folder / CARD).write_bytes(card.to_bytes())
     return card

@@ -42,7 +42,7 @@ class Report:
 
     pictures: int
     classes: int
-    counts: Mapping[str, list[int]]  # split -> pictures of each class
+    counts: Mapping[str, list[int]]  # split -> pictures of each class, or with each label
     sizes: Mapping[str, Any]  # smallest, median, largest as [width, height]; how many differ
     modes: Mapping[str, int]  # format and mode, as `JPEG RGB`
     alpha: int
@@ -51,9 +51,19 @@ class Report:
     bad: int
     bad_names: list[str]  # the first, with their reasons
     duplicates: Mapping[str, int]  # pictures that repeat another: within, across, in other classes
-    majority: float  # accuracy on the test split of always answering the commonest class
-    intervals: Mapping[str, list[float]]  # split -> where an accuracy of ACCURACY may really be
+    # Quality on the test split of an answer that is always the same: accuracy of the commonest
+    # class; with several labels the mean average precision of equal probabilities.
+    majority: float
+    # Split -> where an accuracy of ACCURACY may really be; with several labels none.
+    intervals: Mapping[str, list[float]]
     findings: list[Finding] = field(default_factory=list)
+    multi_label: bool = False
+    in_splits: Mapping[str, int] = field(default_factory=dict[str, int])  # with several labels
+    unlabelled: Mapping[str, int] = field(default_factory=dict[str, int])  # split -> without any
+
+    def in_split(self, split: str) -> int:
+        """How many pictures there are in it."""
+        return self.in_splits.get(split, sum(self.counts[split]))
 
     @property
     def dangers(self) -> list[Finding]:
@@ -75,15 +85,17 @@ def check(
     splits: NDArray[np.int8],
     groups: NDArray[np.int64],
     classes: tuple[str, ...],
+    multi_label: bool = False,
     max_bad: float = MAX_BAD,
 ) -> Report:
     """What the pictures of a set are; `splits` and `groups` [n] as made by their modules."""
-    labels = np.array(seen.labels, np.int64)
+    rows, given = seen.given()
     counts = {
-        split: np.bincount(labels[splits == i], minlength=len(classes)).tolist()
+        split: np.bincount(given[splits[rows] == i], minlength=len(classes)).tolist()
         for i, split in enumerate(SPLITS)
     }
-    repeated = _repeated(labels, splits, groups)
+    in_splits = {split: int(np.count_nonzero(splits == i)) for i, split in enumerate(SPLITS)}
+    repeated = _repeated(seen, splits, groups)
     bad = [f"{skipped.path}: {skipped.reason}" for skipped in seen.skipped]
     report = Report(
         pictures=len(seen),
@@ -97,8 +109,13 @@ def check(
         bad=seen.skips,
         bad_names=bad,
         duplicates={name: len(rows) for name, rows in repeated.items()},
-        majority=_majority(counts),
-        intervals={split: interval(ACCURACY, sum(counts[split])) for split in SPLITS[1:]},
+        majority=_constant(counts, in_splits) if multi_label else _majority(counts),
+        intervals={}
+        if multi_label
+        else {split: interval(ACCURACY, sum(counts[split])) for split in SPLITS[1:]},
+        multi_label=multi_label,
+        in_splits=in_splits if multi_label else {},
+        unlabelled=_unlabelled(seen, splits) if multi_label else {},
     )
     leaks = Counter(splits[repeated["across"]].tolist())
     report.findings.extend(_findings(report, classes, leaks, max_bad))
@@ -115,23 +132,22 @@ def _sizes(shapes: Counter[tuple[int, int]]) -> dict[str, Any]:
 
 
 def _repeated(
-    labels: NDArray[np.int64], splits: NDArray[np.int8], groups: NDArray[np.int64]
+    seen: Seen, splits: NDArray[np.int8], groups: NDArray[np.int64]
 ) -> dict[str, list[int]]:
     """Rows that show the same as one before them in their split; that one in training shows too
-    (of the other splits); that one of another class shows."""
+    (of the other splits); that one of another class, or with other labels, shows."""
     inside: set[tuple[int, int]] = set()
-    first_class: dict[int, int] = {}
+    first_labels: dict[int, tuple[int, ...]] = {}
     trained = set(groups[splits == TRAIN].tolist())
     found: dict[str, list[int]] = {"within": [], "across": [], "other classes": []}
-    for row, (label, split, group) in enumerate(
-        zip(labels.tolist(), splits.tolist(), groups.tolist(), strict=True)
-    ):
+    for row, (split, group) in enumerate(zip(splits.tolist(), groups.tolist(), strict=True)):
         if (split, group) in inside:
             found["within"].append(row)
         inside.add((split, group))
         if split != TRAIN and group in trained:
             found["across"].append(row)
-        if first_class.setdefault(group, label) != label:
+        labels = seen.labels_of(row)
+        if first_labels.setdefault(group, labels) != labels:
             found["other classes"].append(row)
     return found
 
@@ -140,6 +156,17 @@ def _majority(counts: Mapping[str, list[int]]) -> float:
     common = int(np.argmax(counts[SPLITS[TRAIN]])) if counts[SPLITS[TRAIN]] else 0
     tested = sum(counts[SPLITS[TEST]])
     return round(counts[SPLITS[TEST]][common] / tested, 4) if tested else 0.0
+
+
+def _constant(counts: Mapping[str, list[int]], in_splits: Mapping[str, int]) -> float:
+    """Equal scores have the share of pictures with the label as their average precision."""
+    shares = [count / in_splits[SPLITS[TEST]] for count in counts[SPLITS[TEST]] if count]
+    return round(sum(shares) / len(shares), 4) if shares else 0.0
+
+
+def _unlabelled(seen: Seen, splits: NDArray[np.int8]) -> dict[str, int]:
+    without = np.diff(np.array(seen.ends, np.int64)) == 0
+    return {split: int(np.count_nonzero(without & (splits == i))) for i, split in enumerate(SPLITS)}
 
 
 def _findings(
@@ -159,35 +186,50 @@ def _findings(
 def _about_classes(report: Report, classes: tuple[str, ...]) -> list[Finding]:
     found = []
     per_class = np.array([report.counts[split] for split in SPLITS]).reshape(len(SPLITS), -1)
-    if np.count_nonzero(per_class.sum(0)) < 2:
-        found.append(Finding(
-            "one-class", "all pictures are of one class: there is nothing to tell apart", True
-        ))  # fmt: skip
-    if len(classes) > MAX_CLASSES or len(classes) * 2 > max(report.pictures, 4):
+    word, plural = _words(report)
+    if not _tells(report, per_class.sum(0), report.pictures):
+        message = f"all pictures are of one {word}: there is nothing to tell apart"
+        if report.multi_label:
+            message = "each label is on all pictures or on none: there is nothing to tell apart"
+        found.append(Finding("one-class", message, True))
+    if len(classes) > MAX_CLASSES or len(classes) * 2 > max(int(per_class.sum()), 4):
         found.append(Finding(
             "many-classes",
-            f"{len(classes):,} classes for {report.pictures:,} pictures: is the class column a "
+            f"{len(classes):,} {plural} for {report.pictures:,} pictures: is the {word} column a "
             "name or number of each picture?",
             True,
         ))  # fmt: skip
     for split, danger in (("train", True), ("validation", False), ("test", False)):
         lacking = [name for name, n in zip(classes, report.counts[split], strict=True) if not n]
         if lacking and len(lacking) < len(classes):
-            of = f"{len(lacking)} of {len(classes)} classes have no {split} picture"
+            message = f"{len(lacking)} of {len(classes)} {plural} have no {split} picture"
             name = f"class-without-{split}"
-            found.append(Finding(name, f"{of}: {listed(lacking)}", danger))
+            found.append(Finding(name, f"{message}: {listed(lacking)}", danger))
     return found
+
+
+def _words(report: Report) -> tuple[str, str]:
+    return ("label", "labels") if report.multi_label else ("class", "classes")
+
+
+def _tells(report: Report, counts: NDArray[np.int64], pictures: int) -> bool:
+    """Whether something tells pictures apart: two classes, or a label that some have and others
+    have not."""
+    if report.multi_label:
+        return bool(((counts > 0) & (counts < pictures)).any())
+    return int(np.count_nonzero(counts)) > 1
 
 
 def _about_splits(report: Report, leaks: Mapping[int, int]) -> list[Finding]:
     found = []
     for number, split in enumerate(SPLITS):
-        counts = report.counts[split]
-        total = sum(counts)
+        total = report.in_split(split)
         if not total:
             found.append(Finding(f"no-{split}", f"there is no {split} picture", True))
-        elif np.count_nonzero(counts) == 1 and report.classes > 1:
+        elif report.classes > 1 and not _tells(report, np.array(report.counts[split]), total):
             message = f"all {total} {split} pictures are of one class"
+            if report.multi_label:
+                message = f"each label is on all {total} {split} pictures or on none"
             found.append(Finding(f"one-class-{split}", message, True))
         if leaked := leaks.get(number, 0):
             message = f"{leaked} of {total} {split} pictures show the same as training pictures"
@@ -206,7 +248,8 @@ def _about_pictures(report: Report, max_bad: float) -> list[Finding]:
         danger = report.constant > MAX_CONSTANT * report.pictures
         found.append(Finding("constant", message, danger))
     if others := report.duplicates["other classes"]:
-        message = f"{others} pictures show the same as one of another class"
+        another = "with other labels" if report.multi_label else "of another class"
+        message = f"{others} pictures show the same as one {another}"
         found.append(Finding("two-classes", message))
     return found
 

@@ -96,7 +96,7 @@ def folder_source(folder: Path) -> Source:
         for split, name, file in files:
             where = os.fsencode(file.relative_to(top)).decode("utf-8", "backslashreplace")
             try:
-                yield Row(where, read_picture(file, root), name, split)
+                yield Row(where, read_picture(file, root), (name,), split)
             except ValueError as error:
                 yield Skipped(where, str(error))
 

@@ -81,30 +81,38 @@ def _part(datasets: Any, name: str, columns: Columns, split: str, data: Any) -> 
     """A split, its pictures as the bytes they are stored as."""
     features = dict(data.features)
     images = [column for column, kind in features.items() if isinstance(kind, datasets.Image)]
+    inner = {column: _inner(kind) for column, kind in features.items()}
     classes = {
         column: tuple(kind.names)
-        for column, kind in features.items()
+        for column, kind in inner.items()
         if isinstance(kind, datasets.ClassLabel)
     }
+    lists = [column for column, kind in features.items() if inner[column] is not kind]
     embedded = importlib.import_module(f"{LIBRARY}.table").embed_table_storage
 
-    def records() -> Iterator[tuple[str, Record]]:
+    def records(only: str | None) -> Iterator[tuple[str, Record]]:
         number = 0
         try:
-            for batch in data.with_format("arrow").iter(batch_size=ROWS_AT_ONCE):
+            wanted = data.select_columns([only]) if only else data
+            for batch in wanted.with_format("arrow").iter(batch_size=ROWS_AT_ONCE):
                 for record in embedded(batch).to_pylist():
                     yield f"{split} {number}", record
                     number += 1
         except Exception as error:  # files that it names and that are not there
             raise _failed(name, error) from error
 
-    table = Table(Path(name), tuple(features), records, classes, len(data))
+    table = Table(Path(name), tuple(features), records, classes, len(data), lists)
     found = replace(
         columns,
         image=columns.image or (images[0] if len(images) == 1 else None),
         label=columns.label or (next(iter(classes)) if len(classes) == 1 else None),
     )
     return source_of(table, found, Path(), split)
+
+
+def _inner(kind: Any) -> Any:
+    """What a list holds, in each of the forms that the library has had for lists; else itself."""
+    return kind[0] if isinstance(kind, list) and kind else getattr(kind, "feature", kind)
 
 
 def _failed(name: str, error: Exception) -> DataError:

@@ -3,6 +3,9 @@
 data/train-00000-of-00002.parquet   image: struct<bytes: binary, path: string>, label: int64
 schema metadata, key `huggingface`  {"info": {"features": {"image": {"_type": "Image"},
                                      "label": {"names": [...], "_type": "ClassLabel"}}}}
+
+Of several labels a picture, label: list<int64>
+                                     "label": {"feature": {"names": …}, "_type": "Sequence"}
 """
 
 from __future__ import annotations
@@ -21,22 +24,32 @@ BYTES_A_GROUP = 8 << 20
 BYTES_A_SHARD = 256 << 20  # a bucket takes it from memory
 
 
-def schema_of(classes: Sequence[str]) -> pa.Schema:
-    """The schema of a set with these classes."""
-    features = {
-        "image": {"_type": "Image"},
-        "label": {"names": list(classes), "_type": "ClassLabel"},
-    }
+def schema_of(classes: Sequence[str], multi_label: bool = False) -> pa.Schema:
+    """The schema of a set with these classes, one a picture or any number of them."""
+    label: dict[str, Any] = {"names": list(classes), "_type": "ClassLabel"}
+    if multi_label:
+        label = {"feature": label, "_type": "Sequence"}
+    features = {"image": {"_type": "Image"}, "label": label}
     metadata = {METADATA: json.dumps({"info": {"features": features}}).encode()}
-    return pa.schema({"image": IMAGE, "label": pa.int64()}, metadata=metadata)
+    number = pa.list_(pa.int64()) if multi_label else pa.int64()
+    return pa.schema({"image": IMAGE, "label": number}, metadata=metadata)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds lists, of one length or of many."""
+    types = pa.types
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
 
 
 def classes_in(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
-    """The names of a column's classes; None where the schema tells none."""
+    """The names of a column's classes, also of one of lists; None where the schema tells none."""
     try:
         told: Any = json.loads((schema.metadata or {})[METADATA])
-        names = told["info"]["features"][column]["names"]
-    except (KeyError, TypeError, ValueError, RecursionError):
+        feature = told["info"]["features"][column]
+        if isinstance(feature, list):  # a list, as earlier versions of the library wrote it
+            feature = {"feature": feature[0]}
+        names = feature.get("feature", feature)["names"]
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, RecursionError):
         return None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return None

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evolution.data.check import ACCURACY
+import numpy as np
+
+from evolution.data.check import ACCURACY, Report
 from evolution.data.places import Place, open_place
 from evolution.data.rows import SPLITS
 from evolution.data.stored import Card, Pictures, card_of, classes_of
@@ -22,6 +24,7 @@ class OwnData:
     """A set that is there under a task's name."""
 
     labels: tuple[str, ...]
+    multi_label: bool
     examples: Mapping[str, Examples]  # by split
     told: Mapping[str, Any]  # the field `data` of a path spec
     warnings: tuple[str, ...]
@@ -38,16 +41,17 @@ def own_data(name: str, place: Place | None = None) -> OwnData | None:
     examples = {
         split: Examples(
             source=f"{name} {split}",
-            records=_Records(Pictures(place, name, card.files[split])),
-            parse=_parse,
+            records=_Records(Pictures(place, name, card.files[split]), card.multi_label),
+            parse=_parse_list if card.multi_label else _parse,
             num_classes=len(labels),
             shape=(height, width, 3),
             remedy=REMEDY.format(name),
+            multi_label=card.multi_label,
         )
         for split in SPLITS
     }
     warnings = tuple(shortened(finding.message) for finding in card.check.findings)
-    return OwnData(labels, examples, told_of(card), warnings)
+    return OwnData(labels, card.multi_label, examples, told_of(card), warnings)
 
 
 def told_of(card: Card) -> dict[str, Any]:
@@ -61,13 +65,20 @@ def told_of(card: Card) -> dict[str, Any]:
         "fingerprint": card.fingerprint,
         "source": card.source,
         "licence": card.licence,
-        "pictures": {split: sum(report.counts[split]) for split in SPLITS},
+        "pictures": {split: report.in_split(split) for split in SPLITS},
         "skipped": card.left_out,
         "repeated_across_splits": report.duplicates["across"],
-        "majority_accuracy": report.majority,
-        "interval_95": {"of_accuracy": ACCURACY, **report.intervals},
+        **_yardsticks(report),
         "findings": {found.name: shortened(found.message) for found in report.findings},
     }
+
+
+def _yardsticks(report: Report) -> dict[str, Any]:
+    """What a quality measured on the set is to be held against."""
+    if report.multi_label:
+        return {"constant_mean_average_precision": report.majority, "unlabelled": report.unlabelled}
+    between = {"of_accuracy": ACCURACY, **report.intervals}
+    return {"majority_accuracy": report.majority, "interval_95": between}
 
 
 def shortened(message: str) -> str:
@@ -77,16 +88,27 @@ def shortened(message: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Records:
-    """Pictures as records: the label, then the file."""
+    """Pictures as records: the label, or how many there are and each of them, then the file."""
 
     pictures: Pictures
+    multi_label: bool
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def __getitems__(self, keys: Sequence[int], /) -> Sequence[bytes]:
-        return [label.to_bytes(LABEL_BYTES) + data for data, label in self.pictures.rows(keys)]
+        return [self._record(data, labels) for data, labels in self.pictures.rows(keys)]
+
+    def _record(self, data: bytes, labels: Sequence[int]) -> bytes:
+        numbers = [len(labels), *labels] if self.multi_label else labels
+        return b"".join(number.to_bytes(LABEL_BYTES) for number in numbers) + data
 
 
 def _parse(record: bytes) -> Mapping[str, Any]:
     return {"image": record[LABEL_BYTES:], "label": int.from_bytes(record[:LABEL_BYTES])}
+
+
+def _parse_list(record: bytes) -> Mapping[str, Any]:
+    end = LABEL_BYTES * (1 + int.from_bytes(record[:LABEL_BYTES]))
+    numbers = np.frombuffer(record[LABEL_BYTES:end], ">i8")
+    return {"image": record[end:], "label": numbers}

@@ -106,7 +106,7 @@ def _rows(
         except Exception as error:  # TFDS' parser documents none
             yield Skipped(where, str(error))
             continue
-        yield Row(where, image, labels[label], split)
+        yield Row(where, image, (labels[label],), split)
 
 
 def _parser(name: str, builder: DatasetBuilder) -> tuple[Parse, tuple[str, ...]]:

@@ -47,7 +47,7 @@ def print_report(
 ) -> None:
     """What a check found, below the rows of `facts`."""
     facts = facts or grid()
-    facts.add_row("pictures", f"{report.pictures:,} of {report.classes:,} classes")
+    facts.add_row("pictures", _pictures(report))
     facts.add_row("sizes", _sizes(report))
     facts.add_row("formats", Text(", ".join(f"{n:,} {mode}" for mode, n in report.modes.items())))
     facts.add_row("transparency", f"{report.alpha:,} with it; {report.turned:,} turned by a flag")
@@ -55,9 +55,17 @@ def print_report(
     facts.add_row(
         "repeated",
         f"{repeated['within']:,} within a split, {repeated['across']:,} of training, "
-        f"{repeated['other classes']:,} of another class",
+        f"{repeated['other classes']:,} "
+        + ("with other labels" if report.multi_label else "of another class"),
     )
-    facts.add_row("majority", f"the commonest class is {report.majority:.1%} of the test pictures")
+    if report.multi_label:
+        told = ", ".join(f"{split} {n:,}" for split, n in report.unlabelled.items())
+        facts.add_row("without label", told)
+        told = f"one answer for all has a mean average precision of {report.majority:.3f}"
+        facts.add_row("baseline", told)
+    else:
+        told = f"the commonest class is {report.majority:.1%} of the test pictures"
+        facts.add_row("majority", told)
     for split, (low, high) in report.intervals.items():
         count = sum(report.counts[split])
         told = f"measures {ACCURACY:.0%} accuracy as {low:.1%} to {high:.1%} (of {count:,})"
@@ -68,6 +76,13 @@ def print_report(
         style = "red" if finding.dangerous else "yellow"
         word = "danger" if finding.dangerous else "note"
         console.print(Text(f"{word}: {finding.message} [{finding.name}]", style=style))
+
+
+def _pictures(report: Report) -> str:
+    if not report.multi_label:
+        return f"{report.pictures:,} of {report.classes:,} classes"
+    given = sum(map(sum, report.counts.values())) / max(1, report.pictures)
+    return f"{report.pictures:,} of {report.classes:,} labels, {given:.2f} a picture"
 
 
 def _sizes(report: Report) -> str:
@@ -81,7 +96,7 @@ def _sizes(report: Report) -> str:
 
 def _print_classes(console: Console, report: Report, classes: tuple[str, ...]) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("class", overflow="ellipsis", no_wrap=True)
+    table.add_column("label" if report.multi_label else "class", overflow="ellipsis", no_wrap=True)
     for split in SPLITS:
         table.add_column(SHORT.get(split, split), justify="right")
     rows = list(zip(*(report.counts[split] for split in SPLITS), strict=True))
@@ -107,7 +122,7 @@ def print_list(console: Console, cards: list[Card]) -> None:
     table.add_column("findings", overflow="fold")
     for card in cards:
         report = card.check
-        counts = (f"{sum(report.counts[split]):,}" for split in SPLITS)
+        counts = (f"{report.in_split(split):,}" for split in SPLITS)
         names = ", ".join(finding.name for finding in report.findings)
         table.add_row(card.name, f"{report.classes:,}", *counts, decimal(card.bytes), names)
     console.print(table)

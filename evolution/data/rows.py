@@ -26,7 +26,7 @@ class Row:
 
     path: str  # where the source has it, for messages
     image: bytes  # the encoded file
-    label: str
+    labels: tuple[str, ...]  # one; of a source of several labels a picture any number
     split: str | None = None  # one of SPLITS; None: not said
 
 
@@ -46,6 +46,8 @@ class Source:
     classes: tuple[str, ...] | None = None  # their names in order; None: those found, sorted
     total: int | None = None  # how many rows there will be, if that is known
     notes: list[str] = field(default_factory=list)  # what was left out, for the user
+    # Whether pictures have any number of labels; to know that, the source may have to be read.
+    multi_label: Callable[[], bool] = lambda: False
 
 
 def joined(name: str, parts: list[Source]) -> Source:
@@ -62,6 +64,7 @@ def joined(name: str, parts: list[Source]) -> Source:
         classes=parts[0].classes,
         total=sum(totals) if len(totals) == len(parts) else None,
         notes=[note for part in parts for note in part.notes],
+        multi_label=lambda: any([part.multi_label() for part in parts]),
     )
 
 

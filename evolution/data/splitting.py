@@ -3,13 +3,15 @@
 The law: a split that the source gives is kept. One that is missing takes its share of every class,
 drawn by the seed and the pictures' own bytes, so that the same pictures are split alike however
 they came; pictures that show the same stay on one side. A class keeps a picture for training first,
-then one for testing, then one for validation.
+then one for testing, then one for validation. Where a picture has several labels, each of them is
+treated so, and pictures without any are like those of a class.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from evolution.data.staging import NO_SPLIT, Seen
 
 TRAIN, VALIDATION, TEST = range(len(SPLITS))
 LARGEST_SHARE, SMALLEST_SHARE = 0.2, 0.05
+NO_LABEL = -1  # what stands for it among labels
 ENOUGH = 1000  # pictures, to know an accuracy to about two per cent
 
 
@@ -31,7 +34,7 @@ def drawn(seen: Seen, seed: int) -> list[int]:
     """All rows in the order of a set: by a digest of seed and bytes, not by how they came."""
     salt = seed.to_bytes(8)
     keys = [
-        (hashlib.sha256(salt + seen.digest(row)).digest(), seen.labels[row], row)
+        (hashlib.sha256(salt + seen.digest(row)).digest(), seen.labels_of(row), row)
         for row in range(len(seen))
     ]
     return sorted(range(len(seen)), key=keys.__getitem__)
@@ -51,42 +54,68 @@ def split_up(seen: Seen, groups: NDArray[np.int64], order: list[int]) -> NDArray
     kept = np.flatnonzero(~free)
     home = dict(zip(groups[kept].tolist(), splits[kept].tolist(), strict=True))
     splits[unsaid] = [home.get(group, TRAIN) for group in groups[unsaid].tolist()]
-    by_class: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    rows: dict[int, list[int]] = defaultdict(list)  # of each group that is to be placed
     for row in order:
         if free[row] and int(groups[row]) not in home:
-            by_class[seen.labels[row]][int(groups[row])].append(row)
-    placed: dict[int, int] = {}  # the split of a group that more than one class has
-    for members in by_class.values():
-        _part(members, share(len(seen)), wanted, splits, placed)
+            rows[int(groups[row])].append(row)
+    labels = {
+        group: Counter(label for row in of for label in seen.labels_of(row) or (NO_LABEL,))
+        for group, of in rows.items()
+    }
+    for group, split in _Parting(labels, wanted, share(len(seen))).placed.items():
+        splits[rows[group]] = split
     return splits
 
 
-def _part(
-    members: dict[int, list[int]],
-    part: float,
-    wanted: list[int],
-    splits: NDArray[np.int8],
-    placed: dict[int, int],
-) -> None:
-    """Gives groups of one class, in order, to the splits that are to be made."""
-    count = sum(map(len, members.values()))
-    quota = {split: max(1, round(part * count)) for split in wanted}
-    taken: Counter[int] = Counter()
-    left = count
-    # Small groups first: a large one, as of frames of one film, would leave nothing to train on.
-    for group, rows in sorted(members.items(), key=lambda item: len(item[1])):
-        split = placed.get(group)
-        if split is None:
-            split = next(
-                (
-                    s
-                    for s in sorted(wanted, key=lambda s: (taken[s] > 0, -s))
-                    if taken[s] + len(rows) <= quota[s] and left - len(rows) >= 1
-                ),
-                TRAIN,
-            )
-        placed[group] = split
-        splits[rows] = split
-        if split != TRAIN:
-            taken[split] += len(rows)
-            left -= len(rows)
+class _Parting:
+    """Gives groups to the splits that are to be made: a quota of each label's pictures to each.
+
+    Rare labels choose first. Where a label would have no picture in a split, it takes one that is
+    beyond the quota of another label.
+    """
+
+    def __init__(self, labels: dict[int, Counter[int]], wanted: list[int], part: float) -> None:
+        """`labels` tells of each group, in order, how many of its pictures have which label."""
+        self.placed: dict[int, int] = {}  # groups that do not train
+        self._labels, self._wanted = labels, wanted
+        members: dict[int, list[int]] = defaultdict(list)
+        self._left: Counter[int] = Counter()  # pictures of a label that still may train
+        for group, found in labels.items():
+            self._left.update(found)
+            for label in found:
+                members[label].append(group)
+        self._quota = {label: max(1, round(part * n)) for label, n in self._left.items()}
+        self._taken: Counter[tuple[int, int]] = Counter()  # by label and split
+        for label in sorted(members, key=lambda label: (self._left[label], label)):
+            # Small groups first: a large one, as of frames of one film, would leave nothing to
+            # train on.
+            of = sorted(members[label], key=lambda group: labels[group][label])
+            self._choose(label, of, within_all_quotas=True)
+            self._choose(label, of, within_all_quotas=False)
+
+    def _choose(self, label: int, groups: list[int], within_all_quotas: bool) -> None:
+        for group in groups:
+            if group in self.placed:
+                continue
+            # A split that has none of the label first; of such, testing before validation.
+            splits = sorted(self._wanted, key=lambda s: (self._taken[label, s] > 0, -s))
+            for split in splits:
+                needed = self._labels[group] if within_all_quotas else (label,)
+                if (within_all_quotas or not self._taken[label, split]) and self._fits(
+                    group, split, needed
+                ):
+                    self._place(group, split)
+                    break
+
+    def _fits(self, group: int, split: int, needed: Iterable[int]) -> bool:
+        """Within the quotas of the labels `needed`, and with something left to train on of each."""
+        found = self._labels[group]
+        return all(
+            self._taken[label, split] + found[label] <= self._quota[label] for label in needed
+        ) and all(self._left[label] - n >= 1 for label, n in found.items())
+
+    def _place(self, group: int, split: int) -> None:
+        self.placed[group] = split
+        for label, n in self._labels[group].items():
+            self._taken[label, split] += n
+            self._left[label] -= n

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +28,8 @@ NAMED = 1000  # skipped pictures that are kept by name
 class Seen:
     """What is known of the pictures of a set, in the order they came."""
 
-    labels: array[int] = field(default_factory=lambda: array("q"))
+    labels: array[int] = field(default_factory=lambda: array("q"))  # of one picture after another
+    ends: array[int] = field(default_factory=lambda: array("q", [0]))  # of the labels of each
     splits: array[int] = field(default_factory=lambda: array("b"))  # of SPLITS, or NO_SPLIT
     sizes: array[int] = field(default_factory=lambda: array("q"))  # bytes
     hashes: array[int] = field(default_factory=lambda: array("Q"))
@@ -42,11 +44,12 @@ class Seen:
     skips: int = 0
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.splits)
 
-    def add(self, data: bytes, facts: Facts, label: int, split: str | None) -> None:
+    def add(self, data: bytes, facts: Facts, labels: Iterable[int], split: str | None) -> None:
         """Notes a picture."""
-        self.labels.append(label)
+        self.labels.extend(labels)
+        self.ends.append(len(self.labels))
         self.splits.append(NO_SPLIT if split is None else SPLITS.index(split))
         self.sizes.append(len(data))
         self.hashes.append(facts.hash)
@@ -63,6 +66,15 @@ class Seen:
         self.skips += 1
         if len(self.skipped) < NAMED:
             self.skipped.append(skipped)
+
+    def labels_of(self, row: int) -> tuple[int, ...]:
+        """Those of a picture, ascending."""
+        return tuple(sorted(self.labels[self.ends[row] : self.ends[row + 1]]))
+
+    def given(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of each label that a picture has: the picture's number, and the label [given]."""
+        counts = np.diff(np.array(self.ends, np.int64))
+        return np.repeat(np.arange(len(self)), counts), np.array(self.labels, np.int64)
 
     def digest(self, row: int) -> bytes:
         """The sha256 of a picture's bytes."""

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from evolution.data.check import Report
 from evolution.data.errors import DataError
-from evolution.data.layout import BYTES_A_GROUP, BYTES_A_SHARD, ROWS_A_GROUP, classes_in, schema_of
+from evolution.data.layout import BYTES_A_GROUP, BYTES_A_SHARD, ROWS_A_GROUP, classes_in, is_list
 from evolution.data.layout import shard as shard_name
 from evolution.data.places import CARD, Place
 from evolution.data.rows import SPLITS
@@ -31,6 +31,7 @@ from model_store.names import quote, require_name, unquote
 
 FORMAT = 1
 KEPT_GROUPS = 4  # row groups that a reader keeps
+Written = tuple[str, bytes, tuple[int, ...]]  # path, bytes and labels of a picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Card:
     left_out: int  # pictures that the source had and that could not be used
     left_out_names: list[str]  # the first of them, with their reasons
     check: Report
+    multi_label: bool = False  # any number of labels a picture
 
     def to_bytes(self) -> bytes:
         """As it is written."""
@@ -111,13 +113,16 @@ def card_of(place: Place, name: str) -> Card | None:
 class Fingerprint:
     """Of what a set is: classes, and each split's labels and pictures in order."""
 
-    def __init__(self, classes: Sequence[str]) -> None:
+    def __init__(self, classes: Sequence[str], multi_label: bool) -> None:
+        self._multi_label = multi_label
         self._found = hashlib.sha256(json.dumps(list(classes)).encode())
         self._splits = {split: hashlib.sha256() for split in SPLITS}
 
-    def add(self, split: str, label: int, digest: bytes) -> None:
+    def add(self, split: str, labels: Sequence[int], digest: bytes) -> None:
         """The next picture of a split."""
-        self._splits[split].update(label.to_bytes(8) + digest)
+        count = len(labels).to_bytes(8) if self._multi_label else b""
+        numbers = b"".join(label.to_bytes(8) for label in labels)
+        self._splits[split].update(count + numbers + digest)
 
     def text(self) -> str:
         """As `sha256:…`."""
@@ -127,14 +132,14 @@ class Fingerprint:
 
 
 def write_split(
-    folder: Path, split: str, classes: Sequence[str], rows: Iterable[tuple[str, bytes, int]]
+    folder: Path, split: str, schema: pa.Schema, rows: Iterable[Written]
 ) -> tuple[list[str], int]:
-    """Writes path, bytes and label of each row below `folder`; the files, and their bytes.
+    """Writes rows below `folder`; the files, and their bytes.
 
     Raises OSError.
     """
     (folder / "data").mkdir(exist_ok=True)
-    schema, parts = schema_of(classes), []
+    parts: list[_Shard] = []
     for group in _groups(rows):
         if not parts or parts[-1].full:
             if parts:
@@ -163,12 +168,11 @@ class _Shard:
     def full(self) -> bool:
         return self._bytes >= BYTES_A_SHARD
 
-    def write(self, group: list[tuple[str, bytes, int]]) -> None:
+    def write(self, group: list[Written]) -> None:
         images = [{"bytes": data, "path": path} for path, data, _ in group]
-        table = pa.table(
-            {"image": images, "label": [label for _, _, label in group]},
-            schema=self._writer.schema,
-        )
+        lists = is_list(self._writer.schema.field("label").type)
+        labels = [labels if lists else labels[0] for _, _, labels in group]
+        table = pa.table({"image": images, "label": labels}, schema=self._writer.schema)
         self._writer.write_table(table)
         self._bytes += sum(len(data) for _, data, _ in group)
 
@@ -176,7 +180,7 @@ class _Shard:
         self._writer.close()
 
 
-def _groups(rows: Iterable[tuple[str, bytes, int]]) -> Iterator[list[tuple[str, bytes, int]]]:
+def _groups(rows: Iterable[Written]) -> Iterator[list[Written]]:
     group, size = [], 0
     for row in rows:
         group.append(row)
@@ -221,14 +225,14 @@ class Pictures:
         """Their names, as the first file has them."""
         return (classes_in(self._files[0].schema_arrow, "label") if self._files else None) or ()
 
-    def rows(self, numbers: Sequence[int]) -> list[tuple[bytes, int]]:
-        """Bytes and label of rows, in the order asked; each row group is read once.
+    def rows(self, numbers: Sequence[int]) -> list[tuple[bytes, tuple[int, ...]]]:
+        """Bytes and labels of rows, in the order asked; each row group is read once.
 
         Raises DataError.
         """
         wanted = np.asarray(numbers, np.int64)
         of = np.searchsorted(self._ends, wanted, side="right") - 1
-        found: dict[int, tuple[bytes, int]] = {}
+        found: dict[int, tuple[bytes, tuple[int, ...]]] = {}
         with self._lock:
             for group in np.unique(of).tolist():
                 table = self._group(group)
@@ -236,7 +240,9 @@ class Pictures:
                 data = image.field("bytes")
                 for position in np.flatnonzero(of == group).tolist():
                     row = int(wanted[position] - self._ends[group])
-                    found[position] = (data[row].as_py(), label[row].as_py())
+                    given = label[row].as_py()
+                    labels = tuple(given) if isinstance(given, list) else (given,)
+                    found[position] = (data[row].as_py(), labels)
         return [found[position] for position in range(len(wanted))]
 
     def _group(self, group: int) -> pa.Table:
@@ -258,7 +264,7 @@ class Pictures:
             "the stored set is damaged: remove it (munet data rm) and add it again"
         )
 
-    def each(self) -> Iterator[tuple[bytes, int]]:
+    def each(self) -> Iterator[tuple[bytes, tuple[int, ...]]]:
         """All rows in order, a row group in memory at a time."""
         for start, end in zip(self._ends[:-1].tolist(), self._ends[1:].tolist(), strict=True):
             yield from self.rows(range(start, end))

@@ -4,6 +4,9 @@ The law: the picture is bytes in the table (as they are, or as base64 where the 
 path relative to the table's folder (or to the folder given) that does not lead out of it, or a URL
 in a bucket. The class is a text or a whole number, kept to the letter. A row without either is
 named as one that cannot be used; a table whose rows cannot be told apart is refused.
+
+A column of lists is one of several labels a picture; so is one of texts where `|` stands in one of
+them, as in `cat|dog`. An empty list or text is a picture without any label then.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import base64
 import csv
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ import pyarrow.parquet as pq
 
 from evolution.data.buckets import SCHEMES, Buckets, is_url
 from evolution.data.errors import DataError, listed
-from evolution.data.layout import classes_in
+from evolution.data.layout import classes_in, is_list
 from evolution.data.rows import (
     MAX_FILE_BYTES,
     SPLIT_NAMES,
@@ -43,6 +46,7 @@ SPLIT_COLUMNS = ("split", "subset", "partition")
 ROWS_AT_ONCE = 32  # of a parquet file
 ROWS_FOR_COLUMNS = 1000  # first lines of JSON that are looked at for the names of columns
 DATA_URL = "data:"
+LABEL_SEPARATOR = "|"
 csv.field_size_limit(2 * MAX_FILE_BYTES)  # pictures may lie in the table, as base64
 
 Record = Mapping[str, Any]
@@ -63,9 +67,11 @@ class Table:
 
     path: Path
     columns: tuple[str, ...]
-    records: Callable[[], Iterator[tuple[str, Record]]]  # with where it is, as `line 7`
+    # With where each is, as `line 7`; of one column alone if it is named, where that is less work.
+    records: Callable[[str | None], Iterator[tuple[str, Record]]]
     classes: Mapping[str, tuple[str, ...]]  # by column, where the table itself names them
     total: int | None = None
+    lists: Collection[str] = ()  # columns that are known to hold lists
 
 
 def is_table(path: Path) -> bool:
@@ -93,19 +99,25 @@ def source_of(table: Table, columns: Columns, folder: Path, split: str | None) -
     names = table.classes.get(label)
 
     def rows() -> Iterator[Row | Skipped]:
-        for where, record in table.records():
+        for where, record in table.records(None):
             named = f"{path.name}, {where}"
             try:
                 shown, data = pictures.of(record.get(image), named)
                 named = shown
-                name = _label(record.get(label), names)
+                labels = _labels(record.get(label), names)
             except ValueError as error:
                 yield Skipped(named, str(error))
                 continue
             part = _split(record.get(parting), f"{path}, {where}") if parting else split
-            yield Row(named, data, name, part)
+            yield Row(named, data, labels, part)
 
-    return Source(rows, classes=names, total=table.total)
+    def multi_label() -> bool:
+        if label in table.lists or names is not None:
+            return label in table.lists
+        values = (record.get(label) for _, record in table.records(label))
+        return any(isinstance(value, list) or len(_parted(value)) > 1 for value in values)
+
+    return Source(rows, classes=names, total=table.total, multi_label=multi_label)
 
 
 # ---- what a row says
@@ -158,6 +170,21 @@ def _filled(data: bytes) -> bytes:
     return data
 
 
+def _labels(value: Any, names: tuple[str, ...] | None) -> tuple[str, ...]:
+    """All of a row, each once; raises ValueError."""
+    if value is None or value == "":
+        return ()
+    found = value if isinstance(value, list) else _parted(value) if names is None else [value]
+    return tuple(dict.fromkeys(_label(one, names) for one in found))
+
+
+def _parted(value: Any) -> list[Any]:
+    """The labels in a text; a text of one is kept as it is, blanks and all."""
+    if not isinstance(value, str) or LABEL_SEPARATOR not in value:
+        return [value]
+    return [part for one in value.split(LABEL_SEPARATOR) if (part := one.strip())]
+
+
 def _label(value: Any, names: tuple[str, ...] | None) -> str:
     if isinstance(value, bool | int):
         if names is None:
@@ -165,15 +192,10 @@ def _label(value: Any, names: tuple[str, ...] | None) -> str:
         if not 0 <= value < len(names):
             raise ValueError(f"class {value}, expected 0 to {len(names) - 1}")
         return names[value]
-    if isinstance(value, list | tuple):
-        raise DataError(
-            f"expected one class a picture, found the list {value!r:.60}; give a column with one "
-            "class (--label-column)"
-        )
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if not isinstance(value, str) or not value:
-        raise ValueError("no class")
+        raise ValueError(f"no class: expected a text or a whole number, found {value!r:.60}")
     if names is not None and value not in names:
         raise ValueError(f"class {value!r:.60}, which the table does not name among its classes")
     return value
@@ -249,7 +271,7 @@ def _delimited(path: Path) -> Table:
     if len(set(columns)) < len(columns):
         raise DataError(f"{path}: expected columns of different names, found {listed(columns)}")
 
-    def records() -> Iterator[tuple[str, Record]]:
+    def records(only: str | None) -> Iterator[tuple[str, Record]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             # Strict: a quote that is not closed would make one row of many.
             reader = csv.DictReader(file, delimiter=delimiter, strict=True)
@@ -272,7 +294,7 @@ def _delimited(path: Path) -> Table:
 
 
 def _json_lines(path: Path) -> Table:
-    def records() -> Iterator[tuple[str, Record]]:
+    def records(only: str | None) -> Iterator[tuple[str, Record]]:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
@@ -290,7 +312,7 @@ def _json_lines(path: Path) -> Table:
                     )
                 yield f"line {number}", record
 
-    first = itertools.islice(records(), ROWS_FOR_COLUMNS)
+    first = itertools.islice(records(None), ROWS_FOR_COLUMNS)
     columns = dict.fromkeys(name for _, record in first for name in record)
     return Table(path, tuple(columns), records, {})
 
@@ -302,12 +324,12 @@ def _parquet(path: Path) -> Table:
     except (pa.ArrowException, OSError) as error:
         raise _no_parquet(path, error) from None
 
-    def records() -> Iterator[tuple[str, Record]]:
+    def records(only: str | None) -> Iterator[tuple[str, Record]]:
         number = 0
         try:
             # Read page by page: a row group may be larger than memory.
             with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
-                for batch in file.iter_batches(ROWS_AT_ONCE):
+                for batch in file.iter_batches(ROWS_AT_ONCE, columns=only and [only]):
                     for record in batch.to_pylist():
                         number += 1
                         yield f"row {number}", record
@@ -316,7 +338,8 @@ def _parquet(path: Path) -> Table:
 
     named = {column: classes_in(schema, column) for column in schema.names}
     classes = {column: names for column, names in named.items() if names}
-    return Table(path, tuple(schema.names), records, classes, total)
+    lists = [column for column in schema.names if is_list(schema.field(column).type)]
+    return Table(path, tuple(schema.names), records, classes, total, lists)
 
 
 def _no_parquet(path: Path, error: Exception) -> DataError:

@@ -6,8 +6,6 @@ import os
 import tarfile
 import zipfile
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from evolution.data import adding, staging
@@ -103,7 +101,6 @@ KINDS = {
     "no UTF-8": (lambda d: written(d / "t.csv", b"image,label\n\xff\xfe,a"), "save it as UTF-8"),
     "no JSON": (lambda d: written(d / "t.jsonl", '{"image": "a", "label": "b"}\n{'), "line 2: exp"),
     "no parquet": (lambda d: written(d / "t.parquet", b"PAR1"), "expected a parquet file"),
-    "several labels": (lambda d: several_labels(d / "t.parquet"), "one class a picture"),
     "no split": (
         lambda d: written(d / "t.csv", "image,label,split\na.png,b,often"), "expected a split"
     ) ,
@@ -138,12 +135,6 @@ def _compressed(data: bytes) -> bytes:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as opened:
         opened.writestr("a/bomb.png", data)
     return file.getvalue()
-
-
-def several_labels(path):
-    """A table with a list of labels a picture."""
-    pq.write_table(pa.table({"image": [encoded(picture("disc", 0))], "label": [["a", "b"]]}), path)
-    return path
 
 
 @pytest.mark.parametrize("kind", KINDS)

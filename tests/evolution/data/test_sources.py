@@ -120,7 +120,7 @@ def test_a_set_holds_the_bytes_that_came_and_no_other(added, place, tmp_path):
     card = added("photos", folder)
     kept = {}
     for split in SPLITS:
-        for data, label in Pictures(place, "photos", card.files[split]).each():
+        for data, (label,) in Pictures(place, "photos", card.files[split]).each():
             kept[data] = classes_of(place, card)[label]
     assert kept == came
 
