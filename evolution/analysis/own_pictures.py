@@ -10,6 +10,7 @@ from evolution.analysis.report import Report, Table, accuracy, integer
 from evolution.confidence import interval
 
 SPLITS = ("train", "validation", "test")
+SEVERAL = "constant_mean_average_precision"  # told of sets with several labels a picture
 
 
 def add_pictures(report: Report, run: Run) -> None:
@@ -28,7 +29,8 @@ def add_pictures(report: Report, run: Run) -> None:
         "Pictures of each split; how many files could not be used, and how many validation and "
         "test pictures show the same as one of training. Majority is the test accuracy of always "
         "answering the commonest class. The interval is where the real test accuracy lies, as far "
-        "as so many pictures tell."
+        "as so many pictures tell. Of several labels a picture, both are mean average precisions, "
+        "the first of equal answers, and no interval is known."
     )
     found = [
         (task, finding)
@@ -43,11 +45,12 @@ def _row(data: Mapping[str, Any], tested: float | None) -> tuple[Any, ...]:
     pictures = _mapping(data.get("pictures"))
     counts = [_number(pictures.get(split)) for split in SPLITS]
     others = [_number(data.get(f)) for f in ("skipped", "repeated_across_splits")]
-    between = None
-    if tested is not None and counts[-1] is not None:
+    between, several = None, SEVERAL in data
+    if tested is not None and counts[-1] is not None and not several:
         low, high = interval(tested, int(counts[-1]))
         between = f"{low:.1%} to {high:.1%}"
-    return *counts, *others, _number(data.get("majority_accuracy")), tested, between
+    constant = data.get(SEVERAL if several else "majority_accuracy")
+    return *counts, *others, _number(constant), tested, between
 
 
 def _mapping(found: Any) -> Mapping[str, Any]:
