@@ -1,7 +1,7 @@
 """A real folder whose system calls take turns and may fail, and a power cut.
 
 Names that were made, replaced or removed and whose folder was not synced since may be as before
-when the power comes back.
+when the power comes back. A file that was not synced itself is empty then.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Disk:
         self._root = str(root)
         self._real = {name: getattr(os, name) for name in (*CHANGES, *LOOKS)}
         self._unsynced: dict[str, list[Callable[[], None]]] = {}
+        self._unsynced_files: set[int] = set()
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -77,7 +78,10 @@ class Disk:
         def call(file: Any, mode: str = "r", *rest: Any, **named: Any) -> Any:
             if self._world.process is not None and not isinstance(file, int):
                 self._turn("fsync" if "x" in mode else "open", (file,))
-            return real(file, mode, *rest, **named)
+            opened = real(file, mode, *rest, **named)
+            if self._world.process is not None and "x" in mode:
+                self._unsynced_files.add(os.fstat(opened.fileno()).st_ino)
+            return opened
 
         return call
 
@@ -134,6 +138,7 @@ class Disk:
         folder = os.readlink(f"/proc/self/fd/{descriptor}")
         self._real["fsync"](descriptor)
         self._unsynced.pop(folder, None)
+        self._unsynced_files.discard(os.fstat(descriptor).st_ino)
 
     def _touch(self, path: Any) -> None:
         now = self._wall()
@@ -174,4 +179,7 @@ class Disk:
                 with suppress(FileNotFoundError):
                     undo()
         self._unsynced.clear()
+        for file in Path(self._root).rglob("*"):
+            if file.is_file() and file.stat().st_ino in self._unsynced_files:
+                os.truncate(file, 0)
         self._world.note(None, "the power fails")

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from model_store import atomic, blobs, gc, leases, local, objects, refs, writing
+from model_store import (
+    atomic,
+    blobs,
+    gc,
+    gc_handshake,
+    leases,
+    local,
+    objects,
+    reading,
+    refs,
+    writing,
+)
 from model_store.errors import Unsure
 from model_store.gc_handshake import Handshake
 from model_store.keys import copy_key, signature_key
+from model_store.storage import Unneeded
 from tests.model_store.simulation import bucket
 
 
@@ -71,6 +85,77 @@ def _the_lease_is_given_back(stack: ExitStack) -> None:
 def _unanswered_writes_are_repeated(stack: ExitStack) -> None:
     """A writer that got no answer does not look whether its write took effect."""
     stack.enter_context(patch.object(refs, "_took_effect", lambda *_: False))
+
+
+def _gc_begins_without_its_lease(stack: ExitStack) -> None:
+    """A gc does not look whether it is alone still before it begins."""
+    begin = Handshake.begin
+    stack.enter_context(patch.object(Handshake, "begin", lambda self, _: begin(self, Unneeded())))
+
+
+def _what_is_not_seen_is_nothing(stack: ExitStack) -> None:
+    """A writer that does not see the file of the gc takes it that there is no gc."""
+    parse = gc_handshake._parse
+
+    def without(current: Any) -> Any:
+        return parse(current) or gc_handshake._State()
+
+    stack.enter_context(patch.object(gc_handshake, "_parse", without))
+
+
+def _copies_are_more_durable(stack: ExitStack) -> None:
+    """A gc copies documents that are not durable."""
+    settled = refs.Refs.settled
+
+    def without(self: Any, keys: Any) -> Iterator[Any]:
+        self._settle = lambda _: None  # of this process alone
+        yield from settled(self, keys)
+        del self._settle
+
+    stack.enter_context(patch.object(refs.Refs, "settled", without))
+
+
+def _signatures_go_late(stack: ExitStack) -> None:
+    """A gc gives its lease back although its removal of signatures was not answered."""
+    forget = gc.Collector._forget_signatures
+
+    def without(self: Any, *arguments: Any) -> None:
+        self._lease._unanswered = False
+        forget(self, *arguments)
+
+    stack.enter_context(patch.object(gc.Collector, "_forget_signatures", without))
+
+
+def _signers_look_twice(stack: ExitStack) -> None:
+    """A signer reads the document once for what to replace, and once more for what is in it."""
+    add = writing.Writer.add_signature
+
+    def without(self: Any, manifest: Any, signature: Any) -> None:
+        def again(_: Any) -> Any:
+            found = self._refs.manifest(signature_key(manifest))
+            return reading.Reader.signatures_in(self._reader, found)
+
+        self._reader.signatures_in = again  # of this process alone
+        try:
+            add(self, manifest, signature)
+        finally:
+            del self._reader.signatures_in
+
+    stack.enter_context(patch.object(writing.Writer, "add_signature", without))
+
+
+def _contents_are_not_synced(stack: ExitStack) -> None:
+    """The content of a file is not made durable before the file gets its name."""
+
+    class System:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def fsync(self, descriptor: int) -> None:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.fsync(descriptor)
+
+    stack.enter_context(patch.object(atomic, "os", System()))
 
 
 def _names_are_not_synced(stack: ExitStack) -> None:
@@ -315,6 +400,8 @@ MUTANTS: dict[str, Callable[[ExitStack], None]] = {
     "tokens": _unanswered_writes_are_repeated,
     "contents": _contents_repeat,
     "swap-once": _swaps_are_repeated,
+    "gc-alone": _gc_begins_without_its_lease,
+    "gc-seen": _what_is_not_seen_is_nothing,
     "delete-once": _deletions_are_repeated,
     "lease": _the_lease_is_given_back,
     "lease-look": _leases_are_not_looked_at,
@@ -322,10 +409,14 @@ MUTANTS: dict[str, Callable[[ExitStack], None]] = {
     "grace": _grace_is_short,
     "signatures-first": _signatures_stay,
     "signatures-same": _any_signatures_go,
+    "signatures-lease": _signatures_go_late,
+    "signatures-once": _signers_look_twice,
     "copies": _copies_lag,
     "copies-forward": _copies_go_back,
+    "copies-durable": _copies_are_more_durable,
     "lock": _unlocked,
     "sync": _names_are_not_synced,
+    "sync-data": _contents_are_not_synced,
     "sync-swap": _swaps_are_not_synced,
     "sync-same": _unchanged_is_durable,
 }
