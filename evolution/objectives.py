@@ -109,11 +109,12 @@ def _all_logits(logits: Logits, labels: Array, count: Array) -> tuple[Array, Arr
 def _quality_of_scores(judged: Sequence[Judged]) -> float:
     """Mean average precision of the probabilities as they would be answered.
 
-    0 where one of them is not a number: such answers are worth nothing.
+    0 where one of them is not a number, or where they are of other labels, as those of a path that
+    was trained on another set of the task's name: such answers are worth nothing.
     """
     logits = np.concatenate([np.asarray(each.found)[: each.rows] for each in judged])
     wanted = np.concatenate([np.asarray(each.labels)[: each.rows] for each in judged])
-    if not np.isfinite(logits).all():
+    if logits.shape != wanted.shape or not np.isfinite(logits).all():
         return 0.0
     return mean_average_precision(sigmoid(logits), wanted > 0)
 

@@ -19,6 +19,7 @@ from evolution.trainer import Round, Trainer
 from tests.evolution.multipath_systems import EXPERIMENT, OWNER, System, system
 from tests.evolution.systems import ROOT as ARCHITECTURE
 from tests.evolution.systems import TINY, toy_task
+from vit.activation import SIGMOID
 from vit.multipath import ROUTER, connector_name
 
 STILL = replace(EXPERIMENT, ranges={}, rounds_per_child=2)
@@ -156,3 +157,18 @@ def test_answers_are_forgotten_when_there_are_too_many(made, monkeypatch):
     all_images = len(task.train) + trainer.validation_count
     assert reads == {8: all_images, 12: 3 * all_images}  # the main path's were in use all the time
     assert [r.quality for r in again] == [r.quality for r in whole]
+
+
+def test_paths_with_several_labels_are_mixed_and_judged_as_their_main_path(made):
+    def of_labels(split):
+        return replace(split, labels=np.eye(3, dtype=np.uint8)[split.labels])
+
+    splits = {name: of_labels(getattr(TASK, name)) for name in ("train", "validation", "test")}
+    task = replace(TASK, activation=SIGMOID, **splits)
+    child, mixer = child_of(made, 0), MixerTrainer(STILL, task)
+    (main,) = made.population.paths["vit/toy/a:toy/a"]
+    arch = parts_of(child)[0].network.architecture
+    fresh = mixer.test_quality(child)
+    assert fresh == pytest.approx(Trainer(TINY, task).test_quality(main, arch), abs=1e-6)
+    last = list(mixer.train(child, Batches.of(STILL, task, 0, (0,))))[-1]
+    assert last.finite and last.quality > fresh

@@ -103,6 +103,11 @@ def test_an_answer_that_is_no_number_is_worth_nothing():
     assert judged(jnp.asarray(logits), jnp.asarray(labels), 100) == (0, False)
 
 
+def test_answers_of_other_labels_are_worth_nothing():
+    logits, labels = jnp.ones((128, 2)), jnp.ones((128, 3), jnp.uint8)
+    assert judged(logits, labels, 100)[0] == 0
+
+
 def test_the_loss_is_binary_cross_entropy_and_exact_for_large_logits():
     logits = np.array([[2.0, -1.0, 0.5], [100.0, -100.0, 1000.0]], np.float32)
     labels = np.array([[1, 0, 1], [1, 1, 0]], np.uint8)
