@@ -42,7 +42,7 @@ def scored(draw):
 
 
 @given(scored())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_mean_average_precision_is_that_of_its_definition(both):
     scores, wanted = both
     each = [
