@@ -23,49 +23,54 @@ class Budget:
         seconds: float | None,
         former: Iterable[Mapping[str, Any]] = (),
         clock: Clock = time.monotonic,
+        *,
+        first_whole: bool = True,
     ) -> None:
         """`seconds` None is no limit; `former` are the rows of children that were trained before.
 
-        The time between the processes of a run that was stopped does not count.
+        The time between the processes of a run that was stopped does not count. Unless
+        `first_whole`, the first child may be ended too.
         """
-        self._clock, self._seconds = clock, seconds or 0.0
         taken = [row["seconds"] for row in former]
+        self._clock, self._seconds = clock, seconds
+        self._first_whole = first_whole
+        self._children = len(taken)  # that are done
         self._quickest = min(taken, default=0.0)
-        self.children = len(taken)  # that are done
-        self._end = None if seconds is None else clock() + seconds - sum(taken)
-        self.cut = False  # whether a child was ended, or none begun, for want of time
+        self._last = clock()  # when the last of them was done
+        self._end = 0.0 if seconds is None else self._last + seconds - sum(taken)
+        self._cut = False  # whether a child was ended, or none begun, for want of time
 
-    def child_done(self, seconds: float) -> None:
-        """Notes what a child took."""
-        self._quickest = min(self._quickest, seconds) if self.children else seconds
-        self.children += 1
+    def children_done(self, count: int) -> None:
+        """Notes that the children of a generation are done, which began after those before."""
+        now = self._clock()
+        each = (now - self._last) / count
+        self._quickest = min(self._quickest, each) if self._children else each
+        self._children, self._last = self._children + count, now
 
     def allows_child(self) -> bool:
-        """Whether another child may begin."""
-        return self._within(self._quickest)
+        """Whether another child may begin; one may in any case."""
+        return not self._children or self._has_room(self._quickest)
 
     def allows_step(self) -> bool:
         """Whether the training of the child under way may go on."""
-        return self._within(0.0)
-
-    @property
-    def missed(self) -> float:
-        """Seconds by which it was exceeded; 0 if it was kept."""
-        return 0.0 if self._end is None else max(0.0, self._clock() - self._end)
+        return (self._first_whole and not self._children) or self._has_room(0.0)
 
     @property
     def remark(self) -> str | None:
         """What came of it, for people; None if nothing did."""
-        if self.children == 1 and self.missed:
+        if self._seconds is None:
+            return None
+        budget = f"the budget of {self._seconds:.0f} s"
+        if self._children == 1 and self._first_whole and self._quickest > self._seconds:
             return (
-                f"the budget of {self._seconds:.0f} s was too short: one child took "
-                f"{self._quickest:.0f} s, and was trained to its end"
+                f"{budget} was too short: one child took {self._quickest:.0f} s, and was trained "
+                "to its end"
             )
-        return f"the budget of {self._seconds:.0f} s is used up" if self.cut else None
+        return f"{budget} is used up" if self._cut else None
 
-    def _within(self, needed: float) -> bool:
-        if self._end is None or not self.children:
+    def _has_room(self, seconds: float) -> bool:
+        if self._seconds is None:
             return True
-        fits = self._clock() + needed <= self._end
-        self.cut |= not fits
+        fits = self._clock() + seconds <= self._end
+        self._cut |= not fits
         return fits

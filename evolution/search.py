@@ -22,6 +22,7 @@ from evolution.single import SinglePaths, architecture
 from evolution.state import Progress, StateError
 from evolution.stopping import step
 from evolution.tasks import Task
+from evolution.trainer import Watch
 from evolution.training import forward_flops
 from model_store import Digest, ModelStore, Published
 from model_store.names import require_name
@@ -57,6 +58,8 @@ class Search:
         self.stopping = False  # set from outside: stop after the generation under way
         self.patience_s = 0.0  # how long another process that runs it is waited for
         self.clock: Clock = time.monotonic  # what a budget is measured with
+        # Told how many steps of how many the child under way has done, and its loss.
+        self.on_steps: Callable[[int, int, float], object] | None = None
 
     @classmethod
     def start(
@@ -193,7 +196,8 @@ class Search:
         budget = self._budget()
         if progress.generation == 0:
             self._begin(task)
-        kind = SinglePaths(self.experiment, task, self.population, progress, task.name)
+        watch = self._watch(budget) if self.on_steps or self.experiment.budget_s else None
+        kind = SinglePaths(self.experiment, task, self.population, progress, task.name, watch)
         iteration = Iteration(self.experiment, self.population, progress, task.name, kind)
         while not iteration.complete and budget.allows_child():
             if self.stopping:
@@ -201,8 +205,7 @@ class Search:
             with step():
                 events = iteration.generation()
                 self.save()
-            for event in events:
-                budget.child_done(event.outcome.seconds)
+            budget.children_done(len(events))
             yield from events
         if budget.remark:
             yield Remark(f"{task.name}: {budget.remark}")
@@ -214,7 +217,17 @@ class Search:
         progress = self.progress
         rows = progress.history[progress.archived :]
         former = [row for row in rows if row["iteration"] == progress.iteration]
-        return Budget(self.experiment.budget_s, former, self.clock)
+        # A baseline is there to be compared with: nothing is lost if it is cut.
+        whole = not self.experiment.method.from_root_only
+        return Budget(self.experiment.budget_s, former, self.clock, first_whole=whole)
+
+    def _watch(self, budget: Budget) -> Watch:
+        def watch(done: int, steps: int, loss: float) -> bool:
+            if self.on_steps:
+                self.on_steps(done, steps, loss)
+            return budget.allows_step()
+
+        return watch
 
     def _begin(self, task: Task) -> None:
         self.population.start(task.name)

@@ -14,7 +14,7 @@ from evolution.population import ROOT, Path, Population
 from evolution.publication import task_path
 from evolution.state import Progress
 from evolution.tasks import Task
-from evolution.trainer import Batches, Round, Trainer
+from evolution.trainer import Batches, Round, Trainer, Watch
 from evolution.training import forward_flops
 from model_store import TaskPath
 from vit import Architecture
@@ -30,6 +30,7 @@ class SinglePaths:
         population: Population,
         progress: Progress,
         owner: str,
+        watch: Watch | None = None,
     ) -> None:
         """Reads the task's images. Raises TaskError.
 
@@ -44,7 +45,7 @@ class SinglePaths:
         others = compared(population, owner, task.name, own_only)
         count = validation_count(experiment, task, others)
         self.measured = measured_on(task.name, task.validation, count)
-        self._trainer = Trainer(experiment, task, count)
+        self._trainer = Trainer(experiment, task, count, watch)
         measure_again(others, self.measured, self._quality)
         self.batches = self._trainer.batches
 

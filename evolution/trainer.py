@@ -8,7 +8,7 @@ that results do not depend on what ran before.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,6 +52,13 @@ from vit.components import Tree
 # it have to be compiled as well.
 WORTHWHILE_FLOPS = 1e9
 
+# Steps of a call while somebody looks on: many enough that a call costs little beside them.
+WATCHED_STEPS = 8
+
+# Told, of the child that is being trained, how many steps of how many are done and the mean loss of
+# the last few; its answer says whether training goes on.
+Watch = Callable[[int, int, float], bool]
+
 NO_ADAPTER = -1  # id of an adapter that is not there
 
 
@@ -87,7 +94,11 @@ class Trainer:
     """Trains and evaluates paths of one task."""
 
     def __init__(
-        self, experiment: Experiment, task: Task, validation_count: int | None = None
+        self,
+        experiment: Experiment,
+        task: Task,
+        validation_count: int | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """Moves the training set to the device if it is small enough. Raises TaskError.
 
@@ -95,6 +106,7 @@ class Trainer:
         """
         require_examples(task)
         self._experiment = experiment
+        self._watch = watch
         self._task = task
         wanted = experiment.validation_count(len(task.validation))
         self.validation_count = wanted if validation_count is None else validation_count
@@ -120,7 +132,11 @@ class Trainer:
         return examples.quality(arch, path, 0, jax.device_put(_params(path.components)))[0]
 
     def train(self, child: Path, arch: Architecture, batches: Batches) -> Iterator[Round]:
-        """Trains one child, round by round; its components themselves do not change."""
+        """Trains one child, round by round; its components themselves do not change.
+
+        Whether somebody looks on changes no bit of it. Where `watch` says so, it ends with a
+        shorter round.
+        """
         method, hp = self._experiment.method, child.hyperparameters
         traced = Hyperparameters.of(hp, batches.steps, batches.rounds, method.warmup_start)
         if self._experiment.mutate_adapters:
@@ -138,15 +154,37 @@ class Trainer:
         for drawn in batches.drawn():
             started = time.monotonic()
             descents: list[tuple[Descent, int]] = []
-            for first, inputs, labels, order, draws in source.chunks(drawn):
+            goes_on = True
+            for first, inputs, labels, order, draws in self._calls(source.chunks(drawn)):
                 state, descent = train_steps(
                     self._task.objective, arch, prefix, source.augmentation, frozen, state, masks,
                     traced, inputs, labels, padded(order), padded(draws), first, len(order),
                 )  # fmt: skip
                 descents.append((descent, len(order)))
+                goes_on = self._goes_on(first + len(order), batches.steps, descents[-1])
+                if not goes_on:
+                    break
             params = {**frozen, **state.params}
             quality, finite = self._validation.quality(arch, child, evaluated, params)
             yield Round.of(quality, finite, state, descents, started)
+            if not goes_on:
+                return
+
+    def _calls(self, chunks: Iterator[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+        """The chunks of a round; in short pieces while somebody looks on."""
+        if self._watch is None:
+            yield from chunks
+            return
+        for first, inputs, labels, order, draws in chunks:
+            for at in range(0, len(order), WATCHED_STEPS):
+                part = slice(at, at + WATCHED_STEPS)
+                yield first + at, inputs, labels, order[part], draws[part]
+
+    def _goes_on(self, done: int, steps: int, descent: tuple[Descent, int]) -> bool:
+        if self._watch is None:
+            return True
+        losses = np.asarray(descent[0].losses)[: descent[1]]  # waits for them
+        return self._watch(done, steps, float(losses.mean()))
 
     def _source(
         self, child: Path, arch: Architecture, prefix: int, hp: Hyperparameters, steps: int

@@ -7,6 +7,7 @@ from contextlib import closing
 from rich.console import Console
 
 from evolution.console import line_of, say, stoppable
+from evolution.growing.live import ChildLine
 from evolution.growing.words import ACCURACY, share, spread
 from evolution.measured import MEASURED
 from evolution.outcome import ChildTrained, Ended, TaskFailed, TaskPublished, TaskWithdrawn
@@ -21,10 +22,16 @@ def follow(search: Search, task: Task, console: Console, command: str) -> Ended 
     """
     ended: Ended | None = None
     reasons = Reasons(search, task)
-    with stoppable(search, console, lambda _: command), closing(search.run()) as events:
+    line = ChildLine(search, console, search.clock)
+    with (
+        stoppable(search, console, lambda _: command),
+        line.shown(),
+        closing(search.run()) as events,
+    ):
         for event in events:
             if isinstance(event, ChildTrained):
                 say(console, reasons.line(event))
+                line.next_child()
             elif isinstance(event, TaskPublished | TaskWithdrawn | TaskFailed):
                 ended = event
             else:

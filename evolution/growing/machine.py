@@ -16,7 +16,6 @@ PRODUCTS = 8
 # Of the speed of a matrix product, what training reaches: small networks on 2 cores, augmented
 # (python -m evolution bench: 40 to 50 % where nothing else runs).
 EFFICIENCY = 0.35
-COMPILE_S = 8.0  # of a program, on 2 cores
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,17 +122,18 @@ class Growth:
     def _plan(self, store: ModelStore | None, name: str, left: int) -> GrowthPlan:
         """In its share of the time that is left for so many tasks."""
         asked, machine = self._asked, self._machine
-        system = system_of(
-            store, name, asked.root, defaults.ROOT, lambda root: defaults.image_size(root, machine)
-        )
-        experiment = defaults.experiment_of(name, system.root, system.architecture, system.params)
-        task = self._task(experiment, name)
-        system = system.of(task)
-        arch = replace(system.architecture, num_classes=task.num_classes)
         first = asked.baseline if asked.baseline is not None else not (store and store.tasks())
         seconds = self._left(left)
         share = 1 - BASELINE_SHARE if first else 1.0
         wanted = defaults.Wanted(None if seconds is None else seconds * share, asked.children)
+        system = system_of(
+            store, name, asked.root, defaults.ROOT,
+            lambda root: defaults.image_size(root, machine, wanted),
+        )  # fmt: skip
+        experiment = defaults.experiment_of(name, system.root, system.architecture, system.params)
+        task = self._task(experiment, name)
+        system = system.of(task)
+        arch = replace(system.architecture, num_classes=task.num_classes)
         experiment, cost = defaults.sized(
             experiment, len(task.train), forward_flops(arch), machine, wanted
         )

@@ -1,5 +1,6 @@
 """`munet evolve`: what it trains, within which time, what it says, and how it goes on."""
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -8,10 +9,12 @@ from evolution.growing import system as growing_system
 from evolution.growing.asked import Asked, GrowthError, budget_of
 from evolution.growing.machine import Machine
 from evolution.growing.running import run
+from evolution.outcome import ChildTrained, Remark
 from evolution.roots import random_root
 from evolution.tasks import NoSuchTask
 from model_store import ModelStore
-from tests.evolution.systems import ROOT, toy_task
+from tests.evolution.systems import ROOT, start, tiny, toy_task
+from tests.evolution.test_search import published
 
 MACHINE = Machine("2 cores", False, 1e9)
 
@@ -95,17 +98,24 @@ def test_a_budget_always_lets_one_child_train_to_its_end():
     budget = Budget(10, clock=clock)
     clock.now = 100
     assert budget.allows_child() and budget.allows_step()
-    budget.child_done(100)
+    budget.children_done(1)
     assert not budget.allows_child() and not budget.allows_step()
     assert budget.remark and "too short" in budget.remark
+
+
+def test_a_baseline_may_be_cut_in_its_first_child():
+    clock = Clock()
+    budget = Budget(10, clock=clock, first_whole=False)
+    assert budget.allows_step()
+    clock.now = 11
+    assert budget.allows_child() and not budget.allows_step()
 
 
 def test_a_child_begins_only_if_the_quickest_would_have_fitted():
     clock = Clock()
     budget = Budget(10, clock=clock)
-    for now, seconds in ((4, 4), (7, 3)):
-        clock.now = now
-        budget.child_done(seconds)
+    for clock.now in (4, 7):
+        budget.children_done(1)
         assert budget.allows_child()
     clock.now = 7.5
     assert budget.allows_step() and not budget.allows_child()
@@ -118,3 +128,28 @@ def test_what_a_run_took_before_it_was_stopped_counts():
     assert budget.allows_child()
     clock.now = 1001
     assert not budget.allows_child()
+
+
+def test_whether_somebody_looks_on_changes_no_bit(tmp_path):
+    list(start(tmp_path / "alone").run())
+    watched, seen = start(tmp_path / "watched"), []
+    watched.on_steps = lambda *told: seen.append(told)
+    watched.set_budget(1e9)
+    list(watched.run())
+    assert published(ModelStore(tmp_path / "watched")) == published(ModelStore(tmp_path / "alone"))
+    assert {of for _, of, _ in seen} == {4} and all(np.isfinite(loss) for *_, loss in seen)
+
+
+def test_a_search_ends_by_its_budget_and_publishes_the_best_so_far(tmp_path):
+    """Each look at the clock takes a second: some children fit, and the last one is cut."""
+    search = start(tmp_path, tiny(samples_per_task=50, passes=1, rounds_per_child=20))
+    search.clock = Clock(step=1)
+    search.set_budget(60)
+    events = list(search.run())
+    assert ModelStore(tmp_path).tasks() == ["toy/a", "toy/b", "toy/c"]
+    for task in ("toy/a", "toy/b", "toy/c"):
+        trained = [e.outcome for e in events if isinstance(e, ChildTrained) and e.task == task]
+        assert 1 < len(trained) < 50
+        assert trained[0].training["steps"] == 40
+        assert all(outcome.training["steps"] <= 40 for outcome in trained)
+    assert any(isinstance(e, Remark) and "used up" in e.text for e in events)
