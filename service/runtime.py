@@ -82,6 +82,7 @@ class Runtime:
                 settings.queue_per_task,
                 settings.queue_total,
                 settings.decode_threads,
+                self.engine.streams,
             ),
             report=self._count_batch,
         )

@@ -30,6 +30,7 @@ class Limits:
     per_task: int  # rows
     total: int  # rows
     decoders: int = 1  # threads
+    streams: int = 1  # of batches, which run at the same time
 
 
 class Admission:
@@ -46,15 +47,15 @@ class Admission:
         self._decoding: dict[Flow, float] = {}  # expected seconds
         self._decode_s: dict[Flow, float] = {}  # of a row, lately; the flow heard of last is last
 
-    def check(self, ask: Ask, now: float, busy_until: float | None) -> bool:
-        """Whether the engine is all free for it; raises TaskQueueFull or Unavailable.
+    def check(self, ask: Ask, now: float, next_end: float | None) -> bool:
+        """Whether a stream is free for it; raises TaskQueueFull or Unavailable.
 
-        `busy_until` is when the running batch should end; None if none runs.
+        `next_end` is when the first of the streams should be free; None if one is.
         """
-        if not self._rows and busy_until is None:
+        if not self._rows and next_end is None:
             return True  # whatever the forecasts say: this is how they recover
         ahead = self._ahead(ask, self._work, ask.work)
-        wait_s = max(0.0, (busy_until or now) - now) + self._pace.drain(ahead)
+        wait_s = max(0.0, (next_end or now) - now) + self._pace.drain(ahead) / self._limits.streams
         for task in ask.tasks:
             if self._by_task[task] + ask.tasks.count(task) > self._limits.per_task:
                 raise TaskQueueFull(

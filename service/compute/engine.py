@@ -84,7 +84,7 @@ class WrongArrays(Told, ValueError):
 
 
 class Engine:
-    """Compiled programs and the walk of a batch through them, one batch at a time."""
+    """Compiled programs and the walk of batches through them, on each of its streams one."""
 
     def __init__(
         self,
@@ -97,15 +97,16 @@ class Engine:
     ) -> None:
         """Programs are compiled for 1, 2, 4 ... `max_rows` rows, and kept in the cache's folder.
 
-        `threads` compute one batch with OpenVINO; JAX takes what cores there are. Raises
-        SettingsError if there is no such back end.
+        With OpenVINO each of `threads` is a stream, which computes batches of its own; JAX has one
+        stream, on all cores. Raises SettingsError if there is no such back end.
         """
         self._backend = choose(backend, compilation_cache, threads)
         self._metrics = metrics
         self.buckets = tuple(1 << i for i in range(max_rows.bit_length()))
         self._programs: dict[tuple[Program, int, bool], Future[Run]] = {}
         self._lock = threading.Lock()
-        self._next, self._running = threading.Lock(), threading.Lock()
+        self.streams = self._backend.streams
+        self._next, self._running = threading.Lock(), threading.Semaphore(self.streams)
         self._pool = ThreadPoolExecutor(COMPILING_THREADS, thread_name_prefix="compile")
         metrics.describe(backend=self._backend.name, device=self._backend.device)
 
@@ -178,7 +179,7 @@ class Engine:
         return compiled.run
 
     def probe(self, path: LoadedPath) -> None:
-        """Runs one image through a warmed path, between two batches; blocks.
+        """Runs one image through a warmed path, between two batches of a stream; blocks.
 
         A path is served only after that image got finite numbers: raises NotFinite.
         """
@@ -195,7 +196,7 @@ class Engine:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """Programs run in one thread at a time. Who waits is next, however soon others are back."""
+        """A stream for one batch. Who waits is next, however soon others are back."""
         with self._next:
             self._running.acquire()
         try:

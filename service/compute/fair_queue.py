@@ -21,6 +21,8 @@ Flow = tuple[str, int, str]  # task, level and caller
 WEIGHTS = {1: 4.0, 2: 1.0, 3: 0.25}
 MIDDLE, LOWEST = 2, 3
 MANY_FINISHED = 256  # flows that are remembered without need before they are looked through
+MANY_ENTRIES = 64  # of the heap that are not valid any more before it is cleared of them
+ASIDE = -1  # no entry: the flow stands aside
 
 
 @dataclass(slots=True)
@@ -61,16 +63,18 @@ class _Line(Generic[T]):
 
     since: float  # virtual time when it began to wait
     waiting: deque[T] = field(default_factory=deque)
+    entry: int = ASIDE  # its one entry of the heap that is valid
 
 
 class FairQueue(Generic[T]):
-    """Requests by flow. After `pop`, the request's flow stands aside until it is settled.
+    """Requests by flow. After a `pop`, the request's flow stands aside until it is settled.
 
     Settled means one of: `charge` (it runs), `drop` (it never will), `put_back` (not yet).
     """
 
     def __init__(self) -> None:
         self._lines: dict[Flow, _Line[T]] = {}
+        self._arrived: dict[T, None] = {}  # all that wait, in order
         self._heap: list[tuple[float, int, Flow]] = []  # (tag or less, tie-break, flow)
         self._finish: dict[Flow, float] = {}  # where a flow's next tag starts at the earliest
         self._virtual = 0.0  # the tag of what was last given the engine
@@ -80,6 +84,7 @@ class FairQueue(Generic[T]):
         """Queues it; whether it is light: others wait, and of its flow nothing does or had more
         than its share."""
         flow = request.ask.flow
+        self._arrived[request] = None
         line = self._lines.get(flow)
         if line is not None:
             line.waiting.append(request)
@@ -89,13 +94,28 @@ class FairQueue(Generic[T]):
         return len(self._lines) > 1 and self._tag(flow) <= self._virtual
 
     def pop(self) -> T | None:
-        """The next request in order."""
+        """The next request in fair order."""
         while self._heap:
-            tag, _, flow = heapq.heappop(self._heap)
+            tag, entry, flow = heapq.heappop(self._heap)
+            line = self._lines.get(flow)
+            if line is None or line.entry != entry:
+                continue
             if self._tag(flow) <= tag:
-                return self._lines[flow].waiting[0]
+                return self._aside(line)
             self._enter(flow)  # it was charged meanwhile, by a request of another flow
         return None
+
+    def pop_oldest(self) -> T | None:
+        """The next request in the order of arrival, for when all that wait are about to run."""
+        for request in self._arrived:
+            line = self._lines[request.ask.flow]
+            if line.entry != ASIDE and line.waiting[0] is request:
+                return self._aside(line)
+        return None
+
+    def _aside(self, line: _Line[T]) -> T:
+        line.entry = ASIDE
+        return line.waiting[0]
 
     def charge(self, request: T) -> None:
         """Takes a popped request out, and its work from the shares of all tasks it names."""
@@ -119,6 +139,7 @@ class FairQueue(Generic[T]):
     def drop(self, request: T) -> None:
         """Takes a popped request out."""
         flow = request.ask.flow
+        del self._arrived[request]
         self._lines[flow].waiting.popleft()
         if self._lines[flow].waiting:
             self._enter(flow)
@@ -131,7 +152,13 @@ class FairQueue(Generic[T]):
         self._enter(request.ask.flow)
 
     def _enter(self, flow: Flow) -> None:
-        heapq.heappush(self._heap, (self._tag(flow), next(self._sequence), flow))
+        line = self._lines[flow]
+        line.entry = next(self._sequence)
+        heapq.heappush(self._heap, (self._tag(flow), line.entry, flow))
+        if len(self._heap) > MANY_ENTRIES + 2 * len(self._lines):
+            valid = {line.entry for line in self._lines.values()}
+            self._heap = [one for one in self._heap if one[1] in valid]
+            heapq.heapify(self._heap)
 
     def _tag(self, flow: Flow) -> float:
         """When its first request is due: not before any task that it names is."""
@@ -145,6 +172,7 @@ class FairQueue(Generic[T]):
         """What has no weight any more: shares that are used up, and all of them when all idle."""
         if not self._lines:
             self._finish.clear()
+            self._heap.clear()
             self._virtual = 0.0
         elif len(self._finish) > MANY_FINISHED + 2 * len(self._lines):
             later = {flow: tag for flow, tag in self._finish.items() if tag > self._virtual}

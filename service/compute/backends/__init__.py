@@ -20,7 +20,7 @@ Run = Callable[[Sequence[Sequence[Any]], Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A program that is ready to run, by one thread at a time."""
+    """A program that is ready to run, from any thread."""
 
     run: Run
     cached: bool  # it came from the cache on disk
@@ -31,6 +31,7 @@ class Backend(Protocol):
 
     name: str
     device: str
+    streams: int  # runs at the same time that are of use
 
     def place(self, kind: str, tree: Any) -> Any:
         """A component's arrays as programs take them; `tree` holds NumPy float32 of its own."""

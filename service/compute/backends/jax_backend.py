@@ -24,6 +24,7 @@ class JaxBackend:
     """Programs are compiled by XLA from the components' forward functions."""
 
     name = "jax"
+    streams = 1  # a run takes what cores there are
 
     def __init__(self, compilation_cache: str | None) -> None:
         """`compilation_cache` is the folder that keeps compiled programs over restarts."""

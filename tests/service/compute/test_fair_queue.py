@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.compute.fair_queue import MANY_FINISHED, WEIGHTS, Ask, FairQueue
+from service.compute.fair_queue import MANY_ENTRIES, MANY_FINISHED, WEIGHTS, Ask, FairQueue
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Item:
     """A request with a number."""
 
@@ -148,3 +148,53 @@ def test_removed_tasks_are_forgotten() -> None:
     assert len(queue._finish) <= MANY_FINISHED + 10
     take(queue)
     assert not queue._finish and not queue._lines and not queue._heap
+
+
+def test_the_oldest_is_next_whatever_its_flow_has_had() -> None:
+    queue = FairQueue[Item]()
+    items = [item(flow, number=n) for n, flow in enumerate("aaabacb")]
+    for one in items:
+        queue.push(one)
+    taken = []
+    while (one := queue.pop_oldest()) is not None:
+        taken.append(one.number)
+        queue.charge(one)
+    assert taken == list(range(7))
+    assert queue.pop() is None and queue.pop_oldest() is None
+
+
+def test_who_waits_behind_one_that_stands_aside_stays_behind_it() -> None:
+    queue = FairQueue[Item]()
+    items = [item(flow, number=n) for n, flow in enumerate("aab")]
+    for one in items:
+        queue.push(one)
+    assert queue.pop_oldest() is items[0]
+    assert queue.pop_oldest() is items[2]
+    assert queue.pop_oldest() is None and queue.pop() is None
+    queue.put_back(items[0])
+    queue.charge(items[2])
+    assert queue.pop_oldest() is items[0]
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["push", "pop", "oldest", "back"]), max_size=200), st.data())
+def test_each_request_is_popped_once_in_either_order(steps: list[str], data: st.DataObject) -> None:
+    """Mixed as the batcher mixes them; the heap holds few entries that are not valid."""
+    queue, waiting = FairQueue[Item](), set[Item]()
+    for step in [*steps, *["pop"] * 200]:
+        if step == "push":
+            one = item(data.draw(st.sampled_from("abc")), cost=data.draw(st.floats(0.1, 9)))
+            queue.push(one)
+            waiting.add(one)
+            continue
+        popped = queue.pop_oldest() if step == "oldest" else queue.pop()
+        assert (popped is None) == (not waiting)
+        if popped is None:
+            continue
+        if step == "back":
+            queue.put_back(popped)
+        else:
+            queue.charge(popped)
+            waiting.remove(popped)
+        assert len(queue._heap) <= MANY_ENTRIES + 2 * 3
+    assert not waiting

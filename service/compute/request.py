@@ -1,0 +1,89 @@
+"""One request on its way through the batcher: its state, and how its answer gets to its client."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Generic, TypeVar
+
+from service.compute.decoders import Turn
+from service.compute.fair_queue import Ask
+from service.errors import GatewayError
+
+RowT = TypeVar("RowT")
+AnswerT = TypeVar("AnswerT")
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[AnswerT]):
+    """A row's answer, with its times."""
+
+    answer: AnswerT
+    prepare_s: float  # until its request's rows were made
+    queue_s: float
+    execute_s: float  # of the whole batch
+    batch_rows: int = field(default=0, compare=False)
+    batch_tasks: int = field(default=0, compare=False)
+
+
+Outcome = GatewayError | list[Done[AnswerT]]
+
+
+class State(Enum):
+    """Where a request is; it only ever moves down this list."""
+
+    PREPARING = auto()  # its rows are being made, or wait for that
+    WAITING = auto()  # for a batch
+    LEFT = auto()  # in a batch, refused or cancelled: it takes no room in the queues
+
+
+@dataclass(slots=True, eq=False)
+class Request(Generic[RowT, AnswerT]):
+    """What the batcher knows of one."""
+
+    ask: Ask
+    since: float
+    certain: bool  # nothing was before it when it came: no forecast may refuse it
+    expected_s: float  # of making its rows
+    future: asyncio.Future[list[Done[AnswerT]]]
+    turn: Turn | None = None  # in which its rows are made
+    rows: Sequence[RowT] = ()
+    making_s: float = 0.0  # spent, without waiting for its turn
+    queued: float = math.inf  # when its rows were
+    light: bool = False  # of a task that has less than its share
+    state: State = State.PREPARING
+
+
+def split(
+    requests: Sequence[Request[RowT, AnswerT]],
+    answers: Sequence[AnswerT],
+    started: float,
+    ended: float,
+) -> Iterator[tuple[Request[RowT, AnswerT], Outcome[AnswerT]]]:
+    """Each request's part of the answers of a batch that ran between these times."""
+    rest = iter(answers)
+    tasks = len({task for request in requests for task in request.ask.tasks})
+    for request in requests:
+        times = (request.queued - request.since, started - request.queued, ended - started)
+        facts = (len(answers), tasks)
+        yield request, [Done(next(rest), *times, *facts) for _ in request.rows]
+
+
+def settle(outcomes: Sequence[tuple[Request[RowT, AnswerT], Outcome[AnswerT]]]) -> None:
+    """Hands outcomes over to the event loop, which is woken up once for all of them."""
+    if outcomes:
+        loop = outcomes[0][0].future.get_loop()
+        loop.call_soon_threadsafe(_set, outcomes)
+
+
+def _set(outcomes: Sequence[tuple[Request[RowT, AnswerT], Outcome[AnswerT]]]) -> None:
+    for request, outcome in outcomes:
+        if request.future.done():  # cancelled while it ran
+            continue
+        if isinstance(outcome, GatewayError):
+            request.future.set_exception(outcome)
+        else:
+            request.future.set_result(outcome)

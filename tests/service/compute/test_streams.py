@@ -1,0 +1,119 @@
+"""Several engine threads: each runs batches of its own, and the queues know of all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from service.compute.batching import Ask, Batcher, Limits
+from service.errors import GatewayError, TaskQueueFull
+from tests.service.compute.test_batching import FAR, Answer, Clock, soon, story
+from tests.service.simulation import AtOnce
+from tests.service.waiting import PATIENCE_S
+
+WAITING = Limits(4, per_task=8, total=16, streams=2)
+
+
+class Held:
+    """An engine whose batches end when they are told to."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.niceness: list[int] = []
+        self.begun, self._ends = threading.Semaphore(0), threading.Semaphore(0)
+
+    def __call__(self, rows: Sequence[int]) -> list[int]:
+        self.batches.append(list(rows))
+        self.niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        self.begun.release()
+        assert self._ends.acquire(timeout=PATIENCE_S)
+        return list(rows)
+
+    def end(self, batches: int) -> None:
+        self._ends.release(batches)
+
+    async def wait(self) -> None:
+        assert await asyncio.to_thread(self.begun.acquire, timeout=PATIENCE_S)
+
+
+def submit(batcher: Batcher[int, int], row: int, task: str = "a", **more: Any) -> Answer:
+    return batcher.submit(Ask([task], [1.0], FAR, **more), lambda: [row], AtOnce())
+
+
+@story
+async def test_each_stream_runs_a_batch_while_the_other_does() -> None:
+    run = Held()
+    batcher = Batcher[int, int](run, WAITING)
+    for size in (1, 2, 4):
+        for _ in range(4):
+            batcher._pace.note(size, float(size), 1e-9)
+    batcher.start()
+    answers = []
+    for row in range(2):
+        answers.append(submit(batcher, row))
+        await run.wait()
+    answers += [submit(batcher, row) for row in range(2, 5)]
+    assert run.batches == [[0], [1]] and len(batcher) == 3
+    least = min(os.getpriority(os.PRIO_PROCESS, 0) + 1, 19)
+    assert all(nice >= least for nice in run.niceness)
+    assert batcher.alive
+    run.end(3)
+    for row, answer in enumerate(answers):
+        assert (await soon(answer))[0].answer == row
+    assert run.batches[2] == [2, 3, 4]
+    batcher.stop()
+    assert not batcher.alive
+
+
+@story
+async def test_what_fits_into_the_next_batches_runs_in_the_order_of_arrival() -> None:
+    """Two batches of 4 rows: the ninth row makes it the fair order."""
+    for waiting, first in ((8, [0, 1, 2, 3]), (9, [0, 8, 1, 2])):
+        run = Held()
+        run.end(9)
+        limits = Limits(4, per_task=16, total=16, streams=2)
+        batcher = Batcher[int, int](run, limits, clock=Clock())
+        batcher._pace.limit = lambda *_, **__: 4
+        for row in range(waiting):
+            submit(batcher, row, "b" if row == waiting - 1 else "a")
+        batcher.step(0)
+        assert run.batches == [first]
+
+
+@story
+async def test_a_request_is_certain_of_its_turn_while_any_stream_is_free() -> None:
+    clock, run = Clock(), Held()
+    batcher = Batcher[int, int](run, WAITING, clock=clock)
+    batcher._pace.note(1, 1.0, 10.0)
+    batcher.start()
+    soon_enough = Ask(["a"], [1.0], 1.0)  # forecasts say 10 s
+    batcher.check(soon_enough)
+    submit(batcher, 0)
+    await run.wait()
+    batcher.check(soon_enough)
+    submit(batcher, 1)
+    await run.wait()
+    with pytest.raises(GatewayError, match="deadline"):
+        batcher.check(soon_enough)
+    run.end(2)
+    batcher.stop()
+
+
+@story
+async def test_two_streams_are_through_what_waits_in_half_the_time() -> None:
+    seconds = {}
+    for streams in (1, 2):
+        batcher = Batcher[int, int](Held(), Limits(4, 8, 16, streams=streams), clock=Clock())
+        batcher._pace.note(1, 1.0, 10.0)
+        for row in range(4):
+            submit(batcher, row)
+        with pytest.raises(TaskQueueFull) as refused:
+            batcher.check(Ask(["a"], [1.0], 1.0))
+        seconds[streams] = refused.value.retry_after_s
+    assert seconds[1] == 40.0 + 10.0
+    assert seconds[2] == 20.0 + 10.0
