@@ -28,8 +28,9 @@ from evolution.search import Search
 from evolution.tasks import Split, Task
 from evolution.training import compiled_programs, compute_dtype, forward_flops
 from model_store import ModelStore
-from vit import Architecture, forward
+from vit import Architecture
 from vit.components import Tree
+from vit.forward import forward
 
 COMPILING = "/jax/core/compile/backend_compile_duration"
 MATRIX = 2048  # side of the matrices whose product is the machine's peak

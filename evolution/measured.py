@@ -25,12 +25,14 @@ from evolution.objectives import Judged, Objective, quality_in
 from evolution.population import Path, Population
 from evolution.tasks import Task
 from model_store import DamagedStore, MissingComponent, ModelStore, Published, TaskPath
-from vit import Architecture, forward
+from vit import Architecture
 from vit.activation import activation_of
 from vit.components import Tree
 from vit.decode import decoding_of
-from vit.multipath import SubPath, multipath_forward
+from vit.forward import forward
+from vit.multipath import SubPath
 from vit.preprocess import CONTRACT
+from vit.router import multipath_forward
 
 logger = logging.getLogger(__name__)
 

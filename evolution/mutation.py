@@ -17,8 +17,8 @@ import numpy as np
 from evolution.experiments import Experiment
 from evolution.methods import Method
 from evolution.population import POSITION_SOURCE, ROOT, Component, Path, Population
-from vit import Architecture, init, kind_of, position_embedding_for, shapes
-from vit.components import Tree
+from vit import Architecture, kind_of, shapes
+from vit.components import Tree, init, position_embedding_for
 
 Hyperparameters = Mapping[str, Any]
 RATE = "_mu_"  # a path's mutation rate; RATE|<mutation> is that of one kind of mutation

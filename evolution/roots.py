@@ -29,8 +29,9 @@ from evolution.examples import Labels
 from evolution.population import POSITION_SOURCE
 from evolution.training import epochs
 from model_store.tensors import decode, encode
-from vit import Architecture, forward, init, position_embedding_for
-from vit.components import Tree
+from vit import Architecture
+from vit.components import Tree, init, position_embedding_for
+from vit.forward import forward
 from vit.pretrained import PretrainedError, Root, read_augreg, read_hf
 
 Components = dict[str, Tree]

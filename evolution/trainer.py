@@ -278,7 +278,7 @@ def _prefix_key(path: Path, arch: Architecture, prefix: int) -> tuple[Any, ...]:
 
 
 def _ends_in_last_block(arch: Architecture, prefix: int) -> bool:
-    """Whether only the first token comes out of the prefix (vit.apply)."""
+    """Whether only the first token comes out of the prefix (vit.components.apply)."""
     return (
         arch.one_token_answers
         and arch.num_layers > 0

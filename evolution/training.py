@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from evolution.augment import Strengths, augment
 from evolution.objectives import Objective
 from evolution.settings import SCHEDULES
-from vit import Architecture, forward, kind_of, shapes
+from vit import Architecture, kind_of, shapes
 from vit.components import Tree
-from vit.forward import fold
+from vit.forward import fold, forward
 
 MAX_GRADIENT_NORM = 1.0
 # Training that works stays far below: a step moves all weights together by the learning rate, 1 at

@@ -1,17 +1,10 @@
-"""The vision transformer, cut into components that evolution and serving share."""
+"""The vision transformer, cut into components that evolution and serving share.
 
-from vit.components import apply, init, kind_of, position_embedding_for, shapes
+What is named here needs no JAX; `vit.components` and `vit.forward` compute with it.
+"""
+
 from vit.config import Architecture
-from vit.forward import forward
+from vit.parameters import kind_of, shapes
 from vit.preprocess import preprocess
 
-__all__ = [
-    "Architecture",
-    "apply",
-    "forward",
-    "init",
-    "kind_of",
-    "position_embedding_for",
-    "preprocess",
-    "shapes",
-]
+__all__ = ["Architecture", "kind_of", "preprocess", "shapes"]

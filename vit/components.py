@@ -20,14 +20,7 @@ import scipy.ndimage
 from jax import Array
 
 from vit.config import Architecture
-
-Tree = Any  # nested dict of arrays, or one bare array (component `cls`)
-LAYER_NORM_EPSILON = 1e-6
-
-
-def kind_of(name: str) -> str:
-    """The kind of a component: its name without the block number."""
-    return name.rstrip("0123456789").rstrip("_")
+from vit.parameters import LAYER_NORM_EPSILON, Tree, kind_of
 
 
 class Embedding(nn.Module):
@@ -257,13 +250,6 @@ def init(arch: Architecture, name: str, seed: int = 0) -> Tree:
 def _init_kind(arch: Architecture, kind: str, key: Array) -> Any:
     # Run eagerly, Flax would compile some hundred small programs.
     return _module(arch, kind).init(key, jnp.zeros(_input_shape(arch, kind), jnp.float32))
-
-
-def shapes(arch: Architecture, name: str) -> Tree:
-    """What `init` would return, as shapes and types only; nothing is computed."""
-    kind = kind_of(name)
-    params = jax.eval_shape(_init_kind, arch, kind, jax.random.key(0))["params"]
-    return params["cls"] if kind == "cls" else params
 
 
 def position_embedding_for(arch: Architecture, params: Tree) -> Tree:

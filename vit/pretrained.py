@@ -22,9 +22,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from vit.components import Tree, shapes
 from vit.config import Architecture
 from vit.layouts import HUGGING_FACE, LINEN, PRE_LINEN, TIMM, Layout, Shape
+from vit.parameters import Tree, shapes
 
 Arrays = dict[str, NDArray[Any]]
 Root = tuple[Architecture, dict[str, Tree]]

@@ -19,9 +19,10 @@ from evolution.adopting.export_errors import ExportError
 from evolution.adopting.hugging_face import ACTIVATIONS
 from evolution.adopting.names import HUGGING_FACE_NAMES
 from model_store import ModelStore, Published, TaskPath
-from vit import Architecture, init, kind_of, shapes
+from vit import Architecture, kind_of, shapes
 from vit.activation import SIGMOID, SOFTMAX, activation_of
-from vit.components import LAYER_NORM_EPSILON, Tree
+from vit.components import init
+from vit.parameters import LAYER_NORM_EPSILON, Tree
 
 ARCHITECTURE = "ViTForImageClassification"
 NAMES = HUGGING_FACE_NAMES[ARCHITECTURE]

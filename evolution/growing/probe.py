@@ -19,8 +19,8 @@ from evolution.growing.system import System
 from evolution.objectives import mean_average_precision
 from evolution.tasks import Task
 from evolution.training import forward_flops, run_prefix
-from vit import Architecture, init, position_embedding_for
-from vit.components import Tree
+from vit import Architecture
+from vit.components import Tree, init, position_embedding_for
 
 SECONDS = 3.0  # what it may cost
 MOST_PICTURES = 1_000  # of training; half as many of validation

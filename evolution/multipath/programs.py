@@ -26,7 +26,8 @@ from evolution.training import (
 )
 from vit.components import Tree
 from vit.forward import fold
-from vit.multipath import ROUTER, SubPath, mix, path_weights
+from vit.multipath import ROUTER, SubPath
+from vit.router import mix, path_weights
 
 Answers = tuple[Array, ...]  # of each path for all examples: [n, classes] of the main one, [n, c]
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from service.compute.paths import Mixer, Shapes
 from vit import kind_of
-from vit.components import LAYER_NORM_EPSILON
 from vit.multipath import ROUTER, mixer_names
+from vit.parameters import LAYER_NORM_EPSILON
 
 F32 = NDArray[np.float32]
 KINDS = tuple(kind_of(name) for name in mixer_names(2))

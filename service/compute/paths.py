@@ -15,8 +15,8 @@ from model_store import Digest, Published
 from service.images import Decoded
 from vit import Architecture, kind_of, shapes
 from vit.activation import activation_of
-from vit.components import LAYER_NORM_EPSILON
 from vit.decode import Decoding, decoding_of
+from vit.parameters import LAYER_NORM_EPSILON
 
 STEM = ("embedding", "cls", "posembed_input")  # without `cls` where nothing is before the patches
 TAIL = ("encoder_norm", "head")

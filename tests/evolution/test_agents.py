@@ -16,7 +16,8 @@ from evolution.state import StateError
 from model_store import AgentBusy, AgentMoved, ModelStore
 from tests.evolution.agent_systems import publish, run, tiny_classes, versions
 from tests.evolution.systems import tasks, toy_task
-from vit import Architecture, forward, preprocess
+from vit import Architecture, preprocess
+from vit.forward import forward
 
 MINE, OTHER = "three:toy/a", "other/toy/b"
 FORWARD = jax.jit(forward, static_argnums=0)

@@ -27,7 +27,8 @@ from tests.evolution.published_states import (
     write_table,
 )
 from tests.evolution.systems import tasks, tiny
-from vit import Architecture, forward
+from vit import Architecture
+from vit.forward import forward
 
 
 def imported(directory: Path, store: ModelStore) -> ImportReport:

@@ -13,7 +13,7 @@ from evolution.training import learning_rate
 from tests.evolution.systems import start, tiny, toy_task
 from tests.evolution.test_trainer import ARCH, AUGMENTED, EXPERIMENT, batches, flat, path
 from tests.evolution.test_training import hyperparameters
-from vit import forward
+from vit.forward import forward
 
 
 def unrecorded(loss, state, masks, hp, first_step, steps, most):

@@ -22,8 +22,9 @@ from evolution.trainer import Trainer
 from model_store import ModelStore
 from model_store.manifest import TaskPath
 from tests.evolution.systems import ROOT, tiny
-from vit import Architecture, forward
+from vit import Architecture
 from vit.activation import SIGMOID, activation_of, sigmoid
+from vit.forward import forward
 
 ARCH = replace(ROOT, num_classes=4)
 PLAIN = {**DEFAULTS, "opt_lr": 0.1, "ds_crop": False, "ds_flip_left_right": False}

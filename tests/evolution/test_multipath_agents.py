@@ -23,7 +23,8 @@ from tests.evolution.agent_systems import FOUR, publish, run, tiny_classes
 from tests.evolution.published_states import write_agents
 from tests.evolution.systems import TINY, toy_task
 from vit import Architecture, preprocess
-from vit.multipath import SubPath, multipath_forward
+from vit.multipath import SubPath
+from vit.router import multipath_forward
 
 MULTI = replace(
     DEMO_MULTIVIT,

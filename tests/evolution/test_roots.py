@@ -15,7 +15,8 @@ from evolution.population import POSITION_SOURCE
 from evolution.roots import SHIPPED, RootError, encode_root, load_root, random_root
 from tests.evolution.test_download import Served, serving
 from tests.vit.golden.networks import images
-from vit import Architecture, forward, shapes
+from vit import Architecture, shapes
+from vit.forward import forward
 from vit.pretrained import read_augreg
 
 PUBLISHED = Path(__file__).parents[1] / "vit" / "golden" / "pretrained"

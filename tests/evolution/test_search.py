@@ -18,7 +18,8 @@ from evolution.state import StateError
 from evolution.tasks import TaskError
 from model_store import ModelStore
 from tests.evolution.systems import ROOT, TINY, start, tasks, tiny, toy_task
-from vit import Architecture, forward, preprocess
+from vit import Architecture, preprocess
+from vit.forward import forward
 
 
 def published(store: ModelStore) -> dict:

@@ -21,7 +21,8 @@ from service.telemetry import metrics
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.systems import image, png, publish, tree_of
 from tests.service.waiting import PATIENCE_S, eventually
-from vit import Architecture, forward, preprocess
+from vit import Architecture, preprocess
+from vit.forward import forward
 
 FORWARD = jax.jit(forward, static_argnums=0)
 

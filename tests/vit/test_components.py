@@ -12,7 +12,8 @@ import pytest
 from scipy.ndimage import zoom
 
 from tests.vit.golden.networks import shapes as published_shapes
-from vit import Architecture, apply, init, kind_of, position_embedding_for, shapes
+from vit import Architecture, kind_of, shapes
+from vit.components import apply, init, position_embedding_for
 
 
 def tiny(num_layers: int, num_classes: int = 10, **fields: Any) -> Architecture:
@@ -50,6 +51,28 @@ def test_shapes_of_named_sizes_are_the_published_ones(size: str) -> None:
         leaves = flat(shapes(arch, name))
         assert {leaf.dtype for leaf in leaves.values()} == {np.dtype(np.float32)}
         assert {path: leaf.shape for path, leaf in leaves.items()} == expected_shapes(arch, name)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"input_norm": True, "prefix_tokens": 6, "pooling": "token_and_mean"},
+        {"prefix_tokens": 0, "pooling": "mean", "norm_after_pooling": True},
+        {"prefix_tokens": 2, "pooling": "two_tokens", "patch_size": 8},
+    ],
+)
+def test_shapes_are_those_of_what_is_made(fields: dict[str, Any]) -> None:
+    arch = tiny(1, adapters=(0,), adapter_dim=5, **fields)
+    for name in arch.component_names:
+        made = jax.tree.map(lambda array: (array.shape, array.dtype), init(arch, name))
+        told = jax.tree.map(lambda array: (array.shape, array.dtype), shapes(arch, name))
+        assert made == told
+
+
+def test_a_component_of_no_kind_has_no_shapes() -> None:
+    with pytest.raises(ValueError, match="unknown component 'tail'"):
+        shapes(tiny(1), "tail")
 
 
 def test_names_in_the_order_of_the_forward_pass() -> None:

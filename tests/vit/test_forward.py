@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from tests.vit.golden.networks import NETWORKS, NUM_CLASSES, flat_weights, images, nested
-from vit import Architecture, forward, init
-from vit.forward import fold
+from vit import Architecture
+from vit.components import init
+from vit.forward import fold, forward
 
 HUGGING_FACE = np.load(Path(__file__).parent / "golden" / "hf_vit.npz")
 

@@ -19,12 +19,10 @@ from vit.multipath import (
     connector_name,
     init_connector,
     init_router,
-    mix,
     mixer_names,
-    multipath_forward,
-    path_weights,
     subpath_component,
 )
+from vit.router import mix, multipath_forward, path_weights
 
 CLASSES, ROWS = 5, 6
 OUTPUTS = (CLASSES, 8, 4)  # of the main path and two others

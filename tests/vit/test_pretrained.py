@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from tests.vit.golden.networks import images
-from vit import Architecture, forward, position_embedding_for
+from vit import Architecture
+from vit.components import position_embedding_for
+from vit.forward import forward
 from vit.pretrained import PretrainedError, read_augreg, read_hf
 
 GOLDEN = Path(__file__).parent / "golden" / "pretrained"

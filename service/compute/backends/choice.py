@@ -1,55 +1,53 @@
-"""Which back end the engine uses: the one asked for, or the faster one on this machine."""
+"""Which back end the engine uses: the one asked for, or the faster one on this machine.
+
+JAX takes memory, and a second to import: a gateway that computes with OpenVINO never imports it.
+Where both have to be tried, another process does that.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import time
+import subprocess
+import sys
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from service.compute.backends import Backend
-from service.compute.backends.jax_backend import JaxBackend
-from service.compute.paths import cut
 from service.errors import SettingsError
-from vit import Architecture, shapes
+
+if TYPE_CHECKING:
+    from service.compute.backends.jax_backend import JaxBackend
 
 logger = logging.getLogger(__name__)
-# A block of a small network in a batch of middling size.
-SAMPLE = Architecture.named("Ti", patch_size=16, image_size=80, num_layers=2, num_classes=1)
-SAMPLE_ROWS = 8
-ROUNDS = 15
-EQUAL = 1e-3  # answers are about 1
+TRIAL = "service.compute.backends.trial"
+# Packages with which JAX may find an accelerator: it is imported, and asked, where one is there.
+PLUGINS = ("jax_plugins", "libtpu")
+TRIAL_S = 300.0  # before it is given up
 
 
 def choose(name: str, compilation_cache: str | None, threads: int) -> Backend:
     """The back end of this name; for `auto` the faster one.
 
-    That is measured where the folder `compilation_cache` has no result yet, which is kept there:
-    workers that start together may each measure. Raises SettingsError where it cannot be used.
+    That is tried where the folder `compilation_cache` has no result yet, which is kept there:
+    workers that start together may each try. Raises SettingsError where it cannot be used.
     """
     require(name)
-    if name == "openvino":
-        return _openvino(compilation_cache, threads)
-    try:
-        jax = JaxBackend(compilation_cache)
-    except RuntimeError as error:
-        raise SettingsError(
-            f"starting the gateway: JAX finds nothing to compute on: {error}; correct JAX_PLATFORMS"
-            " or the device's driver"
-        ) from None
-    if name == "jax" or jax.accelerated or find_spec("openvino") is None:
-        return jax
+    if name == "jax" or find_spec("openvino") is None:
+        return _jax(compilation_cache)
+    if name == "auto" and any(find_spec(plugin) for plugin in PLUGINS):
+        jax = _jax(compilation_cache)
+        if jax.accelerated:
+            return jax
+        jax.close()
     openvino = _openvino(compilation_cache, threads)
-    chosen, other = _faster(jax, openvino, compilation_cache, threads)
-    other.close()
-    return chosen
+    if name == "openvino" or _wins(openvino, compilation_cache, threads):
+        return openvino
+    openvino.close()
+    return _jax(compilation_cache)
 
 
 def require(name: str) -> None:
@@ -61,6 +59,18 @@ def require(name: str) -> None:
         )
 
 
+def _jax(compilation_cache: str | None) -> JaxBackend:
+    from service.compute.backends.jax_backend import JaxBackend  # not where it is not used
+
+    try:
+        return JaxBackend(compilation_cache)
+    except RuntimeError as error:
+        raise SettingsError(
+            f"starting the gateway: JAX finds nothing to compute on: {error}; correct JAX_PLATFORMS"
+            " or the device's driver"
+        ) from None
+
+
 def _openvino(compilation_cache: str | None, threads: int) -> Backend:
     from service.compute.backends.openvino_backend import (
         OpenVinoBackend,  # not where it is not installed
@@ -69,25 +79,42 @@ def _openvino(compilation_cache: str | None, threads: int) -> Backend:
     return OpenVinoBackend(compilation_cache, threads)
 
 
-def _faster(
-    jax: Backend, openvino: Backend, folder: str | None, threads: int
-) -> tuple[Backend, Backend]:
+def _wins(openvino: Backend, folder: str | None, threads: int) -> bool:
+    """Whether OpenVINO answers the same as JAX, and more in the same time."""
     record = None if folder is None else Path(folder) / "backend.json"
     machine = [version("jax"), version("openvino"), openvino.device, threads]
     found = _read(record, machine)
     reason = "recorded"
     if found is None:
         reason = "measured"
-        found = {"machine": machine, **_measure(jax, openvino)}
+        tried = _try(folder, threads)
+        if tried is None:
+            return False
+        found = {"machine": machine, **tried}
         _write(record, found)
-    each = openvino.streams / jax.streams  # so many times the batches in that time
-    wins = found["equal"] and found["openvino_s"] < found["jax_s"] * each
-    chosen, other = (openvino, jax) if wins else (jax, openvino)
+    # JAX has all cores for a batch, each stream of OpenVINO one.
+    wins = found["equal"] and found["openvino_s"] < found["jax_s"] * openvino.streams
     logger.info(
         "event=backend chosen=%s reason=%s equal=%s jax_s=%.6f openvino_s=%.6f",
-        *(chosen.name, reason, found["equal"], found["jax_s"], found["openvino_s"]),
+        *("openvino" if wins else "jax", reason),
+        *(found["equal"], found["jax_s"], found["openvino_s"]),
     )
-    return chosen, other
+    return wins
+
+
+def _try(folder: str | None, threads: int) -> dict[str, Any] | None:
+    """What `trial` finds, in a process of its own; None if that fails."""
+    command = [sys.executable, "-m", TRIAL, str(threads), *([folder] if folder else [])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=TRIAL_S, check=True
+        )
+        return json.loads(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        reason = str(getattr(error, "stderr", None) or error).strip().splitlines()[-1:]
+        logger.warning("event=backend_not_tried chosen=jax error=%r", *reason or [""])
+        return None
 
 
 def _read(record: Path | None, machine: list[Any]) -> dict[str, Any] | None:
@@ -109,34 +136,3 @@ def _write(record: Path | None, found: dict[str, Any]) -> None:
         temporary.replace(record)
     except OSError as error:
         logger.warning("event=backend_not_recorded error=%r", error)
-
-
-def _measure(jax: Backend, openvino: Backend) -> dict[str, Any]:
-    """Seconds of one block with each, alternating, the best of all rounds; and if they agree."""
-    rng = np.random.default_rng(0)
-    program, _ = cut(SAMPLE)[1]
-    tree = _random(shapes(program.shape, "encoderblock"), rng)
-    x = rng.standard_normal((SAMPLE_ROWS, *program.row_shape), np.float32)
-    runs = {
-        backend.name: (
-            backend.compile(program, SAMPLE_ROWS, stacked=False).run,
-            [(backend.place("encoderblock", tree),)],
-        )
-        for backend in (jax, openvino)
-    }
-    results = {name: np.asarray(run(weights, x)) for name, (run, weights) in runs.items()}
-    best = dict.fromkeys(runs, float("inf"))
-    for _ in range(ROUNDS):
-        for name, (run, weights) in runs.items():
-            started = time.perf_counter()
-            np.asarray(run(weights, x))
-            best[name] = min(best[name], time.perf_counter() - started)
-    equal = bool(np.abs(results["jax"] - results["openvino"]).max() < EQUAL)
-    return {"equal": equal, "jax_s": best["jax"], "openvino_s": best["openvino"]}
-
-
-def _random(shape: Any, rng: np.random.Generator) -> Any:
-    if isinstance(shape, dict):
-        return {name: _random(inner, rng) for name, inner in shape.items()}  # pyright: ignore
-    array: NDArray[np.float32] = 0.05 * rng.standard_normal(shape.shape, np.float32)
-    return array

@@ -15,7 +15,8 @@ from jax.experimental.compilation_cache import compilation_cache as compilation_
 
 from service.compute.backends import Compiled
 from service.compute.paths import Program
-from vit import apply, shapes
+from vit import shapes
+from vit.components import apply
 
 CACHE_HIT = "/jax/compilation_cache/cache_hits"
 
@@ -38,7 +39,7 @@ class JaxBackend:
             # that moment is told that there is none: its program is neither read nor kept.
             jax.jit(lambda: 0).lower().compile()
         self.device = jax.devices()[0].device_kind
-        self.accelerated = jax.default_backend() != "cpu"
+        self.accelerated = jax.default_backend() != "cpu"  # else OpenVINO may be faster
         self._compiling = threading.local()
         jax.monitoring.register_event_listener(self._note_cache_hit)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from service.compute.backends.openvino_library import op, ov
 from service.compute.paths import Program
-from vit.components import LAYER_NORM_EPSILON
+from vit.parameters import LAYER_NORM_EPSILON
 
 F32 = NDArray[np.float32]
 Node = ov.Node

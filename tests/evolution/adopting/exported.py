@@ -22,10 +22,11 @@ from safetensors.numpy import load_file
 from evolution.adopting.export import write
 from evolution.adopting.export_pixels import picture
 from model_store import ModelStore, Published, TaskPath
-from vit import Architecture, forward, preprocess, shapes
+from vit import Architecture, preprocess, shapes
 from vit.activation import FIELD, SIGMOID
 from vit.contract import Contract, Target
 from vit.decode import TENSORFLOW, VIEWER, Decoding, decode
+from vit.forward import forward
 from vit.preprocess import CONTRACT
 
 TINY = Architecture(

@@ -12,8 +12,8 @@ import pytest
 
 from evolution.adopting import hugging_face
 from evolution.adopting.models import Model
-from vit import forward
 from vit.decode import decode
+from vit.forward import forward
 from vit.preprocess import preprocess
 
 FIXTURES = Path(__file__).with_name("fixtures")

@@ -234,6 +234,39 @@ def test_the_faster_one_is_measured_once_and_recorded(tmp_path: Path) -> None:
     assert choose("auto", str(tmp_path), 2).name == "jax"
 
 
+def test_jax_is_not_imported_where_openvino_computes(tmp_path: Path) -> None:
+    """Both were tried, in another process; the whole gateway behind the HTTP interface is there."""
+    choose("auto", str(tmp_path), 2).close()
+    record = tmp_path / "backend.json"
+    found = json.loads(record.read_text())
+    record.write_text(json.dumps({**found, "openvino_s": 1e-9}))
+    code = f"""
+import sys
+import service.app, service.gateway, service.runtime
+from service.compute.backends.choice import choose
+from service.compute.paths import cut
+from tests.service.systems import TINY
+backend = choose("auto", {str(tmp_path)!r}, 2)
+assert backend.name == "openvino"
+backend.compile(cut(TINY)[0][0], 1, stacked=False)
+print(*[name for name in ("jax", "flax", "scipy") if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+def test_where_the_trial_fails_jax_computes_and_nothing_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("service.compute.backends.choice.TRIAL", "service.no_such_module")
+    chosen = choose("auto", str(tmp_path), 2)
+    assert chosen.name == "jax" and not (tmp_path / "backend.json").exists()
+    assert "No module named service.no_such_module" in caplog.text
+    chosen.close()
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"machine": ["another"], "jax_s": 1}', '{"machine'])
 def test_a_record_of_another_machine_or_a_torn_one_is_measured_again(
     tmp_path: Path, text: str

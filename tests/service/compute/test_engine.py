@@ -26,7 +26,8 @@ from service.tasks.eviction import Budget, Recency
 from service.tasks.residency import Residency
 from service.telemetry.metrics import Metrics
 from tests.service.systems import TINY, publish, tree_of
-from vit import Architecture, forward
+from vit import Architecture
+from vit.forward import forward
 
 # Batched with strangers against alone, in float32, where logits are about 1. The largest seen is
 # 2.4e-7 here, 1.4e-6 on a Ti/16 of twelve blocks.

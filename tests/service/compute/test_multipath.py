@@ -15,7 +15,7 @@ from service.compute.paths import LoadedPath, Row
 from tests.evolution import numpy_vit
 from tests.service.compute.test_engine import BOUND, MAX_ROWS, System, distance, no_garbage, row
 from tests.service.systems import TINY, multipath, publish, tree_of
-from vit.multipath import mix
+from vit.router import mix
 
 MIX = jax.jit(mix)
 FINE = replace(TINY, patch_size=4, image_size=12, num_classes=5, adapters=(1,), adapter_dim=8)

@@ -1,0 +1,64 @@
+"""Tries JAX and OpenVINO on a block of a small network: `python -m` this, see `choice`.
+
+Prints as JSON the seconds of each and whether their answers are equal.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.compute.backends import Backend
+from service.compute.backends.jax_backend import JaxBackend
+from service.compute.backends.openvino_backend import OpenVinoBackend
+from service.compute.paths import cut
+from vit import Architecture, shapes
+
+# A block of a small network in a batch of middling size.
+SAMPLE = Architecture.named("Ti", patch_size=16, image_size=80, num_layers=2, num_classes=1)
+SAMPLE_ROWS = 8
+ROUNDS = 15
+EQUAL = 1e-3  # answers are about 1
+
+
+def measure(jax: Backend, openvino: Backend) -> dict[str, Any]:
+    """Seconds of one block with each, alternating, the best of all rounds; and if they agree."""
+    rng = np.random.default_rng(0)
+    program, _ = cut(SAMPLE)[1]
+    tree = _random(shapes(program.shape, "encoderblock"), rng)
+    x = rng.standard_normal((SAMPLE_ROWS, *program.row_shape), np.float32)
+    runs = {
+        backend.name: (
+            backend.compile(program, SAMPLE_ROWS, stacked=False).run,
+            [(backend.place("encoderblock", tree),)],
+        )
+        for backend in (jax, openvino)
+    }
+    results = {name: np.asarray(run(weights, x)) for name, (run, weights) in runs.items()}
+    best = dict.fromkeys(runs, float("inf"))
+    for _ in range(ROUNDS):
+        for name, (run, weights) in runs.items():
+            started = time.perf_counter()
+            np.asarray(run(weights, x))
+            best[name] = min(best[name], time.perf_counter() - started)
+    equal = bool(np.abs(results["jax"] - results["openvino"]).max() < EQUAL)
+    return {"equal": equal, "jax_s": best["jax"], "openvino_s": best["openvino"]}
+
+
+def _random(shape: Any, rng: np.random.Generator) -> Any:
+    if isinstance(shape, dict):
+        return {name: _random(inner, rng) for name, inner in shape.items()}  # pyright: ignore
+    array: NDArray[np.float32] = 0.05 * rng.standard_normal(shape.shape, np.float32)
+    return array
+
+
+if __name__ == "__main__":
+    number, *cache = sys.argv[1:]
+    folder = cache[0] if cache else None
+    found = measure(JaxBackend(folder), OpenVinoBackend(folder, int(number)))
+    sys.stdout.write(json.dumps(found))
