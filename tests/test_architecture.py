@@ -22,6 +22,7 @@ EXCEPTIONS = {
     "loadtests/store/": {"model_store"},
     "loadtests/systems.py": {"model_store", "vit"},
     "loadtests/engine/": {"model_store", "service", "vit"},
+    "loadtests/gpu/": {"evolution", "model_store", "service", "vit"},
 }
 # Library -> the only files, or folders, that may import it.
 OWNERS = {
@@ -41,7 +42,7 @@ OWNERS = {
     "grpc_health": ("service/v2/",),
     "grpc_reflection": ("service/v2/",),
     "google": ("service/v2/",),  # google.protobuf
-    "jax": ("vit/", "evolution/", "service/compute/backends/jax_backend.py"),
+    "jax": ("vit/", "evolution/", "service/compute/backends/jax_backend.py", "loadtests/gpu/"),
     "opentelemetry": ("service/telemetry/tracing.py",),
     "openvino": ("service/compute/backends/openvino_library.py", "loadtests/engine/"),
     "flax": ("vit/", "evolution/adopting/"),

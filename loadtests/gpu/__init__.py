@@ -1,0 +1,1 @@
+"""What an accelerator does with the product's own programs: `python loadtests/gpu`."""
