@@ -5,8 +5,10 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+import typer.main
 from typer.testing import CliRunner
 
+from munet import COMMANDS
 from service.settings import Settings
 from service.telemetry.metrics import Metrics, Snapshot
 
@@ -32,6 +34,19 @@ def test_every_command_and_option_it_shows_exists():
         text = help_text.output
         for option in re.findall(r"--[a-z-]+", rest):
             assert option in text, f"{module} {command} {option}"
+
+
+def test_every_option_of_munet_it_shows_exists():
+    shown = re.findall(r"^(?:\$ )?munet (\w+)(.*?)(?:#|$)", README, re.MULTILINE)
+    assert len(shown) >= 7
+    for name, rest in shown:
+        app = importlib.import_module(COMMANDS[name][0]).app
+        command, sub = typer.main.get_command(app), rest.split()[0]
+        path = [sub] if sub in getattr(command, "commands", {}) else []
+        help_text = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200"})
+        assert help_text.exit_code == 0, f"munet {name} {sub}"
+        for option in re.findall(r"--[a-z-]+", rest):
+            assert option in help_text.output, f"munet {name} {option}"
 
 
 def test_every_metric_is_listed():
