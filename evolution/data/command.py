@@ -97,8 +97,7 @@ def add(
         console.print(f"note: {note}", soft_wrap=True)
     if new:
         typer.echo(f"added {name} to {where}")
-        typer.echo("next, with a run that there is in a store:")
-        typer.echo(f"python -m evolution resume RUN --store STORE --task {name}")
+        typer.echo(f"next: munet evolve {name} --store STORE")
     else:
         typer.echo(f"{name} is at {where} already, with the same pictures: nothing was added")
 
