@@ -115,7 +115,7 @@ def source_of(table: Table, columns: Columns, folder: Path, split: str | None) -
         if label in table.lists or names is not None:
             return label in table.lists
         values = (record.get(label) for _, record in table.records(label))
-        return any(isinstance(value, list) or len(_parted(value)) > 1 for value in values)
+        return any(isinstance(value, list) or _has_separator(value) for value in values)
 
     return Source(rows, classes=names, total=table.total, multi_label=multi_label)
 
@@ -178,9 +178,13 @@ def _labels(value: Any, names: tuple[str, ...] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_label(one, names) for one in found))
 
 
+def _has_separator(value: Any) -> bool:
+    return isinstance(value, str) and LABEL_SEPARATOR in value
+
+
 def _parted(value: Any) -> list[Any]:
     """The labels in a text; a text of one is kept as it is, blanks and all."""
-    if not isinstance(value, str) or LABEL_SEPARATOR not in value:
+    if not _has_separator(value):
         return [value]
     return [part for one in value.split(LABEL_SEPARATOR) if (part := one.strip())]
 

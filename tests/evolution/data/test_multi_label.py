@@ -144,7 +144,8 @@ def test_a_set_is_stored_as_the_hub_has_it_and_can_be_added_from_there(added, pl
 
 
 @pytest.mark.parametrize(("texts", "multi_label"), [
-    (["a", "b"], False), (["a|b", "b"], True), (["a", "b", "a |b"], True), (["a b", "a;b"], False),
+    (["a", "b"], False), (["a|b", "b"], True), (["a", "b", "a |b"], True), (["a|", ""], True),
+    (["a b", "a;b"], False),
 ])  # fmt: skip
 def test_texts_are_lists_where_one_of_them_has_a_bar(place, tmp_path, texts, multi_label):
     pictures = several(24)
