@@ -81,7 +81,7 @@ def _source(name: str, builder: DatasetBuilder) -> Source:
             f"tfds:{name}: expected splits called {', '.join(SPLITS)}, found "
             f"{listed(list(builder.info.splits)) or 'none'}"
         )
-    parse, labels = _parser(name, builder)
+    parse, labels, multi_label = _parser(name, builder)
     others = [part for part in builder.info.splits if part not in splits]
     notes = [f"left out, as they are no splits known here: {listed(others)}"] if others else []
 
@@ -90,7 +90,7 @@ def _source(name: str, builder: DatasetBuilder) -> Source:
             yield from _rows(part, split, _records(builder, part), parse, labels)
 
     total = sum(builder.info.splits[part].num_examples for part in splits)
-    return Source(rows, classes=labels, total=total, notes=notes)
+    return Source(rows, labels, total, notes, lambda: multi_label)
 
 
 def _rows(
@@ -100,25 +100,27 @@ def _rows(
         where = f"{part} {number}"
         try:
             parsed = parse(record)
-            image, label = bytes(parsed["image"]), int(parsed["label"])
-            if not 0 <= label < len(labels):
-                raise ValueError(f"class {label}: unlabelled")
+            image, found = bytes(parsed["image"]), np.atleast_1d(parsed["label"]).tolist()
+            if not all(0 <= label < len(labels) for label in found):
+                raise ValueError(f"class {found}: unlabelled")
         except Exception as error:  # TFDS' parser documents none
             yield Skipped(where, str(error))
             continue
-        yield Row(where, image, (labels[label],), split)
+        yield Row(where, image, tuple(dict.fromkeys(labels[label] for label in found)), split)
 
 
-def _parser(name: str, builder: DatasetBuilder) -> tuple[Parse, tuple[str, ...]]:
-    """Reads picture and class of a record; and the names of classes."""
+def _parser(name: str, builder: DatasetBuilder) -> tuple[Parse, tuple[str, ...], bool]:
+    """Reads picture and class of a record; names of classes; whether a picture has several."""
     import tensorflow_datasets as tfds
 
     told: Any = builder.info.features  # TFDS' types do not tell that it is a mapping
     features = dict(told.items())
     keys: Any = builder.info.supervised_keys or ("image", "label")
     image, label = (features.get(key) for key in keys[:2])
+    multi_label = isinstance(label, tfds.features.Sequence)
+    named: Any = label.feature if multi_label else label
     if not isinstance(image, tfds.features.Image) or not isinstance(
-        label, tfds.features.ClassLabel
+        named, tfds.features.ClassLabel
     ):
         raise DataError(
             f"tfds:{name}: expected an image and its class as supervised_keys, or as features "
@@ -131,7 +133,7 @@ def _parser(name: str, builder: DatasetBuilder) -> tuple[Parse, tuple[str, ...]]
         found: Any = wanted.deserialize_example_np(record, decoders=undecoded)
         return {"image": found[keys[0]], "label": found[keys[1]]}
 
-    return parse, tuple(label.names)
+    return parse, tuple(named.names), multi_label
 
 
 # ---- builders

@@ -3,6 +3,7 @@
 import shutil
 import struct
 import uuid
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -124,3 +125,15 @@ def test_what_is_no_data_set_of_tfds_is_told(kind, added, tmp_path):
     make, message = BAD[kind]
     with pytest.raises(DataError, match=message):
         added("photos", f"tfds:{make(tmp_path)}")
+
+
+def test_a_builder_may_give_several_labels_a_picture(place, builder):
+    names = f"tfds.features.ClassLabel(names={list(SHAPES)})"
+    kind = 'file.name.split("_")[0]'
+    code = builder.read_text().replace(names, f"tfds.features.Sequence({names})")
+    builder.write_text(code.replace(kind, f"[k for k in {SHAPES} if k >= {kind}]"))
+    card, classes, _, _ = add(Request("several", f"tfds:{builder}"), place)
+    assert card.multi_label and classes == SHAPES
+    parts = (Pictures(place, "several", card.files[split]) for split in SPLITS)
+    stored = Counter(labels for part in parts for _, labels in part.each())
+    assert stored == {(0, 1, 2): 9, (0, 1): 9, (1,): 9}
