@@ -25,7 +25,8 @@ from loadtests.gpu.plans import (
 from service.compute import engine as engines
 from service.compute.paths import Component, LoadedPath, Row, Stage, Walk, cut
 from service.images import named
-from vit import Architecture, forward, kind_of, shapes
+from vit import Architecture, kind_of, shapes
+from vit.forward import forward
 
 
 class Loaded:

@@ -21,8 +21,9 @@ from loadtests.gpu.plans import (
     random_params,
     random_tree,
 )
-from vit import Architecture, apply, forward, kind_of, shapes
-from vit.components import LAYER_NORM_EPSILON
+from vit import Architecture, kind_of, shapes
+from vit.components import LAYER_NORM_EPSILON, apply
+from vit.forward import forward
 
 
 def grouped_throughput(plan: Plan, name: str) -> Told:
