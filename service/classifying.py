@@ -32,6 +32,7 @@ from service.images import Decoded, Source, Undecoded
 from service.runtime import Runtime
 from service.tasks import hiding
 from service.telemetry.requests import Course
+from vit.contract import Target
 from vit.decode import Decoding
 
 T = TypeVar("T")
@@ -158,12 +159,12 @@ class _Rows:
         self._memory = runtime.decode_memory
         self._paths = paths
         self._sources = sources
-        self._sizes: dict[Decoding, set[int]] = {}
+        self._targets: dict[Decoding, set[Target]] = {}
         for path in paths:
-            sizes = self._sizes.setdefault(path.decoding, set())
-            sizes.update(walk.image_size for walk in path.walks)
+            targets = self._targets.setdefault(path.decoding, set())
+            targets.update(walk.target for walk in path.walks)
         self._left: deque[Undecoded] | None = None
-        self._decoded: list[Mapping[Decoding, Mapping[int, Decoded]]] = []
+        self._decoded: list[Mapping[Decoding, Mapping[Target, Decoded]]] = []
 
     def __call__(self) -> Sequence[Row] | None:
         """Decodes the next image; the rows after the last. Blocks. Raises GatewayError."""
@@ -171,15 +172,15 @@ class _Rows:
             self._left = self._looked_at()
         image = self._left.popleft()
         self._decoded.append(
-            {rules: self._by(image.by(rules), sizes) for rules, sizes in self._sizes.items()}
+            {rules: self._by(image.by(rules), found) for rules, found in self._targets.items()}
         )
         if self._left:
             return None
         return [Row(path, by[path.decoding]) for path in self._paths for by in self._decoded]
 
-    def _by(self, image: Undecoded, sizes: Collection[int]) -> Mapping[int, Decoded]:
-        with self._memory.holding(*image.memory(sizes)):
-            return image.decoded(sizes)
+    def _by(self, image: Undecoded, targets: Collection[Target]) -> Mapping[Target, Decoded]:
+        with self._memory.holding(*image.memory(targets)):
+            return image.decoded(targets)
 
     def _looked_at(self) -> deque[Undecoded]:
         """All images' headers are read before any image is decoded."""

@@ -3,7 +3,8 @@
 `vit.decode` decodes, by the rules of the version that is asked: the same pixels as in training.
 
 Memory beside the file and the picture as Pillow holds it is bounded, at every aspect: only rows and
-columns that contribute to the network's input are converted. All of it is taken from one budget
+columns that contribute to the network's input are converted, or, for inputs that another library
+has defined, the whole picture. All of it is taken from one budget
 (`DecodeMemory`) before decoding begins. Blocks: call it in a thread.
 """
 
@@ -19,11 +20,13 @@ from numpy.typing import NDArray
 
 from service.errors import BadImage, GatewayError, TooLarge
 from vit import decode as files
+from vit.contract import Contract, Target, size_of
 from vit.decode import VIEWER, Decoding
 from vit.pictures.errors import ImageError, ImageTooLarge
 from vit.pictures.picture import Picture
 from vit.preprocess import lines_read, preprocess
 
+PIXEL_BYTES = 3
 OUTPUT_BYTES = 100  # of memory while an output is made, for each of its pixels
 SMALL_BYTES = 2**20  # that are not worth counting one by one
 
@@ -48,12 +51,12 @@ class Undecoded(Protocol):
         """The same image, to be decoded by these rules."""
         ...
 
-    def memory(self, sizes: Iterable[int]) -> tuple[int, int]:
+    def memory(self, targets: Iterable[Target]) -> tuple[int, int]:
         """Bytes that `decoded` takes, and bytes that it may take beside, hardly ever."""
         ...
 
-    def decoded(self, sizes: Iterable[int]) -> Mapping[int, Decoded]:
-        """The image at each of so many pixels a side; raises BadImage or TooLarge; blocks."""
+    def decoded(self, targets: Iterable[Target]) -> Mapping[Target, Decoded]:
+        """The image as each of the targets wants it; raises BadImage or TooLarge; blocks."""
         ...
 
 
@@ -103,13 +106,14 @@ class Pixels:
         del decoding
         return self
 
-    def memory(self, sizes: Iterable[int]) -> tuple[int, int]:
+    def memory(self, targets: Iterable[Target]) -> tuple[int, int]:
         """As of Undecoded."""
-        return self.array.nbytes + _output_bytes(sizes), 0
+        height, width = self.array.shape[:2]
+        return self.array.nbytes + _output_bytes(targets, height, width), 0
 
-    def decoded(self, sizes: Iterable[int]) -> Mapping[int, Decoded]:
+    def decoded(self, targets: Iterable[Target]) -> Mapping[Target, Decoded]:
         """As of Undecoded."""
-        return {size: named(preprocess(self.array, size)) for size in sizes}
+        return {target: named(preprocess(self.array, target)) for target in targets}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,30 +132,32 @@ class FilePicture:
         """As of Undecoded."""
         return replace(self, decoding=decoding)
 
-    def memory(self, sizes: Iterable[int]) -> tuple[int, int]:
-        """As of Undecoded."""
-        return files.memory(self.picture) + _output_bytes(sizes), self.picture.perhaps
-
-    def decoded(self, sizes: Iterable[int]) -> Mapping[int, Decoded]:
+    def memory(self, targets: Iterable[Target]) -> tuple[int, int]:
         """As of Undecoded."""
         height, width = files.shown_size(self.picture, self.decoding)
-        lines = lines_read(height, width, sizes)
+        outputs = _output_bytes(targets, height, width)
+        return files.memory(self.picture) + outputs, self.picture.perhaps
+
+    def decoded(self, targets: Iterable[Target]) -> Mapping[Target, Decoded]:
+        """As of Undecoded."""
+        height, width = files.shown_size(self.picture, self.decoding)
+        lines = lines_read(height, width, targets)
         try:
             array = files.read(self.picture, self.decoding, lines)
         except ImageError as error:
             raise _refused(error) from None
-        return {size: named(preprocess(array, size, lines)) for size in sizes}
+        return {target: named(preprocess(array, target, lines)) for target in targets}
 
 
 def decode(
-    data: bytes, sizes: Iterable[int], *, max_pixels: int, decoding: Decoding = VIEWER
-) -> Mapping[int, Decoded]:
-    """Decodes one image, and preprocesses it to each of `sizes`: pixels on each side.
+    data: bytes, targets: Iterable[Target], *, max_pixels: int, decoding: Decoding = VIEWER
+) -> Mapping[Target, Decoded]:
+    """Decodes one image, and preprocesses it to each of `targets`.
 
     Raises BadImage, or TooLarge by the width and height that its header states and by the pieces
     that it is in.
     """
-    return File(data).look(max_pixels).by(decoding).decoded(sizes)
+    return File(data).look(max_pixels).by(decoding).decoded(targets)
 
 
 def named(pixels: NDArray[np.float32]) -> Decoded:
@@ -168,8 +174,14 @@ def check_pixels(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _output_bytes(sizes: Iterable[int]) -> int:
-    return SMALL_BYTES + OUTPUT_BYTES * sum(size * size for size in sizes)
+def _output_bytes(targets: Iterable[Target], height: int, width: int) -> int:
+    """Of memory beside a picture of that size, as it is stored, while its outputs are made."""
+    found = SMALL_BYTES
+    for target in targets:
+        found += OUTPUT_BYTES * size_of(target) ** 2
+        if isinstance(target, Contract):  # the whole picture is converted, and resized as a whole
+            found += PIXEL_BYTES * height * width + target.memory(height, width)
+    return found
 
 
 def _refused(error: ImageError) -> GatewayError:

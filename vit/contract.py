@@ -29,6 +29,7 @@ FILTERS = {
 ROUNDINGS = ("down", "half_even")
 SCALING = "(x / 255 - mean) / std"
 CHANNELS = 3
+ROUNDING = 1e-6  # of float32, as a share of a number
 LARGEST_EDGE = 4096
 PILLOW_BYTES = 4  # of one pixel in Pillow's memory
 FIELDS = ("resize_to", "crop", "crop_rounding", "mean", "std")  # that no plain input has
@@ -132,6 +133,15 @@ Target = int | Contract  # what pictures are brought to: a plain input of so man
 def size_of(target: Target) -> int:
     """Pixels on each side of the input."""
     return target if isinstance(target, int) else target.size
+
+
+def range_of(target: Target) -> tuple[float, float]:
+    """The lowest and the highest number that the input can hold, with room for rounding."""
+    if isinstance(target, int):
+        return -1.0, 1.0
+    each = list(zip(target.mean, target.std, strict=True))
+    low, high = min(-mean / std for mean, std in each), max((1 - mean) / std for mean, std in each)
+    return low - ROUNDING * abs(low), high + ROUNDING * abs(high)
 
 
 def contract_of(input: Mapping[str, Any]) -> Contract | None:

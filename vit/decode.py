@@ -57,7 +57,9 @@ class Decoding:
 VIEWER = Decoding("viewer", turned=True, background=255)
 # TensorFlow's own decoders also transform JPEG more coarsely: by one grey level on average.
 TENSORFLOW = Decoding("tensorflow", turned=False, background=None)
-DECODINGS: Mapping[str, Decoding] = {one.name: one for one in (VIEWER, TENSORFLOW)}
+# As transformers opens files; networks adopted from there have been trained so.
+UPRIGHT = Decoding("upright", turned=True, background=None)
+DECODINGS: Mapping[str, Decoding] = {one.name: one for one in (VIEWER, TENSORFLOW, UPRIGHT)}
 
 
 def decoding_of(input: Mapping[str, Any]) -> Decoding:

@@ -9,11 +9,12 @@ from typing import Any
 from evolution.adopting.errors import AdoptError
 from evolution.adopting.exported_input import exported_input
 from evolution.adopting.files import Arrays, read_folder, read_json
-from evolution.adopting.models import UPRIGHT, Model, checked_labels
+from evolution.adopting.models import Model, checked_labels
 from evolution.adopting.names import HUGGING_FACE_NAMES, classic
 from evolution.adopting.networks import QUERY_KEY_VALUE, Facts, assemble
 from evolution.adopting.processors import contract_in
 from vit.contract import size_of
+from vit.decode import UPRIGHT
 
 CONFIG = "config.json"
 ACTIVATIONS = {

@@ -12,12 +12,6 @@ from vit.components import Tree
 from vit.contract import Target
 from vit.decode import Decoding
 
-# As the libraries' pipelines open files: transformers turns a picture upright, timm does not, and
-# both drop transparency.
-UPRIGHT = Decoding("upright", turned=True, background=None)
-AS_STORED = Decoding("tensorflow", turned=False, background=None)
-
-
 @dataclass(frozen=True, slots=True)
 class Model:
     """A fine-tuned network, ready to be published."""

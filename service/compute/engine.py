@@ -206,7 +206,7 @@ class Engine:
 
     def _answers(self, rows: Sequence[Row]) -> tuple[list[NDArray[np.float32]], int]:
         """Logits of each row, and how many runs of a stage were shared."""
-        walks = [(walk, row.images[walk.image_size]) for row in rows for walk in row.path.walks]
+        walks = [(walk, row.images[walk.target]) for row in rows for walk in row.path.walks]
         waiting, leaves, missing = _plan(walks)
         computed = missing.total()
         while waiting:

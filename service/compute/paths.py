@@ -15,6 +15,7 @@ from model_store import Digest, Published
 from service.images import Decoded
 from vit import Architecture, kind_of, shapes
 from vit.activation import activation_of
+from vit.contract import Target
 from vit.decode import Decoding, decoding_of
 from vit.parameters import LAYER_NORM_EPSILON
 
@@ -93,7 +94,7 @@ class Walk:
     """One network's stages, from an image to what it answers."""
 
     stages: tuple[Stage, ...]
-    image_size: int
+    target: Target  # what images are brought to for it
     outputs: int  # classes, or features
 
 
@@ -135,7 +136,7 @@ class Row:
     """One image on its way through one path."""
 
     path: LoadedPath
-    images: Mapping[int, Decoded]  # by size: of each that the path's walks take
+    images: Mapping[Target, Decoded]  # of each that the path's walks take
 
 
 @functools.lru_cache(maxsize=1024)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from service.compute.paths import LoadedPath, Row
 from service.errors import Told
 from service.images import Decoded, named
+from vit.contract import size_of
 
 
 class NotFinite(Told):
@@ -18,7 +19,7 @@ class NotFinite(Told):
 
 def row(path: LoadedPath) -> Row:
     """The probe's image on its way through a path."""
-    return Row(path, {walk.image_size: _image(walk.image_size) for walk in path.walks})
+    return Row(path, {walk.target: _image(size_of(walk.target)) for walk in path.walks})
 
 
 def require_finite(path: LoadedPath, logits: NDArray[np.float32]) -> None:

@@ -129,7 +129,7 @@ class Residency:
                 f"loading {published.task!r}: expected a head of {arch.num_classes} classes, "
                 f"found one of {head.classes}"
             )
-        return Walk(stages, arch.image_size, network.outputs)
+        return Walk(stages, network.target, network.outputs)
 
     def _components(
         self, keys: Mapping[str, Key], sizes: Mapping[Key, int]

@@ -19,6 +19,7 @@ from service.errors import Told
 from service.tasks.eviction import Key
 from vit import Architecture, kind_of
 from vit.activation import activation_of
+from vit.contract import Contract, Target, contract_of
 from vit.decode import decoding_of
 from vit.multipath import SubPath, connector_name
 from vit.preprocess import CONTRACT
@@ -39,6 +40,12 @@ class Network(SubPath):
     """One network of a version."""
 
     prefix: str = ""  # of its components' names in the path spec
+    contract: Contract | None = None  # of its input, unless that is plain
+
+    @property
+    def target(self) -> Target:
+        """What images are brought to for it."""
+        return self.contract or self.architecture.image_size
 
     def stages(self) -> Iterator[tuple[Program, tuple[str, ...]]]:
         """Each stage's program and components, by their names in the path spec."""
@@ -84,9 +91,12 @@ def read(path: TaskPath) -> Spec:
         return _multipath(path)
     arch = _architecture(path, path.architecture)
     _require(path, "components", arch.component_names, tuple(path.components))
-    _require(path, "input", _input(arch, _rules(path)), dict(path.input))
+    contract = _contract(path)
+    plain = {"size": arch.image_size, **CONTRACT}
+    expected = {**contract.to_json(), "size": arch.image_size} if contract else plain
+    _require(path, "input", {**expected, **_rules(path)}, dict(path.input))
     _require(path, "number of labels", arch.num_classes, len(path.labels))
-    return Spec((Network(arch, has_head=True),))
+    return Spec((Network(arch, has_head=True, contract=contract),))
 
 
 def input_sizes(path: TaskPath) -> Sequence[int]:
@@ -145,6 +155,15 @@ def _architecture(path: TaskPath, found: Any) -> Architecture:
     if arch.num_layers > len(path.components):  # before anything is made for each
         raise _unservable(path, "components", f"those of {arch.num_layers} blocks", "fewer")
     return arch
+
+
+def _contract(path: TaskPath) -> Contract | None:
+    try:
+        return contract_of(path.input)
+    except ValueError as error:
+        raise UnservablePath(
+            f"loading {path.task!r}: input: {error}; publish it again with an input that is known"
+        ) from None
 
 
 def _input(arch: Architecture, rules: Mapping[str, Any]) -> dict[str, Any]:

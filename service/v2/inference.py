@@ -33,6 +33,7 @@ from service.v2.errors import BadRequest, shown
 from service.v2.models import INPUTS
 from service.v2.requests import Output, Request
 from service.v2.tensors import Sent, images, numbers
+from vit.contract import Target, range_of, size_of
 from vit.decode import Decoding
 
 T = TypeVar("T")
@@ -159,8 +160,10 @@ def prepare(
                 "accepted"
             )
         return request, [Pixels(one) for one in array]
-    if not (np.abs(array) <= 1).all():
-        raise BadRequest("input 'preprocessed': expected numbers from -1 to 1")
+    low, high = range_of(path.walks[0].target)
+    if not ((array >= low) & (array <= high)).all():
+        expected = f"numbers from {low:.7g} to {high:.7g}"
+        raise BadRequest(f"input 'preprocessed': expected {expected}")
     return request, [_Preprocessed(one) for one in array]
 
 
@@ -187,23 +190,25 @@ class _Preprocessed:
         del decoding
         return self
 
-    def memory(self, sizes: Iterable[int]) -> tuple[int, int]:
-        del sizes
+    def memory(self, targets: Iterable[Target]) -> tuple[int, int]:
+        del targets
         return self.array.nbytes, 0
 
-    def decoded(self, sizes: Iterable[int]) -> Mapping[int, Decoded]:
-        size, *others = sizes
+    def decoded(self, targets: Iterable[Target]) -> Mapping[Target, Decoded]:
+        target, *others = targets
+        size = size_of(target)
         if others:
+            sizes = sorted(map(size_of, (target, *others)))
             raise BadRequest(
                 "input 'preprocessed': expected an input that the model can bring to its sizes "
-                f"{sorted([size, *others])}: 'image' or 'pixels'"
+                f"{sizes}: 'image' or 'pixels'"
             )
         if self.array.shape != (size, size, 3):
             raise BadRequest(
                 f"input 'preprocessed': expected FP32 [n, {size}, {size}, 3], "
                 f"found {['n', *self.array.shape]}"
             )
-        return {size: named(self.array)}
+        return {target: named(self.array)}
 
 
 def _outputs(request: Request, outcome: Classified) -> Sequence[Given]:

@@ -103,7 +103,7 @@ def paths(system: System) -> list[LoadedPath]:
 def row(path: LoadedPath, seed: int) -> Row:
     """A random image's, the same at each size for all paths."""
     picture = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), np.uint8)
-    return Row(path, Pixels(picture).decoded({walk.image_size for walk in path.walks}))
+    return Row(path, Pixels(picture).decoded({walk.target for walk in path.walks}))
 
 
 def distance(one: Sequence[NDArray], other: Sequence[NDArray]) -> float:
