@@ -13,6 +13,7 @@ from evolution.adopting.models import Model, checked_labels
 from evolution.adopting.names import HUGGING_FACE_NAMES, classic
 from evolution.adopting.networks import QUERY_KEY_VALUE, Facts, assemble
 from evolution.adopting.processors import contract_in
+from vit.activation import SIGMOID, SOFTMAX
 from vit.contract import size_of
 from vit.decode import UPRIGHT
 
@@ -41,7 +42,11 @@ ANTIALIAS = {
     "Dinov2ForImageClassification": False,
     "Dinov2WithRegistersForImageClassification": True,
 }
-SINGLE_LABEL = (None, "single_label_classification")
+PROBLEM_TYPES = {
+    None: SOFTMAX,
+    "single_label_classification": SOFTMAX,
+    "multi_label_classification": SIGMOID,
+}
 
 
 def read(folder: Path, labels: Sequence[str] | None) -> Model:
@@ -86,6 +91,7 @@ def model_of(
         target=target,
         decoding=decoding,
         told=told,
+        activation=PROBLEM_TYPES[config.get("problem_type")],
     )
 
 
@@ -104,7 +110,7 @@ def _facts(source: str, kind: str, config: Mapping[str, Any], image_size: int) -
     fields = _Fields(source, config)
     fields.require("num_channels", (3, None))
     fields.require("use_swiglu_ffn", (False, None))
-    fields.require("problem_type", SINGLE_LABEL)
+    fields.require("problem_type", tuple(PROBLEM_TYPES))
     fields.require("use_mean_pooling", (False, None))
     fields.require("hidden_act", tuple(ACTIVATIONS))
     no_bias = config.get("qkv_bias", True) is False

@@ -8,9 +8,11 @@ from typing import Any
 
 from evolution.adopting.errors import AdoptError
 from vit import Architecture
+from vit.activation import SOFTMAX
 from vit.components import Tree
 from vit.contract import Target
 from vit.decode import Decoding
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -22,6 +24,7 @@ class Model:
     target: Target  # how pictures are prepared
     decoding: Decoding
     told: Mapping[str, Any]  # where it comes from, for the path spec
+    activation: str = SOFTMAX  # of the head's numbers
 
 
 def checked_labels(source: str, labels: Sequence[Any] | None, classes: int) -> tuple[str, ...]:

@@ -100,7 +100,9 @@ class _Network:
                 norm_after_pooling=facts.pooling == "mean" and self._has(self._names.pooled_norm),
             )  # fmt: skip
         except ValueError as error:
-            raise AdoptError(f"{self._source}: expected a ViT's sizes; {error}") from None
+            raise AdoptError(
+                f"{self._source}: expected a ViT's sizes; found that {error}"
+            ) from None
         found = heads[0]["kernel"].shape[0] * len(heads)
         if found != arch.features:
             raise self._refused(f"a head that reads {arch.features} features", f"one of {found}")

@@ -47,7 +47,9 @@ INPUTS = {
     for spec in (
         Spec("image", "BYTES", (ANY, 1), "n] or [n, 1"),  # image files
         Spec("pixels", "UINT8", (ANY, ANY, ANY, 3), "n, height, width, 3"),
-        Spec("preprocessed", "FP32", (ANY, ANY, ANY, 3), "n, size, size, 3"),  # scaled as the model takes it
+        Spec(
+            "preprocessed", "FP32", (ANY, ANY, ANY, 3), "n, size, size, 3"
+        ),  # scaled as the model takes it
     )
 }
 VERSIONS = 100  # the newest, that a model's metadata lists

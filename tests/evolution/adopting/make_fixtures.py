@@ -168,6 +168,10 @@ def lora(folder: Path, base: Any, config: ViTConfig) -> None:
         model.peft_config["default"].base_model_name_or_path = "../vit"
         model.save_pretrained(folder / name)
         (folder / name / "README.md").unlink()
+        file = folder / name / "adapter_config.json"
+        told = json.loads(file.read_text())
+        told["target_modules"].sort()  # a set, written in any order
+        file.write_text(json.dumps(told, indent=2) + "\n")
         keep(folder / name, pixels, model)
 
 
@@ -195,7 +199,7 @@ def of_timm(folder: Path, image: Image.Image) -> None:
         keep(folder / name, transform(image), model)
 
     save("vit", "vit_tiny_patch16_224", patch_size=8)
-    save("gap", "vit_base_patch16_rpn_224", patch_size=8, qkv_bias=False,
+    save("gap", "vit_base_patch16_224", patch_size=8, qkv_bias=False, global_pool="avg",
          cfg={"crop_mode": "squash", "interpolation": "bilinear"})  # fmt: skip
     save("gap-fc", "vit_small_patch16_224", patch_size=8, class_token=False, global_pool="avg")
     save("registers", "vit_betwixt_patch16_reg4_gap_256", patch_size=8, init_values=0.5)
@@ -240,12 +244,15 @@ def augreg(folder: Path, image: Image.Image) -> None:
         num_heads=heads, mlp_ratio=mlp / w, num_classes=classes, act_layer="gelu_tanh",
     )  # fmt: skip
     model.load_pretrained(str(folder / "tiny.npz"))
-    # Its published evaluation: the whole picture resized, and scaled to -1 .. 1.
-    resized = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR), np.float32)
-    keep(folder, torch.from_numpy(resized / 127.5 - 1).permute(2, 0, 1), model.eval())
+    # Its published evaluation: the whole picture resized without antialias, scaled to -1 .. 1.
+    pixels = torch.from_numpy(np.asarray(image, np.float32)).permute(2, 0, 1)
+    resized = torch.nn.functional.interpolate(pixels[None], (32, 32), mode="bilinear")[0]
+    keep(folder, resized / 127.5 - 1, model.eval())
     (folder / "labels.txt").write_text("\n".join(LABELS) + "\n")
 
 
+# A block of another kind may have the same arrays, and compute something else.
+PLAIN_PARTS = ("Block", "Attention", "Mlp", "PatchEmbed")
 ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu"}
 
 
@@ -259,17 +266,21 @@ def table() -> dict[str, Any]:
             continue
         block, norm = model.blocks[0], model.norm
         norm = model.fc_norm if isinstance(norm, torch.nn.Identity) else norm
-        mlp = getattr(block, "mlp", None)
+        mlp, qkv = getattr(block, "mlp", None), getattr(getattr(block, "attn", None), "qkv", None)
         activation = ACTIVATIONS.get(type(getattr(mlp, "act", None)).__name__)
-        if activation and type(norm).__name__ == "LayerNorm":
+        parts = (block, getattr(block, "attn", None), mlp, model.patch_embed)
+        plain = tuple(type(part).__name__ for part in parts) == PLAIN_PARTS
+        if activation and plain and type(norm).__name__ == "LayerNorm":
             pool = "distilled" if hasattr(model, "head_dist") else model.global_pool
-            found[name] = [block.attn.num_heads, activation, norm.eps, pool]
+            biased = qkv.bias is not None
+            found[name] = [block.attn.num_heads, activation, norm.eps, pool, biased]
     return found
 
 
 def main(folder: Path) -> None:
     for kind in ("hf", "timm", "augreg"):
         shutil.rmtree(folder / kind, ignore_errors=True)
+    torch.manual_seed(0)  # of what PEFT draws
     image = picture()
     folder.mkdir(parents=True, exist_ok=True)
     image.save(folder / "picture.png")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evolution.adopting import hugging_face
+from evolution.adopting import augreg, hugging_face, peft, timm
 from evolution.adopting.models import Model
 from vit.decode import decode
 from vit.forward import forward
@@ -24,6 +24,9 @@ HUGGING_FACE = (
     "vit", "vit-variant", "vit-msn", "ijepa", "deit", "deit-distilled", "dinov2",
     "dinov2-registers",
 )  # fmt: skip
+
+
+TIMM = ("vit", "gap", "gap-fc", "registers", "registers-token", "clip", "deit")
 
 
 def agrees(model: Model, folder: Path) -> None:
@@ -40,3 +43,21 @@ def agrees(model: Model, folder: Path) -> None:
 def test_networks_of_transformers_answer_as_there(name):
     folder = FIXTURES / "hf" / name
     agrees(hugging_face.read(folder, None), folder)
+
+
+@pytest.mark.parametrize("name", ["lora", "lora-rs"])
+def test_adapters_of_peft_are_merged(name):
+    folder = FIXTURES / "hf" / name
+    agrees(peft.read(folder, None, None), folder)
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_networks_of_timm_answer_as_there(name):
+    folder = FIXTURES / "timm" / name
+    agrees(timm.read(folder / "model.safetensors", None), folder)
+
+
+def test_a_file_of_augreg_answers_with_its_head():
+    folder = FIXTURES / "augreg"
+    labels = (folder / "labels.txt").read_text().splitlines()
+    agrees(augreg.read(folder / "tiny.npz", labels), folder)
