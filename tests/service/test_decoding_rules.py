@@ -118,7 +118,7 @@ def test_one_image_for_versions_of_different_rules(
 def test_rules_of_a_later_version_are_refused_with_what_to_do(gateway: Gateway) -> None:
     body = refused(gateway.classify("newer", INK), 503, "unavailable")
     assert (
-        "expected one of viewer, tensorflow, found 'of later'; update the gateway" in body["detail"]
+        "expected one of viewer, tensorflow, upright, found 'of later'; update the gateway" in body["detail"]
     )
 
 
