@@ -58,6 +58,7 @@ class _Network:
         self._source = source
         self._left = dict(arrays)
         self._names, self._layout, self._facts = names, names.layout, facts
+        self._norms_pooled = self._has(names.pooled_norm)
 
     def assembled(self) -> tuple[Architecture, dict[str, Tree]]:
         tokens = self._prefix_tokens()
@@ -97,7 +98,7 @@ class _Network:
                 num_classes=len(heads[0]["bias"]), activation=facts.activation,
                 norm_epsilon=facts.norm_epsilon, prefix_tokens=prefix, input_norm=input_norm,
                 pooling=facts.pooling,
-                norm_after_pooling=facts.pooling == "mean" and self._has(self._names.pooled_norm),
+                norm_after_pooling=facts.pooling == "mean" and self._norms_pooled,
             )  # fmt: skip
         except ValueError as error:
             raise AdoptError(
@@ -129,9 +130,8 @@ class _Network:
 
     def _leaf(self, path: str, shape: tuple[int, ...]) -> Array:
         key = self._layout.key(path)
-        norm = self._names.pooled_norm
-        if path.startswith("encoder_norm/") and self._has(norm):
-            key = norm.format(key.rpartition(".")[2])
+        if path.startswith("encoder_norm/") and self._norms_pooled:
+            key = self._names.pooled_norm.format(key.rpartition(".")[2])
         part, _, leaf = path.removeprefix(path.partition("/")[0] + "/").rpartition("/")
         part = part or path.partition("/")[0]
         if key not in self._left and leaf == "bias" and part in self._facts.may_lack_bias:

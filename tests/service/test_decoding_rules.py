@@ -117,9 +117,8 @@ def test_one_image_for_versions_of_different_rules(
 
 def test_rules_of_a_later_version_are_refused_with_what_to_do(gateway: Gateway) -> None:
     body = refused(gateway.classify("newer", INK), 503, "unavailable")
-    assert (
-        "expected one of viewer, tensorflow, upright, found 'of later'; update the gateway" in body["detail"]
-    )
+    expected = "expected one of viewer, tensorflow, upright, found 'of later'; update the gateway"
+    assert expected in body["detail"]
 
 
 def test_all_parts_of_a_multipath_version_see_the_same_pixels(tmp_path: Any) -> None:
