@@ -45,8 +45,6 @@ HONEST = (
     Weather(kill=0.003, interrupt=0.004, stop=0.005, fail=0.004, lose=0.01, late=0.01),
 )
 ASLEEP = (Weather(stop=0.05), Weather(stop=0.1))
-OVERSLEPT = (Weather(stop=0.05), Weather(stop=0.1), Weather(stop=0.2))
-UNSURE = (Weather(late=0.2, interrupt=0.1), Weather(late=0.3, interrupt=0.05, stop=0.05))
 LOST = (
     Weather(lose=0.1),
     Weather(lose=0.2),
@@ -107,13 +105,6 @@ def collected(random: Random, place: str) -> list[Script]:
     if random.random() < 0.3:
         scripts += _some(few, ["rm", "publish", "rollback", "look"], 1, 2)
     return scripts
-
-
-def taken_over(random: Random, place: str) -> list[Script]:
-    """A gc sleeps until another has taken over, and what is garbage is published."""
-    few = _Few(random, "u", [4], [3], _grace(random, place))
-    publish = few.make("publish")
-    return [[few.make("gc")], [few.make("gc")], [publish] * random.randint(1, 2)]
 
 
 def removed_and_published(random: Random, place: str) -> list[Script]:
@@ -226,8 +217,6 @@ THEMES = {
     "signed": Theme(signed, 3, MIXED),
     "vouched": Theme(vouched, 2, (*MIXED, *ASLEEP)),
     "asleep": Theme(collected, 1, ASLEEP, ("bucket",)),
-    "taken-over": Theme(taken_over, 2, OVERSLEPT, ("bucket",)),
-    "forgotten": Theme(vouched, 1, UNSURE, ("bucket",)),
     "durable": Theme(durable, 2, HONEST[:3], ("disk",), power=1.0),
     "durable-twins": Theme(durable_twins, 1, (Weather(), *ASLEEP), ("disk",), power=1.0),
     "unanswered": Theme(unanswered, 2, LOST, ("bucket",)),
