@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from evolution.data.errors import listed
 from evolution.measured import MEASURED
 from evolution.outcome import TaskPublished, TaskWithdrawn
 from evolution.population import ROOT, Path, Population, accounted_params
 from evolution.state import Progress
-from evolution.tasks import Split, StreamedSplit, Task
+from evolution.tasks import Split, StreamedSplit, Task, TaskError
 from model_store import (
     DamagedStore,
     Digest,
@@ -148,6 +149,27 @@ def standing(store: ModelStore, spec: TaskPath, run: str) -> Published | None:
         if version.path.lineage.get("agent") == run:
             return version if version.path.components == spec.components else None
     return None
+
+
+def require_its_classes(store: ModelStore, task: Task, paths: Iterable[Path]) -> None:
+    """Raises TaskError if the newest of the task's published paths tells other classes apart.
+
+    A user's own set may have been replaced under its name; a run goes on with the same classes.
+    """
+    published = [path.published for path in paths if path.published and path.task == task.name]
+    number = _number_of(store, task.name, published[-1]) if published else None
+    if number is None:
+        return
+    try:
+        labels = store.resolve(task.name, number).path.labels
+    except (DamagedStore, UnknownVersion):
+        return  # nobody can serve it either
+    if labels != task.labels:
+        raise TaskError(
+            f"task {task.name}: expected the {len(labels):,} classes of its version {number} "
+            f"({listed(labels)}), found {len(task.labels):,} ({listed(task.labels)}): its data set "
+            "was replaced\nadd those pictures under a name of their own, or start another run"
+        )
 
 
 def _number_of(store: ModelStore, task: str, manifest: Digest) -> int | None:

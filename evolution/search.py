@@ -16,7 +16,7 @@ from evolution.iteration import Iteration
 from evolution.measured import qualities, quality_told, told_by
 from evolution.outcome import Ended, Event, Remark, TaskFailed
 from evolution.population import ROOT, Path, Population
-from evolution.publication import publish_once, published_event, standing
+from evolution.publication import publish_once, published_event, require_its_classes, standing
 from evolution.settings import SettingError
 from evolution.single import SinglePaths, architecture
 from evolution.state import Progress, StateError
@@ -177,7 +177,9 @@ class Search:
         Raises AgentBusy if another process is running it, on whatever machine.
         """
         for entry in dict.fromkeys(self.progress.schedule[self.progress.iteration :]):
-            self._source(entry)  # errors of the data come before anything is saved or trained
+            # Errors of the data come before anything is saved or trained.
+            task = self._source(entry)
+            require_its_classes(self.store, task, self.population.paths.get(task.name, ()))
         with ExitStack() as stack:
             held = yield from hold(
                 self.store, self.name, stack, self.patience_s, lambda: self.stopping

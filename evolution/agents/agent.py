@@ -22,6 +22,7 @@ from evolution.experiments import RESUMABLE, Experiment, with_settings
 from evolution.holding import hold
 from evolution.outcome import Event, Remark
 from evolution.population import ROOT, Population
+from evolution.publication import require_its_classes
 from evolution.search import Source
 from evolution.settings import SettingError
 from evolution.state import Progress, StateError
@@ -125,6 +126,7 @@ class Agent:
         experiment = self._experiment(progress)
         task = self._require_task(experiment)
         snapshot, population = self._population(held, document, progress)
+        require_its_classes(self._store, task, population.paths.get(self._owner, ()))
         if not document["snapshot"]:
             progress.seeds = [path.id for path in population.seeds(self._owner)]
         kind = self._class.kind(experiment, task, population, progress, self._owner)

@@ -29,6 +29,7 @@ from evolution.data.stored import (
     Card,
     Fingerprint,
     Pictures,
+    Written,
     card_of,
     classes_of,
     folder_of,
@@ -43,7 +44,12 @@ MULTI_LABEL = (
     "a picture has any number of labels here, as they came in lists, or in texts with | in them"
 )
 
-Progress = Callable[[int, int | None], object]
+Progress = Callable[[str, int, int | None], object]  # what is done, how many pictures, of how many
+READING, COMPARING, WRITING = "reading", "comparing", "writing"
+
+
+def _silent(doing: str, done: int, total: int | None) -> None:
+    """Nobody looks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,7 @@ class Refused(DataError):
 
 
 def add(
-    request: Request, place: Place, progress: Progress = lambda done, total: None
+    request: Request, place: Place, progress: Progress = _silent
 ) -> tuple[Card, tuple[str, ...], bool, list[str]]:
     """Adds a set: its card, its classes, whether it is new, and notes for the user.
 
@@ -84,11 +90,14 @@ def add(
             if multi_label:
                 source.notes.append(MULTI_LABEL)
             seen, classes = _stage(source, multi_label, staged, progress)
+            progress(COMPARING, len(seen), len(seen))
             groups, order = groups_of(seen), drawn(seen, request.seed)
             splits = split_up(seen, groups, order)
             report = check(seen, splits, groups, classes, multi_label, request.max_bad)
             _require_safe(request, report, classes)
-            card = _write(request, scratch / "set", staged, seen, classes, splits, order, report)
+            card = _write(
+                request, scratch / "set", staged, seen, classes, splits, order, report, progress
+            )
         there = card_of(place, request.name)
         if there is None and place.publish(scratch / "set", folder):
             return card, classes, True, source.notes
@@ -102,7 +111,7 @@ def add(
 
 
 def check_again(
-    place: Place, card: Card, progress: Progress = lambda done, total: None
+    place: Place, card: Card, progress: Progress = _silent
 ) -> tuple[Report, tuple[str, ...]]:
     """Reads a stored set as a whole and checks it; the card has the new report then.
 
@@ -125,7 +134,7 @@ def check_again(
                 seen.add(row.image, facts, map(int, row.labels), split)
                 last = len(seen) - 1
                 prints.add(split, seen.labels_of(last), seen.digest(last))
-            progress(len(seen), total)
+            progress(READING, len(seen), total)
     if not seen.skips and prints.text() != card.fingerprint:
         raise DataError(
             f"data set {card.name}: expected the pictures of {card.fingerprint[:19]}…, found "
@@ -150,7 +159,7 @@ def _stage(
             labels = [numbers.setdefault(name, len(numbers)) for name in row.labels]
             staged.append(row.path, row.image)
             seen.add(row.image, facts, labels, row.split)
-        progress(len(seen) + seen.skips, source.total)
+        progress(READING, len(seen) + seen.skips, source.total)
     if not len(seen):
         raise DataError(_nothing(seen))
     require_text(set(numbers), "classes")
@@ -253,16 +262,23 @@ def _write(
     splits: NDArray[np.int8],
     order: list[int],
     report: Report,
+    progress: Progress,
 ) -> Card:
     folder.mkdir()
     multi_label = report.multi_label
+    schema, counted = schema_of(classes, multi_label), itertools.count(1)
     prints, files, size = Fingerprint(classes, multi_label), {}, 0
+
+    def each(rows: list[int]) -> Iterator[Written]:
+        for row in rows:
+            yield *staged.read(row), seen.labels_of(row)
+            progress(WRITING, next(counted), len(order))
+
     for number, split in enumerate(SPLITS):
         chosen = [row for row in order if splits[row] == number]
         for row in chosen:
             prints.add(split, seen.labels_of(row), seen.digest(row))
-        rows = ((*staged.read(row), seen.labels_of(row)) for row in chosen)
-        files[split], written = write_split(folder, split, schema_of(classes, multi_label), rows)
+        files[split], written = write_split(folder, split, schema, each(chosen))
         size += written
     shapes = list(seen.shapes)
     card = Card(

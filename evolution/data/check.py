@@ -202,7 +202,7 @@ def _about_classes(report: Report, classes: tuple[str, ...]) -> list[Finding]:
     for split, danger in (("train", True), ("validation", False), ("test", False)):
         lacking = [name for name, n in zip(classes, report.counts[split], strict=True) if not n]
         if lacking and len(lacking) < len(classes):
-            message = f"{len(lacking)} of {len(classes)} {plural} have no {split} picture"
+            message = f"{len(lacking):,} of {len(classes):,} {plural} have no {split} picture"
             name = f"class-without-{split}"
             found.append(Finding(name, f"{message}: {listed(lacking)}", danger))
     return found
@@ -227,12 +227,12 @@ def _about_splits(report: Report, leaks: Mapping[int, int]) -> list[Finding]:
         if not total:
             found.append(Finding(f"no-{split}", f"there is no {split} picture", True))
         elif report.classes > 1 and not _tells(report, np.array(report.counts[split]), total):
-            message = f"all {total} {split} pictures are of one class"
+            message = f"all {total:,} {split} pictures are of one class"
             if report.multi_label:
-                message = f"each label is on all {total} {split} pictures or on none"
+                message = f"each label is on all {total:,} {split} pictures or on none"
             found.append(Finding(f"one-class-{split}", message, True))
         if leaked := leaks.get(number, 0):
-            message = f"{leaked} of {total} {split} pictures show the same as training pictures"
+            message = f"{leaked:,} of {total:,} {split} pictures show the same as training pictures"
             found.append(Finding(f"leak-{split}", message, leaked > MAX_LEAK * total))
     return found
 
@@ -241,15 +241,15 @@ def _about_pictures(report: Report, max_bad: float) -> list[Finding]:
     found = []
     if report.bad:
         total = report.pictures + report.bad
-        message = f"{report.bad} of {total} pictures cannot be used"
+        message = f"{report.bad:,} of {total:,} pictures cannot be used"
         found.append(Finding("bad", message, report.bad > max_bad * total))
     if report.constant:
-        message = f"{report.constant} of {report.pictures} pictures are of one colour all over"
+        message = f"{report.constant:,} of {report.pictures:,} pictures are of one colour all over"
         danger = report.constant > MAX_CONSTANT * report.pictures
         found.append(Finding("constant", message, danger))
     if others := report.duplicates["other classes"]:
         another = "with other labels" if report.multi_label else "of another class"
-        message = f"{others} pictures show the same as one {another}"
+        message = f"{others:,} pictures show the same as one {another}"
         found.append(Finding("two-classes", message))
     return found
 

@@ -87,7 +87,7 @@ def add(
     )
     console, where = _console(), _place()
     try:
-        with _progress("reading") as progress:
+        with _progress() as progress:
             card, classes, new, notes = adding.add(request, where, progress)
     except adding.Refused as error:
         printing.print_report(console, error.report, error.classes)
@@ -141,7 +141,7 @@ def check(name: Name) -> None:
     from evolution.data import adding, printing
 
     where = _place()
-    with _progress("checking") as progress:
+    with _progress() as progress:
         report, classes = adding.check_again(where, _card(where, name), progress)
     printing.print_report(_console(), report, classes)
     if report.dangers:
@@ -189,12 +189,21 @@ def _print_json(value: object) -> None:
 
 
 @contextmanager
-def _progress(doing: str) -> Iterator[Callable[[int, int | None], object]]:
+def _progress() -> Iterator[Callable[[str, int, int | None], object]]:
     """One line that counts, on a terminal."""
-    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     console = _console(stderr=True)
     with Progress(
         *columns, console=console, transient=True, disable=not sys.stderr.isatty()
     ) as bar:
-        row = bar.add_task(doing, total=None)
-        yield lambda done, total: bar.update(row, completed=done, total=total)
+        row = bar.add_task("", total=None)
+
+        def show(doing: str, done: int, total: int | None) -> None:
+            bar.update(row, description=f"{doing:9}", completed=done, total=total)
+
+        yield show

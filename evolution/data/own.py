@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from evolution.data.check import ACCURACY, Report
+from evolution.data.errors import DataError
 from evolution.data.places import Place, open_place
 from evolution.data.rows import SPLITS
 from evolution.data.stored import Card, Pictures, card_of, classes_of
@@ -37,11 +38,18 @@ def own_data(name: str, place: Place | None = None) -> OwnData | None:
     if card is None:
         return None
     labels = classes_of(place, card)
+    pictures = {split: Pictures(place, name, card.files[split]) for split in SPLITS}
+    for split, found in pictures.items():
+        if len(found) != (told := card.check.in_split(split)):
+            raise DataError(
+                f"data set {name}: expected {told:,} {split} pictures, found {len(found):,}: its "
+                f"files were changed; remove it (munet data rm {name}) and add it again"
+            )
     height, width = card.size or (None, None)
     examples = {
         split: Examples(
             source=f"{name} {split}",
-            records=_Records(Pictures(place, name, card.files[split]), card.multi_label),
+            records=_Records(pictures[split], card.multi_label),
             parse=_parse_list if card.multi_label else _parse,
             num_classes=len(labels),
             shape=(height, width, 3),

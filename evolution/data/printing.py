@@ -32,7 +32,7 @@ def print_card(console: Console, card: Card, classes: tuple[str, ...]) -> None:
     facts.add_row("source", Text(card.source or "not given (--source)"))
     facts.add_row("licence", Text(card.licence or "not given (--licence)"))
     facts.add_row("added", f"{card.created}, {decimal(card.bytes)}")
-    facts.add_row("fingerprint", card.fingerprint)
+    facts.add_row("fingerprint", card.fingerprint.removeprefix("sha256:"))
     if card.made:
         facts.add_row("splits made", f"{', '.join(card.made)} (seed {card.seed})")
     if card.left_out:

@@ -1,6 +1,6 @@
 """EuroSAT from its class folders to answers: added, trained on, served, asked of every test file.
 
-MUNET_EUROSAT names a folder that has them: 27,000 JPEG files in ten folders, or the parts of its
+EUROSAT_FOLDER names a folder that has them: 27,000 JPEG files in ten folders, or the parts of its
 archive (CLASS.members.tar.xz).
 """
 
@@ -24,7 +24,7 @@ from evolution.sources import source_of
 from model_store import ModelStore
 from tests.service.servers import Server
 
-SOURCE = os.environ.get("MUNET_EUROSAT", "")
+SOURCE = os.environ.get("EUROSAT_FOLDER", "")
 
 
 @pytest.fixture
@@ -40,7 +40,9 @@ def class_folders(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SOURCE, reason="MUNET_EUROSAT names no folder with EuroSAT's class folders")
+@pytest.mark.skipif(
+    not SOURCE, reason="EUROSAT_FOLDER names no folder with EuroSAT's class folders"
+)
 def test_eurosat_from_its_class_folders(class_folders, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MUNET_DATA", str(tmp_path / "sets"))
     card, classes, _, _ = add(Request("eurosat", str(class_folders), licence="MIT"), open_place())

@@ -27,6 +27,7 @@ def seen_of(labels, splits, names) -> Seen:
     seen = Seen()
     for label, split, name in zip(labels, splits, names, strict=True):
         seen.labels.append(label)
+        seen.ends.append(len(seen.labels))
         seen.splits.append(split)
         seen.digests += hashlib.sha256(repr(name).encode()).digest()
     return seen
@@ -122,7 +123,7 @@ def test_other_seeds_draw_others():
 def looked_at(files) -> np.ndarray:
     seen = Seen()
     for data in files:
-        seen.add(data, facts_of(data), 0, None)
+        seen.add(data, facts_of(data), [0], None)
     return groups_of(seen)
 
 
