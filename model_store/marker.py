@@ -4,7 +4,9 @@ Nothing is created where a store was expected and there is no marker, and nothin
 that does not know the format and all features that the marker names.
 """
 
+import hashlib
 import json
+import re
 import secrets
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -15,6 +17,8 @@ from model_store.storage import MARKER, Storage
 
 FORMAT = 2
 FEATURES = frozenset[str]()  # that this code knows
+_ID = re.compile(r"([0-9a-f]{24})-([0-9a-f]{12})")
+_OLD_ID = re.compile(r"[0-9a-f]{32}")  # of a store made before an id had a check
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,12 @@ class Marker:
     features: frozenset[str]
     id: str  # of this store: no other has it, but the copies of this one
     incomplete: bool = False  # a copy to which not everything has been copied yet
+
+    @property
+    def has_sound_id(self) -> bool:
+        """Whether the id is one that a store was given."""
+        match = _ID.fullmatch(self.id)
+        return match[2] == _check(match[1]) if match else bool(_OLD_ID.fullmatch(self.id))
 
     def require_writable(self, url: str) -> None:
         """Raises UnknownFormat where this code must not change the store."""
@@ -41,7 +51,8 @@ def begin(storage: Storage, original: Marker | None = None) -> None:
     As a copy of another it is opened by nobody before `complete`.
     """
     if original is None:
-        found = Marker(FORMAT, frozenset(), secrets.token_hex(16))
+        digits = secrets.token_hex(12)
+        found = Marker(FORMAT, frozenset(), f"{digits}-{_check(digits)}")
     else:
         found = replace(original, incomplete=True)
     storage.create(MARKER, _to_bytes(found))
@@ -95,6 +106,11 @@ def look(storage: Storage) -> Marker | None:
             " this program that made it, or export from there and import here"
         )
     return found
+
+
+def _check(digits: str) -> str:
+    """What follows on the random digits of an id."""
+    return hashlib.sha256(digits.encode()).hexdigest()[:12]
 
 
 def _to_bytes(marker: Marker) -> bytes:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from model_store import marker
 from model_store.blobs import Blobs, Digest, key_of
 from model_store.canonical_json import MAX_BYTES
 from model_store.errors import BlobNotFound, DamagedStore, InvalidName, StorageError
@@ -52,6 +53,7 @@ def verify(storage: Storage, blobs: Blobs, refs: Refs) -> list[Problem]:
     for digest, _ in blobs.all():
         storage.forget(key_of(digest))  # the store is to be read, not the copies this machine has
     found = _Verification(storage, blobs, refs)
+    found.check_marker()
     for kind in KINDS:
         for key in sorted({*refs.lost(kind), *refs.keys(kind)}):
             found.check_document(key)
@@ -74,6 +76,15 @@ class _Verification:
 
     def _add(self, severity: Severity, path: str, digest: Digest | None, message: str) -> None:
         self.problems.append(Problem(severity, path, digest, message))
+
+    def check_marker(self) -> None:
+        """The id of this store, by which a backup knows it. Raises as `marker.look` does."""
+        found, where = marker.look(self._storage), self._storage.where(MARKER)
+        if found and not found.has_sound_id:
+            message = (
+                f"{where}: the id {found.id} is none that a store was given; restore this file"
+            )
+            self._add("error", where, None, f"{message} from a backup")
 
     def check_document(self, key: str) -> None:
         """A document, its copy, and the manifests that it names."""

@@ -346,6 +346,16 @@ def test_the_marker(sample: Sample) -> None:
             sample.opened()
 
 
+def test_every_byte_of_the_id(sample: Sample) -> None:
+    """By which a backup knows the store."""
+    marker = sample.files[MARKER]
+    start = marker.index(b'"id"') + len(b'"id": "')
+    for position in range(start, start + 37):
+        for content in (flipped(marker, position, 1), marker[:position] + marker[position + 1 :]):
+            with sample.holding({MARKER: content}):
+                assert [MARKER in problem.path for problem in errors(sample)] == [True]
+
+
 def test_harmless_files_missing_or_full_of_anything(sample: Sample) -> None:
     present = sorted(HARMLESS & set(sample.files))
     assert "lock" in present
