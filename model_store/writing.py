@@ -21,6 +21,7 @@ from model_store.errors import (
     MissingComponent,
     StoreError,
     UnknownName,
+    UnknownTask,
     UnknownVersion,
     listed,
 )
@@ -191,7 +192,15 @@ class Writer:
         """Forget all versions and names of a task. Raises UnknownTask."""
         self._reader.existing(task)
         announce(self._storage, task)
-        self._change(task, lambda found: found.without(found.versions))
+
+        def change(found: Versions) -> Versions:
+            if not found.versions:  # nothing is said to be done that no write confirms
+                raise UnknownTask(
+                    f"task {task!r} was removed meanwhile, or is not seen: look again"
+                )
+            return found.without(found.versions)
+
+        self._change(task, change)
 
     def remove_version(self, task: str, version: int) -> None:
         """Forget a version. Raises UnknownTask, UnknownVersion or LiveVersion."""

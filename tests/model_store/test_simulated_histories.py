@@ -59,12 +59,20 @@ OVERLOOKED: tuple[Plan, Turns, Events] = (
     {"P0.1.5": ("lie", 0.92)},
 )
 
+# Who removes a task sees neither its document nor the copy.
+UNSEEN: tuple[Plan, Turns, Events] = (
+    Plan("bucket", [[("rm", "t", None)]]),
+    [],
+    {"P0.1.10": ("lie", 0.65), "P0.1.13": ("lie", 0.82)},
+)
+
 # By the step that ends it well.
 HISTORIES = {
     "copies-durable": OUTLASTED,
     "gc-alone": OVERSLEPT,
     "signatures-lease": FORGOTTEN,
     "signatures-once": OVERLOOKED,
+    "removals": UNSEEN,
 }
 
 

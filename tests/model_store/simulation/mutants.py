@@ -144,6 +144,17 @@ def _signers_look_twice(stack: ExitStack) -> None:
     stack.enter_context(patch.object(writing.Writer, "add_signature", without))
 
 
+def _nothing_to_remove_is_done(stack: ExitStack) -> None:
+    """A task that is not seen counts as removed."""
+
+    def without(self: Any, task: str) -> None:
+        self._reader.existing(task)
+        writing.announce(self._storage, task)
+        self._change(task, lambda found: found.without(found.versions))
+
+    stack.enter_context(patch.object(writing.Writer, "remove_task", without))
+
+
 def _contents_are_not_synced(stack: ExitStack) -> None:
     """The content of a file is not made durable before the file gets its name."""
 
@@ -411,6 +422,7 @@ MUTANTS: dict[str, Callable[[ExitStack], None]] = {
     "signatures-same": _any_signatures_go,
     "signatures-lease": _signatures_go_late,
     "signatures-once": _signers_look_twice,
+    "removals": _nothing_to_remove_is_done,
     "copies": _copies_lag,
     "copies-forward": _copies_go_back,
     "copies-durable": _copies_are_more_durable,
