@@ -139,7 +139,7 @@ def mutate_hyperparameters(
 
 
 def architecture_of(base: Architecture, hp: Hyperparameters, num_classes: int) -> Architecture:
-    """The architecture that hyperparameters ask for; all that they do not name is the root's."""
+    """The architecture that hyperparameters ask for; its kind is the root's."""
     return replace(
         base,
         image_size=hp["ds_image_size"],

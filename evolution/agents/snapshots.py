@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -138,12 +139,14 @@ def architecture_shared(spec: TaskPath, ours: Architecture) -> Architecture | No
     except ValueError:
         return None
     whole = set(arch.component_names) == set(spec.components)
-    return arch if whole and _shape(arch) == _shape(ours) else None
+    return arch if whole and kind_of_network(arch) == kind_of_network(ours) else None
 
 
-def _shape(arch: Architecture) -> tuple[int, ...]:
-    """What all paths that share components agree in."""
-    return arch.width, arch.heads, arch.mlp_dim, arch.patch_size
+def kind_of_network(arch: Architecture) -> Architecture:
+    """What all paths that share components agree in: all but what hyperparameters say."""
+    return replace(
+        arch, image_size=arch.patch_size, num_layers=0, num_classes=1, adapters=(), adapter_dim=1
+    )
 
 
 def shape_hyperparameters(arch: Architecture) -> dict[str, Any]:

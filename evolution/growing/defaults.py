@@ -73,9 +73,15 @@ class Costs:
         return self.step_s * steps * 1.1 + 0.5
 
 
-def image_size(root: Architecture, machine: Machine, wanted: Wanted) -> int:
-    """The side of the images of a new system: what the machine affords."""
+def image_size(root: Architecture, stored: bool, machine: Machine, wanted: Wanted) -> int:
+    """The side of the images: what the machine affords, or that of a system in the store.
+
+    A system of larger images than would be chosen here, as of an adopted network, is grown with
+    smaller ones.
+    """
     choices = PATCHES_ACCELERATED if machine.accelerator else PATCHES
+    if stored and root.grid <= choices[0]:
+        return root.image_size
     if wanted.seconds is None:
         return choices[1] * root.patch_size
     steps = (wanted.children or FEWEST_CHILDREN) * LEAST_STEPS

@@ -1,7 +1,7 @@
 """What a linear classifier on the root's features reaches: what a task may expect at least.
 
-Ridge regression from the standardised class token to the classes, on as many pictures as cost a few
-seconds.
+Ridge regression from the standardised class token, or from the mean of all tokens where the head
+reads others too, to the classes, on as many pictures as cost a few seconds.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def _features(
         for i in range(0, len(inputs), AT_ONCE)
     ]
     tokens = np.concatenate(found)[: len(labels)].astype(np.float64)
-    return tokens.reshape(len(labels), -1, arch.width)[:, 0], labels
+    tokens = tokens.reshape(len(labels), -1, arch.width)
+    return (tokens[:, 0] if arch.one_token_answers else tokens.mean(1)), labels
 
 
 def _with_one(features: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,15 +1,15 @@
 """What a task grows from: the paths that a store serves, above the root that they share.
 
-A store may hold systems of several shapes (width, heads, patches), which share nothing. A task that
-is there keeps its shape; any other grows from the shape that most of the served paths have, of
-equals from the widest. The root is that of the run which published one of them; where none did, as
-in a store of adopted networks, the network of the deepest of them without its head.
+A store may hold systems of several kinds (width, heads, patches, pooling), which share nothing. A
+task that is there keeps its kind; any other grows from the kind that most of the served paths have,
+of equals the widest. The root is that of the run which published one of them; where none did, as in
+a store of adopted networks, the network of the deepest of them without its head.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from evolution import state
-from evolution.agents.snapshots import Taking, set_parents
+from evolution.agents.snapshots import Taking, kind_of_network, set_parents
 from evolution.experiments import Experiment
 from evolution.multipath.parts import is_multipath
 from evolution.population import ROOT, Population
@@ -26,15 +26,15 @@ from evolution.search import population_of_root
 from evolution.state import StateError
 from evolution.tasks import Task
 from evolution.training import forward_flops
-from model_store import ModelStore, Published
+from model_store import ModelStore, Published, TaskPath
 from vit import Architecture, shapes
 from vit.activation import activation_of
 from vit.components import Tree
 from vit.decode import decoding_of
 from vit.preprocess import CONTRACT
 
-Shape = tuple[int, ...]
-ImageSize = Callable[[Architecture], int]
+# Of a root, and whether it is a system's that a store holds.
+ImageSize = Callable[[Architecture, bool], int]
 RANDOM_BLOCKS = 3  # of a random root, which has none of its own
 
 
@@ -49,14 +49,17 @@ class System:
     published: tuple[Published, ...]  # that may be parents
 
     def of(self, task: Task) -> System:
-        """Without the task's own version, if that answers other classes or sees other pixels."""
+        """Without the task's own version, if that answers other classes or sees other pixels.
+
+        Another task's may see other pixels, as an adopted one does: it is a start, no yardstick.
+        """
 
         def fits(published: Published) -> bool:
             spec = published.path
             own = spec.task == task.name
             ours = task.labels, task.decoding, task.activation
             theirs = tuple(spec.labels), decoding_of(spec.input), activation_of(spec.extra)
-            return not own or ours == theirs
+            return not own or (_plain_input(spec) and ours == theirs)
 
         return replace(self, published=tuple(p for p in self.published if fits(p)))
 
@@ -66,23 +69,23 @@ def system_of(
 ) -> System:
     """What a store offers a task. `root` is the one asked for, `default` that of an empty store.
 
-    `size_of` says the side of the images of a root that comes from no store. Raises RootError.
+    `size_of` says the side of the images. Raises RootError.
     """
     served = [p for p in store.served() if _parent(p, task)] if store else []
     if root is None and store is not None and served:
-        shape = _chosen(served, task)
-        alike = tuple(p for p in served if _shape(_architecture(p)) == shape)
+        kind = _chosen(served, task)
+        alike = tuple(p for p in served if _kind(p) == kind)
         name, arch, components = _stored_root(store, alike)
+        arch = replace(arch, image_size=size_of(arch, True))
         return System(name, arch, components, _params_of(arch), alike)
     spec = root or default
     published, components = read_root(spec)
-    size = size_of(published)
     layers = published.num_layers or RANDOM_BLOCKS
     try:
-        arch, components = fitted(published, components, size, layers)
+        arch, components = fitted(published, components, size_of(published, False), layers)
     except ValueError as error:
         raise RootError(f"root {spec!r}: {error}") from error
-    alike = tuple(p for p in served if _shape(_architecture(p)) == _shape(arch))
+    alike = tuple(p for p in served if _kind(p) == kind_of_network(arch))
     return System(spec, arch, components, _params_of(arch), alike)
 
 
@@ -91,11 +94,6 @@ def population_of(
 ) -> Population:
     """The population that a run on the task begins with: the root, and each served path."""
     population = population_of_root(experiment, system.components)
-    root = population.paths[ROOT][0]
-    # A root without position embeddings for the experiment's images lends those it has.
-    root.hyperparameters = {
-        **root.hyperparameters, "num_layers": experiment.defaults["num_layers"],
-    }  # fmt: skip
     for component in population.components():
         component.digest = store.put(component.params)
     taking = Taking(store, population, system.architecture, task.name)
@@ -114,38 +112,37 @@ def population_of(
 def _parent(published: Published, task: str) -> bool:
     """Whether a served version may be a parent of the task's paths."""
     spec = published.path
-    own = spec.task == task
-    return (own or not spec.private) and not is_multipath(spec) and _sees_our_pixels(published)
-
-
-def _sees_our_pixels(published: Published) -> bool:
-    spec = published.path
     try:
         Architecture.from_json(spec.architecture)
-        known = {"size", *decoding_of(spec.input).to_json()}
-        activation_of(spec.extra)
-    except (ValueError, KeyError, TypeError):
+        known = decoding_of(spec.input) and activation_of(spec.extra)
+    except ValueError:  # of another version of munet
         return False
+    return bool(known) and (spec.task == task or not spec.private) and not is_multipath(spec)
+
+
+def _plain_input(spec: TaskPath) -> bool:
+    """Whether its pictures are prepared as in training."""
+    known = {"size", *decoding_of(spec.input).to_json()}
     return {k: v for k, v in spec.input.items() if k not in known} == CONTRACT
 
 
-def _chosen(served: Sequence[Published], task: str) -> Shape:
-    shapes: dict[Shape, int] = defaultdict(int)
+def _chosen(served: Sequence[Published], task: str) -> Architecture:
+    kinds: Counter[Architecture] = Counter()
     for published in served:
-        shape = _shape(_architecture(published))
+        kind = kind_of_network(_architecture(published))
         if published.task == task:
-            return shape
-        shapes[shape] += 1
-    return max(shapes, key=lambda shape: (shapes[shape], shape))
-
-
-def _shape(arch: Architecture) -> Shape:
-    return arch.width, arch.heads, arch.mlp_dim, arch.patch_size
+            return kind
+        kinds[kind] += 1
+    return max(kinds, key=lambda kind: (kinds[kind], kind.width))
 
 
 def _params_of(arch: Architecture) -> int:
     leaves = (leaf for name in arch.component_names for leaf in jax.tree.leaves(shapes(arch, name)))
     return sum(math.prod(leaf.shape) for leaf in leaves)
+
+
+def _kind(published: Published) -> Architecture:
+    return kind_of_network(_architecture(published))
 
 
 def _architecture(published: Published) -> Architecture:
@@ -155,7 +152,7 @@ def _architecture(published: Published) -> Architecture:
 def _stored_root(
     store: ModelStore, published: Sequence[Published]
 ) -> tuple[str, Architecture, dict[str, Tree]]:
-    """The root of served paths of one shape, in words and as components."""
+    """The root of served paths of one kind, in words and as components."""
     known = set(store.agents())
     for run in dict.fromkeys(str(p.path.lineage.get("agent")) for p in published):
         if run not in known:
@@ -164,7 +161,7 @@ def _stored_root(
             progress, population = state.load(store, run)
         except StateError:
             continue  # of another version of munet
-        if _shape(progress.architecture) == _shape(_architecture(published[0])):
+        if kind_of_network(progress.architecture) == _kind(published[0]):
             root = population.paths[ROOT][0]
             components = {c.name: c.params for c in root.components}
             return f"of run {run}", progress.architecture, components

@@ -1,5 +1,7 @@
 """`munet evolve`: what it trains, within which time, what it says, and how it goes on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from rich.console import Console
@@ -7,14 +9,19 @@ from rich.console import Console
 from evolution.budget import Budget
 from evolution.growing import system as growing_system
 from evolution.growing.asked import Asked, GrowthError, budget_of
+from evolution.growing.following import Reasons
 from evolution.growing.machine import Machine
 from evolution.growing.running import run
 from evolution.outcome import ChildTrained, Remark
 from evolution.roots import random_root
 from evolution.tasks import NoSuchTask
-from model_store import ModelStore
+from model_store import ModelStore, TaskPath
 from tests.evolution.systems import ROOT, start, tiny, toy_task
 from tests.evolution.test_search import published
+from vit import Architecture
+from vit.contract import Contract
+from vit.decode import VIEWER
+from vit.preprocess import CONTRACT
 
 MACHINE = Machine("2 cores", False, 1e9)
 
@@ -56,11 +63,58 @@ def test_a_first_task_is_grown_beside_a_baseline_and_later_ones_share(evolve, tm
     store = ModelStore(tmp_path / "store")
     assert store.agents() == ["evolve/toy/a/1", "evolve/toy/a/1/finetune-all"]
     assert "linear probe" in told and "child 2 of 2" in told and "baseline" in told
-    told = evolve("toy/b", children=2)
-    assert "toy/a v" in told and "baseline" not in told
+    told = evolve("toy/b", "toy/d", children=1)
+    assert "parents   toy/a v" in told and "parents   toy/a v1, toy/b v1" in told.replace(
+        "v2", "v1"
+    )
+    assert "baseline" not in told and store.tasks() == ["toy/a", "toy/b", "toy/d"]
     used = [set(store.resolve(task).path.components.values()) for task in ("toy/a", "toy/b")]
     assert used[0] & used[1]
     assert store.verify() == []
+
+
+def test_adopted_networks_of_another_kind_are_parents(evolve, tmp_path):
+    """The mean of the patches, exact GELU, and pixels prepared in another way."""
+    arch = replace(
+        ROOT, pooling="mean", prefix_tokens=0, norm_after_pooling=True, activation="gelu",
+        num_classes=2,
+    )  # fmt: skip
+    store = ModelStore(tmp_path / "store", create=True)
+    parts = {name: store.put(params) for name, params in random_root(arch).items()}
+    plain = Contract(8, "bilinear", 8, (0.5,) * 3, (0.5,) * 3).to_json()
+    adopted = TaskPath(
+        task="adopted", labels=("p", "q"), architecture=arch.to_json(), components=parts,
+        input={**plain, **VIEWER.to_json()}, hyperparameters={}, metrics={}, parameters={},
+        lineage={},
+    )  # fmt: skip
+    store.publish(adopted)
+    told = evolve("toy/b", children=3, baseline=False)
+    assert "adopted v1, and the root of adopted v1" in told
+    path = store.resolve("toy/b").path
+    assert Architecture.from_json(path.architecture) == replace(arch, num_classes=3)
+    assert set(path.components.values()) & set(parts.values())
+    assert path.input["scaling"] == CONTRACT["scaling"]
+
+
+@pytest.mark.parametrize("lines", [1, 3])  # in the baseline; in the search
+def test_the_same_command_goes_on_to_what_an_undisturbed_one_publishes(
+    evolve, tmp_path, monkeypatch, lines
+):
+    def dies(reasons, event, line=Reasons.line, told=[]):  # noqa: B006
+        told.append(event)
+        if len(told) == lines:
+            raise RuntimeError("killed")
+        return line(reasons, event)
+
+    evolve("toy/a", store="whole", children=3)
+    with monkeypatch.context() as patched:
+        patched.setattr(Reasons, "line", dies)
+        with pytest.raises(RuntimeError, match="killed"):
+            evolve("toy/a", children=3)
+    assert "going on with run evolve/toy/a/1" in evolve("toy/a")
+    stores = [ModelStore(tmp_path / name) for name in ("whole", "store")]
+    assert published(stores[0]) == published(stores[1])
+    assert stores[0].live() == stores[1].live()
 
 
 def test_no_line_is_wider_than_a_terminal(evolve):
