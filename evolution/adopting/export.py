@@ -7,13 +7,20 @@ the model card, and munet.json the path spec, by which the folder is taken back 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.numpy import save_file
 
 from evolution.adopting.export_card import card
-from evolution.adopting.export_facts import ancestors, root_of, sharing
+from evolution.adopting.export_facts import (
+    Ancestor,
+    ancestors,
+    is_private,
+    root_of,
+    sharing,
+)
 from evolution.adopting.export_folder import require_free, write_folder
 from evolution.adopting.export_network import config_of, exported
 from evolution.adopting.export_processor import input_of, processor_of
@@ -31,7 +38,7 @@ def write(store: ModelStore, published: Published, folder: Path) -> None:
     DamagedStore; OSError.
     """
     require_free(folder)  # before the work
-    export = exported(store, published)
+    export = exported(store, published, private=is_private(store, published))
     target, decoding = input_of(published.path, export.plain.image_size)
     chain = list(ancestors(store, published))
     oldest = ([each.version for each in chain if each.version] or [published])[-1]
@@ -54,9 +61,17 @@ def write(store: ModelStore, published: Published, folder: Path) -> None:
         "format": FORMAT,
         "version": published.version,
         "manifest": published.digest,
-        "path": published.path.to_json(),
+        "path": _path(published, chain),
     }
     write_folder(folder, fill, record)
+
+
+def _path(published: Published, chain: Sequence[Ancestor]) -> dict[str, Any]:
+    """The path spec, without the name of a private task that it was made from."""
+    told = published.path.to_json()
+    if chain and chain[0].hidden:
+        told["lineage"] = {**told["lineage"], "parent": None, "parent_task": None}
+    return told
 
 
 def _json(value: Any) -> str:

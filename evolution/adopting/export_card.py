@@ -41,7 +41,7 @@ def card(
     sections = [
         _front_matter(export),
         _title(export),
-        *([PRIVATE] if published.path.private else []),
+        *([PRIVATE] if export.private else []),
         use(target, decoding, export.activation),
         pixels(target, decoding, differing),
         _accuracy(export),
@@ -158,8 +158,11 @@ network is {plain.num_layers} blocks deep, and costs what so many blocks cost.""
 
 def _data(export: Export, ancestors: list[Ancestor]) -> str:
     rows = [_data_row(export.published.task, export.published.path.extra)]
-    known = [one for one in ancestors if one.version and not _hidden(export, one)]
-    rows += [_data_row(one.task, one.version.path.extra) for one in known if one.version]
+    rows += [
+        _data_row(one.task, one.version.path.extra)
+        for one in ancestors
+        if one.version and not one.hidden
+    ]
     headings = ["task", "data set", "pictures", "fingerprint", "source", "licence"]
     told = table(headings, dict.fromkeys(rows))
     return f"""## Data
@@ -202,7 +205,7 @@ def _lineage(export: Export, ancestors: list[Ancestor], root: str) -> str:
     published = export.published
     rows = [_lineage_row(published.task, published)]
     for one in ancestors:
-        if _hidden(export, one):
+        if one.hidden:
             rows.append(("a private task", "", "", "", ""))
         elif one.version is None:
             rows.append((text(one.task), "no longer in the store", "", "", ""))
@@ -226,11 +229,6 @@ def _lineage_row(task: str, version: Any) -> tuple[str, ...]:
     lineage = version.path.lineage
     generation, method = (text(lineage.get(key, UNKNOWN), 60) for key in ("generation", "method"))
     return text(task), f"v{version.version}", generation, method, f"`{version.digest}`"
-
-
-def _hidden(export: Export, one: Ancestor) -> bool:
-    """Whether a card must not name it: other private tasks' names are private too."""
-    return bool(one.version and one.version.path.private and one.task != export.published.task)
 
 
 def root_told(root: str) -> str:

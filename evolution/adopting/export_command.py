@@ -40,7 +40,9 @@ def export(
         raise ExportError(f"--to: expected hf:DIR, such as hf:exported/flowers; found {to!r:.60}")
     opened = ModelStore(store)
     published = opened.resolve(task, version)
-    if published.path.private and not private:
+    from evolution.adopting.export_facts import is_private
+
+    if is_private(opened, published) and not private:
         raise ExportError(
             f"task {task!r} is private: expected --private beside it, found no such flag\n"
             "who gets the folder gets the task: ask who owns the data first"

@@ -16,6 +16,7 @@ class Ancestor:
 
     task: str
     version: Published | None
+    hidden: bool = False  # another task that is private: its name is private too
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,16 @@ class Sharing:
     tasks: tuple[str, ...]  # that use some of it, those that use most first
 
 
+def is_private(store: ModelStore, published: Published) -> bool:
+    """Whether the version is private, or the one that its task is served by now."""
+    if published.path.private or published.task not in store.live():
+        return published.path.private
+    return store.resolve(published.task).path.private
+
+
 def ancestors(store: ModelStore, published: Published) -> Iterator[Ancestor]:
     """From the parent back to the first version that was made from the root."""
+    exported = published.task
     for _ in range(MAX_ANCESTORS):
         lineage = published.path.lineage
         digest, task = lineage.get("parent"), lineage.get("parent_task")
@@ -38,7 +47,7 @@ def ancestors(store: ModelStore, published: Published) -> Iterator[Ancestor]:
         if found is None:
             yield Ancestor(task, None)
             return
-        yield Ancestor(task, found)
+        yield Ancestor(task, found, task != exported and is_private(store, found))
         published = found
 
 

@@ -27,7 +27,9 @@ def write_folder(folder: Path, write: Callable[[Path], None], record: Mapping[st
     """Lets `write` fill an empty folder, adds the record, and puts it at `folder`.
 
     `folder` is not there, is empty, or is an export as it was written. Raises OccupiedFolder, or
-    OSError; then `folder` is as it was.
+    OSError; then `folder` is as it was. Of a process that is killed, what it was writing is left
+    beside, under a name that begins with a dot; and where it was just replacing an export, that
+    one, under a name that ends in "-replaced".
     """
     require_free(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -46,9 +46,10 @@ class Export:
     plain: Architecture  # of the class that others run: adapters are blocks
     tensors: Arrays
     activation: str  # of the answers
+    private: bool
 
 
-def exported(store: ModelStore, published: Published) -> Export:
+def exported(store: ModelStore, published: Published, *, private: bool) -> Export:
     """Reads a version's components. Raises ExportError, or DamagedStore."""
     path = published.path
     arch = network_of(path)
@@ -58,7 +59,7 @@ def exported(store: ModelStore, published: Published) -> Export:
         for name, digest in path.components.items()
     }
     plain, blocks = without_adapters(arch, params)
-    return Export(published, arch, plain, tensors_of(blocks), activation)
+    return Export(published, arch, plain, tensors_of(blocks), activation, private)
 
 
 def network_of(path: TaskPath) -> Architecture:

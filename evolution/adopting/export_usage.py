@@ -21,7 +21,9 @@ def use(target: Target, decoding: Decoding, activation: str) -> str:
     imported = "" if processor else "from torch.nn.functional import interpolate\n"
     answered = "print(model.config.id2label[int(logits.argmax())])"
     if activation == SIGMOID:
-        answered = "print(dict(zip(model.config.label2id, torch.sigmoid(logits).tolist())))"
+        answered = (
+            "print(dict(zip(model.config.id2label.values(), torch.sigmoid(logits).tolist())))"
+        )
     return f"""## Use
 
 ```python

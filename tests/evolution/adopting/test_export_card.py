@@ -128,6 +128,18 @@ def test_how_files_become_pixels_is_told_by_the_versions_own_rules(
     assert "before blocks\n0, 1 (counted from 0)" in raw
 
 
+def test_a_private_parent_is_named_nowhere(store: ModelStore, tmp_path: Path) -> None:
+    """Also where it became private after it was a parent."""
+    parent = publish(store, task="secret/cells")
+    publish(store, task="secret/cells", seed=1, private=True)
+    lineage = {"parent": parent.digest, "parent_task": "secret/cells"}
+    published = publish(store, seed=2, lineage=lineage)
+    card = card_of(store, published, tmp_path / "out")
+    assert "| a private task |" in card
+    for file in (tmp_path / "out").iterdir():
+        assert b"secret" not in file.read_bytes()
+
+
 # ---- the command
 
 
@@ -151,8 +163,10 @@ def test_the_command_writes_the_live_version_or_another(store: ModelStore, tmp_p
 def test_a_private_task_needs_a_flag_and_its_card_says_so(
     store: ModelStore, tmp_path: Path
 ) -> None:
+    publish(store)
     publish(store, private=True)
     arguments = ("flowers", "--to", f"hf:{tmp_path / 'out'}", "--store", store.url)
+    assert "expected --private" in str(run(*arguments, "--version", "1").exception)
     refused = run(*arguments)
     assert "expected --private" in str(refused.exception)
     assert not (tmp_path / "out").exists()
