@@ -16,6 +16,7 @@ from evolution.adopting.export_pixels import differences
 from evolution.adopting.export_usage import pixels, use
 from evolution.confidence import interval
 from evolution.data.rows import SPLITS
+from model_store import Published
 from vit import Architecture
 from vit.activation import SIGMOID
 from vit.config import SIZES
@@ -218,9 +219,11 @@ def _lineage(export: Export, ancestors: list[Ancestor], root: str) -> str:
         if ancestors
         else ""
     )
+    adopted = _adopted(_oldest(export, ancestors))
+    began = root_told(root) if adopted is None else _adopted_told(adopted)
     return f"""## Where it comes from
 
-{made}{root_told(root)}
+{made}{began}
 
 {told}"""
 
@@ -229,6 +232,26 @@ def _lineage_row(task: str, version: Any) -> tuple[str, ...]:
     lineage = version.path.lineage
     generation, method = (text(lineage.get(key, UNKNOWN), 60) for key in ("generation", "method"))
     return text(task), f"v{version.version}", generation, method, f"`{version.digest}`"
+
+
+def _oldest(export: Export, ancestors: list[Ancestor]) -> Published:
+    return ([one.version for one in ancestors if one.version] or [export.published])[-1]
+
+
+def _adopted(version: Published) -> Mapping[str, Any] | None:
+    """What is told of a network that was adopted; None of another."""
+    found = version.path.extra.get("adopted")
+    return found if isinstance(found, Mapping) else None
+
+
+def _adopted_told(adopted: Mapping[str, Any]) -> str:
+    kind, name, publisher = (
+        text(adopted.get(key) or UNKNOWN) for key in ("class", "name", "publisher")
+    )
+    return (
+        f"The oldest of them was adopted, as it had been trained elsewhere: {name}, a {kind} of\n"
+        f"{publisher}."
+    )
 
 
 def root_told(root: str) -> str:
@@ -269,6 +292,9 @@ def _licence(export: Export, ancestors: list[Ancestor], root: str) -> str:
         "augreg": "The root's weights are under their publishers' licence, which is not recorded.",
         "hf": "The root's weights are under their publishers' licence, which is not recorded.",
     }.get(kind, f"The root's licence is {UNKNOWN}.")
+    if (adopted := _adopted(_oldest(export, ancestors))) is not None:
+        licence = text(adopted.get("licence") or UNKNOWN)
+        rooted = f"Licence of the network that was adopted: {licence}."
     return f"""## Licence
 
 The store records no licence of the model itself. The licences of the data are in the table above;

@@ -16,18 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolution.adopting.export_errors import ExportError
-from evolution.adopting.hugging_face import ACTIVATIONS
+from evolution.adopting.hugging_face import ACTIVATIONS, PROBLEM_TYPES
 from evolution.adopting.names import HUGGING_FACE_NAMES
 from model_store import ModelStore, Published, TaskPath
 from vit import Architecture, kind_of, shapes
-from vit.activation import SIGMOID, SOFTMAX, activation_of
+from vit.activation import activation_of
 from vit.components import init
 from vit.parameters import LAYER_NORM_EPSILON, Tree
 
 ARCHITECTURE = "ViTForImageClassification"
 NAMES = HUGGING_FACE_NAMES[ARCHITECTURE]
 # What the path spec says of answers -> how transformers names the kind of problem.
-PROBLEM_TYPES = {SOFTMAX: "single_label_classification", SIGMOID: "multi_label_classification"}
+KINDS_OF_PROBLEM = {ours: theirs for theirs, ours in PROBLEM_TYPES.items() if theirs}
 # Our activation -> the first that transformers has for it.
 HIDDEN_ACTS = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
 # What a block and an adapter must have in common, where there are adapters.
@@ -216,7 +216,7 @@ def config_of(export: Export) -> dict[str, Any]:
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "dtype": "float32",
-        "problem_type": PROBLEM_TYPES[export.activation],
+        "problem_type": KINDS_OF_PROBLEM[export.activation],
         "id2label": {str(number): label for number, label in enumerate(labels)},
         "label2id": {label: number for number, label in enumerate(labels)},
     }

@@ -25,7 +25,7 @@ from model_store import ModelStore, Published, TaskPath
 from vit import Architecture, preprocess, shapes
 from vit.activation import FIELD, SIGMOID
 from vit.contract import Contract, Target
-from vit.decode import TENSORFLOW, VIEWER, Decoding, decode
+from vit.decode import TENSORFLOW, UPRIGHT, VIEWER, Decoding, decode
 from vit.forward import forward
 from vit.preprocess import CONTRACT
 
@@ -163,7 +163,7 @@ def write_all(folder: Path) -> None:
         "tiny": (TINY, TINY.image_size, VIEWER),
         "adapted": (ADAPTED, ADAPTED.image_size, TENSORFLOW),
         "scaled": (TINY, TINY.image_size, replace(TENSORFLOW, pixel_scale=3)),
-        "cropped": (other, crop, VIEWER),
+        "cropped": (other, crop, UPRIGHT),
         "squeezed": (replace(other, activation="gelu"), squeezed, TENSORFLOW),
     }
     for seed, (name, (arch, target, decoding)) in enumerate(kinds.items()):

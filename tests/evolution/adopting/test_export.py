@@ -18,7 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
 
+import munet
 from evolution.adopting import hugging_face
 from evolution.adopting.export import write
 from evolution.adopting.export_errors import ExportError
@@ -89,6 +91,28 @@ def test_components_come_back_bit_for_bit(
     assert back.architecture == arch
     assert back.labels == published.path.labels
     assert (back.target, back.decoding) == (arch.image_size, decoding)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_export_and_adopt_by_command_give_the_same_task(
+    store: ModelStore, tmp_path: Path, activation: str
+) -> None:
+    extra = {} if activation == "softmax" else {"activation": activation}
+    published = publish(store, labels=("a|b", "Straße", "line\nbreak"), extra=extra)
+    place, other = f"hf:{tmp_path / 'out'}", str(tmp_path / "other")
+    for arguments in (
+        ["export", "flowers", "--to", place, "--store", store.url],
+        ["adopt", "again", "--from", place, "--store", other],
+    ):
+        done = CliRunner().invoke(munet.app, arguments)
+        assert done.exit_code == 0, done.output
+    again = ModelStore(other).resolve("again").path
+    path = published.path
+    assert again.components == path.components
+    assert (again.labels, again.input, again.architecture) == (
+        path.labels, path.input, path.architecture,
+    )  # fmt: skip
+    assert again.extra.get("activation", "softmax") == activation
 
 
 def test_labels_and_the_input_contract_are_told(store: ModelStore, tmp_path: Path) -> None:

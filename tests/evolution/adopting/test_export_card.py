@@ -94,6 +94,15 @@ def test_a_card_without_facts_says_so_and_invents_none(store: ModelStore, tmp_pa
     assert "made from the one below" not in card
 
 
+def test_an_adopted_network_says_whose_it_was(store: ModelStore, tmp_path: Path) -> None:
+    told = {"publisher": "timm", "class": "vit_tiny", "name": "x|y", "licence": "apache-2.0"}
+    adopted = publish(store, task="birds", extra={"adopted": told})
+    lineage = {"parent": adopted.digest, "parent_task": "birds"}
+    card = card_of(store, publish(store, seed=1, lineage=lineage), tmp_path / "out")
+    assert "trained elsewhere: x\\|y, a vit\\_tiny of\ntimm." in card
+    assert "Licence of the network that was adopted: apache-2.0." in card
+
+
 def test_an_ancestor_that_is_gone_is_said_to_be(store: ModelStore, tmp_path: Path) -> None:
     published = family(store)
     store.rm("birds")
