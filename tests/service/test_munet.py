@@ -51,6 +51,7 @@ def server(place: Path, compilations: str) -> Iterator[Server]:
         "MUNET_COMPILATION_CACHE": compilations,
         "MUNET_MAX_BATCH_ROWS": "4",
         "MUNET_BACKEND": "jax",
+        "MUNET_PRELOAD": "*",  # no request's deadline has to bear a slow machine's compiler
         "BENTOML_HOST": "127.0.0.1",
         "MUNET_TOKEN": "of munet classify",
         "MUNET_DATA": "of munet data",
