@@ -301,3 +301,21 @@ def test_a_set_becomes_a_task_with_sigmoids(added, place, tmp_path):
     assert told["pictures"] == {split: card.check.in_split(split) for split in SPLITS}
     assert told["unlabelled"] == card.check.unlabelled
     assert "majority_accuracy" not in told and "interval_95" not in told
+
+
+def test_the_hubs_library_opens_a_set_and_gives_what_it_holds(added, place, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    card = added("tags", as_json_lines(tmp_path / "t", several()))
+    opened = datasets.load_dataset(str(place.root / "tags"), cache_dir=str(tmp_path / "cache"))
+    assert opened["train"].features["label"].feature.names == sorted(LABELS)
+    stored = Pictures(place, "tags", card.files["train"])
+    assert opened["train"]["label"][:] == [list(labels) for _, labels in stored.each()]
+    opened.save_to_disk(str(tmp_path / "saved"))
+    again = added("again", f"hf:{tmp_path / 'saved'}")
+    assert again.multi_label and again.fingerprint == card.fingerprint
+    texts = opened.map(
+        lambda row: {"label": "|".join(sorted(LABELS)[i] for i in row["label"])},
+        features=datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")}),
+    )
+    texts.save_to_disk(str(tmp_path / "texts"))
+    assert added("texts", f"hf:{tmp_path / 'texts'}").fingerprint == card.fingerprint
