@@ -55,6 +55,10 @@ def corner_task(entry: str, examples: int = 64) -> Task:
     )
 
 
+def large(entry: str) -> Task:
+    return corner_task(entry, 4000)
+
+
 def child(trainable, arch: Architecture = ARCH) -> Path:
     params = random_root(arch)
     head = np.random.default_rng(0).normal(size=params["head"]["kernel"].shape)
@@ -77,15 +81,11 @@ def flat(tree):
     return np.concatenate([np.asarray(leaf, np.float32).ravel() for leaf in jax.tree.leaves(tree)])
 
 
-def test_a_child_learns_which_labels_a_picture_has():
-    assert trained(child(ARCH.component_names), steps=200).quality > 0.9
-
-
 @pytest.mark.parametrize(
     ("module", "name", "value"),
     [
         (trainer, "WORTHWHILE_FLOPS", 0),  # on what a frozen prefix makes of the images
-        (feeding, "RESIDENT_BYTES", 0),  # on images that stream
+        pytest.param(feeding, "RESIDENT_BYTES", 0, marks=pytest.mark.slow),  # images that stream
     ],
 )
 def test_however_data_come_the_same_child_is_trained(monkeypatch, module, name, value):
@@ -108,35 +108,26 @@ def test_a_quality_is_of_the_probabilities_that_are_answered():
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory) -> TaskPath:
-    """What a short run publishes."""
+    """What a short run publishes, of a child of which everything is trained."""
     store = ModelStore(tmp_path_factory.mktemp("store"), create=True)
-    experiment = tiny(tasks=("toy/corners",), passes=1, samples_per_task=2)
-    search = Search.start(
-        experiment, (ROOT, random_root(ROOT)), store, 0, lambda _: corner_task, "run"
-    )
+    experiment = tiny(
+        tasks=("toy/corners",), passes=1, samples_per_task=1, batch_size=16,
+        train_examples_per_round=4000, defaults={**PLAIN, "_mu_": 1.0, "num_layers": 1,
+        "ds_image_size": 8}, ranges={},
+    )  # fmt: skip
+    search = Search.start(experiment, (ROOT, random_root(ROOT)), store, 0, lambda _: large, "run")
     list(search.run())
     return store.resolve("toy/corners").path
 
 
-def test_a_path_spec_says_what_the_heads_are_and_how_they_were_judged(published):
-    task = corner_task("toy/corners")
+def test_a_run_learns_and_its_path_spec_says_what_the_heads_are_and_how_they_were_judged(published):
+    task = large("toy/corners")
     assert activation_of(published.extra) == SIGMOID
     for name, split, count in (("validation", task.validation, 48), ("test", task.test, 40)):
         told = published.metrics[name]
-        assert 0 < told["mean_average_precision"] <= 1 and "accuracy" not in told
+        assert 0.9 < told["mean_average_precision"] <= 1 and "accuracy" not in told
         assert told["examples"] == count
         assert told["positives"] == split.labels[:count].sum(0).tolist()
-
-
-def test_a_softmax_spec_says_nothing_new(tmp_path):
-    from tests.evolution.systems import start
-
-    search = start(tmp_path / "store", tiny(tasks=("toy/a",), passes=1, samples_per_task=1))
-    list(search.run())
-    path = search.store.resolve("toy/a").path
-    assert "activation" not in path.to_json()
-    assert set(path.metrics["validation"]) == {"accuracy", "split", "examples", "digest"}
-    assert set(path.metrics["test"]) == {"accuracy", "split", "examples"}
 
 
 def test_labels_are_part_of_what_a_quality_was_measured_on():
