@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from evolution.adopting.export_facts import Ancestor, Sharing, measures
+from evolution.adopting.export_facts import Ancestor, Sharing, measurements
 from evolution.adopting.export_markdown import table, text
 from evolution.adopting.export_network import Export
 from evolution.adopting.export_pixels import differences
@@ -26,6 +26,7 @@ from vit.decode import Decoding
 MOST_LABELS = 50  # all are in config.json
 MOST_TASKS = 10
 UNKNOWN = "not recorded"
+ACCURACY = "accuracy"
 
 
 def card(
@@ -66,9 +67,9 @@ def _front_matter(export: Export) -> str:
     """YAML, of which every JSON text is a part."""
     task = export.published.task
     results = [
-        {"type": "accuracy", "value": value, "name": f"Accuracy ({split})"}
-        for split, measure, value, _ in measures(export.published)
-        if measure == "accuracy" and split == "test"
+        {"type": ACCURACY, "value": found.value, "name": f"Accuracy ({found.split})"}
+        for found in measurements(export.published)[:1]
+        if found.measure == ACCURACY and "test" in export.published.path.metrics
     ]
     named = {"name": task, "type": task}
     result = {
@@ -110,10 +111,15 @@ def size_name(arch: Architecture) -> str:
 
 def _accuracy(export: Export) -> str:
     rows = []
-    for split, measure, value, examples in measures(export.published):
-        low, high = interval(min(max(value, 0.0), 1.0), examples)
-        between = f"{low:.3f} … {high:.3f}" if measure == "accuracy" else ""
-        rows.append((text(split), text(measure), f"{value:.4f}", f"{examples:,}", between))
+    for found in measurements(export.published):
+        low, high = interval(min(max(found.value, 0.0), 1.0), found.examples)
+        exact = found.measure == ACCURACY and found.examples
+        notes = f"{low:.3f} … {high:.3f}" if exact else ""
+        if found.positives:
+            least, most = min(found.positives), max(found.positives)
+            notes = f"{least:,} to {most:,} pictures have a label"
+        examples = f"{found.examples:,}" if found.examples else UNKNOWN
+        rows.append((text(found.split), found.measure, f"{found.value:.4f}", examples, notes))
     if not rows:
         return f"## Accuracy\n\nThe store has no measurement of this version: {UNKNOWN}."
     told = table(["split", "measure", "value", "pictures", "95 % interval"], rows)

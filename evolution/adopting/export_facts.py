@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from evolution.objectives import OBJECTIVES
 from model_store import ModelStore, Published, StoreError
 
 MAX_ANCESTORS = 50
@@ -86,14 +87,30 @@ def root_of(store: ModelStore, published: Published) -> str:
     return root if isinstance(root, str) else ""
 
 
-def measures(published: Published) -> Iterator[tuple[str, str, float, int]]:
-    """Split, measure, value and number of examples, the test split first."""
-    metrics = published.path.metrics
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One quality of a version."""
+
+    split: str
+    measure: str  # an objective's metric
+    value: float
+    examples: int  # that it was measured on; 0 where that is not recorded
+    positives: tuple[int, ...]  # of each label, where pictures have several
+
+
+def measurements(published: Published) -> list[Measurement]:
+    """All that the path spec tells, the test split first."""
+    metrics, found = published.path.metrics, []
     for name in sorted(metrics, key=lambda name: (name != "test", name)):
-        part = metrics[name]
-        examples = part.get("examples") if isinstance(part, Mapping) else None
-        if type(examples) is not int or examples < 1:
-            continue
-        for measure, value in part.items():
-            if measure != "examples" and type(value) in (int, float):
-                yield str(part.get("split", name)), measure, float(value), examples
+        part = metrics[name] if isinstance(metrics[name], Mapping) else {}
+        examples, positives = part.get("examples"), part.get("positives")
+        for measure in (objective.metric for objective in OBJECTIVES.values()):
+            value = part.get(measure)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                found.append(Measurement(
+                    split=str(part.get("split", name)), measure=measure, value=float(value),
+                    examples=examples if type(examples) is int and examples > 0 else 0,
+                    positives=tuple(n for n in positives if type(n) is int)
+                    if isinstance(positives, list) else (),
+                ))  # fmt: skip
+    return found

@@ -103,6 +103,26 @@ def test_an_adopted_network_says_whose_it_was(store: ModelStore, tmp_path: Path)
     assert "Licence of the network that was adopted: apache-2.0." in card
 
 
+def test_a_measurement_without_its_pictures_is_told(store: ModelStore, tmp_path: Path) -> None:
+    metrics = {"validation": {"accuracy": 0.5}, "compute": {"forward_flops": 3.0}}
+    card = card_of(store, publish(store, metrics=metrics), tmp_path / "out")
+    assert "| validation | accuracy | 0.5000 | not recorded |  |" in card
+    assert "flops" not in card
+    assert "model-index" not in card
+
+
+def test_several_labels_a_picture_are_told_with_their_positives(
+    store: ModelStore, tmp_path: Path
+) -> None:
+    test = {"mean_average_precision": 0.75, "examples": 80, "split": "test", "positives": [3, 9, 4]}
+    fields = {"metrics": {"test": test}, "extra": {"activation": "sigmoid"}}
+    card = card_of(store, publish(store, **fields), tmp_path / "out")
+    row = "| test | mean_average_precision | 0.7500 | 80 | 3 to 9 pictures have a label |"
+    assert row in card
+    assert "any number of 3 classes" in card
+    assert "torch.sigmoid(logits)" in card
+
+
 def test_an_ancestor_that_is_gone_is_said_to_be(store: ModelStore, tmp_path: Path) -> None:
     published = family(store)
     store.rm("birds")
