@@ -8,6 +8,7 @@ import fcntl
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from typing import BinaryIO
 
 from model_store.errors import NotAFile
 from model_store.storage import Taken, holder_told, this_process
+
+LOOKED_AT_S = 0.05  # longer than it takes to look who has a lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +112,27 @@ def locked(descriptor: int, *, wait: bool = True) -> Iterator[None]:
 
     Without `wait`, raises Taken if somebody else holds it.
     """
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise Taken from None
+    if wait:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    else:
+        _lock_now(descriptor)
     try:
         yield
     finally:
         # Closing is not enough: a process forked meanwhile has the descriptor too.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def _lock_now(descriptor: int) -> None:
+    """Raises Taken if somebody has the lock, and does not merely look who has it."""
+    until = time.monotonic() + LOOKED_AT_S
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise Taken from None
+        time.sleep(LOOKED_AT_S / 10)
 
 
 def abandoned(scratch: Path) -> Iterator[Path]:
@@ -196,12 +211,8 @@ class Lock:
         `named`: those who find it taken are told by whom.
         """
         # A descriptor of its own for each holder: flock does not tell the threads of one apart.
-        try:
+        with self._no_link():
             descriptor = open_or_make(self._path, self._path.parent)
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise NotAFile(f"{self._path}: a link, expected a lock; remove it") from None
-            raise
         with ExitStack() as stack:
             stack.callback(os.close, descriptor)
             try:
@@ -213,3 +224,30 @@ class Lock:
                     os.ftruncate(descriptor, 0)
                     os.pwrite(descriptor, this_process().encode(), 0)
             yield
+
+    def holder(self) -> str | None:
+        """Who has it, as far as they said; None for nobody.
+
+        It is tried for an instant, shared: who wants it alone tries for longer (LOOKED_AT_S).
+        """
+        try:
+            with self._no_link():
+                descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return holder_told(os.pread(descriptor, 200, 0))
+        finally:
+            os.close(descriptor)
+        return None
+
+    @contextmanager
+    def _no_link(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise NotAFile(f"{self._path}: a link, expected a lock; remove it") from None
+            raise

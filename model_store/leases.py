@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 # A lease that is not renewed for so long is taken over; the lease of a gc lasts longer.
 LEASE_S = 120.0
 LEASE_POLL_S = 1.0
+FREE = b"free"  # what a lease says that was given back
 RENEW_PART, REQUEST_PART = 12, 5  # of its time: it is renewed after a twelfth, ...
 # ... and what needs it is not begun later than a fifth after a renewal. So what was begun has four
 # fifths of the time to end.
@@ -63,11 +64,11 @@ class ObjectLease:
             if current != seen:
                 seen, since = current, now()
                 if not wait and seen and not self._is_free(seen, since):
-                    raise Taken(holder_told(b" ".join(seen.data.split(b" ")[2:])))
+                    raise Taken(holder_in(seen.data))
 
     def _is_free(self, seen: Small | None, since: float) -> bool:
         """Whether a lease that has been so since then may be taken."""
-        return seen is None or seen.data == b"free" or now() - since > self._lasts_s
+        return seen is None or seen.data == FREE or now() - since > self._lasts_s
 
     def renew(self) -> None:
         """Say that the holder lives, if it has not been said for a while. Raises LeaseLost."""
@@ -114,7 +115,7 @@ class ObjectLease:
         with suppress(StorageError):
             current = self._storage.read(self._key)
             if current and self._holds(current):
-                self._storage.replace(self._key, b"free", current.version)
+                self._storage.replace(self._key, FREE, current.version)
 
     def _holds(self, current: Small | None) -> bool:
         return current is not None and current.data.split(b" ")[0] == self._holder
@@ -127,6 +128,11 @@ class ObjectLease:
             return False
         self._renewed = began
         return True
+
+
+def holder_in(content: bytes) -> str | None:
+    """Who has a lease that says so; None if it was given back."""
+    return None if content == FREE else holder_told(b" ".join(content.split(b" ")[2:]))
 
 
 class Held:

@@ -263,6 +263,10 @@ class LocalStorage:
         with atomic.Lock(path).held(wait=wait, named=True):
             yield Unneeded()  # the system's lock cannot be lost
 
+    def holder(self, purpose: str) -> str | None:
+        """Who has the lock; None for nobody."""
+        return atomic.Lock(self._root / f"lock.{purpose}").holder()
+
     def tidy(self, before: float, *, dry_run: bool) -> int:
         """Remove temporary files whose writers have died; how many."""
         count = 0

@@ -339,6 +339,14 @@ class ObjectStorage:
         finally:
             lease.release()
 
+    def holder(self, purpose: str) -> str | None:
+        """Who has the lease; None for nobody, or one that has not renewed it while it lasts."""
+        key = f"leases/{purpose}"
+        seen, entry = self.read(key), self.stat(key)
+        if seen is None or entry is None or time.time() - entry.modified > leases.LEASE_S:
+            return None
+        return leases.holder_in(seen.data)
+
     # -- helpers
 
     def _at_once(

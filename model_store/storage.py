@@ -212,6 +212,13 @@ class Storage(Protocol):
         """
         ...
 
+    def holder(self, purpose: str) -> str | None:
+        """Who is alone for this purpose, as `holder_told` says; None for nobody who lives.
+
+        Changes nothing. It is to be shown: who has to know for certain asks to be `alone`.
+        """
+        ...
+
     def tidy(self, before: float, *, dry_run: bool) -> int:
         """Remove what dead writers left and what is out of use since `before`; how many files."""
         ...

@@ -7,34 +7,26 @@ what was published. It knows nothing of neural networks.
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, Literal
 
-from model_store import marker, usage, verification, watching
+from model_store import agents, marker, usage, verification, watching
 from model_store.blobs import Blobs, Digest, parse_digest
 from model_store.canonical_json import encode_json
-from model_store.errors import (
-    AgentBusy,
-    DamagedStore,
-    Malformed,
-)
+from model_store.errors import DamagedStore, Malformed
 from model_store.gc import Collector, GcReport
 from model_store.keys import AGENTS, LIVE, PINS, agent_key, pin_key
-from model_store.leases import Held, renewed
-from model_store.manifest import (
-    Manifest,
-    TaskPath,
-    agent_manifest,
-    path_manifest,
-)
-from model_store.names import quote, require_name
+from model_store.leases import Held
+from model_store.manifest import Manifest, TaskPath, agent_manifest, path_manifest
+from model_store.names import require_name
 from model_store.publications import Publications
 from model_store.published import Published, load_manifest, load_state, path_of
 from model_store.reading import Listed, Reader
 from model_store.refs import Refs
 from model_store.signing import Signature
-from model_store.storage import Taken, Unneeded, open_storage
+from model_store.storage import Unneeded, open_storage
 from model_store.tensors import Tree, decode, encode
 from model_store.versions import require_alias
 from model_store.writing import Needs, Writer
@@ -299,24 +291,22 @@ class ModelStore:
 
     # -- evolution's own state
 
-    @contextmanager
-    def hold(self, agent: str) -> Iterator[Held]:
+    def hold(self, agent: str) -> AbstractContextManager[Held]:
         """Be the only process, anywhere, that is this agent, until the end of the `with` block.
 
         Raises AgentBusy if another is: at once in a directory; in an object store when that one
         renews its lease, within LEASE_S / 4. A dead one's right goes to the next: at once in a
         directory, unless a process that it forked lives on; after LEASE_S in an object store.
         """
-        purpose = f"agents/{quote(require_name('agent', agent))}"
-        with ExitStack() as stack:
-            try:
-                lease = stack.enter_context(self._storage.alone(purpose, wait=False))
-            except Taken as taken:
-                raise AgentBusy(
-                    f"agent {agent}: held by another process that lives ({taken}), expected by"
-                    f" none; end that one, or let it go on ({self.url})"
-                ) from None
-            yield stack.enter_context(renewed(lease))
+        return agents.hold(self._storage, agent)
+
+    def holder(self, agent: str) -> str | None:
+        """The process that is the agent now; None if there is none that lives. Changes nothing.
+
+        To be shown: who has to know for certain uses `hold`. In an object store, one that was
+        killed is named until its lease has run out, by this machine's clock and the store's.
+        """
+        return agents.holder(self._storage, agent)
 
     def save_agent(
         self,
@@ -352,6 +342,10 @@ class ModelStore:
     def load_agent(self, agent: str) -> dict[str, Any] | None:
         """The document an agent has saved; None if it has saved none. Raises DamagedStore."""
         return (self.agent_state(agent) or (None, None))[1]
+
+    def remove_agent(self, agent: str) -> None:
+        """Forget an agent's state; what it has published stays. Hold the agent meanwhile."""
+        self._refs.swap(agent_key(require_name("agent", agent)), lambda d: replace(d, value=None))
 
     def agents(self) -> list[str]:
         """Agents that have saved a state, sorted."""

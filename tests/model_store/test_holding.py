@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from model_store import AgentBusy, AgentMoved, LeaseLost, ModelStore, StorageError, leases
@@ -218,3 +220,65 @@ def test_a_link_is_no_lock(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"lock\.agents: a link"), ModelStore(store.url).hold("a"):
         pass
     assert not list(elsewhere.iterdir())
+
+
+# -- who looks
+
+
+@pytest.mark.usefixtures("short_leases")
+def test_who_looks_is_told_the_holder_while_it_lives(place: Place) -> None:
+    store = place.open(create=True)
+    assert store.holder(AGENT) is None
+    with store.hold(AGENT):
+        told = place.open().holder(AGENT)
+        assert told and f"process {os.getpid()} on " in told
+        assert place.open().holder("vit-ti3/cmaterdb") is None
+    assert place.open().holder(AGENT) is None
+
+
+@pytest.mark.usefixtures("short_leases")
+def test_one_that_was_killed_is_named_no_longer_than_its_lease_lasts(place: Place) -> None:
+    store = place.open(create=True)
+    process, answers = start(hold_on, place, leases.LEASE_S)
+    with killed_at_the_end(process) as pid:
+        answers.recv()
+        assert store.holder(AGENT)
+        os.kill(pid, signal.SIGKILL)
+        process.join()
+        until = time.monotonic() + 60  # of patience
+        while store.holder(AGENT) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert store.holder(AGENT) is None
+
+
+def test_who_looks_all_the_time_is_in_nobodys_way(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    with store.hold(AGENT):
+        pass  # so that there is a lock to look at
+    ended = threading.Event()
+
+    def look() -> None:
+        other = ModelStore(store.url)
+        while not ended.is_set():
+            other.holder(AGENT)
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    try:
+        for _ in range(50):
+            with store.hold(AGENT):
+                pass
+    finally:
+        ended.set()
+        looker.join()
+
+
+def test_a_removed_state_is_gone_and_its_name_can_begin_anew(place: Place) -> None:
+    store = place.open(create=True)
+    component = store.put({"kernel": np.zeros(3, np.float32)})
+    store.save_agent(AGENT, {"cycle": 1}, [component], replacing=None)
+    store.remove_agent(AGENT)
+    assert store.agents() == [] and store.agent_state(AGENT) is None and store.verify() == []
+    store.remove_agent(AGENT)  # nothing is there to be lost
+    saved = store.save_agent(AGENT, {"cycle": 2}, [component], replacing=None)
+    assert place.open().agent_state(AGENT) == (saved, {"cycle": 2})
