@@ -19,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 COMMANDS = {
     "data": ("evolution.data.command", "Brings your own pictures in, and checks them."),
     "evolve": ("evolution.growing.command", "Grows the system of a store by your tasks."),
+    "runs": ("evolution.runs.command", "Lists runs: how far each is, and what goes on with it."),
     "adopt": ("evolution.adopting.command", "Makes a fine-tuned ViT of others a task."),
     "export": ("evolution.adopting.export_command", "Writes a task as a Hugging Face folder."),
     "store": ("model_store.__main__", "Looks at, looks after and exchanges what was published."),

@@ -6,14 +6,13 @@ resumed, since it is saved after each generation.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from evolution import stopping
+from evolution import commands, stopping
 from evolution.holding import PATIENCE_S
 from evolution.mutation import RATE
 from evolution.outcome import ChildTrained, Event, Remark, TaskPublished, TaskWithdrawn
@@ -72,8 +71,7 @@ def _command(search: Search) -> str:
     """What continues a run."""
     if search.saved is None:
         return "the same command (nothing was saved yet)"
-    name, store = shlex.quote(search.name), shlex.quote(search.store.url)
-    return f"python -m evolution resume {name} --store {store}"
+    return commands.resume(search.name, search.store.url)
 
 
 def say(console: Console, line: str) -> None:

@@ -8,7 +8,7 @@ length (the last may be shorter), and a point is the mean over its stretch.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,3 +63,20 @@ def _means(values: NDArray[np.float32], every: int) -> list[float | None]:
     starts = range(0, len(values), every)
     means = [float(values[at : at + every].astype(np.float64).mean()) for at in starts]
     return [float(f"{mean:.{DIGITS}g}") if math.isfinite(mean) else None for mean in means]
+
+
+class Point(NamedTuple):
+    """A stretch of a child's training in its record."""
+
+    step: int  # the last one of the stretch, counted from 1
+    loss: float | None  # None if it was not a finite number
+    rate: float | None
+
+
+def points(record: Mapping[str, Any] | None) -> list[Point]:
+    """The points of a record, in order; none of a child that was trained before there were any."""
+    if record is None:
+        return []
+    every, steps = record["every"], record["steps"]
+    values = zip(record["loss"], record["learning_rate"], strict=True)
+    return [Point(min((i + 1) * every, steps), *value) for i, value in enumerate(values)]

@@ -11,6 +11,7 @@ from evolution import mutation, state
 from evolution.budget import Budget, Clock
 from evolution.environment import moved
 from evolution.experiments import RESUMABLE, Experiment, with_settings
+from evolution.failures import failures_kept
 from evolution.holding import hold
 from evolution.iteration import Iteration
 from evolution.measured import qualities, quality_told, told_by
@@ -186,6 +187,7 @@ class Search:
             )
             if held is None:
                 return
+            stack.enter_context(failures_kept(self.store, self.name))
             unfinished = self.progress.iteration < len(self.progress.schedule)
             remarks = moved(self.progress, f"run {self.name}") if unfinished else []
             self.save()

@@ -19,6 +19,7 @@ from evolution.agents.roots import root_document
 from evolution.agents.snapshots import Document, architecture_shared, population_at
 from evolution.environment import moved
 from evolution.experiments import RESUMABLE, Experiment, with_settings
+from evolution.failures import failures_kept
 from evolution.holding import hold
 from evolution.outcome import Event, Remark
 from evolution.population import ROOT, Population
@@ -87,6 +88,7 @@ class Agent:
             held = yield from hold(
                 self._store, self.id, stack, self._patience_s, lambda: self.stopping
             )
+            stack.enter_context(failures_kept(self._store, self.id))
             while held and not self.stopping:
                 try:
                     with self._turn():

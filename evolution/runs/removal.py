@@ -1,0 +1,30 @@
+"""Removing a run's own state, where no process runs it."""
+
+from __future__ import annotations
+
+from evolution import state
+from evolution.state import SNAPSHOTS, StateError
+from model_store import AgentBusy, ModelStore
+
+
+def remove(store: ModelStore, run: str) -> None:
+    """Removes the state of a run or an agent, and what the agent last saw of others.
+
+    Published versions stay; so does what other runs need, as gc removes only what nothing refers
+    to. Raises StateError if there is none of that name, or a process that lives runs it.
+    """
+    if run not in state.runs(store):
+        known = ", ".join(state.runs(store)) or "none"
+        raise StateError(f"store has no run called {run!r}; runs there: {known}")
+    try:
+        with store.hold(run):
+            snapshot = f"{SNAPSHOTS}/{run}"
+            if snapshot in store.agents():
+                store.remove_agent(snapshot)
+            store.remove_agent(run)
+    except AgentBusy:
+        told = store.holder(run) or "another process"
+        raise StateError(
+            f"run {run!r} is running, expected one that nobody runs: held by {told}\n"
+            "stop it first (Ctrl-C in its terminal); it is saved after each generation"
+        ) from None
