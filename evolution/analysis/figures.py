@@ -114,7 +114,7 @@ def _shortened(name: str, length: int) -> str:
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
-def _joined(lines: Sequence[Series]) -> Series:
+def joined(lines: Sequence[Series]) -> Series:
     """Several lines as one that is interrupted, so that they are one element."""
     x = [value for line in lines for value in (*line[0], math.nan)]
     y = [value for line in lines for value in (*line[1], math.nan)]
@@ -128,7 +128,7 @@ def descent(
     figure, axes = _single(height=5)
     many = sum(len(lines) for lines in edges.values()) > MAX_MARKS
     for task, lines in edges.items():
-        axes.plot(*_joined(lines), color=colours[task], lw=0.7, alpha=0.6)
+        axes.plot(*joined(lines), color=colours[task], lw=0.7, alpha=0.6)
         ends = [(x[-1], y[-1]) for x, y in lines]
         axes.plot(
             *zip(*ends, strict=True), ls="", marker=".", ms=2.5,
@@ -185,13 +185,13 @@ def trade_off(
         x, y = np.mean(list(points.values()), axis=0)
         axes.plot(x, y, "+", ms=16, mew=2, color=INK, label="mean of the tasks", ls="")
         axes.set(xlabel=cost, ylabel=label)
-        _spread_out(axes, [x for x, _ in points.values()])
+        spread_out(axes, [x for x, _ in points.values()])
         axes.margins(0.12)
         axes.legend(loc="best")
     return figure
 
 
-def _spread_out(axes: Axes, values: Sequence[float], *, vertical: bool = False) -> None:
+def spread_out(axes: Axes, values: Sequence[float], *, vertical: bool = False) -> None:
     """A logarithmic axis where the values span more than a factor of twenty."""
     if min(values) > 0 and max(values) > 20 * min(values):
         (axes.set_yscale if vertical else axes.set_xscale)("log")
@@ -209,7 +209,7 @@ def groups_trade_off(
             fmt="o", ms=8, capsize=3, color=colours[group], label=_legend(group),
         )  # fmt: skip
     axes.set(xlabel="parameters per task", ylabel="mean test accuracy")
-    _spread_out(axes, [cost[0] for cost, _ in groups.values()])
+    spread_out(axes, [cost[0] for cost, _ in groups.values()])
     axes.margins(0.1)
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
@@ -303,7 +303,7 @@ def histories(
         if labels:
             axes.set_yticks(range(len(labels)), labels)
         else:
-            _spread_out(axes, list(positions.values()), vertical=True)
+            spread_out(axes, list(positions.values()), vertical=True)
     return figure
 
 

@@ -11,7 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from evolution.analysis import figures, hyperparameters, measures, snapshots, system_figures
+from evolution.analysis import (
+    figures,
+    hyperparameters,
+    learning_curves,
+    measures,
+    snapshots,
+    system_figures,
+)
 from evolution.analysis.measures import Run
 from evolution.analysis.own_pictures import add_pictures
 from evolution.analysis.report import (
@@ -166,38 +173,6 @@ def _descent(report: Report, run: Run, colours: Colours) -> None:
 def _score(row: measures.Row) -> float | None:
     score = row.get("score")
     return row.get("quality") if score is None else score
-
-
-def _convergence(report: Report, run: Run, colours: Colours) -> None:
-    positions: dict[str, list[int]] = {}
-    for at, row in enumerate(run.rows.values(), 1):
-        positions.setdefault(row["task"], []).append(at)
-    best = {task: measures.best_so_far(run, task) for task in positions}
-    if not np.isfinite([value for line in best.values() for value in line]).any():
-        report.text("The history holds no validation accuracies.")
-        return
-    lines = {task: (positions[task], best[task]) for task in positions}
-    average = (range(1, len(run.rows) + 1), measures.mean_best_so_far(run))
-    report.figure(
-        figures.curves(lines, colours, average),
-        "convergence",
-        "Best validation accuracy of each task after so many sampled paths of the whole run; a "
-        "line begins when its task does, and the dashed mean falls when a task joins.",
-    )
-    points = {
-        task: [_number(run.rows[i].get("quality")) for i in run.rows if run.rows[i]["task"] == task]
-        for task in positions
-    }
-    report.figure(
-        figures.task_curves(points, best, colours),
-        "convergence_by_task",
-        "Validation accuracy of every sampled path of a task in the order of sampling (dots), and "
-        "the best so far (line).",
-    )
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
 
 
 def _costs(report: Report, run: Run, colours: Colours) -> None:
@@ -390,7 +365,8 @@ _SECTIONS = {
     "Multitask network": _network,
     "Shared components": _sharing,
     "Scores and ancestors": _descent,
-    "Convergence": _convergence,
+    "Convergence": learning_curves.add_convergence,
+    "Training": learning_curves.add_training,
     "Quality, size and compute": _costs,
     "Hyperparameter histories": _hyperparameters,
     "Mutation rates": _mutation_rates,

@@ -67,7 +67,7 @@ def write_tensorboard(history: Sequence[Row], folder: Path) -> int:
         name = f"child_{row['id']}"
         with SummaryWriter(str(folder / row["task"] / name), write_to_disk=True) as writer:
             for step, loss, rate in curve:
-                for tag, value in (("loss", loss), ("learning rate", rate)):
+                for tag, value in (("loss", loss), ("learning_rate", rate)):
                     if value is not None:
                         writer.add_scalar(f"training/{tag}", value, step, row.get("ended"))
             for number, quality in enumerate(row["evaluations"], 1):
