@@ -128,7 +128,7 @@ class Growth:
         wanted = defaults.Wanted(None if seconds is None else seconds * share, asked.children)
         system = system_of(
             store, name, asked.root, defaults.ROOT,
-            lambda root, stored: defaults.image_size(root, stored, machine, wanted),
+            lambda root, stored: defaults.shape(root, stored, machine, wanted),
         )  # fmt: skip
         experiment = defaults.experiment_of(name, system.root, system.architecture, system.params)
         task = self._task(experiment, name)

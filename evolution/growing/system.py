@@ -34,8 +34,7 @@ from vit.decode import decoding_of
 from vit.preprocess import CONTRACT
 
 # Of a root, and whether it is a system's that a store holds.
-ImageSize = Callable[[Architecture, bool], int]
-RANDOM_BLOCKS = 3  # of a random root, which has none of its own
+ShapeOf = Callable[[Architecture, bool], tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,24 +64,24 @@ class System:
 
 
 def system_of(
-    store: ModelStore | None, task: str, root: str | None, default: str, size_of: ImageSize
+    store: ModelStore | None, task: str, root: str | None, default: str, shape_of: ShapeOf
 ) -> System:
     """What a store offers a task. `root` is the one asked for, `default` that of an empty store.
 
-    `size_of` says the side of the images. Raises RootError.
+    `shape_of` says the side of the images and the number of blocks. Raises RootError.
     """
     served = [p for p in store.served() if _parent(p, task)] if store else []
     if root is None and store is not None and served:
         kind = _chosen(served, task)
         alike = tuple(p for p in served if _kind(p) == kind)
         name, arch, components = _stored_root(store, alike)
-        arch = replace(arch, image_size=size_of(arch, True))
+        side, blocks = shape_of(arch, True)
+        arch = replace(arch, image_size=side, num_layers=blocks)
         return System(name, arch, components, _params_of(arch), alike)
     spec = root or default
     published, components = read_root(spec)
-    layers = published.num_layers or RANDOM_BLOCKS
     try:
-        arch, components = fitted(published, components, size_of(published, False), layers)
+        arch, components = fitted(published, components, *shape_of(published, False))
     except ValueError as error:
         raise RootError(f"root {spec!r}: {error}") from error
     alike = tuple(p for p in served if _kind(p) == kind_of_network(arch))

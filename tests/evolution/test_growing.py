@@ -96,6 +96,13 @@ def test_adopted_networks_of_another_kind_are_parents(evolve, tmp_path):
     assert path.input["scaling"] == CONTRACT["scaling"]
 
 
+def test_a_budget_that_is_too_short_still_publishes(evolve, tmp_path):
+    """Each look at the clock takes a second, so that one child is all there is time for."""
+    told = evolve("toy/a", seconds=3, clock=Clock(step=1), baseline=False)
+    assert "too short" in told or "used up" in told
+    assert ModelStore(tmp_path / "store").tasks() == ["toy/a"]
+
+
 @pytest.mark.parametrize("lines", [1, 3])  # in the baseline; in the search
 def test_the_same_command_goes_on_to_what_an_undisturbed_one_publishes(
     evolve, tmp_path, monkeypatch, lines
