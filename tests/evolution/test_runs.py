@@ -219,3 +219,29 @@ def test_without_the_library_the_extra_is_named(finished, tmp_path, monkeypatch)
     told = asked("show", "demo", "--store", finished, "--tensorboard", tmp_path)
     assert told.exit_code == 1 and "munet[tensorboard]" in str(told.exception)
     assert not os.listdir(tmp_path)
+
+
+def test_an_agent_is_between_cycles_or_within_one(tmp_path):
+    search = start(tmp_path, ONE)
+    progress, store = search.progress, search.store
+    progress.agent, progress.schedule = "demo-vit/toy/a", ["private:toy/a"]
+    for snapshot, iteration, told in ((None, 1, "finished"), ("sha256:0", 1, "stopped")):
+        progress.iteration = iteration
+        document = state.document_of(store, progress, search.population, search.population)
+        document["snapshot"] = snapshot
+        store.save_agent(progress.agent, document, state.needed(document))
+        (run,) = listed(store)
+        assert (run.state, run.task, run.tasks) == (told, "toy/a", None)
+    assert run.progress == "cycle 2, child 0 of 3"
+    assert run.command == (
+        f"python -m evolution agents --store {tmp_path} --agent demo-vit:private:toy/a --cycles 2"
+    )
+
+
+def test_an_imported_run_is_grown_by_an_experiment(tmp_path):
+    search = start(tmp_path, ONE, name="imported/state")
+    search.progress.settings = {}
+    search.save()
+    (run,) = listed(search.store)
+    assert run.state == "imported"
+    assert run.command.endswith(f"--continue-from '{tmp_path}#imported/state'")
