@@ -20,7 +20,7 @@ METADATA = b"huggingface"
 IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 # A row group is what is read at once, to get at one of its pictures or at all of them.
 ROWS_A_GROUP = 100
-BYTES_A_GROUP = 8 << 20
+BYTES_A_GROUP = 1 << 20
 BYTES_A_SHARD = 256 << 20  # a bucket takes it from memory
 
 

@@ -105,7 +105,9 @@ def _print_classes(console: Console, report: Report, classes: tuple[str, ...]) -
     if left := rows[CLASSES:]:
         sums = (f"{sum(column):,}" for column in zip(*left, strict=True))
         table.add_row(Text(f"{len(left):,} more", style="italic"), *sums)
+    console.print()
     console.print(table)
+    console.print()
 
 
 def one_line(name: str) -> str:

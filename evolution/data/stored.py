@@ -69,8 +69,8 @@ class Card:
             return cls(**{**told, "check": Report.from_json(told["check"])})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(
-                f"{where}: expected a card of a data set, found {error}; remove the set and add "
-                "it again"
+                f"{where}: expected a card of a data set, found another document ({error!s:.80})\n"
+                "remove the set (munet data rm NAME) and add it again"
             ) from None
 
 

@@ -277,6 +277,15 @@ def test_a_hundred_thousand_classes_are_doubted(added, place, tmp_path, monkeypa
     assert "6 classes: expected names of at most" in message
 
 
+@pytest.mark.slow
+def test_a_hundred_thousand_real_classes_are_read_and_doubted(added, place, tmp_path):
+    class_folders(tmp_path / "p", 6, ("disc", "cross"))
+    files = [f"p/{kind}/{i:03}.png" for kind in ("disc", "cross") for i in range(6)]
+    rows = [f"{files[i % 12]},class {i}" for i in range(100_000)]
+    message = refused(added, place, table(tmp_path / "t.csv", *rows))
+    assert "100,000 classes for 100,000 pictures" in message and "--allow many-classes" in message
+
+
 def test_a_class_folder_that_is_not_unicode_is_named(added, place, tmp_path):
     folder = class_folders(tmp_path / "photos", 4)
     os.rename(folder / "disc", os.fsencode(folder) + b"/d\xffsc")
