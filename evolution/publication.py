@@ -152,7 +152,8 @@ def standing(store: ModelStore, spec: TaskPath, run: str) -> Published | None:
 
 
 def require_its_classes(store: ModelStore, task: Task, paths: Iterable[Path]) -> None:
-    """Raises TaskError if the newest of the task's published paths tells other classes apart.
+    """Raises TaskError if the newest of the task's published paths tells other classes apart, or
+    one class where the task has several labels.
 
     A user's own set may have been replaced under its name; a run goes on with the same classes.
     """
@@ -161,9 +162,16 @@ def require_its_classes(store: ModelStore, task: Task, paths: Iterable[Path]) ->
     if number is None:
         return
     try:
-        labels = store.resolve(task.name, number).path.labels
+        former = store.resolve(task.name, number).path
     except (DamagedStore, UnknownVersion):
         return  # nobody can serve it either
+    labels, activation = former.labels, former.extra.get(FIELD, SOFTMAX)
+    if activation != task.activation:
+        raise TaskError(
+            f"task {task.name}: expected labels for {activation}, as its version {number} has, "
+            f"found labels for {task.activation}\nits data set was replaced: add those pictures "
+            "under a name of their own, or start another run"
+        )
     if labels != task.labels:
         raise TaskError(
             f"task {task.name}: expected the {len(labels):,} classes of its version {number} "

@@ -14,6 +14,7 @@ from evolution.tasks import TaskError, load
 from model_store import ModelStore, TaskPath
 from tests.evolution.data.drawn import class_folders
 from tests.evolution.systems import ROOT, tiny
+from vit.activation import SIGMOID
 
 
 def source(_):
@@ -37,6 +38,9 @@ def test_other_classes_under_a_published_name_are_refused(place, tmp_path):
     task = load("photos", ())
     require_its_classes(store, replace(task, labels=("a\nb", "c")), [path])
     require_its_classes(store, task, [replace(path, published=None)])
+    several = replace(task, labels=("a\nb", "c"), activation=SIGMOID)
+    with pytest.raises(TaskError, match=r"for softmax, as its version 1 has, found .* sigmoid"):
+        require_its_classes(store, several, [path])
     with pytest.raises(TaskError, match="expected the 2 classes of its version 1") as error:
         require_its_classes(store, task, [path])
     assert len(str(error.value).splitlines()) == 2
