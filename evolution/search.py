@@ -284,7 +284,11 @@ class Search:
         if own and told_by(live.path) == kind.measured:
             return True
         found = qualities(self.store, kind.task, kind.spec(path, self.name), live)
-        return found is not None and found[1] <= found[0]
+        if found is None:
+            return False
+        ours, theirs = found
+        # A baseline is no part of the system: of equals what shares stays.
+        return theirs < ours if self.experiment.method.from_root_only else theirs <= ours
 
 
 def population_of_root(experiment: Experiment, params: dict[str, Tree]) -> Population:

@@ -63,7 +63,7 @@ class GrowthPlan:
                      f"{counted(experiment.batch_size, 'picture')}")  # fmt: skip
         if self.baseline:
             steps = self.steps * experiment.samples_per_task
-            rows.add_row("baseline", f"a copy of the whole root, trained for {steps:,} steps first")
+            rows.add_row("baseline", f"a copy of the whole root, afterwards, for {steps:,} steps")
         within = f", {duration(self.budget_s)} at most" if self.budget_s else ""
         rows.add_row("time", f"about {duration(self.seconds)}{within} ({self.machine})")
         rows.add_row("expect", self._expectation())

@@ -1,9 +1,9 @@
 """The runs of `munet evolve`: begun, gone on with, and told of.
 
 Each task has runs of its own, `evolve/TASK/1` and so on, and beside one, where a baseline was asked
-for, `evolve/TASK/1/finetune-all`, which is trained first. Both are saved before either is trained,
-so that whatever stops the command, the same command goes on with what was begun. Of the two paths
-the better by validation is served, of equal ones that of the search.
+for, `evolve/TASK/1/finetune-all`, which is trained in the time that the search leaves. Both are
+saved before either is trained, so that whatever stops the command, the same command goes on. Of the
+two paths the better by validation is served, of equal ones that of the search.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from model_store import ModelStore, StoreError, StoreNotFound
 
 PREFIX, BASELINE = "evolve", "finetune-all"
 BASELINE_SHARE = 0.5  # of a task's time: it trains as long as all children together
+LEAST_BASELINE_S = 5.0  # with less it would have compiled, and not trained
 KNOWN = (StateError, StoreError, TaskError, RootError, SettingError, DataError)
 
 
@@ -114,9 +115,9 @@ class Growth:
         begun = _unfinished(store, name) if store else None
         if store is None or begun is None:
             return self._plan(store, name, left)
-        names = [run for run in (f"{begun}/{BASELINE}", begun) if run in store.agents()]
+        names = [run for run in (begun, f"{begun}/{BASELINE}") if run in store.agents()]
         searches = [Search.resume(store, run, self._known_source) for run in names]
-        self._task(searches[-1].experiment, name)
+        self._task(searches[0].experiment, name)
         return searches
 
     def _plan(self, store: ModelStore | None, name: str, left: int) -> GrowthPlan:
@@ -175,22 +176,33 @@ class Growth:
             searches = self._begin(store, ready)
         else:
             searches = ready
-            say(self._console, f"{name}: going on with run {searches[-1].name}, as it was begun")
-        task = self._task(searches[-1].experiment, name)
-        for search in searches:
-            search.clock = self._clock
-            seconds = self._left(left)
-            if new and seconds is not None:
-                share = BASELINE_SHARE if search is not searches[-1] else 1.0
-                search.set_budget(seconds * share)
-            if search is not searches[-1]:
-                say(self._console, "first the baseline, a copy of the whole root:")
-            follow(search, task, self._console, self._asked.command)
-        grown = [Grown.of(search, task) for search in searches]
-        if grown[-1] is None:
+            say(self._console, f"{name}: going on with run {searches[0].name}, as it was begun")
+        task = self._task(searches[0].experiment, name)
+        share = 1 - BASELINE_SHARE if searches[1:] else 1.0
+        trained = [s for s in searches if self._train(s, task, left, share if new else None)]
+        grown = [Grown.of(search, task) for search in trained]
+        if grown[0] is None:
             say(self._console, f"{name} has no path: each child diverged")
             return
-        report.show(self._console, task, store, grown[-1], grown[0] if grown[1:] else None)
+        report.show(self._console, task, store, grown[0], grown[1] if grown[1:] else None)
+
+    def _train(self, search: Search, task: Task, left: int, share: float | None) -> bool:
+        """Trains a search, or the baseline that follows it; False if no time is left for that.
+
+        `share` is that of a new search in the time of its task; None for one that was begun.
+        """
+        search.clock = self._clock
+        seconds, baseline = self._left(left), search.experiment.method.from_root_only
+        if share is not None and seconds is not None:
+            if baseline and seconds < LEAST_BASELINE_S:
+                say(self._console, "no time is left for the baseline: give it more, --budget")
+                search.store.remove_agent(search.name)
+                return False
+            search.set_budget(seconds if baseline else seconds * share)
+        if baseline:
+            say(self._console, "the baseline, a copy of the whole root:")
+        follow(search, task, self._console, self._asked.command)
+        return True
 
     def _begin(self, store: ModelStore, plan: GrowthPlan) -> list[Search]:
         """The baseline, if there is one, and the search, both saved."""
@@ -209,18 +221,16 @@ class Growth:
                 )
             )  # fmt: skip
             searches[-1].save()
-        return searches[::-1]
+        return searches
 
 
 def _unfinished(store: ModelStore, task: str) -> str | None:
-    """The newest run of the task, unless it is finished."""
+    """The newest run of the task, unless it and its baseline are finished."""
     numbers = _numbers(store, task)
-    if not numbers:
-        return None
-    name = f"{PREFIX}/{task}/{max(numbers)}"
-    document = store.load_agent(name) or {}
-    done = document.get("iteration", 0) >= len(document.get("schedule", ()))
-    return None if done else name
+    name = f"{PREFIX}/{task}/{max(numbers, default=0)}"
+    states = [store.load_agent(run) for run in (name, f"{name}/{BASELINE}")]
+    left = [s for s in states if s and s.get("iteration", 0) < len(s.get("schedule", ()))]
+    return name if numbers and left else None
 
 
 def _next_name(store: ModelStore | None, task: str) -> str:
