@@ -26,6 +26,7 @@ class GrowthPlan:
     task: Task
     system: System
     experiment: Experiment
+    children: int  # that fit, as far as is known before; the experiment's are the most
     baseline: Experiment | None
     costs: Costs
     machine: Machine
@@ -41,7 +42,7 @@ class GrowthPlan:
     @property
     def seconds(self) -> float:
         """How long it takes, as far as is known before."""
-        search = self.experiment.samples_per_task * self.costs.child_s(self.steps)
+        search = self.children * self.costs.child_s(self.steps)
         return self.costs.start_s + search * (2 if self.baseline else 1)
 
     def show(self, console: Console) -> None:
@@ -58,11 +59,13 @@ class GrowthPlan:
         blocks = counted(experiment.defaults["num_layers"], "block")
         rows.add_row("network", f"{blocks}, {experiment.defaults['ds_image_size']} px, patches of "
                      f"{arch.patch_size} px")  # fmt: skip
-        children = counted(experiment.samples_per_task, "child", "children")
+        children = counted(self.children, "child", "children")
+        if self.children < experiment.samples_per_task:
+            children = f"about {children}, {experiment.samples_per_task} at most,"
         rows.add_row("training", f"{children} of {self.steps:,} steps of "
                      f"{counted(experiment.batch_size, 'picture')}")  # fmt: skip
         if self.baseline:
-            steps = self.steps * experiment.samples_per_task
+            steps = self.steps * self.children
             rows.add_row("baseline", f"a copy of the whole root, afterwards, for {steps:,} steps")
         within = f", {duration(self.budget_s)} at most" if self.budget_s else ""
         rows.add_row("time", f"about {duration(self.seconds)}{within} ({self.machine})")

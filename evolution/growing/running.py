@@ -138,11 +138,16 @@ class Growth:
         experiment, cost = defaults.sized(
             experiment, len(task.train), forward_flops(arch), machine, wanted
         )
+        planned = experiment.samples_per_task
+        most = planned
+        if asked.children is None and seconds is not None:
+            most = defaults.MOST_CHILDREN  # where they are quicker than planned, there are more
         return GrowthPlan(
             run=_next_name(store, name),
             task=task,
             system=system,
-            experiment=experiment,
+            experiment=replace(experiment, samples_per_task=most),
+            children=planned,
             baseline=baseline_of(BASELINE, experiment) if first else None,
             costs=cost,
             machine=machine,
