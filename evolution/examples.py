@@ -16,8 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vit.contract import Contract, Target, size_of
 from vit.decode import VIEWER, Decoding, decode
-from vit.preprocess import preprocess, resample
+from vit.preprocess import cut, preprocess, resample
 
 DECODE_THREADS = min(16, os.cpu_count() or 1)
 CHUNK = 1024  # records in memory at a time
@@ -172,6 +173,7 @@ class Split:
     labels: Labels
     originals: Examples | None = None  # where `images` are resized: what evaluation reads
     source: Examples | None = None  # what the images were decoded from, if they were
+    contract: Contract | None = None  # how they are prepared, unless plainly
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -180,11 +182,17 @@ class Split:
     def shape(self) -> tuple[int, int, int]:
         """Height, width and channels of the training pixels."""
         height, width, channels = self.images.shape[1:]
+        if self.contract is not None:
+            height = width = self.contract.size
         return height, width, channels
 
     def training_images(self, rows: Rows) -> tuple[Pixels, Labels]:
         """Training pixels [k, h, w, c] and labels of `rows`."""
-        return self.images[rows], self.labels[rows]
+        if self.contract is None:
+            return self.images[rows], self.labels[rows]
+        if self.originals is not None:
+            return _cut(self.originals, rows, self.contract)
+        return cut(self.images[rows], self.contract), self.labels[rows]
 
     def positives(self, count: int) -> list[int]:
         """How many of the first `count` examples have each of several labels."""
@@ -201,14 +209,15 @@ class Split:
             return self
         if self.source is None:
             raise TaskError(f"{self.name}: expected files to decode by rules {decoding.name!r}")
-        height, width, _ = self.shape
-        return StreamedSplit(self.name, self.source, max(height, width)).by(decoding)
+        canvas = max(self.images.shape[1:3])
+        return StreamedSplit(self.name, self.source, canvas, self.contract).by(decoding)
 
     def evaluation_inputs(self, rows: Rows, size: int) -> tuple[NDArray[np.float32], Labels]:
         """The network's inputs [k, size, size, 3] from the original images of `rows`, labels."""
+        target = size if self.contract is None else self.contract.at(size)
         if self.originals is not None:
-            return _evaluation_inputs(self.originals, rows, size)
-        return _inputs(self.images[rows], size), self.labels[rows]
+            return _evaluation_inputs(self.originals, rows, target)
+        return _inputs(self.images[rows], target), self.labels[rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +227,7 @@ class StreamedSplit:
     name: str  # the TFDS split expression
     examples: Examples
     canvas: int  # where images differ in size: the side of the training pixels
+    contract: Contract | None = None  # how images are prepared, unless plainly
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -226,6 +236,8 @@ class StreamedSplit:
     def shape(self) -> tuple[int, int, int]:
         """Height, width and channels of the training pixels."""
         height, width, channels = self.examples.shape
+        if self.contract is not None:
+            return self.contract.size, self.contract.size, channels
         return height or self.canvas, width or self.canvas, channels
 
     def positives(self, count: int) -> list[int]:
@@ -258,6 +270,8 @@ class StreamedSplit:
         Images that differ in size are resized to the canvas first, without keeping their aspect.
         The papers crop from the original; this is the price of programs of one shape.
         """
+        if self.contract is not None:
+            return _cut(self.examples, rows, self.contract)
         images = np.empty((len(rows), *self.shape), np.uint8)
 
         def keep(position: int, image: Pixels) -> None:
@@ -270,26 +284,42 @@ class StreamedSplit:
 
     def evaluation_inputs(self, rows: Rows, size: int) -> tuple[NDArray[np.float32], Labels]:
         """The network's inputs [k, size, size, 3] from the original images of `rows`, labels."""
+        if self.contract is not None:
+            return _evaluation_inputs(self.examples, rows, self.contract.at(size))
         if self.examples.one_size:
             images, labels = self.training_images(rows)
             return _inputs(images, size), labels
         return _evaluation_inputs(self.examples, rows, size)
 
 
-def _inputs(images: Pixels, size: int) -> NDArray[np.float32]:
+def _cut(examples: Examples, rows: Rows, contract: Contract) -> tuple[Pixels, Labels]:
+    """What training takes of images that another library's contract prepares."""
+    shape = (len(rows), contract.size, contract.size, examples.shape[2])
+    images = np.empty(shape, np.uint8)
+
+    def keep(position: int, image: Pixels) -> None:
+        images[position] = contract.cut(image)
+
+    labels = examples.each(rows, keep)
+    return images, labels
+
+
+def _inputs(images: Pixels, target: Target) -> NDArray[np.float32]:
+    size = size_of(target)
     inputs = np.empty((len(images), size, size, 3), np.float32)
     for start in range(0, len(images), BATCH):
-        inputs[start : start + BATCH] = preprocess(images[start : start + BATCH], size)
+        inputs[start : start + BATCH] = preprocess(images[start : start + BATCH], target)
     return inputs
 
 
 def _evaluation_inputs(
-    examples: Examples, rows: Rows, size: int
+    examples: Examples, rows: Rows, target: Target
 ) -> tuple[NDArray[np.float32], Labels]:
+    size = size_of(target)
     inputs = np.empty((len(rows), size, size, 3), np.float32)
 
     def keep(position: int, image: Pixels) -> None:
-        inputs[position] = preprocess(image, size)
+        inputs[position] = preprocess(image, target)
 
     labels = examples.each(rows, keep)
     return inputs, labels

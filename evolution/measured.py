@@ -28,6 +28,7 @@ from model_store import DamagedStore, MissingComponent, ModelStore, Published, T
 from vit import Architecture
 from vit.activation import activation_of
 from vit.components import Tree
+from vit.contract import contract_of
 from vit.decode import decoding_of
 from vit.forward import forward
 from vit.multipath import SubPath
@@ -163,10 +164,10 @@ def _quality(store: ModelStore, task: Task, version: TaskPath, count: int) -> fl
             f"expected {task.num_classes} classes, as the task has, found {len(version.labels)}"
         )
     decoding = decoding_of(version.input)
-    known = {"size", "sizes", *decoding.to_json()}
-    if {k: v for k, v in version.input.items() if k not in known} != CONTRACT:
+    known, contract = {"size", "sizes", *decoding.to_json()}, contract_of(version.input)
+    if not contract and {k: v for k, v in version.input.items() if k not in known} != CONTRACT:
         raise ValueError(f"expected images as {CONTRACT}, found {dict(version.input)}")
-    validation = task.validation.by(decoding)
+    validation = task.under(contract).validation.by(decoding)
     params = {name: store.component(digest) for name, digest in version.components.items()}
     networks = tuple(
         SubPath(Architecture.from_json(told["architecture"]), told["answers"] == "logits")

@@ -39,7 +39,7 @@ def task_path(
         labels=task.labels,
         architecture=arch.to_json(),
         components=digests_of(path),
-        input={"size": arch.image_size, **CONTRACT, **task.decoding.to_json()},
+        input=input_of(task, arch),
         hyperparameters=dict(path.hyperparameters),
         metrics=metrics_of(path, task),
         parameters={
@@ -50,6 +50,12 @@ def task_path(
         private=path.private,
         extra=fields_of(task),
     )
+
+
+def input_of(task: Task, arch: Architecture) -> dict[str, Any]:
+    """How the path spec says that images become the network's input."""
+    contract = task.contract.at(arch.image_size).to_json() if task.contract else CONTRACT
+    return {"size": arch.image_size, **contract, **task.decoding.to_json()}
 
 
 def fields_of(task: Task) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from model_store import Digest, ModelStore, Published
 from model_store.names import require_name
 from vit import Architecture
 from vit.components import Tree
+from vit.contract import Contract
 
 # What an experiment reads its data with: a task list's entry -> the task.
 Source = Callable[[Experiment], Callable[[str], Task]]
@@ -92,13 +93,16 @@ class Search:
         source: Source,
         system: tuple[Architecture, Population],
         name: str,
+        contract: Contract | None = None,
     ) -> Search:
         """A new run from a root's architecture and a population whose paths are in the store.
 
-        Raises StateError if the store holds a run of this name.
+        `contract` is that of the root's input, unless that is plain. Raises StateError if the
+        store holds a run of this name.
         """
         _require_new(name, store)
         progress = _progress(experiment, seed, system[0])
+        progress.contract = contract
         return cls(experiment, store, progress, system[1], source, name)
 
     @classmethod
@@ -129,6 +133,7 @@ class Search:
         if system[0].url != store.url:
             _copy_system(population, system[0], store)
         progress = _progress(experiment, seed, former.architecture)
+        progress.contract = former.contract
         progress.history = former.history
         state.archive_history(store, progress)
         return cls(experiment, store, progress, population, source, name)

@@ -37,7 +37,7 @@ class SinglePaths:
         What children are compared with is measured again if it was on other examples than theirs.
         """
         self._experiment = experiment
-        self.task = task
+        self.task = task = task.under(progress.contract)
         self._population = population
         self._progress = progress
         self._owner = owner

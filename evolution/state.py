@@ -19,6 +19,7 @@ from evolution.population import Component, Path, Population, Score, Stored, com
 from evolution.settings import SettingError
 from model_store import Digest, ModelStore
 from vit import Architecture
+from vit.contract import Contract, contract_of
 
 FORMAT = 2
 # What agents save beside their states, under names of their own in the store.
@@ -42,6 +43,7 @@ class Progress:
     archive: list[Digest] = field(default_factory=list)  # where
     agent: str = ""  # its id; of a run none
     environments: list[dict[str, Any]] = field(default_factory=list)  # evolution.environment.moved
+    contract: Contract | None = None  # of the root's input, unless that is plain
 
     @property
     def entropy(self) -> int:
@@ -92,6 +94,7 @@ def document_of(
         "agent": progress.agent,
         "schedule": progress.schedule,
         "architecture": progress.architecture.to_json(),
+        **({"input": progress.contract.to_json()} if progress.contract else {}),
         "settings": progress.settings,
         "iteration": progress.iteration,
         "generation": progress.generation,
@@ -193,6 +196,7 @@ def progress_of(store: ModelStore, run: str, document: dict[str, Any]) -> Progre
         archive=document["archive"],
         agent=document.get("agent", ""),
         environments=document.get("environments", []),
+        contract=contract_of(document.get("input", {})),
     )
 
 

@@ -40,6 +40,7 @@ from evolution.splits import (
 from evolution.vtab import is_thousand, vtab_task
 from model_store.names import require_name
 from vit.activation import SIGMOID, SOFTMAX
+from vit.contract import Contract
 from vit.decode import Decoding
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,18 @@ class Task:
     test: Split | StreamedSplit
     data: Mapping[str, Any] | None = None  # a user's own set: name, fingerprint, source, licence
     activation: str = SOFTMAX  # one class a picture; SIGMOID: several labels, or none
+
+    def under(self, contract: Contract | None) -> Task:
+        """The same task with its images prepared by a contract; plainly without one."""
+        train, validation, test = (
+            replace(split, contract=contract) for split in (self.train, self.validation, self.test)
+        )
+        return replace(self, train=train, validation=validation, test=test)
+
+    @property
+    def contract(self) -> Contract | None:
+        """How its images are prepared, unless plainly."""
+        return self.train.contract
 
     @property
     def objective(self) -> Objective:

@@ -159,6 +159,7 @@ class Trainer:
                 state, descent = train_steps(
                     self._task.objective, arch, prefix, source.augmentation, frozen, state, masks,
                     traced, inputs, labels, padded(order), padded(draws), first, len(order),
+                    self._task.contract,
                 )  # fmt: skip
                 descents.append((descent, len(order)))
                 goes_on = self._goes_on(first + len(order), batches.steps, descents[-1])

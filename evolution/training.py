@@ -27,6 +27,7 @@ from evolution.objectives import Objective
 from evolution.settings import SCHEDULES
 from vit import Architecture, kind_of, shapes
 from vit.components import Tree
+from vit.contract import Contract
 from vit.forward import fold, forward
 
 MAX_GRADIENT_NORM = 1.0
@@ -191,7 +192,9 @@ def descend(
     return state, Descent(sound, losses, rates)
 
 
-@functools.partial(jax.jit, static_argnames=("objective", "arch", "prefix", "augmentation"))
+@functools.partial(
+    jax.jit, static_argnames=("objective", "arch", "prefix", "augmentation", "contract")
+)
 def train_steps(
     objective: Objective,
     arch: Architecture,
@@ -207,6 +210,7 @@ def train_steps(
     draws: Array,
     first_step: Array,
     steps: Array,
+    contract: Contract | None = None,
 ) -> tuple[TrainState, Descent]:
     """`steps` steps, the first of which is number `first_step` of the child's training.
 
@@ -214,7 +218,7 @@ def train_steps(
     booleans, which of the others are trained. Batch i is rows `order[i]` of `inputs`: uint8 images
     to augment (`augmentation` "scaled" or "bytes"), or with "none" what the component after the
     prefix takes. `order` [most steps, batch] and `draws` [most steps, batch, DRAWS] may be longer
-    than needed.
+    than needed. A `contract` scales images otherwise than to [-1, 1].
     """
     below, above = arch.component_names[:prefix], arch.component_names[prefix:]
 
@@ -222,6 +226,7 @@ def train_steps(
         x = inputs[order[i]]
         if augmentation != "none":
             x = augment(draws[i], x, arch.image_size, hp.strengths, augmentation == "bytes")
+            x = x if contract is None else contract.scaled((x + 1) * np.float32(127.5))
             x = fold(arch, below, computed(frozen), computed(x))
         logits = fold(arch, above, computed(params), computed(x)).astype(jnp.float32)
         return objective.loss(logits, labels[order[i]])

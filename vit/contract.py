@@ -91,6 +91,11 @@ class Contract:
         new = tuple(max(size, round(edge * size / self.size)) for edge in old)
         return replace(self, size=size, edges=new if len(new) == 2 else new[0])
 
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What inputs of all sizes that one backbone is trained on have in common."""
+        return self.filter, self.mean, self.std
+
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of a whole picture before it is cut."""
         if isinstance(self.edges, tuple):

@@ -25,8 +25,10 @@ from evolution.population import ROOT, Component, Path, Population, Stored
 from evolution.training import forward_flops
 from model_store import Digest, ModelStore, Published, TaskPath
 from vit import Architecture, shapes
+from vit.contract import Contract, contract_of
 
 Document = dict[str, Any]  # of a state
+Kind = tuple[Architecture, tuple[Any, ...]]  # of networks that can share components
 
 
 def population_at(
@@ -74,11 +76,16 @@ class Taking:
     """Makes publications paths of a population."""
 
     def __init__(
-        self, store: ModelStore, population: Population, arch: Architecture, owner: str
+        self,
+        store: ModelStore,
+        population: Population,
+        arch: Architecture,
+        owner: str,
+        contract: Contract | None = None,
     ) -> None:
         self._store = store
         self._population = population
-        self._arch = arch
+        self._arch, self._contract = arch, contract
         self._owner = owner
         self._known = {(c.name, c.digest): c for c in population.components()}
 
@@ -94,7 +101,7 @@ class Taking:
             metrics |= parts_told(spec.subpaths, lambda agent: known_as(agent, method))
             counts = {name: _stored_count(self._store, d) for name, d in spec.components.items()}
         else:
-            arch = architecture_shared(spec, self._arch)
+            arch = architecture_shared(spec, self._arch, self._contract)
             if arch is None:
                 return None
             if self._owner.endswith(f":{spec.task}"):  # it may be scored
@@ -132,21 +139,30 @@ class Taking:
         return found
 
 
-def architecture_shared(spec: TaskPath, ours: Architecture) -> Architecture | None:
-    """That of a single path which can share components with ours; None for any other version."""
+def architecture_shared(
+    spec: TaskPath, ours: Architecture, contract: Contract | None = None
+) -> Architecture | None:
+    """That of a single path which can share components with ours; None for any other version.
+
+    `contract` is that of our input, unless that is plain.
+    """
     try:
-        arch = Architecture.from_json(spec.architecture)
+        arch, theirs = Architecture.from_json(spec.architecture), contract_of(spec.input)
     except ValueError:
         return None
-    whole = set(arch.component_names) == set(spec.components)
-    return arch if whole and kind_of_network(arch) == kind_of_network(ours) else None
+    alike = kind_of_network(arch, theirs) == kind_of_network(ours, contract)
+    return arch if alike and set(arch.component_names) == set(spec.components) else None
 
 
-def kind_of_network(arch: Architecture) -> Architecture:
-    """What all paths that share components agree in: all but what hyperparameters say."""
-    return replace(
+def kind_of_network(arch: Architecture, contract: Contract | None) -> Kind:
+    """What all paths that share components agree in: all but what hyperparameters say.
+
+    The filter, mean and deviation of the input too: a backbone is trained on pixels of one scale.
+    """
+    kind = replace(
         arch, image_size=arch.patch_size, num_layers=0, num_classes=1, adapters=(), adapter_dim=1
     )
+    return kind, contract.kind if contract else ()
 
 
 def shape_hyperparameters(arch: Architecture) -> dict[str, Any]:

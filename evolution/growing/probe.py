@@ -34,6 +34,7 @@ def probe(task: Task, system: System, arch: Architecture, machine: Machine) -> f
 
     `arch` is the root's for the size of the images.
     """
+    task = task.under(system.contract)
     affordable = int(SECONDS * machine.flops / forward_flops(arch) / 1.5)
     count = min(MOST_PICTURES, affordable, len(task.train))
     if count < FEWEST_A_CLASS * task.num_classes:

@@ -222,7 +222,7 @@ class Growth:
             searches.append(
                 Search.grow(
                     experiment, store, seed, self._known_source,
-                    (system.architecture, population), name,
+                    (system.architecture, population), name, system.contract,
                 )
             )  # fmt: skip
             searches[-1].save()

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from evolution import state
-from evolution.agents.snapshots import Taking, kind_of_network, set_parents
+from evolution.agents.snapshots import Kind, Taking, kind_of_network, set_parents
 from evolution.experiments import Experiment
 from evolution.multipath.parts import is_multipath
 from evolution.population import ROOT, Population
@@ -30,6 +30,7 @@ from model_store import ModelStore, Published, TaskPath
 from vit import Architecture, shapes
 from vit.activation import activation_of
 from vit.components import Tree
+from vit.contract import Contract, contract_of
 from vit.decode import decoding_of
 from vit.preprocess import CONTRACT
 
@@ -46,19 +47,17 @@ class System:
     components: dict[str, Tree]  # the root's, in forward order
     params: int  # of the root
     published: tuple[Published, ...]  # that may be parents
+    contract: Contract | None = None  # of the input, unless that is plain
 
     def of(self, task: Task) -> System:
-        """Without the task's own version, if that answers other classes or sees other pixels.
-
-        Another task's may see other pixels, as an adopted one does: it is a start, no yardstick.
-        """
+        """Without the task's own version, if that answers other classes or sees other pixels."""
 
         def fits(published: Published) -> bool:
             spec = published.path
             own = spec.task == task.name
             ours = task.labels, task.decoding, task.activation
             theirs = tuple(spec.labels), decoding_of(spec.input), activation_of(spec.extra)
-            return not own or (_plain_input(spec) and ours == theirs)
+            return not own or ours == theirs
 
         return replace(self, published=tuple(p for p in self.published if fits(p)))
 
@@ -74,17 +73,17 @@ def system_of(
     if root is None and store is not None and served:
         kind = _chosen(served, task)
         alike = tuple(p for p in served if _kind(p) == kind)
-        name, arch, components = _stored_root(store, alike)
+        name, arch, components, contract = _stored_root(store, alike)
         side, blocks = shape_of(arch, True)
         arch = replace(arch, image_size=side, num_layers=blocks)
-        return System(name, arch, components, _params_of(arch), alike)
+        return System(name, arch, components, _params_of(arch), alike, contract)
     spec = root or default
     published, components = read_root(spec)
     try:
         arch, components = fitted(published, components, *shape_of(published, False))
     except ValueError as error:
         raise RootError(f"root {spec!r}: {error}") from error
-    alike = tuple(p for p in served if _kind(p) == kind_of_network(arch))
+    alike = tuple(p for p in served if _kind(p) == kind_of_network(arch, None))
     return System(spec, arch, components, _params_of(arch), alike)
 
 
@@ -95,7 +94,7 @@ def population_of(
     population = population_of_root(experiment, system.components)
     for component in population.components():
         component.digest = store.put(component.params)
-    taking = Taking(store, population, system.architecture, task.name)
+    taking = Taking(store, population, system.architecture, task.name, system.contract)
     manifests = {}
     for published in system.published:
         path = taking.path(published.task, published, {})
@@ -114,25 +113,26 @@ def _parent(published: Published, task: str) -> bool:
     try:
         Architecture.from_json(spec.architecture)
         known = decoding_of(spec.input) and activation_of(spec.extra)
+        known = known and (contract_of(spec.input) is not None or _plain_input(spec))
     except ValueError:  # of another version of munet
         return False
     return bool(known) and (spec.task == task or not spec.private) and not is_multipath(spec)
 
 
 def _plain_input(spec: TaskPath) -> bool:
-    """Whether its pictures are prepared as in training."""
+    """Whether its pictures are prepared as those of a root that comes from no store."""
     known = {"size", *decoding_of(spec.input).to_json()}
     return {k: v for k, v in spec.input.items() if k not in known} == CONTRACT
 
 
-def _chosen(served: Sequence[Published], task: str) -> Architecture:
-    kinds: Counter[Architecture] = Counter()
+def _chosen(served: Sequence[Published], task: str) -> Kind:
+    kinds: Counter[Kind] = Counter()
     for published in served:
-        kind = kind_of_network(_architecture(published))
+        kind = _kind(published)
         if published.task == task:
             return kind
         kinds[kind] += 1
-    return max(kinds, key=lambda kind: (kinds[kind], kind.width))
+    return max(kinds, key=lambda kind: (kinds[kind], kind[0].width))
 
 
 def _params_of(arch: Architecture) -> int:
@@ -140,8 +140,8 @@ def _params_of(arch: Architecture) -> int:
     return sum(math.prod(leaf.shape) for leaf in leaves)
 
 
-def _kind(published: Published) -> Architecture:
-    return kind_of_network(_architecture(published))
+def _kind(published: Published) -> Kind:
+    return kind_of_network(_architecture(published), contract_of(published.path.input))
 
 
 def _architecture(published: Published) -> Architecture:
@@ -150,7 +150,7 @@ def _architecture(published: Published) -> Architecture:
 
 def _stored_root(
     store: ModelStore, published: Sequence[Published]
-) -> tuple[str, Architecture, dict[str, Tree]]:
+) -> tuple[str, Architecture, dict[str, Tree], Contract | None]:
     """The root of served paths of one kind, in words and as components."""
     known = set(store.agents())
     for run in dict.fromkeys(str(p.path.lineage.get("agent")) for p in published):
@@ -160,10 +160,10 @@ def _stored_root(
             progress, population = state.load(store, run)
         except StateError:
             continue  # of another version of munet
-        if kind_of_network(progress.architecture) == _kind(published[0]):
+        if kind_of_network(progress.architecture, progress.contract) == _kind(published[0]):
             root = population.paths[ROOT][0]
             components = {c.name: c.params for c in root.components}
-            return f"of run {run}", progress.architecture, components
+            return f"of run {run}", progress.architecture, components, progress.contract
     deepest = max(published, key=lambda p: _architecture(p).num_layers)
     arch = replace(_architecture(deepest), adapters=())
     parts: dict[str, Any] = {
@@ -171,4 +171,5 @@ def _stored_root(
         for name, digest in deepest.path.components.items()
         if name in arch.component_names
     }
-    return f"of {deepest.task} v{deepest.version}", arch, parts
+    contract = contract_of(deepest.path.input)
+    return f"of {deepest.task} v{deepest.version}", arch, parts, contract
