@@ -6,7 +6,7 @@ PORT   ?= 3000
 DATA   ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo demo-agents serve install test test-slow test-ray fuzz fuzz-gateway fuzz-store simulate lint lock proto peers root compare compare-agents soak clean
+.PHONY: demo demo-agents serve install test test-slow test-ray fuzz fuzz-gateway fuzz-store simulate lint lock proto peers adopt-fixtures root compare compare-agents soak clean
 
 demo: $(BIN)/munet              ## evolve, publish, serve, add a task while serving, measure
 	$(BIN)/python demo.py
@@ -136,6 +136,17 @@ peers: .venv-peers/installed     ## the model servers that `python -m loadtests 
 .venv-peers/installed: loadtests/peers.lock
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r loadtests/peers.lock
+	touch $@
+
+# PyTorch, transformers, timm and peft, which nothing else here needs. `make test` reads what it made.
+ADOPT_VENV  ?= build/adopt-venv
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+adopt-fixtures: $(ADOPT_VENV)/installed  ## tiny networks of other libraries, and their logits, for the tests of munet adopt
+	$(ADOPT_VENV)/bin/python tests/evolution/adopting/make_fixtures.py tests/evolution/adopting/fixtures
+
+$(ADOPT_VENV)/installed: tests/evolution/adopting/fixtures.lock
+	$(PYTHON) -m venv $(ADOPT_VENV)
+	$(ADOPT_VENV)/bin/pip install --quiet --disable-pip-version-check --extra-index-url $(TORCH_INDEX) -r $<
 	touch $@
 
 clean:
