@@ -33,7 +33,9 @@ def grown(request, tmp_path_factory):
     store = ModelStore(tmp_path_factory.mktemp("parents"), create=True)
     parent = publish(store, "parent", model(request.param), private=False).published
     task = toy_task("toy/a")
-    system = system_of(store, task.name, None, "random:Ti/8", lambda arch, _: arch.image_size)
+    system = system_of(
+        store, task.name, None, "random:Ti/8", lambda arch, _: (arch.image_size, arch.num_layers)
+    )
     assert [p.task for p in system.published] == ["parent"]
     shape = shape_hyperparameters(system.architecture)
     experiment = replace(
