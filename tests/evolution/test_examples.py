@@ -74,8 +74,8 @@ def test_data_sets_of_tensorflow_are_decoded_by_its_rules_where_that_matters():
     test = load("cmaterdb/telugu", (SHIPPED,)).test
     assert isinstance(test, Split)
     rows = np.arange(len(test))
-    first, second = (test.by(rules).training_images(rows)[0] for rules in DECODINGS.values())
-    assert np.array_equal(first, second)
+    first, *others = (test.by(rules).training_images(rows)[0] for rules in DECODINGS.values())
+    assert all(np.array_equal(first, other) for other in others)
 
 
 def test_the_files_that_tests_turn_are_turned():
