@@ -418,8 +418,8 @@ MUTANTS: dict[str, Callable[[ExitStack], None]] = {
     "swap-once": _swaps_are_repeated,
     "gc-alone": _gc_begins_without_its_lease,  # kept
     "gc-seen": _what_is_not_seen_is_nothing,
-    "delete-once": _deletions_are_repeated,
-    "lease": _the_lease_is_given_back,
+    "delete-once": _deletions_are_repeated,  # 3222
+    "lease": _the_lease_is_given_back,  # 7075
     "lease-look": _leases_are_not_looked_at,
     "lease-lasts": _leases_are_short,
     "grace": _grace_is_short,
