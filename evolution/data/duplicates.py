@@ -27,22 +27,23 @@ _AT_ONCE = 1 << 15  # thumbnails compared at a time
 def groups_of(seen: Seen) -> NDArray[np.int64]:
     """For each picture [n] the number of the first one that shows the same."""
     hashes, thumbs = seen.looks()
-    parent = np.arange(len(hashes))
-    _join(parent, *_equal(seen))
+    parent, first = np.arange(len(hashes)), _first_of_equal(seen)
+    _join(parent, first, parent.copy())
+    rows = np.unique(first)  # what is equal need not be compared again
     turn = np.uint64(64 // ORDERS)
-    turned = hashes
+    turned = hashes[rows]
     for _ in range(ORDERS):
-        order = np.argsort(turned, kind="stable")
+        order = rows[np.argsort(turned, kind="stable")]
         for step in range(1, min(LOOKED, len(order) - 1) + 1):
             _join(parent, *_near(order[:-step], order[step:], hashes, thumbs))
         turned = (turned << turn) | (turned >> (np.uint64(64) - turn))
     return np.array([_root(parent, row) for row in range(len(parent))], np.int64)
 
 
-def _equal(seen: Seen) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _first_of_equal(seen: Seen) -> NDArray[np.int64]:
+    """For each picture [n] the number of the first one with its bytes."""
     first: dict[bytes, int] = {}
-    firsts = [first.setdefault(seen.digest(row), row) for row in range(len(seen))]
-    return np.array(firsts, np.int64), np.arange(len(seen))
+    return np.array([first.setdefault(seen.digest(row), row) for row in range(len(seen))], np.int64)
 
 
 def _near(
