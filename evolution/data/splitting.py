@@ -86,6 +86,8 @@ class _Parting:
                 members[label].append(group)
         self._quota = {label: max(1, round(part * n)) for label, n in self._left.items()}
         self._taken: Counter[tuple[int, int]] = Counter()  # by label and split
+        self._kept: set[int] = set()  # groups that have to train
+        self._full: set[tuple[int, int]] = set()  # groups and splits whose quotas they would break
         for label in sorted(members, key=lambda label: (self._left[label], label)):
             # Small groups first: a large one, as of frames of one film, would leave nothing to
             # train on.
@@ -108,11 +110,23 @@ class _Parting:
                     break
 
     def _fits(self, group: int, split: int, needed: Iterable[int]) -> bool:
-        """Within the quotas of the labels `needed`, and with something left to train on of each."""
-        found = self._labels[group]
-        return all(
+        """Within the quotas of the labels `needed`, and with something left to train on of each.
+
+        What does not fit never will: quotas only fill, and less and less is left. So a group of
+        many labels is looked through once, not for each of them.
+        """
+        found, whole = self._labels[group], needed is self._labels[group]
+        if group in self._kept or (whole and (group, split) in self._full):
+            return False
+        if not all(self._left[label] - n >= 1 for label, n in found.items()):
+            self._kept.add(group)
+            return False
+        fits = all(
             self._taken[label, split] + found[label] <= self._quota[label] for label in needed
-        ) and all(self._left[label] - n >= 1 for label, n in found.items())
+        )
+        if whole and not fits:
+            self._full.add((group, split))
+        return fits
 
     def _place(self, group: int, split: int) -> None:
         self.placed[group] = split
