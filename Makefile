@@ -141,8 +141,11 @@ peers: .venv-peers/installed     ## the model servers that `python -m loadtests 
 # PyTorch, transformers, timm and peft, which nothing else here needs. `make test` reads what it made.
 ADOPT_VENV  ?= build/adopt-venv
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-adopt-fixtures: $(ADOPT_VENV)/installed  ## tiny networks of other libraries, and their logits, for the tests of munet adopt
+adopt-fixtures: $(ADOPT_VENV)/installed $(BIN)/munet  ## tiny networks of other libraries, and their logits, for the tests of munet adopt; opens exports there
 	$(ADOPT_VENV)/bin/python tests/evolution/adopting/make_fixtures.py tests/evolution/adopting/fixtures
+	rm -rf build/exports
+	$(BIN)/python -m tests.evolution.adopting.exported build/exports
+	$(ADOPT_VENV)/bin/python tests/evolution/adopting/open_exports.py build/exports
 
 $(ADOPT_VENV)/installed: tests/evolution/adopting/fixtures.lock
 	$(PYTHON) -m venv $(ADOPT_VENV)

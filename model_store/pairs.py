@@ -75,7 +75,8 @@ class Pair:
         elif main.value != copy.value:
             message = (
                 f"{where}: ahead of {self.copy.where}: an operation is under way, or was stopped"
-                " before it was acknowledged"
+                " before it was acknowledged, or the copy was lost or put back: the next operation"
+                " or gc writes it"
             )
             yield Fault("note", where, message)
         if main.claims:

@@ -62,7 +62,7 @@ def show(
     ] = None,
     tensorboard: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Write them for TensorBoard (an extra)."),
+        typer.Option(metavar="FOLDER", help="Write them for TensorBoard (needs tensorboardX)."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -16,7 +16,7 @@ from evolution.curves import points
 
 Row = Mapping[str, Any]  # a child in a history
 COLUMNS = ("child", "task", "iteration", "generation", "step", "loss", "learning_rate")
-EXTRA = "tensorboard"
+LIBRARY = "tensorboardX"
 
 
 class MissingExtra(Exception):
@@ -56,8 +56,8 @@ def write_tensorboard(history: Sequence[Row], folder: Path) -> int:
         from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise MissingExtra(
-            f"--tensorboard needs the extra {EXTRA!r}, which is not installed:\n"
-            f"pip install 'munet[{EXTRA}]'; or write a CSV file, which needs nothing: --csv FILE"
+            f"--tensorboard needs the library {LIBRARY}, which is not installed:\n"
+            f"pip install {LIBRARY}; or write a CSV file, which needs nothing: --csv FILE"
         ) from None
     count = 0
     for row in history:
