@@ -20,7 +20,12 @@ class Gateway:
 
     def __init__(self, store: ModelStore, compilations: str, **settings: Any) -> None:
         self.store = store
-        options = {"max_batch_rows": 4, "poll_s": 0.05, "compilation_cache": compilations}
+        options = {
+            "max_batch_rows": 4,
+            "poll_s": 0.05,
+            "compilation_cache": compilations,
+            "compute_threads": 1,  # so that one batch can hold the engine up
+        }
         self.app: Starlette = create_app(Settings(store.url, **{**options, **settings}))
         self.runner = asyncio.Runner()
         self.lifespan = self.app.router.lifespan_context(self.app)

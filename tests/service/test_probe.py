@@ -117,7 +117,7 @@ def test_a_mixer_without_numbers_is_refused(tried: Gateway) -> None:
 def test_a_probe_takes_its_turn_between_batches(
     tried: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Programs run in one thread at a time, and whoever waits comes before who came later."""
+    """A stream runs one batch at a time, and who waits comes before who came later."""
     runtime = tried.app.state.runtime
     assert tried.classify("good", png(1)).status_code == 200
     path = runtime.catalog.entries()["good"].slot.path

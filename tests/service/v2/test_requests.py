@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from base64 import b64encode
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,7 @@ class Path:
     """As much of a loaded path as parsing needs."""
 
     labels = ("a", "b", "c")
+    walks = (SimpleNamespace(target=16),)
 
 
 def read(body: bytes, header_size: int | None) -> tuple[Request, list[Any]]:
