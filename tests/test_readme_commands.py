@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,6 @@ from evolution.data.photographs import SURFACES
 from evolution.data.places import open_place
 from evolution.data.stored import Pictures, card_of, classes_of
 from evolution.growing import defaults
-from evolution.growing.defaults import image_size
 from evolution.growing.machine import Machine
 from evolution.growing.probe import probe
 from evolution.growing.system import system_of
@@ -143,9 +143,10 @@ def test_the_answers_are_right(terminal: Terminal, monkeypatch: pytest.MonkeyPat
 def linear_probe(name: str) -> float:
     """Test accuracy of a linear classifier on the shipped root's features."""
     machine = Machine("any", accelerator=False, flops=1e15)
-    system = system_of(None, name, None, defaults.ROOT, lambda root: image_size(root, machine))
-    wanted = defaults.experiment_of(name, system.root, system.architecture, system.params)
-    task = source_of(wanted)(name)
+    shape = partial(defaults.shape, machine=machine, wanted=defaults.Wanted(None, None))
+    system = system_of(None, name, None, defaults.ROOT, shape)
+    experiment = defaults.experiment_of(name, system.root, system.architecture, system.params)
+    task = source_of(experiment)(name)
     arch = replace(system.architecture, num_classes=task.num_classes)
     found = probe(replace(task, validation=task.test), system.of(task), arch, machine)
     assert found is not None

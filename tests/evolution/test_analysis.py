@@ -260,7 +260,7 @@ def test_the_page_has_every_section_and_its_numbers_as_files(page):
     tree = parsed(page)
     assert headings(tree) == [*run_page._SECTIONS, "Data"]
     assert [link.text for link in tree.find(".//nav").iter("a")] == headings(tree)
-    assert len(list(tree.iter("figure"))) == 15
+    assert len(list(tree.iter("figure"))) == 17
     for figure in tree.iter("figure"):
         assert figure.find(f".//{SVG}svg") is not None
         assert figure.find("figcaption").text.strip().endswith(".")

@@ -11,7 +11,9 @@ import jax
 import numpy as np
 import pytest
 
+from evolution.iteration import Iteration
 from evolution.outcome import ChildTrained, Outcome, TaskFailed, TaskPublished
+from evolution.population import Path
 from evolution.roots import random_root
 from evolution.search import Search
 from evolution.state import StateError
@@ -212,19 +214,21 @@ def test_nothing_that_diverged_is_kept_and_the_run_goes_on(tmp_path):
         )
 
 
-def test_a_path_that_stayed_the_best_is_not_published_again(tmp_path):
+def test_a_path_that_stayed_the_best_is_not_published_again(tmp_path, monkeypatch):
     """The second pass improves nothing: its children are all discarded."""
     events = list(start(tmp_path, tiny(passes=1)).run())
     published = {e.task: e.version for e in events if isinstance(e, TaskPublished)}
     again = Search.resume(ModelStore(tmp_path), TINY.name, tasks, TINY.tasks)
 
-    def fails(child, parent, *_):
+    def fails(_, child, parent, *__):
+        failed.append(child)
         child.quality, child.metrics["evaluations"] = 0.0, []
         return Outcome(child, parent, (), False, True, {}, 0.0, 0.0)
 
-    again._train = fails  # type: ignore[method-assign]
+    failed: list[Path] = []
+    monkeypatch.setattr(Iteration, "_train", fails)
     stayed = [e for e in again.run() if isinstance(e, TaskPublished)]
-    assert {e.task: e.version for e in stayed} == published
+    assert failed and {e.task: e.version for e in stayed} == published
     assert not any(e.added for e in stayed)
     assert all(len(ModelStore(tmp_path).history(task)) == 1 for task in published)
 

@@ -88,7 +88,7 @@ def counts(*_: Any) -> Any:
 REPLACED: dict[str, Callable[[Any], Any]] = {
     "generation": lambda work: patch.object(Iteration, "generation", work),
     "data": lambda work: patch.object(program, "source_of", lambda _: work),
-    "start": lambda work: patch.object(Search, "_save", work),
+    "start": lambda work: patch.object(Search, "save", work),
     "root": lambda work: patch.object(program, "_root", work),
     "training": lambda work: patch.object(program, "train_root", work),
     "bench": lambda work: patch.object(program, "bench", work),
