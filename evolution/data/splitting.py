@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +70,8 @@ class _Parting:
     """Gives groups to the splits that are to be made: a quota of each label's pictures to each.
 
     Rare labels choose first. Where a label would have no picture in a split, it takes one that is
-    beyond the quota of another label.
+    beyond the quota of another label, but never so that the split has more than half of the other's
+    pictures (and more than one).
     """
 
     def __init__(self, labels: dict[int, Counter[int]], wanted: list[int], part: float) -> None:
@@ -85,9 +85,11 @@ class _Parting:
             for label in found:
                 members[label].append(group)
         self._quota = {label: max(1, round(part * n)) for label, n in self._left.items()}
+        self._most = {label: max(1, n // 2) for label, n in self._left.items()}
         self._taken: Counter[tuple[int, int]] = Counter()  # by label and split
         self._kept: set[int] = set()  # groups that have to train
-        self._full: set[tuple[int, int]] = set()  # groups and splits whose quotas they would break
+        # Groups and splits whose quotas they would break, or (False) more than these.
+        self._full: set[tuple[int, int, bool]] = set()
         for label in sorted(members, key=lambda label: (self._left[label], label)):
             # Small groups first: a large one, as of frames of one film, would leave nothing to
             # train on.
@@ -102,30 +104,29 @@ class _Parting:
             # A split that has none of the label first; of such, testing before validation.
             splits = sorted(self._wanted, key=lambda s: (self._taken[label, s] > 0, -s))
             for split in splits:
-                needed = self._labels[group] if within_all_quotas else (label,)
-                if (within_all_quotas or not self._taken[label, split]) and self._fits(
-                    group, split, needed
-                ):
+                taken = self._taken[label, split]
+                own = taken + self._labels[group][label] <= self._quota[label]
+                wanted = own and (within_all_quotas or not taken)
+                if wanted and self._fits(group, split, within_all_quotas):
                     self._place(group, split)
                     break
 
-    def _fits(self, group: int, split: int, needed: Iterable[int]) -> bool:
-        """Within the quotas of the labels `needed`, and with something left to train on of each.
+    def _fits(self, group: int, split: int, within_all_quotas: bool) -> bool:
+        """Within the limits of all its labels, and with something left to train on of each.
 
-        What does not fit never will: quotas only fill, and less and less is left. So a group of
-        many labels is looked through once, not for each of them.
+        What does not fit never will: limits only fill, and less and less is left. So a group of
+        many labels is looked through once for each kind of limit, not for each of them.
         """
-        found, whole = self._labels[group], needed is self._labels[group]
-        if group in self._kept or (whole and (group, split) in self._full):
+        found, place = self._labels[group], (group, split, within_all_quotas)
+        if group in self._kept or place in self._full:
             return False
         if not all(self._left[label] - n >= 1 for label, n in found.items()):
             self._kept.add(group)
             return False
-        fits = all(
-            self._taken[label, split] + found[label] <= self._quota[label] for label in needed
-        )
-        if whole and not fits:
-            self._full.add((group, split))
+        limits = self._quota if within_all_quotas else self._most
+        fits = all(self._taken[label, split] + n <= limits[label] for label, n in found.items())
+        if not fits:
+            self._full.add(place)
         return fits
 
     def _place(self, group: int, split: int) -> None:
