@@ -178,12 +178,27 @@ def require_its_classes(store: ModelStore, task: Task, paths: Iterable[Path]) ->
             f"found labels for {task.activation}\nits data set was replaced: add those pictures "
             "under a name of their own, or start another run"
         )
-    if labels != task.labels:
+    if not has_classes(former, task.labels):
         raise TaskError(
             f"task {task.name}: expected the {len(labels):,} classes of its version {number} "
             f"({listed(labels)}), found {len(task.labels):,} ({listed(task.labels)}): its data set "
             "was replaced\nadd those pictures under a name of their own, or start another run"
         )
+
+
+def has_classes(spec: TaskPath, labels: tuple[str, ...]) -> bool:
+    """Whether a version tells these classes apart.
+
+    An import knows how many classes it has, not what they are called: it numbers them. There it is
+    enough that there are as many.
+    """
+    imported = "model" in spec.lineage
+    return spec.labels == labels or (imported and spec.labels == numbered(len(labels)))
+
+
+def numbered(classes: int) -> tuple[str, ...]:
+    """Labels of classes whose names are not known."""
+    return tuple(str(i) for i in range(classes))
 
 
 def _number_of(store: ModelStore, task: str, manifest: Digest) -> int | None:

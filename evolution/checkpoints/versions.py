@@ -1,4 +1,4 @@
-"""The path specs of imported models."""
+"""The path specs of imported models, whose states hold no names of classes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from evolution.checkpoints.networks import Multipath, Network
 from evolution.multipath.specs import PublishedPart, multipath_spec
 from evolution.population import ROOT, accounted_params
 from evolution.population import Path as PopulationPath
+from evolution.publication import numbered
 from evolution.splits import MU2NET_SPLITS
 from evolution.vtab import Share, is_thousand, vtab_task
 from model_store import Digest, Published, TaskPath
@@ -34,7 +35,7 @@ def single_path_version(
     arch = network.architecture
     return TaskPath(
         task=path.task,
-        labels=_labels(arch.num_classes),
+        labels=numbered(arch.num_classes),
         architecture=arch.to_json(),
         components={name: digests[key] for name, key in network.components.items()},
         input={"size": arch.image_size, **CONTRACT, **_decoding(path.task).to_json()},
@@ -59,7 +60,7 @@ def multipath_version(
     keys += [key for network in multipath.paths for key in network.components.values()]
     return multipath_spec(
         multipath.model.task,
-        _labels(multipath.num_classes),
+        numbered(multipath.num_classes),
         parts,
         {name: digests[key] for name, key in multipath.components.items()},
         decoding=_decoding(multipath.model.task),
@@ -90,11 +91,6 @@ def _part(
 def agent_name(model: Model) -> str:
     """The agent of a model as the store can name it: "~" is no part of a name there."""
     return model.key[0].replace("~", "/")
-
-
-def _labels(num_classes: int) -> tuple[str, ...]:
-    # The states hold no names of classes.
-    return tuple(str(i) for i in range(num_classes))
 
 
 def _decoding(task: str) -> Decoding:

@@ -21,6 +21,7 @@ from evolution.agents.snapshots import Kind, Taking, kind_of_network, set_parent
 from evolution.experiments import Experiment
 from evolution.multipath.parts import is_multipath
 from evolution.population import ROOT, Population
+from evolution.publication import has_classes
 from evolution.roots import RootError, fitted, read_root
 from evolution.search import population_of_root
 from evolution.state import StateError
@@ -55,9 +56,9 @@ class System:
         def fits(published: Published) -> bool:
             spec = published.path
             own = spec.task == task.name
-            ours = task.labels, task.decoding, task.activation
-            theirs = tuple(spec.labels), decoding_of(spec.input), activation_of(spec.extra)
-            return not own or ours == theirs
+            ours = task.decoding, task.activation
+            theirs = decoding_of(spec.input), activation_of(spec.extra)
+            return not own or (has_classes(spec, task.labels) and ours == theirs)
 
         return replace(self, published=tuple(p for p in self.published if fits(p)))
 

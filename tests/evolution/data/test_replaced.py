@@ -47,6 +47,23 @@ def test_other_classes_under_a_published_name_are_refused(place, tmp_path):
     assert "a name of their own" in str(error.value)
 
 
+@pytest.mark.parametrize("lineage", [{}, {"model": "5"}])
+@pytest.mark.parametrize("labels", [("0", "1"), ("1", "0"), ("0", "1", "2"), ("0",), ("x", "y")])
+def test_only_numbers_that_an_import_gave_stand_for_other_names(labels, lineage, place, tmp_path):
+    store = ModelStore(tmp_path / "store", create=True)
+    head = {"head": store.put({"bias": np.zeros(len(labels), np.float32)})}
+    store.publish(TaskPath("photos", labels, {}, head, {}, {}, {}, {}, lineage))
+    path = Path(1, "photos", None, (), {}, 0, published=store.resolve("photos").digest)
+    add(Request("photos", str(class_folders(tmp_path / "a", 6, ("disc", "cross")))), place)
+    task = load("photos", ())
+    require_its_classes(store, replace(task, labels=labels), [path])
+    if lineage and labels == ("0", "1"):
+        require_its_classes(store, task, [path])
+    else:
+        with pytest.raises(TaskError, match="its data set was replaced"):
+            require_its_classes(store, task, [path])
+
+
 @pytest.mark.slow
 def test_a_run_goes_on_with_other_pictures_and_is_refused_other_classes(place, tmp_path):
     kinds = ("disc", "cross")
