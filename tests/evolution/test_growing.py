@@ -12,6 +12,7 @@ from evolution.growing.asked import Asked, GrowthError, budget_of
 from evolution.growing.following import Reasons
 from evolution.growing.machine import Machine
 from evolution.growing.running import run
+from evolution.growing.system import System
 from evolution.outcome import ChildTrained, Remark
 from evolution.roots import random_root
 from evolution.tasks import NoSuchTask
@@ -126,6 +127,26 @@ def test_the_same_command_goes_on_to_what_an_undisturbed_one_publishes(
 def test_no_line_is_wider_than_a_terminal(evolve):
     told = evolve("toy/a", children=2, baseline=True)
     assert max(map(len, told.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("labels", "lineage", "kept"),
+    [
+        (("x", "y", "z"), {}, True),
+        (("0", "1", "2"), {"model": "5"}, True),
+        (("0", "1", "2"), {}, False),
+        (("0", "1"), {"model": "5"}, False),
+    ],
+)
+def test_own_versions_of_other_classes_are_no_parents(labels, lineage, kept, tmp_path):
+    """Classes that an import numbered are not others."""
+    store = ModelStore(tmp_path, create=True)
+    heads = {"head": store.put({"bias": np.zeros(len(labels), np.float32)})}
+    store.publish(TaskPath("toy/a", labels, {}, heads, {}, {}, {}, {}, lineage))
+    system = System("root", ROOT, {}, 0, (store.resolve("toy/a"),))
+    task = toy_task("toy/a")
+    assert len(system.of(task).published) == kept
+    assert len(system.of(replace(task, name="toy/b")).published) == 1
 
 
 def test_an_unknown_task_names_the_nearest_and_makes_nothing(tmp_path, monkeypatch):
