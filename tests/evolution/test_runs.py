@@ -149,6 +149,7 @@ def test_one_that_runs_is_running_and_one_that_was_killed_is_stopped(
     finally:
         process.kill()
         process.join()
+    monkeypatch.setattr(leases, "LEASE_S", 0.5)  # a dead one's need not be waited for so long
     until = time.monotonic() + 60  # of patience
     while look(store, "demo").state == "running" and time.monotonic() < until:
         time.sleep(0.1)

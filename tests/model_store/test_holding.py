@@ -4,13 +4,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from model_store import AgentBusy, AgentMoved, LeaseLost, ModelStore, StorageError, leases
@@ -34,6 +35,12 @@ def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of six seconds: one that lives has renewed it six times by then."""
     monkeypatch.setattr(leases, "LEASE_S", 6.0)
     monkeypatch.setattr(leases, "LEASE_POLL_S", 0.05)
+
+
+@pytest.fixture
+def its_lease_runs_out(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """For one that cannot renew it any more: who waits or looks needs no six seconds for that."""
+    return lambda: monkeypatch.setattr(leases, "LEASE_S", 0.5)
 
 
 @contextmanager
@@ -89,7 +96,7 @@ def test_a_renewal_that_was_not_answered_loses_nothing(
 ) -> None:
     monkeypatch.setattr(leases, "LEASE_S", 0.6)
     storage = Unanswering(Path(new_store(tmp_path).url))
-    lease = ObjectLease(storage, "leases/agents/a")
+    lease = ObjectLease(storage, "leases/agents/a", leases.LEASE_S)
     lease.acquire(wait=False)
     with renewed(lease) as held:
         storage.failures = 2
@@ -138,7 +145,9 @@ def hold_on(place: Place, lease_s: float, answers: Connection) -> None:
 
 
 @pytest.mark.usefixtures("short_leases")
-def test_a_dead_holder_is_followed_by_the_next(place: Place) -> None:
+def test_a_dead_holder_is_followed_by_the_next(
+    place: Place, its_lease_runs_out: Callable[[], None]
+) -> None:
     store = place.open(create=True)
     process, answers = start(hold_on, place, leases.LEASE_S)
     with killed_at_the_end(process) as pid:
@@ -147,6 +156,7 @@ def test_a_dead_holder_is_followed_by_the_next(place: Place) -> None:
             pass
         os.kill(pid, signal.SIGKILL)
         process.join()
+        its_lease_runs_out()
         with store.hold(AGENT) as held:
             held.check()
             assert store.agent_state(AGENT) == (saved, {"cycle": 1})
@@ -174,11 +184,16 @@ def sleep_through_it(place: Place, lease_s: float, answers: Connection) -> None:
 
 
 @pytest.mark.usefixtures("short_leases")
-def test_a_stopped_holder_finds_its_lease_taken_and_can_save_nothing(s3_store: Place) -> None:
+def test_a_stopped_holder_finds_its_lease_taken_and_can_save_nothing(
+    s3_store: Place, its_lease_runs_out: Callable[[], None]
+) -> None:
     store = s3_store.open(create=True)
     process, answers = start(sleep_through_it, s3_store, leases.LEASE_S)
     with killed_at_the_end(process) as pid:
         saved = answers.recv()
+        while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.01)
+        its_lease_runs_out()
         with store.hold(AGENT) as held:  # waits until the other has been silent for long
             store.save_agent(AGENT, {"cycle": 2}, [], replacing=saved)
             os.kill(pid, signal.SIGCONT)
@@ -237,7 +252,9 @@ def test_who_looks_is_told_the_holder_while_it_lives(place: Place) -> None:
 
 
 @pytest.mark.usefixtures("short_leases")
-def test_one_that_was_killed_is_named_no_longer_than_its_lease_lasts(place: Place) -> None:
+def test_one_that_was_killed_is_named_no_longer_than_its_lease_lasts(
+    place: Place, its_lease_runs_out: Callable[[], None]
+) -> None:
     store = place.open(create=True)
     process, answers = start(hold_on, place, leases.LEASE_S)
     with killed_at_the_end(process) as pid:
@@ -245,6 +262,7 @@ def test_one_that_was_killed_is_named_no_longer_than_its_lease_lasts(place: Plac
         assert store.holder(AGENT)
         os.kill(pid, signal.SIGKILL)
         process.join()
+        its_lease_runs_out()
         until = time.monotonic() + 60  # of patience
         while store.holder(AGENT) and time.monotonic() < until:
             time.sleep(0.1)
