@@ -52,6 +52,8 @@ class BatchReport:
 class _Stream:
     """One engine thread."""
 
+    changed: threading.Condition  # on the batcher's lock: rows wait for it, or it has to end
+    idle: bool = False  # it waits for rows
     thread: threading.Thread | None = None
     busy_until: float | None = None  # forecast, while a batch runs
     free_since: float = math.inf  # end of the batch that this one followed without a pause
@@ -108,11 +110,11 @@ class Batcher(Generic[RowT, AnswerT]):
         self._pace = Pace(limits.batch_rows)
         self._admission = Admission(limits, self._pace)
         self._queue = FairQueue[Request[RowT, AnswerT]]()
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
         self._waiting = 0  # rows
         self._waiting_work = 0.0
         self._light_share = 0.0  # of the last requests that ran
-        self._streams = [_Stream() for _ in range(limits.streams)]
+        self._streams = [_Stream(threading.Condition(self._lock)) for _ in range(limits.streams)]
         self._stopping = False
 
     def __len__(self) -> int:
@@ -121,7 +123,7 @@ class Batcher(Generic[RowT, AnswerT]):
 
     def check(self, ask: Ask) -> None:
         """Raises TaskQueueFull or Unavailable as `submit` would now, before a body is read."""
-        with self._changed:
+        with self._lock:
             self._check(ask)
 
     def _check(self, ask: Ask) -> bool:
@@ -144,7 +146,7 @@ class Batcher(Generic[RowT, AnswerT]):
         cancels it when the deadline passes: what has not begun is dropped, and takes no more room.
         """
         future = asyncio.get_running_loop().create_future()
-        with self._changed:
+        with self._lock:
             certain = self._check(ask)
             expected_s = self._admission.enter(ask)
             request = Request[RowT, AnswerT](ask, self._clock(), certain, expected_s, future)
@@ -167,7 +169,7 @@ class Batcher(Generic[RowT, AnswerT]):
                     return request.state is State.PREPARING
             else:
                 rows = ()
-            with self._changed:
+            with self._lock:
                 if self._stopping:
                     raise _stopping()
                 if request.state is State.PREPARING:  # else cancelled meanwhile
@@ -187,10 +189,15 @@ class Batcher(Generic[RowT, AnswerT]):
         request.light = self._queue.push(request)
         self._waiting += len(rows)
         self._waiting_work += request.ask.work
-        self._changed.notify()
+        # Always the first that is idle: what it used last is in its core's cache.
+        for stream in self._streams:
+            if stream.idle:
+                stream.idle = False
+                stream.changed.notify()
+                break
 
     def _fail(self, request: Request[RowT, AnswerT], error: GatewayError) -> None:
-        with self._changed:
+        with self._lock:
             if request.state is not State.PREPARING:
                 return
             self._leave_unmade(request)
@@ -215,7 +222,7 @@ class Batcher(Generic[RowT, AnswerT]):
             return
         assert request.turn is not None
         request.turn.cancel()
-        with self._changed:
+        with self._lock:
             if request.state is State.PREPARING:
                 self._leave_unmade(request)
             elif request.state is State.WAITING:
@@ -225,10 +232,10 @@ class Batcher(Generic[RowT, AnswerT]):
     def step(self, timeout_s: float | None = None, stream: int = 0) -> bool:
         """Waits for rows (at most `timeout_s`), runs one batch, answers it; False if none ran."""
         mine = self._streams[stream]
-        with self._changed:
+        with self._lock:
             if not self._waiting:
                 mine.free_since = math.inf
-                self._changed.wait_for(lambda: self._waiting > 0 or self._stopping, timeout_s)
+                self._wait(mine, timeout_s)
             if self._stopping or not self._waiting:
                 return False
             started = self._clock()
@@ -244,6 +251,14 @@ class Batcher(Generic[RowT, AnswerT]):
         self._report(BatchReport(batch.rows, tasks, reason, waits))
         settle(self._outcomes(mine, batch, started))
         return True
+
+    def _wait(self, mine: _Stream, timeout_s: float | None) -> None:
+        """For rows, with the lock held."""
+        while not self._waiting and not self._stopping:
+            mine.idle = True  # also if another stream was quicker
+            if not mine.changed.wait(timeout_s):
+                break
+        mine.idle = False
 
     def _take(self, now: float) -> tuple[_Batch[RowT, AnswerT], list[Request[RowT, AnswerT]]]:
         """The next batch, and what the engine cannot answer in time any more."""
@@ -290,10 +305,10 @@ class Batcher(Generic[RowT, AnswerT]):
         except Exception:
             logger.exception("event=batch_failed rows=%d retried=one_by_one", batch.rows)
             outcomes = [(request, self._alone(request, started)) for request in batch.requests]
-            with self._changed:
+            with self._lock:
                 stream.busy_until, stream.free_since = None, math.inf
             return outcomes
-        with self._changed:
+        with self._lock:
             stream.busy_until = None
             self._pace.note(batch.rows, batch.work, ended - min(started, stream.free_since))
             stream.free_since = ended
@@ -330,14 +345,15 @@ class Batcher(Generic[RowT, AnswerT]):
 
     def stop(self) -> None:
         """Finishes the running batches, refuses what waits, ends the threads."""
-        with self._changed:
+        with self._lock:
             self._stopping = True
-            self._changed.notify_all()
+            for stream in self._streams:
+                stream.changed.notify()
         for stream in self._streams:
             if stream.thread is not None:
                 stream.thread.join()
         refused: list[Request[RowT, AnswerT]] = []
-        with self._changed:
+        with self._lock:
             while request := self._queue.pop():
                 self._queue.drop(request)
                 if request.state is State.WAITING:

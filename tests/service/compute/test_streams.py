@@ -14,7 +14,7 @@ from service.compute.batching import Ask, Batcher, Limits
 from service.errors import GatewayError, TaskQueueFull
 from tests.service.compute.test_batching import FAR, Answer, Clock, soon, story
 from tests.service.simulation import AtOnce
-from tests.service.waiting import PATIENCE_S
+from tests.service.waiting import PATIENCE_S, eventually
 
 WAITING = Limits(4, per_task=8, total=16, streams=2)
 
@@ -68,6 +68,41 @@ async def test_each_stream_runs_a_batch_while_the_other_does() -> None:
     assert run.batches[2] == [2, 3, 4]
     batcher.stop()
     assert not batcher.alive
+
+
+@story
+async def test_one_after_the_other_runs_on_the_same_stream() -> None:
+    names: list[str] = []
+
+    def run(rows: Sequence[int]) -> Sequence[int]:
+        names.append(threading.current_thread().name)
+        return rows
+
+    batcher = Batcher[int, int](run, WAITING)
+    batcher.start()
+    for row in range(8):
+        await asyncio.to_thread(eventually, lambda: all(one.idle for one in batcher._streams))
+        await soon(submit(batcher, row))
+    assert names == ["engine_0"] * 8
+    batcher.stop()
+
+
+@story
+async def test_a_stream_that_was_woken_for_what_another_took_is_woken_again() -> None:
+    run = Held()
+    batcher = Batcher[int, int](run, WAITING)
+    batcher.start()
+    await asyncio.to_thread(eventually, lambda: all(one.idle for one in batcher._streams))
+    first = batcher._streams[0]
+    with batcher._lock:  # as if its row were gone before it could look
+        first.idle = False
+        first.changed.notify()
+    await asyncio.to_thread(eventually, lambda: first.idle)
+    for row in range(2):
+        submit(batcher, row)
+        await run.wait()
+    run.end(2)
+    batcher.stop()
 
 
 @story
