@@ -69,7 +69,8 @@ def test_a_round_tells_the_loss_and_the_rate_of_each_of_its_steps():
     np.testing.assert_allclose(long.rates, rates, rtol=1e-6)
     rows = next(batches(8, 8).drawn()).order[0]
     images, labels = task.train.evaluation_inputs(rows, ARCH.image_size)
-    logits = forward(ARCH, {c.name: c.params for c in child.components}, jnp.asarray(images))
+    params = {c.name: c.params for c in child.components}
+    logits = jax.jit(forward, static_argnums=0)(ARCH, params, jnp.asarray(images))
     assert long.losses[0] == pytest.approx(float(task.objective.loss(logits, labels)), rel=1e-4)
 
 

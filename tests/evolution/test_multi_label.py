@@ -81,11 +81,12 @@ def flat(tree):
     return np.concatenate([np.asarray(leaf, np.float32).ravel() for leaf in jax.tree.leaves(tree)])
 
 
+@pytest.mark.slow  # tests of the trainer say so of one label a picture, by the same code
 @pytest.mark.parametrize(
     ("module", "name", "value"),
     [
         (trainer, "WORTHWHILE_FLOPS", 0),  # on what a frozen prefix makes of the images
-        pytest.param(feeding, "RESIDENT_BYTES", 0, marks=pytest.mark.slow),  # images that stream
+        (feeding, "RESIDENT_BYTES", 0),  # images that stream
     ],
 )
 def test_however_data_come_the_same_child_is_trained(monkeypatch, module, name, value):
@@ -100,7 +101,9 @@ def test_however_data_come_the_same_child_is_trained(monkeypatch, module, name, 
 def test_a_quality_is_of_the_probabilities_that_are_answered():
     task, path = corner_task("toy/corners"), child({"head"})
     inputs, labels = task.test.evaluation_inputs(np.arange(len(task.test)), 8)
-    logits = forward(ARCH, {c.name: c.params for c in path.components}, inputs)
+    logits = jax.jit(forward, static_argnums=0)(
+        ARCH, {c.name: c.params for c in path.components}, inputs
+    )
     expected = mean_average_precision(sigmoid(np.asarray(logits)), labels > 0)
     found = Trainer(tiny(), task).test_quality(path, ARCH)
     assert found == pytest.approx(expected, abs=1e-6)

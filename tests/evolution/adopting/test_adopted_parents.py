@@ -39,7 +39,7 @@ def grown(request, tmp_path_factory):
     assert [p.task for p in system.published] == ["parent"]
     shape = shape_hyperparameters(system.architecture)
     experiment = replace(
-        TINY, tasks=("toy/a",), passes=1, samples_per_task=2, rounds_per_child=1,
+        TINY, tasks=("toy/a",), passes=1, samples_per_task=1, rounds_per_child=1,
         defaults={**TINY.defaults, **shape}, ranges={}, mutate_adapters=False,
     )  # fmt: skip
     population = population_of(system, store, task, experiment)
