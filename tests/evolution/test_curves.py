@@ -10,7 +10,7 @@ from evolution import feeding, training
 from evolution.curves import MOST_POINTS, Curve
 from evolution.trainer import Trainer
 from evolution.training import learning_rate
-from tests.evolution.systems import start, tiny, toy_task
+from tests.evolution.systems import toy_task
 from tests.evolution.test_trainer import ARCH, AUGMENTED, EXPERIMENT, batches, flat, path
 from tests.evolution.test_training import hyperparameters
 from vit.forward import forward
@@ -101,12 +101,3 @@ def test_a_record_has_a_bounded_number_of_points_each_the_mean_of_its_stretch(st
 def test_a_loss_that_is_no_number_is_none_in_the_record():
     losses = np.float32([1, np.nan, np.inf])
     assert Curve(losses, np.ones(3, np.float32)).record()["loss"] == [1.0, None, None]
-
-
-def test_the_history_of_a_run_has_each_childs_curve(tmp_path):
-    search = start(tmp_path, tiny(tasks=("toy/a",), passes=1, samples_per_task=2))
-    list(search.run())
-    for row in search.progress.history:
-        training = row["training"]
-        assert training["steps"] == len(training["loss"]) == 4 and training["every"] == 1
-        assert max(training["learning_rate"]) <= row["hyperparameters"]["opt_lr"] * 1.001

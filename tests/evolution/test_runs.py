@@ -129,7 +129,7 @@ def hold_until_killed(place: Place, lease_s: float, answers: Connection) -> None
         signal.pause()
 
 
-@pytest.mark.parametrize("kind", ["folder", "s3"])
+@pytest.mark.parametrize("kind", ["folder", pytest.param("s3", marks=pytest.mark.slow)])
 def test_one_that_runs_is_running_and_one_that_was_killed_is_stopped(
     tmp_path, kind, monkeypatch, request
 ):
@@ -207,6 +207,13 @@ def test_losses_are_written_as_csv(finished, tmp_path):
     assert [int(row["step"]) for row in rows[:4]] == [1, 2, 3, 4]
     assert [float(row["loss"]) for row in rows[:4]] == history[0]["training"]["loss"]
     assert float(rows[0]["learning_rate"]) == history[0]["training"]["learning_rate"][0]
+
+
+def test_the_history_of_a_run_has_each_childs_curve(finished):
+    for row in state.load(ModelStore(finished), "demo")[0].history:
+        training = row["training"]
+        assert training["steps"] == len(training["loss"]) == 4 and training["every"] == 1
+        assert max(training["learning_rate"]) <= row["hyperparameters"]["opt_lr"] * 1.001
 
 
 def test_children_from_before_losses_were_recorded_are_left_out(tmp_path):
