@@ -113,7 +113,7 @@ class Settings:
     grpc_port: int = 0  # of the Open Inference Protocol over gRPC; 0 is none
     workers: int = 1  # processes; each has components and batches of its own, and these limits
     backend: str = "auto"  # what computes: jax, openvino, or the faster one where it is a CPU
-    compute_threads: int = 0  # of OpenVINO, a batch each; 0: as many as this worker's cores
+    compute_threads: int = 0  # of OpenVINO, a batch each; 0: this worker's cores but one
     compilation_cache: str = ""  # compiled programs kept over restarts; "" is the user's cache
 
     def __post_init__(self) -> None:
@@ -140,7 +140,8 @@ class Settings:
             ("memory_budget", Bytes(int(_memory() * MEMORY_SHARE) // workers)),
             ("decode_memory", max(LEAST_DECODE_MEMORY, int(_memory() * DECODE_SHARE) // workers)),
             ("max_request_pixels", IMAGES_AT_LIMIT * self.max_pixels),
-            ("compute_threads", max(1, len(os.sched_getaffinity(0)) // workers)),
+            # One core is left to the event loop, which has most to do under a flood.
+            ("compute_threads", max(1, len(os.sched_getaffinity(0)) // workers - 1)),
             ("compilation_cache", _cache_folder()),
         ):
             if not getattr(self, name):

@@ -10,11 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar
@@ -32,7 +30,6 @@ RowT = TypeVar("RowT")
 AnswerT = TypeVar("AnswerT")
 Make = Callable[[], Sequence[RowT] | None]  # a request's rows; None while there is more to do
 RETRY_AFTER_S = 1.0  # when the gateway stops: another one should be up by then
-LATER = 5  # how much nicer the engine threads are than others
 LOOK_PAST = 16  # requests that do not fit into the rest of a batch, before it goes without them
 # Light tasks are there while their part of the last so many requests that ran is between these.
 FEW_LIGHT, MANY_LIGHT, REMEMBERED = 0.002, 0.25, 64
@@ -337,9 +334,6 @@ class Batcher(Generic[RowT, AnswerT]):
             thread.start()
 
     def _loop(self, stream: int) -> None:
-        with suppress(OSError):  # the event loop and decoding go first
-            mine = threading.get_native_id()
-            os.setpriority(os.PRIO_PROCESS, mine, os.getpriority(os.PRIO_PROCESS, mine) + LATER)
         while not self._stopping:
             self.step(stream=stream)
 
