@@ -54,7 +54,7 @@ class Speed:
 
     network: str
     rows: int
-    peak_gflops: float  # of a large matrix product with all cores
+    peak_gflops: float  # of a large matrix product with all cores of this process
     gflops: Mapping[str, float]  # the whole network's operations per second, by who computes
 
 
