@@ -30,7 +30,7 @@ def predictions(
     InternalError where logits are not finite.
     """
     values: list[float] = logits.tolist()
-    found = _LISTED[path.activation](path, logits)
+    found = _LISTED[path.activation](path, values)
     usual = TOP_K if path.activation == SOFTMAX else len(values)
     best = heapq.nlargest(top_k or usual, range(len(values)), key=values.__getitem__)
     return [
@@ -47,9 +47,8 @@ def probabilities(path: LoadedPath, logits: NDArray[np.float32]) -> NDArray[np.f
     return _ALL[path.activation](logits)
 
 
-def _softmax_list(path: LoadedPath, logits: NDArray[np.float32]) -> list[float]:
+def _softmax_list(path: LoadedPath, values: list[float]) -> list[float]:
     """In plain Python, which is done with some hundred classes before NumPy is with its calls."""
-    values: list[float] = logits.tolist()
     highest = max(values)
     odds = [math.exp(value - highest) for value in values]
     total = sum(odds)
@@ -58,8 +57,8 @@ def _softmax_list(path: LoadedPath, logits: NDArray[np.float32]) -> list[float]:
     return [each / total for each in odds]
 
 
-def _sigmoid_list(path: LoadedPath, logits: NDArray[np.float32]) -> list[float]:
-    return probabilities(path, logits).tolist()
+def _sigmoid_list(path: LoadedPath, values: list[float]) -> list[float]:
+    return probabilities(path, np.array(values, np.float32)).tolist()
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -69,7 +68,7 @@ def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 # By activation: of one image, for JSON; of a batch, for tensors.
-_LISTED: Mapping[str, Callable[[LoadedPath, NDArray[np.float32]], list[float]]] = {
+_LISTED: Mapping[str, Callable[[LoadedPath, list[float]], list[float]]] = {
     SOFTMAX: _softmax_list,
     SIGMOID: _sigmoid_list,
 }
