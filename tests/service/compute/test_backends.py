@@ -257,6 +257,21 @@ print(*[name for name in ("jax", "flax", "scipy") if name in sys.modules])
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
+@pytest.mark.parametrize("accelerated", [False, True])
+def test_jax_is_asked_where_a_plugin_for_an_accelerator_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accelerated: bool
+) -> None:
+    choose("auto", str(tmp_path), 2).close()
+    record = tmp_path / "backend.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "openvino_s": 1e-9}))
+    monkeypatch.setattr("service.compute.backends.choice.PLUGINS", ("jax",))
+    if accelerated:
+        monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    chosen = choose("auto", str(tmp_path), 2)
+    assert chosen.name == ("jax" if accelerated else "openvino")
+    chosen.close()
+
+
 def test_where_the_trial_fails_jax_computes_and_nothing_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
