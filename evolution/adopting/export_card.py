@@ -160,7 +160,7 @@ patches of {arch.patch_size} x {arch.patch_size} pixels, {arch.num_layers} block
 In the store this network has residual adapters of inner width {arch.adapter_dim} before blocks
 {", ".join(map(str, arch.adapters))} (counted from 0). `ViTForImageClassification` has none, so that
 each is written as a block of its own whose attention adds zero: the numbers are the same, the
-network is {plain.num_layers} blocks deep, and costs what so many blocks cost."""
+network is {plain.num_layers} blocks deep, and costs as much as any of that depth."""
 
 
 def _data(export: Export, ancestors: list[Ancestor]) -> str:
