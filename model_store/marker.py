@@ -18,7 +18,6 @@ from model_store.storage import MARKER, Storage
 FORMAT = 2
 FEATURES = frozenset[str]()  # that this code knows
 _ID = re.compile(r"([0-9a-f]{24})-([0-9a-f]{12})")
-_OLD_ID = re.compile(r"[0-9a-f]{32}")  # of a store made before an id had a check
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,7 @@ class Marker:
     def has_sound_id(self) -> bool:
         """Whether the id is one that a store was given."""
         match = _ID.fullmatch(self.id)
-        return match[2] == _check(match[1]) if match else bool(_OLD_ID.fullmatch(self.id))
+        return match is not None and match[2] == _check(match[1])
 
     def require_writable(self, url: str) -> None:
         """Raises UnknownFormat where this code must not change the store."""
