@@ -10,17 +10,16 @@ from evolution.console import line_of, say, stoppable
 from evolution.growing.live import ChildLine
 from evolution.growing.words import ACCURACY, share, spread
 from evolution.measured import MEASURED
-from evolution.outcome import ChildTrained, Ended, TaskFailed, TaskPublished, TaskWithdrawn
+from evolution.outcome import ChildTrained, Ended
 from evolution.search import Search
 from evolution.tasks import Task
 
 
-def follow(search: Search, task: Task, console: Console, command: str) -> Ended | None:
-    """Runs the search to its end and tells of it; how its task ended, None if it had before.
+def follow(search: Search, task: Task, console: Console, command: str) -> None:
+    """Runs the search to its end and tells of it; how its task ended is for a report.
 
     `command` goes on with it. Raises Stopped if it was told to stop before its end.
     """
-    ended: Ended | None = None
     reasons = Reasons(search, task)
     line = ChildLine(search, console, search.clock)
     with (
@@ -32,11 +31,8 @@ def follow(search: Search, task: Task, console: Console, command: str) -> Ended 
             if isinstance(event, ChildTrained):
                 say(console, reasons.line(event))
                 line.next_child()
-            elif isinstance(event, TaskPublished | TaskWithdrawn | TaskFailed):
-                ended = event
-            else:
+            elif not isinstance(event, Ended):
                 say(console, line_of(event))
-    return ended
 
 
 class Reasons:

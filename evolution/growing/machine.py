@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from evolution.environment import cores
 from evolution.training import compute_dtype
@@ -35,7 +37,7 @@ def this_machine() -> Machine:
     """The machine that this process runs on, as fast as it is now."""
     devices = jax.devices()
     accelerator = devices[0].platform != "cpu"
-    name = f"{devices[0].device_kind}" if accelerator else f"{cores()} cores"
+    name = devices[0].device_kind if accelerator else f"{cores()} cores"
     return Machine(name, accelerator, EFFICIENCY * _peak())
 
 
@@ -49,7 +51,7 @@ def _peak() -> float:
     return 2 * side**3 / quickest
 
 
-def _seconds(product, matrix) -> float:
+def _seconds(product: Callable[[Array, Array], Array], matrix: Array) -> float:
     started = time.perf_counter()
     product(matrix, matrix).block_until_ready()
     return time.perf_counter() - started
