@@ -175,13 +175,9 @@ def _card(place: Place, name: str) -> Card:
 
 
 def _unknown(place: Place, name: str) -> DataError:
-    from difflib import get_close_matches
+    from evolution.data.stored import near_names
 
-    from evolution.data.stored import cards
-
-    near = get_close_matches(name, [card.name for card in cards(place)], n=3)
-    do = f"did you mean {', '.join(near)}?" if near else "munet data ls lists those there"
-    return DataError(f"no data set {name!r} at {place}; {do}")
+    return DataError(f"no data set {name!r} at {place}; {near_names(place, name)}")
 
 
 def _print_json(value: object) -> None:

@@ -13,6 +13,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,12 @@ def cards(place: Place, damaged: Callable[[DataError], object] = lambda error: N
         if card is not None:
             found.append(card)
     return sorted(found, key=lambda card: card.name)
+
+
+def near_names(place: Place, name: str) -> str:
+    """What to do about a name that no set has: the names like it, or where to find all."""
+    near = get_close_matches(name, [card.name for card in cards(place)], n=3)
+    return f"did you mean {', '.join(near)}?" if near else "munet data ls lists those there"
 
 
 def card_of(place: Place, name: str) -> Card | None:

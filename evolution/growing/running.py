@@ -12,17 +12,17 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from difflib import get_close_matches
 
 import jax
 from rich.console import Console
 
 from evolution.baselines import baseline as baseline_of
 from evolution.budget import Clock
+from evolution.commands import GROWN
 from evolution.console import say
 from evolution.data.errors import DataError
 from evolution.data.places import open_place
-from evolution.data.stored import cards
+from evolution.data.stored import near_names
 from evolution.experiments import Experiment
 from evolution.growing import defaults, report
 from evolution.growing.asked import Asked, GrowthError
@@ -43,7 +43,7 @@ from evolution.tasks import NoSuchTask, Task, TaskError
 from evolution.training import forward_flops
 from model_store import ModelStore, StoreError, StoreNotFound
 
-PREFIX, BASELINE = "evolve", "finetune-all"
+BASELINE = "finetune-all"
 BASELINE_SHARE = 0.5  # of a task's time: it trains as long as all children together
 LEAST_BASELINE_S = 5.0  # with less it would have compiled, and not trained
 KNOWN = (StateError, StoreError, TaskError, RootError, SettingError, DataError)
@@ -232,28 +232,25 @@ class Growth:
 def _unfinished(store: ModelStore, task: str) -> str | None:
     """The newest run of the task, unless it and its baseline are finished."""
     numbers = _numbers(store, task)
-    name = f"{PREFIX}/{task}/{max(numbers, default=0)}"
+    name = f"{GROWN}{task}/{max(numbers, default=0)}"
     states = [store.load_agent(run) for run in (name, f"{name}/{BASELINE}")]
     left = [s for s in states if s and s.get("iteration", 0) < len(s.get("schedule", ()))]
     return name if numbers and left else None
 
 
 def _next_name(store: ModelStore | None, task: str) -> str:
-    return f"{PREFIX}/{task}/{max(_numbers(store, task) if store else (), default=0) + 1}"
+    return f"{GROWN}{task}/{max(_numbers(store, task) if store else (), default=0) + 1}"
 
 
 def _numbers(store: ModelStore, task: str) -> list[int]:
-    before = f"{PREFIX}/{task}/"
+    before = f"{GROWN}{task}/"
     ends = (name.removeprefix(before) for name in store.agents() if name.startswith(before))
     return [int(end) for end in ends if end.isascii() and end.isdecimal()]
 
 
 def _unknown(name: str) -> str:
     """What to do about a task that no data set has."""
-    own = [card.name for card in cards(open_place())]
-    near = get_close_matches(name, own, n=3)
-    told = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(own) or 'none'}"
     return (
-        f"no data set {name!r} among your own: {told}\n"
+        f"no data set {name!r} among your own: {near_names(open_place(), name)}\n"
         f"add pictures as one: munet data add {name} --from FOLDER"
     )
