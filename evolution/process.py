@@ -22,13 +22,18 @@ def computing(level: int = logging.INFO) -> Iterator[None]:
     log.
     """
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("evolution").setLevel(level)
+    logger = logging.getLogger("evolution")
+    before = logger.level
+    logger.setLevel(level)
     logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS advises OpenCV at each start
     # A later run or resume loads compiled programs instead of compiling them again.
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache/munet/compilations")
     jax.config.update("jax_compilation_cache_dir", str(cache))
-    with stopping.listening(), _end_told():
-        yield
+    try:
+        with stopping.listening(), _end_told():
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager
