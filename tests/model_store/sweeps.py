@@ -127,6 +127,7 @@ def alias_changed(name: str, data: bytes) -> bytes:
 
 def copied(source: Path, target: Path) -> Path:
     """A copy of a quiet store."""
-    shutil.rmtree(target, ignore_errors=True)
+    if target.exists():
+        shutil.rmtree(target)
     shutil.copytree(source, target)
     return target

@@ -1,6 +1,7 @@
 """verify finds the loss or change of any file, and alarms about nothing that is under way."""
 
 import fcntl
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,11 +125,12 @@ def _is_free(root: Path) -> bool:
 
 
 class Overtaken:
-    """Counts the calls of a local storage, and does something else before one of them, or before
-    the next one that is made without a lock.
+    """Counts this thread's calls of local storages, and does something else before one of them, or
+    before the next one that is made without a lock. Gateways of other tests have their own threads.
     """
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._thread = threading.get_ident()
         self.made = 0
         self.overtaken = True
         self._number = 0
@@ -138,6 +140,8 @@ class Overtaken:
 
     def _counting(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*arguments: Any) -> Any:
+            if threading.get_ident() != self._thread:
+                return method(*arguments)
             self.made += 1
             due = not self.overtaken and self.made >= self._number
             if due and _is_free(Path(arguments[0].url)):
