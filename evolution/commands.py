@@ -5,6 +5,18 @@ from __future__ import annotations
 import shlex
 
 GROWN = "evolve/"  # the names of the runs of `munet evolve` begin so: evolve/TASK/NUMBER
+BASELINE = "finetune-all"  # beside one, evolve/TASK/NUMBER/finetune-all
+
+
+def grown_by(run: str) -> str | None:
+    """What the command holds, while it lives, that trains a run of `munet evolve`.
+
+    One name for a search and its baseline, of which one waits while the other is trained. None for
+    other runs.
+    """
+    if not run.startswith(GROWN):
+        return None
+    return f"{run.removesuffix(f'/{BASELINE}')}/command"
 
 
 def resume(run: str, store: str, task: str | None = None) -> str:
@@ -16,6 +28,16 @@ def resume(run: str, store: str, task: str | None = None) -> str:
 def evolve(task: str, store: str) -> str:
     """Goes on with the last run of `munet evolve` for a task, or begins another one."""
     return f"munet evolve {shlex.quote(task)} --store {shlex.quote(store)}"
+
+
+def rollback(task: str, version: int, store: str) -> str:
+    """Serves another version of a task."""
+    return f"munet store rollback {shlex.quote(task)} {version} --store {shlex.quote(store)}"
+
+
+def remove_run(run: str, store: str) -> str:
+    """Removes a run's own state."""
+    return f"munet runs rm {shlex.quote(run)} --store {shlex.quote(store)}"
 
 
 def agents(agent: str, entry: str, cycles: int, store: str) -> str:

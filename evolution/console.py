@@ -63,7 +63,8 @@ def stoppable(search: Search, console: Console, command: Callable[[Search], str]
         with suppress(KeyboardInterrupt):
             yield
         if search.progress.iteration < len(search.progress.schedule):
-            say(console, f"stopped; go on with: {command(search)}")
+            say(console, "stopped; go on with:")
+            say(console, f"    {command(search)}")
             raise stopping.Stopped(stopping.exit_code())
 
 

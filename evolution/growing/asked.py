@@ -20,18 +20,22 @@ class Asked:
 
     tasks: tuple[str, ...]
     store: str
-    seconds: float | None = None  # wall time of all of it
+    seconds: float | None = None  # wall time of all of it, if it was given
     children: int | None = None  # of each task
     baseline: bool | None = None  # None: for a store's first task
     root: str | None = None
     seed: int | None = None
 
     @property
-    def command(self) -> str:
-        """What goes on with it."""
-        return " ".join(
-            ["munet evolve", *map(shlex.quote, self.tasks), "--store", shlex.quote(self.store)]
-        )
+    def new_s(self) -> float | None:
+        """Wall time for what is begun."""
+        unlimited = self.seconds is not None or self.children is not None
+        return self.seconds if unlimited else DEFAULT_BUDGET_S
+
+    def command(self, left: int) -> str:
+        """What goes on with the last so many tasks."""
+        tasks = map(shlex.quote, self.tasks[-left:])
+        return " ".join(["munet evolve", *tasks, "--store", shlex.quote(self.store)])
 
 
 def budget_of(text: str | None) -> float | None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evolution.growing.asked import DEFAULT_BUDGET_S, Asked, GrowthError, budget_of
+from evolution.growing.asked import Asked, GrowthError, budget_of
 
 ERRORS = (GrowthError,)
 app = typer.Typer(add_completion=False, help=__doc__)
@@ -52,12 +52,10 @@ def evolve(
     """Grows the store's system by tasks, and publishes the best path of each.
 
     It starts from what the store serves, and chooses its settings itself. A command that was
-    stopped goes on when it is given again.
+    stopped goes on when it is given again; another --budget is taken, as the time in all.
     """
     began = time.monotonic()
     seconds = budget_of(budget)
-    if budget is None and children is None:
-        seconds = DEFAULT_BUDGET_S
     from evolution.growing.running import run  # takes seconds to load
 
     named = tuple(dict.fromkeys(tasks))

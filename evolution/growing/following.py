@@ -6,9 +6,9 @@ from contextlib import closing
 
 from rich.console import Console
 
-from evolution.console import line_of, say, stoppable
+from evolution.console import line_of, stoppable
 from evolution.growing.live import ChildLine
-from evolution.growing.words import ACCURACY, share, spread
+from evolution.growing.words import ACCURACY, share, spread, tell
 from evolution.measured import MEASURED
 from evolution.outcome import ChildTrained, Ended
 from evolution.search import Search
@@ -29,10 +29,10 @@ def follow(search: Search, task: Task, console: Console, command: str) -> None:
     ):
         for event in events:
             if isinstance(event, ChildTrained):
-                say(console, reasons.line(event))
+                tell(console, reasons.line(event))
                 line.next_child()
             elif not isinstance(event, Ended):
-                say(console, line_of(event))
+                tell(console, line_of(event))
 
 
 class Reasons:
@@ -63,11 +63,11 @@ class Reasons:
             self._best = score
             if best is None:
                 return "kept: the first"
-            return f"kept: better than the best so far {share(best)}"
+            return f"kept: the best, before it {share(best)}"
         same = outcome.parent.task == outcome.child.task
         if not outcome.improved:
             parent = self._search.population.score(outcome.parent)
             return f"not kept: its parent has {share(parent)}"
         if same and score == best:
-            return f"kept: as good as the best so far {share(best)}"
-        return f"kept as a parent: the best so far is {share(best)}"
+            return f"kept: equal to the best, {share(best)}"
+        return f"kept as a parent, best {share(best)}"

@@ -10,8 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from evolution.budget import Clock
-from evolution.console import say
-from evolution.growing.words import duration
+from evolution.growing.words import duration, tell
 from evolution.search import Search
 
 PLAIN_EVERY_S = 30.0  # between lines where no terminal is
@@ -74,4 +73,4 @@ class ChildLine:
             self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
         elif self._clock() - self._told >= PLAIN_EVERY_S:
             self._told = self._clock()
-            say(self._console, line)
+            tell(self._console, line)

@@ -11,7 +11,9 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from evolution.growing.words import counted, duration, measured, share
+from evolution.commands import rollback
+from evolution.console import say
+from evolution.growing.words import INDENT, counted, duration, measured, share, tell
 from evolution.measured import MEASURED, number_in, part_of
 from evolution.population import ROOT, Path
 from evolution.search import Search
@@ -87,9 +89,13 @@ def show(
     rows.add_row("trained", f"{counted(len(children), 'child', 'children')} in {duration(seconds)}")
     if baseline is not None:
         rows.add_row("baseline", Text(_compared(grown, baseline)))
-    rows.add_row("served", Text(_served(task.name, live, grown, baseline, store.url)))
-    console.print(Text(f"{task.name} is v{grown.version.version}", style="bold"))
+    ours = grown.version.version
+    rows.add_row("served", Text(_served(live, grown, baseline)))
+    console.print(Text(f"{task.name} is v{ours}", style="bold"))
     console.print(rows)
+    if live != ours:
+        tell(console, f"to serve v{ours}:")
+        say(console, f"{INDENT}{rollback(task.name, ours, store.url)}")
 
 
 def _shared(path: Path) -> str:
@@ -117,14 +123,11 @@ def _compared(grown: Grown, baseline: Grown) -> str:
     return f"test {measured(quality, grown.metric, examples)}: {told}; {own}"
 
 
-def _served(task: str, live: int, grown: Grown, baseline: Grown | None, url: str) -> str:
+def _served(live: int, grown: Grown, baseline: Grown | None) -> str:
     ours = grown.version.version
     if live == ours:
         return f"v{ours}"
     if baseline is not None and live == baseline.version.version:
         gap = baseline.quality(MEASURED)[0] - grown.quality(MEASURED)[0]
-        return (
-            f"v{live}, the baseline, which is {share(gap)} better by validation; to serve "
-            f"v{ours}: python -m model_store rollback {task} {ours} --store {url}"
-        )
+        return f"v{live}, the baseline, which is {share(gap)} better by validation"
     return f"v{live}, which is better by validation than v{ours}"

@@ -2,23 +2,30 @@
 
 Each task has runs of its own, `evolve/TASK/1` and so on, and beside one, where a baseline was asked
 for, `evolve/TASK/1/finetune-all`, which is trained in the time that the search leaves. Both are
-saved before either is trained, so that whatever stops the command, the same command goes on. Of the
-two paths the better by validation is served, of equal ones that of the search.
+saved before either is trained, so that whatever stops the command, the same command goes on. One
+command at a time trains the two: it holds them until both have ended, and which of two commands
+begins them is decided by that. Of the two paths the better by validation is served, of equal ones
+that of the search.
+
+What was begun goes on as it was begun. Another budget is taken, as the time in all: what its
+children took before counts. Of other options that differ the command says that they are not taken.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import jax
 from rich.console import Console
 
 from evolution.baselines import baseline as baseline_of
 from evolution.budget import Clock
-from evolution.commands import GROWN
+from evolution.commands import BASELINE, GROWN, grown_by, remove_run
 from evolution.console import say
 from evolution.data.errors import DataError
 from evolution.data.places import open_place
@@ -32,6 +39,8 @@ from evolution.growing.plan import GrowthPlan
 from evolution.growing.probe import probe
 from evolution.growing.report import Grown
 from evolution.growing.system import population_of, system_of
+from evolution.growing.words import INDENT, duration, tell
+from evolution.holding import PATIENCE_S, hold
 from evolution.memory import exhausted
 from evolution.process import computing
 from evolution.roots import RootError
@@ -41,9 +50,8 @@ from evolution.sources import source_of
 from evolution.state import StateError
 from evolution.tasks import NoSuchTask, Task, TaskError
 from evolution.training import forward_flops
-from model_store import ModelStore, StoreError, StoreNotFound
+from model_store import AgentBusy, ModelStore, StoreError, StoreNotFound
 
-BASELINE = "finetune-all"
 BASELINE_SHARE = 0.5  # of a task's time: it trains as long as all children together
 LEAST_BASELINE_S = 5.0  # with less it would have compiled, and not trained
 KNOWN = (StateError, StoreError, TaskError, RootError, SettingError, DataError)
@@ -91,7 +99,7 @@ class Growth:
         self._sources: dict[int, Callable[[str], Task]] = {}  # by the images' size
         self._clock = clock
         self._machine = machine
-        self._end = None if asked.seconds is None else began + asked.seconds
+        self._end = None if asked.new_s is None else began + asked.new_s
 
     def run(self) -> None:
         """One task after the other; the errors of all of them come before anything is made."""
@@ -100,25 +108,26 @@ class Growth:
             store = ModelStore(self._asked.store)
         except StoreNotFound:
             store = None
-        first, *_ = [self._searches_or_plan(store, name, len(tasks)) for name in tasks]
+        first, *_ = [self._begun_or_plan(store, name, len(tasks)) for name in tasks]
         store = store or ModelStore(self._asked.store, create=True)
         for number, name in enumerate(tasks):
             # What was planned before another task was published has not seen that.
             left = len(tasks) - number
-            ready = first if number == 0 else self._searches_or_plan(store, name, left)
+            ready = first if number == 0 else self._begun_or_plan(store, name, left)
             self._grow(store, name, ready, left)
 
-    def _searches_or_plan(
-        self, store: ModelStore | None, name: str, left: int
-    ) -> list[Search] | GrowthPlan:
-        """What a task was begun with and is not finished, or what to begin."""
+    def _begun_or_plan(self, store: ModelStore | None, name: str, left: int) -> str | GrowthPlan:
+        """The run that a task was begun with and is not finished, or what to begin."""
         begun = _unfinished(store, name) if store else None
         if store is None or begun is None:
             return self._plan(store, name, left)
-        names = [run for run in (begun, f"{begun}/{BASELINE}") if run in store.agents()]
-        searches = [Search.resume(store, run, self._known_source) for run in names]
-        self._task(searches[0].experiment, name)
-        return searches
+        self._task(self._searches(store, begun)[0].experiment, name)
+        return begun
+
+    def _searches(self, store: ModelStore, run: str) -> list[Search]:
+        """A run as it is saved, and its baseline, if it has one."""
+        names = [name for name in (run, f"{run}/{BASELINE}") if name in store.agents()]
+        return [Search.resume(store, name, self._known_source) for name in names]
 
     def _plan(self, store: ModelStore | None, name: str, left: int) -> GrowthPlan:
         """In its share of the time that is left for so many tasks."""
@@ -171,62 +180,120 @@ class Growth:
             self._sources[size] = self._source(experiment)
         return self._sources[size]
 
-    def _grow(
-        self, store: ModelStore, name: str, ready: list[Search] | GrowthPlan, left: int
-    ) -> None:
+    def _grow(self, store: ModelStore, name: str, ready: str | GrowthPlan, left: int) -> None:
         """Trains one task and tells of it."""
-        new = isinstance(ready, GrowthPlan)
         if isinstance(ready, GrowthPlan):
             ready.show(self._console)
-            searches = self._begin(store, ready)
-        else:
-            searches = ready
-            say(self._console, f"{name}: going on with run {searches[0].name}, as it was begun")
-        task = self._task(searches[0].experiment, name)
-        share = 1 - BASELINE_SHARE if searches[1:] else 1.0
-        trained = [s for s in searches if self._train(s, task, left, share if new else None)]
+        run = ready.run if isinstance(ready, GrowthPlan) else ready
+        with ExitStack() as stack:
+            self._hold(store, run, stack)
+            if isinstance(ready, GrowthPlan) and run not in store.agents():
+                searches, limited = self._begin(store, ready), True
+            else:
+                searches, limited = self._searches(store, run), self._asked.seconds is not None
+                self._tell_begun(name, searches)
+            task = self._task(searches[0].experiment, name)
+            trained = self._trained(searches, task, left, limited)
         grown = [Grown.of(search, task) for search in trained]
         if grown[0] is None:
-            say(self._console, f"{name} has no path: each child diverged")
+            tell(self._console, f"{name} has no path: each child diverged")
             return
         report.show(self._console, task, store, grown[0], grown[1] if grown[1:] else None)
 
-    def _train(self, search: Search, task: Task, left: int, share: float | None) -> bool:
-        """Trains a search, or the baseline that follows it; False if no time is left for that.
+    def _hold(self, store: ModelStore, run: str, stack: ExitStack) -> None:
+        """Until the end of the stack no other command trains the run or its baseline."""
+        command = grown_by(run) or run
+        waits = f"waiting up to {PATIENCE_S:.0f} s for it to end"
+        try:
+            for _ in hold(store, command, stack, PATIENCE_S, lambda: False):
+                tell(self._console, f"{run} is trained by {store.holder(command)}; {waits}")
+        except AgentBusy:
+            raise GrowthError(
+                f"run {run} is trained by {store.holder(command)}, expected by no other command; "
+                "let it end, or stop it (Ctrl-C in its terminal)\n"
+                f"how far it is: munet runs --store {store.url}"
+            ) from None
 
-        `share` is that of a new search in the time of its task; None for one that was begun.
+    def _tell_begun(self, name: str, searches: Sequence[Search]) -> None:
+        """With what a run goes on, and which options it does not take."""
+        asked, run = self._asked, searches[0].name
+        how = "as it was begun"
+        if asked.seconds is not None:
+            how = f"within {duration(asked.seconds / len(asked.tasks))} in all"
+        tell(self._console, f"{name}: going on with run {run}, {how}")
+        if others := _not_taken(asked, searches):
+            tell(self._console, f"{name}: begun without {', '.join(others)}; to begin anew, first:")
+            say(self._console, f"{INDENT}{remove_run(run, searches[0].store.url)}")
+
+    def _trained(
+        self, searches: Sequence[Search], task: Task, left: int, limited: bool
+    ) -> list[Search]:
+        """The searches that were trained; not the baseline, if no time is left for it.
+
+        `limited` by the budget of this command, which is theirs in all.
         """
-        search.clock = self._clock
-        seconds, baseline = self._left(left), search.experiment.method.from_root_only
-        if share is not None and seconds is not None:
-            if baseline and seconds < LEAST_BASELINE_S:
-                say(self._console, "no time is left for the baseline: give it more, --budget")
-                search.store.remove_agent(search.name)
-                return False
-            search.set_budget(seconds if baseline else seconds * share)
-        if baseline:
-            say(self._console, "the baseline, a copy of the whole root:")
-        follow(search, task, self._console, self._asked.command)
-        return True
+        before = sum(row["seconds"] for row in _rows(searches[0]))
+        share = 1 - BASELINE_SHARE if searches[1:] else 1.0
+        trained = []
+        for search in searches:
+            search.clock = self._clock
+            seconds = self._left(left) if limited else None
+            baseline = search.experiment.method.from_root_only
+            if seconds is not None and search.progress.iteration < len(search.progress.schedule):
+                seconds = seconds - before if baseline else seconds * share
+                if baseline and seconds < LEAST_BASELINE_S:
+                    tell(self._console, "no time is left for the baseline: give more, --budget")
+                    search.store.remove_agent(search.name)
+                    continue
+                search.set_budget(seconds)
+            if baseline:
+                say(self._console, "the baseline, a copy of the whole root:")
+            follow(search, task, self._console, self._asked.command(left))
+            trained.append(search)
+        return trained
 
     def _begin(self, store: ModelStore, plan: GrowthPlan) -> list[Search]:
-        """The baseline, if there is one, and the search, both saved."""
+        """The search and its baseline, if it has one, saved; the search last, as it is the run."""
         seed, task, system = self._asked.seed or 0, plan.task, plan.system
-        wanted = [(plan.run, plan.experiment, system)]
+        alone = replace(system, published=())
+        wanted = [(plan.run, plan.experiment, system, 1.0)]
         if plan.baseline:
-            alone = replace(system, published=())
-            wanted.append((f"{plan.run}/{BASELINE}", plan.baseline, alone))
+            wanted[0] = (*wanted[0][:3], 1 - BASELINE_SHARE)
+            wanted.append((f"{plan.run}/{BASELINE}", plan.baseline, alone, BASELINE_SHARE))
         searches = []
-        for name, experiment, start in wanted:
+        for name, experiment, start, share in reversed(wanted):
+            if name in store.agents():  # of a command that was killed right here
+                store.remove_agent(name)
             population = population_of(start, store, task, experiment)
-            searches.append(
-                Search.grow(
-                    experiment, store, seed, self._known_source,
-                    (system.architecture, population), name, system.contract,
-                )
+            search = Search.grow(
+                experiment, store, seed, self._known_source,
+                (system.architecture, population), name, system.contract,
             )  # fmt: skip
-            searches[-1].save()
+            if plan.budget_s is not None:
+                search.set_budget(plan.budget_s * share)
+            search.save()
+            searches.insert(0, search)
         return searches
+
+
+def _rows(search: Search) -> list[dict[str, Any]]:
+    """Of the children that it has trained of its task."""
+    return [row for row in search.progress.history if row["iteration"] == 0]
+
+
+def _not_taken(asked: Asked, searches: Sequence[Search]) -> list[str]:
+    """Options that are given, and differ from those that a run was begun with."""
+    search, baseline = searches[0], len(searches) > 1
+    found = []
+    if asked.children not in (None, search.experiment.samples_per_task):
+        found.append(f"--children {asked.children}")
+    if asked.root not in (None, search.experiment.root):
+        found.append(f"--root {asked.root}")
+    if asked.seed not in (None, search.progress.seed):
+        found.append(f"--seed {asked.seed}")
+    if asked.baseline not in (None, baseline):
+        found.append("--baseline" if asked.baseline else "--no-baseline")
+    return found
 
 
 def _unfinished(store: ModelStore, task: str) -> str | None:

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import textwrap
+
+from rich.console import Console
+
 from evolution.confidence import interval
+from evolution.console import say
 
 ACCURACY = "accuracy"  # the metric of tasks of one class a picture
+INDENT = "    "
+
+
+def tell(console: Console, text: str) -> None:
+    """Prints a sentence in lines no wider than the page, the further ones indented."""
+    say(console, textwrap.fill(text, console.width, subsequent_indent=INDENT))
 
 
 def share(value: float, digits: int = 3) -> str:

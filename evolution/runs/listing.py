@@ -2,8 +2,9 @@
 
 A run is `running` while a process that lives holds it (model_store.ModelStore.holder): one that was
 killed is `stopped` at once in a directory, and in an object store when its lease has run out (two
-minutes). What is saved is what is told, so that it can be read while the run goes on, anywhere: a
-run saves after each generation.
+minutes). It is `waiting` while a command lives that trains it after something else, as the baseline
+of `munet evolve` after its search. What is saved is what is told, so that it can be read while the
+run goes on, anywhere: a run saves after each generation.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from evolution.population import ROOT
 from evolution.tasks import task_name
 from model_store import DamagedStore, ModelStore
 
-RunState = Literal["running", "stopped", "finished", "failed", "imported", "unreadable"]
+RunState = Literal["running", "waiting", "stopped", "finished", "failed", "imported", "unreadable"]
 Document = Mapping[str, Any]
 
 
@@ -39,7 +40,7 @@ class Listed:
     best: float | None = None  # validation quality of the task's best path so far
     left_s: float | None = None  # to the end of the run, or of the agent's cycle
     command: str = ""  # goes on with it
-    holder: str | None = None  # the process that runs it
+    holder: str | None = None  # the process that runs it, or that it waits for
     why: str = ""  # it failed, or cannot be read
 
     @property
@@ -93,10 +94,10 @@ class _Look:
     def listed(self) -> Listed:
         """As it is told."""
         document, task = self._document, task_name(self._entry) if self._entry else ""
-        holder = self._store.holder(self._name)
+        told, holder = self._state()
         return Listed(
             name=self._name,
-            state=self._state(holder),
+            state=told,
             task=task,
             number=self._number,
             tasks=None if self._agent else len(document["schedule"]),
@@ -109,12 +110,17 @@ class _Look:
             why=document.get("failure", {}).get("why", ""),
         )
 
-    def _state(self, holder: str | None) -> RunState:
-        if holder is not None:
-            return "running"
+    def _state(self) -> tuple[RunState, str | None]:
+        """And the process that runs it, or that it waits for."""
+        if (holder := self._store.holder(self._name)) is not None:
+            return "running", holder
         if self._document.get("failure"):
-            return "failed"
-        return "finished" if self._finished else "stopped"
+            return "failed", None
+        if self._finished:
+            return "finished", None
+        command = commands.grown_by(self._name)
+        holder = self._store.holder(command) if command else None
+        return ("waiting" if holder else "stopped"), holder
 
     def _command(self, task: str) -> str:
         store, document = self._store.url, self._document

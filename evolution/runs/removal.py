@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from evolution import state
+from contextlib import nullcontext
+
+from evolution import commands, state
 from evolution.state import SNAPSHOTS, StateError
 from model_store import AgentBusy, ModelStore
 
@@ -11,20 +13,23 @@ def remove(store: ModelStore, run: str) -> None:
     """Removes the state of a run or an agent, and what the agent last saw of others.
 
     Published versions stay; so does what other runs need, as gc removes only what nothing refers
-    to. Raises StateError if there is none of that name, or a process that lives runs it.
+    to. Raises StateError if there is none of that name, or a process that lives runs it, or will.
     """
     if run not in state.runs(store):
         known = ", ".join(state.runs(store)) or "none"
         raise StateError(f"store has no run called {run!r}; runs there: {known}")
+    command = commands.grown_by(run)
     try:
-        with store.hold(run):
+        with store.hold(run), store.hold(command) if command else nullcontext():
             snapshot = f"{SNAPSHOTS}/{run}"
             if snapshot in store.agents():
                 store.remove_agent(snapshot)
             store.remove_agent(run)
     except AgentBusy:
-        told = store.holder(run) or "another process"
+        told = store.holder(run)
+        doing = "waiting for its turn" if told is None and command else "running"
+        told = told or (command and store.holder(command)) or "another process"
         raise StateError(
-            f"run {run!r} is running, expected one that nobody runs: held by {told}\n"
+            f"run {run!r} is {doing}, expected one that nobody runs: held by {told}\n"
             "stop it first (Ctrl-C in its terminal); it is saved after each generation"
         ) from None

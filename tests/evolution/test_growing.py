@@ -7,14 +7,20 @@ import pytest
 from rich.console import Console
 
 from evolution.budget import Budget
+from evolution.growing import running
 from evolution.growing import system as growing_system
 from evolution.growing.asked import Asked, GrowthError, budget_of
 from evolution.growing.following import Reasons
 from evolution.growing.machine import Machine
+from evolution.growing.plan import GrowthPlan
 from evolution.growing.running import run
 from evolution.growing.system import System
 from evolution.outcome import ChildTrained, Remark
 from evolution.roots import random_root
+from evolution.runs.listing import listed
+from evolution.runs.removal import remove
+from evolution.search import Search
+from evolution.state import StateError
 from evolution.tasks import NoSuchTask
 from model_store import ModelStore, TaskPath
 from tests.evolution.systems import ROOT, start, tiny, toy_task
@@ -58,11 +64,17 @@ def evolve(tmp_path, monkeypatch):
     return growing
 
 
+def assert_fits(told):
+    """No line is wider than a page, but a command that is to be copied, which is its own line."""
+    for line in told.splitlines():
+        assert len(line) <= 80 or line.startswith("    munet "), line
+
+
 def test_a_first_task_is_grown_beside_a_baseline_and_later_ones_share(evolve, tmp_path):
     told = evolve("toy/a", children=2)
     store = ModelStore(tmp_path / "store")
     assert store.agents() == ["evolve/toy/a/1", "evolve/toy/a/1/finetune-all"]
-    assert max(map(len, told.splitlines())) <= 80, "no line is wider than a terminal"
+    assert_fits(told)
     assert "linear probe" in told and "child 2 of 2" in told and "baseline" in told
     told = evolve("toy/b", "toy/d", children=1)
     assert "parents   toy/a v" in told and "parents   toy/a v1, toy/b v1" in told.replace(
@@ -123,6 +135,149 @@ def test_the_same_command_goes_on_to_what_an_undisturbed_one_publishes(
     stores = [ModelStore(tmp_path / name) for name in ("whole", "store")]
     assert published(stores[0]) == published(stores[1])
     assert stores[0].live() == stores[1].live()
+
+
+def test_what_waits_for_its_turn_is_waiting_while_its_command_lives(evolve, tmp_path, monkeypatch):
+    """Also between the search and its baseline, where neither is under way."""
+    seen = []
+
+    def look(name, original):
+        def looking(*args, **named):
+            seen.append((name, [run.state for run in listed(ModelStore(tmp_path / "store"))]))
+            return original(*args, **named)
+
+        monkeypatch.setattr(running, name, looking)
+
+    look("follow", running.follow)
+    monkeypatch.setattr(Reasons, "line", lambda *_: seen.append(("line", [
+        run.state for run in listed(ModelStore(tmp_path / "store"))])) or "")  # fmt: skip
+    evolve("toy/a", children=1)
+    assert seen == [
+        ("follow", ["waiting", "waiting"]),
+        ("line", ["running", "waiting"]),
+        ("follow", ["finished", "waiting"]),
+        ("line", ["finished", "running"]),
+    ]
+    assert {run.state for run in listed(ModelStore(tmp_path / "store"))} == {"finished"}
+
+
+def test_what_waits_is_not_removed_and_is_stopped_when_its_command_has_ended(
+    evolve, tmp_path, monkeypatch
+):
+    def dies(*_):
+        with pytest.raises(StateError, match="is waiting for its turn"):
+            remove(ModelStore(tmp_path / "store"), "evolve/toy/a/1/finetune-all")
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(Reasons, "line", dies)
+    with pytest.raises(RuntimeError, match="killed"):
+        evolve("toy/a", children=2)
+    states = [run.state for run in listed(ModelStore(tmp_path / "store"))]
+    assert states == ["stopped", "stopped"]
+    remove(ModelStore(tmp_path / "store"), "evolve/toy/a/1/finetune-all")
+
+
+def test_of_two_commands_at_once_the_second_goes_on_with_what_the_first_began(
+    evolve, tmp_path, monkeypatch
+):
+    told = []
+
+    show = GrowthPlan.show
+
+    def first(plan, console):
+        with monkeypatch.context() as patched:
+            patched.setattr(GrowthPlan, "show", show)
+            told.append(evolve("toy/a", children=1))
+
+    monkeypatch.setattr(GrowthPlan, "show", first)
+    second = evolve("toy/a", children=1)
+    assert "toy/a is v1" in told[0] and "toy/a is v1" in second
+    assert ModelStore(tmp_path / "store").agents() == [
+        "evolve/toy/a/1", "evolve/toy/a/1/finetune-all"
+    ]  # fmt: skip
+
+
+def budgets(store):
+    """Seconds that each run has in all, by name."""
+    opened = ModelStore(store)
+    return {run: opened.load_agent(run)["settings"]["budget_s"] for run in opened.agents()}
+
+
+@pytest.fixture
+def begun(evolve, monkeypatch):
+    """Begins toy/a, and ends as if it had been killed after the first child."""
+
+    def begin(**asked):
+        def dies(*_):
+            raise RuntimeError("killed")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Reasons, "line", dies)
+            with pytest.raises(RuntimeError, match="killed"):
+                evolve("toy/a", **asked)
+
+    return begin
+
+
+def test_a_begun_run_takes_another_budget_and_says_so(evolve, begun, tmp_path):
+    begun(seconds=100, children=2)
+    before = budgets(tmp_path / "store")
+    assert before == {"evolve/toy/a/1": 50, "evolve/toy/a/1/finetune-all": 50}
+    told = evolve("toy/a", seconds=1000)
+    assert "going on with run evolve/toy/a/1" in told and "within 17 min in all" in told
+    after = budgets(tmp_path / "store")
+    assert after["evolve/toy/a/1"] == 500 and 500 < after["evolve/toy/a/1/finetune-all"] <= 1000
+
+
+def test_a_begun_run_keeps_its_budget_where_none_is_given(evolve, begun, tmp_path):
+    begun(seconds=100, children=2)
+    before = budgets(tmp_path / "store")
+    assert "as it was begun" in evolve("toy/a")
+    assert budgets(tmp_path / "store") == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "ignored"),
+    [
+        ({"children": 3}, ""),
+        ({"children": 3, "seed": 0, "root": "shipped", "baseline": True}, ""),
+        ({"children": 5}, "--children 5"),
+        ({"seed": 1, "root": "random:Ti/16"}, "--root random:Ti/16, --seed 1"),
+        ({"baseline": False}, "--no-baseline"),
+    ],
+)
+def test_a_begun_run_says_which_options_it_cannot_take(evolve, begun, asked, ignored):
+    begun(children=3)
+    told = " ".join(evolve("toy/a", **asked).split())
+    assert ("begun without" in told) == bool(ignored)
+    assert not ignored or f"begun without {ignored}; to begin anew, first: munet runs rm" in told
+
+
+def test_a_baseline_that_a_killed_command_left_alone_is_begun_again(evolve, tmp_path, monkeypatch):
+    """Killed between the two saves, the same command trains both."""
+
+    def dies(search):
+        if "finetune-all" not in search.name:
+            raise RuntimeError("killed")
+        save(search)
+
+    save = Search.save
+    with monkeypatch.context() as patched:
+        patched.setattr(Search, "save", dies)
+        with pytest.raises(RuntimeError, match="killed"):
+            evolve("toy/a", children=1)
+    assert "baseline" in evolve("toy/a", children=1)
+    assert {run.state for run in listed(ModelStore(tmp_path / "store"))} == {"finished"}
+
+
+LONG = "a-set-with-a-name-that-is-itself-almost-as-wide-as-the-page-is/and-more-of-it"
+
+
+def test_no_line_is_wider_than_80_columns(evolve):
+    told = evolve(LONG, children=10, seconds=1e6, baseline=False)
+    told += evolve(LONG, children=1, seconds=2, clock=Clock(step=1))
+    assert_fits(told)
+    assert "kept" in told and "too short" in " ".join(told.split())
 
 
 @pytest.mark.parametrize(

@@ -156,8 +156,8 @@ def test_the_first_signal_ends_what_is_no_step(results, case):
     code, printed = results[case.name]
     assert code - 128 in case.signals and "Traceback" not in printed, printed
     if len(case.signals) == 1:
-        more = "; go on with: the same command (nothing was saved yet)"
-        assert f"stopped{more if case.replaced == 'start' else ''}" in printed.splitlines()
+        more = "; go on with:\n    the same command (nothing was saved yet)"
+        assert f"stopped{more if case.replaced == 'start' else ''}\n" in f"{printed}\n"
 
 
 # ---- the process that forks
