@@ -118,7 +118,7 @@ def _published_line(event: TaskPublished) -> str:
     how = "published as" if event.added else "stays"
     return (
         f"{event.task} {how} v{event.version}{'' if event.live else ' (not live)'}: "
-        f"validation {event.validation_accuracy:.3f}, "
-        f"test {event.test_accuracy:.3f}, {event.total_params:,} parameters, of which "
+        f"validation {event.validation_quality:.3f}, "
+        f"test {event.test_quality:.3f}, {event.total_params:,} parameters, of which "
         f"{event.new_params:,} are this task's alone"
     )

@@ -88,8 +88,8 @@ class TaskPublished:
     version: int
     added: bool  # by this iteration; False if the task's path is still the former one
     live: bool  # served; False while another run's version is better by validation
-    validation_accuracy: float
-    test_accuracy: float
+    validation_quality: float
+    test_quality: float
     total_params: int
     new_params: int  # of components that no other path of the system uses
 

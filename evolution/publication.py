@@ -82,7 +82,7 @@ def metrics_of(path: Path, task: Task) -> dict[str, Any]:
     test = {"split": task.test.name, "examples": count, **_positives(task, task.test, count)}
     return {
         MEASURED: {name: path.quality, **validation},
-        "test": {name: path.metrics["test_accuracy"], **test},
+        "test": {name: path.metrics["test_quality"], **test},
         "compute": {"forward_flops": path.metrics["flops"]},
     }
 
@@ -219,8 +219,8 @@ def published_event(
         version=version,
         added=added,
         live=store.live().get(path.task, (0,))[0] == version,
-        validation_accuracy=path.quality or 0.0,
-        test_accuracy=path.metrics["test_accuracy"],
+        validation_quality=path.quality or 0.0,
+        test_quality=path.metrics["test_quality"],
         total_params=path.num_params,
         new_params=sum(c.num_params for c in path.components if c.locks == {path.owner}),
     )

@@ -267,8 +267,8 @@ class Search:
         return outcome
 
     def _publish(self, best: Path, kind: SinglePaths) -> Ended:
-        if "test_accuracy" not in best.metrics:
-            best.metrics["test_accuracy"] = kind.test_quality(best)
+        if "test_quality" not in best.metrics:
+            best.metrics["test_quality"] = kind.test_quality(best)
         self.save()  # gives every component its digest
         version, added = publish_once(
             self.store, best, self.name,

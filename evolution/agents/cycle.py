@@ -74,8 +74,8 @@ class Cycle:
         return outcome
 
     def _publish(self, best: Path) -> Ended:
-        if "test_accuracy" not in best.metrics:
-            best.metrics["test_accuracy"] = self._kind.test_quality(best)
+        if "test_quality" not in best.metrics:
+            best.metrics["test_quality"] = self._kind.test_quality(best)
         self.save()  # gives every component its digest
         agent, kind = self._progress.agent, self._kind
 

@@ -178,7 +178,7 @@ def shape_hyperparameters(arch: Architecture) -> dict[str, Any]:
 def _metrics(spec: TaskPath) -> dict[str, Any]:
     test = quality_in(part_of(spec.metrics, "test"))
     flops = number_in(part_of(spec.metrics, "compute"), "forward_flops")
-    found = {"test_accuracy": test, "flops": flops, MEASURED: told_by(spec) or None}
+    found = {"test_quality": test, "flops": flops, MEASURED: told_by(spec) or None}
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -70,7 +70,7 @@ def run_of(
         tasks=tasks,
         retained={task: retained[task] for task in tasks if task in retained},
         root=roots[0] if roots else None,
-        test={t: retained[t].metrics.get("test_accuracy") for t in tasks if t in retained},
+        test={t: retained[t].metrics.get("test_quality") for t in tasks if t in retained},
         settings=settings or {},
         environments=environments,
     )

@@ -55,7 +55,7 @@ def _path(model: Model, run: Run, network: Network, parts: tuple[Component, ...]
     row = model.row
     metrics = {
         "evaluations": row.numbers("metrics.evals"),
-        "test_accuracy": row.share("metrics.test_quality"),
+        "test_quality": row.share("metrics.test_quality"),
         "flops": row.number("metrics.flops"),
     }
     children = row.counts("metrics.offsprings_per_task")

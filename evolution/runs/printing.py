@@ -96,7 +96,7 @@ def _tasks(document: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) ->
             Text(task),
             str(sum(row["task"] == task for row in history)),
             _share(best and best["quality"]),
-            _share(best and best["metrics"].get("test_accuracy")),
+            _share(best and best["metrics"].get("test_quality")),
         )
     return table
 

@@ -196,7 +196,7 @@ def test_an_imported_agent_is_continued_by_ours(store, tmp_path, continued):
     history = state.load(store, "three/toy/a")[0].history
     assert history[0]["parent"] == own.id  # the best own path, which has no child yet
     if event.added:
-        assert event.validation_accuracy != 0.625 and len(versions(store, "three:toy/a")) == 1
+        assert event.validation_quality != 0.625 and len(versions(store, "three:toy/a")) == 1
     else:
         assert event.version == before.version
 

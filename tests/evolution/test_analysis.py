@@ -53,7 +53,7 @@ def by_hand():
     root = Path(0, ROOT, None, (embedding, block, head), {"lr": 0.1}, 0)
     a = Path(2, "a", root, (embedding, block_a, head_a), {"lr": 0.2}, 2, quality=0.6)
     b = Path(4, "b", a, (embedding_b, block_a, head_b), {"lr": 0.2}, 3, quality=0.8, private=True)
-    a.metrics = {"test_accuracy": 0.5, "flops": 7.0}
+    a.metrics = {"test_quality": 0.5, "flops": 7.0}
     population = Population(Score(), paths={ROOT: [root], "a": [a], "b": [b]})
     names = ("embedding", "encoderblock_0", "head")
     history = [
@@ -327,7 +327,7 @@ def test_a_run_is_analysed_from_its_store_alone(store, tmp_path):
     for row in rows:
         (path,) = population.paths[row["task"]]
         assert float(row["validation"]) == path.quality
-        assert float(row["test"]) == path.metrics["test_accuracy"]
+        assert float(row["test"]) == path.metrics["test_quality"]
         assert float(row["accounted"]) == accounted_params(path)
         assert float(row["FLOPs"]) == path.metrics["flops"]
     assert len(rows) == 2
@@ -337,7 +337,7 @@ def test_a_test_accuracy_that_only_the_published_version_holds_is_found(store):
     document = store.load_agent("first")
     paths = {path["task"]: path for path in document["paths"] if path["task"] != ROOT}
     for path in paths.values():
-        del path["metrics"]["test_accuracy"]
+        del path["metrics"]["test_quality"]
     digests = {c["name"]: c["digest"] for c in document["components"]}
     task, *_ = paths
     for accuracy in (0.25, 0.75, 0.5):  # the second is the one that is retained

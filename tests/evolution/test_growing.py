@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from evolution import state
 from evolution.budget import Budget
 from evolution.growing import running
 from evolution.growing import system as growing_system
@@ -200,7 +201,8 @@ def test_of_two_commands_at_once_the_second_goes_on_with_what_the_first_began(
 def budgets(store):
     """Seconds that each run has in all, by name."""
     opened = ModelStore(store)
-    return {run: opened.load_agent(run)["settings"]["budget_s"] for run in opened.agents()}
+    states = {run: state.saved(opened, run)[1] for run in opened.agents()}
+    return {run: document["settings"]["budget_s"] for run, document in states.items()}
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from evolution.examples import Split
 from evolution.feeding import Batches
 from evolution.measured import measured_on
 from evolution.objectives import mean_average_precision
+from evolution.outcome import Event, TaskPublished
 from evolution.population import Component, Path
 from evolution.roots import random_root
 from evolution.search import Search
@@ -20,7 +21,6 @@ from evolution.search_space import DEFAULTS
 from evolution.tasks import Task, task_name
 from evolution.trainer import Trainer
 from model_store import ModelStore
-from model_store.manifest import TaskPath
 from tests.evolution.systems import ROOT, tiny
 from vit import Architecture
 from vit.activation import SIGMOID, activation_of, sigmoid
@@ -110,8 +110,8 @@ def test_a_quality_is_of_the_probabilities_that_are_answered():
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory) -> TaskPath:
-    """What a short run publishes, of a child of which everything is trained."""
+def grown(tmp_path_factory) -> tuple[ModelStore, list[Event]]:
+    """A store, and the events of a short run there: of its child everything is trained."""
     store = ModelStore(tmp_path_factory.mktemp("store"), create=True)
     experiment = tiny(
         tasks=("toy/corners",), passes=1, samples_per_task=1, batch_size=16,
@@ -119,8 +119,22 @@ def published(tmp_path_factory) -> TaskPath:
         "ds_image_size": 8}, ranges={},
     )  # fmt: skip
     search = Search.start(experiment, (ROOT, random_root(ROOT)), store, 0, lambda _: large, "run")
-    list(search.run())
-    return store.resolve("toy/corners").path
+    return store, list(search.run())
+
+
+@pytest.fixture(scope="module")
+def published(grown):
+    """The path spec of the run's version."""
+    return grown[0].resolve("toy/corners").path
+
+
+def test_nothing_that_a_run_tells_or_keeps_calls_a_mean_average_precision_an_accuracy(grown):
+    store, events = grown
+    (ended,) = (event for event in events if isinstance(event, TaskPublished))
+    assert ended.test_quality == store.resolve("toy/corners").path.metrics["test"][
+        "mean_average_precision"
+    ]  # fmt: skip
+    assert "accuracy" not in repr(events) and "accuracy" not in repr(store.load_agent("run"))
 
 
 def test_a_run_learns_and_its_path_spec_says_what_the_heads_are_and_how_they_were_judged(published):

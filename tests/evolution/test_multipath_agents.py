@@ -93,7 +93,7 @@ def test_a_multipath_agent_publishes_what_can_be_assembled_and_served(store):
     assert (spec.labels, spec.lineage["method"]) == (main.path.labels, "mu4net")
     logits = answers(store, version)
     accuracy = np.mean(logits.argmax(-1) == toy_task("toy/a").test.labels)
-    assert accuracy == spec.metrics["test"]["accuracy"] == published.test_accuracy
+    assert accuracy == spec.metrics["test"]["accuracy"] == published.test_quality
     assert sum(spec.metrics["router"]["mean_weights"]) == pytest.approx(1)
     assert published.new_params == spec.parameters["trainable"] < spec.parameters["total"] / 50
     networks = specs.read(spec).networks  # as the gateway understands it
@@ -123,7 +123,7 @@ def told(events: Sequence[Any]) -> list[Any]:
     return [
         (e.outcome.child.quality, e.outcome.child.hyperparameters, e.outcome.child.metrics)
         if isinstance(e, ChildTrained)
-        else (e.validation_accuracy, e.version)
+        else (e.validation_quality, e.version)
         for e in events
     ]
 

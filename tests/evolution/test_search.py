@@ -245,7 +245,7 @@ def test_a_worse_run_does_not_take_over_what_is_served(tmp_path):
     worse = {
         e.task
         for e in events
-        if e.validation_accuracy
+        if e.validation_quality
         < store.resolve(e.task, before[e.task][0]).path.metrics["validation"]["accuracy"]
     }
     assert worse
