@@ -97,19 +97,23 @@ class Server:
 
     def pids(self) -> list[int]:
         """The process and all below it."""
-        found = [self.process.pid]
-        for pid in found:
-            for children in Path(f"/proc/{pid}/task").glob("*/children"):
-                found += [int(child) for child in children.read_text().split()]
-        return found
+        return tree(self.process.pid)
 
     def resident_bytes(self) -> int:
         """Resident memory of its largest process: the worker, where there is one."""
         return max(_resident(pid) for pid in self.pids())
 
+    def proportional_bytes(self) -> int:
+        """Memory of all its processes (PSS): what several share counts once."""
+        return sum(_proportional(pid) for pid in self.pids())
+
     def cpu_s(self) -> float:
         """Processor time that all of them have used."""
         return sum(_cpu_s(pid) for pid in self.pids())
+
+    def kill(self) -> None:
+        """Ends all its processes at once, as when their machine fails."""
+        kill_tree(self.process)
 
     def __enter__(self) -> Self:
         return self
@@ -135,6 +139,32 @@ def bentoml(what: str, *options: str) -> tuple[str, ...]:
     """The command that serves a service with BentoML."""
     command = (sys.executable, "-m", "bentoml", "serve", what, *options)
     return (*command, "--host", "127.0.0.1", "--port", "PORT")
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all below it."""
+    found = [pid]
+    for one in found:
+        for children in Path(f"/proc/{one}/task").glob("*/children"):
+            with contextlib.suppress(OSError):  # ended meanwhile
+                found += [int(child) for child in children.read_text().split()]
+    return found
+
+
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to a process of ours and all below it; a worker may have a session of its own."""
+    for pid in tree(process.pid) if process.poll() is None else ():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def _proportional(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:  # ended meanwhile
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 def _resident(pid: int) -> int:

@@ -1,0 +1,1 @@
+"""Several gateways on one store behind a real HAProxy, with the configuration of deploy/haproxy."""
