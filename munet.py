@@ -23,6 +23,7 @@ COMMANDS = {
     "adopt": ("evolution.adopting.command", "Makes a fine-tuned ViT of others a task."),
     "export": ("evolution.adopting.export_command", "Writes a task as a Hugging Face folder."),
     "store": ("model_store.__main__", "Looks at, looks after and exchanges what was published."),
+    "placement": ("model_store.cli.placement", "Says which of several gateways serves which task."),
     "serve": ("service.host.command", "Serves every task of a store over HTTP."),
     "classify": ("service.client.command", "Asks a running gateway about pictures."),
 }
