@@ -121,7 +121,9 @@ lock: $(VENV)/installed         ## resolves the lock files anew
 	$(BIN)/uv pip compile pyproject.toml --extra train --extra dev $(LOCK_FLAGS) -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml $(LOCK_FLAGS) -c requirements.lock -o requirements-serve.lock
 	$(BIN)/uv pip compile pyproject.toml --extra train --extra ray $(LOCK_FLAGS) -c requirements.lock -o requirements-ray.lock
-	$(BIN)/uv pip compile loadtests/peers.txt $(LOCK_FLAGS) -o loadtests/peers.lock
+	for name in peers peers-triton; do \
+	  $(BIN)/uv pip compile loadtests/$$name.txt $(LOCK_FLAGS) -o loadtests/$$name.lock || exit 1; \
+	done
 LOCK_FLAGS := --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet
 
 # In a descriptor pool of its own: a process may hold the messages of another client as well.
@@ -131,11 +133,11 @@ proto: $(VENV)/installed        ## makes the messages of service/v2/inference.pr
 	  -e '1i # Made by `make proto` of inference.proto.' service/v2/inference_pb2.py
 	sed -i '1i # Made by `make proto` of inference.proto.' service/v2/inference_pb2.pyi
 
-peers: .venv-peers/installed     ## the model servers that `python -m loadtests overhead` compares
+peers: .venv-peers/installed .venv-peers-triton/installed ## the servers that `python -m loadtests peers` and `overhead` compare
 
-.venv-peers/installed: loadtests/peers.lock
-	$(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r loadtests/peers.lock
+.venv-peers/installed .venv-peers-triton/installed: .venv-%/installed: loadtests/%.lock
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	touch $@
 
 # PyTorch, transformers, timm and peft, which nothing else here needs. `make test` reads what it made.

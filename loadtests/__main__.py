@@ -16,6 +16,8 @@ from loadtests.report import json_line, render
 from loadtests.run import measure
 from loadtests.workload import Load, Popularity
 
+RESULTS = Path(__file__).parent / "results"
+
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 
@@ -134,6 +136,34 @@ def overhead(
         return render(report), json_line(report)
 
     _show(run, output)
+
+
+@app.command()
+def peers(
+    cells: Annotated[str, typer.Option(help="Some of them, separated by commas.")] = "",
+    peers: Annotated[
+        str, typer.Option(help="Some of them; also ours@FOLDER, the gateway of another checkout.")
+    ] = "",
+    rounds: Annotated[int, typer.Option(help="In each, every server takes its turn.")] = 3,
+    tasks: Annotated[int, typer.Option(help="Of most cells; others have more or fewer.")] = 100,
+) -> None:
+    """Measure the gateway end to end beside what one would run without it; under an hour.
+
+    Appends a line to loadtests/results/peers.jsonl.
+    """
+    from loadtests.peers import CELLS, PEERS, Setup, json_line, measure, render  # publishes tasks
+
+    def run(say: Callable[[str], None]) -> tuple[RenderableType, str]:
+        setup = Setup(
+            cells=tuple(cells.split(",")) if cells else tuple(CELLS),
+            peers=tuple(peers.split(",")) if peers else PEERS,
+            rounds=rounds,
+            tasks=tasks,
+        )
+        result = measure(setup, say)
+        return render(result), json_line(result)
+
+    _show(run, RESULTS / "peers.jsonl")
 
 
 @app.command()

@@ -28,10 +28,20 @@ STOP_S = 30.0
 class Server:
     """Any server, from the moment it is ready until the context ends."""
 
-    def __init__(self, command: Sequence[str], home: Path, ready: str, **variables: str) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        home: Path,
+        ready: str,
+        directory: Path = ROOT,
+        /,
+        **variables: str,
+    ) -> None:
         """`command` has the word PORT where the port belongs; `home` keeps the log and BentoML's
-        files; the path `ready` answers with 200 once the server can be used."""
+        files; the path `ready` answers with 200 once the server can be used. It is started in
+        `directory`."""
         self._ready = ready
+        self._directory = directory
         home.mkdir(parents=True, exist_ok=True)
         self.log = home / "server.log"
         environment = {
@@ -61,7 +71,7 @@ class Server:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [str(self.port) if word == "PORT" else word for word in command],
-                cwd=ROOT,
+                cwd=self._directory,
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
