@@ -178,32 +178,57 @@ def test_what_names_no_task_goes_round(replicas: Replicas) -> None:
         assert len({replicas.ask("GET", path) for _ in range(40)}) == 3, path
 
 
-@pytest.mark.parametrize("task", ["plain", "mapped/1"])
-def test_a_task_has_one_replica_until_much_is_in_flight_and_then_that_has_twice_its_share(
-    replicas: Replicas, task: str
-) -> None:
-    home = replicas.ask("POST", f"/classify/{task}")
-    replicas.reached.clear()
-    replicas.held.clear()
-    clients: list[threading.Thread] = []
+@dataclass
+class Held:
+    """Requests that stay in flight until the context ends."""
 
-    def hold(count: int) -> None:
-        """Further requests, each in flight until the end."""
-        for _ in range(count):
+    replicas: Replicas
+    clients: list[threading.Thread] = field(default_factory=list)
+
+    def __enter__(self) -> Held:
+        self.replicas.reached.clear()
+        self.replicas.held.clear()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.replicas.held.set()
+        for client in self.clients:
+            client.join()
+
+    def add(self, *tasks: str) -> None:
+        for task in tasks:
             path = f"/classify/{task}?held"
-            clients.append(threading.Thread(target=replicas.ask, args=("POST", path)))
-            clients[-1].start()
-        eventually(lambda: replicas.reached.total() == len(clients))
+            client = threading.Thread(target=self.replicas.ask, args=("POST", path))
+            client.start()
+            self.clients.append(client)
+        eventually(lambda: self.replicas.reached.total() == len(self.clients))
 
-    hold(16 * 3 + 1)
-    assert replicas.reached == {home: 16 * 3 + 1}
-    for _ in range(12):
-        hold(1)
-    replicas.held.set()
-    for client in clients:
-        client.join()
-    assert replicas.reached[home] == 16 * 3 + 1 + 8, "of the 12 others, 4 are the share of each"
+
+@pytest.mark.parametrize("task", ["plain", "mapped/1"])
+def test_what_a_task_has_beyond_16_in_flight_is_spread(replicas: Replicas, task: str) -> None:
+    home = replicas.ask("POST", f"/classify/{task}")
+    names = (f"group/{number}" for number in range(6))
+    others = {one: replicas.ask("POST", f"/classify/{one}") for one in names}
+    with Held(replicas) as held:
+        held.add(*[task] * 16)
+        assert replicas.reached == {home: 16}
+        for _ in range(12):
+            held.add(task)
+        assert replicas.reached[home] == 16 + 8, "of the 12 others, 4 are the share of each"
+        assert {one: replicas.ask("POST", f"/classify/{one}") for one in others} == others
     assert replicas.ask("POST", f"/classify/{task}") == home
+
+
+def test_with_more_than_16_for_each_replica_in_flight_all_tasks_spread(replicas: Replicas) -> None:
+    ours = [task for task, home in MAPPED.items() if home == "replica1"]
+    with Held(replicas) as held:
+        for task in MAPPED:
+            held.add(*[task] * 6)  # 54 in all
+        assert replicas.reached["replica1"] > 16
+        before = replicas.reached["replica1"]
+        for _ in range(12):
+            held.add(ours[0])
+        assert 0 < replicas.reached["replica1"] - before < 12
 
 
 def test_what_comes_through_is_not_taken_for_local(replicas: Replicas) -> None:
