@@ -17,6 +17,7 @@ from loadtests.run import measure
 from loadtests.workload import Load, Popularity
 
 RESULTS = Path(__file__).parent / "results"
+FIGURES = Path(__file__).parent / "figures"
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -222,6 +223,27 @@ def density(
         setup = density.Setup(tasks, size, image_size, catalog, seconds)
         result = density.measure(setup, say)
         return density.render(setup, result), density.json_line(setup, result)
+
+    _show(measure, output)
+
+
+@app.command()
+def growth(
+    tasks: Annotated[
+        list[int] | None, typer.Option(help="Repeatable. Default: 10, 100, 1,000 and 10,000.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="In each, every number takes its turn.")] = 3,
+    figures: Annotated[Path, typer.Option(help="Where the SVG files go.")] = FIGURES,
+    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
+) -> None:
+    """Measure how cost grows with tasks and with components in a batch; draws figures."""
+    from loadtests import growth  # publishes tasks
+
+    def measure(say: Callable[[str], None]) -> tuple[RenderableType, str]:
+        setup = growth.Setup(tuple(tasks or growth.TASKS), rounds)
+        result = growth.measure(setup, say)
+        growth.write(result, figures)
+        return growth.render(result), growth.json_line(result)
 
     _show(measure, output)
 
