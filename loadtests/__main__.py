@@ -249,6 +249,24 @@ def growth(
 
 
 @app.command()
+def replicas(
+    tasks: Annotated[int, typer.Option(help="Of one small backbone, in the store of all.")] = 3000,
+    count: Annotated[int, typer.Option("--replicas", help="Gateways behind HAProxy.")] = 3,
+    seconds: Annotated[float, typer.Option(help="Of each round of requests.")] = 3.0,
+    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
+) -> None:
+    """Measure several gateways on one store behind HAProxy, one of which is killed."""
+    from loadtests.replicas import Setup, json_line, measure, render  # publishes tasks
+
+    def run(say: Callable[[str], None]) -> tuple[RenderableType, str]:
+        setup = Setup(tasks, count, seconds)
+        result = measure(setup, say)
+        return render(setup, result), json_line(setup, result)
+
+    _show(run, output)
+
+
+@app.command()
 def churn(
     changes: Annotated[int, typer.Option(help="Additions, failing ones too, and removals.")] = 1000,
     seconds: Annotated[float, typer.Option(help="Over which to spread them, at least.")] = 60.0,
