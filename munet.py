@@ -2,12 +2,16 @@
 
 A group is imported when one of its commands is asked for, so that help and mistakes cost nothing.
 A module of commands has `app` (Typer) and, if it wants, ERRORS: what its commands raise for a
-user to read, which ends as a message of at most five lines and exit code 1.
+user to read, which ends as a message of at most five lines and exit code 1. On a terminal these are
+broken between words; nothing in them, such as the name of a file, tells the terminal to do
+anything.
 """
 
 from __future__ import annotations
 
+import errno
 import sys
+import textwrap
 from importlib import import_module
 from typing import Any
 
@@ -28,6 +32,17 @@ COMMANDS = {
     "classify": ("service.client.command", "Asks a running gateway about pictures."),
 }
 LONGEST_MESSAGE = 5  # lines
+WIDEST_MESSAGE = 100  # characters, on a terminal
+# What to do about an error of the system.
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room, then give the same command again"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM), "name another place, or get the right to this one"
+    ),
+    errno.EROFS: "name a place that can be written to",
+    errno.ENOENT: "correct the name",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 
 
 class Deferred(TyperCommand):
@@ -73,11 +88,27 @@ def main() -> None:
     except Exception as error:
         if not isinstance(error, known_errors()):
             raise
-        message = "\n".join(str(error).splitlines()[:LONGEST_MESSAGE])
-        Console(stderr=True, style="red").print(
-            f"error: {message}", highlight=False, soft_wrap=True, markup=False
-        )
+        console = Console(stderr=True, style="red", highlight=False, markup=False, soft_wrap=True)
+        lines = message_of(error)
+        if console.is_terminal:
+            width = min(console.width, WIDEST_MESSAGE)
+            lines = [
+                textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+                for line in lines
+            ]
+        console.print("\n".join(lines))
         raise SystemExit(1) from None
+
+
+def message_of(error: Exception) -> list[str]:
+    """Its lines, as a user reads them."""
+    told = str(error)
+    if isinstance(error, OSError) and error.errno and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        remedy = REMEDIES.get(error.errno)
+        told = f"{where}{error.strerror}{f'; {remedy}' if remedy else ''}"
+    lines = f"error: {told}".splitlines()[:LONGEST_MESSAGE]
+    return ["".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines]
 
 
 def known_errors() -> tuple[type[Exception], ...]:

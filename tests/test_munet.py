@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from importlib import import_module
 from pathlib import Path
 
@@ -86,6 +91,45 @@ def test_the_store_s_commands_are_those_of_its_own(
     own = terminal(sys.executable, "-m", "model_store", "ls", "--store", str(tmp_path), cwd=TOP)
     assert ended.value.code == own.returncode == 1
     assert mounted.err == own.stderr and own.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), ["No space left on device; make room"]),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), ["/x: Permission denied; name"]),
+        (OSError("of our own\nin two lines"), ["of our own", "in two lines"]),
+        (OSError("\x1b[31m\u202e.png\x07"), [r"\x1b[31m\u202e.png\x07"]),
+        (OSError("\n".join("123456789")), list("12345")),
+    ],
+)
+def test_an_error_says_what_to_do_and_nothing_to_the_terminal(
+    error: OSError, told: list[str]
+) -> None:
+    lines = munet.message_of(error)
+    assert lines[0].startswith("error: ") and len(lines) == len(told)
+    for line, start in zip(lines, told, strict=True):
+        assert line.removeprefix("error: ").startswith(start)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 300])
+def test_a_message_is_broken_between_words_on_a_terminal(columns: int, tmp_path: Path) -> None:
+    words = ["munet", "store", "ls", "--store", str(tmp_path / "nothing there")]
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = {k: v for k, v in os.environ.items() if k != "COLUMNS"} | {
+        "TERM": "xterm",
+        "NO_COLOR": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=TOP, env=environment, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    shown = os.read(ours, 1 << 16).decode().replace("\r", "")
+    piped = terminal(sys.executable, "-m", *words, cwd=TOP).stderr
+    assert done.returncode == 1 and shown.split() == piped.split()
+    assert max(len(line) for line in shown.splitlines() if " " in line.strip()) <= min(columns, 100)
+    assert len(piped.splitlines()) == 1
 
 
 def test_help_and_mistakes_load_no_package() -> None:

@@ -36,7 +36,7 @@ def read(path: Path, labels: Sequence[str] | None) -> Model:
     return Model(
         architecture=arch,
         components={name: everything[name] for name in arch.component_names},
-        labels=checked_labels(str(path), labels, classes),
+        labels=checked_labels(str(path), labels, None, classes),
         target=arch.image_size,
         decoding=TENSORFLOW,
         told={"publisher": "augreg", "class": "ViT", "name": path.name},

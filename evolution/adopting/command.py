@@ -11,6 +11,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from evolution.adopting.errors import AdoptError
+from evolution.commands import rollback
 from model_store import ModelStore, StoreError
 from model_store.names import require_name
 
@@ -91,7 +92,8 @@ def _labels(file: Path) -> list[str]:
     try:
         if file.stat().st_size > LARGEST_LABELS:
             raise AdoptError(f"{file}: expected labels, one a line; found more than 16 MiB")
-        return file.read_text(encoding="utf-8").splitlines()
+        with file.open(encoding="utf-8-sig") as lines:
+            return [line.removesuffix("\n") for line in lines]
     except UnicodeDecodeError as error:
         raise AdoptError(f"{file}: expected labels in UTF-8, one a line; found {error}") from None
 
@@ -106,6 +108,9 @@ def _show(done: Adopted, place: str, store: str) -> None:
     for name, value in _rows(done):
         table.add_row(name, value)
     console.print(table)
+    if done.added and done.former is not None:
+        back = rollback(published.task, done.former, store)
+        console.print(f"back to v{done.former}: {back}", soft_wrap=True)
     console.print(f"serve it: munet serve --store {store}", soft_wrap=True)
     console.print(
         f"ask it:   curl -s --data-binary @PICTURE http://127.0.0.1:3000/classify/{published.task}",
@@ -114,8 +119,10 @@ def _show(done: Adopted, place: str, store: str) -> None:
 
 
 def _rows(done: Adopted) -> list[tuple[str, str]]:
+    from evolution.data.printing import one_line
+
     arch, path = done.model.architecture, done.published.path
-    labels = ", ".join(path.labels[:SHOWN_LABELS])
+    labels = ", ".join(map(one_line, path.labels[:SHOWN_LABELS]))
     more = f" and {len(path.labels) - SHOWN_LABELS} more" * (len(path.labels) > SHOWN_LABELS)
     tokens = f"{arch.prefix_tokens} other token{'s' * (arch.prefix_tokens != 1)}"
     rows = [
@@ -129,9 +136,6 @@ def _rows(done: Adopted) -> list[tuple[str, str]]:
         ("parameters", f"{path.parameters['total']:,} in {len(path.components)} components"),
         ("stored", _stored(done)),
     ]
-    if done.added and done.former is not None:
-        rows.append(("before", f"v{done.former}; back to it: munet store rollback {path.task} "
-                               f"{done.former}"))  # fmt: skip
     if path.private:
         rows.append(("private", "no other task starts from it"))
     return rows

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from evolution.adopting.export_card import card
 from evolution.adopting.export_facts import (
@@ -52,10 +52,11 @@ def write(store: ModelStore, published: Published, folder: Path) -> None:
     )
 
     def fill(made: Path) -> None:
-        save_file(export.tensors, made / WEIGHTS, {"format": "pt"})
-        (made / CONFIG).write_text(_json(config_of(export)))
-        (made / PROCESSOR).write_text(_json(processor_of(target)))
-        (made / CARD).write_text(told)
+        # Not by save_file, whose errors do not say that the disk is full.
+        (made / WEIGHTS).write_bytes(save(export.tensors, {"format": "pt"}))
+        (made / CONFIG).write_text(_json(config_of(export)), "utf-8")
+        (made / PROCESSOR).write_text(_json(processor_of(target)), "utf-8")
+        (made / CARD).write_text(told, "utf-8")
 
     record = {
         "format": FORMAT,

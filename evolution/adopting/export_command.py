@@ -34,7 +34,7 @@ def export(
 
     transformers opens it without munet, gives the same logits, and PyTorch's exporter makes ONNX
     of it. To move tasks between stores, with sharing and versions kept, use instead:
-    python -m model_store export --oci DIR, or push to a registry.
+    munet store export --oci DIR, or push to a registry.
     """
     if not to.startswith(HF) or to == HF:
         raise ExportError(f"--to: expected hf:DIR, such as hf:exported/flowers; found {to!r:.60}")

@@ -37,7 +37,7 @@ def write_folder(folder: Path, write: Callable[[Path], None], record: Mapping[st
         write(made)
         files = {file.name: digest_of_file(file) for file in sorted(made.iterdir())}
         told = json.dumps({**record, "files": files}, ensure_ascii=False, indent=1)
-        (made / RECORD).write_text(told + "\n")
+        (made / RECORD).write_text(told + "\n", "utf-8")
         for file in made.iterdir():
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
@@ -77,7 +77,7 @@ def _occupied(folder: Path, found: str) -> OccupiedFolder:
 
 def _recorded(file: Path) -> dict[str, str]:
     try:
-        found = json.loads(file.read_text())["files"]
+        found = json.loads(file.read_text("utf-8"))["files"]
         if isinstance(found, dict) and all(Path(name).name == name for name in found):
             return found
     except (OSError, ValueError, KeyError, TypeError):

@@ -106,7 +106,7 @@ def refused(path: TaskPath, expected: str, found: str) -> ExportError:
     """The error of a path that the class cannot compute."""
     return ExportError(
         f"exporting {path.task!r}: {ARCHITECTURE} takes {expected}; found {found}\n"
-        "to move it as it is, write an OCI layout: python -m model_store export --oci DIR"
+        "to move it as it is, write an OCI layout: munet store export --oci DIR"
     )
 
 

@@ -13,6 +13,7 @@ from evolution.adopting.models import Model, checked_labels
 from evolution.adopting.names import HUGGING_FACE_NAMES, classic
 from evolution.adopting.networks import QUERY_KEY_VALUE, Facts, assemble
 from evolution.adopting.processors import contract_in
+from vit import Architecture
 from vit.activation import SIGMOID, SOFTMAX
 from vit.contract import size_of
 from vit.decode import UPRIGHT
@@ -83,11 +84,12 @@ def model_of(
         names,
         _facts(source, kind, config, size_of(target)),
     )
+    _require_sizes(source, config, arch)
     told = {"publisher": "transformers", "class": kind, "name": folder.resolve().name}
     return Model(
         architecture=arch,
         components=components,
-        labels=checked_labels(source, labels or _labels(source, config), arch.num_classes),
+        labels=checked_labels(source, labels, _labels(source, config), arch.num_classes),
         target=target,
         decoding=decoding,
         told=told,
@@ -125,6 +127,21 @@ def _facts(source: str, kind: str, config: Mapping[str, Any], image_size: int) -
         antialias=ANTIALIAS.get(kind),
         may_lack_bias=QUERY_KEY_VALUE if no_bias else (),
     )
+
+
+def _require_sizes(source: str, config: Mapping[str, Any], arch: Architecture) -> None:
+    """What the configuration says of sizes is what the arrays have: the library opens no other."""
+    fields = _Fields(source, config)
+    for name, found in (
+        ("hidden_size", arch.width),
+        ("patch_size", arch.patch_size),
+        ("intermediate_size", arch.mlp_dim),
+    ):
+        if config.get(name) is not None and (said := fields.whole(name)) != found:
+            raise AdoptError(
+                f"{source}: {name}: expected {found}, as its arrays have; found {said}\n"
+                "the two are of different networks: fetch both again"
+            )
 
 
 class _Fields:

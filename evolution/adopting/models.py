@@ -27,8 +27,12 @@ class Model:
     activation: str = SOFTMAX  # of the head's numbers
 
 
-def checked_labels(source: str, labels: Sequence[Any] | None, classes: int) -> tuple[str, ...]:
-    """One label for each class. Raises AdoptError."""
+def checked_labels(
+    source: str, given: Sequence[str] | None, own: Sequence[Any] | None, classes: int
+) -> tuple[str, ...]:
+    """One label for each class: those given, else the network's own. Raises AdoptError."""
+    labels = own if given is None else given
+    source = source if given is None else "--labels"
     if labels is None:
         raise AdoptError(
             f"{source}: expected labels for {classes} classes, found none\n"

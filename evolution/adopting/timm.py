@@ -118,7 +118,7 @@ class _Config:
         return Model(
             architecture=arch,
             components=components,
-            labels=checked_labels(self._source, labels or own, arch.num_classes),
+            labels=checked_labels(self._source, labels, own, arch.num_classes),
             target=contract,
             decoding=TENSORFLOW,
             told={**told, "licence": licence} if isinstance(licence, str) else told,

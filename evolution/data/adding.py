@@ -113,7 +113,7 @@ def add(
 def check_again(
     place: Place, card: Card, progress: Progress = _silent
 ) -> tuple[Report, tuple[str, ...]]:
-    """Reads a stored set as a whole and checks it; the card has the new report then.
+    """Reads a stored set as a whole and checks it, which changes nothing.
 
     Raises DataError, also where its pictures are not those that were added.
     """
@@ -142,8 +142,12 @@ def check_again(
         )
     splits, groups = np.array(seen.splits, np.int8), groups_of(seen)
     report = check(seen, splits, groups, classes, card.multi_label)
-    place.replace_card(folder_of(card.name), replace(card, check=report).to_bytes())
     return report, classes
+
+
+def keep_check(place: Place, card: Card, report: Report) -> None:
+    """The set's card has the new report. Raises OSError."""
+    place.replace_card(folder_of(card.name), replace(card, check=report).to_bytes())
 
 
 def _stage(

@@ -6,6 +6,7 @@ taken, and what is written is counted while it is written, whatever the archive 
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tarfile
 import zipfile
@@ -23,6 +24,11 @@ MAX_MEMBERS = 20_000_000
 MAX_GROWTH = 100
 FREE_BYTES = 1 << 30  # that any archive may unpack to
 PIECE = 1 << 20
+MAX_NAME = 1000  # characters of a member's path
+# Of members that cannot lie beside each other, or at all, in this system's folders.
+UNWRITABLE = (
+    errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ,
+)  # fmt: skip
 
 
 def is_archive(path: Path) -> bool:
@@ -39,7 +45,13 @@ def unpack(archive: Path, into: Path) -> None:
         for number, (name, stream) in enumerate(members):
             if number >= MAX_MEMBERS:
                 raise DataError(f"{archive}: expected at most {MAX_MEMBERS:,} members; split it")
-            limit = _write(archive, stream, _target(archive, name, into), limit)
+            target = _target(archive, name, into)
+            try:
+                limit = _write(archive, stream, target, limit)
+            except OSError as error:
+                if error.errno not in UNWRITABLE:
+                    raise
+                raise _unwritable(archive, name, str(error.strerror)) from None
     except (
         zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError,
         NotImplementedError, RuntimeError,
@@ -58,7 +70,16 @@ def _target(archive: Path, name: str, into: Path) -> Path:
             f"{archive}: member {name!r} leads out of the archive, expected relative names; pack "
             "the folder again"
         )
+    if len(name) > MAX_NAME:
+        raise _unwritable(archive, name, "its name is too long")
     return into / parts
+
+
+def _unwritable(archive: Path, name: str, why: str) -> DataError:
+    return DataError(
+        f"{archive}: member {name!r:.200} cannot be unpacked: {why}; rename it, or give the folder "
+        "itself"
+    )
 
 
 def _write(archive: Path, stream: IO[bytes], target: Path, limit: int) -> int:

@@ -141,9 +141,11 @@ def check(name: Name) -> None:
     from evolution.data import adding, printing
 
     where = _place()
+    card = _card(where, name)
     with _progress() as progress:
-        report, classes = adding.check_again(where, _card(where, name), progress)
+        report, classes = adding.check_again(where, card, progress)
     printing.print_report(_console(), report, classes)
+    adding.keep_check(where, card, report)  # last: where it cannot be kept, it has been told
     if report.dangers:
         raise typer.Exit(1)
 

@@ -33,6 +33,8 @@ def open_source(place: str, asked: Asked, scratch: Path) -> Source:
     if place.startswith(HUB):
         return hub_source(place.removeprefix(HUB), asked.columns)
     path = Path(place).expanduser()
+    if not place:
+        raise DataError("--from: expected a folder, a table or an archive, found an empty text")
     if "://" in place:
         raise DataError(
             f"{place}: expected a path on this machine, found an address; download it first (a "

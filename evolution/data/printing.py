@@ -36,7 +36,7 @@ def print_card(console: Console, card: Card, classes: tuple[str, ...]) -> None:
     if card.made:
         facts.add_row("splits made", f"{', '.join(card.made)} (seed {card.seed})")
     if card.left_out:
-        names = "\n".join(card.left_out_names[:NAMES])
+        names = "\n".join(map(one_line, card.left_out_names[:NAMES]))
         more = f"\n… {card.left_out - NAMES} more" if card.left_out > NAMES else ""
         facts.add_row("left out", Text(f"{card.left_out} that cannot be used\n{names}{more}"))
     print_report(console, card.check, classes, facts)

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 import evolution.adopting.command as command
+import munet
 from evolution.adopting.errors import AdoptError
 from model_store import ModelStore, StoreError, encode
 from munet import LONGEST_MESSAGE
@@ -125,6 +126,9 @@ CONFIGS = {
     "architectures": ["BeitForImageClassification"],
     "problem_type": "regression",
     "id2label": {"0": "one", "2": "two"},
+    "hidden_size": 32,
+    "patch_size": 16,
+    "intermediate_size": 7,
 }
 
 
@@ -243,6 +247,40 @@ def test_labels(tmp_path):
     adopt(tmp_path / "labelled", "pets", f"hf:{folder}", "--labels", str(file))
     found = ModelStore(tmp_path / "labelled").resolve("pets").path.labels
     assert found == ("a", "b", "c c", "d", "é")
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("a\nb\nc\nd\ne", ("a", "b", "c", "d", "e")),
+        ("\ufeffa\r\nb\r\nc\r\nd\r\ne\r\n", ("a", "b", "c", "d", "e")),
+        (" a\nb\u2028\nc\x0b\nd\x85x\ne\tf\n", (" a", "b\u2028", "c\x0b", "d\x85x", "e\tf")),
+        ("", "found 0"),
+        ("a\n\nc\nd\ne", "empty ones"),
+    ],
+)
+def test_labels_of_a_file_are_its_lines_to_the_letter_instead_of_its_own(tmp_path, text, labels):
+    place = f"hf:{FIXTURES / 'hf/vit'}"
+    file = tmp_path / "labels.txt"
+    file.write_bytes(text.encode())
+    if isinstance(labels, str):
+        refused(tmp_path, place, labels, "--labels", options=("--labels", str(file)))
+        return
+    told = adopt(tmp_path / "store", "pets", place, "--labels", str(file))
+    assert ModelStore(tmp_path / "store").resolve("pets").path.labels == labels
+    assert not {"\u2028", "\x0b", "\x85"} & set(told)
+
+
+def test_the_way_back_to_the_version_before_is_a_command(tmp_path):
+    folder = edited(tmp_path, "hf/vit", "config.json", lambda told: told.update(image_size=32))
+    adopt(tmp_path / "store", "pets", f"hf:{folder}")
+    (tmp_path / "labels.txt").write_text("a\nb\nc\nd\ne")
+    options = ("--labels", str(tmp_path / "labels.txt"))
+    told = adopt(tmp_path / "store", "pets", f"hf:{folder}", *options)
+    (line,) = (line for line in told.splitlines() if "munet store rollback" in line)
+    words = line.partition(": munet ")[2].split()
+    assert CliRunner().invoke(munet.app, words).exit_code == 0
+    assert ModelStore(tmp_path / "store").live()["pets"][0] == 1
 
 
 @pytest.mark.parametrize("kept", [0, 7, 100, 5000, 33000])

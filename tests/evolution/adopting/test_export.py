@@ -201,7 +201,7 @@ def test_what_the_class_cannot_compute_is_refused_by_name(
     published = publish(store, **fields)
     with pytest.raises(ExportError, match=message) as refused:
         write(store, published, tmp_path / "out")
-    assert "model_store export --oci" in str(refused.value)
+    assert "munet store export --oci" in str(refused.value)
     assert not (tmp_path / "out").exists()
 
 
@@ -334,7 +334,7 @@ def failing_after(calls: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("replacing", [False, True])
-@pytest.mark.parametrize("calls", range(6))
+@pytest.mark.parametrize("calls", range(7))
 def test_a_full_disk_leaves_all_as_it_was(
     store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int, replacing: bool
 ) -> None:
@@ -342,11 +342,12 @@ def test_a_full_disk_leaves_all_as_it_was(
     if replacing:
         write(store, publish(store), out)
     before = (out / "model.safetensors").read_bytes() if replacing else None
-    disk, real = failing_after(calls), Path.write_text
+    disk, real = failing_after(calls), Path.open
 
-    def full(self: Path, text: str) -> int:
-        next(disk)
-        return real(self, text)
+    def full(self: Path, mode: str = "r", *more: Any, **how: Any) -> Any:
+        if "w" in mode:
+            next(disk)
+        return real(self, mode, *more, **how)
 
     def rename(source: Any, target: Any) -> None:
         if Path(target) == out and not Path(source).name.endswith("-replaced"):
@@ -354,10 +355,10 @@ def test_a_full_disk_leaves_all_as_it_was(
         renamed(source, target)
 
     renamed = os.rename
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "open", full)
     monkeypatch.setattr(os, "rename", rename)
     later = publish(store, seed=1)
-    if calls < 5:  # four texts and a rename
+    if calls < 6:  # five files and a rename
         with pytest.raises(OSError, match="No space left"):
             write(store, later, out)
         assert names(tmp_path) == {"store", *(["out"] if replacing else [])}

@@ -7,9 +7,12 @@ import tarfile
 import zipfile
 
 import pytest
+from typer.testing import CliRunner
 
 from evolution.data import adding, staging
+from evolution.data.command import app
 from evolution.data.errors import DataError
+from evolution.data.places import FolderPlace
 from evolution.data.rows import read_picture
 from evolution.data.stored import cards
 from tests.evolution.data.drawn import class_folders, encoded, picture
@@ -77,6 +80,7 @@ def split_folders(path, *names):
 
 BOMB = bytes(300 << 10)
 KINDS = {
+    "an empty text": (lambda d: "", "found an empty text"),
     "nothing there": (lambda d: d / "nothing", "expected a folder, a table or an archive"),
     "an empty folder": (lambda d: made(d / "empty"), "a folder for each class, found an empty"),
     "class folders without files": (lambda d: empty_class_folders(d / "p"), "found no file"),
@@ -165,6 +169,34 @@ BAD_FILES = {
     "links in a circle": (lambda f: (f.unlink(), f.symlink_to(f.name)), ""),
     "a pipe": (lambda f: (f.unlink(), os.mkfifo(f)), "no plain file"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["disc/0.png/x.png", "disc", f"disc/{'x' * 300}.png", f"disc/{'x/' * 2000}x.png"]
+)
+def test_a_member_that_no_folder_can_hold_is_named(name, added, place, tmp_path):
+    pictures = {f"disc/{i}.png": encoded(picture("disc", i), "PNG") for i in range(3)}
+    told = refused(added, place, zipped(tmp_path / "a.zip", **pictures, **{name: b"x"}))
+    assert "cannot be unpacked" in told and "rename it" in told and str(place.root) not in told
+
+
+def test_a_check_that_cannot_be_kept_is_told_all_the_same(added, place, tmp_path, monkeypatch):
+    added("photos", class_folders(tmp_path / "photos"))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(FolderPlace, "replace_card", full)
+    done = CliRunner().invoke(app, ["check", "photos"], env={"MUNET_DATA": str(place.root)})
+    assert "transparency" in done.output and isinstance(done.exception, OSError)
+
+
+def test_what_a_file_is_called_does_nothing_to_the_terminal(added, place, tmp_path):
+    folder = class_folders(tmp_path / "photos")
+    written(folder / "disc/\x1b]0;title\x07.png", b"no picture")
+    added("photos", folder, max_bad=0.5)
+    done = CliRunner().invoke(app, ["show", "photos"], env={"MUNET_DATA": str(place.root)})
+    assert "title" in done.output and not {"\x1b", "\x07"} & set(done.output)
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)
