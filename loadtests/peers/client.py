@@ -127,16 +127,22 @@ class _Connections:
         return len(self._busy)
 
     def send(self, request: Request, due: float) -> None:
-        """On a connection that is free, or a new one."""
+        """On a connection that is free, or a new one; where there is no server it is lost."""
+        try:
+            connection = self._free()
+            connection.send(request, due)
+        except OSError:
+            self.answers.all.append(Answer(request, LOST, due, time.perf_counter(), b""))
+        else:
+            self._busy.add(connection)
+
+    def _free(self) -> _Connection:
         while self._idle:
             connection = self._idle.pop()
             if not select.select([connection], [], [], 0)[0]:
-                break
+                return connection
             connection.socket.close()  # the server closes what was idle for seconds
-        else:
-            connection = _Connection(self._port)
-        self._busy.add(connection)
-        connection.send(request, due)
+        return _Connection(self._port)
 
     def wait(self, seconds: float) -> int:
         """Until something is answered, or for so long; how many requests have ended."""
@@ -173,7 +179,7 @@ def closed_loop(
 ) -> Answers:
     """Asks again as soon as an answer is there, or a pause later, for so long or until `stop`.
 
-    Ends with the last request, if there is one.
+    Ends with the last request, if there is one, or once nobody answers any more.
     """
     with _Connections(port) as opened:
         end = time.perf_counter() + seconds

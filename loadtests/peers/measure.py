@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from loadtests.peers.answers import figures, most_asked
 from loadtests.peers.asking import WARM_UP_S, Asker
 from loadtests.peers.client import Answer
 from loadtests.peers.networks import Maker, Networks
-from loadtests.peers.plan import CELLS, EMPTY, OURS, SETS, Setup, TaskSet
+from loadtests.peers.plan import CELLS, EMPTY, OURS, PEERS, SETS, Setup, TaskSet
 from loadtests.peers.servers import kind_of, missing
 
 OPEN = 0.6  # of the capacity of the gateway or of bare, whichever is less
@@ -97,7 +97,7 @@ class _SetRun:
         """The tasks."""
         self.say(f"making the {self.tasks.name} tasks")
         forms = {CELLS[cell].form for cell in self.cells}
-        peers = {name for cell in self.cells for name in self.order(cell, 0)} & {*self.tasks.peers}
+        names = {name for cell in self.cells for name in self.order(cell, 0)} & {*PEERS}
         count = self.tasks.tasks(self.setup.tasks)
         made = self.maker.make(
             self.folder,
@@ -105,7 +105,7 @@ class _SetRun:
             count,
             self.setup.rounds,
             jpeg="jpeg" in forms,
-            models=bool(peers),
+            models={kind_of(name, self.folder, 0).models for name in names},
         )
         self.result.unique_bytes[self.tasks.name] = made.unique_bytes
         return made
@@ -116,7 +116,8 @@ class _SetRun:
         for cell, turn in itertools.product(alone, range(self.setup.rounds)):
             for name in self.order(cell, turn):
                 self.say(f"{cell}, round {turn + 1} of {self.setup.rounds}, {name}")
-                self.alone(cell, name)
+                with self.failing(cell, name=name):
+                    self.alone(cell, name)
         if cells := [name for name in self.cells if name not in alone]:
             with ExitStack() as stack:
                 self.beside(cells, self.start_all(cells, stack))
@@ -156,20 +157,35 @@ class _SetRun:
         found: dict[str, Asker] = {}
         for name in names:
             self.say(f"starting {name}")
-            found[name] = asker = self.start(name)
-            stack.enter_context(asker.server)
-            answers = asker.once(self.networks.tasks)
-            failed, wrong = asker.failures(answers, "png")
-            if failed or wrong:
-                raise GatewayError(
-                    f"asking {name} for every task: expected {len(answers)} answers of the "
-                    f"network, found {failed} failures and {wrong} other answers; its log ends "
-                    f"{asker.server.log.read_text(errors='replace')[-1000:]!r}"
-                )
-            asker.warm_up()
-            self.capacity[name] = figures(asker.warm_up()).get("rate", 0.0)
+            with self.failing(*(cell for cell in cells if name in self.order(cell, 0)), name=name):
+                asker = self.start(name)
+                stack.enter_context(asker.server)
+                self.warm(asker)
+                found[name] = asker
         self.note_idle(found)
         return found
+
+    def warm(self, asker: Asker) -> None:
+        """Every task is loaded, and the capacity known. Raises GatewayError for other answers."""
+        answers = asker.once(self.networks.tasks)
+        failed, wrong = asker.failures(answers, "png")
+        if failed or wrong:
+            raise GatewayError(
+                f"asking for every task: expected {len(answers)} answers of the network, found "
+                f"{failed} failures and {wrong} other answers; the log ends "
+                f"{asker.server.log.read_text(errors='replace')[-1000:]!r}"
+            )
+        asker.warm_up()
+        self.capacity[asker.name] = figures(asker.warm_up()).get("rate", 0.0)
+
+    @contextmanager
+    def failing(self, *cells: str, name: str) -> Iterator[None]:
+        """A server that does not start or answer fails these cells, and no other server."""
+        try:
+            yield
+        except GatewayError as error:
+            self.result.notes.append(f"{name}: {error}")
+            self.result.rounds += [Round(cell, name, {}, 1, 0) for cell in cells]
 
     def note_idle(self, askers: dict[str, Asker]) -> None:
         before = {name: asker.server.cpu_s() for name, asker in askers.items()}
@@ -184,12 +200,11 @@ class _SetRun:
     def beside(self, cells: Sequence[str], askers: dict[str, Asker]) -> None:
         """Every round of every cell, one server at a time."""
         for turn, cell in itertools.product(range(self.setup.rounds), cells):
-            for name in self.order(cell, turn):
+            for name in (name for name in self.order(cell, turn) if name in askers):
                 self.say(f"{cell}, round {turn + 1} of {self.setup.rounds}, {name}")
-                if CELLS[cell].kind == "added":
-                    self.added(cell, askers[name], turn)
-                else:
-                    self.loaded(cell, askers[name], turn)
+                run = self.added if CELLS[cell].kind == "added" else self.loaded
+                with self.failing(cell, name=name):
+                    run(cell, askers[name], turn)
 
     def loaded(self, cell: str, asker: Asker, turn: int) -> None:
         """A closed or an open loop."""

@@ -53,13 +53,15 @@ class Maker:
         self._pool = ProcessPoolExecutor(1, get_context("spawn"))
 
     def make(
-        self, folder: Path, tasks: TaskSet, count: int, spare: int, *, jpeg: bool, models: bool
+        self, folder: Path, tasks: TaskSet, count: int, spare: int, *, jpeg: bool, models: set[str]
     ) -> Networks:
-        """Fills a folder; `models` are files for the peers."""
+        """Fills a folder; `models` are the folders of the peers: whole, tails."""
         found = self._pool.submit(_make, folder, tasks, count, spare, jpeg).result()
         if models:
             done = subprocess.run(
-                [PYTHON, APPS / "export.py", folder / "plan.json"], capture_output=True, text=True
+                [PYTHON, APPS / "export.py", folder / "plan.json", *sorted(models)],
+                capture_output=True,
+                text=True,
             )
             if done.returncode:
                 raise LoadTestError(f"making models of the peers: {done.stderr[-2000:]}")

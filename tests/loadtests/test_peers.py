@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import io
 import json
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,13 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from loadtests.errors import OptionError
+from loadtests.errors import GatewayError, OptionError
 from loadtests.peers import CELLS, PEERS, Setup, json_line, measure, render
 from loadtests.peers.answers import CLASSES, EQUAL, failures, figures, is_right, most_asked
 from loadtests.peers.client import LOST, Answer, Answers, Request, closed_loop, open_loop
 from loadtests.peers.goals import goals
 from loadtests.peers.measure import Result, Round
-from loadtests.peers.plan import OURS, SETS
+from loadtests.peers.networks import Networks
+from loadtests.peers.plan import OURS, SETS, TaskSet
 from loadtests.peers.servers import PYTHON, kind_of
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody"
@@ -136,6 +141,14 @@ def test_an_answer_that_is_cut_off_is_a_failure_and_no_end(answering: Start, pie
     answers = closed_loop(answering(piece, closes=True), asked(6), 2)
     assert [answer.status for answer in answers.all] == [LOST] * 6
     assert figures(answers) == {}
+
+
+def test_where_no_server_is_every_request_is_lost_and_the_load_ends() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]  # nobody else's once it is closed
+    answers = closed_loop(port, asked(1000), 3)
+    assert [answer.status for answer in answers.all] == [LOST] * 3
+    assert len(open_loop(port, asked(5), [0.0] * 5).all) == 5
 
 
 def test_a_connection_that_the_server_closes_after_an_answer_is_no_failure(
@@ -283,6 +296,72 @@ def test_the_line_for_machines_has_every_round() -> None:
     assert len(line["result"]["rounds"]) == 10
     assert line["setup"]["rounds"] == 2
     assert "commit" in line
+
+
+# -- the run
+
+
+class FakeAsker:
+    """A gateway that answers, and a bare that does not start."""
+
+    class server(contextlib.nullcontext[None]):
+        """Takes no time and memory."""
+
+        log = Path(os.devnull)
+        cpu_s = staticmethod(lambda: 0.0)
+        proportional_bytes = staticmethod(lambda: 1_000_000)
+
+        def __init__(self) -> None:
+            super().__init__()
+
+    def __init__(self, name: str, kind: object, home: Path, networks: object) -> None:
+        if name == "bare":
+            raise GatewayError("starting a server: expected it to be ready")
+        self.name, self.server = name, FakeAsker.server()
+
+    def once(self, tasks: Sequence[str]) -> list[Answer]:
+        return [answer(task, 200, 5.0) for task in tasks]
+
+    def warm_up(self) -> Answers:
+        return Answers(1.0, self.once(["task/0"]))
+
+    def closed(self, cell: object, turn: int, seconds: float) -> Answers:
+        return self.warm_up()
+
+    def failures(self, answers: Sequence[Answer], form: str) -> tuple[int, int]:
+        return 0, 0
+
+
+class FakeMaker:
+    """Networks that nobody asks."""
+
+    made: ClassVar[list[set[str]]] = []
+
+    def make(self, folder: Path, tasks: TaskSet, *_: int, models: set[str], jpeg: bool) -> Networks:
+        self.made.append(models)
+        return Networks(folder, ["task/0", "task/1", "task/2"], ["spare/0"], 1, {}, {})
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def test_a_peer_that_does_not_start_fails_its_cells_and_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = importlib.import_module("loadtests.peers.measure")
+    monkeypatch.setattr(module, "Asker", FakeAsker)
+    monkeypatch.setattr(module, "Maker", FakeMaker)
+    monkeypatch.setattr(module, "missing", lambda name: None)
+    monkeypatch.setattr(module, "WARM_UP_S", 0.01)
+    setup = Setup(("alone", "uniform", "many"), ("bare", "split-batch2"), rounds=2)
+    result = measure(setup, lambda _: None)
+    for cell in setup.cells:
+        for server in setup.servers(cell):
+            assert any(result.failed(cell, server)) == (server == "bare")
+            assert result.of(cell, server)
+    assert "bare: starting a server" in result.notes[0]
+    assert FakeMaker.made == [{"whole", "tails"}, {"tails"}]  # a thousand whole ones are too many
+    assert "failed" in printed(result)
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
-"""Makes the peers' models of the store's own components: `export.py PLAN`, a JSON file.
+"""Makes the peers' models of the store's own components: `export.py PLAN FOLDER...`.
 
-The plan has the architecture, the names of its components in order, how many of them, from the
-first, all tasks share, and for each task the file of each component. Beside it are written
-`whole/<task>.onnx`, and, where something is shared, `tails/backbone.onnx` and `tails/<task>.onnx`.
+The plan, a JSON file, has the architecture, the names of its components in order, how many of them,
+from the first, all tasks share, and for each task the file of each component. Folders are made
+beside it: `whole` of `<task>.onnx`; `tails` of these as well, and of `backbone.onnx`.
 """
 
 # It runs in an environment of its own (make peers).
@@ -135,23 +135,24 @@ def write(
     file.write_bytes(graph.model(source, images if whole else tokens, x, last).SerializeToString())
 
 
-def main(plan_file: Path) -> None:
+def main(plan_file: Path, folders: Sequence[str]) -> None:
     """Everything of a plan."""
     plan = json.loads(plan_file.read_text())
     arch, names, shared = plan["architecture"], plan["components"], plan["shared"]
-    whole, tails = plan_file.parent / "whole", plan_file.parent / "tails"
-    whole.mkdir()
+    parts = {"whole": names, "tails": names[shared:]}
+    for folder in folders:
+        (plan_file.parent / folder).mkdir()
     common: dict[str, Tree] = {}
     for task, files in plan["tasks"].items():
         trees = {name: common.get(name) or load_file(files[name]) for name in names}
-        common = common or {name: trees[name] for name in names[:shared]}
-        write(whole / f"{task.replace('/', '_')}.onnx", arch, names, trees)
-        if shared:
-            if not tails.exists():
-                tails.mkdir()
-                write(tails / "backbone.onnx", arch, names[:shared], trees)
-            write(tails / f"{task.replace('/', '_')}.onnx", arch, names[shared:], trees)
+        if not common:
+            common = {name: trees[name] for name in names[:shared]}
+            if "tails" in folders:
+                write(plan_file.parent / "tails/backbone.onnx", arch, names[:shared], trees)
+        for folder in folders:
+            file = plan_file.parent / folder / f"{task.replace('/', '_')}.onnx"
+            write(file, arch, parts[folder], trees)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])
