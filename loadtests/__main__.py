@@ -143,7 +143,8 @@ def overhead(
 def peers(
     cells: Annotated[str, typer.Option(help="Some of them, separated by commas.")] = "",
     peers: Annotated[
-        str, typer.Option(help="Some of them; also ours@FOLDER, the gateway of another checkout.")
+        str,
+        typer.Option(help="Some of them, or `ours` for none; also ours@FOLDER, another checkout."),
     ] = "",
     rounds: Annotated[int, typer.Option(help="In each, every server takes its turn.")] = 3,
     tasks: Annotated[int, typer.Option(help="Of most cells; others have more or fewer.")] = 100,

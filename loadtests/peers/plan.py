@@ -82,7 +82,8 @@ CELLS = {
 class Setup:
     """What of it is wanted. Raises OptionError.
 
-    A peer may be `ours@FOLDER` as well: the gateway of another checkout, on the same store.
+    A peer may be `ours@FOLDER` as well: the gateway of another checkout, on the same store. The
+    gateway itself is always measured, and may be the only one: `ours`.
     """
 
     cells: Sequence[str]
@@ -94,7 +95,8 @@ class Setup:
     def __post_init__(self) -> None:
         """All names are known and all counts make sense."""
         _require_known("cells", self.cells, CELLS)
-        _require_known("peers", [p for p in self.peers if not p.startswith(f"{OURS}@")], PEERS)
+        named = [name for name in self.peers if not name.startswith(f"{OURS}@")]
+        _require_known("peers", named, (OURS, *PEERS))
         if self.rounds < 1 or self.tasks < 2:
             raise OptionError(
                 "checking options: expected 1 round or more and 2 tasks or more, found "

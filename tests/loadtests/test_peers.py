@@ -61,6 +61,11 @@ def test_the_gateway_is_in_every_cell_and_a_peer_only_where_its_set_names_it() -
             assert (peer in others) == (peer in SETS[cell.tasks].peers)
 
 
+def test_the_gateway_may_be_measured_by_itself() -> None:
+    setup = Setup(("uniform", "alone"), (OURS,))
+    assert [setup.servers(cell) for cell in setup.cells] == [[OURS], [OURS, "empty"]]
+
+
 def test_another_checkout_is_started_there_on_the_same_store(tmp_path: Path) -> None:
     mine, other = (kind_of(name, tmp_path, 64) for name in (OURS, f"ours@{tmp_path}"))
     assert other.directory == tmp_path.resolve() != mine.directory
