@@ -269,6 +269,10 @@ def _not_text(path: Path, error: UnicodeDecodeError) -> DataError:
 def _delimited(path: Path) -> Table:
     with path.open(encoding="utf-8-sig", newline="") as file:
         first = file.readline()
+    if "\0" in first:
+        raise DataError(
+            f"{path}: expected text in UTF-8, found null bytes, as of UTF-16; save it as UTF-8"
+        )
     delimiter = max(",;\t", key=first.count) if path.suffix.lower() == ".csv" else "\t"
     with path.open(encoding="utf-8-sig", newline="") as file:
         columns = tuple(next(csv.reader(file, delimiter=delimiter), ()))

@@ -17,6 +17,7 @@ PATIENCE_S = 60.0  # with a gateway that asks to be asked again, as for a task t
 OF_THE_PICTURE = (400, 413, 415)
 SHOWN_CHARACTERS = 300
 LONGEST_ANSWER = 64 << 20
+LARGEST_PICTURE = 1 << 30  # bytes that are read to be sent; the gateway takes fewer
 
 
 class Unanswered(Exception):
@@ -131,11 +132,15 @@ class Gateway:
 
 def _read(file: str) -> bytes:
     try:
-        return Path(file).read_bytes()
+        with Path(file).open("rb") as opened:
+            data = opened.read(LARGEST_PICTURE + 1)
     except IsADirectoryError:
         raise BadPicture("expected a picture, found a folder; name the files in it") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         raise BadPicture(getattr(error, "strerror", None) or str(error)) from None
+    if len(data) > LARGEST_PICTURE:
+        raise BadPicture(f"expected a picture, found more than {LARGEST_PICTURE >> 20} MiB")
+    return data
 
 
 def _seconds(retry_after: str | None) -> float:

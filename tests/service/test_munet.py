@@ -21,6 +21,7 @@ import pytest
 
 import munet
 from model_store import ModelStore
+from service.client import calls
 from service.client.command import _one_line
 from service.host.greeting import greeting
 from service.settings import OTHERS, Settings
@@ -214,6 +215,14 @@ def unused() -> Iterator[int]:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]
+
+
+def test_what_has_no_end_is_not_read_to_it(
+    run: Run, unused: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "LARGEST_PICTURE", 3 << 20)
+    done = run("classify", "--url", f"http://127.0.0.1:{unused}", "flowers", "/dev/zero")
+    assert done.code == 1 and "/dev/zero: expected a picture, found more than 3 MiB" in done.err
 
 
 def test_a_gateway_that_is_not_there(run: Run, unused: int) -> None:

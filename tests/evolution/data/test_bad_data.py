@@ -102,6 +102,9 @@ KINDS = {
         lambda d: written(d / "p.zip", _compressed(BOMB)), "unpacks to more than 100 times"
     ),
     "no columns": (lambda d: written(d / "t.csv", ""), "found none\nname it: --image-column"),
+    "UTF-16": (
+        lambda d: written(d / "t.csv", "image,label\na.png,a".encode("utf-16-le")), "as of UTF-16"
+    ),
     "no UTF-8": (lambda d: written(d / "t.csv", b"image,label\n\xff\xfe,a"), "save it as UTF-8"),
     "no JSON": (lambda d: written(d / "t.jsonl", '{"image": "a", "label": "b"}\n{'), "line 2: exp"),
     "no parquet": (lambda d: written(d / "t.parquet", b"PAR1"), "expected a parquet file"),
