@@ -75,6 +75,7 @@ class Proxy(Server):
             "bind :8080", 'bind "127.0.0.1:${PROXY_PORT}"'
         )
         text = text.replace("bind :8001", f"bind 127.0.0.1:{grpc_port}")
+        text = re.sub(r"    (user|group|chroot) .*\n", "", text)  # it runs as this process does
         (folder / "haproxy.cfg").write_text(text)
         command = f"PROXY_PORT=$0 exec {program} -f {folder / 'haproxy.cfg'}"
         super().__init__(("sh", "-c", command, "PORT"), folder, "/readyz")
