@@ -38,9 +38,10 @@ CONNECTIONS = (1, 2, 4, 8, 16, 32, 64)  # at which one gateway's rate is measure
 AT_ONCE = 4  # while tasks are loaded
 TRIES, AGAIN_S = 100, 0.1  # of a client that is not answered
 LOADED_S = 1.0  # of load before a replica is killed
-TOKENS = str(
-    ROOT / "deploy" / "kubernetes" / "tokens.toml"
-)  # everybody may ask, through a proxy too
+SETTINGS = {
+    "MUNET_TOKENS": str(ROOT / "deploy" / "kubernetes" / "tokens.toml"),  # through a proxy, too
+    "MUNET_BACKEND": "openvino",  # in all the same: on a busy machine each might choose another
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,7 @@ class _Runs:
         os.sched_setaffinity(0, {cores[number % len(cores)]})
         try:
             home = self.root / f"home-{store}-{number}"
-            return Gateway(str(self.root / store), home, MUNET_TOKENS=TOKENS)
+            return Gateway(str(self.root / store), home, **SETTINGS)
         finally:
             os.sched_setaffinity(0, cores)
 
