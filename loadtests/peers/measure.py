@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from loadtests.errors import GatewayError
+from loadtests.gateways import busy_s
 from loadtests.peers.answers import figures, most_asked
 from loadtests.peers.asking import WARM_UP_S, Asker
 from loadtests.peers.client import Answer
@@ -27,7 +28,7 @@ from loadtests.peers.servers import kind_of, missing
 OPEN = 0.6  # of the capacity of the gateway or of bare, whichever is less
 SPARE = 0.9  # of its own capacity: a server that has less is not asked at that rate
 WARM_ASKED = 100  # requests, one at a time, for warm tasks
-IDLE = 0.02  # of a core: a server that uses more while others are asked is named
+IDLE = 0.05  # of a core: who uses more while no server is asked is named
 Say = Callable[[str], None]
 
 
@@ -188,14 +189,15 @@ class _SetRun:
             self.result.rounds += [Round(cell, name, {}, 1, 0) for cell in cells]
 
     def note_idle(self, askers: dict[str, Asker]) -> None:
-        before = {name: asker.server.cpu_s() for name, asker in askers.items()}
+        """Names who computes while no server is asked: servers, and whatever else there is."""
+        others, before = busy_s(), {name: one.server.cpu_s() for name, one in askers.items()}
         time.sleep(WARM_UP_S)
-        for name, asker in askers.items():
-            share = (asker.server.cpu_s() - before[name]) / WARM_UP_S
-            if share > IDLE:
-                self.result.notes.append(
-                    f"{name} used {share:.0%} of a core while it was not asked"
-                )
+        used = {name: one.server.cpu_s() - before[name] for name, one in askers.items()}
+        used["the rest of the machine"] = busy_s() - others - sum(used.values())
+        for name, seconds in used.items():
+            if seconds > IDLE * WARM_UP_S:
+                share = f"{seconds / WARM_UP_S:.0%} of a core"
+                self.result.notes.append(f"{name} used {share} while no server was asked")
 
     def beside(self, cells: Sequence[str], askers: dict[str, Asker]) -> None:
         """Every round of every cell, one server at a time."""

@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from loadtests.errors import GatewayError, OptionError
+from loadtests.gateways import busy_s
 from loadtests.peers import CELLS, PEERS, Setup, json_line, measure, render
 from loadtests.peers.answers import CLASSES, EQUAL, failures, figures, is_right, most_asked
 from loadtests.peers.client import LOST, Answer, Answers, Request, closed_loop, open_loop
@@ -304,6 +306,13 @@ def test_the_line_for_machines_has_every_round() -> None:
 
 
 # -- the run
+
+
+def test_what_else_computes_on_the_machine_is_seen() -> None:
+    before_s, mine_s = busy_s(), time.process_time()
+    while time.process_time() - mine_s < 0.1:
+        pass
+    assert busy_s() - before_s > 0.05
 
 
 class FakeAsker:
