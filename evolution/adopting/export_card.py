@@ -94,7 +94,7 @@ def _title(export: Export) -> str:
 Tells which {kind} {arch.num_classes} classes a picture shows. A vision transformer
 ({size_name(arch)}, {arch.image_size} pixels a side): version {published.version} of the task
 `{published.task}` of a munet store, published {published.created[:10]}, written as a
-`ViTForImageClassification` of Hugging Face's transformers. Its answers are those of the store's
+`{export.kind.name}` of Hugging Face's transformers. Its answers are those of the store's
 own gateway, to rounding, if it gets the same pixels."""
 
 
@@ -145,20 +145,34 @@ def _classes(labels: tuple[str, ...], activation: str) -> str:
 {shown}{more if len(labels) > MOST_LABELS else ""}"""
 
 
+def _read(arch: Architecture) -> str:
+    """What stands before the patches, and what the head reads."""
+    further = arch.prefix_tokens - 1
+    before = "no token before the patches" if further < 0 else "a class token"
+    before += f" and {further} further token{'s' * (further > 1)}" * (further > 0)
+    read = {
+        "token": "that token",
+        "two_tokens": "both tokens",
+        "token_and_mean": "the class token and the mean of the patches",
+        "mean": "the mean of the patches",
+    }
+    return f"{before} (the head reads {read[arch.pooling]})"
+
+
 def _network(export: Export) -> str:
     arch, plain = export.architecture, export.plain
     total = sum(array.size for array in export.tensors.values())
     told = f"""## Network
 
 {total:,} parameters in float32: width {arch.width}, {arch.heads} heads, MLP {arch.mlp_dim},
-patches of {arch.patch_size} x {arch.patch_size} pixels, {arch.num_layers} blocks, class token,
+patches of {arch.patch_size} x {arch.patch_size} pixels, {arch.num_layers} blocks, {_read(arch)},
 {plain.activation}, layer norm before each part (epsilon {plain.norm_epsilon:g})."""
     if not arch.adapters:
         return told
     return f"""{told}
 
 In the store this network has residual adapters of inner width {arch.adapter_dim} before blocks
-{", ".join(map(str, arch.adapters))} (counted from 0). `ViTForImageClassification` has none, so that
+{", ".join(map(str, arch.adapters))} (counted from 0). `{export.kind.name}` has none, so that
 each is written as a block of its own whose attention adds zero: the numbers are the same, the
 network is {plain.num_layers} blocks deep, and costs as much as any of that depth."""
 

@@ -1,9 +1,9 @@
-"""A published path as Hugging Face's `ViTForImageClassification`: its tensors and JSON files.
+"""A published path as a network of Hugging Face's transformers: its tensors and config.json.
 
-That class computes what a path without adapters computes whose head reads the class token. An
-adapter, x + up(gelu(down(norm(x)))), is what a block does whose attention adds nothing, so it
-becomes such a block: the numbers stay exactly the same, the network becomes deeper. What the class
-cannot compute is refused by name. The names are those that `munet adopt` reads.
+Which class of it computes the path is in `export_classes`. An adapter, x + up(gelu(down(norm(x)))),
+is what a block does whose attention adds nothing, so it becomes such a block: the numbers stay
+exactly the same, the network becomes deeper. What no class computes is refused by name. The names
+are those that `munet adopt` reads.
 """
 
 from __future__ import annotations
@@ -15,26 +15,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evolution.adopting.export_classes import (
+    KNOWN,
+    Arrays,
+    ModelClass,
+    class_of,
+    further_of,
+    heads_of,
+    sizes_of,
+    tokens_of,
+)
 from evolution.adopting.export_errors import ExportError
 from evolution.adopting.hugging_face import ACTIVATIONS, PROBLEM_TYPES
-from evolution.adopting.names import HUGGING_FACE_NAMES
 from model_store import ModelStore, Published, TaskPath
 from vit import Architecture, kind_of, shapes
 from vit.activation import activation_of
 from vit.components import init
 from vit.parameters import LAYER_NORM_EPSILON, Tree
 
-ARCHITECTURE = "ViTForImageClassification"
-NAMES = HUGGING_FACE_NAMES[ARCHITECTURE]
 # What the path spec says of answers -> how transformers names the kind of problem.
 KINDS_OF_PROBLEM = {ours: theirs for theirs, ours in PROBLEM_TYPES.items() if theirs}
 # Our activation -> the first that transformers has for it.
 HIDDEN_ACTS = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
 # What a block and an adapter must have in common, where there are adapters.
 OF_ADAPTERS = {"activation": "gelu_tanh", "norm_epsilon": LAYER_NORM_EPSILON}
-OF_THE_CLASS = {"pooling": "token", "prefix_tokens": 1, "input_norm": False}
-
-Arrays = dict[str, NDArray[np.float32]]
+# What decides on the class.
+OF_THE_CLASS = (
+    "pooling", "prefix_tokens", "norm_after_pooling", "input_norm", "mlp_dim", "width",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +51,8 @@ class Export:
 
     published: Published
     architecture: Architecture  # as published
-    plain: Architecture  # of the class that others run: adapters are blocks
+    plain: Architecture  # of the network that others run: adapters are blocks
+    kind: ModelClass  # of which that is
     tensors: Arrays
     activation: str  # of the answers
     private: bool
@@ -52,18 +61,19 @@ class Export:
 def exported(store: ModelStore, published: Published, *, private: bool) -> Export:
     """Reads a version's components. Raises ExportError, or DamagedStore."""
     path = published.path
-    arch = network_of(path)
+    arch, kind = network_of(path)
     activation = _activation(path)
     params = {
         name: _checked(path, arch, name, store.component(digest))
         for name, digest in path.components.items()
     }
     plain, blocks = without_adapters(arch, params)
-    return Export(published, arch, plain, tensors_of(blocks), activation, private)
+    tensors = tensors_of(kind, plain, blocks)
+    return Export(published, arch, plain, kind, tensors, activation, private)
 
 
-def network_of(path: TaskPath) -> Architecture:
-    """The path's network, which fits its components. Raises ExportError."""
+def network_of(path: TaskPath) -> tuple[Architecture, ModelClass]:
+    """The path's network, which fits its components, and its class. Raises ExportError."""
     if path.subpaths or path.architecture.get("kind"):
         raise refused(
             path, "one path", f"a {path.architecture.get('kind', 'multipath')} of several"
@@ -77,22 +87,25 @@ def network_of(path: TaskPath) -> Architecture:
         raise refused(path, "the components of its architecture", f"{found:.200}")
     if len(path.labels) != arch.num_classes:
         raise refused(path, f"{arch.num_classes} labels", str(len(path.labels)))
-    _require(path, arch, OF_THE_CLASS)
+    kind = class_of(arch)
+    if kind is None:
+        told = {name: getattr(arch, name) for name in OF_THE_CLASS}
+        raise refused(path, KNOWN, ", ".join(f"{name} {value}" for name, value in told.items()))
     if arch.adapters:
-        _require(path, arch, OF_ADAPTERS, " beside adapters")
+        _require_adapters(path, arch)
         if arch.adapter_dim > arch.mlp_dim:
             raise refused(
                 path,
                 f"adapters of at most {arch.mlp_dim}, the width of a block's MLP",
                 f"adapters of {arch.adapter_dim}",
             )
-    return arch
+    return arch, kind
 
 
-def _require(path: TaskPath, arch: Architecture, known: Mapping[str, Any], where: str = "") -> None:
-    for name, value in known.items():
+def _require_adapters(path: TaskPath, arch: Architecture) -> None:
+    for name, value in OF_ADAPTERS.items():
         if getattr(arch, name) != value:
-            raise refused(path, f"{name} {value}{where}", str(getattr(arch, name)))
+            raise refused(path, f"{name} {value} beside adapters", str(getattr(arch, name)))
 
 
 def _activation(path: TaskPath) -> str:
@@ -103,9 +116,9 @@ def _activation(path: TaskPath) -> str:
 
 
 def refused(path: TaskPath, expected: str, found: str) -> ExportError:
-    """The error of a path that the class cannot compute."""
+    """The error of a path that no class computes."""
     return ExportError(
-        f"exporting {path.task!r}: {ARCHITECTURE} takes {expected}; found {found}\n"
+        f"exporting {path.task!r}: transformers takes {expected}; found {found}\n"
         "to move it as it is, write an OCI layout: munet store export --oci DIR"
     )
 
@@ -174,20 +187,22 @@ def _as_block(arch: Architecture, adapter: Tree) -> Tree:
     }
 
 
-def tensors_of(params: Mapping[str, Tree]) -> Arrays:
-    """All arrays under Hugging Face's keys, in its shapes, as float32."""
-    found, layout = {}, NAMES.layout
-    for name, tree in params.items():
-        for path, leaf in _leaves(name, tree).items():
-            found[_key(path)] = np.ascontiguousarray(layout.revert(path, _float32(leaf)))
-    return found
-
-
-def _key(path: str) -> str:
-    component, _, leaf = path.partition("/")
-    if component == "head":
-        return NAMES.heads[0].format(NAMES.layout.leaves[leaf])
-    return NAMES.layout.key(path)
+def tensors_of(kind: ModelClass, arch: Architecture, params: Mapping[str, Tree]) -> Arrays:
+    """All arrays under the keys of a class, in its shapes, as float32."""
+    layout = kind.names.layout
+    leaves = {
+        path: _float32(leaf)
+        for name, tree in params.items()
+        for path, leaf in _leaves(name, tree).items()
+    }
+    apart = tokens_of(
+        kind,
+        leaves.pop("cls", np.zeros((1, 0, arch.width), np.float32)),
+        leaves.pop("posembed_input/pos_embedding"),
+    ) | heads_of(kind, leaves.pop("head/kernel"), leaves.pop("head/bias"))
+    found = {layout.key(path): layout.revert(path, leaf) for path, leaf in leaves.items()}
+    found |= apart | further_of(kind, arch)
+    return {key: np.ascontiguousarray(array) for key, array in found.items()}
 
 
 def _float32(array: Any) -> NDArray[np.float32]:
@@ -201,12 +216,12 @@ def config_of(export: Export) -> dict[str, Any]:
     """config.json."""
     arch, labels = export.plain, export.published.path.labels
     return {
-        "architectures": [ARCHITECTURE],
-        "model_type": "vit",
+        "architectures": [export.kind.name],
+        "model_type": export.kind.model_type,
         "hidden_size": arch.width,
         "num_hidden_layers": arch.num_layers,
         "num_attention_heads": arch.heads,
-        "intermediate_size": arch.mlp_dim,
+        **sizes_of(export.kind, arch),
         "image_size": arch.image_size,
         "patch_size": arch.patch_size,
         "num_channels": 3,

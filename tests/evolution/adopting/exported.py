@@ -39,6 +39,19 @@ ADAPTED = Architecture(
 compiled = jax.jit(forward, static_argnums=0)
 
 
+# Of each class of transformers but the plain one.
+KINDS = {
+    "mean": replace(TINY, pooling="mean", prefix_tokens=0),
+    "distilled": replace(TINY, pooling="two_tokens", prefix_tokens=2),
+    "two tokens": replace(TINY, prefix_tokens=2),
+    "mean beside the token": replace(TINY, pooling="token_and_mean", mlp_dim=2 * TINY.width),
+    "registers": replace(
+        TINY, pooling="token_and_mean", prefix_tokens=4, mlp_dim=3 * TINY.width,
+        adapters=(0,), adapter_dim=5,
+    ),
+}  # fmt: skip
+
+
 def random_params(arch: Architecture, seed: int) -> dict[str, Any]:
     """Components of random numbers, none of them zero."""
     rng = np.random.default_rng(seed)
@@ -165,6 +178,7 @@ def write_all(folder: Path) -> None:
         "scaled": (TINY, TINY.image_size, replace(TENSORFLOW, pixel_scale=3)),
         "cropped": (other, crop, UPRIGHT),
         "squeezed": (replace(other, activation="gelu"), squeezed, TENSORFLOW),
+        **{name.replace(" ", "-"): (arch, arch.image_size, VIEWER) for name, arch in KINDS.items()},
     }
     for seed, (name, (arch, target, decoding)) in enumerate(kinds.items()):
         plain = {"size": target, **CONTRACT}

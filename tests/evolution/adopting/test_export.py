@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -28,16 +29,19 @@ from evolution.adopting.export_pixels import picture
 from model_store import ModelStore, digest_of, encode
 from tests.evolution.adopting.exported import (
     ADAPTED,
+    KINDS,
     TINY,
     logits_of,
     logits_of_hugging_face,
     publish,
     random_params,
 )
+from tests.evolution.adopting.test_adopting import FIXTURES, agrees
 from vit import Architecture, preprocess
 from vit.config import ACTIVATIONS
 from vit.contract import Contract
 from vit.decode import TENSORFLOW, VIEWER
+from vit.forward import forward
 from vit.preprocess import CONTRACT
 
 
@@ -115,6 +119,51 @@ def test_export_and_adopt_by_command_give_the_same_task(
     assert again.extra.get("activation", "softmax") == activation
 
 
+CLASSES = ("vit", "ijepa", "deit", "deit-distilled", "dinov2", "dinov2-registers")
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_what_was_adopted_goes_back_to_its_class(
+    store: ModelStore, tmp_path: Path, name: str
+) -> None:
+    """Under the library's own keys, with the fields that its configuration has."""
+    theirs, out = FIXTURES / "hf" / name, tmp_path / "out"
+    model = hugging_face.read(theirs, None)
+    assert isinstance(model.target, Contract)
+    published = publish(
+        store, model.architecture, dict(model.components), decoding=model.decoding,
+        labels=model.labels, input={**model.target.to_json(), **model.decoding.to_json()},
+    )  # fmt: skip
+    write(store, published, out)
+    again = hugging_face.read(out, None)
+    agrees(again, theirs)  # the logits that transformers gave
+    assert again.architecture == model.architecture
+    expected = {key: array.shape for key, array in load_file(theirs / "model.safetensors").items()}
+    found = {key: array.shape for key, array in load_file(out / "model.safetensors").items()}
+    assert found.keys() == expected.keys() - {key for key in expected if "pooler" in key}
+    others = [key for key in found if not key.endswith("position_embeddings")]  # of another size
+    assert [found[key] for key in others] == [expected[key] for key in others]
+    ours, config = (json.loads((f / "config.json").read_text()) for f in (out, theirs))
+    assert ours.keys() - config.keys() <= {"problem_type"}
+    same = ours.keys() & config.keys() - {"image_size", "hidden_act"}
+    assert {key: ours[key] for key in same} == {key: config[key] for key in same}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_class_gives_the_same_logits(store: ModelStore, tmp_path: Path, kind: str) -> None:
+    """Positions of registers and adapters too, which its class has not."""
+    arch = KINDS[kind]
+    published = publish(store, arch)
+    write(store, published, tmp_path / "out")
+    back = hugging_face.read(tmp_path / "out", None)
+    side = arch.image_size
+    images = np.random.default_rng(1).uniform(-1, 1, (3, side, side, 3)).astype(np.float32)
+    found = np.asarray(forward(back.architecture, back.components, jnp.asarray(images)))
+    expected = logits_of(store, published, images)
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+
+
 def test_labels_and_the_input_contract_are_told(store: ModelStore, tmp_path: Path) -> None:
     labels = ("a|b", "Straße", "line\nbreak")
     published = publish(store, labels=labels)
@@ -164,9 +213,22 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda store: {"activation": "tanh"},
         "takes a known activation; found activation: expected one of softmax, sigmoid",
     ),
-    "a mean of tokens": (lambda store: {"arch": replace(TINY, pooling="mean")}, "pooling token"),
-    "further tokens": (lambda store: {"arch": replace(TINY, prefix_tokens=5)}, "prefix_tokens 1"),
-    "a first norm": (lambda store: {"arch": replace(TINY, input_norm=True)}, "input_norm False"),
+    "a mean beside a token": (
+        lambda store: {"arch": replace(TINY, pooling="mean")},
+        "takes pooling token with .*found pooling mean, prefix_tokens 1",
+    ),
+    "a norm behind the mean": (
+        lambda store: {
+            "arch": replace(TINY, pooling="mean", prefix_tokens=0, norm_after_pooling=True)
+        },
+        "found pooling mean, prefix_tokens 0, norm_after_pooling True",
+    ),
+    "further tokens": (lambda store: {"arch": replace(TINY, prefix_tokens=5)}, "prefix_tokens 5"),
+    "a first norm": (lambda store: {"arch": replace(TINY, input_norm=True)}, "input_norm True"),
+    "no whole ratio": (
+        lambda store: {"arch": replace(TINY, pooling="token_and_mean", mlp_dim=25)},
+        "a multiple of the width.*mlp_dim 25",
+    ),
     "adapters beside another GELU": (
         lambda store: {"arch": replace(ADAPTED, activation="gelu")},
         "takes activation gelu_tanh beside adapters; found gelu",
