@@ -6,6 +6,7 @@ Each has a name, under which it can be allowed.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
@@ -199,6 +200,12 @@ def _about_classes(report: Report, classes: tuple[str, ...]) -> list[Finding]:
             "name or number of each picture?",
             True,
         ))  # fmt: skip
+    if alike := _alike(classes):
+        names = listed([" and ".join(map(repr, group)) for group in alike])
+        message = (
+            f"{plural} whose names differ in case, blanks or signs that look the same: {names}"
+        )
+        found.append(Finding("alike-names", message))
     for split, danger in (("train", True), ("validation", False), ("test", False)):
         lacking = [name for name, n in zip(classes, report.counts[split], strict=True) if not n]
         if lacking and len(lacking) < len(classes):
@@ -206,6 +213,16 @@ def _about_classes(report: Report, classes: tuple[str, ...]) -> list[Finding]:
             name = f"class-without-{split}"
             found.append(Finding(name, f"{message}: {listed(lacking)}", danger))
     return found
+
+
+def _alike(classes: tuple[str, ...]) -> list[list[str]]:
+    """Names that a reader takes for one: they stay apart, as they came."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        folded = unicodedata.normalize("NFKC", name).casefold()
+        seen = (c for c in folded if not c.isspace() and unicodedata.category(c) != "Cf")
+        groups.setdefault("".join(seen), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _words(report: Report) -> tuple[str, str]:

@@ -75,7 +75,7 @@ def print_report(
     for finding in report.findings:
         style = "red" if finding.dangerous else "yellow"
         word = "danger" if finding.dangerous else "note"
-        console.print(Text(f"{word}: {finding.message} [{finding.name}]", style=style))
+        console.print(Text(f"{word}: {one_line(finding.message)} [{finding.name}]", style=style))
 
 
 def _pictures(report: Report) -> str:

@@ -14,7 +14,7 @@ from evolution.data.command import app
 from evolution.data.errors import DataError
 from evolution.data.places import FolderPlace
 from evolution.data.rows import read_picture
-from evolution.data.stored import cards
+from evolution.data.stored import cards, classes_of
 from tests.evolution.data.drawn import class_folders, encoded, picture
 
 
@@ -310,6 +310,19 @@ def test_a_hundred_thousand_classes_are_doubted(added, place, tmp_path, monkeypa
     monkeypatch.setattr("evolution.data.adding.MAX_LABEL_BYTES", 20)
     message = refused(added, place, table(tmp_path / "t.csv", *rows))
     assert "6 classes: expected names of at most" in message
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("Cat", "cat", "dog"), ("cat", "cat ", "dog"), ("\u00e9", "e\u0301", "dog"),
+     ("cat", "c\u200bat", "dog"), ("\u202ecat", "cat", "dog"), ("a b", "a\nb", "dog")],
+)  # fmt: skip
+def test_names_that_look_the_same_stay_apart_and_are_noted(names, added, place, tmp_path):
+    card = added("photos", class_folders(tmp_path / "photos", names=names))
+    assert classes_of(place, card) == tuple(sorted(names))
+    (note,) = (finding for finding in card.check.findings if finding.name == "alike-names")
+    assert not note.dangerous and all(repr(name) in note.message for name in names[:2])
+    assert "dog" not in note.message
 
 
 @pytest.mark.slow
