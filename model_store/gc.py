@@ -134,6 +134,13 @@ class Collector:
             if document.claims and take_claims_back:
                 # A writer under way claims again; of one that died nothing stays.
                 document = self._refs.take_claims_back(key)
+            if not document.count:
+                # It was listed, and a document is never removed: one wrong answer must not be
+                # enough to take what it needs for garbage.
+                raise DamagedStore(
+                    f"{self._refs.where(key)}: expected a document, as it is listed, found none;"
+                    " run gc again, and verify --repair if it is still missing"
+                )
             if key.startswith(f"{SIGNATURES}/") and document.value is not None:
                 self._signatures[_signed(key)] = document.tokens
             for manifest in self._refs.roots(key, document):

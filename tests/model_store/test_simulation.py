@@ -14,9 +14,17 @@ HISTORIES = 1000
 TOP = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("first", [0, HISTORIES])
-def test_nothing_acknowledged_is_lost(first: int) -> None:
-    command = [sys.executable, "-m", "tests.model_store.simulation", "--stop"]
-    command += ["--first", str(first), "--histories", str(HISTORIES)]
+def simulate(*options: str) -> None:
+    command = [sys.executable, "-m", "tests.model_store.simulation", *options]
     ended = subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("first", [0, HISTORIES])
+def test_nothing_acknowledged_is_lost(first: int) -> None:
+    simulate("--stop", "--first", str(first), "--histories", str(HISTORIES))
+
+
+@pytest.mark.slow
+def test_something_is_lost_without_any_protective_step() -> None:
+    simulate("--without", "all", "--known")

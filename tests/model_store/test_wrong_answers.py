@@ -6,6 +6,7 @@ acknowledged before is there afterwards.
 
 import functools
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -199,3 +200,45 @@ def test_one_wrong_answer(
 ) -> None:
     caplog.set_level(logging.CRITICAL)
     require_only_documented(sample, operation, every)
+
+
+NOT_SEEN = (
+    "refs/tasks/",
+    "refs/agents/",
+    "refs/pins/",
+    "refs/signatures/",
+    "refs/",
+    "gc",
+    "blobs/",
+)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [pytest.param(name, marks=[] if name == "gc" else pytest.mark.slow) for name in OPERATIONS],
+)
+@pytest.mark.parametrize("what", NOT_SEEN)
+def test_what_is_not_seen_for_a_while_is_not_lost(
+    sample: Sample, operation: str, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Everything of a kind is listed, and not found by the first five requests for it."""
+    caplog.set_level(logging.CRITICAL)
+    store = sample.opened()
+    before = sample.facts()
+    outcome(operation, store)
+    after = sample.facts()
+    store = sample.opened()
+    asked: Counter[str] = Counter()
+
+    def harm(request: Request) -> Answer | None:
+        key = request.key.removeprefix("store/")
+        if request.method != "GET" or not key.replace("copies/", "refs/").startswith(what):
+            return None
+        asked[key] += 1
+        return ANSWERS["404"] if asked[key] <= 5 else None
+
+    sample.s3.harm = harm
+    found = outcome(operation, store)
+    facts = sample.facts()
+    assert facts in (before, after), found
+    assert found or facts == after

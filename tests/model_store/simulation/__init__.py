@@ -23,5 +23,5 @@ acknowledged in the histories below. Each is played by
     anything       2968  a size that is read wrongly becomes the size in a manifest
     collected      4209  a publisher that is killed leaves a version that is not whole
 
-MUTANTS in mutants.py says the same of the code there is, without one of its steps.
+mutants/ says the same of the code there is, without one of its steps.
 """

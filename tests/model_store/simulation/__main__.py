@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("--script", action="store_true", help="print each loss as a short script")
     parser.add_argument("--stop", action="store_true", help="end at the first loss")
     parser.add_argument("--without", help="take this protective step out, or each in turn: all")
+    parser.add_argument("--known", action="store_true", help="of these, only what is known to lose")
     options = parser.parse_args()
     if os.environ.get("PYTHONHASHSEED") != "0":  # or the order in a set is another each time
         os.environ["PYTHONHASHSEED"] = "0"
@@ -76,6 +77,8 @@ def _without(options: argparse.Namespace) -> int:
 
     missed = 0
     for step in MUTANTS if options.without == "all" else [options.without]:
+        if options.known:
+            options.first, options.histories = MUTANTS[step].seed, 1
         with without(step):
             loss = next(_losses(options), None)
         if loss is None:

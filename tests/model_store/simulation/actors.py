@@ -18,6 +18,8 @@ from tests.model_store.simulation.world import World
 
 Script = list[tuple[Any, ...]]  # operations: a name and arguments
 
+LAST_REQUESTS_S = 100.0  # more than those of a put take after it waited, if nobody stops
+
 # After these, an operation has had no effect. After any other it may have taken effect once.
 NOTHING_DONE = ("LiveVersion", "UnknownTask", "UnknownName", "AgentMoved")
 
@@ -35,6 +37,7 @@ class Op:
     result: Any = None
     error: str = ""
     lasted_s: float = 0.0  # until it was answered
+    needed_s: float = 0.0  # until then, since what it put counted as new; not less than in truth
 
     @property
     def is_void(self) -> bool:
@@ -93,6 +96,7 @@ class Actor:
         self._url = url
         self._name = name
         self._operations = operations
+        self._new_at = 0.0  # when what was put last counted as new, or earlier
         self.store: Any = None
 
     def run(self, script: Script) -> None:
@@ -107,6 +111,7 @@ class Actor:
         world = self._world
         op, began = Op(self._name, name, arguments, start=world.tick()), world.now
         self._operations.append(op)
+        self._new_at = began
         if world.process:
             world.process.operation += 1
             world.process.decisions = 0
@@ -118,6 +123,7 @@ class Actor:
         except (StoreError, OSError) as error:
             op.error = f"{type(error).__name__}: {error}"[:200]
         op.lasted_s = world.now - began
+        op.needed_s = world.now - self._new_at
         # What was not acknowledged may take effect later.
         if op.done or op.is_void:
             op.end = world.tick()
@@ -125,8 +131,19 @@ class Actor:
             world.acknowledged()
         return op.error == "interrupted"
 
+    def later(self, seconds: float) -> Any:
+        """Does nothing until then."""
+        self._world.sleep(seconds)
+
     def put(self, seed: int) -> Any:
-        return self.store.put(component(seed))
+        """Puts a component."""
+        process, began = self._world.process, self._world.now
+        stopped_s = process.stopped_s if process else 0.0
+        digest = self.store.put(component(seed))
+        if process:  # it was new just before, unless the process was stopped then
+            ago_s = LAST_REQUESTS_S + process.stopped_s - stopped_s
+            self._new_at = max(began, self._world.now - ago_s)
+        return digest
 
     def publish(self, task: str, seed: int) -> Any:
         self.put(0)

@@ -70,6 +70,8 @@ class Bucket:
             return effect()
         changes = what.startswith(("put", "delete"))
         kind, amount = world.event("change" if changes else "request")
+        if changes:
+            world.changes()
         if kind == "fail":
             world.step(f"{what}: refused")
             raise GenericError("503 try again")
@@ -81,11 +83,13 @@ class Bucket:
             except Exception as error:
                 reply.error = error
             reply.done = True
-            if kind == "late":
+            if kind in ("late", "leave"):
                 world.note(None, f"late: {what}")
 
-        if kind in ("late", "lose"):
-            world.later(amount * world.late_s if kind == "late" else 0.0, execute)
+        if kind in ("late", "lose", "leave"):
+            world.later(0.0 if kind == "lose" else amount * world.late_s, execute)
+            if kind == "leave":
+                world.interrupt()
             world.step(f"{what}: not answered ({kind})")
             raise GenericError("connection reset")
         # A reply that is slow comes within a second: later than that, nobody waits for it.

@@ -67,9 +67,11 @@ class Disk:
             return
         what = " ".join([name, *(self._short(one) for one in arguments[:2])])
         self._world.step(what)
-        if name in CHANGES and self._world.event("call")[0]:
-            self._world.note(self._world.process, f"EIO: {what}")
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        if name in CHANGES:
+            self._world.changes()
+            if self._world.event("call")[0]:
+                self._world.note(self._world.process, f"EIO: {what}")
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def _short(self, argument: Any, most: int = 60) -> str:
         return str(argument).removeprefix(f"{self._root}/store/")[:most]

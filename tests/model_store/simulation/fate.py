@@ -25,8 +25,10 @@ class Weather:
     fail: float = 0.0  # a system call, or a request before it takes effect
     lose: float = 0.0  # the reply of a request that took effect
     late: float = 0.0  # a request that is not answered takes effect later
-    lie: float = 0.0  # a size is read as 0
+    lie: float = 0.0  # a size is read as 0, or a document is not seen
+    lie_to: str = ""  # by this process alone
     slow: float = 0.2  # a request takes up to a second
+    leave: float = 0.0  # a change is late, and who waits for it is interrupted
 
 
 class Chance:
@@ -35,6 +37,7 @@ class Chance:
     def __init__(self, seed: int, weather: Weather, sticky: float) -> None:
         """With `sticky` likelihood, whoever went on goes on."""
         self._random = random.Random(seed)
+        self._lie_to = weather.lie_to
         self._sticky = sticky
         self._last = ""
         self.turns: list[tuple[str, int]] = []
@@ -64,7 +67,7 @@ class Chance:
     def event(self, place: str, number: tuple[str, int, int]) -> tuple[str, float] | None:
         """What happens here; None for nothing."""
         chances = self._chances[place]
-        if not chances:
+        if not chances or (place == "size" and self._lie_to not in ("", number[0])):
             return None
         drawn = self._random.random()
         if drawn >= chances[-1][1]:
@@ -113,7 +116,7 @@ Fate = Chance | Script
 KINDS = {
     "step": ("kill", "interrupt", "stop"),
     "request": ("fail", "slow"),
-    "change": ("fail", "late", "lose", "slow"),
+    "change": ("fail", "late", "lose", "slow", "leave"),
     "call": ("fail",),
     "size": ("lie",),
 }

@@ -84,9 +84,8 @@ class _History:
                 self.wrong.append(f"{process.name} ended with {process.outcome!r}"[:300])
         world.now += 10 * LATE_S + 1000
         self._repair()
+        world.alone("vandal", lambda: self._damage(place))
         world.alone("judge", lambda: self._judge(url))
-        if not self.wrong:
-            world.alone("vandal", lambda: self._damage(place))
 
     # -- what happens to all of them
 
@@ -101,6 +100,7 @@ class _History:
         if plan.signal:
             number, steps = plan.signal
             world.on_acknowledged.setdefault(number, []).append(lambda: world.signal_others(steps))
+        world.naps = {(name, changes): seconds for name, changes, seconds in plan.naps}
         for after_s, seconds in plan.jumps:
             world.later(after_s, lambda s=seconds: self._set_clock(s))
         if disk and plan.cut:
@@ -186,7 +186,7 @@ class _History:
             self.wrong.append(f"{task}: no order of what was acknowledged ends with {found}"[:600])
 
     def _damage(self, place: Place) -> None:
-        """A document is lost or put back to what it was before it was written: verify sees that."""
+        """While a document is lost, or what it was before it was written, verify sees that."""
         if not hasattr(keys, "copy_key"):  # an earlier format
             return
         damages: list[tuple[str, bytes | None]] = []
@@ -200,8 +200,9 @@ class _History:
             damages += [(key, None)] if latest else []
         if damages:
             key, content = damages[self._world.turns % len(damages)]
-            place.put(key, content)
-            if not any(p.severity == "error" for p in ModelStore(place.url).verify()):
+            with place.damaged(key, content):
+                seen = _errors(place.url)
+            if not seen:
                 what = "lost" if content is None else f"put back to {content!r}"
                 self.wrong.append(f"verify does not see that {key} is {what}"[:600])
 
@@ -213,7 +214,7 @@ class _History:
                 f"collected too early: {op}"[:300]
                 for op in self.operations
                 if op.name in ("publish", "save")
-                and op.lasted_s < LATE_S
+                and op.needed_s < LATE_S
                 and op.error.startswith(gone)
             ]
 
@@ -251,9 +252,17 @@ class _History:
         ]
 
 
+def _errors(url: str) -> list[str]:
+    """What verify finds, or that it cannot."""
+    try:
+        return [p.message for p in ModelStore(url).verify() if p.severity == "error"]
+    except (StoreError, OSError) as error:
+        return [str(error)]
+
+
 def _acknowledged_in(key: str, op: Op) -> bool:
     """Whether an operation was acknowledged that changes this document."""
-    if not op.done or op.name in ("gc", "look", "signers"):
+    if not op.done or op.name in ("gc", "look", "signers", "later"):
         return False
     if op.name in ("pin", "unpin"):
         return key == keys.pin_key("p")

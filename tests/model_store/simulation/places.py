@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ class Place:
 
     url: str
     disk: Disk | None  # that it is on
-    put: Callable[[str, bytes | None], None]  # write or remove a file, as nobody should
+    # While a file holds something else, or is not there.
+    damaged: Callable[[str, bytes | None], AbstractContextManager[None]]
 
 
 @contextmanager
@@ -51,7 +52,7 @@ def simulated(world: World, place: str) -> Iterator[Place]:
             bucket = Bucket(world)
             _connect(world, bucket, stack)
             bucket.objects = _first_objects(bucket)
-            yield Place(URL, None, lambda key, data: _put_object(bucket, key, data))
+            yield Place(URL, None, lambda key, data: _damaged_object(bucket, key, data))
             return
         folder = tempfile.mkdtemp(prefix="simulation-", dir=_memory())
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -59,18 +60,30 @@ def simulated(world: World, place: str) -> Iterator[Place]:
         disk = Disk(world, Path(folder))
         stack.enter_context(disk.installed())
         root = Path(folder) / "store"
-        yield Place(str(root), disk, lambda key, data: _put_file(root / key, data))
+        yield Place(str(root), disk, lambda key, data: _damaged_file(root, key, data))
 
 
-def _put_object(bucket: Bucket, key: str, data: bytes | None) -> None:
-    if data is None:
-        del bucket.objects[key]
-    else:
-        bucket.objects[key] = data, bucket.objects[key][1]
+@contextmanager
+def _damaged_object(bucket: Bucket, key: str, data: bytes | None) -> Iterator[None]:
+    before = bucket.objects.pop(key, None)
+    if before and data is not None:
+        bucket.objects[key] = data, before[1]
+    yield
+    if before:
+        bucket.objects[key] = before
 
 
-def _put_file(file: Path, data: bytes | None) -> None:
-    file.unlink() if data is None else file.write_bytes(data)
+@contextmanager
+def _damaged_file(root: Path, key: str, data: bytes | None) -> Iterator[None]:
+    file, kept = root / key, root.with_name("kept")
+    if not file.exists():
+        yield
+        return
+    file.rename(kept)
+    if data is not None:
+        file.write_bytes(data)
+    yield
+    kept.replace(file)
 
 
 # -- the store of each history, made once

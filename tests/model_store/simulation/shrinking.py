@@ -49,7 +49,7 @@ def _steps(found: Found) -> Iterator[Callable[[Found], Found | None]]:
     for process in reversed(range(len(found.plan.scripts))):
         for number in reversed(range(len(found.plan.scripts[process]))):
             yield lambda f, p=process, n=number: _without_operation(f, p, n)
-    for change in ({"power": None}, {"signal": None}, {"jumps": ()}, {"cut": None}):
+    for change in ({"power": None}, {"signal": None}, {"jumps": ()}, {"cut": None}, {"naps": ()}):
         yield lambda f, c=change: _changed(f, c)
     for name in list(found.events):
         yield lambda f, n=name: _without_event(f, n)
@@ -135,7 +135,7 @@ def text_of(found: Found) -> str:
     default = Plan("", [])
     more = [
         f"{name}={getattr(plan, name)!r}"
-        for name in ("power", "signal", "jumps", "cut")
+        for name in ("power", "signal", "jumps", "cut", "naps")
         if getattr(plan, name) != getattr(default, name)
     ]
     lines = [

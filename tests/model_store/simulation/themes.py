@@ -13,6 +13,7 @@ from tests.model_store.simulation.actors import Script
 from tests.model_store.simulation.fate import Weather
 
 LATE_S = 600.0
+NAPS_S = (20.0, 200.0, 1.5 * LATE_S, 11 * LATE_S)
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Plan:
     signal: tuple[int, int] | None = None
     jumps: tuple[tuple[float, float], ...] = ()  # when a clock is set, by how much
     cut: tuple[float, int] | None = None  # when the component of a seed is cut short on the disk
+    # Which process is stopped, after how many of its changes, and for how long.
+    naps: tuple[tuple[str, int, float], ...] = ()
 
 
 Random = random.Random
@@ -183,6 +186,61 @@ def unanswered(random: Random, place: str) -> list[Script]:
     return _some(few, kinds, random.randint(2, 3), 2)
 
 
+def delayed(random: Random, place: str) -> list[Script]:
+    """Writers come while a gc, or several, sleep or wait for what is not answered."""
+    few = _Few(random, "u", [4], [1], _grace(random, place))
+    scripts: list[Script] = [[few.make("gc"), *([few.make("gc")] * random.randint(0, 1))]]
+    if random.random() < 0.5:
+        scripts.append([few.make("gc")])
+    for _ in range(random.randint(1, 2)):
+        scripts.append([_later(random), few.make("publish")])
+    return scripts
+
+
+def overslept(random: Random, place: str) -> list[Script]:
+    """A gc sleeps until another has taken over, which then sleeps too, and a writer comes."""
+    few = _Few(random, "u", [4], [1], _grace(random, place))
+    writer: Script = [("later", random.uniform(850.0, 1300.0)), few.make("publish")]
+    return [[few.make("gc")], [few.make("gc")], writer]
+
+
+def vouched_later(random: Random, place: str) -> list[Script]:
+    """A signed version is collected; later it is published again, signed, and looked at."""
+    few = _Few(random, "t", [3], [3], _grace(random, place))
+    gc: Script = [("sign", "t", 3, "x"), ("rm", "t", 3), ("later", 700.0), few.make("gc")]
+    scripts = [gc, [_gc_later(random), few.make("publish"), few.make("signers")]]
+    if random.random() < 0.5:
+        scripts.append([_gc_later(random), ("sign", "t", 3, "y")])
+    return scripts
+
+
+def overlooked(random: Random, place: str) -> list[Script]:
+    """What is once not seen: by signers, by who pins what a gc removes, or removes a task."""
+    few = _Few(random, "t", [3], [3], _grace(random, place))
+    kind = random.random()
+    if kind < 0.2:
+        return [[("rm", "t", None), ("rm", "u", None)]]
+    if kind < 0.4:
+        return _some(few, ["sign"], 2, 2)
+    removal: Script = [("rm", "t", 3), few.make("gc")]
+    delay_s = random.uniform(8.0, 16.0) if random.random() < 0.5 else random.uniform(5.0, 100.0)
+    return [removal, [("later", delay_s), few.make(random.choice(("pin", "pin", "publish")))]]
+
+
+def busy(random: Random, place: str) -> list[Script]:
+    """A document is written more often than it keeps tokens, while another writer sleeps."""
+    few = _Few(random, "t", [4], [3], _grace(random, place))
+    slow = [few.make(random.choice(("rm", "rm", "alias", "publish")))]
+    return [slow, [("rollback", "t", 1 + number % 2) for number in range(40)]]
+
+
+def outlasted(random: Random, place: str) -> list[Script]:
+    """The power fails when a gc has seen what another could not make durable."""
+    few = _Few(random, "tu", [1, 4], [1, 2], 5.0)
+    kind = random.choice(("publish", "pin", "save", "sign", "rollback"))
+    return [[few.make(kind)], [few.make("gc")], [("later", random.random() * 30.0)]]
+
+
 @dataclass
 class Theme:
     """What a history may be about."""
@@ -195,9 +253,13 @@ class Theme:
     signal: float = 0.0  # how likely all others are interrupted when one has been answered
     jump: float = 0.0  # how likely the clock is set
     cut: float = 0.0
+    naps: int = 0  # most processes are stopped once, after at most so many changes
 
 
 LIES = (Weather(lie=0.1), Weather(lie=0.03, interrupt=0.005))
+BLIND = (Weather(lie=0.1), Weather(lie=0.3, lie_to="P1"))
+IMPATIENT = (Weather(), Weather(leave=0.03), Weather(fail=0.05), Weather(late=0.1))
+REFUSED = (Weather(fail=0.03), Weather(fail=0.06), Weather(kill=0.02, fail=0.02))
 STOPPED = (  # and then interrupted
     Weather(interrupt=0.04),
     Weather(interrupt=0.05, stop=0.05),
@@ -223,6 +285,14 @@ THEMES = {
     "sizes": Theme(anything, 1, LIES),
     "cut": Theme(twins, 1, HONEST[:3], ("disk",), cut=1.0),
     "clocks": Theme(anything, 1, jump=1.0),
+    "delayed": Theme(delayed, 4, IMPATIENT, naps=12),
+    "overslept": Theme(overslept, 2, HONEST[:1], ("bucket",), naps=5),
+    "vouched-later": Theme(vouched_later, 2, (HONEST[3], *ASLEEP)),
+    "vouched-asleep": Theme(vouched_later, 1, HONEST[:1], ("bucket",), naps=30),
+    "forgotten": Theme(vouched_later, 2, (Weather(leave=0.02), Weather(leave=0.05)), ("bucket",)),
+    "overlooked": Theme(overlooked, 1, BLIND, ("bucket",), naps=6),
+    "busy": Theme(busy, 1, LOST, ("bucket",), naps=4),
+    "outlasted": Theme(outlasted, 1, REFUSED, ("disk",), power=1.0),
 }
 _SHARES = [theme.share for theme in THEMES.values()]
 
@@ -251,7 +321,12 @@ def plan_of(seed: int, theme: str | None = None) -> tuple[str, Plan]:
         jumps = [(random.random() * 40, random.choice((-7200.0, 7200.0))) for _ in range(2)]
     if random.random() < found.cut:
         cut = random.random() * 20, random.choice((0, 0, 1, 3))
-    return name, Plan(place, scripts, weather, sticky, power, signal, tuple(jumps or ()), cut)
+    naps: list[tuple[str, int, float]] = []
+    if found.naps:
+        sleepers = [f"P{i}" for i in range(len(scripts)) if random.random() < 0.75]
+        naps = [(p, random.randint(1, found.naps), random.choice(NAPS_S)) for p in sleepers]
+    jumped = tuple(jumps or ())
+    return name, Plan(place, scripts, weather, sticky, power, signal, jumped, cut, tuple(naps))
 
 
 # -- operations
@@ -298,6 +373,14 @@ _MAKE: dict[str, Callable[[_Few], tuple[Any, ...]]] = {
 
 def _grace(random: Random, place: str) -> float:
     return random.choice((0.0, LATE_S) if place == "bucket" else (0.0, 5.0))
+
+
+def _later(random: Random) -> tuple[Any, ...]:
+    return "later", random.choice((1.0, 20.0, 50.0, 300.0, 1000.0, 3000.0))
+
+
+def _gc_later(random: Random) -> tuple[Any, ...]:
+    return ("later", random.uniform(700.0, 800.0)) if random.random() < 0.7 else _later(random)
 
 
 def _some(few: _Few, kinds: list[str], processes: int, most: int) -> list[Script]:

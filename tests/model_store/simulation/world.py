@@ -37,6 +37,9 @@ class Process:
     threads: list[greenlet] = field(default_factory=list)
     dead: bool = False
     stopped_until: float = 0.0
+    stopped_s: float = 0.0  # in all
+    changes: int = 0  # how many it has sent
+    nap_s: float = 0.0  # it is stopped for so long next
     wakes: dict[greenlet, Callable[[], bool]] = field(default_factory=dict)
     outcome: BaseException | None = None
     operation: int = 0  # how many it has begun
@@ -58,6 +61,7 @@ class World:
         self.changed: dict[str, int] = {}  # key -> when it was made or removed last
         self.written: dict[str, list[tuple[bytes, int]]] = {}  # documents, and when they were so
         self.on_acknowledged: dict[int, list[Callable[[], None]]] = {}  # at so many operations
+        self.naps: dict[tuple[str, int], float] = {}  # process, after how many changes -> seconds
         self._acknowledged = 0
         self.seen: set[str] = set()  # what happened, for those who want to know how wide the net is
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -210,6 +214,9 @@ class World:
 
     def _happen(self, process: Process) -> None:
         kind, amount = self.event("step")
+        if process.nap_s:
+            nap_s, process.nap_s = process.nap_s, 0.0
+            self._stop(process, nap_s)
         if process.signal_in is not None:
             process.signal_in -= 1
             if process.signal_in < 0 and getcurrent() is process.threads[0]:
@@ -219,17 +226,37 @@ class World:
             process.dead = True
             raise Killed
         if kind == "stop":
-            seconds = (0.5, 5.0, 1.5 * self.late_s + 5, 10 * self.late_s + 500)[int(amount * 4) % 4]
-            self.note(process, f"stopped for {seconds:.0f} s")
-            process.stopped_until = self.now + seconds
-            self.later(seconds, lambda: None)
-            self._hub.switch()
-            if process.dead:
-                raise Killed
+            self._stop(process, (0.5, 5.0, *self.long())[int(amount * 4) % 4])
         # A signal reaches the first thread of a process; what the others do goes on.
         if kind == "interrupt" and getcurrent() is process.threads[0]:
             self.note(process, "interrupted")
             raise KeyboardInterrupt
+
+    def long(self) -> tuple[float, float]:
+        """Longer than a lease lasts, and much longer."""
+        return 1.5 * self.late_s + 5, 10 * self.late_s + 500
+
+    def _stop(self, process: Process, seconds: float) -> None:
+        self.note(process, f"stopped for {seconds:.0f} s")
+        process.stopped_until = self.now + seconds
+        process.stopped_s += seconds
+        self.later(seconds, lambda: None)
+        self._hub.switch()
+        if process.dead:
+            raise Killed
+
+    def changes(self) -> None:
+        """The process whose turn it is sends a change, after which it may have a nap."""
+        process = self.process
+        if process is not None and process is not self._alone:
+            process.changes += 1
+            process.nap_s = self.naps.pop((process.name, process.changes), 0.0)
+
+    def interrupt(self) -> None:
+        """The process whose turn it is gets a signal."""
+        process = self.process
+        assert process is not None
+        process.signal_in = 0
 
     def wait(self, until: Callable[[], bool]) -> None:
         """Until this is true."""
