@@ -79,7 +79,8 @@ class _Connection:
             data = b""
         self._received += data
         if not data or self._is_whole():
-            return self.answer(int(self._received[9:12]) if data else LOST)
+            status = self._received[9:12] if data else b""
+            return self.answer(int(status) if status.isdigit() else LOST)
         return None
 
     def answer(self, status: int) -> Answer:

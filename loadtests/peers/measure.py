@@ -215,7 +215,8 @@ class _SetRun:
         if what.kind == "closed":
             answers = asker.closed(what, turn, seconds)
         else:
-            rate = OPEN * min(self.capacity[n] for n in (OURS, "bare") if n in self.capacity)
+            known = [self.capacity[n] for n in (OURS, "bare") if n in self.capacity]
+            rate = OPEN * min(known or self.capacity.values())
             if rate > SPARE * self.capacity[asker.name]:
                 self.result.notes.append(f"{asker.name} was not asked {rate:.0f} times a second")
                 return

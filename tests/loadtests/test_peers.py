@@ -143,7 +143,7 @@ def test_each_request_is_answered_once_however_the_answer_arrives(
         assert all(answer.latency_s > 0 for answer in answers.all)
 
 
-@pytest.mark.parametrize("piece", [b"", ANSWER[:5], ANSWER[:-1]])
+@pytest.mark.parametrize("piece", [b"", ANSWER[:5], ANSWER[:-1], b"?\r\n\r\n"])
 def test_an_answer_that_is_cut_off_is_a_failure_and_no_end(answering: Start, piece: bytes) -> None:
     answers = closed_loop(answering(piece, closes=True), asked(6), 2)
     assert [answer.status for answer in answers.all] == [LOST] * 6
