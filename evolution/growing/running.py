@@ -51,6 +51,7 @@ from evolution.state import StateError
 from evolution.tasks import NoSuchTask, Task, TaskError
 from evolution.training import forward_flops
 from model_store import AgentBusy, ModelStore, StoreError, StoreNotFound
+from model_store.names import require_name
 
 BASELINE_SHARE = 0.5  # of a task's time: it trains as long as all children together
 LEAST_BASELINE_S = 5.0  # with less it would have compiled, and not trained
@@ -104,6 +105,8 @@ class Growth:
     def run(self) -> None:
         """One task after the other; the errors of all of them come before anything is made."""
         tasks = self._asked.tasks
+        for name in tasks:
+            require_name("task", name)
         try:
             store = ModelStore(self._asked.store)
         except StoreNotFound:

@@ -207,32 +207,38 @@ def budgets(store):
 
 @pytest.fixture
 def begun(evolve, monkeypatch):
-    """Begins toy/a, and ends as if it had been killed after the first child."""
+    """Begins toy/a, and ends as if it had been killed after 30 s; then nothing is trained."""
 
     def begin(**asked):
-        def dies(*_):
+        def dies(search, *_):
+            search.progress.history.append({"iteration": 0, "seconds": 30.0})
+            search.save()
             raise RuntimeError("killed")
 
         with monkeypatch.context() as patched:
-            patched.setattr(Reasons, "line", dies)
+            patched.setattr(running, "follow", dies)
             with pytest.raises(RuntimeError, match="killed"):
                 evolve("toy/a", **asked)
+        monkeypatch.setattr(running, "follow", lambda search, *_: search.save())
 
     return begin
 
 
 def test_a_begun_run_takes_another_budget_and_says_so(evolve, begun, tmp_path):
-    begun(seconds=100, children=2)
+    """As the time in all: the baseline gets what the search has left of it."""
+    begun(seconds=100)
     before = budgets(tmp_path / "store")
     assert before == {"evolve/toy/a/1": 50, "evolve/toy/a/1/finetune-all": 50}
     told = evolve("toy/a", seconds=1000)
     assert "going on with run evolve/toy/a/1" in told and "within 17 min in all" in told
-    after = budgets(tmp_path / "store")
-    assert after["evolve/toy/a/1"] == 500 and 500 < after["evolve/toy/a/1/finetune-all"] <= 1000
+    assert budgets(tmp_path / "store") == {
+        "evolve/toy/a/1": 500,
+        "evolve/toy/a/1/finetune-all": 970,
+    }
 
 
 def test_a_begun_run_keeps_its_budget_where_none_is_given(evolve, begun, tmp_path):
-    begun(seconds=100, children=2)
+    begun(seconds=100)
     before = budgets(tmp_path / "store")
     assert "as it was begun" in evolve("toy/a")
     assert budgets(tmp_path / "store") == before
@@ -312,6 +318,12 @@ def test_an_unknown_task_names_the_nearest_and_makes_nothing(tmp_path, monkeypat
         run(Asked(("flowrs",), str(tmp_path / "store")), 0.0, lambda _: missing,
             machine=lambda: MACHINE)  # fmt: skip
     assert not (tmp_path / "store").exists()
+
+
+def test_a_name_that_is_no_tasks_is_refused_as_that(evolve, tmp_path):
+    ModelStore(tmp_path / "store", create=True)
+    with pytest.raises(GrowthError, match=r"^task 'my photos': expected"):
+        evolve("my photos", children=1)
 
 
 @pytest.mark.parametrize(
