@@ -23,6 +23,7 @@ from model_store.storage import (
     Unneeded,
 )
 
+LISTS = 5  # most of one directory, one after the other
 PAGED_BYTES = 2**16  # from here on memory comes in pages of its own, which go back at once
 _DIRECTORIES = (
     "tmp",
@@ -224,8 +225,8 @@ class LocalStorage:
     def names(self, directory: str) -> list[str]:
         """The names in a directory."""
         try:
-            return os.listdir(self._root / directory)
-        except (FileNotFoundError, NotADirectoryError):
+            return [entry.name for entry in self._entries(directory)]
+        except NotADirectoryError:
             return []
 
     def walk(self, directory: str) -> Iterator[Entry]:
@@ -245,9 +246,20 @@ class LocalStorage:
                     continue  # removed since it was listed
 
     def _entries(self, directory: str) -> "list[os.DirEntry[str]]":
+        """What is in a directory, by name, with all that was there all the time.
+
+        Some file systems (tmpfs, btrfs) leave a name out of a list while its file is replaced. So a
+        directory that changed meanwhile is listed again.
+        """
+        path, found = self._root / directory, dict[str, os.DirEntry[str]]()
         try:
-            with os.scandir(self._root / directory) as entries:
-                return sorted(entries, key=lambda entry: entry.name)
+            for _ in range(LISTS):
+                before = os.stat(path).st_mtime_ns
+                with os.scandir(path) as entries:
+                    found.update((entry.name, entry) for entry in entries)
+                if os.stat(path).st_mtime_ns == before:
+                    break
+            return [found[name] for name in sorted(found)]
         except FileNotFoundError:
             return []
         except OSError as error:

@@ -3,6 +3,8 @@
 import fcntl
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -114,3 +116,30 @@ def test_usage(tmp_path: Path) -> None:
     assert usage.stored == 2 * own + shared
     assert usage.ratio == usage.logical / usage.stored
     assert usage.disk == sum(f.stat().st_size for f in (Path(store.url) / "blobs/sha256").iterdir())
+
+
+def test_a_task_that_a_list_leaves_out_while_it_is_written_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on tmpfs and btrfs: a file that is replaced meanwhile is in no place of the list."""
+    store = new_store(tmp_path)
+    publish(store, "t", 1)
+    listed, last, left_out = os.scandir, "", 0
+
+    @contextmanager
+    def scandir(directory: Path) -> Iterator[list[os.DirEntry[str]]]:
+        nonlocal last, left_out
+        with listed(directory) as entries:
+            found = list(entries)
+        if {"refs", "copies"} & {*directory.parts} and str(directory) != last:
+            left_out += 1
+            os.utime(directory, ns=(left_out, left_out))  # as replacing a file does
+            found = []
+        last = str(directory)
+        yield found
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert store.gc(grace_s=0).removed == ()
+    assert left_out > 8
+    assert ModelStore(store.url).tasks() == ["t"]
+    assert store.verify() == []

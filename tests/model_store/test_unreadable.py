@@ -151,7 +151,7 @@ def test_a_listing_that_fails_is_an_outage_and_changes_nothing(
         raise OSError(errno.ESTALE, "stale") if not place.environment else GenericError("500")
 
     with monkeypatch.context() as patch:
-        for module, name in ((os, "listdir"), (os, "open"), (obstore, "get")):
+        for module, name in ((os, "scandir"), (os, "open"), (obstore, "get")):
             patch.setattr(module, name, fails)
         patch.setattr(obstore, "list_with_delimiter", fails)
         patch.setattr(obstore, "head", fails)
