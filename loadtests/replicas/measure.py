@@ -33,7 +33,8 @@ from loadtests.traffic import Requests, Traffic
 LAYERS, IMAGE_SIZE = 4, 32
 OWN = 0.03  # of all parameters
 CLIENTS = 16
-ROUNDS = 5
+ROUNDS = 3
+FIRST = 20  # tasks with which programs are got ready
 CONNECTIONS = (1, 2, 4, 8, 16, 32, 64)  # at which one gateway's rate is measured
 AT_ONCE = 4  # while tasks are loaded
 TRIES, AGAIN_S = 100, 0.1  # of a client that is not answered
@@ -57,7 +58,8 @@ class Setup:
 class Memory:
     """Bytes; of the processes of a gateway, what they share counted once (PSS)."""
 
-    empty: int  # a gateway without a task
+    empty: int  # a gateway on a store without tasks
+    ready: int  # one on the store, with all programs; without the components that it has loaded
     shared: int  # of the components that all tasks share
     own: int  # of the components of all tasks that they do not share
     alone: int  # one gateway with all tasks in memory
@@ -66,8 +68,8 @@ class Memory:
 
     @property
     def part(self) -> float:
-        """What a replica should take."""
-        return self.empty + self.shared + self.own / len(self.replicas)
+        """What a replica should hold of the components."""
+        return self.shared + self.own / len(self.replicas)
 
 
 @dataclass(slots=True)
@@ -116,8 +118,12 @@ def measure(setup: Setup, say: Callable[[str], None]) -> Result:
         runs = _Runs(setup, root, say)
         shared, own = runs.publish()
         with contextlib.ExitStack() as stack:
-            empty = stack.enter_context(runs.gateway("empty", 0))  # all are measured side by side
-            alone = stack.enter_context(runs.gateway("store", 0))
+            # Memory is measured side by side, so that each has the same part of common pages.
+            empty = stack.enter_context(runs.gateway("empty", 0))
+            ready = stack.enter_context(runs.gateway("store", 1, "ready"))
+            say("getting programs ready")
+            runs.get_ready(ready.port)
+            alone = stack.enter_context(runs.gateway("store", 0, "alone"))
             say("loading every task at one gateway")
             runs.load(alone.port)
             rates = runs.curve(alone.port)
@@ -132,6 +138,7 @@ def measure(setup: Setup, say: Callable[[str], None]) -> Result:
             answered = [_tasks(replica) for replica in replicas]
             memory = Memory(
                 empty.proportional_bytes(),
+                ready.proportional_bytes() - shared - FIRST * own,
                 shared,
                 own * setup.tasks,
                 alone.proportional_bytes(),
@@ -139,6 +146,7 @@ def measure(setup: Setup, say: Callable[[str], None]) -> Result:
                 [len(tasks) for tasks in answered],
             )
             empty.kill()
+            ready.kill()
             speed = runs.compare(alone, replicas, proxy)
             alone.kill()
             say("killing a replica under load")
@@ -171,15 +179,23 @@ class _Runs:
         own = sum(sizes[name] for name in system.own)
         return sum(sizes.values()) - own, own
 
-    def gateway(self, store: str, number: int) -> Gateway:
+    def gateway(self, store: str, number: int, name: str = "replica") -> Gateway:
         """A gateway on one core: the threads that it starts count the cores that it may use."""
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[number % len(cores)]})
         try:
-            home = self.root / f"home-{store}-{number}"
+            home = self.root / f"home-{name}-{store}-{number}"
             return Gateway(str(self.root / store), home, **SETTINGS)
         finally:
             os.sched_setaffinity(0, cores)
+
+    def get_ready(self, port: int) -> None:
+        """Asks for its first tasks in batches of all sizes."""
+        first = self.names[:FIRST]
+        asyncio.run(_ask_all(port, first))
+        for connections in CONNECTIONS:
+            tasks = itertools.cycle(first)
+            _drive(port, Requests(IMAGE_SIZE), tasks, connections, self.setup.seconds / 3)
 
     def load(self, port: int) -> None:
         """Asks for every task until it answers: the first ones wait for programs to be compiled.
@@ -195,13 +211,13 @@ class _Runs:
 
     def curve(self, port: int) -> dict[int, float]:
         """Answers per second of one gateway, by how many requests are always under way."""
-        rates: dict[int, float] = {}
-        for connections in CONNECTIONS:
-            self.say(f"one gateway, {connections} connections")
-            tasks = self._drawn(connections)
+        rates: dict[int, list[float]] = {connections: [] for connections in CONNECTIONS}
+        for turn, connections in itertools.product(range(ROUNDS), CONNECTIONS):
+            self.say(f"one gateway, {connections} connections, round {turn + 1} of {ROUNDS}")
+            tasks = self._drawn(turn)
             found = _drive(port, Requests(IMAGE_SIZE), tasks, connections, self.setup.seconds)
-            rates[connections] = found.rate
-        return rates
+            rates[connections].append(found.rate)
+        return {connections: statistics.median(found) for connections, found in rates.items()}
 
     def compare(
         self, alone: Gateway, replicas: Sequence[Gateway], proxy: Proxy

@@ -23,14 +23,17 @@ def render(setup: Setup, result: Result) -> Group:
 
 def _memory(result: Result) -> Iterator[tuple[str, str]]:
     memory = result.memory
-    yield "memory of a gateway without tasks", _mb(memory.empty)
+    yield "memory of a gateway on an empty store", _mb(memory.empty)
+    yield "on this store, all programs, no components", _mb(memory.ready)
     yield "components: shared, own of all tasks", f"{_mb(memory.shared)}, {_mb(memory.own)}"
     yield "memory of one gateway with all tasks", _mb(memory.alone)
-    yield "empty gateway + shared + its part", _mb(memory.part)
+    goal, floor = (memory.part + gateway for gateway in (memory.empty, memory.ready))
+    yield "goal: empty + shared + a part of the rest", _mb(goal)
+    yield "floor: programs + shared + a part of the rest", _mb(floor)
     for number, (size, tasks) in enumerate(zip(memory.replicas, memory.tasks, strict=True), 1):
         yield (
-            f"memory of replica {number}, {tasks} tasks; to that",
-            f"{_mb(size)}; {size / memory.part:.3f}",
+            f"replica {number}, {tasks} tasks; to goal; to floor",
+            f"{_mb(size)}; {size / goal:.2f}; {size / floor:.2f}",
         )
 
 
