@@ -13,6 +13,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from queue import LifoQueue
 from typing import Any
 
 import numpy as np
@@ -47,15 +48,16 @@ class OpenVinoBackend:
     def __init__(self, compilation_cache: str | None, threads: int) -> None:
         """`compilation_cache` is the folder that keeps compiled programs over restarts.
 
-        Each of `threads` runs programs by itself.
+        Each of `threads` runs programs by itself. Streams of OpenVINO's own would hand each run
+        over to another thread; here a program is made once for each thread that may run it.
         """
         self.streams = threads
         self._core = ov.Core()
         self.device = str(self._core.get_property("CPU", "FULL_DEVICE_NAME"))
         self._settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the processor has it
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": threads,
+            "INFERENCE_NUM_THREADS": 1,  # the one that calls
+            "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,  # the cores are shared with decoding and the event loop
         }
         # OpenVINO's own cache changes the locale of the whole process while it looks for a program.
@@ -74,32 +76,46 @@ class OpenVinoBackend:
         """Compiles, or loads what was compiled before."""
         key = hashlib.sha256(f"{self._version} {program} {rows} {stacked}".encode()).hexdigest()
         file = None if self._cache is None else self._cache / key
-        compiled = None if file is None else self._load(file)
-        cached = compiled is not None
-        if compiled is None:
+        blob = None if file is None else _kept(file)
+        first = None if blob is None else self._import(blob)
+        cached = first is not None
+        if first is None or blob is None:
             graph = openvino_graph.model(program, rows, stacked=stacked)
-            compiled = self._core.compile_model(graph, "CPU", self._settings)
+            first = self._core.compile_model(graph, "CPU", self._settings)
+            blob = first.export_model().getvalue()
             if file is not None:
-                _keep(file, compiled)
-        return Compiled(_runner(compiled, (rows, *program.result_shape), stacked=stacked), cached)
+                _keep(file, blob)
+        others = [
+            self._core.import_model(io.BytesIO(blob), "CPU", self._settings)
+            for _ in range(1, self.streams)
+        ]
+        run = _runner([first, *others], (rows, *program.result_shape), stacked=stacked)
+        return Compiled(run, cached)
 
-    def _load(self, file: Path) -> ov.CompiledModel | None:
-        """What was kept, if it is whole: OpenVINO would crash on bytes that are not."""
+    def _import(self, blob: bytes) -> ov.CompiledModel | None:
         try:
-            kept = file.read_bytes()
-            digest, blob = kept[:DIGEST_BYTES], kept[DIGEST_BYTES:]
-            if hashlib.sha256(blob).digest() != digest:
-                raise ValueError(f"expected bytes with the digest {digest.hex()}, found others")
             return self._core.import_model(io.BytesIO(blob), "CPU", self._settings)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, RuntimeError) as error:
-            logger.warning("event=program_not_loaded file=%s error=%r", file, error)
+        except RuntimeError as error:
+            logger.warning("event=program_not_loaded error=%r", error)
             return None
 
 
-def _keep(file: Path, compiled: ov.CompiledModel) -> None:
-    blob = compiled.export_model().getvalue()
+def _kept(file: Path) -> bytes | None:
+    """What was kept, if it is whole: OpenVINO would crash on bytes that are not."""
+    try:
+        kept = file.read_bytes()
+        digest, blob = kept[:DIGEST_BYTES], kept[DIGEST_BYTES:]
+        if hashlib.sha256(blob).digest() != digest:
+            raise ValueError(f"expected bytes with the digest {digest.hex()}, found others")
+        return blob
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        logger.warning("event=program_not_loaded file=%s error=%r", file, error)
+        return None
+
+
+def _keep(file: Path, blob: bytes) -> None:
     temporary = file.with_name(f"{file.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -109,23 +125,25 @@ def _keep(file: Path, compiled: ov.CompiledModel) -> None:
         logger.warning("event=program_not_kept file=%s error=%r", file, error)
 
 
-def _runner(compiled: ov.CompiledModel, shape: tuple[int, ...], *, stacked: bool) -> Run:
-    idle: list[tuple[ov.InferRequest, _Stack]] = []  # as many as ever ran at the same time
+def _runner(models: Sequence[ov.CompiledModel], shape: tuple[int, ...], *, stacked: bool) -> Run:
+    """Runs at most as many at the same time as there are models; who comes then waits."""
+    idle = LifoQueue[tuple[ov.InferRequest, _Stack]]()
+    for model in models:
+        idle.put((model.create_infer_request(), _Stack(shape[0])))
 
     def run(weights: Sequence[Sequence[_Placed]], x: F32) -> F32:
+        request, stack = idle.get()
         try:
-            request, stack = idle.pop()
-        except IndexError:
-            request, stack = compiled.create_infer_request(), _Stack(shape[0])
-        used = stack.fill(weights) if stacked else weights[0]
-        tensors = (tensor for placed in used for tensor in placed.tensors)
-        for index, tensor in enumerate(tensors, 1):
-            request.set_input_tensor(index, tensor)
-        request.set_input_tensor(0, ov.Tensor(x, shared_memory=True))
-        result = np.empty(shape, np.float32)
-        request.set_output_tensor(0, ov.Tensor(result, shared_memory=True))
-        request.infer()
-        idle.append((request, stack))
+            used = stack.fill(weights) if stacked else weights[0]
+            tensors = (tensor for placed in used for tensor in placed.tensors)
+            for index, tensor in enumerate(tensors, 1):
+                request.set_input_tensor(index, tensor)
+            request.set_input_tensor(0, ov.Tensor(x, shared_memory=True))
+            result = np.empty(shape, np.float32)
+            request.set_output_tensor(0, ov.Tensor(result, shared_memory=True))
+            request.infer()
+        finally:
+            idle.put((request, stack))
         return result
 
     return run

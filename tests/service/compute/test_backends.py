@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -191,6 +192,34 @@ def test_placed_arrays_are_the_programs_only_weights(compilations: str) -> None:
     assert apart(one, run(second, x)) > 0.01
     assert np.array_equal(one, kept)
     assert np.array_equal(run(first, x), kept)
+
+
+def test_runs_compute_in_the_threads_that_call(backends: tuple[Backend, Backend]) -> None:
+    """In two at the same time, and with equal answers: no run is handed over to another thread."""
+    backend = backends[1]
+    (program, _), *_ = cut(replace(TINY, width=192, heads=3, mlp_dim=768))[1:]
+    weights = [(backend.place("encoderblock", *trees_of(program, 0)),)]
+    x = inputs(program, 4)
+    run = backend.compile(program, 4, stacked=False).run
+    started = threading.Barrier(2, timeout=PATIENCE_S)
+
+    def several() -> tuple[float, np.ndarray]:
+        started.wait()
+        before = time.thread_time()
+        found = [np.array(run(weights, x)) for _ in range(200)]
+        seconds = time.thread_time() - before
+        assert all(np.array_equal(one, found[0]) for one in found)
+        return seconds, found[0]
+
+    def share() -> float:
+        before = time.process_time()
+        with ThreadPoolExecutor(2) as pool:
+            (mine, one), (yours, other) = pool.map(lambda _: several(), range(2))
+        assert np.array_equal(one, other)
+        return (mine + yours) / (time.process_time() - before)
+
+    # Other threads of the process may have work now and then.
+    assert any(share() > 0.9 for _ in range(20))
 
 
 def compiled_anew(folder: Path) -> Compiled:
