@@ -1,4 +1,4 @@
-"""Which back end the engine uses: the one asked for, or the faster one on this machine.
+"""Which back end the engine uses: the one asked for, or the cheaper one on this machine.
 
 JAX takes memory, and a second to import: a gateway that computes with OpenVINO never imports it.
 Where both have to be tried, another process does that.
@@ -30,7 +30,7 @@ TRIAL_S = 300.0  # before it is given up
 
 
 def choose(name: str, compilation_cache: str | None, threads: int) -> Backend:
-    """The back end of this name; for `auto` the faster one.
+    """The back end of this name; for `auto` the one that takes less of the processor.
 
     That is tried where the folder `compilation_cache` has no result yet, which is kept there:
     workers that start together may each try. Raises SettingsError where it cannot be used.
@@ -44,7 +44,7 @@ def choose(name: str, compilation_cache: str | None, threads: int) -> Backend:
             return jax
         jax.close()
     openvino = _openvino(compilation_cache, threads)
-    if name == "openvino" or _wins(openvino, compilation_cache, threads):
+    if name == "openvino" or _wins(openvino, compilation_cache):
         return openvino
     openvino.close()
     return _jax(compilation_cache)
@@ -79,21 +79,20 @@ def _openvino(compilation_cache: str | None, threads: int) -> Backend:
     return OpenVinoBackend(compilation_cache, threads)
 
 
-def _wins(openvino: Backend, folder: str | None, threads: int) -> bool:
-    """Whether OpenVINO answers the same as JAX, and more in the same time."""
+def _wins(openvino: Backend, folder: str | None) -> bool:
+    """Whether OpenVINO answers the same as JAX, with less of the processor."""
     record = None if folder is None else Path(folder) / "backend.json"
-    machine = [version("jax"), version("openvino"), openvino.device, threads]
+    machine = [version("jax"), version("openvino"), openvino.device]
     found = _read(record, machine)
     reason = "recorded"
     if found is None:
         reason = "measured"
-        tried = _try(folder, threads)
+        tried = _try(folder)
         if tried is None:
             return False
         found = {"machine": machine, **tried}
         _write(record, found)
-    # JAX has all cores for a batch, each stream of OpenVINO one.
-    wins = found["equal"] and found["openvino_s"] < found["jax_s"] * openvino.streams
+    wins = found["equal"] and found["openvino_s"] < found["jax_s"]
     logger.info(
         "event=backend chosen=%s reason=%s equal=%s jax_s=%.6f openvino_s=%.6f",
         *("openvino" if wins else "jax", reason),
@@ -102,9 +101,9 @@ def _wins(openvino: Backend, folder: str | None, threads: int) -> bool:
     return wins
 
 
-def _try(folder: str | None, threads: int) -> dict[str, Any] | None:
+def _try(folder: str | None) -> dict[str, Any] | None:
     """What `trial` finds, in a process of its own; None if that fails."""
-    command = [sys.executable, "-m", TRIAL, str(threads), *([folder] if folder else [])]
+    command = [sys.executable, "-m", TRIAL, *([folder] if folder else [])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         done = subprocess.run(
