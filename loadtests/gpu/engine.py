@@ -22,7 +22,8 @@ from loadtests.gpu.plans import (
     random_params,
     random_tree,
 )
-from service.compute import engine as engines
+from service.compute import programs
+from service.compute.engine import Engine
 from service.compute.paths import Component, LoadedPath, Row, Stage, Walk, cut
 from service.images import named
 from vit import Architecture, kind_of, shapes
@@ -34,14 +35,15 @@ class Loaded:
 
     def __init__(self, arch: Architecture, tasks: int, rows: int, tokens: int | None) -> None:
         """`tokens`: at most in one call, instead of the engine's own number."""
-        self.arch, self.usual = arch, engines.BUCKET_TOKENS
-        engines.BUCKET_TOKENS = tokens or self.usual
-        engines._buckets.cache_clear()
-        self.engine = engines.Engine(
-            MagicMock(), max_rows=rows, compilation_cache=None, backend="jax"
-        )
+        self.arch, self.usual = arch, programs.BUCKET_TOKENS
+        programs.BUCKET_TOKENS = tokens or self.usual
+        programs.buckets_of.cache_clear()
+        self.engine = Engine(MagicMock(), max_rows=rows, compilation_cache=None, backend="jax")
         if tokens:
-            self.engine.buckets = (1, rows)  # two programs of each kind, not one for each size
+            self.engine.programs.buckets = (
+                1,
+                rows,
+            )  # two programs of each kind, not one for each size
         shared = self._stages(random_params(arch), None)
         self.paths = [self._path(shared, task) for task in range(tasks)]
         for path in self.paths:
@@ -50,8 +52,8 @@ class Loaded:
     def close(self) -> None:
         """Ends its threads, and gives the engine's own number back."""
         self.engine.close()
-        engines.BUCKET_TOKENS = self.usual
-        engines._buckets.cache_clear()
+        programs.BUCKET_TOKENS = self.usual
+        programs.buckets_of.cache_clear()
 
     def _component(self, name: str, tree: Any) -> Component:
         classes = self.arch.num_classes if name == "head" else 0

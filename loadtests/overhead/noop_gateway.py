@@ -25,6 +25,8 @@ DECODED = Decoded(np.zeros((1, 1, 3), np.float32), b"")
 class NoEngine:
     """Takes the engine's place: loads nothing, compiles nothing, answers zeros."""
 
+    streams = 1
+
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
 

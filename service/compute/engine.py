@@ -1,9 +1,10 @@
 """One forward for rows of many tasks: rows are grouped by stage, equal prefixes computed once.
 
 Programs take weights as arguments, so their number depends neither on the number of tasks nor on
-depth: some per kind of stage and bucket. Stages that are small and each task's own, adapters and
-heads, run in one call for all tasks that wait at the same depth. A multipath row takes a walk for
-each of its sub-paths, which meets others like any walk; what they answer is mixed at the end.
+depth: some per kind of stage and bucket. Where all rows of a group go on together, a fused program
+takes several stages in one call. Stages that are small and each task's own, adapters and heads, run
+in one call for all tasks that wait at the same depth. A multipath row takes a walk for each of its
+sub-paths, which meets others like any walk; what they answer is mixed at the end.
 
 A row's result does not depend on its batch mates: bit for bit within a bucket, and to rounding
 (about 1e-6 where logits are about 1) between buckets, whose programs add in another order.
@@ -12,12 +13,9 @@ A row's result does not depend on its batch mates: bit for bit within a bucket, 
 from __future__ import annotations
 
 import functools
-import logging
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.compute import mixing, probe
-from service.compute.backends import Run
+from service.compute.backends import Chain
 from service.compute.backends.choice import choose
 from service.compute.paths import (
     Component,
@@ -38,15 +36,12 @@ from service.compute.paths import (
     Walk,
     padded_classes,
 )
+from service.compute.programs import Programs, buckets_of, split, tokens_of
 from service.errors import Told
 from service.images import Decoded
 from service.telemetry.metrics import Metrics
 from vit import Architecture, shapes
 
-logger = logging.getLogger(__name__)
-COMPILING_THREADS = 2
-BUCKET_TOKENS = 1024  # in one call at most: more would take memory and save nothing
-CALL_TOKENS = 16  # a call takes as long as so many tokens: its weights are read from memory
 SMALLEST = Architecture(
     width=1, heads=1, mlp_dim=1, patch_size=1, image_size=1, num_layers=0, num_classes=1
 )
@@ -102,17 +97,14 @@ class Engine:
         """
         self._backend = choose(backend, compilation_cache, threads)
         self._metrics = metrics
-        self.buckets = tuple(1 << i for i in range(max_rows.bit_length()))
-        self._programs: dict[tuple[Program, int, bool], Future[Run]] = {}
-        self._lock = threading.Lock()
+        self.programs = Programs(self._backend, metrics, max_rows)
         self.streams = self._backend.streams
         self._next, self._running = threading.Lock(), threading.Semaphore(self.streams)
-        self._pool = ThreadPoolExecutor(COMPILING_THREADS, thread_name_prefix="compile")
         metrics.describe(backend=self._backend.name, device=self._backend.device)
 
     def close(self) -> None:
         """Ends the compiling threads."""
-        self._pool.shutdown(cancel_futures=True)
+        self.programs.close()
         self._backend.close()
 
     def place(self, kind: str, tree: Any) -> Placed:
@@ -146,37 +138,8 @@ class Engine:
         stages = dict.fromkeys(stage for walk in path.walks for stage in walk.stages)
         for stage in stages:
             _check("+".join(stage.program.kinds), _shapes(stage.program), stage.components)
-        waiting: list[Future[Run]] = []
-        with self._lock:
-            for program in dict.fromkeys(stage.program for stage in stages):
-                for rows in _buckets(self.buckets, program):
-                    waiting.append(self._program(program, rows, stacked=False))
-                    if program.stackable and rows > 1:
-                        waiting.append(self._program(program, rows, stacked=True))
-        for compiling in waiting:
-            compiling.result()
-
-    def _program(self, program: Program, rows: int, *, stacked: bool) -> Future[Run]:
-        found = self._programs.get((program, rows, stacked))
-        if found is None or (found.done() and found.exception() is not None):
-            found = self._pool.submit(self._compile, program, rows, stacked=stacked)
-            self._programs[program, rows, stacked] = found
-        return found
-
-    def _compile(self, program: Program, rows: int, *, stacked: bool) -> Run:
-        started = time.monotonic()
-        compiled = self._backend.compile(program, rows, stacked=stacked)
-        source = "cache" if compiled.cached else "compiler"
-        self._metrics.compilations.labels(source).inc()
-        logger.info(
-            "event=program kinds=%s rows=%d stacked=%s source=%s seconds=%.3f",
-            "+".join(program.kinds),
-            rows,
-            stacked,
-            source,
-            time.monotonic() - started,
-        )
-        return compiled.run
+        for walk in path.walks:
+            self.programs.make(tuple(stage.program for stage in walk.stages))
 
     def probe(self, path: LoadedPath) -> None:
         """Runs one image through a warmed path, between two batches of a stream; blocks.
@@ -211,9 +174,7 @@ class Engine:
         computed = missing.total()
         while waiting:
             key = _next_key(waiting, missing)
-            group = waiting.pop(key)
-            missing[key] -= len(group)
-            self._run_group(group)
+            group = self._run_group(waiting.pop(key), missing)
             for node in group:
                 for child in node.children.values():
                     waiting.setdefault(child.key, []).append(child)
@@ -221,28 +182,65 @@ class Engine:
         shared = sum(len(walk.stages) for walk, _ in walks) - computed
         return [_logits(row.path, rest) for row in rows], shared
 
-    def _run_group(self, group: Sequence[_Node]) -> None:
+    def _run_group(self, group: Sequence[_Node], missing: Counter[Key]) -> Sequence[_Node]:
+        """Computes a group, and what a fused program takes along; returns what it ended with."""
         program = group[0].stage.program
-        split = _split(_buckets(self.buckets, program), _tokens(program), len(group))
+        parts = split(buckets_of(self.programs.buckets, program), tokens_of(program), len(group))
+        levels = self._levels(group, parts, missing)
+        for level in levels:
+            missing[level[0].key] -= len(level)
         start = 0
-        for bucket in split:
-            self._run_bucket(program, bucket, group[start : start + bucket])
+        for bucket in parts:
+            self._run_bucket(bucket, [level[start : start + bucket] for level in levels])
             start += bucket
-        self._metrics.padded_rows.inc(start - len(group))
+        self._metrics.padded_rows.inc((start - len(group)) * len(levels))
+        return levels[-1]
 
-    def _run_bucket(self, program: Program, bucket: int, nodes: Sequence[_Node]) -> None:
-        weights = [_arrays(nodes[0].stage)]
-        stacked = any(node.stage is not nodes[0].stage for node in nodes)
+    def _levels(
+        self, group: Sequence[_Node], parts: Sequence[int], missing: Counter[Key]
+    ) -> list[Sequence[_Node]]:
+        """The group, and behind it what can be computed in the same call."""
+        for chain in self.programs.chains(group[0].stage.program, parts):
+            if levels := _together(group, chain, missing):
+                return levels
+        return [group]
+
+    def _run_bucket(self, bucket: int, levels: Sequence[Sequence[_Node]]) -> None:
+        first, last = levels[0], levels[-1]
+        stages = [level[0].stage for level in levels]
+        weights = [_arrays(*stages)]
+        stacked = any(node.stage is not stages[0] for node in first)
         if stacked:
-            weights = [_arrays(node.stage) for node in nodes]
-            weights += weights[:1] * (bucket - len(nodes))
-        run = self._programs[program, bucket, stacked].result()
-        output = run(weights, _gather(nodes, bucket, program.row_shape))
-        for place, node in enumerate(nodes):
+            weights = [_arrays(node.stage) for node in first]
+            weights += weights[:1] * (bucket - len(first))
+        chain = tuple(stage.program for stage in stages)
+        run = self.programs.run(chain, bucket, stacked=stacked)
+        output = run(weights, _gather(first, bucket, chain[0].row_shape))
+        for place, node in enumerate(last):
             for child in node.children.values():
                 child.source, child.place = output, place
             if not node.children:
                 node.answer = np.asarray(output)[place]
+
+
+def _together(
+    group: Sequence[_Node], chain: Chain, missing: Counter[Key]
+) -> list[Sequence[_Node]] | None:
+    """A group and the groups behind it, where all its rows take these stages together."""
+    levels = [group]
+    stage = group[0].stage
+    if any(node.stage is not stage for node in group):
+        return None
+    for program in chain[1:]:
+        children = [child for node in levels[-1] for child in node.children.values()]
+        first = children[0]  # only a walk's last stage has none, and it is the chain's last too
+        alone = program.stackable or missing[first.key] == len(children)
+        if not alone or len(children) != len(group) or first.stage.program is not program:
+            return None
+        if any(child.stage is not first.stage for child in children):
+            return None
+        levels.append(children)
+    return levels
 
 
 def _check(what: str, expected: tuple[Shapes, ...], components: Sequence[Component]) -> None:
@@ -305,27 +303,8 @@ def _shapes(program: Program) -> tuple[Shapes, ...]:
     return tuple(_flat(shapes(program.shape, kind)) for kind in program.kinds)
 
 
-def _arrays(stage: Stage) -> tuple[Any, ...]:
-    return tuple(component.weights.arrays for component in stage.components)
-
-
-def _tokens(program: Program) -> int:
-    return program.tokens or program.shape.tokens
-
-
-@functools.cache
-def _buckets(buckets: tuple[int, ...], program: Program) -> tuple[int, ...]:
-    most = max(1, BUCKET_TOKENS // _tokens(program))
-    return tuple(bucket for bucket in buckets if bucket <= most)
-
-
-@functools.cache
-def _split(buckets: tuple[int, ...], tokens: int, rows: int) -> tuple[int, ...]:
-    """The cheapest buckets that hold so many rows; only the last may have padding."""
-    if rows <= 0:
-        return ()
-    options = [(bucket, *_split(buckets, tokens, rows - bucket)) for bucket in buckets[::-1]]
-    return min(options, key=lambda split: sum(CALL_TOKENS + tokens * bucket for bucket in split))
+def _arrays(*stages: Stage) -> tuple[Any, ...]:
+    return tuple(one.weights.arrays for stage in stages for one in stage.components)
 
 
 _Waiting = dict[Key, list[_Node]]

@@ -15,7 +15,7 @@ KEPT = 24  # batches
 ENOUGH = 4  # batches before a bucket's pace is believed
 # The smallest batch that reaches this part of the best throughput is large enough: beyond, rows
 # only wait longer.
-WORTHWHILE = 0.9
+WORTHWHILE = 0.97
 # Where light tasks come beside a flood, a batch may take so many times the seconds of one row, if
 # it then still reaches this part of the best throughput: forecasts allow for no less.
 SHORT, LEAST = 2.0, 0.5

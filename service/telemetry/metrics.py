@@ -132,6 +132,11 @@ class Metrics:
             "Programs made ready, by source: compiler, or the cache on disk.",
             "source",
         )
+        self.fusions = self._counter(
+            "munet_fused_programs_total",
+            "Programs for several stages made ready, by source: compiler, or the cache on disk.",
+            "source",
+        )
 
     def _loading(self) -> None:
         self.component_loads = self._counter(

@@ -12,7 +12,9 @@ from typing import Any, Protocol
 
 from service.compute.paths import Program
 
-# (weights, rows) -> results. Weights are one stage's, or in a stacked program each row's: for each
+Chain = tuple[Program, ...]  # stages that one program runs, one after the other; mostly one
+
+# (weights, rows) -> results. Weights are the chain's, or in a stacked program each row's: for each
 # component in order what `place` gave. Rows and results are arrays [rows, ...], of NumPy or of the
 # back end, which takes its own results as rows without a copy.
 Run = Callable[[Sequence[Sequence[Any]], Any], Any]
@@ -32,12 +34,13 @@ class Backend(Protocol):
     name: str
     device: str
     streams: int  # runs at the same time that are of use
+    fuses: bool  # whether programs of several stages pay, and answer the same bit for bit
 
     def place(self, kind: str, tree: Any) -> Any:
         """A component's arrays as programs take them; `tree` holds NumPy float32 of its own."""
         ...
 
-    def compile(self, program: Program, rows: int, *, stacked: bool) -> Compiled:
+    def compile(self, chain: Chain, rows: int, *, stacked: bool) -> Compiled:
         """The program for so many rows, with weights for all of them or, stacked, for each."""
         ...
 

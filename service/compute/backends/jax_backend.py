@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental.compilation_cache import compilation_cache as compilation_cache_of_jax
 
-from service.compute.backends import Compiled
+from service.compute.backends import Chain, Compiled
 from service.compute.paths import Program
 from vit import shapes
 from vit.components import apply
@@ -26,6 +26,7 @@ class JaxBackend:
 
     name = "jax"
     streams = 1  # a run takes what cores there are
+    fuses = False  # XLA would fuse operations across stages, and round otherwise
 
     def __init__(self, compilation_cache: str | None) -> None:
         """`compilation_cache` is the folder that keeps compiled programs over restarts."""
@@ -52,11 +53,12 @@ class JaxBackend:
         del kind
         return jax.device_put(tree)
 
-    def compile(self, program: Program, rows: int, *, stacked: bool) -> Compiled:
+    def compile(self, chain: Chain, rows: int, *, stacked: bool) -> Compiled:
         """Compiles, or loads what was compiled before."""
 
         def stage(trees: Sequence[Any], x: Array) -> Array:
-            for kind, tree in zip(program.kinds, trees, strict=True):
+            kinds = ((program, kind) for program in chain for kind in program.kinds)
+            for (program, kind), tree in zip(kinds, trees, strict=True):
                 x = _apply(program, kind, tree, x)
             return x
 
@@ -67,8 +69,8 @@ class JaxBackend:
         def shared(weights: Sequence[Sequence[Any]], x: Array) -> Array:
             return stage(weights[0], x)
 
-        weights = [tuple(shapes(program.shape, kind) for kind in program.kinds)]
-        x = jax.ShapeDtypeStruct((rows, *program.row_shape), jnp.float32)
+        weights = [tuple(shapes(p.shape, kind) for p in chain for kind in p.kinds)]
+        x = jax.ShapeDtypeStruct((rows, *chain[0].row_shape), jnp.float32)
         traced = jax.jit(each if stacked else shared).lower(weights * (rows if stacked else 1), x)
         self._compiling.hit = False
         return Compiled(traced.compile(), cached=self._compiling.hit)

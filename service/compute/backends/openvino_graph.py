@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.compute.backends import Chain
 from service.compute.backends.openvino_library import op, ov
 from service.compute.paths import Program
 from vit.parameters import LAYER_NORM_EPSILON
@@ -27,19 +28,20 @@ def layout(kind: str, tree: Any) -> list[F32]:
     return _LAYOUTS[kind](tree)
 
 
-def model(program: Program, rows: int, *, stacked: bool) -> ov.Model:
+def model(chain: Chain, rows: int, *, stacked: bool) -> ov.Model:
     """Parameters: the rows, then each component's arrays; the result: rows of what comes out.
 
     Arrays of a stackable program are [sets, ...], one set for all rows or, stacked, for each.
     """
     sets = rows if stacked else 1
-    x = op.parameter([rows, *program.row_shape], np.float32)
+    x = op.parameter([rows, *chain[0].row_shape], np.float32)
     parameters, result = [x], x
-    for kind in program.kinds:
-        mine = [op.parameter(shape, np.float32) for shape in _shapes(program, kind, sets)]
-        parameters += mine
-        result = _GRAPHS[kind](program, rows, sets, result, mine)
-    result = _reshape(result, rows, *program.result_shape)
+    for program in chain:
+        for kind in program.kinds:
+            mine = [op.parameter(shape, np.float32) for shape in _shapes(program, kind, sets)]
+            parameters += mine
+            result = _GRAPHS[kind](program, rows, sets, result, mine)
+        result = _reshape(result, rows, *program.result_shape)
     return ov.Model([result], parameters)  # pyright: ignore[reportGeneralTypeIssues]
 
 
@@ -180,13 +182,6 @@ def _posembed(program: Program, rows: int, sets: int, x: Node, mine: Sequence[No
     return x
 
 
-def _mixed(scores: Node, value: Node, tokens: int) -> Node:
-    """[rows, heads, queries, tokens] and [rows, heads, tokens, d] -> [rows, queries, heads, d]"""
-    if tokens == 2:  # OpenVINO 2026.4 fuses the form below to a kernel that is wrong for two
-        return op.transpose(op.matmul(value, scores, True, True), _ints(0, 3, 1, 2))
-    return op.transpose(op.matmul(scores, value, False, False), _ints(0, 2, 1, 3))
-
-
 _ACTIVATIONS: dict[str, Callable[[Node], Node]] = {
     "gelu_tanh": lambda x: op.gelu(x, "tanh"),
     "gelu": lambda x: op.gelu(x, "erf"),
@@ -218,7 +213,8 @@ def _encoderblock(program: Program, rows: int, sets: int, x: Node, mine: Sequenc
         query = op.gather(query, _ints(0), _ints(2))
         x = _reshape(op.gather(_reshape(x, rows, tokens, w), _ints(0), _ints(1)), rows, w)
     query = op.multiply(query, op.constant(np.float32((w // shape.heads) ** -0.5)))
-    mixed = _mixed(op.softmax(op.matmul(query, key, False, True), -1), value, tokens)
+    scores = op.softmax(op.matmul(query, key, False, True), -1)
+    mixed = op.transpose(op.matmul(scores, value, False, False), _ints(0, 2, 1, 3))
     n = rows * queries
     x = op.add(x, _linear(_reshape(mixed, n, w), n, mine[1], w, w, out_bias))
     normed = _norm(x, scale2, bias2, shape.norm_epsilon)

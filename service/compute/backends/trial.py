@@ -36,7 +36,7 @@ def measure(jax: Backend, openvino: Backend) -> dict[str, Any]:
     x = rng.standard_normal((SAMPLE_ROWS, *program.row_shape), np.float32)
     runs = {
         backend.name: (
-            backend.compile(program, SAMPLE_ROWS, stacked=False).run,
+            backend.compile((program,), SAMPLE_ROWS, stacked=False).run,
             [(backend.place("encoderblock", tree),)],
         )
         for backend in (jax, openvino)

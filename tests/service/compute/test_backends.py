@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax._src import compilation_cache as jax_cache
 
-from service.compute.backends import Backend, Compiled, trial
+from service.compute.backends import Backend, Chain, Compiled, trial
 from service.compute.backends.choice import choose
 from service.compute.backends.jax_backend import JaxBackend
 from service.compute.backends.openvino_backend import OpenVinoBackend
@@ -77,7 +77,7 @@ def results(
         )
         for seed in range(rows if stacked else 1)
     ]
-    run = backend.compile(program, rows, stacked=stacked).run
+    run = backend.compile((program,), rows, stacked=stacked).run
     found = np.array(run(weights, x))
     for _ in range(3):  # a wrong kernel may be right once
         np.testing.assert_array_equal(np.asarray(run(weights, x)), found)
@@ -159,7 +159,9 @@ def test_a_stacked_program_equals_one_call_for_each(backends: tuple[Backend, Bac
             for row in range(3):
                 trees = trees_of(program, row)
                 placed = tuple(map(backend.place, program.kinds, trees))
-                alone = backend.compile(program, 1, stacked=False).run([placed], x[row : row + 1])
+                alone = backend.compile((program,), 1, stacked=False).run(
+                    [placed], x[row : row + 1]
+                )
                 assert apart(together[row : row + 1], np.asarray(alone)) < BOUND
 
 
@@ -172,7 +174,7 @@ def test_a_result_keeps_its_bits_at_every_place_and_beside_any_mates(
         for program, _ in cut(arch):
             mine, found = inputs(program, 1, seed=99)[0], []
             weights = [tuple(map(backend.place, program.kinds, trees_of(program, 0)))]
-            run = backend.compile(program, 8, stacked=False).run
+            run = backend.compile((program,), 8, stacked=False).run
             for place in range(8):
                 x = inputs(program, 8, seed=place)
                 x[place] = mine
@@ -184,7 +186,7 @@ def test_placed_arrays_are_the_programs_only_weights(compilations: str) -> None:
     """One program, two components; and a result outlives the next call."""
     backend = OpenVinoBackend(compilations, 2)
     program, _ = cut(TINY)[1]
-    run = backend.compile(program, 1, stacked=False).run
+    run = backend.compile((program,), 1, stacked=False).run
     x = inputs(program, 1)
     first, second = ([(backend.place("encoderblock", trees_of(program, i)[0]),)] for i in (1, 2))
     one = run(first, x)
@@ -200,7 +202,7 @@ def test_runs_compute_in_the_threads_that_call(backends: tuple[Backend, Backend]
     (program, _), *_ = cut(replace(TINY, width=192, heads=3, mlp_dim=768))[1:]
     weights = [(backend.place("encoderblock", *trees_of(program, 0)),)]
     x = inputs(program, 4)
-    run = backend.compile(program, 4, stacked=False).run
+    run = backend.compile((program,), 4, stacked=False).run
     started = threading.Barrier(2, timeout=PATIENCE_S)
 
     def several() -> tuple[float, np.ndarray]:
@@ -224,7 +226,7 @@ def test_runs_compute_in_the_threads_that_call(backends: tuple[Backend, Backend]
 
 def compiled_anew(folder: Path) -> Compiled:
     program, _ = cut(TINY)[1]
-    return OpenVinoBackend(str(folder), 2).compile(program, 2, stacked=False)
+    return OpenVinoBackend(str(folder), 2).compile((program,), 2, stacked=False)
 
 
 def test_a_program_is_compiled_once_and_then_loaded(tmp_path: Path) -> None:
@@ -272,10 +274,10 @@ class Waiting:
     def place(self, kind: str, tree: Any) -> Any:
         return kind, tree
 
-    def compile(self, program: Program, rows: int, *, stacked: bool) -> Compiled:
+    def compile(self, chain: Chain, rows: int, *, stacked: bool) -> Compiled:
         def run(weights: Any, x: Any) -> np.ndarray:
             time.sleep(self._seconds)
-            return np.zeros((rows, *program.result_shape))
+            return np.zeros((rows, *chain[-1].result_shape))
 
         return Compiled(run, cached=False)
 
@@ -300,7 +302,7 @@ from service.compute.paths import cut
 from tests.service.systems import TINY
 backend = choose("auto", {str(tmp_path)!r}, 2)
 assert backend.name == "openvino"
-backend.compile(cut(TINY)[0][0], 1, stacked=False)
+backend.compile((cut(TINY)[0][0],), 1, stacked=False)
 print(*[name for name in ("jax", "flax", "scipy") if name in sys.modules])
 """
     done = subprocess.run(
@@ -373,7 +375,7 @@ before = locale.setlocale(locale.LC_ALL)
 backend = OpenVinoBackend({str(tmp_path)!r}, 2)
 programs = [program for program, _ in cut(TINY)] * 4
 with ThreadPoolExecutor(4) as pool:
-    list(pool.map(lambda program: backend.compile(program, 1, stacked=False), programs))
+    list(pool.map(lambda program: backend.compile((program,), 1, stacked=False), programs))
 assert locale.setlocale(locale.LC_ALL) == before
 assert sys.modules["openvino_telemetry"] is None
 """
@@ -412,7 +414,7 @@ def test_programs_that_are_compiled_at_once_are_all_kept(
     def cached() -> list[bool]:
         backend = JaxBackend(str(tmp_path))
         with ThreadPoolExecutor(2) as pool:
-            made = pool.map(lambda one: backend.compile(one, 1, stacked=False), programs)
+            made = pool.map(lambda one: backend.compile((one,), 1, stacked=False), programs)
             found = [one.cached for one in made]
         backend.close()
         return found

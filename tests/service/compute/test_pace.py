@@ -53,7 +53,7 @@ def test_where_light_tasks_come_a_batch_takes_twice_the_time_of_a_row() -> None:
 
 
 def test_that_is_never_more_than_pays_nor_less_than_half_of_the_throughput() -> None:
-    saturated = learn(Pace(8), {1: 0.3, 2: 0.31, 4: 0.32, 8: 0.58})
+    saturated = learn(Pace(8), {1: 0.3, 2: 0.31, 4: 0.32, 8: 0.63})
     assert saturated.limit(7) == saturated.limit(7, considerate=True) == 4
     edge = learn(Pace(8), {1: 0.3, 2: 0.61, 4: 0.65, 8: 0.9})
     assert edge.limit(9, considerate=True) == 4

@@ -1,0 +1,159 @@
+"""The engine's compiled programs: one for each kind of stage and bucket, and fused ones.
+
+A fused program runs several stages in one call. It has the very operations of the single ones, so
+its answers are theirs bit for bit; what it saves is the way in and out of each call. Nothing waits
+for it: it is made in the background when the first path that it is good for has been loaded.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from service.compute.backends import Backend, Chain, Run
+from service.compute.paths import Program
+from service.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+COMPILING_THREADS = 2
+BUCKET_TOKENS = 1024  # in one call at most: more would take memory and save nothing
+CALL_TOKENS = 16  # a call takes as long as so many tokens: its weights are read from memory
+FUSED = 4  # equal stages of a fused program
+MOST_FUSED = 96  # stages in all fused programs: each takes about 0.8 MB
+LEAST_PRIORITY = 19  # of a thread
+
+_Name = tuple[Chain, int, bool]  # stages, rows, stacked
+
+
+class Programs:
+    """All programs of one back end; safe to call from several threads."""
+
+    def __init__(self, backend: Backend, metrics: Metrics, max_rows: int) -> None:
+        """Programs are for 1, 2, 4 ... `max_rows` rows, a power of two."""
+        self._backend = backend
+        self._metrics = metrics
+        self.buckets = tuple(1 << i for i in range(max_rows.bit_length()))
+        self._programs: dict[_Name, Future[Run]] = {}
+        self._chains: dict[Program, list[Chain]] = {}  # that begin with this; the longest first
+        self._fused_stages = 0
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(COMPILING_THREADS, thread_name_prefix="compile")
+        self._background = ThreadPoolExecutor(
+            1, thread_name_prefix="fuse", initializer=_with_least_priority
+        )
+
+    def close(self) -> None:
+        """Ends the compiling threads."""
+        self._background.shutdown(cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)
+
+    def make(self, walk: Chain) -> None:
+        """Makes every program for the stages of a walk; blocks until the single ones are there."""
+        waiting: list[Future[Run]] = []
+        with self._lock:
+            for program in dict.fromkeys(walk):
+                for rows in buckets_of(self.buckets, program):
+                    waiting.append(self._single(program, rows, stacked=False))
+                    if program.stackable and rows > 1:
+                        waiting.append(self._single(program, rows, stacked=True))
+        for compiling in waiting:
+            compiling.result()
+        if self._backend.fuses:
+            with self._lock:
+                self._fuse(walk)
+
+    def _single(self, program: Program, rows: int, *, stacked: bool) -> Future[Run]:
+        name = ((program,), rows, stacked)
+        found = self._programs.get(name)
+        if found is None or (found.done() and found.exception() is not None):
+            found = self._programs[name] = self._pool.submit(self._compile, *name)
+        return found
+
+    def _compile(self, chain: Chain, rows: int, stacked: bool) -> Run:
+        started = time.monotonic()
+        compiled = self._backend.compile(chain, rows, stacked=stacked)
+        source = "cache" if compiled.cached else "compiler"
+        counter = self._metrics.compilations if len(chain) == 1 else self._metrics.fusions
+        counter.labels(source).inc()
+        logger.info(
+            "event=program kinds=%s rows=%d stacked=%s source=%s seconds=%.3f",
+            "+".join(kind for program in chain for kind in program.kinds),
+            rows,
+            stacked,
+            source,
+            time.monotonic() - started,
+        )
+        return compiled.run
+
+    def _fuse(self, walk: Chain) -> None:
+        for chain, rows in _fusable(walk, self.buckets):
+            name = (chain, rows, False)
+            if name not in self._programs and self._fused_stages + len(chain) <= MOST_FUSED:
+                self._fused_stages += len(chain)
+                self._programs[name] = self._background.submit(self._compile_fused, *name)
+                chains = {*self._chains.get(chain[0], ()), chain}
+                self._chains[chain[0]] = sorted(chains, key=len, reverse=True)
+
+    def _compile_fused(self, chain: Chain, rows: int, stacked: bool) -> Run:
+        try:
+            return self._compile(chain, rows, stacked)
+        except Exception as error:  # single programs go on to answer
+            logger.warning("event=program_not_fused stages=%d error=%r", len(chain), error)
+            raise
+
+    def chains(self, first: Program, parts: Sequence[int]) -> Iterator[Chain]:
+        """The stages of fused programs that begin with this one, ready for each of these numbers of
+        rows; the longest first.
+        """
+        for chain in self._chains.get(first, ()):
+            if all(self._is_ready((chain, rows, False)) for rows in parts):
+                yield chain
+
+    def _is_ready(self, name: _Name) -> bool:
+        found = self._programs.get(name)
+        return found is not None and found.done() and found.exception() is None
+
+    def run(self, chain: Chain, rows: int, *, stacked: bool) -> Run:
+        """A program that was made."""
+        return self._programs[chain, rows, stacked].result()
+
+
+def _with_least_priority() -> None:
+    """For the calling thread: batches go first."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LEAST_PRIORITY)
+
+
+def _fusable(walk: Chain, buckets: tuple[int, ...]) -> Iterator[tuple[Chain, int]]:
+    """What is worth to be fused for a walk: runs of equal stages, and all of it for one row."""
+    for program in dict.fromkeys(walk):
+        chain = (program,) * FUSED
+        if any(walk[i : i + FUSED] == chain for i in range(len(walk))):
+            for rows in buckets_of(buckets, program):
+                yield chain, rows
+    yield walk, 1
+
+
+@functools.cache
+def buckets_of(buckets: tuple[int, ...], program: Program) -> tuple[int, ...]:
+    """The buckets for which a stage has programs."""
+    most = max(1, BUCKET_TOKENS // tokens_of(program))
+    return tuple(bucket for bucket in buckets if bucket <= most)
+
+
+def tokens_of(program: Program) -> int:
+    """Tokens of one row."""
+    return program.tokens or program.shape.tokens
+
+
+@functools.cache
+def split(buckets: tuple[int, ...], tokens: int, rows: int) -> tuple[int, ...]:
+    """The cheapest buckets that hold a number of rows; only the last may have padding."""
+    if rows <= 0:
+        return ()
+    options = [(bucket, *split(buckets, tokens, rows - bucket)) for bucket in buckets[::-1]]
+    return min(options, key=lambda found: sum(CALL_TOKENS + tokens * bucket for bucket in found))
