@@ -65,7 +65,7 @@ def copy_document(store: ModelStore, task: str, copy: str) -> None:
 def write_value(store: ModelStore, key: str, value: Any) -> None:
     """Let a document say something, whether or not that makes sense."""
     for place in (key, copy_key(key)):
-        (Path(store.url) / place).write_bytes(Document(value).to_bytes(place))
+        (Path(store.url) / place).write_bytes(Document(value, count=1).to_bytes(place))
 
 
 def blob_file(store: ModelStore, digest: str) -> Path:
