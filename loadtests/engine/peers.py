@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store.tensors import encode
 from vit import Architecture
 
 F32 = NDArray[np.float32]
@@ -66,88 +67,13 @@ def _attention(tree: Any, width: int) -> tuple[F32, F32, F32, F32]:
     return kernel, bias, heads["out"]["kernel"].reshape(-1, width), heads["out"]["bias"]
 
 
-class _Graph:
-    """An ONNX graph under construction; each call adds a node and names its result."""
-
-    def __init__(self) -> None:
-        from onnx import helper, numpy_helper  # pyright: ignore[reportMissingImports]
-
-        self.helper, self._arrays = helper, numpy_helper
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
-
-    def constant(self, value: Any) -> str:
-        name = f"constant{len(self.constants)}"
-        self.constants.append(self._arrays.from_array(np.array(value, order="C"), name))
-        return name
-
-    def add(self, kind: str, *inputs: Any, **attributes: Any) -> str:
-        names = [one if isinstance(one, str) else self.constant(one) for one in inputs]
-        name = f"{kind}{len(self.nodes)}"
-        self.nodes.append(self.helper.make_node(kind, names, [name], **attributes))
-        return name
-
-    def norm(self, x: str, tree: Any) -> str:
-        options = {"axis": -1, "epsilon": EPSILON}
-        return self.add("LayerNormalization", x, tree["scale"], tree["bias"], **options)
-
-    def linear(self, x: str, kernel: F32, bias: F32) -> str:
-        return self.add("Add", self.add("MatMul", x, kernel), bias)
-
-    def dense(self, x: str, tree: Any) -> str:
-        return self.linear(x, tree["kernel"], tree["bias"])
-
-    def gelu(self, x: str) -> str:
-        return self.add("Gelu", x, approximate="tanh")
-
-    def block(self, arch: Architecture, rows: int, x: str, tree: Any) -> str:
-        width, size = arch.width, arch.width // arch.heads
-        kernel, bias, out_kernel, out_bias = _attention(tree, width)
-        y = self.linear(self.norm(x, tree["LayerNorm_0"]), kernel, bias)
-        y = self.add("Reshape", y, np.array([rows, arch.tokens, 3, arch.heads, size]))
-        y = self.add("Transpose", y, perm=[2, 0, 3, 1, 4])
-        query, key, value = (self.add("Gather", y, np.array(i), axis=0) for i in range(3))
-        scores = self.add(
-            "MatMul",
-            self.add("Mul", query, np.float32(size**-0.5)),
-            self.add("Transpose", key, perm=[0, 1, 3, 2]),
-        )
-        y = self.add("MatMul", self.add("Softmax", scores, axis=-1), value)
-        y = self.add("Transpose", y, perm=[0, 2, 1, 3])
-        y = self.add("Reshape", y, np.array([rows, arch.tokens, width]))
-        x = self.add("Add", x, self.linear(y, out_kernel, out_bias))
-        mlp = tree["MlpBlock_0"]
-        y = self.gelu(self.dense(self.norm(x, tree["LayerNorm_1"]), mlp["Dense_0"]))
-        return self.add("Add", x, self.dense(y, mlp["Dense_1"]))
-
-
 def _onnx(arch: Architecture, tree: Mapping[str, Any], rows: int) -> bytes:
     """The network as an ONNX model of a fixed number of rows, the form that optimises best."""
-    graph = _Graph()
-    kernel = tree["embedding"]["kernel"].transpose(3, 2, 0, 1)
-    x = graph.add("Transpose", "images", perm=[0, 3, 1, 2])
-    strides = [arch.patch_size] * 2
-    x = graph.add("Conv", x, kernel, tree["embedding"]["bias"], strides=strides)
-    x = graph.add("Reshape", x, np.array([rows, arch.width, -1]))
-    x = graph.add("Transpose", x, perm=[0, 2, 1])
-    x = graph.add("Concat", np.repeat(tree["cls"], rows, axis=0), x, axis=1)
-    x = graph.add("Add", x, tree["posembed_input"]["pos_embedding"])
-    for i in range(arch.num_layers):
-        if i in arch.adapters:
-            own = tree[f"residual_adapter_{i}"]
-            y = graph.gelu(graph.dense(graph.norm(x, own["LayerNorm_0"]), own["Dense_0"]))
-            x = graph.add("Add", x, graph.dense(y, own["Dense_1"]))
-        x = graph.block(arch, rows, x, tree[f"encoderblock_{i}"])
-    x = graph.add("Gather", x, np.array(0), axis=1)
-    graph.dense(graph.norm(x, tree["encoder_norm"]), tree["head"])
-    helper, float32 = graph.helper, 1  # of onnx.TensorProto
-    size = arch.image_size
-    images = helper.make_tensor_value_info("images", float32, [rows, size, size, 3])
-    last = graph.nodes[-1].output[0]
-    logits = helper.make_tensor_value_info(last, float32, [rows, arch.num_classes])
-    made = helper.make_graph(graph.nodes, "vit", [images], [logits], graph.constants)
-    opsets = [helper.make_opsetid("", 20)]
-    return helper.make_model(made, opset_imports=opsets, ir_version=9).SerializeToString()
+    from loadtests.peers.apps.export import model, read  # it needs onnx
+
+    trees = {name: read(encode(component)) for name, component in tree.items()}
+    plan = {**arch.to_json(), "norm_epsilon": arch.norm_epsilon}
+    return model(plan, arch.component_names, trees, rows).SerializeToString()
 
 
 class _Torch:
@@ -165,9 +91,6 @@ class _Torch:
         self._positions = self._tensor(tree["posembed_input"]["pos_embedding"])
         self._steps: list[Callable[[Any], Any]] = []
         for i in range(arch.num_layers):
-            if i in arch.adapters:
-                own = tree[f"residual_adapter_{i}"]
-                self._steps.append(self._bottleneck(own["LayerNorm_0"], own))
             self._steps.append(self._block(tree[f"encoderblock_{i}"]))
         self._last = self._norm(tree["encoder_norm"]), self._dense(tree["head"])
 

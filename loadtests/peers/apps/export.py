@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
-from safetensors.numpy import load_file
+from safetensors.numpy import load
 
 OPSET, IR_VERSION = 20, 9
 Tree = Mapping[str, Any]  # "MlpBlock_0/Dense_0/kernel" -> array
@@ -112,19 +112,34 @@ class Graph:
         """Logits."""
         return self._linear(x, tree["kernel"], tree["bias"])
 
-    def model(self, source: str, source_shape: Sequence[int], x: str, shape: Sequence[int]) -> Any:
-        """The file's bytes; of any number of rows."""
-        first = helper.make_tensor_value_info(source, TensorProto.FLOAT, ["rows", *source_shape])
-        last = helper.make_tensor_value_info(x, TensorProto.FLOAT, ["rows", *shape])
+    def model(
+        self,
+        source: str,
+        source_shape: Sequence[int],
+        x: str,
+        shape: Sequence[int],
+        rows: int | str,
+    ) -> Any:
+        """From one tensor to another, each of these shapes behind its rows."""
+        first = helper.make_tensor_value_info(source, TensorProto.FLOAT, [rows, *source_shape])
+        last = helper.make_tensor_value_info(x, TensorProto.FLOAT, [rows, *shape])
         made = helper.make_graph(self.nodes, "vit", [first], [last], self.constants)
         opsets = [helper.make_opsetid("", OPSET)]
         return helper.make_model(made, opset_imports=opsets, ir_version=IR_VERSION)
 
 
-def write(
-    file: Path, arch: Mapping[str, Any], names: Sequence[str], trees: Mapping[str, Tree]
-) -> None:
-    """A model of consecutive components."""
+def read(component: bytes) -> Tree:
+    """The arrays of a component as it is stored."""
+    return load(component)
+
+
+def model(
+    arch: Mapping[str, Any],
+    names: Sequence[str],
+    trees: Mapping[str, Tree],
+    rows: int | str = "rows",
+) -> Any:
+    """A model of consecutive components, for any number of rows unless it is given."""
     graph = Graph(arch)
     images, tokens = (arch["image_size"], arch["image_size"], 3), (graph.tokens, arch["width"])
     whole = names[0] == "embedding"
@@ -132,7 +147,14 @@ def write(
     for name in names:
         x = graph.component(name, x, trees[name])
     last = (arch["num_classes"],) if names[-1] == "head" else tokens
-    file.write_bytes(graph.model(source, images if whole else tokens, x, last).SerializeToString())
+    return graph.model(source, images if whole else tokens, x, last, rows)
+
+
+def write(
+    file: Path, arch: Mapping[str, Any], names: Sequence[str], trees: Mapping[str, Tree]
+) -> None:
+    """The model's file."""
+    file.write_bytes(model(arch, names, trees).SerializeToString())
 
 
 def main(plan_file: Path, folders: Sequence[str]) -> None:
@@ -144,7 +166,7 @@ def main(plan_file: Path, folders: Sequence[str]) -> None:
         (plan_file.parent / folder).mkdir()
     common: dict[str, Tree] = {}
     for task, files in plan["tasks"].items():
-        trees = {name: common.get(name) or load_file(files[name]) for name in names}
+        trees = {name: common.get(name) or read(Path(files[name]).read_bytes()) for name in names}
         if not common:
             common = {name: trees[name] for name in names[:shared]}
             if "tails" in folders:
