@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from service.tasks.eviction import NoRoom, Recency
 from service.tasks.loading import FIRST_RETRY_S, LONGEST_RETRY_S, Loader, Slot
 from service.telemetry.metrics import Metrics
 from tests.service.systems import publish
-from tests.service.waiting import eventually
+from tests.service.waiting import PATIENCE_S, eventually
 
 
 class Store:
@@ -275,8 +276,10 @@ def test_requests_and_evictions_at_once_disturb_neither(world: Store) -> None:
     thread.start()
 
     async def ask() -> None:
-        for turn in range(2000):
+        end, turn = time.monotonic() + PATIENCE_S, 0
+        while turn < 2000 or not (world.value("munet_evictions_total") or time.monotonic() > end):
             await catalog.acquire(names[turn % 4])
+            turn += 1
 
     try:
         asyncio.run(ask())
