@@ -21,7 +21,7 @@ from service.compute.admission import Admission, Limits
 from service.compute.decoders import Threads
 from service.compute.fair_queue import Ask, FairQueue
 from service.compute.pace import Pace
-from service.compute.priority import give_way
+from service.compute.priority import BATCH, give_way
 from service.compute.request import Done, Outcome, Request, State, settle, split
 from service.errors import DeadlineExceeded, GatewayError, InternalError, Unavailable
 
@@ -335,7 +335,7 @@ class Batcher(Generic[RowT, AnswerT]):
             thread.start()
 
     def _loop(self, stream: int) -> None:
-        give_way()
+        give_way(BATCH)
         while not self._stopping:
             self.step(stream=stream)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from service.compute.backends import Backend, Chain, Run
 from service.compute.paths import Program
+from service.compute.priority import BACKGROUND, give_way
 from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -24,8 +24,7 @@ COMPILING_THREADS = 2
 BUCKET_TOKENS = 1024  # in one call at most: more would take memory and save nothing
 CALL_TOKENS = 16  # a call takes as long as so many tokens: its weights are read from memory
 FUSED = 4  # equal stages of a fused program
-MOST_FUSED = 96  # stages in all fused programs: each takes about 0.8 MB
-LEAST_PRIORITY = 19  # of a thread
+MOST_FUSED = 96  # stages in all fused programs: each takes about 0.8 MB, for each stream
 
 _Name = tuple[Chain, int, bool]  # stages, rows, stacked
 
@@ -39,12 +38,12 @@ class Programs:
         self._metrics = metrics
         self.buckets = tuple(1 << i for i in range(max_rows.bit_length()))
         self._programs: dict[_Name, Future[Run]] = {}
-        self._chains: dict[Program, list[Chain]] = {}  # that begin with this; the longest first
-        self._fused_stages = 0
+        # By the first stage, the longest first: fused programs that are ready, for which rows.
+        self._fused: dict[Program, list[tuple[Chain, frozenset[int]]]] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(COMPILING_THREADS, thread_name_prefix="compile")
         self._background = ThreadPoolExecutor(
-            1, thread_name_prefix="fuse", initializer=_with_least_priority
+            1, thread_name_prefix="fuse", initializer=give_way, initargs=(BACKGROUND,)
         )
 
     def close(self) -> None:
@@ -71,10 +70,11 @@ class Programs:
         name = ((program,), rows, stacked)
         found = self._programs.get(name)
         if found is None or (found.done() and found.exception() is not None):
-            found = self._programs[name] = self._pool.submit(self._compile, *name)
+            found = self._pool.submit(self._compile, (program,), rows, stacked=stacked)
+            self._programs[name] = found
         return found
 
-    def _compile(self, chain: Chain, rows: int, stacked: bool) -> Run:
+    def _compile(self, chain: Chain, rows: int, *, stacked: bool) -> Run:
         started = time.monotonic()
         compiled = self._backend.compile(chain, rows, stacked=stacked)
         source = "cache" if compiled.cached else "compiler"
@@ -90,42 +90,40 @@ class Programs:
         )
         return compiled.run
 
+    @property
+    def fused_stages(self) -> int:
+        """In all fused programs, also those that are being made."""
+        return sum(len(chain) for chain, _, _ in self._programs if len(chain) > 1)
+
     def _fuse(self, walk: Chain) -> None:
         for chain, rows in _fusable(walk, self.buckets):
             name = (chain, rows, False)
-            if name not in self._programs and self._fused_stages + len(chain) <= MOST_FUSED:
-                self._fused_stages += len(chain)
-                self._programs[name] = self._background.submit(self._compile_fused, *name)
-                chains = {*self._chains.get(chain[0], ()), chain}
-                self._chains[chain[0]] = sorted(chains, key=len, reverse=True)
+            if name not in self._programs and self.fused_stages + len(chain) <= MOST_FUSED:
+                self._programs[name] = self._background.submit(self._compile_fused, chain, rows)
 
-    def _compile_fused(self, chain: Chain, rows: int, stacked: bool) -> Run:
+    def _compile_fused(self, chain: Chain, rows: int) -> Run:
         try:
-            return self._compile(chain, rows, stacked)
+            run = self._compile(chain, rows, stacked=False)
         except Exception as error:  # single programs go on to answer
             logger.warning("event=program_not_fused stages=%d error=%r", len(chain), error)
             raise
+        with self._lock:
+            ready = dict(self._fused.get(chain[0], ()))
+            ready[chain] = ready.get(chain, frozenset()) | {rows}
+            self._fused[chain[0]] = sorted(ready.items(), key=lambda one: len(one[0]), reverse=True)
+        return run
 
     def chains(self, first: Program, parts: Sequence[int]) -> Iterator[Chain]:
         """The stages of fused programs that begin with this one, ready for each of these numbers of
         rows; the longest first.
         """
-        for chain in self._chains.get(first, ()):
-            if all(self._is_ready((chain, rows, False)) for rows in parts):
+        for chain, rows in self._fused.get(first, ()):
+            if rows.issuperset(parts):
                 yield chain
 
-    def _is_ready(self, name: _Name) -> bool:
-        found = self._programs.get(name)
-        return found is not None and found.done() and found.exception() is None
-
     def run(self, chain: Chain, rows: int, *, stacked: bool) -> Run:
-        """A program that was made."""
+        """A program that is ready."""
         return self._programs[chain, rows, stacked].result()
-
-
-def _with_least_priority() -> None:
-    """For the calling thread: batches go first."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LEAST_PRIORITY)
 
 
 def _fusable(walk: Chain, buckets: tuple[int, ...]) -> Iterator[tuple[Chain, int]]:
