@@ -3,6 +3,7 @@
 import errno
 import mmap
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ from model_store.storage import (
 )
 
 LISTS = 5  # most of one directory, one after the other
+TICK_NS = 20_000_000  # changes of a directory that are closer to each other may have one time
 PAGED_BYTES = 2**16  # from here on memory comes in pages of its own, which go back at once
 _DIRECTORIES = (
     "tmp",
@@ -249,15 +251,15 @@ class LocalStorage:
         """What is in a directory, by name, with all that was there all the time.
 
         Some file systems (tmpfs, btrfs) leave a name out of a list while its file is replaced. So a
-        directory that changed meanwhile is listed again.
+        directory that changed meanwhile, or may have, as it changed just before, is listed again.
         """
         path, found = self._root / directory, dict[str, os.DirEntry[str]]()
         try:
             for _ in range(LISTS):
-                before = os.stat(path).st_mtime_ns
+                began, before = time.time_ns(), os.stat(path).st_mtime_ns
                 with os.scandir(path) as entries:
                     found.update((entry.name, entry) for entry in entries)
-                if os.stat(path).st_mtime_ns == before:
+                if os.stat(path).st_mtime_ns == before < began - TICK_NS:
                     break
             return [found[name] for name in sorted(found)]
         except FileNotFoundError:
