@@ -33,7 +33,7 @@ class Asked:
         return self.seconds if unlimited else DEFAULT_BUDGET_S
 
     def command(self, left: int) -> str:
-        """What goes on with the last so many tasks."""
+        """The command that goes on with the last `left` tasks."""
         tasks = map(shlex.quote, self.tasks[-left:])
         return " ".join(["munet evolve", *tasks, "--store", shlex.quote(self.store)])
 

@@ -2,7 +2,7 @@
 
 Each task has runs of its own, `evolve/TASK/1` and so on, and beside one, where a baseline was asked
 for, `evolve/TASK/1/finetune-all`, which is trained in the time that the search leaves. Both are
-saved before either is trained, so that whatever stops the command, the same command goes on. One
+saved before either is trained, so that the same command goes on, however it was stopped. One
 command at a time trains the two: it holds them until both have ended, and which of two commands
 begins them is decided by that. Of the two paths the better by validation is served, of equal ones
 that of the search.
@@ -133,7 +133,7 @@ class Growth:
         return [Search.resume(store, name, self._known_source) for name in names]
 
     def _plan(self, store: ModelStore | None, name: str, left: int) -> GrowthPlan:
-        """In its share of the time that is left for so many tasks."""
+        """In its share of the time that is left for `left` tasks."""
         asked, machine = self._asked, self._machine
         first = asked.baseline if asked.baseline is not None else not (store and store.tasks())
         seconds = self._left(left)
@@ -168,7 +168,7 @@ class Growth:
         )
 
     def _left(self, tasks: int) -> float | None:
-        """The share of the time left for one of so many tasks."""
+        """The share of the time left for one of `tasks` tasks."""
         return None if self._end is None else max(1.0, self._end - self._clock()) / tasks
 
     def _task(self, experiment: Experiment, name: str) -> Task:
@@ -225,7 +225,7 @@ class Growth:
             how = f"within {duration(asked.seconds / len(asked.tasks))} in all"
         tell(self._console, f"{name}: going on with run {run}, {how}")
         if others := _not_taken(asked, searches):
-            tell(self._console, f"{name}: begun without {', '.join(others)}; to begin anew, first:")
+            tell(self._console, f"{name}: begun without {', '.join(others)}; to start over, first:")
             say(self._console, f"{INDENT}{remove_run(run, searches[0].store.url)}")
 
     def _trained(

@@ -54,7 +54,7 @@ class Setup:
 
 @dataclass(slots=True)
 class Size:
-    """A gateway with so many tasks: each list has one figure a start or a round."""
+    """A gateway with this number of tasks: each list has one figure a start or a round."""
 
     tasks: int
     unique_mb: float = 0.0  # of all components, each once
@@ -70,7 +70,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """Sixteen requests under way for so many distinct tasks."""
+    """Sixteen requests under way for this number of distinct tasks."""
 
     shared: str  # between the tasks
     tasks: int

@@ -146,7 +146,7 @@ class _Connections:
         return _Connection(self._port)
 
     def wait(self, seconds: float) -> int:
-        """Until something is answered, or for so long; how many requests have ended."""
+        """Until something is answered, at most for `seconds`; how many requests have ended."""
         ended = 0
         for connection in select.select(list(self._busy), [], [], seconds)[0]:
             answer = connection.receive()
@@ -178,7 +178,7 @@ def closed_loop(
     pause_s: float = 0.0,
     stop: Callable[[], bool] = lambda: False,
 ) -> Answers:
-    """Asks again as soon as an answer is there, or a pause later, for so long or until `stop`.
+    """Asks again as soon as an answer is there, or a pause later, for `seconds` or until `stop`.
 
     Ends with the last request, if there is one, or once nobody answers any more.
     """

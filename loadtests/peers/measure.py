@@ -189,7 +189,7 @@ class _SetRun:
             self.result.rounds += [Round(cell, name, {}, 1, 0) for cell in cells]
 
     def note_idle(self, askers: dict[str, Asker]) -> None:
-        """Names who computes while no server is asked: servers, and whatever else there is."""
+        """Names what computes while no server is asked: servers, or something else."""
         others, before = busy_s(), {name: one.server.cpu_s() for name, one in askers.items()}
         time.sleep(WARM_UP_S)
         used = {name: one.server.cpu_s() - before[name] for name, one in askers.items()}

@@ -22,7 +22,7 @@ from service.telemetry.metrics import Metrics
 logger = logging.getLogger(__name__)
 COMPILING_THREADS = 2
 BUCKET_TOKENS = 1024  # in one call at most: more would take memory and save nothing
-CALL_TOKENS = 16  # a call takes as long as so many tokens: its weights are read from memory
+CALL_TOKENS = 16  # what a call costs, in tokens: its weights are read from memory
 FUSED = 4  # equal stages of a fused program
 MOST_FUSED = 96  # stages in all fused programs: each takes about 0.8 MB, for each stream
 
@@ -127,7 +127,7 @@ class Programs:
 
 
 def _fusable(walk: Chain, buckets: tuple[int, ...]) -> Iterator[tuple[Chain, int]]:
-    """What is worth to be fused for a walk: runs of equal stages, and all of it for one row."""
+    """What to fuse for a walk: runs of equal stages, and all of it for one row."""
     for program in dict.fromkeys(walk):
         chain = (program,) * FUSED
         if any(walk[i : i + FUSED] == chain for i in range(len(walk))):

@@ -258,7 +258,7 @@ def test_a_begun_run_says_which_options_it_cannot_take(evolve, begun, asked, ign
     begun(children=3)
     told = " ".join(evolve("toy/a", **asked).split())
     assert ("begun without" in told) == bool(ignored)
-    assert not ignored or f"begun without {ignored}; to begin anew, first: munet runs rm" in told
+    assert not ignored or f"begun without {ignored}; to start over, first: munet runs rm" in told
 
 
 def test_a_baseline_that_a_killed_command_left_alone_is_begun_again(evolve, tmp_path, monkeypatch):

@@ -41,7 +41,7 @@ class Backend(Protocol):
         ...
 
     def compile(self, chain: Chain, rows: int, *, stacked: bool) -> Compiled:
-        """The program for so many rows, with weights for all of them or, stacked, for each."""
+        """The program for `rows` rows, with weights for all of them or, stacked, for each."""
         ...
 
     def close(self) -> None:
