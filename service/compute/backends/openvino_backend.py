@@ -80,7 +80,7 @@ class OpenVinoBackend:
         key = hashlib.sha256(f"{self._version} {chain} {rows} {stacked}".encode()).hexdigest()
         file = None if self._cache is None else self._cache / key
         blob = None if file is None else _kept(file)
-        first = None if blob is None else self._import(blob)
+        first = None if file is None or blob is None else self._kept_model(file, blob)
         cached = first is not None
         if first is None or blob is None:
             graph = openvino_graph.model(chain, rows, stacked=stacked)
@@ -88,18 +88,19 @@ class OpenVinoBackend:
             blob = first.export_model().getvalue()
             if file is not None:
                 _keep(file, blob)
-        others = [
-            self._core.import_model(io.BytesIO(blob), "CPU", self._settings)
-            for _ in range(1, self.streams)
-        ]
+        others = [self._import(blob) for _ in range(1, self.streams)]
         run = _runner([first, *others], (rows, *chain[-1].result_shape), stacked=stacked)
         return Compiled(run, cached)
 
-    def _import(self, blob: bytes) -> ov.CompiledModel | None:
+    def _import(self, blob: bytes) -> ov.CompiledModel:
+        return self._core.import_model(io.BytesIO(blob), "CPU", self._settings)
+
+    def _kept_model(self, file: Path, blob: bytes) -> ov.CompiledModel | None:
+        """None where OpenVINO does not take what was kept."""
         try:
-            return self._core.import_model(io.BytesIO(blob), "CPU", self._settings)
+            return self._import(blob)
         except RuntimeError as error:
-            logger.warning("event=program_not_loaded error=%r", error)
+            logger.warning("event=program_not_loaded file=%s error=%r", file, error)
             return None
 
 

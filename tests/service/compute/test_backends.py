@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -241,6 +242,18 @@ def test_a_damaged_file_of_a_program_is_compiled_again(tmp_path: Path, damage: b
     whole = file.read_bytes()
     file.write_bytes(damage or whole[:-1])
     assert not compiled_anew(tmp_path).cached
+    assert compiled_anew(tmp_path).cached
+
+
+@pytest.mark.parametrize("blob", [b"", b"of another version" * 100])
+def test_a_whole_file_that_openvino_does_not_take_is_replaced(
+    tmp_path: Path, blob: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiled_anew(tmp_path)
+    (file,) = (tmp_path / "openvino").iterdir()
+    file.write_bytes(hashlib.sha256(blob).digest() + blob)
+    assert not compiled_anew(tmp_path).cached
+    assert str(file) in caplog.text
     assert compiled_anew(tmp_path).cached
 
 
