@@ -30,7 +30,7 @@ CONNECTION = "connection"  # refused, reset or cut off
 INVALID = "invalid_answer"  # status 200 with a body that is not a prediction for the task
 NOT_SENT = "not_sent"  # too many requests in flight, or the client is hopelessly late
 
-STAGES = ("decode", "queue", "execute", "total")
+STAGES = ("receive", "decode", "load", "queue", "execute", "answer", "total")
 TOP_TASKS = 10
 
 
@@ -160,7 +160,10 @@ def server_side(before: exposition.Samples, after: exposition.Samples) -> Server
         histogram = exposition.histogram_increase(before, after, name, labels)
         return None if histogram is None else _distribution(histogram)
 
-    stages = {stage: seen("munet_stage_duration_seconds", stage=stage) for stage in STAGES}
+    stages = {
+        stage: seen("munet_stage_duration_seconds", stage=stage, outcome="answered")
+        for stage in STAGES
+    }
     return ServerSide(
         stages_s={stage: found for stage, found in stages.items() if found is not None},
         batch_rows=seen("munet_batch_rows"),

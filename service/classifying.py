@@ -7,7 +7,6 @@ within the request's deadline, and dropped when nobody waits for the answer any 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from service.images import Decoded, Source, Undecoded
 from service.runtime import Runtime
 from service.tasks import hiding
 from service.telemetry.requests import Course
+from service.timings import Timings
 from vit.contract import Target
 from vit.decode import Decoding
 
@@ -49,7 +49,7 @@ class Wanted:
     tasks: tuple[str, ...]  # distinct
     grants: Grants  # of who asks
     caller: str  # who that is, of those who share the queue
-    deadline_s: float  # from now
+    deadline_s: float  # since the request came
     version: int | str | None = None  # number or alias; None is the live one
     top_k: int | None = None  # classes that the answer lists at most, if the request says so
     min_probability: float = 0.0  # of the classes that the answer lists
@@ -72,8 +72,10 @@ class Result:
     course: Course
 
 
-async def classify(runtime: Runtime, wanted: Wanted, read: Read, gone: Gone) -> Result:
-    """Every task's answer to every image that `read` gives.
+async def classify(
+    runtime: Runtime, wanted: Wanted, read: Read, gone: Gone, timings: Timings
+) -> Result:
+    """Every task's answer to every image that `read` gives; `timings` follow it.
 
     A task that cannot answer does not fail the others; if none can, the first one's error is
     raised. `gone` returns when the client has left. Raises GatewayError.
@@ -81,22 +83,31 @@ async def classify(runtime: Runtime, wanted: Wanted, read: Read, gone: Gone) -> 
     No local variable may hold an exception or a failed future: its traceback holds this frame, and
     the cycle would keep the body in memory until the next garbage collection.
     """
-    deadline, limit = time.monotonic() + wanted.deadline_s, f"within {wanted.deadline_s:g} s"
+    deadline, limit = timings.started + wanted.deadline_s, f"within {wanted.deadline_s:g} s"
+    left_s = deadline - timings.enter("load")
+    if left_s <= 0:
+        raise DeadlineExceeded(f"not answered {limit}: it was read {-left_s:.3f} s after that")
     late: Callable[[], GatewayError] = partial(
         Unavailable, f"{_named(wanted.tasks)} still loading", retry_after_s=1
     )
     try:
-        async with asyncio.timeout(wanted.deadline_s):
+        async with asyncio.timeout(left_s):
             found = await _paths(runtime, wanted)
+            timings.enter("receive")
             paths = [path for path in found if isinstance(path, LoadedPath)]
             late = partial(UploadTimeout, f"the image did not arrive {limit}")
             runtime.batcher.check(_ask(paths, 1, deadline, wanted))
             sources = await read()
             late = partial(DeadlineExceeded, f"not answered {limit}")
-            received = time.monotonic()
+            timings.enter("decode")
             ask = _ask(paths, len(sources), deadline, wanted)
             rows = _Rows(runtime, paths, sources)
-            done = await _unless_gone(runtime.batcher.submit(ask, rows, runtime.decoders), gone)
+            answer = runtime.batcher.submit(ask, rows, runtime.decoders, timings)
+            try:
+                done = await _unless_gone(answer, gone)
+            finally:
+                del answer
+                timings.follow()
     except TimeoutError:
         raise late() from None
     logits = iter([one.answer for one in done])
@@ -104,15 +115,8 @@ async def classify(runtime: Runtime, wanted: Wanted, read: Read, gone: Gone) -> 
         Classified(path, [next(logits) for _ in sources]) if isinstance(path, LoadedPath) else path
         for path in found
     ]
-    seconds = {
-        "decode": max(one.prepare_s for one in done),
-        "queue": max(one.queue_s for one in done),
-        "execute": max(one.execute_s for one in done),
-    }
     versions = [one.published.version if isinstance(one, LoadedPath) else None for one in found]
     course = Course(
-        received=received,
-        seconds=seconds,
         versions=versions,
         rows=len(done),
         batch_rows=done[0].batch_rows,

@@ -24,6 +24,7 @@ from service.compute.pace import Pace
 from service.compute.priority import BATCH, give_way
 from service.compute.request import Done, Outcome, Request, State, settle, split
 from service.errors import DeadlineExceeded, GatewayError, InternalError, Unavailable
+from service.timings import Timings
 
 __all__ = ["Ask", "BatchReport", "Batcher", "Done", "Limits"]
 logger = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ class Batcher(Generic[RowT, AnswerT]):
         return self._admission.check(ask, self._clock(), next_end)
 
     def submit(
-        self, ask: Ask, make: Make[RowT], threads: Threads
+        self, ask: Ask, make: Make[RowT], threads: Threads, timings: Timings | None = None
     ) -> asyncio.Future[list[Done[AnswerT]]]:
         """Queues the rows that `make` makes in the threads; they run in one batch.
 
@@ -142,12 +143,15 @@ class Batcher(Generic[RowT, AnswerT]):
         batch. They have their place in the queue from now on: raises as `check` does. The future
         may raise what `make` does, DeadlineExceeded, InternalError or Unavailable. The caller
         cancels it when the deadline passes: what has not begun is dropped, and takes no more room.
+        `timings` are told when the rows wait, run and have run.
         """
         future = asyncio.get_running_loop().create_future()
         with self._lock:
             certain = self._check(ask)
             expected_s = self._admission.enter(ask)
-            request = Request[RowT, AnswerT](ask, self._clock(), certain, expected_s, future)
+            request = Request[RowT, AnswerT](
+                ask, self._clock(), certain, expected_s, future, timings or Timings()
+            )
             request.turn = threads.submit(ask, partial(self._make, request, make))
         future.add_done_callback(partial(self._forget, request))
         return future
@@ -182,7 +186,8 @@ class Batcher(Generic[RowT, AnswerT]):
         return False
 
     def _enqueue(self, request: Request[RowT, AnswerT], rows: Sequence[RowT]) -> None:
-        request.queued, request.rows, request.state = self._clock(), rows, State.WAITING
+        request.timings.queued = self._clock()
+        request.rows, request.state = rows, State.WAITING
         self._admission.decoded(request.ask, request.expected_s, request.making_s)
         request.light = self._queue.push(request)
         self._waiting += len(rows)
@@ -199,6 +204,7 @@ class Batcher(Generic[RowT, AnswerT]):
             if request.state is not State.PREPARING:
                 return
             self._leave_unmade(request)
+        request.timings.ran = self._clock()
         settle([(request, error)])
 
     def _leave_unmade(self, request: Request[RowT, AnswerT]) -> None:
@@ -244,7 +250,7 @@ class Batcher(Generic[RowT, AnswerT]):
         if not batch.requests:
             return False
         tasks = len({task for request in batch.requests for task in request.ask.tasks})
-        waits = [started - request.queued for request in batch.requests]
+        waits = [started - request.timings.queued for request in batch.requests]
         reason = "full" if batch.full else "engine_free"
         self._report(BatchReport(batch.rows, tasks, reason, waits))
         settle(self._outcomes(mine, batch, started))
@@ -279,10 +285,12 @@ class Batcher(Generic[RowT, AnswerT]):
             elif request.ask.deadline < (now if request.certain else ends):
                 self._queue.drop(request)
                 self._leave(request)
+                request.timings.ran = now
                 late.append(request)
             elif batch.has_room(request):
                 self._queue.charge(request)
                 self._leave(request)
+                request.timings.running = now
                 batch.add(request)
                 self._light_share += (request.light - self._light_share) / REMEMBERED
             else:
@@ -299,10 +307,10 @@ class Batcher(Generic[RowT, AnswerT]):
         try:
             answers = self._run([row for request in batch.requests for row in request.rows])
             ended = self._clock()
-            outcomes = list(split(batch.requests, answers, started, ended))
+            outcomes = list(split(batch.requests, answers, ended))
         except Exception:
             logger.exception("event=batch_failed rows=%d retried=one_by_one", batch.rows)
-            outcomes = [(request, self._alone(request, started)) for request in batch.requests]
+            outcomes = [(request, self._alone(request)) for request in batch.requests]
             with self._lock:
                 stream.busy_until, stream.free_since = None, math.inf
             return outcomes
@@ -312,11 +320,12 @@ class Batcher(Generic[RowT, AnswerT]):
             stream.free_since = ended
         return outcomes
 
-    def _alone(self, request: Request[RowT, AnswerT], started: float) -> Outcome[AnswerT]:
+    def _alone(self, request: Request[RowT, AnswerT]) -> Outcome[AnswerT]:
         try:
             answers = self._run(request.rows)
-            return next(split([request], answers, started, self._clock()))[1]
+            return next(split([request], answers, self._clock()))[1]
         except Exception as error:
+            request.timings.ran = self._clock()
             logger.error("event=request_failed task=%s error=%r", request.ask.tasks[0], error)
             return InternalError("the engine failed on this image")
 
@@ -360,7 +369,8 @@ class Batcher(Generic[RowT, AnswerT]):
 
 def _too_late(request: Request[RowT, AnswerT], now: float) -> DeadlineExceeded:
     passed = "passed" if request.ask.deadline < now else "would pass before the answer"
-    return DeadlineExceeded(f"the deadline {passed}, after {now - request.queued:.3f} s waiting")
+    waited_s = now - request.timings.queued
+    return DeadlineExceeded(f"the deadline {passed}, after {waited_s:.3f} s waiting")
 
 
 def _stopping() -> Unavailable:

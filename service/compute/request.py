@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -12,6 +11,7 @@ from typing import Generic, TypeVar
 from service.compute.decoders import Turn
 from service.compute.fair_queue import Ask
 from service.errors import GatewayError
+from service.timings import Timings
 
 RowT = TypeVar("RowT")
 AnswerT = TypeVar("AnswerT")
@@ -19,12 +19,9 @@ AnswerT = TypeVar("AnswerT")
 
 @dataclass(frozen=True, slots=True)
 class Done(Generic[AnswerT]):
-    """A row's answer, with its times."""
+    """A row's answer, and the batch that it ran in."""
 
     answer: AnswerT
-    prepare_s: float  # until its request's rows were made
-    queue_s: float
-    execute_s: float  # of the whole batch
     batch_rows: int = field(default=0, compare=False)
     batch_tasks: int = field(default=0, compare=False)
 
@@ -49,27 +46,23 @@ class Request(Generic[RowT, AnswerT]):
     certain: bool  # nothing was before it when it came: no forecast may refuse it
     expected_s: float  # of making its rows
     future: asyncio.Future[list[Done[AnswerT]]]
+    timings: Timings  # which the batcher's threads fill in
     turn: Turn | None = None  # in which its rows are made
     rows: Sequence[RowT] = ()
     making_s: float = 0.0  # spent, without waiting for its turn
-    queued: float = math.inf  # when its rows were
     light: bool = False  # of a task that has less than its share
     state: State = State.PREPARING
 
 
 def split(
-    requests: Sequence[Request[RowT, AnswerT]],
-    answers: Sequence[AnswerT],
-    started: float,
-    ended: float,
+    requests: Sequence[Request[RowT, AnswerT]], answers: Sequence[AnswerT], ended: float
 ) -> Iterator[tuple[Request[RowT, AnswerT], Outcome[AnswerT]]]:
-    """Each request's part of the answers of a batch that ran between these times."""
+    """Each request's part of the answers of a batch that ran until this time."""
     rest = iter(answers)
     tasks = len({task for request in requests for task in request.ask.tasks})
     for request in requests:
-        times = (request.queued - request.since, started - request.queued, ended - started)
-        facts = (len(answers), tasks)
-        yield request, [Done(next(rest), *times, *facts) for _ in request.rows]
+        request.timings.ran = ended
+        yield request, [Done(next(rest), len(answers), tasks) for _ in request.rows]
 
 
 def settle(outcomes: Sequence[tuple[Request[RowT, AnswerT], Outcome[AnswerT]]]) -> None:

@@ -10,14 +10,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from model_store.versions import ALIAS
 from service.access import Grants
@@ -28,10 +26,11 @@ from service.http import problems
 from service.http.queries import Query, query
 from service.http.room import Holder, caller_of, holders
 from service.http.uploads import gone, read_image
+from service.http.watching import Watched
 from service.images import File, Source
 from service.runtime import Runtime
 from service.settings import Settings
-from service.telemetry.requests import Seen, watched
+from service.telemetry.requests import Seen
 
 DEADLINE_HEADER = "munet-deadline-ms"
 PRIORITY_HEADER = "munet-priority"
@@ -42,40 +41,27 @@ MOST = 999_999_999  # of a whole number
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
-@dataclass(frozen=True, slots=True)
-class _Classify:
-    """An ASGI app, so that an answer is on its way already when its request is counted."""
+Content = Callable[[Wanted, Result], Mapping[str, Any]]
 
-    content: Callable[[Wanted, Result], Mapping[str, Any]]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises GatewayError before anything is sent."""
-        request = Request(scope, receive)
-        runtime: Runtime = request.app.state.runtime
-        named = (request.path_params["task"],) if request.path_params else ()
-        try:
-            with watched(runtime.metrics, Seen("http", named), runtime.tally.count) as seen:
-                response = await self._answered(request, runtime, seen)
-                await response(scope, receive, send)
-        except ClientGone as error:  # nobody is left to read it
-            await Response(status_code=error.status)(scope, receive, send)
+async def _answered(content: Content, request: Request, runtime: Runtime, seen: Seen) -> Response:
+    """Raises GatewayError."""
+    grants = runtime.access.of(request)
+    given = query(request, *QUERY, repeated=() if seen.tasks else ("task",))
+    tasks = tuple(seen.tasks or given.getlist("task"))
+    seen.tasks = tasks[: runtime.settings.max_batch_rows]  # more are refused
+    wanted = _wanted(request, tasks, grants, given, runtime.settings)
+    of = holders(tasks, wanted.caller)
+    read, left = partial(_read, request, runtime, of), partial(gone, request)
+    result = await classify(runtime, wanted, read, left, seen.timings)
+    values = sum(len(one.path.labels) for one in result.outcomes if isinstance(one, Classified))
 
-    async def _answered(self, request: Request, runtime: Runtime, seen: Seen) -> Response:
-        grants = runtime.access.of(request)
-        given = query(request, *QUERY, repeated=() if seen.tasks else ("task",))
-        tasks = tuple(seen.tasks or given.getlist("task"))
-        seen.tasks = tasks[: runtime.settings.max_batch_rows]  # more are refused
-        wanted = _wanted(request, tasks, grants, given, runtime.settings)
-        of = holders(tasks, wanted.caller)
-        read, left = partial(_read, request, runtime, of), partial(gone, request)
-        result = await classify(runtime, wanted, read, left)
-        values = sum(len(one.path.labels) for one in result.outcomes if isinstance(one, Classified))
-        return await runtime.made(values, partial(self._response, wanted, result, seen))
-
-    def _response(self, wanted: Wanted, result: Result, seen: Seen) -> Response:
-        answer = self.content(wanted, result)
+    def response() -> Response:
+        answer = content(wanted, result)
         seen.problems = _problems(answer)
         return _response(answer, seen.classified(result.course))
+
+    return await runtime.made(values, response)
 
 
 def _response(answer: Mapping[str, Any], seconds: Mapping[str, float]) -> Response:
@@ -202,7 +188,7 @@ def _answer(wanted: Wanted, outcome: Classified) -> Mapping[str, Any]:
 
 
 ROUTES = [
-    Route("/classify/{task:path}", _Classify(_one), methods=["POST"]),
+    Route("/classify/{task:path}", Watched("http", partial(_answered, _one)), methods=["POST"]),
     # One image, decoded once; what the tasks share of their paths is computed once.
-    Route("/classify", _Classify(_several), methods=["POST"]),
+    Route("/classify", Watched("http", partial(_answered, _several)), methods=["POST"]),
 ]

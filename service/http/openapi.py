@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import VERSION
+from service.timings import STAGES, TOTAL
 from service.v2 import openapi as v2
 from service.v2.openapi import NAME, Content, array, obj, operation, ref, reply
 
@@ -83,7 +84,7 @@ PROBABILITY = {
     "description": "Of a task with the activation softmax those of all classes are 1 together; "
     "with sigmoid each label has one of its own.",
 }
-TIMES = obj({stage: NUMBER for stage in ("decode", "queue", "execute", "total")}, "total")
+TIMES = obj({stage: NUMBER for stage in (*STAGES, TOTAL)}, *STAGES, TOTAL)
 HEALTHY = {"text/plain": {"schema": {"type": "string"}}}
 
 SCHEMAS: Content = {

@@ -103,7 +103,7 @@ def _seen(seen: Seen) -> dict[str, Any]:
         "batch_rows": None if course is None else course.batch_rows,
         "batch_tasks": None if course is None else course.batch_tasks,
         "refusal": seen.refusal,
-        "stages_ms": {stage: _milliseconds(s) for stage, s in (seen.seconds or {}).items()},
+        "stages_ms": {stage: _milliseconds(s) for stage, s in seen.seconds.items()},
     }
 
 

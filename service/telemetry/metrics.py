@@ -28,6 +28,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from service import VERSION
+from service.timings import STAGES, TOTAL
 
 T = TypeVar("T")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -36,7 +37,7 @@ SECONDS = (
     *(0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
 AGES = (0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86400.0)
-STAGES = ("decode", "queue", "execute", "total")
+OUTCOMES = ("answered", "refused", "failed")
 OTHER = "other"  # for the label `task`: no task, or none that everybody may know of
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -64,6 +65,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._per_task = per_task
         self._tasks: set[str] = set()
+        self._classified: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
         self._statuses: set[str] = set()  # answered so far: the second label of a task's series
         self._lock = threading.Lock()
         self._public: Callable[[str], bool] = lambda _: True
@@ -96,12 +98,19 @@ class Metrics:
         )
         self.stage_seconds = self._histogram(
             "munet_stage_duration_seconds",
-            "Time of an answered request by stage: decode (to network input, with its wait), queue "
-            "(waiting for the engine), execute (the batch it was in), total.",
+            "Time of a request in each stage, up to the last byte of its answer: receive, decode "
+            "(to network input, with its wait), load (of its tasks), queue (waiting for the "
+            "engine), execute (the batch it was in), answer; total is their sum. Of one that was "
+            "refused or failed, only the stages that it came to.",
             SECONDS,
-            "stage",
+            "stage outcome",
         )
-        self._stages = {stage: self.stage_seconds.labels(stage) for stage in STAGES}
+        self._stages = {
+            outcome: {
+                stage: self.stage_seconds.labels(stage, outcome) for stage in (*STAGES, TOTAL)
+            }
+            for outcome in OUTCOMES
+        }
         self.rejected = self._counter(
             "munet_rejected_total", "Requests refused, by kind of refusal.", "reason"
         )
@@ -205,34 +214,43 @@ class Metrics:
             self._tasks.discard(task)
             for status in self._statuses:  # a search by task would look at all tasks' series
                 self.requests.remove(task, status)
+                self._classified.pop((task, status), None)
             self.request_seconds.remove(task)
 
-    def answered(
-        self, tasks: Sequence[str], status: int, seconds: Mapping[str, float] | None
-    ) -> None:
-        """Counts a request; `seconds` by stage (with `total`) if it was classified."""
+    def ended(self, outcome: str, seconds: Mapping[str, float], refusal: str | None) -> None:
+        """Counts a request's stages (with `total`), and the kind of its refusal."""
+        if refusal is not None:
+            self.rejected.labels(refusal).inc()
+        stages, every = self._stages[outcome], outcome == OUTCOMES[0]
+        for stage, duration in seconds.items():
+            if every or duration:
+                stages[stage].observe(duration)
+
+    def answered(self, tasks: Sequence[str], status: int, seconds: float | None) -> None:
+        """Counts a request for its tasks; its whole time if it was classified."""
         with self._lock:  # a task forgotten between label and increment would come back
-            self._statuses.add(str(status))
+            text = str(status)
+            self._statuses.add(text)
             for task in tasks:
                 label, public = self._label(task)
-                self._count(self.requests, self.request_seconds, label, status, seconds)
+                if seconds is None:
+                    self.requests.labels(label, text).inc()
+                else:
+                    requests, request_seconds = self._series(label, text)
+                    requests.inc()
+                    request_seconds.observe(seconds)
                 if not public:
-                    hidden = self._hidden_requests, self._hidden_seconds
-                    self._count(*hidden, OTHER, status, seconds)
-        for stage, duration in (seconds or {}).items():
-            self._stages[stage].observe(duration)
+                    self._hidden_requests.labels(OTHER, text).inc()
+                    if seconds is not None:
+                        self._hidden_seconds.labels(OTHER).observe(seconds)
 
-    def _count(
-        self,
-        requests: Counter,
-        request_seconds: Histogram,
-        label: str,
-        status: int,
-        seconds: Mapping[str, float] | None,
-    ) -> None:
-        requests.labels(label, str(status)).inc()
-        if seconds is not None:
-            request_seconds.labels(label).observe(seconds["total"])
+    def _series(self, label: str, status: str) -> tuple[Counter, Histogram]:
+        """Of a task's classified requests, kept: to look them up costs more than to count."""
+        found = self._classified.get((label, status))
+        if found is None:
+            found = self.requests.labels(label, status), self.request_seconds.labels(label)
+            self._classified[label, status] = found
+        return found
 
     def _label(self, task: str) -> tuple[str, bool]:
         """Of the series for admins; and whether everybody may see that."""

@@ -15,16 +15,15 @@ from dataclasses import dataclass, field
 
 from service.errors import GatewayError
 from service.telemetry.metrics import Metrics
+from service.timings import TOTAL, Timings
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """How a request went that was classified."""
+    """What ran for a request that was classified."""
 
-    received: float  # when its images had arrived, a time of `time.monotonic`
-    seconds: dict[str, float]  # of the stages from then on: decode, queue, execute
     versions: Sequence[int | None]  # served, by task; None where a task could not answer
     rows: int
     batch_rows: int  # in the batch that its rows were in
@@ -37,18 +36,34 @@ class Seen:
 
     protocol: str  # http | v2-http | v2-grpc
     tasks: Sequence[str]
-    started: float = field(default_factory=time.monotonic)
+    timings: Timings = field(default_factory=Timings)
     status: int = 500
     refusal: str | None = None  # its kind
-    seconds: dict[str, float] | None = None  # by stage, with `total`, if it was classified
-    course: Course | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)  # of its stages, once it has ended
+    course: Course | None = None  # if it was classified
     problems: Mapping[str, int] = field(default_factory=dict)  # status of tasks with no answer
 
+    @property
+    def outcome(self) -> str:
+        """One word for how it ended."""
+        return {200: "answered", 500: "failed"}.get(self.status, "refused")
+
     def classified(self, course: Course) -> dict[str, float]:
-        """The stages' times, with the total."""
+        """The stages' times so far, with the total."""
         self.status, self.course = 200, course
-        self.seconds = {**course.seconds, "total": time.monotonic() - self.started}
-        return self.seconds
+        return self.timings.seconds()
+
+    def refused(self, error: Exception) -> None:
+        """It is answered with this."""
+        self.status, self.course = 500, None
+        if isinstance(error, GatewayError):
+            self.status, self.refusal = error.status, error.kind
+        self.timings.enter("answer")
+
+    def end(self) -> None:
+        """The last byte of its answer is written."""
+        self.timings.ended = time.monotonic()
+        self.seconds = self.timings.seconds(self.timings.ended)
 
 
 @dataclass(slots=True, eq=False)
@@ -83,7 +98,8 @@ def exchanged(reports: Sequence[Report], exchange: Exchange) -> Iterator[None]:
         yield
     finally:
         _CURRENT.reset(token)
-        exchange.ended = time.monotonic()
+        seen = exchange.seen
+        exchange.ended = time.monotonic() if seen is None else seen.timings.ended
         for report in reports:
             try:
                 report(exchange)
@@ -102,23 +118,25 @@ def identified(name: str) -> None:
 def watched(
     metrics: Metrics, seen: Seen, count: Callable[[Seen], None] = lambda _: None
 ) -> Iterator[Seen]:
-    """Around a request to classify; GatewayErrors are noted and go on. `count` hears of the end."""
+    """Around a request to classify and its answer. `count` hears of its end.
+
+    GatewayErrors that were not answered are noted and go on.
+    """
     exchange = _CURRENT.get()
     if exchange is not None:
         exchange.seen = seen
+        seen.timings.begin(exchange.started)
     try:
         yield seen
-    except GatewayError as error:
-        seen.status, seen.seconds = error.status, None
-        seen.refusal = error.kind
-        metrics.rejected.labels(error.kind).inc()
-        raise
-    except Exception:
-        seen.status, seen.seconds, seen.course = 500, None, None
+    except Exception as error:
+        seen.refused(error)
         raise
     finally:
+        seen.end()
+        metrics.ended(seen.outcome, seen.seconds, seen.refusal)
         for task, status in seen.problems.items():
             metrics.answered([task], status, None)
         answered = [task for task in seen.tasks if task not in seen.problems]
-        metrics.answered(answered, seen.status, seen.seconds)
+        total_s = None if seen.course is None else seen.seconds[TOTAL]
+        metrics.answered(answered, seen.status, total_s)
         count(seen)

@@ -8,7 +8,6 @@ tracers this process has: in BentoML, the one that its configuration describes.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -53,12 +52,16 @@ class Tracing:
         if found.trace_flags.sampled:
             exchange.trace_id = trace.format_trace_id(found.trace_id)
             inside = trace.set_span_in_context(span)
-            stages = _stages(exchange.seen) if exchange.seen is not None else ()
-            for name, start, end, attributes in stages:
+            seen = exchange.seen
+            spans = () if seen is None else seen.timings.spans(exchange.ended)
+            for name, began, ended in spans:
                 stage = self._tracer.start_span(
-                    name, inside, attributes=attributes, start_time=at(start)
+                    name,
+                    inside,
+                    attributes=_batch(seen) if name == "execute" else {},
+                    start_time=at(began),
                 )
-                stage.end(at(end))
+                stage.end(at(ended))
             if exchange.status >= 500:
                 span.set_status(trace.StatusCode.ERROR)
         span.end(at(exchange.ended))
@@ -92,19 +95,11 @@ def _attributes(exchange: Exchange) -> dict[str, AttributeValue]:
     return attributes
 
 
-def _stages(seen: Seen) -> Iterator[tuple[str, float, float, dict[str, AttributeValue]]]:
-    """Name, start and end of each stage, one after the other.
-
-    Of several rows each stage is as long as its longest, so their sum may pass the end.
-    """
-    if seen.course is None:
-        return
-    yield "receive", seen.started, seen.course.received, {}
-    start = seen.course.received
-    batch: dict[str, AttributeValue] = {
+def _batch(seen: Seen | None) -> dict[str, AttributeValue]:
+    """That it ran in; nothing of one that came to nothing."""
+    if seen is None or seen.course is None:
+        return {}
+    return {
         "munet.batch.rows": seen.course.batch_rows,
         "munet.batch.tasks": seen.course.batch_tasks,
     }
-    for name, seconds in seen.course.seconds.items():
-        yield name, start, start + seconds, batch if name == "execute" else {}
-        start += seconds

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,12 +14,11 @@ from google.protobuf.message import DecodeError, Message
 
 from service.access import Grants
 from service.compute.paths import LoadedPath
-from service.errors import ClientGone
 from service.http.room import holders
 from service.images import Source
 from service.lookups import Lookups
 from service.runtime import Runtime
-from service.telemetry.requests import Seen, watched
+from service.telemetry.requests import Seen
 from service.v2 import inference_pb2 as pb
 from service.v2 import models
 from service.v2.errors import BadRequest
@@ -38,11 +36,12 @@ T = TypeVar("T", bound=Message)
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """Whose call it is, and how long it may take."""
+    """Whose call it is, until when it may take, and where it is noted."""
 
     grants: Grants
     caller: str
-    limit_s: float
+    deadline: float  # a time of `time.monotonic`
+    seen: Seen = field(default_factory=lambda: Seen("v2-grpc", ()))  # of a request to classify
 
 
 class Calls:
@@ -116,7 +115,7 @@ class Calls:
 
     async def ModelInfer(self, data: bytes, asking: Asking) -> pb.ModelInferResponse:
         """Classifies; until the client's deadline, and no longer than the client waits."""
-        runtime, started = self._runtime, time.monotonic()
+        runtime, seen = self._runtime, asking.seen
         try:
             model, version = model_of(data, FEW_FIELDS)
         except ManyFields:
@@ -127,23 +126,18 @@ class Calls:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(runtime.parsers, self._parse, data, asking, path)
 
-        seen = Seen("v2-grpc", (model,))
-        with watched(runtime.metrics, seen, runtime.tally.count):
-            try:
-                asked = Asked(
-                    grants=asking.grants,
-                    caller=asking.caller,
-                    model=model,
-                    version=parse_version(version),
-                    deadline=started + asking.limit_s,
-                )
-                request, sources = await receive(runtime, asked, read)
-                answer = await infer(runtime, seen, asked, request, sources, _never)
-                values = sum(math.prod(one.shape) for one in answer.outputs)
-                return await runtime.made(values, partial(_response, answer, request))
-            except asyncio.CancelledError:  # how gRPC says that the client has left
-                seen.status = ClientGone.status
-                raise
+        seen.tasks = (model,)
+        asked = Asked(
+            grants=asking.grants,
+            caller=asking.caller,
+            model=model,
+            version=parse_version(version),
+            deadline=asking.deadline,
+        )
+        request, sources = await receive(runtime, asked, read, seen.timings)
+        answer = await infer(runtime, seen, asked, request, sources, _never)
+        values = sum(math.prod(one.shape) for one in answer.outputs)
+        return await runtime.made(values, partial(_response, answer, request))
 
     # Its requests are those of ModelInfer, one after the other.
     ModelStreamInfer = ModelInfer

@@ -10,21 +10,23 @@ A call that its caller may not make is refused before its message is asked for.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import grpc
 from google.protobuf.message import Message
 
 from service.access import Grants
-from service.errors import SettingsError
+from service.errors import ClientGone, SettingsError
 from service.runtime import Runtime
 from service.settings import LONGEST_DEADLINE_MS, Settings
-from service.telemetry.requests import Exchange
+from service.telemetry.requests import Exchange, Seen, watched
 from service.v2 import grpc_core
 from service.v2.errors import NOT_SERVED, BadRequest, NotSupported
 from service.v2.grpc_callers import Caller, Context, longest_message
@@ -52,6 +54,7 @@ NOT_SERVED_METHODS = (
 SERVICES = (SERVICE.full_name, HEALTH, REFLECTION)
 _HELD: list[socket.socket] = []  # bound, but nobody listens on them
 UNREAD = PROBES | {"ServerMetadata", *NOT_SERVED_METHODS}  # by anybody: their messages say nothing
+PROTOCOL = "v2-grpc"
 NOBODY = Asking(Grants("nobody"), "nobody", 0.0)
 Call = Callable[[Any, Asking], Awaitable[Message | bytes]]
 
@@ -154,19 +157,23 @@ class _Methods:
                         if name in UNREAD:
                             reply = await call(b"", NOBODY)
                             await reception.answer(arrival, _encoded(reply))
+                        elif name in INFER:
+                            with self._watched() as seen:
+                                await answer(arrival, exchange, seen)
                         else:
-                            await answer(arrival, exchange)
+                            await answer(arrival, exchange, Seen(PROTOCOL, ()))
                     exchange.status = 200
                 except Exception as error:
                     exchange.status = refuse(context, error)
 
-        async def answer(arrival: Arrival, exchange: Exchange) -> None:
+        async def answer(arrival: Arrival, exchange: Exchange, seen: Seen) -> None:
             with reception.admitted(arrival, _required(name)) as (caller, grants):
                 async with reception.message(caller, arrival.context) as data:
                     if data is None:
                         raise BadRequest("expected a message, found none")
                     exchange.bytes_in = len(data)
-                    reply = await call(data, self._asking(grants, caller, arrival.context))
+                    asking = self._asking(grants, caller, arrival.context, seen)
+                    reply = await call(data, asking)
                 encoded = _encoded(reply)
                 exchange.bytes_out = len(encoded)
                 await reception.answer(arrival, encoded, caller)
@@ -198,31 +205,47 @@ class _Methods:
             async with reception.message(caller, arrival.context) as data:
                 if data is None:
                     return False
-                reply = await reply_to(data, arrival, caller)
-            await reception.answer(arrival, reply.SerializeToString(), caller)
+                with reception.noted(path, arrival.context) as exchange, self._watched() as seen:
+                    exchange.bytes_in = len(data)
+                    reply = await reply_to(data, arrival, caller, exchange, seen)
+                    del data
+                    encoded = reply.SerializeToString()
+                    exchange.bytes_out = len(encoded)
+                    await reception.answer(arrival, encoded, caller)
             return True
 
-        async def reply_to(data: bytes, arrival: Arrival, caller: Caller) -> Message:
+        async def reply_to(
+            data: bytes, arrival: Arrival, caller: Caller, exchange: Exchange, seen: Seen
+        ) -> Message:
             """A request that is refused ends nothing: its answer says so."""
-            with reception.noted(path, arrival.context) as exchange:
-                exchange.bytes_in = len(data)
-                try:
-                    grants = reception.grants(arrival)  # the token may be gone by now
-                    found: Any = await call(data, self._asking(grants, caller, arrival.context))
-                    reply = ModelStreamInferResponse(infer_response=found)
-                    exchange.status = 200
-                except Exception as error:
-                    told = refusal(error)
-                    exchange.status = told.status
-                    reply = ModelStreamInferResponse(error_message=told.detail)
-                exchange.bytes_out = reply.ByteSize()
-            return reply
+            try:
+                grants = reception.grants(arrival)  # the token may be gone by now
+                found: Any = await call(data, self._asking(grants, caller, arrival.context, seen))
+                exchange.status = 200
+                return ModelStreamInferResponse(infer_response=found)
+            except Exception as error:
+                told = refusal(error)
+                exchange.status = told.status
+                seen.refused(error)
+                return ModelStreamInferResponse(error_message=told.detail)
 
         return handler(handle)
 
-    def _asking(self, grants: Grants, caller: Caller, context: Context) -> Asking:
-        longest, left = self._reception.limit_s, context.time_remaining()
-        return Asking(grants, caller.name, longest if left is None else min(longest, left))
+    def _asking(self, grants: Grants, caller: Caller, context: Context, seen: Seen) -> Asking:
+        deadline, left = seen.timings.started + self._reception.limit_s, context.time_remaining()
+        if left is not None:
+            deadline = min(deadline, time.monotonic() + left)
+        return Asking(grants, caller.name, deadline, seen)
+
+    @contextmanager
+    def _watched(self) -> Iterator[Seen]:
+        runtime, seen = self._reception.runtime, Seen(PROTOCOL, ())
+        with watched(runtime.metrics, seen, runtime.tally.count):
+            try:
+                yield seen
+            except asyncio.CancelledError:  # how gRPC says that the client has left
+                seen.status = ClientGone.status
+                raise
 
 
 def _encoded(reply: Message | bytes) -> bytes:

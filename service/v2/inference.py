@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,18 +16,13 @@ from service.answers import probabilities
 from service.classifying import Classified, Gone, Wanted, classify
 from service.compute.batching import Ask
 from service.compute.paths import LoadedPath
-from service.errors import (
-    DeadlineExceeded,
-    GatewayError,
-    TooLarge,
-    Unavailable,
-    UploadTimeout,
-)
+from service.errors import GatewayError, TooLarge, Unavailable, UploadTimeout
 from service.images import Decoded, File, Pixels, Source, named
 from service.runtime import Runtime
 from service.settings import Settings
 from service.tasks import hiding
 from service.telemetry.requests import Seen
+from service.timings import Timings
 from service.v2.errors import BadRequest, shown
 from service.v2.models import INPUTS
 from service.v2.requests import Output, Request
@@ -82,14 +76,17 @@ class Asked:
     deadline: float  # of the transport, a time of `time.monotonic`
 
 
-async def receive(runtime: Runtime, asked: Asked, read: Callable[[LoadedPath], Awaitable[T]]) -> T:
+async def receive(
+    runtime: Runtime, asked: Asked, read: Callable[[LoadedPath], Awaitable[T]], timings: Timings
+) -> T:
     """What `read` reads, which it does only if the model can answer. Raises GatewayError."""
     late: Callable[[], GatewayError] = partial(
         Unavailable, f"task {asked.model!r} is still loading", retry_after_s=1
     )
     try:
-        async with asyncio.timeout(asked.deadline - time.monotonic()):
+        async with asyncio.timeout(asked.deadline - timings.enter("load")):
             path = await hiding.acquire(runtime.catalog, asked.grants, asked.model, asked.version)
+            timings.enter("receive")
             late = partial(UploadTimeout, "the body did not arrive in time")
             runtime.batcher.check(_ask(asked, path))
             return await read(path)
@@ -108,10 +105,7 @@ async def infer(
     """Classifies the images. Raises GatewayError."""
     deadline = asked.deadline
     if request.timeout_s is not None:
-        deadline = min(deadline, seen.started + request.timeout_s)
-    left_s = deadline - time.monotonic()
-    if left_s <= 0:
-        raise DeadlineExceeded("the deadline passed while the request was being received")
+        deadline = min(deadline, seen.timings.started + request.timeout_s)
 
     async def read() -> Sequence[Source]:
         return sources
@@ -120,11 +114,11 @@ async def infer(
         tasks=(asked.model,),
         grants=asked.grants,
         caller=asked.caller,
-        deadline_s=left_s,
+        deadline_s=deadline - seen.timings.started,
         version=asked.version,
         priority=request.priority,
     )
-    result = await classify(runtime, wanted, read, gone)
+    result = await classify(runtime, wanted, read, gone, seen.timings)
     (outcome,) = result.outcomes
     assert isinstance(outcome, Classified)  # its error would have been raised
     values = len(request.outputs) * len(outcome.logits) * len(outcome.path.labels)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -23,9 +22,10 @@ from service.errors import ClientGone, UploadTimeout
 from service.http import compression
 from service.http.room import Holder, caller_of, holders
 from service.http.uploads import gone, read_body
+from service.http.watching import Watched
 from service.images import Source
 from service.runtime import Runtime
-from service.telemetry.requests import Seen, watched
+from service.telemetry.requests import Seen
 from service.v2 import models
 from service.v2.errors import NOT_SERVED, BadRequest, NotSupported, shown
 from service.v2.inference import Answer, Asked, Given, infer, prepare, receive
@@ -188,28 +188,24 @@ async def _body(request: Request, max_bytes: int, of: Sequence[Holder] = ()) -> 
         raise ClientGone("the client closed the connection") from None
 
 
-async def model_infer(request: Request) -> Response:
+async def model_infer(request: Request, runtime: Runtime, seen: Seen) -> Response:
     """POST /v2/models/{model}[/versions/{version}]/infer"""
-    runtime, model = _runtime(request), request.path_params["model"]
-    try:
-        seen = Seen("v2-http", (model,))
-        with watched(runtime.metrics, seen, runtime.tally.count):
-            grants = runtime.access.of(request)
-            grants.require_classify(model)
-            await require_one_reading(request, runtime, grants)
-            asked = Asked(
-                grants=grants,
-                caller=caller_of(grants.name, request),
-                model=model,
-                version=_version(request),
-                deadline=time.monotonic() + runtime.settings.deadline_ms / 1e3,
-            )
-            of = holders((model,), asked.caller)
-            wanted, sources = await receive(runtime, asked, partial(_infer_request, request, of))
-            answer = await infer(runtime, seen, asked, wanted, sources, partial(gone, request))
-            return await _responded(request, wanted, answer)
-    except ClientGone as error:
-        return Response(status_code=error.status)  # nobody is left to read it
+    model = request.path_params["model"]
+    grants = runtime.access.of(request)
+    grants.require_classify(model)
+    await require_one_reading(request, runtime, grants)
+    asked = Asked(
+        grants=grants,
+        caller=caller_of(grants.name, request),
+        model=model,
+        version=_version(request),
+        deadline=seen.timings.started + runtime.settings.deadline_ms / 1e3,
+    )
+    of = holders((model,), asked.caller)
+    reading = partial(_infer_request, request, of)
+    wanted, sources = await receive(runtime, asked, reading, seen.timings)
+    answer = await infer(runtime, seen, asked, wanted, sources, partial(gone, request))
+    return await _responded(request, wanted, answer)
 
 
 async def _infer_request(
@@ -269,7 +265,7 @@ def _output(given: Given) -> tuple[dict[str, Any], bytes]:
     return {**content, "data": given.plain()}, b""
 
 
-Handler = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Awaitable[Response]] | Watched
 
 
 def _of_model(rest: str, handler: Handler, method: str) -> list[Route]:
@@ -291,7 +287,7 @@ ROUTES = [
     ModelRoute("/v2/repository/models/{model:path}/load", load, methods=["POST"]),
     ModelRoute("/v2/repository/models/{model:path}/unload", unload, methods=["POST"]),
     *(Route(path, not_served, methods=["GET", "POST"]) for path in NOT_SERVED_PATHS),
-    *_of_model("/infer", model_infer, "POST"),
+    *_of_model("/infer", Watched("v2-http", model_infer), "POST"),
     *_of_model("/ready", model_ready, "GET"),
     *_of_model("/config", config, "GET"),
     *_of_model("/stats", statistics, "GET"),

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from service.compute.paths import Row
 from service.tasks.catalog import Entry
 from service.telemetry.requests import Course, Seen
+from service.timings import TOTAL
 
 KEPT_VERSIONS = 8  # of a task, those that were used first go first
 STAGES = {"queue": "queue", "decode": "compute_input", "execute": "compute_infer"}
@@ -82,16 +83,17 @@ class Tally:
 
     def count(self, seen: Seen) -> None:
         """Counts a request that has ended."""
-        took = time.monotonic() - seen.started
         course = seen.course if seen.status == 200 else None
         versions = [None] * len(seen.tasks) if course is None else course.versions
         for task, version in zip(seen.tasks, versions, strict=True):
             if course is None or version is None or task in seen.problems:
-                self._failed(task, took)
+                self._failed(task, seen.seconds[TOTAL])
             else:
-                self._answered(task, version, course, took)
+                self._answered(task, version, course, seen.seconds)
 
-    def _answered(self, task: str, version: int, course: Course, took: float) -> None:
+    def _answered(
+        self, task: str, version: int, course: Course, seconds: Mapping[str, float]
+    ) -> None:
         answering = sum(one is not None for one in course.versions)
         with self._lock:
             counts = self._of(task, version)
@@ -99,10 +101,10 @@ class Tally:
                 return
             counts.last_ms = time.time_ns() // 1_000_000
             counts.rows += course.rows // answering
-            counts.durations["success"].add(took)
+            counts.durations["success"].add(seconds[TOTAL])
             counts.durations["compute_output"].add(0.0)
             for stage, name in STAGES.items():
-                counts.durations[name].add(course.seconds[stage])
+                counts.durations[name].add(seconds[stage])
 
     def _failed(self, task: str, took: float) -> None:
         """A refusal counts for the version that answers now: often there was none yet."""

@@ -32,7 +32,7 @@ class FakeGateway:
         self.stages = Histogram(
             "munet_stage_duration_seconds",
             "Seconds",
-            ["stage"],
+            ["stage", "outcome"],
             registry=self.registry,
             buckets=(0.01, 0.1, 1, 10),
         )
@@ -55,7 +55,7 @@ class FakeGateway:
             case "slow":
                 async with self._worker:
                     await asyncio.sleep(self.stage_s)
-                self.stages.labels("execute").observe(self.stage_s)
+                self.stages.labels("execute", "answered").observe(self.stage_s)
             case "hanging":
                 await asyncio.sleep(self.stage_s)
             case "busy":

@@ -83,16 +83,16 @@ def test_the_ten_most_requested_tasks_are_listed() -> None:
 
 
 BEFORE = """
-munet_stage_duration_seconds_bucket{stage="queue",le="0.1"} 10
-munet_stage_duration_seconds_bucket{stage="queue",le="+Inf"} 10
-munet_stage_duration_seconds_sum{stage="queue"} 1
+munet_stage_duration_seconds_bucket{stage="queue",outcome="answered",le="0.1"} 10
+munet_stage_duration_seconds_bucket{stage="queue",outcome="answered",le="+Inf"} 10
+munet_stage_duration_seconds_sum{stage="queue",outcome="answered"} 1
 munet_batch_tasks_bucket{le="+Inf"} 0
 munet_batch_tasks_sum 0
 """
 AFTER = """
-munet_stage_duration_seconds_bucket{stage="queue",le="0.1"} 14
-munet_stage_duration_seconds_bucket{stage="queue",le="+Inf"} 14
-munet_stage_duration_seconds_sum{stage="queue"} 1.2
+munet_stage_duration_seconds_bucket{stage="queue",outcome="answered",le="0.1"} 14
+munet_stage_duration_seconds_bucket{stage="queue",outcome="answered",le="+Inf"} 14
+munet_stage_duration_seconds_sum{stage="queue",outcome="answered"} 1.2
 munet_batch_tasks_bucket{le="+Inf"} 0
 munet_batch_tasks_sum 0
 munet_rows_shared_total 7

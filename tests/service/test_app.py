@@ -52,7 +52,7 @@ def test_answers_are_those_of_the_network(gateway: Gateway) -> None:
 def test_times_are_told_twice(gateway: Gateway) -> None:
     response = gateway.classify("plain", png(1))
     times = response.json()["timing_ms"]
-    assert list(times) == ["decode", "queue", "execute", "total"]
+    assert list(times) == ["receive", "decode", "load", "queue", "execute", "answer", "total"]
     assert all(value >= 0 for value in times.values())
     assert times["total"] >= max(times["decode"], times["execute"])
     header = dict(part.split(";dur=") for part in response.headers["server-timing"].split(", "))

@@ -64,7 +64,10 @@ ASKED = (
     *("secret/on", "secret/onee", "fruit/bananas", "nothing/like/it"),
     *("fruit/apple", "fruit/mixed"),  # public
 )
-TIMES = re.compile(r'"(created|last_inference|ns|decode|queue|execute|total)": ?("[^"]*"|[\d.e-]+)')
+TIMES = re.compile(
+    r'"(created|last_inference|ns|receive|decode|load|queue|execute|answer|total)": ?'
+    r'("[^"]*"|[\d.e-]+)'
+)
 TOTALS = ("munet_tasks", "munet_catalog_", "munet_resident_", "process_", "munet_task_load",
           "munet_component_", "munet_compilations", "munet_batch", "munet_rows", "munet_stage",
           "munet_memory", "munet_queue", "munet_cache")  # fmt: skip
@@ -231,7 +234,7 @@ def test_what_goes_with_a_private_task_stays_counted_as_other() -> None:
     metrics.watch(lambda: Snapshot(0, {}, 0, 0, 0, 0), lambda task: task not in private)
     for task in ("open", "hidden", "turns"):
         metrics.register(task)
-        metrics.answered([task], 200, {"total": 0.5})
+        metrics.answered([task], 200, 0.5)
     metrics.answered(["junk"], 404, None)
 
     def page(private: bool) -> set[str]:

@@ -16,6 +16,7 @@ import pytest
 from service.compute.batching import Ask, Batcher, BatchReport, Done, Limits
 from service.compute.decoders import Piece, Turn
 from service.errors import DeadlineExceeded, InternalError, TaskQueueFull, Unavailable
+from service.timings import Timings
 from tests.service.simulation import AtOnce
 from tests.service.waiting import PATIENCE_S
 
@@ -83,7 +84,9 @@ class Bench:
 
     def submit(self, rows: Sequence[int], tasks: str, deadline: float = FAR, **more: Any) -> Answer:
         costs = more.pop("costs", [1.0] * len(tasks))
-        return self.batcher.submit(Ask(tasks, costs, deadline, **more), lambda: rows, AtOnce())
+        timings = more.pop("timings", None)
+        ask = Ask(tasks, costs, deadline, **more)
+        return self.batcher.submit(ask, lambda: rows, AtOnce(), timings)
 
     async def step(self) -> bool:
         ran = self.batcher.step(0)
@@ -113,10 +116,19 @@ async def soon(answer: Awaitable[Any]) -> Any:
 async def test_answers_what_waits_and_says_how_long_it_took() -> None:
     b = Bench()
     b.clock.now, b.run.seconds = 10.0, 2.0
-    answer = b.submit([7, 8], "ab")
+    timings = Timings(10.0)
+    timings.enter("decode")
+    timings.marks[-1] = ("decode", 10.0)
+    answer = b.submit([7, 8], "ab", timings=timings)
     b.clock.now = 10.5
     assert await b.step()
-    assert answer.result() == [Done(7, 0.0, 0.5, 2.0), Done(8, 0.0, 0.5, 2.0)]
+    assert answer.result() == [Done(7), Done(8)]
+    timings.follow()
+    found = timings.seconds(13.0)
+    assert {stage: seconds for stage, seconds in found.items() if seconds} == {
+        **{"queue": 0.5, "execute": 2.0, "answer": 0.5},
+        "total": 3.0,
+    }
     assert len(b.batcher) == 0
     assert not await b.step()
 

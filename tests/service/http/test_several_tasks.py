@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from model_store import ModelStore
+from service.timings import STAGES
 from tests.service.http.test_limits import Client
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.systems import TINY, png, publish
@@ -84,7 +85,7 @@ def test_what_tasks_share_is_computed_once(sharing: Gateway) -> None:
 
 def test_stages_are_timed_for_the_request(sharing: Gateway) -> None:
     answer = several(sharing, *NAMES)
-    assert answer.json()["timing_ms"].keys() == {"decode", "queue", "execute", "total"}
+    assert answer.json()["timing_ms"].keys() == {*STAGES, "total"}
     assert "total;dur=" in answer.headers["server-timing"]
 
 

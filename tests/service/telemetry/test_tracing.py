@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler
 
 from service.telemetry.requests import Course, Exchange, Seen
 from service.telemetry.tracing import Tracing
+from service.timings import Timings
 from tests.service.collectors import Collector
 from tests.service.waiting import PATIENCE_S
 
@@ -43,9 +44,13 @@ def exchange(**fields: Any) -> Exchange:
 
 def classified(found: Exchange) -> Seen:
     """Received for 0.5 s, then decoded, queued and executed."""
-    seconds = {"decode": 0.1, "queue": 0.2, "execute": 0.15}
-    course = Course(found.started + 0.5, seconds, [3, None], 2, 8, 4)
-    return Seen("http", ["a", "b"], started=found.started, status=200, course=course)
+    timings = Timings(found.started)
+    timings.marks.append(("decode", found.started + 0.5))
+    timings.queued, timings.running = found.started + 0.6, found.started + 0.8
+    timings.ran = found.started + 0.95
+    timings.follow()
+    course = Course([3, None], 2, 8, 4)
+    return Seen("http", ["a", "b"], timings, status=200, course=course)
 
 
 def test_stages_follow_each_other_inside_the_request(collector: Collector) -> None:
@@ -63,13 +68,14 @@ def test_stages_follow_each_other_inside_the_request(collector: Collector) -> No
     assert request.attributes["munet.versions"] == [3, 0]
     assert request.end - request.start == pytest.approx(1e9, rel=1e-3)
     assert abs(request.end - time.time_ns()) < 60e9
-    assert [stage.name for stage in stages] == ["receive", "decode", "queue", "execute"]
+    assert [stage.name for stage in stages] == ["receive", "decode", "queue", "execute", "answer"]
+    assert (stages[0].start, stages[-1].end) == (request.start, request.end)
     assert {stage.parent for stage in stages} == {request.id}
-    assert stages[-1].attributes == {"munet.batch.rows": 8, "munet.batch.tasks": 4}
+    assert stages[-2].attributes == {"munet.batch.rows": 8, "munet.batch.tasks": 4}
     for before, after in pairwise(stages):
         assert abs(after.start - before.end) < 1e4  # rounding
     seconds = [(stage.end - stage.start) / 1e9 for stage in stages]
-    assert seconds == pytest.approx([0.5, 0.1, 0.2, 0.15], rel=1e-3)
+    assert seconds == pytest.approx([0.5, 0.1, 0.2, 0.15, 0.05], rel=1e-3)
 
 
 def test_a_trace_that_the_request_names_goes_on(collector: Collector) -> None:
@@ -101,7 +107,8 @@ def test_refusals_say_why_and_only_our_own_failures_are_errors(collector: Collec
     traces.note(crashed)
     traces.stop()
     spans = [collector.trace(found.trace_id or "") for found in (refused, crashed)]
-    ((no_task,), (crash,)) = spans
+    ((no_task, *refusal), (crash, *_)) = spans
+    assert [stage.name for stage in refusal] == ["receive"]
     assert (no_task.status, no_task.attributes["error.type"]) == (0, "unknown-task")
     assert len(no_task.attributes["munet.tasks"][0]) == 200
     assert (crash.status, crash.attributes["error.type"]) == (2, "internal")

@@ -128,7 +128,8 @@ def test_both_write_whole_lines_with_ids_and_traces(pair: Served, collector: Col
     assert said["trace_id"] == TRACE
     request, *stages = eventually(lambda: collector.trace(TRACE))
     assert (request.name, request.parent) == ("POST /classify/{task:path}", PARENT)
-    assert [stage.name for stage in stages] == ["receive", "decode", "queue", "execute"]
+    named = [stage.name for stage in stages]
+    assert named == ["receive", "load", "receive", "decode", "queue", "execute", "answer"]
     assert request.resource["service.name"] == "munet-gateway"
     eventually(lambda: {span.resource["service.instance.id"] for span in collector.spans} == {1, 2})
 

@@ -30,7 +30,7 @@ def counting(folder: Path, index: int, task: str, requests: int) -> tuple[Worker
     metrics = Metrics()
     metrics.register(task)
     for _ in range(requests):
-        metrics.answered([task], 200, {"total": 0.5})
+        metrics.answered([task], 200, 0.5)
     return Workers(Worker(folder, index), metrics.exposition), metrics
 
 

@@ -47,7 +47,8 @@ def reached(method: str, raw: str, path: str) -> tuple[Any, dict[str, str], tupl
     for route in ROUTES:
         match, child = route.matches(scope)
         if match is Match.FULL:
-            return route.endpoint, child["path_params"], child.get(READINGS, ())
+            handler = getattr(route.endpoint, "respond", route.endpoint)
+            return handler, child["path_params"], child.get(READINGS, ())
     raise AssertionError(f"no route for {method} {path}")
 
 
