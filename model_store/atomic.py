@@ -9,14 +9,14 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from model_store.errors import NotAFile
-from model_store.storage import Taken, holder_told, this_process
+from model_store.storage import Lease, Taken, holder_told, this_process
 
 LOOKED_AT_S = 0.05  # longer than it takes to look who has a lock
 
@@ -186,6 +186,14 @@ def open_or_make(path: Path, like: Path) -> int:
             return descriptor
 
 
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether a path leads to this very open file still."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -193,6 +201,29 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove(folder: Path, names: Iterable[str], lease: Lease) -> list[OSError]:
+    """Remove files of a folder, durably, all that can be; what the others end with.
+
+    They are removed from the very folder that was there when the lease was looked at, never from
+    one that is put in its place meanwhile. Raises LeaseLost.
+    """
+    errors: list[OSError] = []
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        lease.require()  # after the folder was opened
+        for name in names:
+            try:
+                os.unlink(name, dir_fd=descriptor)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                errors.append(OSError(error.errno, error.strerror, str(folder / name)))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return errors
 
 
 class Lock:
@@ -205,25 +236,35 @@ class Lock:
         self._path = path
 
     @contextmanager
-    def held(self, *, wait: bool = True, named: bool = False) -> Iterator[None]:
+    def held(self, *, wait: bool = True, named: bool = False) -> Iterator[int]:
         """Wait for the lock and hold it alone; without `wait`, raises Taken if it is held.
 
-        `named`: those who find it taken are told by whom.
+        `named`: those who find it taken are told by whom. Yields the descriptor of the file that is
+        locked. A lock is of a file, not of its name: where somebody has removed the file meanwhile,
+        or put another one in its place, the lock is taken on the file that is there now.
         """
-        # A descriptor of its own for each holder: flock does not tell the threads of one apart.
-        with self._no_link():
-            descriptor = open_or_make(self._path, self._path.parent)
-        with ExitStack() as stack:
-            stack.callback(os.close, descriptor)
-            try:
-                stack.enter_context(locked(descriptor, wait=wait))
-            except Taken:
-                raise Taken(holder_told(os.pread(descriptor, 200, 0))) from None
+        with self._acquired(wait) as descriptor:
             if named:
                 with suppress(OSError):  # a full disk
                     os.ftruncate(descriptor, 0)
                     os.pwrite(descriptor, this_process().encode(), 0)
-            yield
+            yield descriptor
+
+    @contextmanager
+    def _acquired(self, wait: bool) -> Iterator[int]:
+        while True:
+            # A descriptor of its own for each holder: flock does not tell the threads of one apart.
+            with self._no_link():
+                descriptor = open_or_make(self._path, self._path.parent)
+            with ExitStack() as stack:
+                stack.callback(os.close, descriptor)
+                try:
+                    stack.enter_context(locked(descriptor, wait=wait))
+                except Taken:
+                    raise Taken(holder_told(os.pread(descriptor, 200, 0))) from None
+                if is_at(descriptor, self._path):
+                    yield descriptor
+                    return
 
     def holder(self) -> str | None:
         """Who has it, as far as they said; None for nobody.

@@ -81,16 +81,16 @@ class BlobCache:
             if not _free(file):  # whoever downloads it has come to a stop
                 part = self._directory / f"~{name}-{os.getpid()}-{secrets.token_hex(4)}"
         with _opened(part) as file, atomic.locked(file.fileno()):
-            if not _is_at(file, part):
+            if not atomic.is_at(file.fileno(), part):
                 return  # whoever had the lock has finished, or failed and cleaned up
             try:
                 if not path.exists():
                     self._fill(file, name, fetch)
-                    if _is_at(file, part):
+                    if atomic.is_at(file.fileno(), part):
                         with suppress(FileNotFoundError):  # cleared meanwhile: `load` asks again
                             os.replace(part, path)
             finally:
-                if _is_at(file, part):
+                if atomic.is_at(file.fileno(), part):
                     part.unlink(missing_ok=True)
         self._evict(self._limit_bytes)
 
@@ -151,13 +151,6 @@ def _free(file: BinaryIO) -> bool:
         except BlockingIOError:
             time.sleep(0.02)
     return False
-
-
-def _is_at(file: BinaryIO, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), os.lstat(path))
-    except FileNotFoundError:
-        return False
 
 
 def _require(name: str, file: BinaryIO) -> None:

@@ -46,6 +46,7 @@ class Collector:
         self._needs: dict[Digest, frozenset[Digest]] = {}  # manifest -> itself and all it needs
         self._handshake = Handshake(storage)
         self._signatures: dict[Digest, tuple[str, ...]] = {}  # signed manifest -> its tokens
+        self._refusals: list[OSError] = []  # of the system, to remove a file
 
     def plan(self, grace_s: float) -> GcReport:
         """What `run` would remove now, by this machine's clock; writes nothing."""
@@ -57,7 +58,8 @@ class Collector:
     def run(self, grace_s: float, *, fewer_documents: bool) -> GcReport:
         """Remove what nothing refers to and nothing has touched for `grace_s`.
 
-        `fewer_documents` lets documents that are lost be forgotten.
+        `fewer_documents` lets documents that are lost be forgotten. A file that the system does not
+        let go keeps none of the others: its OSError is raised at the end.
         """
         before = self._handshake.begin(self._lease) - grace_s
         removed: dict[Digest, int] = {}
@@ -68,13 +70,21 @@ class Collector:
             removed |= {digest: garbage[digest] for digest in self._remove(digests, before)}
         self._handshake.end()
         leftovers = self._storage.tidy(before, dry_run=False)
-        return self._report(removed, leftovers, dry_run=False)
+        report = self._report(removed, leftovers, dry_run=False)
+        self._require_removed()
+        return report
 
     def remove_damaged(self, digests: Iterable[Digest]) -> list[Digest]:
         """Remove those of these blobs that nothing refers to, however new; what was removed."""
         self._handshake.begin(self._lease)
         self._require_documents(forget=False)
-        return self._remove(list(digests), math.inf, signed_before=-math.inf)
+        removed = self._remove(list(digests), math.inf, signed_before=-math.inf)
+        self._require_removed()
+        return removed
+
+    def _require_removed(self) -> None:
+        if self._refusals:
+            raise self._refusals[0]
 
     def _report(self, garbage: dict[Digest, int], leftovers: int, dry_run: bool) -> GcReport:
         gone = {digest: size for digest, size in garbage.items() if size}
@@ -97,7 +107,7 @@ class Collector:
         doomed = self._handshake.doom(key for key, digest in keys.items() if digest in still)
         found = [keys[key] for key in sorted(doomed)]
         with self._lease.unanswered():
-            self._handshake.remove(doomed, self._lease)
+            self._refusals += self._handshake.remove(doomed, self._lease)
             self._forget_signatures(found, before if signed_before is None else signed_before)
         self._handshake.end()
         return found
@@ -114,7 +124,7 @@ class Collector:
             if entry.modified <= before:
                 sizes[digest] = entry.size
         signed = {_signed(e.key) for e in self._storage.walk(SIGNATURES) if e.modified <= before}
-        if not sizes and not signed:
+        if not sizes and not signed and not take_claims_back:
             return {}
         needed = self._needed(take_claims_back=take_claims_back)
         waiting = (self._signatures.keys() & signed) - there

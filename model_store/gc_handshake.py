@@ -105,14 +105,21 @@ class Handshake:
         wanted = frozenset(keys)
         return self._rewrite(lambda s: replace(s, doomed=True, keys=s.keys & wanted)).keys
 
-    def remove(self, doomed: Iterable[str], lease: Lease) -> None:
-        """Remove the doomed. Raises LeaseLost, or StorageError for deletions that nobody answered:
-        they stay doomed, and the lease has to be kept until they cannot be executed any more.
+    def remove(self, doomed: Iterable[str], lease: Lease) -> list[OSError]:
+        """Remove the doomed; what the system said of files that it does not let go, which stay.
+
+        Raises LeaseLost, or StorageError for deletions that nobody answered: they stay doomed, and
+        the lease has to be kept until they cannot be executed any more.
         """
         keys = sorted(doomed)
+        refusals: list[OSError] = []
         for start in range(0, len(keys), REMOVED_AT_ONCE):
             lease.renew()
-            self._storage.remove(keys[start : start + REMOVED_AT_ONCE], lease)
+            try:
+                self._storage.remove(keys[start : start + REMOVED_AT_ONCE], lease)
+            except OSError as error:
+                refusals.append(error)
+        return refusals
 
     def end(self) -> None:
         """Everything doomed is removed. Raises LeaseLost if another gc has begun."""

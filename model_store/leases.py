@@ -1,6 +1,7 @@
 """The right to be alone at something, and to stay so.
 
-In an object store no system takes it from the dead: it is an object that its holder has to renew.
+In a local directory the system takes it from the dead. In an object store nobody does: there it is
+an object that its holder has to renew.
 """
 
 import logging
@@ -9,9 +10,19 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
+from model_store.atomic import is_at
 from model_store.errors import LeaseLost, StorageError
-from model_store.storage import Lease, Small, Storage, Taken, holder_told, this_process
+from model_store.storage import (
+    Lease,
+    Small,
+    Storage,
+    Taken,
+    Unneeded,
+    holder_told,
+    this_process,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +146,26 @@ def holder_in(content: bytes) -> str | None:
     return None if content == FREE else holder_told(b" ".join(content.split(b" ")[2:]))
 
 
+class FileLease(Unneeded):
+    """A lock of the system: lost only where its file is, by itself or with the whole store."""
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        self._descriptor = descriptor
+        self._path = path
+
+    def renew(self) -> None:
+        """As `require`: it costs no more."""
+        self.require()
+
+    def require(self) -> None:
+        """Raises LeaseLost where another process may hold a lock of the same name by now."""
+        if not is_at(self._descriptor, self._path):
+            raise LeaseLost(
+                f"{self._path}: the file that was locked is there no longer: the store was"
+                " replaced, or the lock removed; run the command again"
+            )
+
+
 class Held:
     """A lease that is renewed for its holder, whatever the holder is busy with."""
 
@@ -165,7 +196,7 @@ def renewed(lease: Lease) -> Iterator[Held]:
             except LeaseLost as error:
                 logger.warning("event=lease_lost error=%r", str(error))
                 return
-            except StorageError as error:  # there is time for more tries
+            except (StorageError, OSError) as error:  # there is time for more tries
                 logger.warning("event=lease_not_renewed error=%r", str(error))
 
     thread = threading.Thread(target=renew, name="lease", daemon=True)

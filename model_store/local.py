@@ -4,6 +4,7 @@ import errno
 import mmap
 import os
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import BinaryIO
 
 from model_store import atomic
 from model_store.errors import DamagedStore, NotAFile, StoreNotFound, UnknownFormat
+from model_store.leases import FileLease
 from model_store.reserve import FULL, Reserve
 from model_store.storage import (
     MARKER,
@@ -21,7 +23,6 @@ from model_store.storage import (
     Read,
     Small,
     TooLarge,
-    Unneeded,
 )
 
 LISTS = 5  # most of one directory, one after the other
@@ -55,6 +56,7 @@ class LocalStorage:
         self._lock = atomic.Lock(self._root / "lock")
         self._reserve = Reserve(self._root)
         self._settled = False
+        self._opened: int | None = None  # the marker's file of the store that is written to
 
     def exists(self) -> bool:
         """Whether there is a store here, and not only what a lost disk left of it."""
@@ -181,11 +183,37 @@ class LocalStorage:
 
     def _swap(self, temporary: Path, key: str, version: object) -> bool:
         """Give a file its name if it has the place of this version; under the lock."""
+        self._require_same_store()  # after the file was written: it can only be renamed in there
         current = self.read(key)
         if (current.version if current else None) != version:
             return False
         os.replace(temporary, self._root / key)
+        if key == MARKER:
+            self._opened = None
         return True
+
+    def _require_same_store(self) -> None:
+        """All documents that this process writes are of one store, known by its marker's file.
+
+        Raises StoreNotFound where another store has been put in its place: half of a change must
+        not go into one of them, and half into the other.
+        """
+        try:
+            there = os.lstat(self._root / MARKER).st_ino
+        except FileNotFoundError:
+            raise self._gone() from None
+        if self._opened not in (None, there):
+            raise StoreNotFound(
+                f"store {self.url}: another one was put in its place (its file {MARKER} is another"
+                " one): expected the one that was opened; nothing was written: open it again"
+            )
+        self._opened = there
+
+    def _gone(self) -> StoreNotFound:
+        return StoreNotFound(
+            f"store {self.url}: it was there, and is no longer: expected the file"
+            f" {MARKER}, found none; mount or restore it"
+        )
 
     def mend(self, key: str, data: memoryview) -> None:
         """Replace a file, whatever it is; a folder is an OSError."""
@@ -214,15 +242,19 @@ class LocalStorage:
         return Entry(key, status.st_size, status.st_mtime)
 
     def remove(self, keys: Iterable[str], lease: Lease) -> None:
-        """Remove files, durably; those that are not there are passed over."""
-        lease.require()
-        directories: set[Path] = set()
+        """Remove files, durably; those that are not there are passed over.
+
+        They are removed from the very folder that was there when the lease was looked at: never
+        from one that is put in its place meanwhile. One that cannot be removed keeps none of the
+        others: its OSError is raised at the end.
+        """
+        names: defaultdict[Path, list[str]] = defaultdict(list)
         for key in keys:
             path = self._root / key
-            path.unlink(missing_ok=True)
-            directories.add(path.parent)
-        for directory in directories:
-            atomic.sync_directory(directory)
+            names[path.parent].append(path.name)
+        errors = [e for folder in names for e in atomic.remove(folder, names[folder], lease)]
+        if errors:
+            raise errors[0]
 
     def names(self, directory: str) -> list[str]:
         """The names in a directory."""
@@ -274,8 +306,8 @@ class LocalStorage:
         """Be the only one, by a lock that goes when its holder dies. Raises Taken."""
         path = self._root / f"lock.{purpose}"
         self._require_directories(path.parent)
-        with atomic.Lock(path).held(wait=wait, named=True):
-            yield Unneeded()  # the system's lock cannot be lost
+        with atomic.Lock(path).held(wait=wait, named=True) as descriptor:
+            yield FileLease(descriptor, path)
 
     def holder(self, purpose: str) -> str | None:
         """Who has the lock; None for nobody."""
@@ -300,10 +332,7 @@ class LocalStorage:
                 raise NotAFile(f"{one}: a link, expected a directory; nothing is written there")
             if not one.is_dir():
                 if one != self._root and not self.exists():
-                    raise StoreNotFound(
-                        f"store {self.url}: it was there, and is no longer: expected the file"
-                        f" {MARKER}, found none; mount or restore it"
-                    )
+                    raise self._gone()
                 atomic.make_folders(one, self._root)
                 atomic.sync_directory(one.parent)
 

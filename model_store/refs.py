@@ -27,14 +27,16 @@ from model_store.errors import (
     InvalidName,
     StorageError,
     StoreNotFound,
+    Unstorable,
     Unsure,
 )
 from model_store.keys import TASKS, copy_key, name_in, task_key
 from model_store.sealed import seal, unseal
-from model_store.storage import Read, Small, Storage
+from model_store.storage import MAX_SMALL_BYTES, Read, Small, Storage
 from model_store.versions import Versions
 
 TOKENS = 32  # kept of the last writes
+MAX_BYTES = MAX_SMALL_BYTES - 2**16  # of a document that grows
 
 UNREADABLE = (CorruptRef, StorageError, OSError)  # what reading one document may end with
 T = TypeVar("T")
@@ -228,11 +230,25 @@ class Refs:
             tokens = (*document.tokens, token)[-TOKENS:]
             new = Document(changed.value, claims, tokens, document.count + 1)
             version = current.version if current else None
+            data = new.to_bytes(key)
+            self._require_room(key, data, current)
             try:
-                if self._storage.replace(key, new.to_bytes(key), version):
+                if self._storage.replace(key, data, version):
                     return new
             except Unsure:
                 unsure = document
+
+    def _require_room(self, key: str, data: bytes, current: Small | None) -> None:
+        """Raises Unstorable for a document that would grow beyond what is read.
+
+        Room is left for what makes it smaller, and for a repair.
+        """
+        if len(data) > MAX_BYTES and (current is None or len(data) > len(current.data)):
+            raise Unstorable(
+                f"ref {self.where(key)}: expected at most {MAX_BYTES} bytes, found {len(data)};"
+                " remove versions that nobody needs (`python -m model_store rm TASK --version N`),"
+                " and run gc, which takes back what writers that died have left"
+            )
 
     def _read_copy(self, key: str) -> Copy:
         """The copy of a document. Read before the document, it is never ahead of it."""

@@ -396,6 +396,7 @@ def test_a_document_that_is_newer_in_the_copy_is_left_there(
 ) -> None:
     copy = ModelStore(Path(store.url).rename(tmp_path / "backup"))
     backup(copy.url, store.url)
+    store = ModelStore(store.url)  # another one, in its place
     publish(copy, "a/b", 9)
     publish(copy, "only/there", 9)
     publish(store, "other", 8)
@@ -645,6 +646,7 @@ def test_what_the_page_says_of_single_files(store: ModelStore, tmp_path: Path) -
     shutil.move(root / "munet-store", tmp_path)
     shutil.copy2(copy / "munet-store", root)
     assert ModelStore(root).verify() == [] and content(store) == told
+    store = ModelStore(root)  # by another marker
     store.rm("other")
     transfer(StorePlace(ModelStore(copy)), StorePlace(store), ["other"])
     assert store.resolve("other").version == 2

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -150,3 +151,30 @@ def test_a_task_that_a_list_leaves_out_while_it_is_written_stays(
     assert left_out > 8
     assert ModelStore(store.url).tasks() == ["t"]
     assert store.verify() == []
+
+
+@pytest.mark.parametrize("error", [PermissionError(1, "no"), OSError(16, "busy")])
+def test_what_the_system_does_not_let_go_keeps_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    store = new_store(tmp_path)
+    publish(store, "t", 1)
+    for seed in range(40):
+        store.put(arrays(100 + seed))
+    garbage = sorted(store.gc(grace_s=-1, dry_run=True).removed)
+    assert len(garbage) == 40
+    held, unlink = {garbage[0][7:], garbage[17][7:]}, os.unlink
+
+    def refusing(path: Any, **named: Any) -> None:
+        if os.path.basename(path) in held:
+            raise OSError(error.errno, error.strerror)
+        unlink(path, **named)
+
+    monkeypatch.setattr(os, "unlink", refusing)
+    with pytest.raises(type(error), match=garbage[0][7:]):
+        store.gc(grace_s=-1)
+    assert [d[7:] for d in store.gc(grace_s=-1, dry_run=True).removed] == sorted(held)
+    assert store.verify(under_way=True) == []
+    publish(store, "t", 2)  # who needs what was refused need not wait
+    monkeypatch.undo()
+    assert {digest[7:] for digest in store.gc(grace_s=-1).removed} == held

@@ -116,7 +116,9 @@ class Disk:
         self._world.wrote(self._short(target, 200), self._content(target) or b"", before)
         self._note(target, lambda: self._restore(target, before))
 
-    def _unlink(self, path: Any, **named: Any) -> None:
+    def _unlink(self, path: Any, *, dir_fd: int | None = None, **named: Any) -> None:
+        if dir_fd is not None:
+            path = f"{os.readlink(f'/proc/self/fd/{dir_fd}')}/{path}"
         before = self._content(path)
         self._real["unlink"](path, **named)
         if not os.path.basename(path).startswith("~"):
