@@ -7,7 +7,6 @@ what is trained on them name: a version sees the same pixels of a file wherever 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,11 +15,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store.machine import Machine
 from vit.contract import Contract, Target, size_of
 from vit.decode import VIEWER, Decoding, decode
 from vit.preprocess import cut, preprocess, resample
 
-DECODE_THREADS = min(16, os.cpu_count() or 1)
+DECODE_THREADS = min(16, Machine().cores())
 CHUNK = 1024  # records in memory at a time
 BATCH = 64  # images preprocessed at a time
 REMEDY = "the prepared files are damaged: delete them and prepare the data set anew"

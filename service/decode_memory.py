@@ -38,6 +38,11 @@ class DecodeMemory:
         self._changed = threading.Condition()
         self._waiting: deque[object] = deque()
 
+    @property
+    def free(self) -> int:
+        """Bytes that no picture holds."""
+        return self._limit - self._held
+
     @contextmanager
     def holding(self, size: int, perhaps: int = 0) -> Iterator[None]:
         """Around work with so many bytes; raises TooLarge if that is more than there are in all.

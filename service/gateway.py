@@ -31,6 +31,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from starlette.applications import Starlette
 
 from model_store import ModelStore, StoreError
+from model_store.machine import Machine
 from service import collection, processes
 from service.access import Access
 from service.app import create_app
@@ -144,6 +145,8 @@ class Gateway:
         except (SettingsError, StoreError, OSError) as error:
             click.echo(f"error: {error}", err=True)
             raise SystemExit(processes.CANNOT_START) from None
+        # NumPy's library starts a thread for each of the machine's processors.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(Machine().cores()))
         # Workers of a built Bento run in its folder: the path is meant from here.
         os.environ["MUNET_STORE"] = store.url
         os.environ["MUNET_COMPILATION_CACHE"] = os.path.abspath(settings.compilation_cache)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store import ModelStore, Published
+from model_store.machine import Machine
 from service.access import Access
 from service.compute.batching import Batcher, BatchReport, Limits
 from service.compute.decoders import Decoders
@@ -22,6 +23,7 @@ from service.errors import Unavailable
 from service.http.room import Room
 from service.http.uploads import Intake
 from service.lookups import Lookups, Shared
+from service.memory import Headroom, divided, own_memory
 from service.settings import Settings
 from service.tasks.catalog import Catalog
 from service.tasks.eviction import Budget, Recency
@@ -46,14 +48,10 @@ class Runtime:
         """Opens the store; raises StoreNotFound if there is none, InvalidKey or SettingsError for
         unusable keys or tokens.
         """
-        self.settings = settings
         self.store = ModelStore(settings.store)
         self.trust = Trust(self.store, settings.trusted_keys)
         self.access = Access(settings.tokens, settings.cors_origins)
-        self.intake = Intake(settings.upload_memory)
-        self.uploads = Room(settings.queue_total, "uploads")
         self.metrics = Metrics(per_task=settings.task_metrics)
-        self.reporting = Reporting(settings, self.metrics, worker)
         self.engine = Engine(
             self.metrics,
             max_rows=settings.max_batch_rows,
@@ -61,9 +59,21 @@ class Runtime:
             backend=settings.backend,
             threads=settings.compute_threads,
         )
+        machine = Machine()
+        own, main = own_memory()  # with what computes, and before anything is served
+        base = own + main // settings.workers
+        self.settings = settings = divided(settings, machine.memory(), base)
+        self.reporting = Reporting(settings, self.metrics, worker)
+        self.intake = Intake(settings.upload_memory)
+        self.uploads = Room(settings.queue_total, "uploads")
+        self.decode_memory = DecodeMemory(settings.decode_memory)
+        self.headroom = Headroom(
+            machine, settings.workers, lambda: self.intake.free + self.decode_memory.free
+        )
         recency = Recency(self.metrics)
-        budget = Budget(settings.memory_budget, recency)
+        budget = Budget(settings.memory_budget, recency, self.headroom.fits)
         self.residency = Residency(self.store, self.engine.place, self.metrics, budget)
+        self.engine.programs.memory = self.residency
         self.loader = Loader(
             self.store, self._prepare, self.metrics, recency, threads=settings.load_threads
         )
@@ -87,7 +97,6 @@ class Runtime:
             report=self._count_batch,
         )
         self.decoders = Decoders(settings.decode_threads)
-        self.decode_memory = DecodeMemory(settings.decode_memory)
         # For work whose cost a client chooses, off the event loop: forms, JSON, names.
         self.parsers = ThreadPoolExecutor(PARSERS, thread_name_prefix="parse")
         # A store that hangs holds the threads that wait for it: others need threads of their own.
@@ -104,6 +113,7 @@ class Runtime:
         """Reads the store's refs and starts the threads; blocks for a moment."""
         self.access.start()
         self.batcher.start()
+        self.residency.start()
         self.catalog.start()
         self.trust.start(self.catalog.slots)
         self.sharing.start()
@@ -178,6 +188,7 @@ class Runtime:
             resident_bytes=usage.size_bytes,
             component_releases=usage.releases,
             memory_budget_bytes=self.settings.memory_budget,
+            memory_left_bytes=self.headroom.left(),
             trusted_keys_age_s=self.trust.keys_age_s,
             tokens_age_s=self.access.tokens_age_s,
         )

@@ -7,13 +7,13 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NewType
 from urllib.parse import urlsplit
 
 from model_store import InvalidName
+from model_store.machine import Machine
 from model_store.names import require_name
 from model_store.sizes import SIZE, parse_size
 from service.errors import SettingsError
@@ -60,21 +60,18 @@ AT_MOST = (
     ("max_batch_rows", "queue_per_task"),
     ("max_batch_rows", "queue_total"),
 )
-MEMORY_SHARE = 0.6  # for components: the gateway itself needs the rest
-DECODE_SHARE, LEAST_DECODE_MEMORY = 0.125, 512 * 2**20  # for all images that may be sent
+THREAD_MEMORY = 512 * 2**20  # of the machine, for each compute thread: each has its own programs
 IMAGES_AT_LIMIT = 4  # as large as may be, in one request
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 Bytes = NewType("Bytes", int)
 _WHOLE = re.compile(r"[0-9]{1,18}")
 _NUMBER = re.compile(r"([0-9]{1,18}\.?[0-9]{0,18}|\.[0-9]{1,18})([eE][+-]?[0-9]{1,3})?")
 
 
-def _memory() -> int:
-    """Bytes of this container, or else of this machine."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with suppress(OSError, ValueError):  # no such file, or "max"
-        memory = min(memory, int(CGROUP_LIMIT.read_text()))
-    return memory
+def _compute_threads(workers: int) -> int:
+    """As many as memory has room for the programs of."""
+    machine = Machine()
+    room = machine.memory().bytes // workers // THREAD_MEMORY
+    return max(1, min(machine.cores() // workers - 1, room))
 
 
 def _cache_folder() -> str:
@@ -89,10 +86,10 @@ class Settings:
     store: str  # directory or URL of the model store
     poll_s: float = 0.5  # how often the store's refs are looked at
     max_body_bytes: Bytes = Bytes(10 * 2**20)
-    upload_memory: Bytes = Bytes(512 * 2**20)  # of all bodies that are being received or decoded
+    upload_memory: Bytes = Bytes(0)  # of all bodies being received or decoded; 0: see memory.py
     max_pixels: int = 4096 * 4096  # of the decoded image, read from its header
     max_request_pixels: int = 0  # of all images of a request; 0: four times those of one
-    decode_memory: Bytes = Bytes(0)  # of all images being decoded; 0: its part of 1/8 of all
+    decode_memory: Bytes = Bytes(0)  # of all images being decoded; 0: see memory.py
     max_batch_rows: int = 32  # power of two
     queue_per_task: int = 256  # rows waiting
     queue_total: int = 1024  # rows waiting; also requests being received and decoded
@@ -104,7 +101,7 @@ class Settings:
     tokens: str = ""  # TOML file of who may do what; without one, only this machine may ask
     cors_origins: str = ""  # of web pages that may ask, separated by commas; * is all
     preload: str = ""  # tasks to load at start: names separated by commas, or *
-    memory_budget: Bytes = Bytes(0)  # for components, such as 2GiB; 0: its part of 60 % of all
+    memory_budget: Bytes = Bytes(0)  # for components, such as 2GiB; 0: see memory.py
     pin: str = ""  # tasks never evicted: names or patterns such as a/*, separated by commas
     task_metrics: bool = True  # false folds the label `task` to `all`
     access_log: bool = False  # a JSON line for each request on standard output
@@ -113,7 +110,7 @@ class Settings:
     grpc_port: int = 0  # of the Open Inference Protocol over gRPC; 0 is none
     workers: int = 1  # processes; each has components and batches of its own, and these limits
     backend: str = "auto"  # what computes: jax, openvino, or the faster one where it is a CPU
-    compute_threads: int = 0  # of OpenVINO, a batch each; 0: this worker's cores but one
+    compute_threads: int = 0  # of OpenVINO, a batch each; 0: all cores but one, as memory allows
     compilation_cache: str = ""  # compiled programs kept over restarts; "" is the user's cache
 
     def __post_init__(self) -> None:
@@ -137,11 +134,9 @@ class Settings:
         """Defaults that depend on the machine, or on other settings."""
         workers = max(1, self.workers)
         for name, default in (
-            ("memory_budget", Bytes(int(_memory() * MEMORY_SHARE) // workers)),
-            ("decode_memory", max(LEAST_DECODE_MEMORY, int(_memory() * DECODE_SHARE) // workers)),
             ("max_request_pixels", IMAGES_AT_LIMIT * self.max_pixels),
             # One core is left to the event loop, which has most to do under a flood.
-            ("compute_threads", max(1, len(os.sched_getaffinity(0)) // workers - 1)),
+            ("compute_threads", _compute_threads(workers)),
             ("compilation_cache", _cache_folder()),
         ):
             if not getattr(self, name):
@@ -166,7 +161,7 @@ class Settings:
         settings = cls(**given)
         for name, other in AT_MOST:
             value, most = getattr(settings, name), getattr(settings, other)
-            if value > most:
+            if value > most > 0:  # 0: not known yet
                 raise _unusable(name, f"at most {PREFIX}{other.upper()}, which is {most}", value)
         return settings
 

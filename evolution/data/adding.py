@@ -35,6 +35,7 @@ from evolution.data.stored import (
     folder_of,
     write_split,
 )
+from model_store.machine import Machine
 
 AT_ONCE = 64  # pictures that are decoded at a time
 BYTES_AT_ONCE = 64 << 20
@@ -203,7 +204,7 @@ def _looked_at(
     rows: Iterable[Row | Skipped],
 ) -> Iterator[tuple[Row, Facts] | Skipped]:
     """The rows in order, each picture decoded once, in several threads."""
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(Machine().cores()) as pool:
         for block in _blocks(rows):
             yield from pool.map(_look, block)
 

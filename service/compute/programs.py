@@ -13,11 +13,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
 
 from service.compute.backends import Backend, Chain, Run
-from service.compute.paths import Program
+from service.compute.paths import Program, elements
 from service.compute.priority import BACKGROUND, give_way
 from service.telemetry.metrics import Metrics
+from vit import shapes
 
 logger = logging.getLogger(__name__)
 COMPILING_THREADS = 2
@@ -26,7 +28,32 @@ CALL_TOKENS = 16  # what a call costs, in tokens: its weights are read from memo
 FUSED = 4  # equal stages of a fused program
 MOST_FUSED = 96  # stages in all fused programs: each takes about 0.8 MB, for each stream
 
+# What a program may take while it is made and afterwards: copies of its weights in its own layout.
+WEIGHT_COPIES, PROGRAM_BYTES = 2, 2**24
+
 _Name = tuple[Chain, int, bool]  # stages, rows, stacked
+
+
+class Memory(Protocol):
+    """What is left for programs beside components."""
+
+    def require_room(self, size: int) -> None:
+        """Makes room for so many bytes; raises where that cannot be done."""
+        ...
+
+    def has_spare(self, size: int) -> bool:
+        """Whether so many bytes are left that components will not need."""
+        ...
+
+
+class _Unbounded:
+    def require_room(self, size: int) -> None:
+        """There is."""
+
+    def has_spare(self, size: int) -> bool:
+        """Always."""
+        del size
+        return True
 
 
 class Programs:
@@ -36,8 +63,9 @@ class Programs:
         """Programs are for 1, 2, 4 ... `max_rows` rows, a power of two."""
         self._backend = backend
         self._metrics = metrics
+        self.memory: Memory = _Unbounded()
         self.buckets = tuple(1 << i for i in range(max_rows.bit_length()))
-        self._programs: dict[_Name, Future[Run]] = {}
+        self._programs: dict[_Name, Future[Any]] = {}  # of Run
         # By the first stage, the longest first: fused programs that are ready, for which rows.
         self._fused: dict[Program, list[tuple[Chain, frozenset[int]]]] = {}
         self._lock = threading.Lock()
@@ -70,9 +98,17 @@ class Programs:
         name = ((program,), rows, stacked)
         found = self._programs.get(name)
         if found is None or (found.done() and found.exception() is not None):
-            found = self._pool.submit(self._compile, (program,), rows, stacked=stacked)
+            found = self._pool.submit(self._compile_single, program, rows, stacked=stacked)
             self._programs[name] = found
         return found
+
+    def _compile_single(self, program: Program, rows: int, *, stacked: bool) -> Run:
+        self.memory.require_room(self._size((program,)))
+        return self._compile((program,), rows, stacked=stacked)
+
+    def _size(self, chain: Chain) -> int:
+        """Bytes that a program may take."""
+        return self._backend.streams * (PROGRAM_BYTES + WEIGHT_COPIES * sum(map(_weights, chain)))
 
     def _compile(self, chain: Chain, rows: int, *, stacked: bool) -> Run:
         started = time.monotonic()
@@ -101,7 +137,11 @@ class Programs:
             if name not in self._programs and self.fused_stages + len(chain) <= MOST_FUSED:
                 self._programs[name] = self._background.submit(self._compile_fused, chain, rows)
 
-    def _compile_fused(self, chain: Chain, rows: int) -> Run:
+    def _compile_fused(self, chain: Chain, rows: int) -> Run | None:
+        if not self.memory.has_spare(self._size(chain)):
+            with self._lock:  # the next load of such a path asks again
+                del self._programs[chain, rows, False]
+            return None
         try:
             run = self._compile(chain, rows, stacked=False)
         except Exception as error:  # single programs go on to answer
@@ -134,6 +174,12 @@ def _fusable(walk: Chain, buckets: tuple[int, ...]) -> Iterator[tuple[Chain, int
             for rows in buckets_of(buckets, program):
                 yield chain, rows
     yield walk, 1
+
+
+@functools.cache
+def _weights(program: Program) -> int:
+    """Bytes of the weights that a stage runs with."""
+    return 4 * sum(elements(shapes(program.shape, kind)) for kind in program.kinds)
 
 
 @functools.cache

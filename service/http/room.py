@@ -59,13 +59,18 @@ class Room:
         self._by_holder: Counter[Holder] = Counter()
         self._lock = threading.RLock()  # a coroutine may be collected, and give, amid a take
 
+    @property
+    def free(self) -> int:
+        """How much is taken by nobody."""
+        return self._limit - self._held
+
     def take(self, size: int, of: Sequence[Holder] = (), own: int = 0) -> None:
         """Room for so much more, of which the same request has `own` already.
 
         Raises Unavailable if there is none.
         """
         with self._lock:
-            free = self._limit - self._held
+            free = self.free
             if size > free:
                 raise self._full("all together have", self._held)
             for holder in of:

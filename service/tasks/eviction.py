@@ -20,6 +20,7 @@ from service.errors import Told
 from service.telemetry.metrics import Metrics
 
 Key = tuple[str, Digest]  # of a component: the kind decides how it is held
+SPARE = 2**30  # bytes that are kept for components, at most
 PINNED_SHARE = 0.75  # of what the largest pinned version leaves: others take turns in the rest
 
 
@@ -103,10 +104,18 @@ class Pin:
 class Budget:
     """The bytes that components may take in memory; safe to use from several threads."""
 
-    def __init__(self, limit_bytes: float, recency: Recency) -> None:
-        """`limit_bytes` may be infinite."""
+    def __init__(
+        self,
+        limit_bytes: float,
+        recency: Recency,
+        fits: Callable[[int], bool] = lambda _: True,
+    ) -> None:
+        """`limit_bytes` may be infinite; `fits` tells whether the machine has so many bytes left,
+        whatever is counted here.
+        """
         self.limit_bytes = limit_bytes
         self._recency = recency
+        self._fits = fits
         self._lock = threading.Lock()  # not for `unpin`, which any thread may call at any time
         self._pins: dict[Pin, None] = {}
 
@@ -160,17 +169,27 @@ class Budget:
         """Bytes by component of all pinned versions, those being read included."""
         return _together([pin.sizes for pin in list(self._pins)])
 
-    def make_room(self, needed: int, taken: Callable[[], int], staying: Callable[[], int]) -> bool:
+    def make_room(
+        self, needed: int, taken: Callable[[], int], staying: Callable[[], int], beside: int = 0
+    ) -> bool:
         """Evicts until `needed` bytes are left beside what is `taken`; False if all is in use.
 
-        Evicts nothing if that could not be enough: `staying` is what no eviction frees.
+        The machine must have them left, and `beside` too. Evicts nothing if what it may take of
+        the budget could not be enough: `staying` is what no eviction frees.
         """
         if taken() + needed > self.limit_bytes and staying() + needed > self.limit_bytes:
             return False
-        while taken() + needed > self.limit_bytes:
+        while taken() + needed > self.limit_bytes or not self._fits(needed + beside):
             if not self._recency.evict():
                 return False
         return True
+
+    def has_spare(self, size: int, taken: int) -> bool:
+        """Whether the machine has so many bytes left beside those that components may yet take, and
+        a quarter of all as loads hold for a moment twice what they have read; beside SPARE at most.
+        """
+        wanted = max(0, self.limit_bytes - taken) + self.limit_bytes / 4
+        return self._fits(size + int(min(wanted, SPARE)))
 
 
 def _together(several: Sequence[Mapping[Key, int]]) -> dict[Key, int]:

@@ -32,8 +32,9 @@ from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 HELPERS = 6  # threads that read for all loads, beside each load's own
-ROOM_WAIT_S = 2.0  # for requests in flight to let go of what may then be evicted
+ROOM_WAIT_S = 4.0  # for requests in flight, and loads, to let go of what they hold for a moment
 ROOM_LOOK_S = 0.01
+MEMORY_LOOK_S = 0.25  # how often is looked whether the machine's memory gets short
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +83,33 @@ class Residency:
         self._reserved = 0  # bytes of components being read
         self._releases = 0
         self._helpers = ThreadPoolExecutor(HELPERS, thread_name_prefix="read")
+        self._stopped = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="memory", daemon=True)
+
+    def start(self) -> None:
+        """Evicts from now on also where the machine's memory gets short by itself."""
+        self._watcher.start()
 
     def close(self) -> None:
-        """Ends the threads that read."""
+        """Ends the threads."""
+        self._stopped.set()
         self._helpers.shutdown(cancel_futures=True)
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(MEMORY_LOOK_S):
+            with self._lock:
+                self._budget.make_room(0, self._taken, self._taken)
+
+    def require_room(self, size: int) -> None:
+        """Evicts until so many bytes are really left beside components; raises NoRoom."""
+        with self._lock:
+            if not self._budget.make_room(0, self._taken, self._taken, beside=size):
+                raise NoRoom(f"its programs need {size} bytes more than are really left")
+
+    def has_spare(self, size: int) -> bool:
+        """Whether so many bytes are really left beside all that components may take."""
+        with self._lock:
+            return self._budget.has_spare(size, self._taken())
 
     def load(self, published: Published, *, pinned: bool = False) -> LoadedPath:
         """Reads what is not resident yet; blocks.
@@ -162,13 +186,19 @@ class Residency:
                 needed = sum(sizes[key] for key in claim.missing)
                 # What was found is held meanwhile: no eviction can free it.
                 staying = partial(self._staying, claim.found)
-                if self._budget.make_room(needed, self._taken, staying):
+                # Each thread that reads holds what it has read once more, until it is placed.
+                largest = sorted(sizes[key] for key in claim.missing)[-HELPERS - 1 :]
+                beside = sum(largest) + self._reserved
+                if self._budget.make_room(needed, self._taken, staying, beside):
                     self._loading.update(claim.missing)
                     self._reserved += needed
                     return claim
             del claim, staying  # must not keep in memory what another load waits for
             if time.monotonic() > give_up_at:
-                raise NoRoom(f"{needed} bytes are needed and all of MUNET_MEMORY_BUDGET is in use")
+                raise NoRoom(
+                    f"{needed} bytes are needed, and all of MUNET_MEMORY_BUDGET or of the memory "
+                    "that is really left is in use"
+                )
             time.sleep(ROOM_LOOK_S)
 
     def _look(self, keys: Collection[Key]) -> _Claim:

@@ -54,6 +54,7 @@ class Snapshot:
     memory_budget_bytes: float
     trusted_keys_age_s: float = 0.0  # since all files of keys could last be used; 0 without any
     tokens_age_s: float = 0.0  # since the file of tokens could last be used; 0 without one
+    memory_left_bytes: float = 0.0
 
 
 class Metrics:
@@ -313,6 +314,11 @@ class _SnapshotCollector(Collector):
             "munet_memory_budget_bytes",
             "Bytes that components may take in memory.",
             now.memory_budget_bytes,
+        )
+        yield GaugeMetricFamily(
+            "munet_memory_left_bytes",
+            "Bytes really left for components, by the control groups and the machine.",
+            now.memory_left_bytes,
         )
         yield CounterMetricFamily(
             "munet_component_releases_total",

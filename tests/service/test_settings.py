@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_store import ModelStore
+from model_store.machine import Machine
 from service.errors import SettingsError
 from service.settings import RANGES, Settings
 from tests.service.servers import ROOT
@@ -69,9 +70,11 @@ def test_pins_are_names_and_patterns() -> None:
     assert Settings("s", pin="a/*, b").pinned_tasks == ("a/*", "b")
 
 
-def test_workers_share_the_memory() -> None:
-    one, four = Settings("s"), Settings("s", workers=4)
-    assert four.memory_budget == one.memory_budget // 4
+def test_cores_are_the_quota_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the processors of a large machine, of which a container has some time."""
+    monkeypatch.setattr(Machine, "cores", lambda _: 3)
+    assert Settings("s").compute_threads == 2
+    assert Settings("s", workers=3).compute_threads == 1
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental.compilation_cache import compilation_cache as compilation_cache_of_jax
 
+from model_store.machine import Machine
 from service.compute.backends import Chain, Compiled
 from service.compute.paths import Program
 from vit import shapes
@@ -30,6 +32,9 @@ class JaxBackend:
 
     def __init__(self, compilation_cache: str | None) -> None:
         """`compilation_cache` is the folder that keeps compiled programs over restarts."""
+        cores = Machine().cores()
+        if cores < len(os.sched_getaffinity(0)):  # XLA does not know quotas of time
+            os.environ.setdefault("PJRT_NPROC", str(cores))
         if compilation_cache is not None:
             compilation_cache_of_jax.reset_cache()  # else it stays with what it was first told
             jax.config.update("jax_compilation_cache_dir", compilation_cache)

@@ -13,6 +13,7 @@ import pytest
 
 from service.compute.backends import Compiled
 from service.compute.programs import FUSED, MOST_FUSED
+from service.tasks.eviction import NoRoom
 from tests.service.compute.test_engine import BOUND, System, distance, row
 from tests.service.systems import TINY, publish
 from tests.service.waiting import eventually
@@ -80,3 +81,42 @@ def test_fused_programs_take_no_more_memory_with_every_new_depth(fused: System) 
     for depth in range(1, 40):
         fused.load(publish(fused.store, f"depth/{depth}", replace(TINY, num_layers=depth)))
     assert fused.engine.programs.fused_stages <= MOST_FUSED
+
+
+class Little:
+    """Memory in which single programs have room, and fused ones none."""
+
+    room = True
+
+    def require_room(self, size: int) -> None:
+        assert size > 0
+        if not self.room:
+            raise NoRoom("nothing is left")
+
+    def has_spare(self, size: int) -> bool:
+        assert size > 0
+        return False
+
+
+def test_fused_programs_take_no_memory_that_others_need(tmp_path: Path, compilations: str) -> None:
+    system = System(tmp_path, compilations, "openvino")
+    system.engine.programs.memory = Little()
+    mine = row(system.load(publish(system.store, "a")), 1)
+    assert distance(system.engine.run([mine]), [system.expected(mine)]) < BOUND
+    eventually(lambda: system.engine.programs.fused_stages == 0)
+    system.engine.close()
+
+
+def test_programs_without_room_are_made_when_there_is_some(
+    tmp_path: Path, compilations: str
+) -> None:
+    system, memory = System(tmp_path, compilations, "openvino"), Little()
+    system.engine.programs.memory = memory
+    memory.room = False
+    published = publish(system.store, "a")
+    with pytest.raises(NoRoom):
+        system.load(published)
+    memory.room = True
+    mine = row(system.load(published), 1)
+    assert distance(system.engine.run([mine]), [system.expected(mine)]) < BOUND
+    system.engine.close()

@@ -30,7 +30,7 @@ class Connection:
 
 
 def callers(**settings: Any) -> Callers:
-    return Callers(Settings("store", **settings))
+    return Callers(Settings("store", **{"upload_memory": 512 * MIB, **settings}))
 
 
 def admit(callers: Callers, name: str, connection: Any = None) -> ExitStack:

@@ -1,0 +1,127 @@
+"""How the gateway's memory is divided, and how much of it is really left.
+
+    limit = the gateway itself + compiled programs + bodies + decoding + components
+
+The limit is that of the machine, or the smallest of a control group around this process; workers
+have equal parts of it. What the gateway itself takes is measured. Each part has a least size; of
+bodies, decoding and components, those that the settings leave open share the rest. What programs
+take is known only when they are made, and others on this machine may grow too: `Headroom` says what
+is really left, and components go before the kernel ends a process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from model_store.machine import Limit, Machine
+from service.errors import SettingsError
+from service.processes import PID
+from service.settings import Bytes, Settings
+
+MIB = 2**20
+UPLOADS, MOST_UPLOADS = 1 / 8, 512 * MIB  # shares are of the rest
+# At least one picture of the default MUNET_MAX_PIXELS, and programs of a network of middling size,
+DECODING, ENOUGH_DECODING = 1 / 8, 512 * MIB
+PROGRAMS, ENOUGH_PROGRAMS = 1 / 8, 256 * MIB
+MOST = 1 / 4  # but no more than this of the rest for each of these two.
+LEAST_DECODING, LEAST_COMPONENTS = 8 * MIB, 64 * MIB
+# With the weights that they ran with last; of a ViT-Ti.
+LEAST_PROGRAMS, THREAD_PROGRAMS = 64 * MIB, 96 * MIB  # and for each compute thread
+
+
+def own_memory(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """Bytes that this process takes, and its main process, if it has one."""
+    main = environment.get(PID, "")
+    return _taken("self"), _taken(main) if main and main != str(os.getpid()) else 0
+
+
+def _taken(process: str) -> int:
+    """Bytes of a process; what it shares with others is divided among them."""
+    folder = Path("/proc") / process
+    with suppress(OSError, ValueError):
+        for line in (folder / "smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    with suppress(OSError, ValueError):
+        return int((folder / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def divided(settings: Settings, limit: Limit, base: int) -> Settings:
+    """The settings with every share of the memory filled in, for one worker.
+
+    `base` are the bytes that the gateway itself takes, by worker. Raises SettingsError, with the
+    sum, where the limit is too small.
+    """
+    all_bytes = limit.bytes // settings.workers
+    least = {
+        "upload_memory": settings.max_body_bytes,
+        "decode_memory": LEAST_DECODING,
+        "memory_budget": LEAST_COMPONENTS,
+    }
+    found = {name: getattr(settings, name) or size for name, size in least.items()}
+    programs = LEAST_PROGRAMS + THREAD_PROGRAMS * settings.compute_threads
+    left = all_bytes - base - programs - sum(found.values())
+    if left < 0:
+        raise _too_little(settings, limit, base, programs, found)
+    more_programs = min(max(ENOUGH_PROGRAMS, PROGRAMS * left), MOST * left)
+    more = {
+        "upload_memory": min(max(0, MOST_UPLOADS - least["upload_memory"]), UPLOADS * left),
+        "decode_memory": min(max(ENOUGH_DECODING, DECODING * left), MOST * left),
+    }
+    given = [name for name in least if getattr(settings, name)]
+    more = {name: 0 if name in given else int(size) for name, size in more.items()}
+    if "memory_budget" not in given:
+        more["memory_budget"] = int(left - sum(more.values()) - more_programs)
+    sizes = {name: Bytes(size + more.get(name, 0)) for name, size in found.items()}
+    return replace(settings, **sizes)
+
+
+def _too_little(
+    settings: Settings, limit: Limit, base: int, programs: int, parts: Mapping[str, int]
+) -> SettingsError:
+    each = f" for each of {settings.workers} workers" if settings.workers > 1 else ""
+    uploads, decoding, components = (
+        f"{_mib(size)} MUNET_{name.upper()}" for name, size in parts.items()
+    )
+    source = limit.source if len(limit.source) < 70 else f"…{limit.source[-70:]}"
+    return SettingsError(
+        f"starting the gateway: expected at least {_mib(base + programs + sum(parts.values()))} of "
+        f"memory{each}:\n"
+        f"  {_mib(base)} for itself + {_mib(programs)} for programs (MUNET_COMPUTE_THREADS is "
+        f"{settings.compute_threads})\n"
+        f"  + {uploads} + {decoding} + {components},\n"
+        f"found {_mib(limit.bytes // settings.workers)} by {source};\n"
+        "raise that limit, or lower these settings"
+    )
+
+
+def _mib(size: int) -> str:
+    return f"{size / MIB:.0f} MiB"
+
+
+class Headroom:
+    """What is really left for components; for any thread."""
+
+    def __init__(self, machine: Machine, workers: int, promised: Callable[[], int]) -> None:
+        """`promised` are bytes that bodies and decoding may still take."""
+        self._machine = machine
+        self._workers = workers
+        self._promised = promised
+        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)
+
+    def left(self) -> int:
+        """Bytes, beside those that are promised; less than 0 where others have taken these."""
+        return self._machine.free() // self._workers - self._promised()
+
+    def fits(self, needed: int) -> bool:
+        """Whether so many bytes are left, also of those that C's library keeps for later."""
+        if self.left() >= needed:
+            return True
+        self._trim(0)
+        return self.left() >= needed

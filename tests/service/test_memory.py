@@ -1,0 +1,150 @@
+"""How the gateway divides its memory, and what it does when that gets short."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model_store import ModelStore
+from model_store.machine import Limit, Machine
+from service.errors import SettingsError
+from service.memory import Headroom, divided, own_memory
+from service.settings import Bytes, Settings
+from service.tasks.eviction import Budget, Recency
+from service.telemetry.metrics import Metrics
+from tests.service.in_process import Gateway
+from tests.service.systems import TINY, png, publish
+from tests.service.waiting import eventually
+
+MIB, GIB = 2**20, 2**30
+PARTS = ("memory_budget", "upload_memory", "decode_memory")
+
+
+def limit(size: int) -> Limit:
+    return Limit(size, size, "/sys/fs/cgroup/memory.max")
+
+
+@given(
+    st.integers(MIB, 2**40),
+    st.integers(0, 2 * GIB),
+    st.integers(1, 8),
+    st.integers(1, 8),
+    st.dictionaries(st.sampled_from(PARTS), st.integers(16 * MIB, 4 * GIB)),
+)
+def test_all_parts_fit_into_the_limit_or_the_start_is_refused(
+    size: int, base: int, workers: int, threads: int, given: dict[str, int]
+) -> None:
+    asked = {name: Bytes(given.get(name, 0)) for name in PARTS}
+    wanted = replace(Settings("s", workers=workers, compute_threads=threads), **asked)
+    try:
+        found = divided(wanted, limit(size), base)
+    except SettingsError as error:
+        lines = f"error: {error}".splitlines()
+        assert len(lines) <= 5 and max(map(len, lines)) <= 100
+        for name in PARTS:
+            assert f"MUNET_{name.upper()}" in str(error)
+        return
+    parts = {name: getattr(found, name) for name in PARTS}
+    assert given.items() <= parts.items()
+    programs = (64 + 96 * threads) * MIB
+    assert (base + programs + sum(parts.values())) * workers <= size
+    assert parts["upload_memory"] >= found.max_body_bytes
+    assert parts["decode_memory"] >= 8 * MIB
+    assert parts["memory_budget"] >= (16 if "memory_budget" in given else 64) * MIB
+
+
+def test_a_container_of_1_gib() -> None:
+    found = divided(Settings("s", compute_threads=1), limit(GIB), 200 * MIB)
+    assert {name: getattr(found, name) // MIB for name in PARTS} == {
+        "upload_memory": 82,
+        "decode_memory": 153,
+        "memory_budget": 282,  # and 305 for programs
+    }
+
+
+def test_a_large_machine_has_most_of_its_memory_for_components() -> None:
+    found = divided(Settings("s", compute_threads=7), limit(64 * GIB), 300 * MIB)
+    assert found.upload_memory == 512 * MIB
+    assert found.memory_budget > 46 * GIB
+
+
+def test_what_is_too_little_is_said_with_the_sum() -> None:
+    with pytest.raises(SettingsError) as refused:
+        wanted = Settings("s", memory_budget=Bytes(900 * MIB), compute_threads=2)
+        divided(wanted, limit(GIB), 300 * MIB)
+    assert str(refused.value).splitlines() == [
+        "starting the gateway: expected at least 1474 MiB of memory:",
+        "  300 MiB for itself + 256 MiB for programs (MUNET_COMPUTE_THREADS is 2)",
+        "  + 10 MiB MUNET_UPLOAD_MEMORY + 8 MiB MUNET_DECODE_MEMORY + 900 MiB MUNET_MEMORY_BUDGET,",
+        "found 1024 MiB by /sys/fs/cgroup/memory.max;",
+        "raise that limit, or lower these settings",
+    ]
+
+
+def test_workers_have_equal_parts() -> None:
+    one = divided(Settings("s", compute_threads=1), limit(8 * GIB), 300 * MIB)
+    four = divided(Settings("s", compute_threads=1, workers=4), limit(32 * GIB), 300 * MIB)
+    assert four.memory_budget == one.memory_budget
+
+
+def test_the_gateways_own_memory_is_measured() -> None:
+    own, main = own_memory({})
+    assert own > 10 * MIB and main == 0
+    held = bytearray(os.urandom(1) * (64 * MIB))
+    assert own_memory({})[0] - own > 32 * MIB
+    del held
+    assert own_memory({"MUNET_MAIN_PID": str(os.getppid())})[1] > 0
+
+
+class Free(Machine):
+    """A machine of which so many bytes are left."""
+
+    bytes = 0
+
+    def free(self) -> int:
+        return self.bytes
+
+
+def test_what_is_promised_to_others_is_not_left() -> None:
+    machine = Free()
+    headroom = Headroom(machine, 2, lambda: 30)
+    machine.bytes = 100
+    assert headroom.left() == 20
+    assert headroom.fits(20) and not headroom.fits(21)
+
+
+def test_components_go_where_memory_gets_short_and_come_back(
+    tmp_path: Path, compilations: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the budget would hold them: something else on this machine needs the memory."""
+    store = ModelStore(tmp_path, create=True)
+    for number, task in enumerate("abc"):
+        publish(store, task, TINY, own=dict.fromkeys(TINY.component_names, number + 1))
+    gateway = Gateway(store, compilations, pin="a")
+    try:
+        answers = {task: gateway.classify(task, png(1)).json()["predictions"] for task in "abc"}
+        assert gateway.metric('munet_tasks{state="ready"}') == 3
+        left = Headroom.left
+        monkeypatch.setattr(Headroom, "left", lambda _: -1)
+        eventually(lambda: gateway.metric('munet_tasks{state="cold"}') == 2)
+        assert gateway.classify("a", png(1)).json()["predictions"] == answers["a"]  # is pinned
+        refused = gateway.classify("b", png(1))
+        assert refused.status_code == 503 and refused.headers["retry-after"]
+        monkeypatch.setattr(Headroom, "left", left)
+        assert gateway.classify("b", png(1)).json()["predictions"] == answers["b"]
+        assert gateway.metric("munet_memory_left_bytes") > 0
+    finally:
+        gateway.close()
+
+
+def test_programs_leave_what_components_may_yet_take() -> None:
+    for left, spare in ((399, False), (400, True)):
+        budget = Budget(400, Recency(Metrics()), left.__ge__)
+        assert budget.has_spare(100, taken=200) == spare  # beside 200, and 100 for loads
+    large = Budget(2**40, Recency(Metrics()), (2 * GIB).__ge__)
+    assert large.has_spare(GIB, taken=0) and not large.has_spare(GIB + 1, taken=0)
