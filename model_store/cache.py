@@ -2,11 +2,13 @@
 
 It saves reading an object store again. A blob is downloaded by one process at a time, appears
 whole, and is verified before it does; the least recently used ones go when the folder is full.
+It only saves work: where it cannot be used, blobs are read without it, and one warning says so.
 """
 
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 import secrets
 import time
@@ -16,11 +18,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from model_store import atomic
-from model_store.errors import CorruptBlob, StorageError
+from model_store.errors import CorruptBlob, NotAFile, StorageError
 from model_store.local import read_file
 from model_store.sizes import parse_size
 
-DEFAULT_LIMIT_BYTES = 20 * 2**30
+logger = logging.getLogger(__name__)
+MOST_BYTES = 20 * 2**30  # where no limit is set
+SHARE = 0.5  # of what there is room for, where no limit is set: others write there too
 PATIENCE_S = 60.0  # with another process that downloads the same blob
 FOLDER = "munet-blobs"  # below the one that is named: what is in it is ours, and nothing else is
 _CHUNK_BYTES = 2**20
@@ -29,16 +33,20 @@ _CHUNK_BYTES = 2**20
 class BlobCache:
     """Blobs by the hex digits of their SHA-256. No daemon; killed anywhere, it stays valid."""
 
-    def __init__(self, directory: Path, limit_bytes: int) -> None:
+    def __init__(self, directory: Path, limit_bytes: int | None = None) -> None:
+        """Without a limit it takes its SHARE of what the file system has room for, and at most
+        MOST_BYTES.
+        """
         self._directory = directory / FOLDER
         self._limit_bytes = limit_bytes
+        self._usable = True  # until it was not
 
     @classmethod
     def from_environment(cls) -> "BlobCache":
         """Below MUNET_CACHE (else ~/.cache/munet), of at most MUNET_CACHE_BYTES."""
         text = os.environ.get("MUNET_CACHE_BYTES")
         try:
-            limit = parse_size(text) if text else DEFAULT_LIMIT_BYTES
+            limit = parse_size(text) if text else None
         except ValueError as error:
             raise StorageError(f"MUNET_CACHE_BYTES: {error}") from None
         return cls(Path(os.environ.get("MUNET_CACHE") or _user_folder()), limit)
@@ -46,13 +54,32 @@ class BlobCache:
     def load(self, name: str, limit: int | None, fetch: Callable[[BinaryIO], None]) -> memoryview:
         """The blob of this name; `fetch` writes it to a file where it is not here yet.
 
-        Raises TooLarge, CutShort, what `fetch` raises, and CorruptBlob for bytes of another digest.
+        An OSError of `fetch` is one of the file that it writes. Raises TooLarge, CutShort, what
+        else `fetch` raises, and CorruptBlob for bytes of another digest.
         """
-        while True:
-            found = self._cached(name, limit)
-            if found is not None:
-                return found
-            self._download(name, fetch)
+        try:
+            while True:
+                found = self._cached(name, limit)
+                if found is not None:
+                    return found
+                self._download(name, fetch)
+        except (OSError, NotAFile) as error:
+            self._warn(error)
+        with os.fdopen(os.memfd_create(name), "r+b", buffering=0) as file:
+            fetch(file)
+            _require(name, file)
+            file.seek(0)
+            return read_file(file, limit)
+
+    def _warn(self, error: Exception) -> None:
+        """Once."""
+        if self._usable:
+            self._usable = False
+            logger.warning(
+                "event=cache_not_used folder=%s error=%r: every blob is read from the store; let "
+                "MUNET_CACHE name a folder that can be written to and has room",
+                *(self._directory, str(error)),
+            )
 
     def forget(self, name: str) -> bool:
         """Remove a blob; False if it is not here, or cannot be removed."""
@@ -66,7 +93,7 @@ class BlobCache:
         path = self._directory / name
         try:
             with atomic.open_file(path) as file:
-                with suppress(PermissionError):  # another user's file: the owner's uses count
+                with suppress(OSError):  # another user's file, or read-only: others' uses count
                     os.utime(file.fileno())  # the time of last use
                 return read_file(file, limit)
         except FileNotFoundError:
@@ -92,7 +119,7 @@ class BlobCache:
             finally:
                 if atomic.is_at(file.fileno(), part):
                     part.unlink(missing_ok=True)
-        self._evict(self._limit_bytes)
+        self._evict()
 
     def _fill(self, file: BinaryIO, name: str, fetch: Callable[[BinaryIO], None]) -> None:
         file.truncate(0)
@@ -105,8 +132,10 @@ class BlobCache:
             fetch(file)
         _require(name, file)
 
-    def _evict(self, limit_bytes: int) -> None:
-        """Remove the least recently used blobs beyond the limit; one process at a time."""
+    def _evict(self, limit_bytes: int | None = None) -> None:
+        """Remove the least recently used blobs beyond this limit, or the cache's own; one process
+        at a time.
+        """
         with atomic.Lock(self._directory / "lock").held():
             for part in atomic.abandoned(self._directory):
                 part.unlink(missing_ok=True)
@@ -116,12 +145,20 @@ class BlobCache:
                     for entry in entries
                     if len(entry.name) == 64 and (status := _status(entry))
                 ]
-            excess = sum(size for _, size, _ in blobs) - limit_bytes
+            taken = sum(size for _, size, _ in blobs)
+            excess = taken - (self._limit(taken) if limit_bytes is None else limit_bytes)
             for _, size, path in sorted(blobs)[:-1]:  # the newest was asked for just now
                 if excess <= 0:
                     return
                 Path(path).unlink(missing_ok=True)
                 excess -= size
+
+    def _limit(self, taken: int) -> int:
+        """The cache's own, where its blobs take so many bytes."""
+        if self._limit_bytes is not None:
+            return self._limit_bytes
+        found = os.statvfs(self._directory)
+        return min(MOST_BYTES, int(SHARE * (taken + found.f_bavail * found.f_frsize)))
 
 
 def _status(entry: "os.DirEntry[str]") -> os.stat_result | None:
@@ -132,8 +169,11 @@ def _status(entry: "os.DirEntry[str]") -> os.stat_result | None:
 
 
 def _user_folder() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "munet"
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "munet"
+    except RuntimeError:  # a user without a home
+        return Path(os.devnull) / "munet"  # where nothing can be made
 
 
 def _opened(path: Path) -> BinaryIO:

@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 
 from model_store import ModelStore, Published
 from model_store.machine import Machine
+from service import images
 from service.access import Access
+from service.compute import built_in, probe
 from service.compute.batching import Batcher, BatchReport, Limits
 from service.compute.decoders import Decoders
 from service.compute.engine import Engine
 from service.compute.paths import LoadedPath, Row
 from service.decode_memory import DecodeMemory
 from service.errors import Unavailable
+from service.first_answer import FirstAnswer
 from service.http.room import Room
 from service.http.uploads import Intake
 from service.lookups import Lookups, Shared
@@ -27,7 +30,7 @@ from service.memory import Headroom, divided, own_memory
 from service.settings import Settings
 from service.tasks.catalog import Catalog
 from service.tasks.eviction import Budget, Recency
-from service.tasks.loading import Loader
+from service.tasks.loading import Loader, Slot
 from service.tasks.residency import Residency
 from service.tasks.sharing import Sharing
 from service.tasks.trust import Trust
@@ -107,6 +110,9 @@ class Runtime:
         self.private_page = Shared("private metrics", self.reporting.private_page)
         self.watcher = ThreadPoolExecutor(1, thread_name_prefix="watch")  # start, stop
         self.metrics.watch(self._snapshot, self.catalog.public)
+        self.first_answer = FirstAnswer(
+            self.catalog, settings.preload_tasks, self._try, self._try_built_in
+        )
         self.draining = False
 
     def start(self) -> None:
@@ -118,9 +124,11 @@ class Runtime:
         self.trust.start(self.catalog.slots)
         self.sharing.start()
         self.reporting.start()
+        self.first_answer.start()
 
     def stop(self) -> None:
         """Ends all threads; rows that still wait are refused."""
+        self.first_answer.stop()
         self.sharing.stop()
         self.trust.stop()
         self.access.stop()
@@ -138,8 +146,8 @@ class Runtime:
 
     @property
     def ready(self) -> bool:
-        """Whether requests should be sent here."""
-        return not self.draining and self.catalog.ready
+        """Whether requests should be sent here: it has answered once, and does not drain."""
+        return not self.draining and self.first_answer.given
 
     @property
     def alive(self) -> bool:
@@ -171,6 +179,24 @@ class Runtime:
         self.engine.warm(path)
         self.engine.probe(path)
         return path
+
+    def _try(self, slot: Slot) -> None:
+        """Sends a picture through a version, all the way that a request's goes."""
+        path = slot.path or self._prepare(slot.published(), pinned=slot.pinned)
+        self._answer(path)
+
+    def _try_built_in(self) -> None:
+        path = built_in.path(self.engine.place)
+        self.engine.warm(path)
+        self._answer(path)
+
+    def _answer(self, path: LoadedPath) -> None:
+        targets = {walk.target for walk in path.walks}
+        file = images.File(built_in.PICTURE).look(self.settings.max_pixels).by(path.decoding)
+        with self.decode_memory.holding(*file.memory(targets)):
+            pixels = file.decoded(targets)
+        (logits,) = self.engine.run([Row(path, pixels)])
+        probe.require_finite(path, logits)
 
     def _count_batch(self, report: BatchReport) -> None:
         self.metrics.batches.labels(report.reason).inc()

@@ -75,7 +75,10 @@ def _compute_threads(workers: int) -> int:
 
 
 def _cache_folder() -> str:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # a user without a home
+        base = os.devnull  # where nothing can be made
     return str(Path(base) / "munet" / "compilations")
 
 

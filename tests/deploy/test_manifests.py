@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
+from model_store.sizes import parse_size
 from service.access import Access
 from service.app import create_app
-from service.settings import LONGEST_DEADLINE_MS, PREFIX, Settings
+from service.settings import LONGEST_DEADLINE_MS, OTHERS, PREFIX, Settings
+from tests.deploy.manifests import size
 from tests.service.servers import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -39,7 +41,7 @@ def container(pod: Any) -> Any:
 
 def settings(environment: dict[str, str]) -> Settings:
     """As the gateway reads them; a name that it would not read is an error."""
-    known = {PREFIX + field.name.upper() for field in fields(Settings)}
+    known = {PREFIX + name for name in (*OTHERS, *(one.name.upper() for one in fields(Settings)))}
     assert {name for name in environment if name.startswith(PREFIX)} <= known
     return Settings.from_environment(environment)
 
@@ -117,9 +119,16 @@ def test_nothing_runs_as_root_or_writes_but_where_it_may(pod: Any, container: An
     mounts = {one["mountPath"]: one for one in container["volumeMounts"]}
     assert {path for path, one in mounts.items() if not one.get("readOnly")} == writable
     assert {one["name"] for one in mounts.values()} == {one["name"] for one in pod["volumes"]}
-    home = next(one["value"] for one in container["env"] if one["name"] == "BENTOML_HOME")
-    for path in (in_kubernetes(container).compilation_cache, home):
-        assert path.startswith(tuple(f"{folder}/" for folder in writable))
+    own = {one["name"]: one["value"] for one in container["env"]}
+    for name in ("MUNET_CACHE", "MUNET_COMPILATION_CACHE", "BENTOML_HOME"):
+        assert own[name].startswith(tuple(f"{folder}/" for folder in writable))
+
+
+def test_a_cache_takes_at_most_half_of_its_volume(pod: Any, container: Any) -> None:
+    """A pod that writes more than the size of its volume is evicted, whatever its disk has."""
+    own = {one["name"]: one["value"] for one in container["env"]}
+    (volume,) = [one for one in pod["volumes"] if one["name"] == "cache"]
+    assert 2 * parse_size(own["MUNET_CACHE_BYTES"]) <= size(volume["emptyDir"]["sizeLimit"])
 
 
 def test_the_autoscaler_follows_a_metric_that_the_adapter_makes() -> None:

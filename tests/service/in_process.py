@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from model_store import ModelStore
 from service.app import create_app
 from service.settings import Settings
+from tests.service.waiting import eventually
 
 OCTETS = {"content-type": "application/octet-stream"}
 
@@ -30,6 +31,13 @@ class Gateway:
         self.runner = asyncio.Runner()
         self.lifespan = self.app.router.lifespan_context(self.app)
         self.runner.run(self.lifespan.__aenter__())
+        runtime = self.app.state.runtime
+        # The first try is over, if it can be made: it counts in no test.
+        eventually(
+            lambda: runtime.first_answer.given
+            or runtime.first_answer._told
+            or not runtime.catalog.ready
+        )
 
     def close(self) -> None:
         self.runner.run(self.lifespan.__aexit__(None, None, None))

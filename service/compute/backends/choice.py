@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from service.compute.backends import Backend
+from service.compute.backends.keeping import not_kept
 from service.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -134,4 +135,4 @@ def _write(record: Path | None, found: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(found))
         temporary.replace(record)
     except OSError as error:
-        logger.warning("event=backend_not_recorded error=%r", error)
+        not_kept(record.parent, error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from jax.experimental.compilation_cache import compilation_cache as compilation_
 
 from model_store.machine import Machine
 from service.compute.backends import Chain, Compiled
+from service.compute.backends.keeping import writable
 from service.compute.paths import Program
 from vit import shapes
 from vit.components import apply
@@ -36,6 +38,8 @@ class JaxBackend:
         if cores < len(os.sched_getaffinity(0)):  # XLA does not know quotas of time
             os.environ.setdefault("PJRT_NPROC", str(cores))
         if compilation_cache is not None:
+            if not writable(compilation_cache):  # which JAX says of each program
+                warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation")
             compilation_cache_of_jax.reset_cache()  # else it stays with what it was first told
             jax.config.update("jax_compilation_cache_dir", compilation_cache)
             # Without these JAX keeps only programs that took a second to compile.

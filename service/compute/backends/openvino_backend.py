@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import LifoQueue
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.compute.backends import Chain, Compiled, Run, openvino_graph
+from service.compute.backends.keeping import not_kept
 from service.compute.backends.openvino_library import ov
 
 logger = logging.getLogger(__name__)
@@ -86,8 +88,8 @@ class OpenVinoBackend:
             graph = openvino_graph.model(chain, rows, stacked=stacked)
             first = self._core.compile_model(graph, "CPU", self._settings)
             blob = first.export_model().getvalue()
-            if file is not None:
-                _keep(file, blob)
+            if self._cache is not None:
+                _keep(self._cache, key, blob)
         others = [self._import(blob) for _ in range(1, self.streams)]
         run = _runner([first, *others], (rows, *chain[-1].result_shape), stacked=stacked)
         return Compiled(run, cached)
@@ -119,14 +121,17 @@ def _kept(file: Path) -> bytes | None:
         return None
 
 
-def _keep(file: Path, blob: bytes) -> None:
+def _keep(folder: Path, name: str, blob: bytes) -> None:
+    file = folder / name
     temporary = file.with_name(f"{file.name}.{os.getpid()}.{threading.get_ident()}")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(hashlib.sha256(blob).digest() + blob)
         temporary.replace(file)
     except OSError as error:
-        logger.warning("event=program_not_kept file=%s error=%r", file, error)
+        with suppress(OSError):  # a part of it, on a full disk
+            temporary.unlink(missing_ok=True)
+        not_kept(folder.parent, error)
 
 
 def _runner(models: Sequence[ov.CompiledModel], shape: tuple[int, ...], *, stacked: bool) -> Run:

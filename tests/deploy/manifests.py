@@ -1,0 +1,136 @@
+"""What deploy/ says of the gateway's process: by Kubernetes, Compose and systemd."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.deploy.confined import Confinement
+from tests.service.servers import ROOT
+
+DEPLOY = ROOT / "deploy"
+KUBERNETES = DEPLOY / "kubernetes"
+UNIT = DEPLOY / "systemd" / "munet-gateway.service"
+BENTO = "/home/bentoml/bento"  # in the image, where its server is started too
+IMAGE_USER = 1034
+CHECKOUT = "/opt/munet"  # of the systemd unit
+PRIVATE_TMP = 2**30  # bytes: systemd sets no size
+_QUANTITY = re.compile(r"(\d+)([KMG]?)i?b?", re.IGNORECASE)
+
+
+def read(path: Path) -> Any:
+    """A file of YAML with one document."""
+    return yaml.safe_load(path.read_text())
+
+
+def size(text: str | int) -> int:
+    """Bytes of 1Gi, 512m and the like."""
+    found = _QUANTITY.fullmatch(str(text))
+    assert found, text
+    return int(found[1]) * 2 ** (10 * " KMG".index(found[2].upper() or " "))
+
+
+def of_image(bento: Path) -> dict[str, str]:
+    """The variables that the image's Containerfile sets, and its user's home."""
+    lines = (bento / "env" / "docker" / "Dockerfile").read_text().splitlines()
+    given = dict(line[4:].split("=", 1) for line in lines if line.startswith("ENV "))
+    fixed = {name: value for name, value in given.items() if "$" not in value}
+    return {**fixed, "HOME": "/home/bentoml"}
+
+
+def in_kubernetes(bento: Path, secret: Mapping[str, str]) -> Confinement:
+    """As the Deployment says; `secret` is that of the store's credentials."""
+    pod = read(KUBERNETES / "deployment.yaml")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert [next(iter(one)) for one in container["envFrom"]] == ["configMapRef", "secretRef"]
+    own = {one["name"]: one["value"] for one in container["env"]}
+    volumes = {one["name"]: one for one in pod["volumes"]}
+    writable, mounted = {}, {BENTO: bento}
+    for mount in container["volumeMounts"]:
+        volume = volumes[mount["name"]]
+        if "emptyDir" in volume:
+            writable[mount["mountPath"]] = size(volume["emptyDir"]["sizeLimit"])
+        else:
+            assert volume["secret"]["secretName"] == "munet-gateway-tokens"
+            mounted[f"{mount['mountPath']}/tokens.toml"] = KUBERNETES / "tokens.toml"
+    settings = read(KUBERNETES / "settings.yaml")["data"]
+    return Confinement(
+        user=pod["securityContext"]["runAsUser"],
+        group=pod["securityContext"]["runAsGroup"],
+        environment={**of_image(bento), **settings, **secret, **own},
+        memory=size(container["resources"]["limits"]["memory"]),
+        read_only_root=container["securityContext"]["readOnlyRootFilesystem"],
+        writable=writable,
+        mounted=mounted,
+        folder=BENTO,
+    )
+
+
+def in_compose(bento: Path, store: Path) -> Confinement:
+    """As the Compose file says, with MUNET_STORE_DIR set to `store`."""
+    service = read(DEPLOY / "compose.yaml")["services"]["gateway"]
+    mounted = {BENTO: bento}
+    for volume in service["volumes"]:
+        source, path, mode = re.sub(r"^\$\{MUNET_STORE_DIR:[^}]*\}", str(store), volume).split(":")
+        assert mode == "ro"
+        mounted[path] = DEPLOY / source
+    writable = {}
+    for volume in service["tmpfs"]:
+        path, _, limit = volume.partition(":size=")
+        writable[path] = size(limit)
+    return Confinement(
+        user=IMAGE_USER,
+        group=IMAGE_USER,
+        environment={**of_image(bento), **service["environment"]},
+        memory=size(service["mem_limit"]),
+        read_only_root=service["read_only"],
+        writable=writable,
+        mounted=mounted,
+        folder=BENTO,
+    )
+
+
+def in_systemd(environment_file: Mapping[str, str], store: Path) -> Confinement:
+    """As the unit says, with a store on this machine."""
+    unit = lines_of(UNIT)
+    given = dict(line.split("=", 1) for line in unit["Environment"])
+    assert unit["EnvironmentFile"] == ["/etc/munet/gateway.env"]
+    assert unit["PrivateTmp"] == ["yes"]
+    (cache,) = unit["CacheDirectory"]
+    return Confinement(
+        user=IMAGE_USER,  # a number that is not root's
+        group=IMAGE_USER,
+        environment={**given, **environment_file},
+        memory=size(unit["MemoryMax"][0]),
+        read_only_root=unit["ProtectSystem"] == ["strict"],
+        writable={"/tmp": PRIVATE_TMP, f"/var/cache/{cache}": PRIVATE_TMP},
+        mounted={
+            CHECKOUT: ROOT,
+            "/etc/munet/tokens.toml": KUBERNETES / "tokens.toml",
+            environment_file["MUNET_STORE"]: store,
+        },
+        folder="/",
+    )
+
+
+def command_of_unit() -> list[str]:
+    """What the unit starts, by this environment's Python, but for the port."""
+    program, *arguments = lines_of(UNIT)["ExecStart"][0].split()
+    assert program == f"{CHECKOUT}/.venv/bin/munet"
+    assert arguments[-2] == "--port"
+    return [sys.executable, f"{CHECKOUT}/munet.py", *arguments[:-2]]
+
+
+def lines_of(unit: Path) -> dict[str, list[str]]:
+    """Each directive's values; comments and sections are left out."""
+    found: dict[str, list[str]] = {}
+    for line in unit.read_text().splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            found.setdefault(name, []).append(value)
+    return found

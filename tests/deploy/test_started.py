@@ -1,0 +1,164 @@
+"""A gateway that is started exactly as deploy/ says is ready once it can answer, and answers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from model_store import ModelStore
+from tests.deploy import confined, manifests
+from tests.deploy.confined import Confinement
+from tests.model_store.object_stores import S3Server, _make_bucket, s3_server
+from tests.service.servers import ROOT, Server, environment
+from tests.service.systems import png, publish
+
+OF_BENTO = ("-m", "bentoml", "serve", manifests.BENTO, "--host", "127.0.0.1")
+
+
+@pytest.fixture(scope="module")
+def bento(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `bentoml build` makes it, readable for the image's user as in the image."""
+    confined.require()
+    home = tmp_path_factory.mktemp("bento")
+    command = [sys.executable, "-m", "bentoml", "build", "--version", "test"]
+    subprocess.run(command, cwd=ROOT, env=environment(home), capture_output=True, check=True)
+    made = home / "bentos" / "munet-gateway" / "test"
+    made.chmod(0o755)
+    return made
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An object store in which MUNET_STORE of settings.yaml has one task."""
+    url = manifests.read(manifests.KUBERNETES / "settings.yaml")["data"]["MUNET_STORE"]
+    with s3_server(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as patch:
+        _make_bucket(replace(server, bucket=url.split("/")[2]))
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        patch.setenv("MUNET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        publish(ModelStore(url, create=True), "plain")
+        yield server
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in a directory that the gateway's user may read."""
+    folder = tmp_path_factory.mktemp("local") / "store"
+    publish(ModelStore(folder, create=True), "plain")
+    folder.chmod(0o755)
+    return folder
+
+
+@contextmanager
+def started(how: Confinement, folder: Path, *command: str, **changed: str) -> Iterator[Server]:
+    """The gateway, ready; `changed` are variables that differ."""
+    how = replace(how, environment={**how.environment, **changed})
+    root = folder / "root"
+    root.mkdir()
+    with confined.memory_of(how.memory) as memory:
+        prefix = how.prefix(root, memory)
+        with Server("", folder / "home", prefix=prefix, command=[*command]) as server:
+            yield server
+            os.killpg(server.process.pid, signal.SIGKILL)  # its own session; no test is of draining
+
+
+def answers(server: Server) -> str:
+    """Its log, after it has answered."""
+    for number in range(3):
+        reply = server.classify("plain", png(number))
+        assert reply.status == 200, reply.body
+    assert server.ask("GET", "/readyz").status == 200
+    log = server.log.read_text()
+    assert "event=first_answer task=plain version=1" in log
+    return log
+
+
+def test_in_kubernetes(bento: Path, s3: S3Server, tmp_path: Path) -> None:
+    how = manifests.in_kubernetes(bento, s3.environment)
+    with started(how, tmp_path, sys.executable, *OF_BENTO) as server:
+        log = answers(server)
+        # Its user, no capability, its memory; and both caches are written.
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        assert f"Uid:\t{how.user}\t{how.user}\t{how.user}" in status
+        assert "CapBnd:\t0000000000000000" in status
+        seen = Path(f"/proc/{server.process.pid}/root")
+        assert list((seen / "cache" / "blobs" / "munet-blobs").iterdir())
+        assert list((seen / "cache" / "compilations").iterdir())
+    assert "not_used" not in log and "not_kept" not in log
+
+
+@pytest.mark.slow
+def test_in_kubernetes_without_a_place_for_caches(
+    bento: Path, s3: S3Server, tmp_path: Path
+) -> None:
+    """As these manifests once were; it says what it lacks, once."""
+    how = manifests.in_kubernetes(bento, s3.environment)
+    missing = {"MUNET_CACHE": "", "MUNET_CACHE_BYTES": "", "MUNET_COMPILATION_CACHE": ""}
+    with started(how, tmp_path, sys.executable, *OF_BENTO, **missing) as server:
+        log = answers(server)
+    assert log.count("event=cache_not_used") == 1
+    assert log.count("event=programs_not_kept") == 1
+
+
+@pytest.mark.slow
+def test_in_kubernetes_with_volumes_that_are_full(
+    bento: Path, s3: S3Server, tmp_path: Path
+) -> None:
+    how = manifests.in_kubernetes(bento, s3.environment)
+    how = replace(how, writable={**how.writable, "/cache": 16384})
+    with started(how, tmp_path, sys.executable, *OF_BENTO) as server:
+        log = answers(server)
+    assert log.count("event=cache_not_used") == 1
+    assert log.count("event=programs_not_kept") == 1
+
+
+@pytest.mark.slow
+def test_in_kubernetes_as_a_user_whom_the_image_does_not_know(
+    bento: Path, s3: S3Server, tmp_path: Path
+) -> None:
+    how = replace(manifests.in_kubernetes(bento, s3.environment), user=1_000_730_000, group=0)
+    environment = {name: value for name, value in how.environment.items() if name != "HOME"}
+    with started(replace(how, environment=environment), tmp_path, sys.executable, *OF_BENTO) as on:
+        answers(on)
+
+
+@pytest.mark.slow
+def test_in_compose(bento: Path, local: Path, tmp_path: Path) -> None:
+    how = manifests.in_compose(bento, local)
+    with started(how, tmp_path, sys.executable, *OF_BENTO) as server:
+        log = answers(server)
+    assert "not_used" not in log and "not_kept" not in log
+
+
+@pytest.mark.slow
+def test_as_a_systemd_unit(local: Path, tmp_path: Path) -> None:
+    confined.require()
+    how = manifests.in_systemd({"MUNET_STORE": "/srv/store"}, local)
+    with started(how, tmp_path, *manifests.command_of_unit()) as server:
+        log = answers(server)
+        kept = Path(f"/proc/{server.process.pid}/root/var/cache/munet/compilations")
+        assert list(kept.iterdir())
+    assert "not_used" not in log and "not_kept" not in log
+
+
+def test_the_unit_is_one(tmp_path: Path) -> None:
+    """`systemd-analyze` takes it, but for the program and the user that this machine lacks."""
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("no program systemd-analyze: install systemd")
+    text = manifests.UNIT.read_text()
+    text = text.replace(f"{manifests.CHECKOUT}/.venv/bin/munet", "/bin/true")
+    copy = tmp_path / manifests.UNIT.name
+    copy.write_text(text)
+    done = subprocess.run([program, "verify", str(copy)], capture_output=True, text=True)
+    complaints = [line for line in done.stderr.splitlines() if copy.name in line]
+    assert not complaints, done.stderr
