@@ -38,7 +38,9 @@ def follow(search: Search, console: Console) -> None:
     )
     bar = Progress(*columns, console=console, disable=not console.is_terminal)
     with stoppable(search, console, _command), bar, closing(search.run()) as events:
-        row = bar.add_task("children", total=len(progress.schedule) * per_task, completed=done)
+        known = search.experiment.budget_s is None  # else there may be fewer
+        total = len(progress.schedule) * per_task if known else None
+        row = bar.add_task("children", total=total, completed=done)
         for event in events:
             if isinstance(event, ChildTrained):
                 bar.advance(row)
@@ -107,7 +109,7 @@ def _child_line(event: ChildTrained) -> str:
         if not key.startswith(f"{RATE}|")
     ]
     return (
-        f"{child.task} child {event.number + 1}/{event.children} from {origin}: "
+        f"{child.task} {event.told}, from {origin}: "
         f"validation {child.quality:.3f}{gain}, {'diverged, ' if outcome.diverged else ''}{kept}; "
         f"trained {', '.join(outcome.trained)}{'; ' if changes else ''}{', '.join(changes)} "
         f"({outcome.seconds:.1f} s)"

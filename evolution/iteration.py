@@ -110,9 +110,12 @@ class Iteration:
         ]
         children, quality = experiment.samples_per_task, (newest.quality if newest else None) or 0.0
         events = [
-            ChildTrained(outcome, progress.iteration, number, children, quality)
+            ChildTrained(
+                outcome, progress.iteration, number, children, quality,
+                at_most=experiment.budget_s is not None,
+            )
             for number, outcome in enumerate(outcomes, first)
-        ]
+        ]  # fmt: skip
         progress.generation += 1
         return events
 

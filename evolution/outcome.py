@@ -64,6 +64,11 @@ class Outcome:
         }
 
 
+def child_of(number: int, children: int, *, at_most: bool) -> str:
+    """Which child: `child 3 of 24`, or `child 3, at most 24` where a budget may end it sooner."""
+    return f"child {number}, at most {children}" if at_most else f"child {number} of {children}"
+
+
 @dataclass(frozen=True, slots=True)
 class ChildTrained:
     """A child has been trained and kept or discarded."""
@@ -73,11 +78,17 @@ class ChildTrained:
     number: int  # of the child in its task iteration, counted from 0
     children: int  # of the task iteration
     best_quality: float  # of the task, after the child's generation
+    at_most: bool = False  # there may be fewer children: a budget ends them
 
     @property
     def task(self) -> str:
         """The task it was made for."""
         return self.outcome.child.task
+
+    @property
+    def told(self) -> str:
+        """Which child it is."""
+        return child_of(self.number + 1, self.children, at_most=self.at_most)
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,11 +101,11 @@ def write(runs: Sequence[Run], pages: Mapping[str, str], directory: Path) -> Pat
     _table_of_groups(report, groups)
     report.section("Runs")
     _table_of_runs(report, groups, pages)
-    report.section("Accuracy and parameters per task")
+    report.section("Quality and parameters per task")
     _trade_off(report, groups)
     report.section("Convergence")
     _convergence(report, groups)
-    report.section("Accuracy by task")
+    report.section("Quality by task")
     _tasks(report, groups)
     report.section("Hyperparameter values")
     for i, (group, members) in enumerate(groups.items(), 1):
@@ -182,6 +182,11 @@ def _table_of_runs(report: Report, groups: Groups, pages: Mapping[str, str]) -> 
     report.table(Table({"run": None, "experiment": None, "seed": str, **forms}, rows), "runs")
 
 
+def _word(groups: Groups) -> str:
+    """What the qualities of all runs are called."""
+    return measures.quality_word(run for runs in groups.values() for run in runs)
+
+
 def _trade_off(report: Report, groups: Groups) -> None:
     points = {}
     for group, runs in groups.items():
@@ -193,13 +198,15 @@ def _trade_off(report: Report, groups: Groups) -> None:
                 (quality.mean, quality.deviation or 0.0),
             )
     if not points:
-        report.text("No run has a test accuracy yet.")
+        report.text("No run has a test quality yet.")
         return
     report.figure(
-        figures.groups_trade_off(points, figures.group_colours(list(groups))),
+        figures.groups_trade_off(
+            points, figures.group_colours(list(groups)), f"mean test {_word(groups)}"
+        ),
         "accuracy_against_parameters",
-        "Mean test accuracy against accounted parameters per task, with the standard deviation of "
-        "the replicas as bars; better is up and to the left.",
+        f"Mean test {_word(groups)} against accounted parameters per task, with the standard "
+        "deviation of the replicas as bars; better is up and to the left.",
     )
 
 
@@ -213,10 +220,10 @@ def _convergence(report: Report, groups: Groups) -> None:
         report.text("No path has been sampled yet.")
         return
     report.figure(
-        figures.group_curves(means, colours, "mean best validation accuracy"),
+        figures.group_curves(means, colours, f"mean best validation {_word(groups)}"),
         "convergence",
-        "Best validation accuracy, averaged over the tasks that a run has met so far and over "
-        "replicas, after so many sampled paths; the band is one standard deviation of the "
+        f"Best validation {_word(groups)}, averaged over the tasks that a run has met so far and "
+        "over replicas, after so many sampled paths; the band is one standard deviation of the "
         "replicas.",
     )
     tasks = dict.fromkeys(t for runs in groups.values() for run in runs for t in run.tasks)
@@ -232,7 +239,7 @@ def _convergence(report: Report, groups: Groups) -> None:
     report.figure(
         figures.group_task_curves(by_task, colours),
         "convergence_by_task",
-        "Best validation accuracy of a task after so many sampled paths of that task, by "
+        f"Best validation {_word(groups)} of a task after so many sampled paths of that task, by "
         "experiment, mean and standard deviation of the replicas.",
     )
 
@@ -245,7 +252,7 @@ def _tasks(report: Report, groups: Groups) -> None:
         found = [Aggregate(mean(values), spread(values)) for values in tests]
         shown.append((task, *(_with_deviation(a, accuracy) for a in found)))
         raw.append((task, *(v for a in found for v in (a.mean, a.deviation))))
-    report.text("Test accuracy by task, mean and standard deviation of the replicas.")
+    report.text(f"Test {_word(groups)} by task, mean and standard deviation of the replicas.")
     report.table(Table({"task": None, **dict.fromkeys(groups, str)}, shown))
     names = [name for group in groups for name in (group, f"{group}, deviation")]
     report.data(Table(dict.fromkeys(["task", *names]), raw), "test_accuracy_by_task")

@@ -140,13 +140,15 @@ def descent(
     return figure
 
 
-def curves(lines: Mapping[str, Series], colours: Mapping[str, str], mean: Series) -> Figure:
-    """Best validation accuracy over sampled paths: a line for each task, and their mean."""
+def curves(
+    lines: Mapping[str, Series], colours: Mapping[str, str], mean: Series, label: str
+) -> Figure:
+    """Best validation quality over sampled paths: a line for each task, and their mean."""
     figure, axes = _single()
     for task, line in lines.items():
         axes.step(*line, where="post", color=colours[task], lw=1.1)
     axes.plot(*mean, color=INK, lw=2, ls="--", label="mean of the tasks met so far")
-    axes.set(xlabel="sampled paths", ylabel="best validation accuracy")
+    axes.set(xlabel="sampled paths", ylabel=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="lower right")
     return figure
@@ -157,7 +159,7 @@ def task_curves(
     best: Mapping[str, Sequence[float]],
     colours: Mapping[str, str],
 ) -> Figure:
-    """A chart for each task: every child's validation accuracy, and the best so far."""
+    """A chart for each task: every child's validation quality, and the best so far."""
     figure, charts = grid(list(points), 4, 1.7)
     many = sum(len(values) for values in points.values()) > MAX_MARKS
     for task, axes in charts.items():
@@ -200,15 +202,16 @@ def spread_out(axes: Axes, values: Sequence[float], *, vertical: bool = False) -
 def groups_trade_off(
     groups: Mapping[str, tuple[tuple[float, float], tuple[float, float]]],
     colours: Mapping[str, str],
+    label: str,
 ) -> Figure:
-    """Mean test accuracy against parameters per task: (mean, deviation) of both, by group."""
+    """Mean test quality against parameters per task: (mean, deviation) of both, by group."""
     figure, axes = _single()
     for group, (cost, quality) in groups.items():
         axes.errorbar(
             cost[0], quality[0], xerr=cost[1], yerr=quality[1],
             fmt="o", ms=8, capsize=3, color=colours[group], label=_legend(group),
         )  # fmt: skip
-    axes.set(xlabel="parameters per task", ylabel="mean test accuracy")
+    axes.set(xlabel="parameters per task", ylabel=label)
     spread_out(axes, [cost[0] for cost, _ in groups.values()])
     axes.margins(0.1)
     figure.legend(loc="outside right upper", fontsize=8)

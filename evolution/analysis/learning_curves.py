@@ -21,15 +21,15 @@ def add_convergence(report: Report, run: Run, colours: Mapping[str, str]) -> Non
         positions.setdefault(row["task"], []).append(at)
     best = {task: measures.best_so_far(run, task) for task in positions}
     if not np.isfinite([value for line in best.values() for value in line]).any():
-        report.text("The history holds no validation accuracies.")
+        report.text("The history holds no validation qualities.")
         return
     lines = {task: (positions[task], best[task]) for task in positions}
     average = (range(1, len(run.rows) + 1), measures.mean_best_so_far(run))
     report.figure(
-        figures.curves(lines, colours, average),
+        figures.curves(lines, colours, average, f"best validation {run.quality}"),
         "convergence",
-        "Best validation accuracy of each task after so many sampled paths of the whole run; a "
-        "line begins when its task does, and the dashed mean falls when a task joins.",
+        f"Best validation {run.quality} of each task after so many sampled paths of the whole run; "
+        "a line begins when its task does, and the dashed mean falls when a task joins.",
     )
     points = {
         task: [_number(run.rows[i].get("quality")) for i in run.rows if run.rows[i]["task"] == task]
@@ -38,8 +38,8 @@ def add_convergence(report: Report, run: Run, colours: Mapping[str, str]) -> Non
     report.figure(
         figures.task_curves(points, best, colours),
         "convergence_by_task",
-        "Validation accuracy of every sampled path of a task in the order of sampling (dots), and "
-        "the best so far (line).",
+        f"Validation {run.quality} of every sampled path of a task in the order of sampling "
+        "(dots), and the best so far (line).",
     )
 
 

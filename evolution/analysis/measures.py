@@ -33,10 +33,16 @@ class Run:
     tasks: tuple[str, ...]  # in the order in which the run met them
     retained: Mapping[str, Path]  # task -> its best path, in the order of `tasks`
     root: Path | None
-    test: dict[str, float | None]  # test accuracy of the retained path
+    test: dict[str, float | None]  # test quality of the retained path
     settings: Mapping[str, Any] = field(default_factory=dict)  # {} where unknown
     environments: Sequence[Mapping[str, Any]] = ()  # as in Progress
     data: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # of tasks of own pictures
+    metrics: dict[str, str] = field(default_factory=dict)  # what qualities are, of published tasks
+
+    @property
+    def quality(self) -> str:
+        """What its qualities are called."""
+        return quality_word([self])
 
     @property
     def private(self) -> frozenset[str]:
@@ -74,6 +80,15 @@ def run_of(
         settings=settings or {},
         environments=environments,
     )
+
+
+def quality_word(runs: Iterable[Run]) -> str:
+    """What the qualities of these runs are called: an accuracy, a mean average precision, or both.
+
+    What a task is judged by its versions tell; one without any is taken for one of accuracies.
+    """
+    found = {run.metrics.get(task, "accuracy") for run in runs for task in run.tasks}
+    return " or ".join(sorted(found or {"accuracy"})).replace("_", " ")
 
 
 def _score(path: Path, score: Score) -> float | None:
@@ -315,14 +330,14 @@ def component_lineage(run: Run, path: Path) -> dict[str, list[str]]:
 
 
 def best_so_far(run: Run, task: str) -> list[float]:
-    """Best validation accuracy after each sampled child of the task; NaN before the first."""
+    """Best validation quality after each sampled child of the task; NaN before the first."""
     qualities = [row.get("quality") for row in run.rows.values() if row["task"] == task]
     known = np.array([np.nan if q is None else q for q in qualities], float)
     return list(np.fmax.accumulate(known)) if len(known) else []
 
 
 def mean_best_so_far(run: Run) -> list[float]:
-    """Mean over the tasks met so far of the best validation accuracy, after each child."""
+    """Mean over the tasks met so far of the best validation quality, after each child."""
     best: dict[str, float] = {}
     curve = []
     for row in run.rows.values():

@@ -19,7 +19,7 @@ def add_pictures(report: Report, run: Run) -> None:
         return
     columns = {
         "task": None, **dict.fromkeys(SPLITS, integer), "skipped": integer,
-        "repeated across splits": integer, "majority": accuracy, "test accuracy": accuracy,
+        "repeated across splits": integer, "majority": accuracy, f"test {run.quality}": accuracy,
         "95 % interval": None,
     }  # fmt: skip
     report.heading("Pictures")
@@ -28,9 +28,9 @@ def add_pictures(report: Report, run: Run) -> None:
     report.text(
         "Pictures of each split; how many files could not be used, and how many validation and "
         "test pictures show the same as one of training. Majority is the test accuracy of always "
-        "answering the commonest class. The interval is where the real test accuracy lies, as far "
-        "as so many pictures tell. Of several labels a picture, both are mean average precisions, "
-        "the first of equal answers, and no interval is known."
+        "answering the commonest class. The interval is where the real one lies, as far as so many "
+        "pictures tell. Of several labels a picture, both are mean average precisions, the first "
+        "of equal answers, and no interval is known."
     )
     found = [
         (task, finding)

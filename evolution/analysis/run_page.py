@@ -83,8 +83,8 @@ def _summary(report: Report, run: Run, colours: Colours) -> None:
         ("tasks", found.tasks, integer),
         ("sampled paths", found.sampled, integer),
         ("of which kept as candidates", found.improved, integer),
-        ("mean validation accuracy", found.validation, accuracy),
-        ("mean test accuracy", found.test, accuracy),
+        (f"mean validation {run.quality}", found.validation, accuracy),
+        (f"mean test {run.quality}", found.test, accuracy),
         ("mean score", found.score, accuracy),
         ("accounted parameters of all tasks", found.accounted_params, integer),
         ("parameters per task (accounted)", found.params_per_task, integer),
@@ -116,10 +116,10 @@ def _network(report: Report, run: Run, colours: Colours) -> None:
                 system_figures.network(system, owners, colours),
                 file,
                 f"The system after {label} of the sampled paths. Each line is a task's path from "
-                "the input at the bottom to its head, with its validation accuracy in %; each box "
-                "is a component, filled with the colour of the task that first contained it (grey: "
-                "the root), so a box that several lines cross is shared. The final norm is left "
-                "out. Black is the task for which a path was sampled last.",
+                f"the input at the bottom to its head, with its validation {run.quality} in %; "
+                "each box is a component, filled with the colour of the task that first "
+                "contained it (grey: the root), so a box that several lines cross is shared. "
+                "The final norm is left out. Black is the task for which a path was sampled last.",
             )
 
 
@@ -186,9 +186,9 @@ def _costs(report: Report, run: Run, colours: Colours) -> None:
             charts.append((name, points))
     if charts:
         report.figure(
-            figures.trade_off(charts, colours, f"{label} accuracy"),
+            figures.trade_off(charts, colours, f"{label} {run.quality}"),
             "accuracy_against_costs",
-            f"{label.capitalize()} accuracy of each task against what its path costs; better "
+            f"{label.capitalize()} {run.quality} of each task against what its path costs; better "
             "is up and to the left.",
         )
     found = measures.summary(run)
@@ -339,7 +339,7 @@ def _children(report: Report, run: Run, colours: Colours) -> None:
             figures.histograms(columns),
             "sampled_values",
             "How many of all sampled paths have so many transformer layers, and how many a "
-            "validation accuracy within each range.",
+            f"validation {run.quality} within each range.",
         )
 
 

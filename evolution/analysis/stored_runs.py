@@ -1,6 +1,6 @@
 """From the runs of a store to pages: one run gives one, several a comparison that links to theirs.
 
-Everything comes from the store: the saved states, and test accuracies of published versions.
+Everything comes from the store: the saved states, and test qualities of published versions.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from evolution import state
 from evolution.analysis import comparison_page, figures, folder, run_page
 from evolution.analysis.measures import Run, run_of
 from evolution.measured import part_of
-from evolution.objectives import quality_in
+from evolution.objectives import OBJECTIVES, quality_in
 from evolution.state import StateError
 from model_store import ModelStore, TaskPath, UnknownTask
+from vit.activation import activation_of
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def load(store: ModelStore, name: str) -> Run:
         version = _published(store, task, path.published)
         if version is None:
             continue
+        run.metrics[task] = OBJECTIVES[activation_of(version.extra)].metric
         if run.test[task] is None:
             run.test[task] = quality_in(part_of(version.metrics, "test"))
         if isinstance(data := version.extra.get("data"), Mapping):

@@ -49,7 +49,7 @@ class Reasons:
         """One child's."""
         child = event.outcome.child
         quality, examples = child.quality or 0.0, child.metrics[MEASURED]["examples"]
-        told = f"child {event.number + 1} of {event.children}: "
+        told = f"{event.told}: "
         if event.outcome.diverged:
             return f"{told}not kept: its training diverged (learning rate too high?)"
         score = self._search.population.score(child)

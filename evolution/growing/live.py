@@ -11,6 +11,7 @@ from rich.text import Text
 
 from evolution.budget import Clock
 from evolution.growing.words import duration, tell
+from evolution.outcome import child_of
 from evolution.search import Search
 
 PLAIN_EVERY_S = 30.0  # between lines where no terminal is
@@ -54,7 +55,8 @@ class ChildLine:
     @property
     def _name(self) -> str:
         progress, experiment = self._search.progress, self._search.experiment
-        return f"child {progress.generation + 1} of {experiment.samples_per_task}"
+        most, budget_s = experiment.samples_per_task, experiment.budget_s
+        return child_of(progress.generation + 1, most, at_most=budget_s is not None)
 
     def _steps(self, done: int, of: int, loss: float) -> None:
         now = self._clock()

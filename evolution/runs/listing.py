@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from evolution import commands, state
+from evolution.outcome import child_of
 from evolution.population import ROOT
 from evolution.tasks import task_name
 from model_store import DamagedStore, ModelStore
@@ -37,6 +38,7 @@ class Listed:
     tasks: int | None = None  # in the schedule; None for an agent, which has no end
     child: int = 0  # of the task that have been trained and saved
     children: int = 0  # of the task
+    at_most: bool = False  # there may be fewer children: a budget ends them
     best: float | None = None  # validation quality of the task's best path so far
     left_s: float | None = None  # to the end of the run, or of the agent's cycle
     command: str = ""  # goes on with it
@@ -46,7 +48,7 @@ class Listed:
     @property
     def progress(self) -> str:
         """As `child 3 of 24`, with the task's number where there are several."""
-        told = f"child {self.child} of {self.children}"
+        told = child_of(self.child, self.children, at_most=self.at_most)
         if self.tasks is None:
             return f"cycle {self.number}, {told}"
         return told if self.tasks == 1 else f"task {self.number} of {self.tasks}, {told}"
@@ -88,8 +90,14 @@ class _Look:
         self._entry = schedule[at] if schedule else ""
         self._number = iteration if self._finished else iteration + 1
         each = settings.get("children_per_generation", 1)
-        done = min(document["generation"] * each, self._children)
-        self._done = self._children if self._finished else done
+        self._at_most = settings.get("budget_s") is not None
+        self._done = min(document["generation"] * each, self._children)
+        if self._finished:
+            if self._at_most:
+                rows = _newest_rows(store, document)
+                self._children = sum(row["iteration"] == iteration - 1 for row in rows)
+                self._at_most = False  # it is known by now
+            self._done = self._children
 
     def listed(self) -> Listed:
         """As it is told."""
@@ -103,6 +111,7 @@ class _Look:
             tasks=None if self._agent else len(document["schedule"]),
             child=self._done,
             children=self._children,
+            at_most=self._at_most,
             best=_best(document, task),
             left_s=self._left_s(),
             command=self._command(task),

@@ -32,7 +32,7 @@ def test_a_line_for_each_child_says_what_changed_and_what_it_gained(tmp_path):
     children = [line for line in lines if " child " in line]
     published = [line for line in lines if " published as v" in line or " stays v" in line]
     assert len(children) == 18 and len(published) == 6
-    assert "child 1/3 from the root: validation 0." in children[0]
+    assert "child 1 of 3, from the root: validation 0." in children[0]
     assert "; trained " in children[0] and "encoder_norm, head" in children[0]
     gains = [line for line in children if "(+" in line or "(-" in line]
     assert gains and all("from toy/" in line for line in gains)

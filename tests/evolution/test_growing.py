@@ -114,7 +114,12 @@ def test_a_budget_that_is_too_short_still_publishes(evolve, tmp_path):
     """Each look at the clock takes a second, so that one child is all there is time for."""
     told = evolve("toy/a", seconds=3, clock=Clock(step=1), baseline=False)
     assert "too short" in told or "used up" in told
-    assert ModelStore(tmp_path / "store").tasks() == ["toy/a"]
+    store = ModelStore(tmp_path / "store")
+    assert store.tasks() == ["toy/a"]
+    # How many children there will be a budget leaves open; afterwards it is known.
+    assert "child 1, at most " in told and "child 1 of" not in told
+    (run,) = listed(store)
+    assert (run.state, run.progress) == ("finished", "child 1 of 1")
 
 
 @pytest.mark.parametrize("lines", [1, 3])  # in the baseline; in the search

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import jax
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 
 from evolution import feeding, trainer
+from evolution.analysis import comparison_page
+from evolution.analysis.measures import quality_word
+from evolution.analysis.stored_runs import analyse, load
 from evolution.examples import Split
 from evolution.feeding import Batches
 from evolution.measured import measured_on
@@ -135,6 +139,22 @@ def test_nothing_that_a_run_tells_or_keeps_calls_a_mean_average_precision_an_acc
         "mean_average_precision"
     ]  # fmt: skip
     assert "accuracy" not in repr(events) and "accuracy" not in repr(store.load_agent("run"))
+
+
+def test_the_pages_of_an_analysis_do_so_neither(grown, tmp_path):
+    store, _ = grown
+    page = analyse(store, tmp_path / "one", ["run"]).read_text()
+    assert "mean validation mean average precision" in page
+    assert not re.search("(validation|test) accurac", page, re.I)
+    one = load(store, "run")
+    other = replace(one, name="other", metrics={})
+    assert quality_word([one]) == "mean average precision" and other.quality == "accuracy"
+    assert quality_word([one, other]) == "accuracy or mean average precision"
+    (tmp_path / "two").mkdir()
+    comparison_page.write([one, replace(one, seed=1)], {one.name: "."}, tmp_path / "two")
+    page = (tmp_path / "two/index.html").read_text()
+    assert "mean average precision" in page
+    assert not re.search("(validation|test) accurac", page, re.I)
 
 
 def test_a_run_learns_and_its_path_spec_says_what_the_heads_are_and_how_they_were_judged(published):

@@ -68,6 +68,15 @@ def test_a_stopped_run_tells_how_far_it_is(tmp_path):
     assert run.command == f"python -m evolution resume demo --store {tmp_path}"
 
 
+def test_a_budget_may_end_a_run_before_all_of_its_children(tmp_path):
+    search = start(tmp_path, tiny(tasks=("toy/a",), passes=1, budget_s=10_000))
+    for event in search.run():
+        search.stopping = True
+        assert not isinstance(event, ChildTrained) or event.told == "child 1, at most 3"
+    (run,) = listed(ModelStore(tmp_path))
+    assert (run.state, run.progress) == ("stopped", "child 1, at most 3")
+
+
 def failing(what: Exception):
     def source(_):
         calls = []
