@@ -8,7 +8,7 @@ what was published. It knows nothing of neural networks.
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -40,17 +40,22 @@ class ModelStore:
     Where a disk fails, OSError comes through, where an object store does, StorageError.
     """
 
-    def __init__(self, url: str | os.PathLike[str], *, create: bool = False) -> None:
+    def __init__(
+        self, url: str | os.PathLike[str], *, create: bool = False, later: bool = False
+    ) -> None:
         """Open the store at a directory, or a file://, s3://, gs:// or az:// URL.
 
-        With `create`, make it if there is none. Raises StoreNotFound or UnsafeStorage.
+        With `create`, make it if there is none; with `later`, `require_open` or the first `watched`
+        looks at it. Raises StoreNotFound, UnsafeStorage, or StorageError for unusable variables.
         """
         self._storage = storage = open_storage(os.fspath(url))
         if create and not storage.exists():
             storage.prepare()
             marker.begin(storage)
             watching.begin(storage)
-        self._marker = marker.read(storage)
+        self._opened = False
+        if not later:
+            self.require_open()
         self._blobs = Blobs(storage)
         self._refs = Refs(storage)
         self._watcher = watching.Watcher(storage, self._refs)
@@ -62,6 +67,12 @@ class ModelStore:
     def url(self) -> str:
         """Where the store is: an absolute path, or a URL. Equal for two names of one folder."""
         return self._storage.url
+
+    def require_open(self) -> None:
+        """Raises StoreNotFound or UnknownFormat unless there is a store that can be read."""
+        if not self._opened:
+            marker.read(self._storage)
+            self._opened = True
 
     # -- components
 
@@ -101,8 +112,7 @@ class ModelStore:
 
     def lacks(self, digests: Iterable[Digest]) -> list[Digest]:
         """Which of these blobs are not here; gc spares the others for its grace period."""
-        wanted = list(digests)
-        there = set(self._blobs.renew(wanted))
+        there = set(self._blobs.renew(wanted := list(digests)))
         return [digest for digest in wanted if digest not in there]
 
     # -- versions
@@ -156,7 +166,7 @@ class ModelStore:
 
         Tasks whose refs cannot be read are logged and keep their last known version, if any.
         """
-        return self._watcher.snapshot().live
+        return self.watched().live
 
     def watched(self) -> watching.View:
         """What `live` tells, and of each task whose refs cannot be read now the error.
@@ -165,6 +175,7 @@ class ModelStore:
         and returns the same object. Raises OSError or StoreError where the store as a whole cannot
         be read.
         """
+        self.require_open()
         return self._watcher.snapshot()
 
     def served(self) -> list[Published]:
@@ -332,10 +343,7 @@ class ModelStore:
         return self._writer.set_agent(agent, needs, replacing)
 
     def agent_state(self, agent: str) -> tuple[Digest, dict[str, Any]] | None:
-        """Digest and document of an agent's state; None if it has saved none.
-
-        Raises DamagedStore.
-        """
+        """An agent's state, with its digest; None if it has saved none. Raises DamagedStore."""
         digest = self._refs.manifest(agent_key(require_name("agent", agent)))
         return None if digest is None else (digest, load_state(self._blobs, agent, digest))
 
@@ -352,10 +360,9 @@ class ModelStore:
         return [agent for agent in self._refs.owners(AGENTS) if self._has_saved(agent)]
 
     def _has_saved(self, agent: str) -> bool:
-        try:
+        with suppress(DamagedStore):  # who loads it is told
             return self._refs.manifest(agent_key(agent)) is not None
-        except DamagedStore:
-            return True  # whoever loads it is told
+        return True
 
     # -- maintenance
 

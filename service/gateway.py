@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -30,7 +31,7 @@ import click
 from bentoml._internal.configuration.containers import BentoMLContainer
 from starlette.applications import Starlette
 
-from model_store import ModelStore, StoreError
+from model_store import DamagedStore, ModelStore, StoreError, UnknownFormat
 from model_store.machine import Machine
 from service import collection, processes
 from service.access import Access
@@ -43,6 +44,7 @@ from service.http import connections
 from service.http.direct import Direct
 from service.http.draining import stop_listening
 from service.http.listening import require_port
+from service.memory import divided, own_memory
 from service.processes import MainProcess
 from service.runtime import Runtime
 from service.settings import Settings
@@ -55,6 +57,7 @@ from service.v2 import grpc_server
 # comes within so many looks; what was accepted last gets a moment to send its request.
 LOOKS, LOOK_S = 200, 0.001
 LAST_HEADS_S = 0.2
+FIRST_LOOK_S = 5.0  # at the store, before the workers start
 EXPORT_S = 5  # until a collector of traces that does not answer is given up
 
 
@@ -107,6 +110,7 @@ def _tracing(settings: Settings) -> Any:
 SETTINGS = _settings()
 MAIN = MainProcess.of(bentoml.server_context.worker_index)
 if MAIN is not None:
+    MAIN.begin()
     MAIN.follow()
 APP = create_app(worker=_worker())
 LIFESPAN = APP.router.lifespan_context
@@ -139,9 +143,11 @@ class Gateway:
             address = _address()
             _require_port(address, settings)
             grpc_server.hold_port(settings)
-            store = ModelStore(settings.store)
+            store = ModelStore(settings.store, later=True)
             Trust(store, settings.trusted_keys)
             Access(settings.tokens, settings.cors_origins)
+            divided(settings, Machine().memory(), own_memory()[0])  # a worker knows its own
+            _look_at(store)
         except (SettingsError, StoreError, OSError) as error:
             click.echo(f"error: {error}", err=True)
             raise SystemExit(processes.CANNOT_START) from None
@@ -179,6 +185,29 @@ Gateway.add_asgi_middleware(
     Direct,  # pyright: ignore[reportArgumentType]  # it takes any class of the usual form
     inner=APP,
 )
+
+
+def _look_at(store: ModelStore) -> None:
+    """Says it where the store does not answer, which is an outage: workers go on trying.
+
+    Raises what is wrong with a store that does.
+    """
+    found: list[Exception | None] = []
+
+    def look() -> None:
+        try:
+            found.append(store.require_open())
+        except (StoreError, OSError) as error:
+            found.append(error)
+
+    thread = threading.Thread(target=look, daemon=True)  # it may hang, and holds up nobody's end
+    thread.start()
+    thread.join(FIRST_LOOK_S)
+    error = found[0] if found else TimeoutError(f"{store.url}: no answer in {FIRST_LOOK_S:g} s")
+    if isinstance(error, UnknownFormat | DamagedStore):
+        raise error
+    if error is not None:
+        click.echo(f"warning: {error}; the gateway starts, and is ready when it answers", err=True)
 
 
 def _address() -> tuple[str, int] | None:

@@ -5,9 +5,9 @@ The main process (circus) holds the port and starts the workers, which answer on
 - Told to end by SIGTERM, SIGINT, SIGHUP or SIGQUIT, however often, the main process lets its
   workers drain and exits with 0. A SIGHUP that was ignored at its start, as by nohup, stays so.
 - A worker ends with its main process, also with one that was killed.
-- A worker that cannot start ends the gateway, with its reason in one line and exit code 2. One
-  that takes the place of a worker that had started is tried again by circus: what it lacks may
-  come back.
+- A worker that cannot start ends the gateway, with its reason in one line and exit code 2; so do
+  TRIES that end one after the other before they could say why. One that takes the place of a
+  worker that had started is tried again by circus: what it lacks may come back.
 - The main process listens on the port of HTTP alone: circus would take orders from any local user.
 """
 
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 PID, FOLDER = "MUNET_MAIN_PID", "MUNET_WORKERS_FOLDER"  # from the main process to its workers
 END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 CANNOT_START = 2  # exit code
+TRIES = 3  # to start a worker that ends without a word, as one that is killed
 LOOK_S = 0.5  # how often a worker looks whether its main process is there
 LONGEST_END_S = 30.0  # from the order to end to a worker's end, whatever its clients do
 
@@ -50,6 +51,7 @@ class MainProcess:
         self._pid = pid
         self.folder = folder
         self._started = folder / f"started-{worker}"
+        self._begun = folder / f"begun-{worker}"  # a byte for each try to start
 
     @classmethod
     def of(
@@ -80,6 +82,22 @@ class MainProcess:
             end_at_last()
 
         threading.Thread(target=look, name="main-process", daemon=True).start()
+
+    def begin(self) -> None:
+        """This worker begins to start; ends the gateway where too many tries came to nothing."""
+        if self._started.exists():
+            return
+        with suppress(OSError), self._begun.open("ab") as file:  # the main process has gone
+            file.write(b".")
+            file.flush()
+            if file.tell() > TRIES:
+                self.not_started(
+                    SettingsError(
+                        f"starting the gateway: expected a worker that starts, found {TRIES} that "
+                        "ended without a word, as the kernel ends what takes too much memory: look "
+                        "at its log (dmesg), and raise the limit of memory"
+                    )
+                )
 
     def started(self) -> None:
         """This worker answers now."""

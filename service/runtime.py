@@ -48,10 +48,10 @@ class Runtime:
     """Everything behind the HTTP interface; `start` before the first request, `stop` once."""
 
     def __init__(self, settings: Settings, worker: Worker | None = None) -> None:
-        """Opens the store; raises StoreNotFound if there is none, InvalidKey or SettingsError for
-        unusable keys or tokens.
+        """Raises InvalidKey or SettingsError for unusable settings, keys or tokens. Whether the
+        store answers is found out later.
         """
-        self.store = ModelStore(settings.store)
+        self.store = ModelStore(settings.store, later=True)
         self.trust = Trust(self.store, settings.trusted_keys)
         self.access = Access(settings.tokens, settings.cors_origins)
         self.metrics = Metrics(per_task=settings.task_metrics)

@@ -24,6 +24,8 @@ OTHERS = (
     *("CACHE", "CACHE_BYTES", "STORE_LATE_S", "DATA", "IMAGE", "STORE_DIR"),
     *("GREETING", "MAIN_PID", "WORKERS_FOLDER"),
 )
+# Of these, those that the store would refuse: name -> what is wanted.
+_OF_STORE = {"CACHE_BYTES": SIZE, "STORE_LATE_S": "seconds, 0 or more"}
 # What Kubernetes gives every pod for a service whose name begins with munet.
 _LINK = re.compile(
     r"\w+_SERVICE_HOST=.*|\w+_SERVICE_PORT(_\w+)?=.*|\w+_PORT(_[0-9]+_\w+)?=(tcp|udp|sctp)://.*"
@@ -155,7 +157,9 @@ class Settings:
             if text != "":
                 given[field.name] = _parse(field.name, str(field.type), text)
         if unknown := [name for name in own if name not in OTHERS]:
-            raise _no_setting(unknown[0], [field.name.upper() for field in fields(cls)])
+            known = [field.name.upper() for field in fields(cls)]
+            raise _no_setting(unknown[0], [*known, *OTHERS])
+        _require_usable(own)
         if "store" not in given:
             raise SettingsError(
                 f"starting the gateway: {PREFIX}STORE is not set; set it to the directory of a "
@@ -198,6 +202,16 @@ def _no_setting(name: str, known: list[str]) -> SettingsError:
     return SettingsError(
         f"starting the gateway: {PREFIX}{name[:100]} is no setting; {hint} Correct or unset it"
     )
+
+
+def _require_usable(own: Mapping[str, str]) -> None:
+    """Raises SettingsError for a variable of the store that it would refuse."""
+    for name, expected in _OF_STORE.items():
+        try:
+            if own.get(name):
+                parse_size(own[name]) if name == "CACHE_BYTES" else _number(own[name])
+        except ValueError:
+            raise _unusable(name, expected, own[name]) from None
 
 
 def _is_http(url: str) -> bool:

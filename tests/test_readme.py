@@ -61,6 +61,7 @@ def test_every_metric_is_listed():
 
 def test_every_setting_is_listed():
     names = {f"MUNET_{field.name.upper()}" for field in fields(Settings)}
+    names |= {"MUNET_CACHE", "MUNET_CACHE_BYTES"}  # of the store
     assert names == set(re.findall(r"`(MUNET_\w+)`", GATEWAY))
 
 

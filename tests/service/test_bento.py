@@ -119,7 +119,8 @@ def test_no_path_that_somebody_makes_up_mints_a_series(served: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("store", "reason"), [("", "MUNET_STORE is not set"), ("/nowhere/store", "/nowhere/store")]
+    ("store", "reason"),
+    [("", "MUNET_STORE is not set"), ("ftp://somewhere", "expected a directory")],
 )
 def test_without_a_store_it_ends_with_one_line(tmp_path: Path, store: str, reason: str) -> None:
     server = Server(".", tmp_path, MUNET_STORE=store)

@@ -152,6 +152,36 @@ def test_workers_that_cannot_start_end_the_gateway(
     assert refuses(server)
 
 
+BEGINS = """
+import os, pathlib, sys
+from service.processes import MainProcess
+main = MainProcess(os.getppid(), pathlib.Path(sys.argv[1]), 1)
+main.begin()
+if sys.argv[2] == "starts":
+    main.started()
+os._exit(9)  # without a word, as a process that is killed
+"""
+
+
+@pytest.mark.parametrize("first", ["dies", "starts"])
+def test_workers_that_end_before_they_start_end_the_gateway(tmp_path: Path, first: str) -> None:
+    """As the kernel ends what takes too much memory: else the port is open and silent for ever."""
+    told: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: told.append(number))
+    try:
+        codes = []
+        for what in (first, "dies", "dies", "dies", "dies"):
+            command = [sys.executable, "-c", BEGINS, str(tmp_path), what]
+            codes.append(subprocess.run(command, cwd=ROOT, check=False).returncode)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    if first == "starts":  # a successor is tried again
+        assert codes == [9] * 5 and not told
+    else:
+        assert codes == [9, 9, 9, 2, 2] and told
+        assert "raise the limit of memory" in (tmp_path / "failure").read_text()
+
+
 def test_a_successor_that_cannot_start_leaves_the_gateway_alone(tmp_path: Path) -> None:
     code = (
         "import os, pathlib, sys\n"

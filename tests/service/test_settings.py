@@ -88,6 +88,9 @@ def test_cores_are_the_quota_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
         ("MUNET_DRAIN_S", "inf", "to 15"),
         ("MUNET_DRAIN_S", "15.5", "to 15"),
         ("MUNET_GRPC_PORT", "65536", "to 65535"),
+        ("MUNET_CACHE_BYTES", "much", "a number of bytes"),
+        ("MUNET_STORE_LATE_S", "-1", "seconds, 0 or more"),
+        ("MUNET_STORE_LATE_S", "nan", "seconds, 0 or more"),
         ("MUNET_QUEUE_TOTAL", "1.5", "a whole number"),
         ("MUNET_QUEUE_TOTAL", "-1", "from 1 to"),
         ("MUNET_QUEUE_TOTAL", "1_000", "a whole number"),
@@ -159,6 +162,8 @@ def test_numbers_are_in_their_range_or_refused(name: str, text: str) -> None:
         ("MUNET_TOKEN", "did you mean MUNET_TOKENS?"),
         ("MUNET_Workers", "did you mean MUNET_WORKERS?"),
         ("munet_tokens", "did you mean MUNET_TOKENS?"),
+        ("MUNET_CACHE_BYTE", "did you mean MUNET_CACHE_BYTES?"),
+        ("MUNET_STOR_DIR", "did you mean MUNET_STORE_DIR?"),
         ("MUNET_", "is no setting"),
         ("MUNET_PORT", "is no setting"),
         ("MUNET_" + "X" * 5000, "is no setting"),
@@ -183,17 +188,45 @@ def test_what_others_put_there_is_let_pass() -> None:
     })  # fmt: skip
 
 
-def test_the_gateway_refuses_to_start_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("MUNET_BACKEND", "cuda", "one of auto, jax, openvino"),
+        pytest.param("MUNET_CACHE_BYTES", "much", "a number of bytes", marks=pytest.mark.slow),
+        pytest.param("MUNET_STORE_LATE_S", "-1", "seconds, 0 or more", marks=pytest.mark.slow),
+        pytest.param(
+            "MUNET_CACHE_BYTE", "1GiB", "did you mean MUNET_CACHE_BYTES?", marks=pytest.mark.slow
+        ),
+        ("MUNET_MEMORY_BUDGET", "1023TiB", "of memory"),
+        pytest.param("MUNET_STORE", "s3:/bucket", "expected a directory", marks=pytest.mark.slow),
+        pytest.param("MUNET_TOKENS", "/nowhere", "/nowhere", marks=pytest.mark.slow),
+        pytest.param("MUNET_TRUSTED_KEYS", "/nowhere", "/nowhere", marks=pytest.mark.slow),
+        pytest.param("MUNET_CORS_ORIGINS", "shop", "MUNET_CORS_ORIGINS", marks=pytest.mark.slow),
+        pytest.param("MUNET_GRPC_PORT", "0x1", "a whole number", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("command", ["bentoml", pytest.param("munet", marks=pytest.mark.slow)])
+def test_the_gateway_refuses_to_start_before_it_has_a_worker(
+    tmp_path: Path, command: str, variable: str, value: str, expected: str
+) -> None:
+    """In one line, or with the sum of the memory, and exit code 2."""
     store = ModelStore(tmp_path / "store", create=True)
     environment = {**os.environ, "MUNET_STORE": store.url, "BENTOML_HOME": str(tmp_path / "home")}
+    serve = {
+        "bentoml": ["-m", "bentoml", "serve", ".", "--port", "0"],
+        "munet": ["munet.py", "serve", "--port", "65123"],
+    }
     done = subprocess.run(
-        [sys.executable, "-m", "bentoml", "serve", ".", "--port", "0"],
+        [sys.executable, *serve[command]],
         cwd=ROOT,
-        env={**environment, "MUNET_BACKEND": "cuda"},
+        env={**environment, variable: value},
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
     )
-    assert done.returncode == 2
-    (error,) = done.stderr.strip().splitlines()
-    assert error.startswith("error: ") and "MUNET_BACKEND" in error
+    assert done.returncode == 2, done
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == (5 if "BUDGET" in variable else 1), lines
+    assert lines[0].startswith("error: ") and expected in done.stderr
+    assert value in done.stderr or variable == "MUNET_MEMORY_BUDGET" or "did you" in expected
+    assert "worker" not in done.stdout
