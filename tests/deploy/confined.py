@@ -62,9 +62,8 @@ class Confinement:
             yield f"mount -t tmpfs -o mode=1777,size={size} volume {at}"
         if self.read_only_root:
             yield f"mount -o remount,ro {top}"
-        path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-        environment = {"PATH": path, **self.environment}
-        variables = " ".join(shlex.quote(f"{name}={value}") for name, value in environment.items())
+        given = self.environment.items()
+        variables = " ".join(shlex.quote(f"{name}={value}") for name, value in given)
         user = f"--reuid={self.user} --regid={self.group} --clear-groups"
         yield (
             f"exec chroot {top} setpriv {user} --no-new-privs --bounding-set=-all"

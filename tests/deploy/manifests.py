@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.service.servers import ROOT
 
 DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
+GATEWAY, EVOLUTION = DEPLOY / "Containerfile", DEPLOY / "evolution" / "Containerfile"
 UNIT = DEPLOY / "systemd" / "munet-gateway.service"
 BENTO = "/home/bentoml/bento"  # in the image, where its server is started too
 IMAGE_USER = 1034
@@ -35,12 +37,18 @@ def size(text: str | int) -> int:
     return int(found[1]) * 2 ** (10 * " KMG".index(found[2].upper() or " "))
 
 
-def of_image(bento: Path) -> dict[str, str]:
-    """The variables that the image's Containerfile sets, and its user's home."""
-    lines = (bento / "env" / "docker" / "Dockerfile").read_text().splitlines()
-    given = dict(line[4:].split("=", 1) for line in lines if line.startswith("ENV "))
-    fixed = {name: value for name, value in given.items() if "$" not in value}
-    return {**fixed, "HOME": "/home/bentoml"}
+def of_image(file: Path, home: str) -> dict[str, str]:
+    """The variables that a Containerfile sets, but for PATH, and its user's home."""
+    lines = [line for line in file.read_text().splitlines() if line.startswith("ENV ")]
+    given = dict(line.removeprefix("ENV ").split("=", 1) for line in lines)
+    return {**given, "HOME": home} | {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+
+
+def entrypoint(file: Path) -> list[str]:
+    """What a Containerfile starts, by this environment's Python."""
+    (line,) = [line for line in file.read_text().splitlines() if line.startswith("ENTRYPOINT ")]
+    program, *arguments = json.loads(line.removeprefix("ENTRYPOINT "))
+    return [str(Path(sys.executable).with_name(program)), *arguments]
 
 
 def in_kubernetes(bento: Path, secret: Mapping[str, str]) -> Confinement:
@@ -62,7 +70,7 @@ def in_kubernetes(bento: Path, secret: Mapping[str, str]) -> Confinement:
     return Confinement(
         user=pod["securityContext"]["runAsUser"],
         group=pod["securityContext"]["runAsGroup"],
-        environment={**of_image(bento), **settings, **secret, **own},
+        environment={**of_image(GATEWAY, "/home/bentoml"), **settings, **secret, **own},
         memory=size(container["resources"]["limits"]["memory"]),
         read_only_root=container["securityContext"]["readOnlyRootFilesystem"],
         writable=writable,
@@ -86,7 +94,7 @@ def in_compose(bento: Path, store: Path) -> Confinement:
     return Confinement(
         user=IMAGE_USER,
         group=IMAGE_USER,
-        environment={**of_image(bento), **service["environment"]},
+        environment={**of_image(GATEWAY, "/home/bentoml"), **service["environment"]},
         memory=size(service["mem_limit"]),
         read_only_root=service["read_only"],
         writable=writable,
@@ -116,6 +124,44 @@ def in_systemd(environment_file: Mapping[str, str], store: Path) -> Confinement:
         },
         folder="/",
     )
+
+
+def in_job(
+    file: Path, bento: Path, secret: Mapping[str, str], arguments: Sequence[str] = ()
+) -> tuple[Confinement, list[str]]:
+    """As a Job or CronJob says, and the command; `arguments` are put behind its own."""
+    spec = read(file)["spec"]
+    pod = spec.get("jobTemplate", {"spec": spec})["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    data = read(KUBERNETES / "settings.yaml")["data"]
+    given = {
+        one["name"]: one.get("value") or data[one["valueFrom"]["configMapKeyRef"]["key"]]
+        for one in container["env"]
+    }
+    evolves = container["image"] == "munet-evolution"
+    checkout = {f"/opt/munet/{name}": ROOT / name for name in copied(EVOLUTION)}
+    image = EVOLUTION if evolves else GATEWAY
+    (volume,) = pod["volumes"]
+    how = Confinement(
+        user=pod["securityContext"]["runAsUser"],
+        group=pod["securityContext"]["runAsGroup"],
+        environment={**of_image(image, "/"), **secret, **given},
+        memory=size(container["resources"]["limits"]["memory"]),
+        read_only_root=container["securityContext"]["readOnlyRootFilesystem"],
+        writable={"/tmp": min(size(volume["emptyDir"]["sizeLimit"]), 2**31)},
+        mounted=checkout if evolves else {BENTO: bento},
+        folder=container.get("workingDir", "/"),
+    )
+    command = container.get("command") or entrypoint(image)
+    words = [re.sub(r"\$\((\w+)\)", lambda m: given[m[1]], word) for word in container["args"]]
+    program = str(Path(sys.executable).with_name(Path(command[0]).name))
+    return how, [program, *command[1:], *words, *arguments]
+
+
+def copied(file: Path) -> list[str]:
+    """What a Containerfile copies out of the folder that it is built in."""
+    lines = [line.split() for line in file.read_text().splitlines()]
+    return [line[1] for line in lines if line[:1] == ["COPY"] and not line[1].startswith("--")]
 
 
 def command_of_unit() -> list[str]:

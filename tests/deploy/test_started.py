@@ -21,7 +21,9 @@ from tests.model_store.object_stores import S3Server, _make_bucket, s3_server
 from tests.service.servers import ROOT, Server, environment
 from tests.service.systems import png, publish
 
-OF_BENTO = ("-m", "bentoml", "serve", manifests.BENTO, "--host", "127.0.0.1")
+JOBS = manifests.KUBERNETES / "jobs"
+SETTINGS = manifests.read(manifests.KUBERNETES / "settings.yaml")["data"]
+GATEWAY = (*manifests.entrypoint(manifests.GATEWAY), "--host", "127.0.0.1")
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +41,10 @@ def bento(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """An object store in which MUNET_STORE of settings.yaml has one task."""
-    url = manifests.read(manifests.KUBERNETES / "settings.yaml")["data"]["MUNET_STORE"]
+    url = SETTINGS["MUNET_STORE"]
     with s3_server(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as patch:
-        _make_bucket(replace(server, bucket=url.split("/")[2]))
+        for bucket in (url.split("/")[2], "models-copy"):
+            _make_bucket(replace(server, bucket=bucket))
         for name, value in server.environment.items():
             patch.setenv(name, value)
         patch.setenv("MUNET_CACHE", str(tmp_path_factory.mktemp("cache")))
@@ -84,7 +87,7 @@ def answers(server: Server) -> str:
 
 def test_in_kubernetes(bento: Path, s3: S3Server, tmp_path: Path) -> None:
     how = manifests.in_kubernetes(bento, s3.environment)
-    with started(how, tmp_path, sys.executable, *OF_BENTO) as server:
+    with started(how, tmp_path, *GATEWAY) as server:
         log = answers(server)
         # Its user, no capability, its memory; and both caches are written.
         status = Path(f"/proc/{server.process.pid}/status").read_text()
@@ -103,7 +106,7 @@ def test_in_kubernetes_without_a_place_for_caches(
     """As these manifests once were; it says what it lacks, once."""
     how = manifests.in_kubernetes(bento, s3.environment)
     missing = {"MUNET_CACHE": "", "MUNET_CACHE_BYTES": "", "MUNET_COMPILATION_CACHE": ""}
-    with started(how, tmp_path, sys.executable, *OF_BENTO, **missing) as server:
+    with started(how, tmp_path, *GATEWAY, **missing) as server:
         log = answers(server)
     assert log.count("event=cache_not_used") == 1
     assert log.count("event=programs_not_kept") == 1
@@ -115,7 +118,7 @@ def test_in_kubernetes_with_volumes_that_are_full(
 ) -> None:
     how = manifests.in_kubernetes(bento, s3.environment)
     how = replace(how, writable={**how.writable, "/cache": 16384})
-    with started(how, tmp_path, sys.executable, *OF_BENTO) as server:
+    with started(how, tmp_path, *GATEWAY) as server:
         log = answers(server)
     assert log.count("event=cache_not_used") == 1
     assert log.count("event=programs_not_kept") == 1
@@ -127,14 +130,14 @@ def test_in_kubernetes_as_a_user_whom_the_image_does_not_know(
 ) -> None:
     how = replace(manifests.in_kubernetes(bento, s3.environment), user=1_000_730_000, group=0)
     environment = {name: value for name, value in how.environment.items() if name != "HOME"}
-    with started(replace(how, environment=environment), tmp_path, sys.executable, *OF_BENTO) as on:
+    with started(replace(how, environment=environment), tmp_path, *GATEWAY) as on:
         answers(on)
 
 
 @pytest.mark.slow
 def test_in_compose(bento: Path, local: Path, tmp_path: Path) -> None:
     how = manifests.in_compose(bento, local)
-    with started(how, tmp_path, sys.executable, *OF_BENTO) as server:
+    with started(how, tmp_path, *GATEWAY) as server:
         log = answers(server)
     assert "not_used" not in log and "not_kept" not in log
 
@@ -148,6 +151,46 @@ def test_as_a_systemd_unit(local: Path, tmp_path: Path) -> None:
         kept = Path(f"/proc/{server.process.pid}/root/var/cache/munet/compilations")
         assert list(kept.iterdir())
     assert "not_used" not in log and "not_kept" not in log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gc", "backup"])
+def test_jobs_of_the_store(name: str, bento: Path, s3: S3Server, tmp_path: Path) -> None:
+    assert "error" not in run(name, bento, s3, tmp_path)
+    if name == "backup":
+        copy = manifests.read(JOBS / "backup.yaml")["spec"]["jobTemplate"]["spec"]["template"]
+        (url,) = [
+            one["value"] for one in copy["spec"]["containers"][0]["env"]
+            if one["name"] == "DESTINATION"
+        ]  # fmt: skip
+        assert [task.task for task in ModelStore(url).served()] == ["plain"]
+
+
+@pytest.mark.slow
+def test_evolution_as_a_job(bento: Path, s3: S3Server, tmp_path: Path) -> None:
+    """In an image without the gateway; of a data set that comes with it."""
+    store = ModelStore(SETTINGS["MUNET_STORE"])
+    store.remove("plain")
+    run("evolution", bento, s3, tmp_path, "--children", "1")
+    assert [task.task for task in store.served()] == ["cmaterdb/bangla"]
+
+
+def run(name: str, bento: Path, s3: S3Server, folder: Path, *arguments: str) -> str:
+    """What a job says, once it has ended well."""
+    how, command = manifests.in_job(JOBS / f"{name}.yaml", bento, s3.environment, arguments)
+    command = ["cmaterdb/bangla" if word == "flowers" else word for word in command]
+    (folder / "root").mkdir()
+    with confined.memory_of(how.memory) as memory:
+        done = subprocess.run(
+            [*how.prefix(folder / "root", memory), *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=1800,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
 
 
 def test_the_unit_is_one(tmp_path: Path) -> None:
