@@ -43,7 +43,7 @@ IMAGE_COLUMNS = (
 )  # fmt: skip
 LABEL_COLUMNS = ("label", "class", "category", "labels", "class_name", "target", "species")
 SPLIT_COLUMNS = ("split", "subset", "partition")
-ROWS_AT_ONCE = 32  # of a parquet file
+ROWS_AT_ONCE, BYTES_AT_ONCE = 32, 32 << 20  # of a parquet file, at most
 ROWS_FOR_COLUMNS = 1000  # first lines of JSON that are looked at for the names of columns
 DATA_URL = "data:"
 LABEL_SEPARATOR = "|"
@@ -337,7 +337,7 @@ def _parquet(path: Path) -> Table:
         try:
             # Read page by page: a row group may be larger than memory.
             with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
-                for batch in file.iter_batches(ROWS_AT_ONCE, columns=only and [only]):
+                for batch in _batches(file, only):
                     for record in batch.to_pylist():
                         number += 1
                         yield f"row {number}", record
@@ -348,6 +348,19 @@ def _parquet(path: Path) -> Table:
     classes = {column: names for column, names in named.items() if names}
     lists = [column for column in schema.names if is_list(schema.field(column).type)]
     return Table(path, tuple(schema.names), records, classes, total, lists)
+
+
+def _batches(file: pq.ParquetFile, only: str | None) -> Iterator[pa.RecordBatch]:
+    """A few rows at a time: of large pictures fewer, of one alone if it is as large as that.
+
+    pyarrow reads a page at a time, which it holds compressed and as it is; how large a page is who
+    wrote the file has decided.
+    """
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        rows = BYTES_AT_ONCE * group.num_rows // max(1, group.total_byte_size)
+        at_once = max(1, min(rows, ROWS_AT_ONCE))
+        yield from file.iter_batches(at_once, row_groups=[number], columns=only and [only])
 
 
 def _no_parquet(path: Path, error: Exception) -> DataError:

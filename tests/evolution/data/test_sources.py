@@ -7,11 +7,13 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from evolution.data import tables
 from evolution.data.adding import Request, add, classes_of
 from evolution.data.errors import DataError
 from evolution.data.layout import IMAGE
@@ -240,3 +242,25 @@ def test_a_picture_in_a_csv_may_be_large(added, place, tmp_path):
     lines = [f"data:image/png;base64,{base64.b64encode(data).decode()}\t{n}" for data, n in rows]
     (tmp_path / "t.tsv").write_text("\n".join(["image\tlabel", *lines]))
     assert added("photos", tmp_path / "t.tsv", max_bad=0).check.pictures == 11
+
+
+@pytest.mark.parametrize("group", [1, 8, 40, 160])
+def test_large_pictures_of_a_parquet_file_are_read_a_few_at_a_time(tmp_path, monkeypatch, group):
+    monkeypatch.setattr(tables, "BYTES_AT_ONCE", 10_000)
+    rng = np.random.default_rng(0)
+    pictures = [rng.bytes(size) for size in [10] * 80 + [3000] * 80]
+    columns = {"image": pictures, "label": ["a"] * len(pictures)}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet", row_group_size=group)
+    batches, read = [], pq.ParquetFile.iter_batches
+
+    def watched(*arguments, **named):
+        for batch in read(*arguments, **named):
+            batches.append([len(data) for data in batch["image"].to_pylist()])
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", watched)
+    rows = list(tables.table_source(tmp_path / "t.parquet", Columns()).rows())
+    assert [row.image for row in rows] == pictures
+    if group < 160:  # else one mean is that of small and of large ones
+        assert max(map(sum, batches)) <= 10_000
+    assert max(map(len, batches)) == min(group, 6 if group == 160 else 32)
