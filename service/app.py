@@ -20,6 +20,7 @@ from service.http.draining import Draining
 from service.http.exchanges import Exchanges
 from service.http.openapi import openapi
 from service.http.queries import query
+from service.http.shedding import Shedding
 from service.runtime import Runtime
 from service.settings import Settings
 from service.tasks import hiding
@@ -48,7 +49,7 @@ def create_app(settings: Settings | None = None, worker: Worker | None = None) -
 
     return Starlette(
         lifespan=lifespan,
-        middleware=[Middleware(Exchanges), Middleware(Draining), Middleware(Browsers)],
+        middleware=[Middleware(kind) for kind in (Exchanges, Draining, Browsers, Shedding)],
         routes=[
             *page.ROUTES,
             *classify.ROUTES,

@@ -33,7 +33,7 @@ from starlette.applications import Starlette
 
 from model_store import DamagedStore, ModelStore, StoreError, UnknownFormat
 from model_store.machine import Machine
-from service import collection, processes
+from service import collection, health, processes
 from service.access import Access
 from service.app import create_app
 from service.compute.backends import choice
@@ -231,6 +231,13 @@ def _require_port(address: tuple[str, int] | None, settings: Settings) -> None:
             "choose another for one of them"
         )
     require_port(host, port)
+    if settings.health_port in (port, settings.grpc_port) and settings.health_port:
+        raise SettingsError(
+            f"starting the gateway: MUNET_HEALTH_PORT is {settings.health_port}, as --port (or "
+            "BENTOML_PORT) or MUNET_GRPC_PORT; choose a port of its own"
+        )
+    if settings.health_port:
+        health.require_port(settings.health_port)
 
 
 def _runtime() -> Runtime | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -23,9 +24,11 @@ from service.compute.paths import LoadedPath, Row
 from service.decode_memory import DecodeMemory
 from service.errors import Unavailable
 from service.first_answer import FirstAnswer
+from service.health import Health
 from service.http.room import Room
 from service.http.uploads import Intake
 from service.lookups import Lookups, Shared
+from service.loop_delay import LOOP
 from service.memory import Headroom, divided, own_memory
 from service.settings import Settings
 from service.tasks.catalog import Catalog
@@ -41,6 +44,7 @@ from service.v2.statistics import Tally
 
 T = TypeVar("T")
 PARSERS = 2  # threads; the cost of one piece of work is bounded by the limits of its body
+HUNG_S = 60.0  # without a turn of the event loop: no load explains that
 MANY_VALUES = 4096  # of an answer, which take the event loop milliseconds
 
 
@@ -98,6 +102,7 @@ class Runtime:
                 self.engine.streams,
             ),
             report=self._count_batch,
+            delay=LOOP.seconds,
         )
         self.decoders = Decoders(settings.decode_threads)
         # For work whose cost a client chooses, off the event loop: forms, JSON, names.
@@ -114,6 +119,12 @@ class Runtime:
             self.catalog, settings.preload_tasks, self._try, self._try_built_in
         )
         self.draining = False
+        LOOP.ticked = self.metrics.loop_delay_seconds.observe
+        LOOP.read = self.metrics.arrival_delay_seconds.observe
+        self.health = None
+        if settings.health_port:
+            looks = {"alive": lambda: self.alive, "ready": lambda: self.ready}
+            self.health = Health(settings.health_port, looks, shared=settings.workers > 1)
 
     def start(self) -> None:
         """Reads the store's refs and starts the threads; blocks for a moment."""
@@ -125,6 +136,8 @@ class Runtime:
         self.sharing.start()
         self.reporting.start()
         self.first_answer.start()
+        if self.health is not None:
+            self.health.start()
 
     def stop(self) -> None:
         """Ends all threads; rows that still wait are refused."""
@@ -143,6 +156,8 @@ class Runtime:
             pool.shutdown(wait=False, cancel_futures=True)
         self.engine.close()
         self.reporting.stop()
+        if self.health is not None:
+            self.health.stop()
 
     @property
     def ready(self) -> bool:
@@ -151,7 +166,9 @@ class Runtime:
 
     @property
     def alive(self) -> bool:
-        """Whether the threads that nothing works without are running."""
+        """Whether the threads that nothing works without are running; one that is slow is."""
+        if LOOP.seconds(time.monotonic()) > HUNG_S:
+            return False
         return self.batcher.alive and self.decoders.alive and self.catalog.alive
 
     @asynccontextmanager
@@ -207,6 +224,7 @@ class Runtime:
 
     def _snapshot(self) -> Snapshot:
         usage = self.residency.usage()
+        engine_s, decoders_s = self.batcher.offered_s
         return Snapshot(
             queue_rows=len(self.batcher),
             tasks_by_state=self.catalog.counts(),
@@ -217,4 +235,10 @@ class Runtime:
             memory_left_bytes=self.headroom.left(),
             trusted_keys_age_s=self.trust.keys_age_s,
             tokens_age_s=self.access.tokens_age_s,
+            offered_s={"engine": engine_s, "decoders": decoders_s, "loop": LOOP.offered_s},
+            capacity={
+                "engine": self.engine.streams,
+                "decoders": self.settings.decode_threads,
+                "loop": 1,
+            },
         )

@@ -54,6 +54,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "drain_s": (0.001, 15),  # a worker ends 30 s after SIGTERM at last: answers need the rest
     "tracing_rate": (0, 1),
     "grpc_port": (1, 65535),
+    "health_port": (1, 65535),
 }
 # (what must not be larger, than what)
 AT_MOST = (
@@ -113,6 +114,7 @@ class Settings:
     tracing: str = ""  # where spans go: http://collector:4318/v1/traces (OTLP over HTTP)
     tracing_rate: float = 1.0  # of the requests that no sampled trace names
     grpc_port: int = 0  # of the Open Inference Protocol over gRPC; 0 is none
+    health_port: int = 0  # of /livez and /readyz, which answer there under every load; 0 is none
     workers: int = 1  # processes; each has components and batches of its own, and these limits
     backend: str = "auto"  # what computes: jax, openvino, or the faster one where it is a CPU
     compute_threads: int = 0  # of OpenVINO, a batch each; 0: all cores but one, as memory allows

@@ -8,7 +8,7 @@ flood makes its own requests wait, hardly those of others.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from service.compute.fair_queue import WEIGHTS, Ask, Flow
@@ -36,10 +36,16 @@ class Limits:
 class Admission:
     """What waits or is being decoded, for one thread at a time."""
 
-    def __init__(self, limits: Limits, pace: Pace) -> None:
-        """`pace` says how long work takes."""
+    def __init__(
+        self, limits: Limits, pace: Pace, delay: Callable[[float], float] = lambda _: 0.0
+    ) -> None:
+        """`pace` says how long work takes, `delay` how long anything waits for the event loop."""
         self._limits = limits
         self._pace = pace
+        self._delay = delay
+        self.offered_s = 0.0  # of the streams, that all requests which came would take
+        self.offered_decode_s = 0.0  # of the decoders
+        self._offered = 0  # requests
         self._rows = 0
         self._by_task: Counter[str] = Counter()  # rows
         self._by_flow: Counter[Flow] = Counter()  # requests
@@ -52,6 +58,20 @@ class Admission:
 
         `next_end` is when the first of the streams should be free; None if one is.
         """
+        try:
+            return self._check(ask, now, next_end)
+        except GatewayError:
+            self._count_offered(ask, self._expected(ask))
+            raise
+
+    def _check(self, ask: Ask, now: float, next_end: float | None) -> bool:
+        delay_s, left_s = self._delay(now), ask.deadline - now
+        if delay_s > left_s:
+            raise Unavailable(
+                f"overloaded: the event loop is {delay_s:.3f} s behind, and the request's deadline "
+                f"is in {max(0.0, left_s):.3f} s",
+                retry_after_s=delay_s,
+            )
         if not self._rows and next_end is None:
             return True  # whatever the forecasts say: this is how they recover
         ahead = self._ahead(ask, self._work, ask.work)
@@ -72,8 +92,8 @@ class Admission:
         decode_s = self._expected(ask)
         wait_s += self._ahead(ask, self._decoding, decode_s) / self._limits.decoders + decode_s
         own_s = self._pace.seconds(len(ask.tasks), ask.work)
-        if (wait_s + own_s) * MARGIN > ask.deadline - now:
-            raise self._too_long(ask, ahead, wait_s + own_s, ask.deadline - now)
+        if (wait_s + own_s) * MARGIN + delay_s > left_s:
+            raise self._too_long(ask, ahead, wait_s + own_s, left_s)
         return False
 
     def _too_long(self, ask: Ask, ahead: float, wait_s: float, left_s: float) -> GatewayError:
@@ -107,8 +127,22 @@ class Admission:
         """Counts a request, about to be decoded; how many seconds that is expected to take."""
         self._count(ask, 1)
         expected_s = self._expected(ask)
+        self._count_offered(ask, expected_s)
         self._decoding[ask.flow] = self._decoding.get(ask.flow, 0.0) + expected_s
         return expected_s
+
+    def _count_offered(self, ask: Ask, decode_s: float) -> None:
+        """What came, let in or not: it grows with the load beyond what can be done."""
+        self._offered += 1
+        self.offered_s += self._pace.drain(ask.work)
+        self.offered_decode_s += decode_s
+
+    def missed(self) -> None:
+        """Counts a request of which nothing is known as one like the others."""
+        if self._offered:
+            self.offered_s += self.offered_s / self._offered
+            self.offered_decode_s += self.offered_decode_s / self._offered
+            self._offered += 1
 
     def decoded(self, ask: Ask, expected_s: float, seconds: float | None) -> None:
         """It took so long, without waiting for its turn; None if it came to nothing."""

@@ -101,13 +101,16 @@ class Batcher(Generic[RowT, AnswerT]):
         *,
         clock: Callable[[], float] = time.monotonic,
         report: Callable[[BatchReport], None] = lambda _: None,
+        delay: Callable[[float], float] = lambda _: 0.0,
     ) -> None:
-        """`run` answers rows in order; it is called from each stream's thread."""
+        """`run` answers rows in order; it is called from each stream's thread. `delay` says how
+        long an answer waits for the event loop.
+        """
         self._run = run
         self._clock = clock
         self._report = report
         self._pace = Pace(limits.batch_rows)
-        self._admission = Admission(limits, self._pace)
+        self._admission = Admission(limits, self._pace, delay)
         self._queue = FairQueue[Request[RowT, AnswerT]]()
         self._lock = threading.RLock()
         self._waiting = 0  # rows
@@ -119,6 +122,16 @@ class Batcher(Generic[RowT, AnswerT]):
     def __len__(self) -> int:
         """Rows waiting."""
         return self._waiting
+
+    def missed(self) -> None:
+        """Counts a request that was refused before anything was known of it."""
+        with self._lock:
+            self._admission.missed()
+
+    @property
+    def offered_s(self) -> tuple[float, float]:
+        """Seconds of the streams, and of the decoders, that all which was asked for would take."""
+        return self._admission.offered_s, self._admission.offered_decode_s
 
     def check(self, ask: Ask) -> None:
         """Raises TaskQueueFull or Unavailable as `submit` would now, before a body is read."""

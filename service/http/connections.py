@@ -33,6 +33,7 @@ import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.http import heads
+from service.loop_delay import ARRIVED, LOOP
 
 MAX_HEAD_BYTES = 32 * 1024  # of request line and headers; also of what follows a chunked body
 MAX_HEADERS = 100
@@ -141,6 +142,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: BaseTransport) -> None:  # type: ignore[override]
         joined = _Joined(transport, self._lingers)
         super().connection_made(joined)  # type: ignore[arg-type]
+        LOOP.watch(self.loop)
         self._wait()
         if len(self.connections) > _most_connections():
             self._evict()
@@ -292,6 +294,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope[ARRIVED] = LOOP.arrival(self.transport)  # type: ignore[literal-required]
         self._in_head = True
 
     def on_header(self, name: bytes, value: bytes) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.loop_delay import ARRIVED
 from service.telemetry.requests import Exchange, Report, exchanged
 
 REQUEST_ID = "x-request-id"
@@ -46,6 +48,7 @@ class Exchanges:
             client=(scope.get("client") or ("",))[0],
             request_id=request_id(headers.get(REQUEST_ID)),
             trace={name: headers[name] for name in TRACE_CONTEXT if name in headers},
+            started=scope.get(ARRIVED) or time.monotonic(),
         )
 
         async def receive_counted() -> Message:

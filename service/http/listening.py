@@ -1,4 +1,4 @@
-"""Whether a port can be listened on, asked before anything is started."""
+"""Ports: whether one can be listened on, asked before anything is started, and listening."""
 
 from __future__ import annotations
 
@@ -27,3 +27,23 @@ def require_port(host: str, port: int) -> None:
             f"starting the gateway: cannot listen on port {port} of {host}: {reason}; free it, or "
             "choose others with --port and --host (or BENTOML_PORT and BENTOML_HOST)"
         ) from None
+
+
+def listener(port: int, *, shared: bool) -> socket.socket:
+    """A socket on this port of all addresses; raises OSError if somebody else has it.
+
+    A `shared` one lets other processes of this user listen too, if theirs are shared.
+    """
+    dual = socket.has_dualstack_ipv6()
+    found = socket.socket(socket.AF_INET6 if dual else socket.AF_INET)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # over what is closing
+        if shared:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if dual:
+            found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        found.bind(("", port))
+    except OSError:
+        found.close()
+        raise
+    return found

@@ -11,8 +11,10 @@ from starlette.types import Receive, Scope, Send
 
 from service.errors import ClientGone, GatewayError
 from service.http import problems
+from service.loop_delay import ARRIVED
 from service.runtime import Runtime
 from service.telemetry.requests import Seen, watched
+from service.timings import Timings
 
 Respond = Callable[[Request, Runtime, Seen], Awaitable[Response]]
 
@@ -28,7 +30,8 @@ class Watched:
         request = Request(scope, receive)
         runtime: Runtime = request.app.state.runtime
         named = tuple(request.path_params.values())[:1]  # a model's version comes second
-        with watched(runtime.metrics, Seen(self.protocol, named), runtime.tally.count) as seen:
+        seen = Seen(self.protocol, named, Timings(scope.get(ARRIVED)))
+        with watched(runtime.metrics, seen, runtime.tally.count):
             try:
                 response = await self.respond(request, runtime, seen)
             except GatewayError as error:

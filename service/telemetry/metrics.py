@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from typing import TypeVar
@@ -55,6 +55,8 @@ class Snapshot:
     trusted_keys_age_s: float = 0.0  # since all files of keys could last be used; 0 without any
     tokens_age_s: float = 0.0  # since the file of tokens could last be used; 0 without one
     memory_left_bytes: float = 0.0
+    offered_s: Mapping[str, float] = field(default_factory=dict)  # of work that came, by resource
+    capacity: Mapping[str, float] = field(default_factory=dict)  # by resource
 
 
 class Metrics:
@@ -112,6 +114,17 @@ class Metrics:
             }
             for outcome in OUTCOMES
         }
+        self.loop_delay_seconds = self._histogram(
+            "munet_loop_delay_seconds",
+            "How late the event loop is, looked at 20 times a second.",
+            SECONDS,
+        )
+        self.arrival_delay_seconds = self._histogram(
+            "munet_arrival_delay_seconds",
+            "How long the bytes of a request were on this machine before they were read, while the "
+            "event loop was late.",
+            SECONDS,
+        )
         self.rejected = self._counter(
             "munet_rejected_total", "Requests refused, by kind of refusal.", "reason"
         )
@@ -325,6 +338,22 @@ class _SnapshotCollector(Collector):
             "Components freed because no path used them any more.",
             now.component_releases,
         )
+        offered = CounterMetricFamily(
+            "munet_offered_work_seconds_total",
+            "Time that the requests which came would take of a resource, refused ones too: its "
+            "rate by munet_capacity is the load, above 1 if more comes than can be done.",
+            labels=["resource"],
+        )
+        capacity = GaugeMetricFamily(
+            "munet_capacity",
+            "Threads of a resource: engine (its streams), decoders, loop (the event loop).",
+            labels=["resource"],
+        )
+        for resource, seconds in now.offered_s.items():
+            offered.add_metric([resource], seconds)
+            capacity.add_metric([resource], now.capacity[resource])
+        yield offered
+        yield capacity
         yield GaugeMetricFamily(
             "munet_trusted_keys_age_seconds",
             "Since the trusted keys were last read; grows while one of their files is unusable.",

@@ -285,23 +285,3 @@ def _use(connection: Connection) -> tuple[bool, float]:
 def _short_folder() -> str:
     folder = tempfile.gettempdir()
     return folder if len(os.fsencode(folder)) <= LONGEST_SOCKET_PATH - 30 else "/tmp"
-
-
-def listener(port: int, *, shared: bool) -> socket.socket:
-    """A socket on this port of all addresses; raises OSError if somebody else has it.
-
-    A `shared` one lets other processes of this user listen too, if theirs are shared.
-    """
-    dual = socket.has_dualstack_ipv6()
-    found = socket.socket(socket.AF_INET6 if dual else socket.AF_INET)
-    try:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # over what is closing
-        if shared:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if dual:
-            found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        found.bind(("", port))
-    except OSError:
-        found.close()
-        raise
-    return found

@@ -24,14 +24,17 @@ from google.protobuf.message import Message
 
 from service.access import Grants
 from service.errors import ClientGone, SettingsError
+from service.http.listening import listener
+from service.loop_delay import LOOP
 from service.runtime import Runtime
 from service.settings import LONGEST_DEADLINE_MS, Settings
 from service.telemetry.requests import Exchange, Seen, watched
+from service.timings import Timings
 from service.v2 import grpc_core
 from service.v2.errors import NOT_SERVED, BadRequest, NotSupported
 from service.v2.grpc_callers import Caller, Context, longest_message
 from service.v2.grpc_calls import MAX_CONTROL_BYTES, Asking, Calls, parsed
-from service.v2.grpc_connections import Connections, listener
+from service.v2.grpc_connections import Connections
 from service.v2.grpc_reception import Arrival, Reception, handler, refusal, refuse
 from service.v2.grpc_standard import HEALTH, REFLECTION, Health, Reflection
 from service.v2.inference_pb2 import DESCRIPTOR, ModelStreamInferResponse
@@ -239,7 +242,9 @@ class _Methods:
 
     @contextmanager
     def _watched(self) -> Iterator[Seen]:
-        runtime, seen = self._reception.runtime, Seen(PROTOCOL, ())
+        now = time.monotonic()  # it has waited for a turn of the event loop, as long as these take
+        seen = Seen(PROTOCOL, (), Timings(now - LOOP.seconds(now)))
+        runtime = self._reception.runtime
         with watched(runtime.metrics, seen, runtime.tally.count):
             try:
                 yield seen

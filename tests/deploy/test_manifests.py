@@ -95,8 +95,10 @@ def test_probes_ask_what_the_gateway_answers(container: Any) -> None:
     paths = {getattr(route, "path", None) for route in create_app(Settings("unused")).routes}
     probes = {kind: container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness")}
     probes["readiness"] = container["readinessProbe"]["httpGet"]
-    assert {probe["port"] for probe in probes.values()} == {"http"}
+    assert {probe["port"] for probe in probes.values()} == {"health"}
     assert {probe["path"] for probe in probes.values()} <= paths
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert in_kubernetes(container).health_port == ports["health"]  # a thread of its own answers
     assert probes["readiness"]["path"] == "/readyz"
     assert probes["liveness"]["path"] == "/livez"  # restarting helps no gateway without a store
     assert manifest("servicemonitor.yaml")["spec"]["endpoints"][0]["path"] in paths
@@ -141,7 +143,14 @@ def test_the_autoscaler_follows_a_metric_that_the_adapter_makes() -> None:
     (metric,) = spec["metrics"]
     (rule,) = manifest("metrics-adapter.yaml")["rules"]["custom"]
     assert metric["pods"]["metric"]["name"] == rule["name"]["as"]
-    assert re.match(r"munet_queue_delay_seconds_count\{", rule["seriesQuery"])
+    assert re.match(r"munet_offered_work_seconds_total\{", rule["seriesQuery"])
+
+
+def test_one_slow_answer_takes_no_pod_out(container: Any) -> None:
+    """All that are overloaded would go together."""
+    for kind in ("readiness", "liveness"):
+        assert container[f"{kind}Probe"]["failureThreshold"] >= 3
+        assert container[f"{kind}Probe"]["timeoutSeconds"] >= 2
 
 
 def test_settings_are_settings(container: Any) -> None:

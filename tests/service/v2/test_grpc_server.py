@@ -23,6 +23,7 @@ import pytest
 
 from service.compute.batching import Batcher, Limits
 from service.errors import SettingsError, Unauthenticated, Unavailable
+from service.http.listening import listener
 from service.http.room import caller, holders
 from service.http.uploads import Intake
 from service.runtime import Runtime
@@ -32,7 +33,6 @@ from service.v2 import inference_pb2 as pb
 from service.v2.errors import NOT_SERVED, BadRequest
 from service.v2.grpc_callers import Caller, longest_message
 from service.v2.grpc_calls import CONTENTS, MAX_VALUES, _input
-from service.v2.grpc_connections import listener
 from service.v2.grpc_reception import Reception
 from service.v2.grpc_server import NOBODY, PREFIX, _Methods, hold_port, serving
 from tests.service.in_process import Gateway

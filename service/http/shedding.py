@@ -1,0 +1,84 @@
+"""Requests that the event loop cannot come to in time are refused before anything is done for them.
+
+A whole refusal costs the loop a part of what an answer does: beyond some load it would do nothing
+else, and everybody would wait. These cost a fraction of it. What waited less than the loop may be
+late is let in, so the loop never runs out of work that is worth doing.
+"""
+
+from __future__ import annotations
+
+import time
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.errors import Unavailable
+from service.http import problems
+from service.http.classify import DEADLINE_HEADER
+from service.loop_delay import ARRIVED, LATE_S, LOOP
+from service.runtime import Runtime
+from service.telemetry.requests import Seen, watched
+from service.timings import Timings
+
+CLASSIFY, MODELS, INFER = "/classify", "/v2/models/", "/infer"
+RETRY_AFTER_S = 1.0
+
+
+class Shedding:
+    """ASGI middleware; does nothing while the loop is in time."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes on what can still be answered."""
+        arrived = scope.get(ARRIVED)
+        if arrived is None or time.monotonic() - arrived < LATE_S or not _classifies(scope):
+            return await self._app(scope, receive, send)
+        runtime: Runtime = scope["app"].state.runtime
+        now = time.monotonic()
+        refusal = _refusal(now - arrived, LOOP.seconds(now), _deadline_s(scope, runtime), now)
+        if refusal is None:
+            return await self._app(scope, receive, send)
+        runtime.batcher.missed()
+        LOOP.missed()
+        protocol = "http" if scope["path"].startswith(CLASSIFY) else "v2-http"
+        seen = Seen(protocol, (_task(scope["path"]),), Timings(arrived))
+        with watched(runtime.metrics, seen, runtime.tally.count):
+            seen.refused(refusal)
+            response = await problems.problem(Request(scope), refusal)
+            await response(scope, receive, send)
+
+
+def _classifies(scope: Scope) -> bool:
+    path = scope["path"]
+    return scope["method"] == "POST" and (
+        path.startswith(CLASSIFY) or (path.startswith(MODELS) and path.endswith(INFER))
+    )
+
+
+def _task(path: str) -> str:
+    """As far as the path alone says it."""
+    return path.removeprefix(CLASSIFY + "/").removeprefix(MODELS).removesuffix(INFER)
+
+
+def _deadline_s(scope: Scope, runtime: Runtime) -> float:
+    most = runtime.settings.deadline_ms
+    text = Headers(scope=scope).get(DEADLINE_HEADER, "")
+    own = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
+    return min(own or most, most) / 1e3
+
+
+def _refusal(waited_s: float, turn_s: float, deadline_s: float, now: float) -> Unavailable | None:
+    """Why a request is refused that has waited so long, where a turn of the loop takes so long."""
+    if waited_s + turn_s > deadline_s:
+        detail = (
+            f"overloaded: the request waited {waited_s:.3f} s to be read and may wait {turn_s:.3f} "
+            f"s more, and its deadline is {deadline_s:g} s after it came"
+        )
+    elif LOOP.overloaded(now):
+        detail = f"overloaded: more requests come than can be read; this waited {waited_s:.3f} s"
+    else:
+        return None
+    return Unavailable(detail, retry_after_s=RETRY_AFTER_S)

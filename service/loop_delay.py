@@ -1,0 +1,110 @@
+"""How far the event loop is behind, and since when the bytes of a request have been waiting for it.
+
+A loop that has more to do than it can comes late to everything, to new requests too: their bytes
+wait in the kernel, where no clock of ours runs. Law: a request counts from when its bytes reached
+this machine. While the loop is in time that is now; when it is behind, the kernel is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+import struct
+import time
+from collections.abc import Callable
+from typing import Any
+
+ARRIVED = "munet.arrived"  # in a request's scope: when its bytes came, a time of `time.monotonic`
+TICK_S = 0.05
+BEHIND_S = 0.02  # less is nothing that a deadline would notice
+# The loop is overloaded while it has been behind by more than this for so long without a pause
+# (controlled delay, Nichols and Jacobson 2012): a burst or a pause of the machine is no overload.
+LATE_S, STANDING_S = 0.1, 1.0
+# Of Linux's struct tcp_info: eight bytes, then numbers of four; milliseconds since data came last.
+TCP_INFO, LAST_DATA, INFO_BYTES = getattr(socket, "TCP_INFO", None), 52, 56
+
+
+class LoopDelay:
+    """Of one event loop, measured by ticks that say how late they are."""
+
+    def __init__(self) -> None:
+        """Says that the loop is in time until `watch` is called."""
+        self.ticked: Callable[[float], None] = lambda _: None  # is told how late each tick was
+        self.read: Callable[[float], None] = lambda _: None  # how long bytes waited, if it is late
+        self.arrivals = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._late_s = 0.0  # of the last tick
+        self._due = math.inf  # when the next tick should run
+        self._late_since = math.inf  # from when on every tick was late
+        self._busy_s = self._busy_before_s = 0.0  # processor time of its thread
+        self._missed_s = 0.0
+
+    def watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begins to measure a running loop, on its thread, unless it is measured already."""
+        if self._loop is not loop:
+            self._loop, self._due, self._late_since = loop, math.inf, math.inf
+            self._busy_before_s = time.thread_time() - self._busy_s
+            self._tick()
+
+    def _tick(self) -> None:
+        assert self._loop is not None
+        self.note(time.monotonic())
+        self._busy_s = time.thread_time() - self._busy_before_s
+        self._loop.call_later(TICK_S, self._tick)
+
+    def note(self, now: float) -> None:
+        """A tick runs at this time."""
+        self._late_s = max(0.0, now - self._due)
+        if self._late_s < LATE_S:
+            self._late_since = math.inf
+        elif self._late_since == math.inf:
+            self._late_since = now
+        self._due = now + TICK_S
+        self.ticked(self._late_s)
+
+    def seconds(self, now: float) -> float:
+        """How long something has to wait for its turn now; 0 of a loop that has ended."""
+        if self._ended():
+            return 0.0
+        return max(self._late_s, now - self._due)
+
+    def overloaded(self, now: float) -> bool:
+        """Whether more comes than the loop can do."""
+        return now - self._late_since > STANDING_S and not self._ended()
+
+    def _ended(self) -> bool:
+        return self._loop is not None and not self._loop.is_running()
+
+    def arrival(self, transport: Any) -> float:
+        """When the bytes reached this machine that are read from a connection now."""
+        now = time.monotonic()
+        self.arrivals += 1
+        if self.seconds(now) < BEHIND_S:
+            return now
+        waited_s = _waited(transport.get_extra_info("socket"))
+        self.read(waited_s)
+        return now - waited_s
+
+    def missed(self) -> None:
+        """A request was refused because the loop is behind: what it would have cost counts."""
+        self._missed_s += self._busy_s / max(1, self.arrivals)
+
+    @property
+    def offered_s(self) -> float:
+        """Processor time of its thread, and what the requests that it missed would have taken."""
+        return self._busy_s + self._missed_s
+
+
+def _waited(connection: Any) -> float:
+    """Seconds since the kernel received the last data of a connection; 0 if it does not say."""
+    if TCP_INFO is None or connection is None:
+        return 0.0
+    try:
+        found = connection.getsockopt(socket.IPPROTO_TCP, TCP_INFO, INFO_BYTES)
+    except OSError:  # no TCP, as over a Unix socket
+        return 0.0
+    return struct.unpack_from("I", found, LAST_DATA)[0] / 1e3 if len(found) == INFO_BYTES else 0.0
+
+
+LOOP = LoopDelay()  # of this process, whose server has one event loop

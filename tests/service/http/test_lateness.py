@@ -1,0 +1,262 @@
+"""A gateway whose event loop is late knows it, counts it, and refuses what it cannot do in time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service import loop_delay
+from service.loop_delay import ARRIVED, LATE_S, LOOP, STANDING_S, TICK_S, LoopDelay
+from tests.service.conftest import Served
+from tests.service.in_process import OCTETS, Gateway, refused
+from tests.service.servers import Reply, Server, ask
+from tests.service.systems import png
+from tests.service.waiting import eventually
+
+STALL_S = 1.0
+
+
+def worker(server: Server) -> int:
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+    (found,) = [
+        int(pid)
+        for pid in children.read_text().split()
+        if b"bentoml" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        and b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    return found
+
+
+@contextmanager
+def stalled(server: Server) -> Iterator[None]:
+    """The whole process stands still for a while, as one that gets no processor does."""
+    pid = worker(server)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+        time.sleep(STALL_S)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def asked_while_stalled(server: Server, **headers: str) -> Reply:
+    """A request that is sent while nobody reads it, over a connection that is there before."""
+    connection, replies = server.connect(), list[Reply]()
+    octets = {"content-type": "image/png"}
+    assert ask(connection, "POST", "/classify/plain", png(1), octets).status == 200
+
+    def run() -> None:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        replies.append(ask(connection, "POST", "/classify/plain", png(1), {**octets, **named}))
+
+    thread = threading.Thread(target=run)
+    with stalled(server):
+        thread.start()
+    thread.join()
+    connection.close()
+    return replies[0]
+
+
+def waited(server: Server) -> float:
+    found = re.search(r"^munet_arrival_delay_seconds_sum (\S+)$", server.metrics(), re.MULTILINE)
+    assert found is not None
+    return float(found[1])
+
+
+def test_time_counts_from_when_the_bytes_came(served: Served) -> None:
+    before = waited(served.server)
+    reply = asked_while_stalled(served.server)
+    assert reply.status == 200
+    assert reply.json["timing_ms"]["receive"] > 0.9e3 * STALL_S
+    assert waited(served.server) - before > 0.9 * STALL_S
+    page = served.server.metrics()
+    late = re.search(r'^munet_loop_delay_seconds_bucket\{le="0.5"} (\S+)$', page, re.MULTILINE)
+    every = re.search(r"^munet_loop_delay_seconds_count (\S+)$", page, re.MULTILINE)
+    assert late is not None and every is not None
+    assert float(every[1]) > float(late[1])
+
+
+def test_a_deadline_that_passed_before_the_request_was_read_is_kept(served: Served) -> None:
+    reply = asked_while_stalled(served.server, munet_deadline_ms="300")
+    assert reply.status == 503
+    assert reply.headers["retry-after"]
+    assert "waited" in reply.json["detail"]
+
+
+class Connection:
+    """Says how long data has been there, and counts how often it is asked."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.asked = seconds, 0
+
+    def get_extra_info(self, name: str) -> Any:
+        assert name == "socket"
+        return self
+
+    def getsockopt(self, *_: int) -> bytes:
+        self.asked += 1
+        return bytes(52) + struct.pack("I", round(self.seconds * 1e3))
+
+
+def test_the_kernel_is_asked_only_while_the_loop_is_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(loop_delay.time, "monotonic", lambda: now)
+    loop, connection, told = LoopDelay(), Connection(0.7), list[float]()
+    loop.read = told.append
+    assert loop.arrival(connection) == now  # nothing is measured yet
+    loop.note(now)
+    for now in (100.0, 100.03, 100.06):
+        assert loop.arrival(connection) == now
+    assert (connection.asked, told) == (0, [])
+    now = 101.0  # the tick is overdue
+    assert loop.arrival(connection) == pytest.approx(100.3)
+    loop.note(now)
+    now = 101.01  # it was late
+    assert loop.arrival(connection) == pytest.approx(100.31)
+    assert told == [0.7, 0.7]
+    loop.note(now + TICK_S)
+    assert loop.arrival(connection) == now
+    assert connection.asked == 2
+
+
+def test_what_says_nothing_of_its_arrival_came_now() -> None:
+    one, other = socket.socketpair()  # no TCP
+    with one, other:
+        assert loop_delay._waited(one) == 0.0
+    assert loop_delay._waited(None) == 0.0
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(LATE_S, 3.0)), max_size=30))
+def test_only_what_lasts_is_an_overload(turns: list[tuple[bool, float]]) -> None:
+    """A burst, or a pause of the machine, is late once and then in time again."""
+    loop, now, since = LoopDelay(), 0.0, None
+    loop.note(now)
+    for late, by in turns:
+        now += TICK_S + (by + 1e-6 if late else LATE_S / 2)
+        loop.note(now)
+        since = (now if since is None else since) if late else None
+        lasts = since is not None and now - since > STANDING_S + 1e-6
+        if since is None or abs(now - since - STANDING_S) > 1e-3:
+            assert loop.overloaded(now) == lasts
+
+
+def test_a_loop_that_has_ended_is_not_behind() -> None:
+    loop = LoopDelay()
+
+    async def late() -> bool:
+        loop.watch(asyncio.get_running_loop())
+        now = time.monotonic()
+        loop.note(now + 1.0)
+        loop.note(now + 3.0)
+        return loop.overloaded(now + 3.0)
+
+    assert asyncio.run(late())
+    assert (loop.seconds(1e9), loop.overloaded(1e9)) == (0.0, False)
+
+
+class Late:
+    """Requests that came a while ago to a gateway whose loop is late."""
+
+    def __init__(self, gateway: Gateway, came_s: float) -> None:
+        self.gateway, self.came_s = gateway, came_s
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        came = {ARRIVED: time.monotonic() - self.came_s}
+        await self.gateway.app({**scope, **came}, receive, send)
+
+    def post(self, path: str, **headers: str) -> httpx.Response:
+        async def run() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app)
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://localhost"
+            ) as client:
+                named = {name.replace("_", "-"): value for name, value in headers.items()}
+                return await client.post(path, content=png(1), headers={**OCTETS, **named})
+
+        return self.gateway.runner.run(run())
+
+    def get(self, path: str) -> httpx.Response:
+        async def run() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app)
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://localhost"
+            ) as client:
+                return await client.get(path)
+
+        return self.gateway.runner.run(run())
+
+
+CLASSIFY = ("/classify/plain", "/classify?task=plain", "/v2/models/plain/infer")
+
+
+@pytest.mark.parametrize("path", CLASSIFY)
+def test_an_overloaded_loop_refuses_before_anything_is_done(
+    gateway: Gateway, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):  # of the first one nothing is known
+        gateway.classify("plain", png(1))
+    offered = 'munet_offered_work_seconds_total{resource="engine"}'
+    unavailable = 'munet_rejected_total{reason="unavailable"}'
+    before, refusals = gateway.metric(offered), gateway.metric(unavailable)
+    monkeypatch.setattr(LOOP, "overloaded", lambda _: True)
+    monkeypatch.setattr(gateway.app.state.runtime.access, "of", lambda _: 1 // 0)
+    late = Late(gateway, 2 * LATE_S)
+    assert "overloaded" in refused(late.post(path), 503, "unavailable")["detail"]
+    assert late.get("/livez").status_code == 200
+    monkeypatch.undo()
+    assert gateway.metric(unavailable) == refusals + 1
+    assert gateway.metric(offered) > before  # what was refused counts as asked for
+
+
+def test_what_has_not_waited_is_let_in_by_an_overloaded_loop(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LOOP, "overloaded", lambda _: True)
+    assert Late(gateway, 0.0).post("/classify/plain").status_code == 200
+
+
+@pytest.mark.parametrize(("turn_s", "status"), [(0.0, 200), (30.0, 503)])
+def test_what_would_be_late_is_refused_by_the_delay_of_its_turns(
+    gateway: Gateway, turn_s: float, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LOOP, "seconds", lambda _: turn_s)
+    late = Late(gateway, 2 * LATE_S)
+    assert late.post("/classify/plain").status_code == status
+    assert late.post("/classify/plain", munet_deadline_ms="9999999999").status_code == status
+
+
+def test_a_request_that_waited_is_timed_from_its_arrival(gateway: Gateway) -> None:
+    times = Late(gateway, 3.0).post("/classify/plain").json()["timing_ms"]
+    assert times["receive"] > 2999
+    assert times["total"] > 2999
+
+
+def test_the_delay_of_the_loop_is_part_of_every_forecast(gateway: Gateway) -> None:
+    """Even of an idle engine: its answer has to be sent, too."""
+    runtime = gateway.app.state.runtime
+    delay = 0.0
+    runtime.batcher._admission._delay = lambda _: delay
+    try:
+        assert gateway.classify("plain", png(1), munet_deadline_ms="5000").status_code == 200
+        delay = 6.0
+        late = gateway.classify("plain", png(1), munet_deadline_ms="5000")
+        assert "event loop" in refused(late, 503, "unavailable")["detail"]
+        assert gateway.classify("plain", png(1)).status_code == 200
+    finally:
+        runtime.batcher._admission._delay = LOOP.seconds
+    eventually(lambda: gateway.classify("plain", png(1)).status_code == 200)
