@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -63,6 +64,8 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def started(how: Confinement, folder: Path, *command: str, **changed: str) -> Iterator[Server]:
     """The gateway, ready; `changed` are variables that differ."""
+    if "MUNET_HEALTH_PORT" in how.environment:  # no pod's own network here
+        changed["MUNET_HEALTH_PORT"] = str(free_port())
     how = replace(how, environment={**how.environment, **changed})
     root = folder / "root"
     root.mkdir()
@@ -71,6 +74,12 @@ def started(how: Confinement, folder: Path, *command: str, **changed: str) -> It
         with Server("", folder / "home", prefix=prefix, command=[*command]) as server:
             yield server
             os.killpg(server.process.pid, signal.SIGKILL)  # its own session; no test is of draining
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def answers(server: Server) -> str:
