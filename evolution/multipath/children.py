@@ -49,7 +49,8 @@ def main_paths(population: Population, origin: Origin) -> list[Path]:
         raise StateError(
             f"task {origin.task}: expected a published single path of width {origin.base.width}, "
             f"patch size {origin.base.patch_size} and {origin.num_classes} classes to build on, "
-            "found none; run a single-path agent of the task first"
+            "found none; run a single-path agent of the task first (adopted networks and their"
+            " children do not count: they see pixels of another scale)"
         )
     return found
 

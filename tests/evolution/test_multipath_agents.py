@@ -23,6 +23,7 @@ from tests.evolution.agent_systems import FOUR, publish, run, tiny_classes
 from tests.evolution.published_states import write_agents
 from tests.evolution.systems import TINY, toy_task
 from vit import Architecture, preprocess
+from vit.contract import Contract, contract_of
 from vit.multipath import SubPath
 from vit.router import multipath_forward
 
@@ -188,3 +189,32 @@ def test_agents_continue_an_imported_system(tmp_path):
     assert (kept.agent, kept.task) == ("vit4-ti3/toy/b", "toy/b")
     assert main.manifest in {p.digest for p in store.history("toy/a")}
     assert made.hyperparameters["router_lr_mult"] in (0.02, 0.05, 0.1)
+
+
+ADOPTED = Contract(8, "bilinear", 8, (0.5,) * 3, (0.25,) * 3).to_json()  # as a library defines it
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", ["multi:toy/a", "four:toy/a"])
+def test_networks_that_see_other_pixels_are_built_on_by_no_agent(store, agent):
+    """Even of the same shape, and live for the agent's own task, with which it is compared."""
+    adopted = [
+        publish(store, "adopted", task, seed, input={**ADOPTED})
+        for task, seed in (("toy/a", 7), ("toy/d", 8))
+    ]
+    for found in adopted:
+        store.rollback(found.task, found.version)
+    run(store, agent, 1)
+    version = newest(store, agent.replace(":", "/"))
+    theirs = {digest for found in adopted for digest in found.path.components.values()}
+    assert not theirs & set(version.path.components.values())
+    assert contract_of(version.path.input) is None
+    assert specs.read(version.path).networks
+    assert store.verify() == []
+
+
+def test_an_agent_says_that_it_finds_no_path_of_its_kind(tmp_path):
+    store = ModelStore(tmp_path / "store", create=True)
+    publish(store, "adopted", "toy/a", 7, input={**ADOPTED})
+    with pytest.raises(StateError, match="single path"):
+        run(store, "multi:toy/a", 1)
