@@ -51,6 +51,7 @@ async def _answered(content: Content, request: Request, runtime: Runtime, seen: 
     tasks = tuple(seen.tasks or given.getlist("task"))
     seen.tasks = tasks[: runtime.settings.max_batch_rows]  # more are refused
     wanted = _wanted(request, tasks, grants, given, runtime.settings)
+    seen.patience_s = wanted.deadline_s
     of = holders(tasks, wanted.caller)
     read, left = partial(_read, request, runtime, of), partial(gone, request)
     result = await classify(runtime, wanted, read, left, seen.timings)

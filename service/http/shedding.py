@@ -38,7 +38,8 @@ class Shedding:
             return await self._app(scope, receive, send)
         runtime: Runtime = scope["app"].state.runtime
         now = time.monotonic()
-        refusal = _refusal(now - arrived, LOOP.seconds(now), _deadline_s(scope, runtime), now)
+        deadline_s = _deadline_s(scope, runtime)
+        refusal = _refusal(now - arrived, LOOP.seconds(now), deadline_s, now)
         if refusal is None:
             return await self._app(scope, receive, send)
         runtime.batcher.missed()
@@ -46,6 +47,7 @@ class Shedding:
         protocol = "http" if scope["path"].startswith(CLASSIFY) else "v2-http"
         seen = Seen(protocol, (_task(scope["path"]),), Timings(arrived))
         with watched(runtime.metrics, seen, runtime.tally.count):
+            seen.patience_s = deadline_s
             seen.refused(refusal)
             response = await problems.problem(Request(scope), refusal)
             await response(scope, receive, send)

@@ -37,6 +37,7 @@ SECONDS = (
     *(0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
 AGES = (0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86400.0)
+ALERTED = ("unavailable", "deadline", "task-queue-full", "short-deadline")  # kinds of refusal
 OUTCOMES = ("answered", "refused", "failed")
 OTHER = "other"  # for the label `task`: no task, or none that everybody may know of
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -126,8 +127,13 @@ class Metrics:
             SECONDS,
         )
         self.rejected = self._counter(
-            "munet_rejected_total", "Requests refused, by kind of refusal.", "reason"
+            "munet_rejected_total",
+            "Requests refused, by kind of refusal; short-deadline if there was no time where the "
+            "client had left less than a second.",
+            "reason",
         )
+        for reason in ALERTED:  # from the start: a series that begins at 1 has not grown
+            self.rejected.labels(reason)
 
     def _batches(self) -> None:
         self.batches = self._counter(
@@ -197,6 +203,8 @@ class Metrics:
         self.catalog_polls = self._counter(
             "munet_catalog_polls_total", "Looks at the store's refs: ok or error.", "outcome"
         )
+        for outcome in ("ok", "error"):
+            self.catalog_polls.labels(outcome)
         self.catalog_changes = self._counter(
             "munet_catalog_changes_total", "Tasks added, changed and removed.", "kind"
         )

@@ -7,6 +7,7 @@ ends there as an `Exchange`, which `exchanged` opens where it comes in.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from service.telemetry.metrics import Metrics
 from service.timings import TOTAL, Timings
 
 logger = logging.getLogger(__name__)
+SHORT_S = 1.0  # a deadline below it says more of its client than of the gateway
+OF_TIME = frozenset({"deadline", "unavailable", "task-queue-full", "upload-timeout"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +44,19 @@ class Seen:
     refusal: str | None = None  # its kind
     seconds: Mapping[str, float] = field(default_factory=dict)  # of its stages, once it has ended
     course: Course | None = None  # if it was classified
+    patience_s: float = math.inf  # from its start to the deadline that its client gave
     problems: Mapping[str, int] = field(default_factory=dict)  # status of tasks with no answer
 
     @property
     def outcome(self) -> str:
         """One word for how it ended."""
         return {200: "answered", 500: "failed"}.get(self.status, "refused")
+
+    @property
+    def reason(self) -> str | None:
+        """Of its refusal, for the metric. A client that leaves hardly any time refuses itself."""
+        impatient = self.patience_s < SHORT_S and self.refusal in OF_TIME
+        return "short-deadline" if impatient else self.refusal
 
     def classified(self, course: Course) -> dict[str, float]:
         """The stages' times so far, with the total."""
@@ -133,7 +143,7 @@ def watched(
         raise
     finally:
         seen.end()
-        metrics.ended(seen.outcome, seen.seconds, seen.refusal)
+        metrics.ended(seen.outcome, seen.seconds, seen.reason)
         for task, status in seen.problems.items():
             metrics.answered([task], status, None)
         answered = [task for task in seen.tasks if task not in seen.problems]

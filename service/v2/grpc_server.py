@@ -238,6 +238,7 @@ class _Methods:
         deadline, left = seen.timings.started + self._reception.limit_s, context.time_remaining()
         if left is not None:
             deadline = min(deadline, time.monotonic() + left)
+            seen.patience_s = deadline - seen.timings.started
         return Asking(grants, caller.name, deadline, seen)
 
     @contextmanager

@@ -107,6 +107,8 @@ async def infer(
     if request.timeout_s is not None:
         deadline = min(deadline, seen.timings.started + request.timeout_s)
 
+    seen.patience_s = deadline - seen.timings.started
+
     async def read() -> Sequence[Source]:
         return sources
 
@@ -114,7 +116,7 @@ async def infer(
         tasks=(asked.model,),
         grants=asked.grants,
         caller=asked.caller,
-        deadline_s=deadline - seen.timings.started,
+        deadline_s=seen.patience_s,
         version=asked.version,
         priority=request.priority,
     )

@@ -250,6 +250,8 @@ def test_the_delay_of_the_loop_is_part_of_every_forecast(gateway: Gateway) -> No
     """Even of an idle engine: its answer has to be sent, too."""
     runtime = gateway.app.state.runtime
     delay = 0.0
+    unavailable = 'munet_rejected_total{reason="unavailable"}'
+    before = gateway.metric(unavailable)
     runtime.batcher._admission._delay = lambda _: delay
     try:
         assert gateway.classify("plain", png(1), munet_deadline_ms="5000").status_code == 200
@@ -257,6 +259,26 @@ def test_the_delay_of_the_loop_is_part_of_every_forecast(gateway: Gateway) -> No
         late = gateway.classify("plain", png(1), munet_deadline_ms="5000")
         assert "event loop" in refused(late, 503, "unavailable")["detail"]
         assert gateway.classify("plain", png(1)).status_code == 200
+        assert gateway.metric(unavailable) == before + 1
     finally:
         runtime.batcher._admission._delay = LOOP.seconds
     eventually(lambda: gateway.classify("plain", png(1)).status_code == 200)
+
+
+def test_a_client_that_leaves_no_time_is_not_the_gateways_refusal(gateway: Gateway) -> None:
+    """Over every protocol that names a deadline; the alerts count what else is refused."""
+    runtime = gateway.app.state.runtime
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": ["junk"]}
+    runtime.batcher._admission._delay = lambda _: 0.5
+    try:
+        short = 'munet_rejected_total{reason="short-deadline"}'
+        ours = 'munet_rejected_total{reason="unavailable"}'
+        before = gateway.metric(short), gateway.metric(ours)
+        late = gateway.classify("plain", png(1), munet_deadline_ms="400")
+        refused(late, 503, "unavailable")
+        assert (gateway.metric(short), gateway.metric(ours)) == (before[0] + 1, before[1])
+        body = {"inputs": [tensor], "parameters": {"timeout": 400_000}}
+        refused(gateway.request("POST", "/v2/models/plain/infer", json=body), 503, "unavailable")
+        assert (gateway.metric(short), gateway.metric(ours)) == (before[0] + 2, before[1])
+    finally:
+        runtime.batcher._admission._delay = LOOP.seconds
