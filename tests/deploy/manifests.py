@@ -48,7 +48,12 @@ def entrypoint(file: Path) -> list[str]:
     """What a Containerfile starts, by this environment's Python."""
     (line,) = [line for line in file.read_text().splitlines() if line.startswith("ENTRYPOINT ")]
     program, *arguments = json.loads(line.removeprefix("ENTRYPOINT "))
-    return [str(Path(sys.executable).with_name(program)), *arguments]
+    return [*by_python(program), *arguments]
+
+
+def by_python(program: str) -> list[str]:
+    """A program of the image, by this environment's Python."""
+    return [sys.executable] if program == "python" else [sys.executable, "-m", program]
 
 
 def in_kubernetes(bento: Path, secret: Mapping[str, str]) -> Confinement:
@@ -154,8 +159,9 @@ def in_job(
     )
     command = container.get("command") or entrypoint(image)
     words = [re.sub(r"\$\((\w+)\)", lambda m: given[m[1]], word) for word in container["args"]]
-    program = str(Path(sys.executable).with_name(Path(command[0]).name))
-    return how, [program, *command[1:], *words, *arguments]
+    if command[0] == "python":
+        command = [*by_python("python"), *command[1:]]
+    return how, [*command, *words, *arguments]
 
 
 def copied(file: Path) -> list[str]:

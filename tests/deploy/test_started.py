@@ -166,28 +166,24 @@ def test_as_a_systemd_unit(local: Path, tmp_path: Path) -> None:
 def test_jobs_of_the_store(name: str, bento: Path, s3: S3Server, tmp_path: Path) -> None:
     assert "error" not in run(name, bento, s3, tmp_path)
     if name == "backup":
-        copy = manifests.read(JOBS / "backup.yaml")["spec"]["jobTemplate"]["spec"]["template"]
-        (url,) = [
-            one["value"] for one in copy["spec"]["containers"][0]["env"]
-            if one["name"] == "DESTINATION"
-        ]  # fmt: skip
-        assert [task.task for task in ModelStore(url).served()] == ["plain"]
+        assert [task.task for task in ModelStore(s3.url("copy")).served()] == ["plain"]
 
 
 @pytest.mark.slow
 def test_evolution_as_a_job(bento: Path, s3: S3Server, tmp_path: Path) -> None:
     """In an image without the gateway; of a data set that comes with it."""
-    store = ModelStore(SETTINGS["MUNET_STORE"])
-    store.remove("plain")
-    run("evolution", bento, s3, tmp_path, "--children", "1")
-    assert [task.task for task in store.served()] == ["cmaterdb/bangla"]
+    short = ("--children", "1", "--budget", "1m", "--no-baseline", "--root", "random:Ti/16")
+    run("evolution", bento, s3, tmp_path, *short, MUNET_STORE=s3.url("grown"))
+    served = ModelStore(s3.url("grown")).served()
+    assert [task.task for task in served] == ["cmaterdb/bangla"]
 
 
-def run(name: str, bento: Path, s3: S3Server, folder: Path, *arguments: str) -> str:
-    """What a job says, once it has ended well."""
+def run(name: str, bento: Path, s3: S3Server, folder: Path, *arguments: str, **changed: str) -> str:
+    """What a job says, once it has ended well; `changed` are variables that differ."""
     how, command = manifests.in_job(JOBS / f"{name}.yaml", bento, s3.environment, arguments)
     here = {"flowers": "cmaterdb/bangla", "s3://models-copy/store": s3.url("copy")}
     command = [here.get(word, word) for word in command]
+    how = replace(how, environment={**how.environment, **changed})
     (folder / "root").mkdir()
     with confined.memory_of(how.memory) as memory:
         done = subprocess.run(
