@@ -39,6 +39,7 @@ def test_its_packages_are_those_of_a_lock_file(file: Path) -> None:
     assert ("\npromise==" in lock) == ("--no-binary promise" in text)
 
 
+@pytest.mark.slow
 def test_the_image_of_evolution_holds_all_that_evolution_imports() -> None:
     copied = manifests.copied(EVOLUTION)
     assert all((ROOT / name).exists() for name in copied)
