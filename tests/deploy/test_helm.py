@@ -59,13 +59,16 @@ def one(**values: Any) -> dict[str, Any]:
 
 
 def test_it_gives_the_objects_of_kustomize() -> None:
-    found = one(**ALL_JOBS, networkPolicy={"enabled": True}, serviceMonitor={"enabled": True})
+    on = {"enabled": True}
+    found = one(**ALL_JOBS, networkPolicy=on, serviceMonitor=on, prometheusRule=on)
     secret = found.pop("Secret/munet-gateway-tokens")
     assert secret["stringData"]["tokens.toml"] == (manifests.KUBERNETES / "tokens.toml").read_text()
     annotations = found["Deployment/munet-gateway"]["spec"]["template"]["metadata"]["annotations"]
     assert annotations.pop("checksum/settings")  # a change of settings renews the pods
     expected = [
-        *kustomize.resources(manifests.KUBERNETES, "networkpolicy.yaml", "servicemonitor.yaml"),
+        *kustomize.resources(
+            manifests.KUBERNETES, "networkpolicy.yaml", "servicemonitor.yaml", "prometheusrule.yaml"
+        ),
         *kustomize.resources(JOBS, "backup.yaml", "evolution.yaml"),
     ]
     assert found == by_name(expected)
