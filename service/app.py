@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from service.errors import GatewayError
-from service.http import classify, listing, page, problems
+from service.http import admin, classify, compression, listing, page, problems
 from service.http.browsers import Browsers
 from service.http.draining import Draining
 from service.http.exchanges import Exchanges
@@ -25,6 +25,7 @@ from service.runtime import Runtime
 from service.settings import Settings
 from service.tasks import hiding
 from service.telemetry.metrics import CONTENT_TYPE
+from service.telemetry.selection import of_tasks
 from service.telemetry.workers import Worker
 from service.v2 import grpc_server, rest
 
@@ -54,6 +55,7 @@ def create_app(settings: Settings | None = None, worker: Worker | None = None) -
             *page.ROUTES,
             *classify.ROUTES,
             *rest.ROUTES,
+            *admin.ROUTES,
             Route("/openapi.json", openapi, methods=["GET"]),
             Route("/tasks", tasks, methods=["GET"]),
             Route("/tasks/{task:path}", task, methods=["GET"]),
@@ -110,13 +112,24 @@ async def task(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """GET /metrics: for everybody; private tasks are named to admins only.
 
-    All who ask while a page is made are told that page.
+    All who ask while a page is made are told that page. With `?task=`, once or more often, the
+    series of other tasks are left out.
     """
     runtime = _runtime(request)
+    tasks = frozenset(request.query_params.getlist("task"))
+    encoding = compression.wanted(request)
     page = runtime.private_page if runtime.access.is_admin(request) else runtime.page
     async with runtime.in_time():
         text = await page.ask()
-    return Response(text, headers={"content-type": CONTENT_TYPE})
+
+        def body() -> bytes:
+            chosen = of_tasks(text, tasks) if tasks else text
+            return compression.deflate(chosen, encoding) if encoding else chosen
+
+        if tasks or encoding:  # either takes milliseconds of a large page
+            text = await asyncio.get_running_loop().run_in_executor(runtime.parsers, body)
+    headers = {"content-type": CONTENT_TYPE, "vary": "accept-encoding"}
+    return Response(text, headers=headers | ({"content-encoding": encoding} if encoding else {}))
 
 
 async def live(request: Request) -> Response:

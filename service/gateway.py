@@ -49,7 +49,7 @@ from service.processes import MainProcess
 from service.runtime import Runtime
 from service.settings import Settings
 from service.tasks.trust import Trust
-from service.telemetry import tracing
+from service.telemetry import dump, logs, tracing
 from service.telemetry.workers import Worker
 from service.v2 import grpc_server
 
@@ -110,6 +110,9 @@ def _tracing(settings: Settings) -> Any:
 SETTINGS = _settings()
 MAIN = MainProcess.of(bentoml.server_context.worker_index)
 if MAIN is not None:
+    logs.install()
+    dump.follow(lambda: _state())
+    MAIN.obeys_dumps()
     MAIN.begin()
     MAIN.follow()
 APP = create_app(worker=_worker())
@@ -162,6 +165,7 @@ class Gateway:
             os.environ["MUNET_TOKENS"] = os.path.abspath(settings.tokens)
         if cache := os.environ.get("MUNET_CACHE"):  # the store's, of the verified blobs of a URL
             os.environ["MUNET_CACHE"] = os.path.abspath(cache)
+        logs.install()
         started = processes.lead()
         if address and os.environ.get(GREETING):
             greet(address, store, bool(settings.tokens), started)
@@ -169,7 +173,7 @@ class Gateway:
     @bentoml.on_startup
     async def arm(self) -> None:
         """Collects garbage in its thread; puts a drain before BentoML's own SIGTERM handler."""
-        _log_own_events()
+        logs.install()  # of what was imported since, too
         _ignore_what_clients_cause()
         collection.start()
         sys.setswitchinterval(SWITCH_S)
@@ -245,14 +249,10 @@ def _runtime() -> Runtime | None:
     return getattr(APP.state, "runtime", None)
 
 
-def _log_own_events() -> None:
-    """BentoML sets up its own loggers only; ours would print nothing below warnings."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    own = logging.getLogger("service")
-    own.addHandler(handler)
-    own.setLevel(logging.INFO)
-    own.propagate = False
+def _state() -> dict[str, Any]:
+    """What this worker does just now."""
+    runtime = _runtime()
+    return {"threads": dump.stacks()} if runtime is None else dump.made(runtime.batcher)
 
 
 def _ignore_what_clients_cause() -> None:

@@ -8,6 +8,7 @@ The main process (circus) holds the port and starts the workers, which answer on
 - A worker that cannot start ends the gateway, with its reason in one line and exit code 2; so do
   TRIES that end one after the other before they could say why. One that takes the place of a
   worker that had started is tried again by circus: what it lacks may come back.
+- A SIGUSR1 to the main process is one to each of its workers: all log what they do just now.
 - The main process listens on the port of HTTP alone: circus would take orders from any local user.
 """
 
@@ -28,6 +29,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import psutil
 from circus.arbiter import Arbiter
 from circus.sighandler import SysHandler
 
@@ -70,6 +72,11 @@ class MainProcess:
     def stops(self) -> bool:
         """Whether it ends or has ended, so that nobody will take this worker's place."""
         return self.gone or _stops(self.folder).exists()
+
+    def obeys_dumps(self) -> None:
+        """From now on this worker has a handler for SIGUSR1, which ends a process without one."""
+        with suppress(OSError):  # the main process has gone
+            _dumps(self.folder, os.getpid()).touch()
 
     def follow(self) -> None:
         """Ends this worker as SIGTERM does when the main process has gone."""
@@ -140,7 +147,7 @@ def lead() -> Callable[[], bool]:
     folder = Path(tempfile.mkdtemp(prefix="munet-"))
     os.environ[PID], os.environ[FOLDER] = str(os.getpid()), str(folder)
     atexit.register(_leave, folder)
-    signal.signal(signal.SIGUSR1, lambda *_: _give_up(folder))
+    signal.signal(signal.SIGUSR1, lambda *_: _told_by_worker(folder))
     _obey_signals(folder)
     _obey_nobody_else()
     return lambda: any(folder.glob("started-*"))
@@ -148,6 +155,10 @@ def lead() -> Callable[[], bool]:
 
 def _stops(folder: Path) -> Path:
     return folder / "stops"
+
+
+def _dumps(folder: Path, worker: int) -> Path:
+    return folder / f"dumps-{worker}"
 
 
 def _failure(folder: Path) -> Path:
@@ -210,10 +221,17 @@ def _obey_nobody_else() -> None:
     Arbiter.initialize = initialize_alone
 
 
-def _give_up(folder: Path) -> None:
-    """A worker has said that it cannot start."""
-    with suppress(OSError):
-        sys.stderr.write(f"error: {_failure(folder).read_text()}\n")
+def _told_by_worker(folder: Path) -> None:
+    """A worker has said that it cannot start; or somebody wants to know what all of them do."""
+    try:
+        failure = _failure(folder).read_text()
+    except OSError:
+        for worker in psutil.Process().children():
+            if _dumps(folder, worker.pid).exists():
+                with suppress(psutil.Error):
+                    worker.send_signal(signal.SIGUSR1)
+        return
+    sys.stderr.write(f"error: {failure}\n")
     signal.raise_signal(signal.SIGTERM)
 
 

@@ -123,6 +123,15 @@ class Batcher(Generic[RowT, AnswerT]):
         """Rows waiting."""
         return self._waiting
 
+    def waiting(self, patience_s: float) -> list[Request[RowT, AnswerT]] | None:
+        """Requests that wait, the oldest first; None where the lock is not free in time."""
+        if not self._lock.acquire(timeout=patience_s):
+            return None
+        try:
+            return self._queue.waiting()
+        finally:
+            self._lock.release()
+
     def missed(self) -> None:
         """Counts a request that was refused before anything was known of it."""
         with self._lock:

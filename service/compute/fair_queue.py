@@ -113,6 +113,10 @@ class FairQueue(Generic[T]):
                 return self._aside(line)
         return None
 
+    def waiting(self) -> list[T]:
+        """All that wait, in the order of arrival."""
+        return list(self._arrived)
+
     def _aside(self, line: _Line[T]) -> T:
         line.entry = ASIDE
         return line.waiting[0]

@@ -49,6 +49,11 @@ def chosen(accepted: str, size: int) -> str | None:
     return next((offer for offer in offers if offer in WINDOW_BITS and size >= WORTH_BYTES), None)
 
 
+def wanted(request: Request) -> str | None:
+    """The encoding for a long answer that the client would like."""
+    return chosen(request.headers.get("accept-encoding", ""), WORTH_BYTES)
+
+
 def deflate(body: bytes, encoding: str) -> bytes:
     """The body as this `Content-Encoding`."""
     stream = zlib.compressobj(LEVEL, wbits=WINDOW_BITS[encoding])

@@ -1,7 +1,8 @@
 """HTTP requests as exchanges: around the app, where an access log or traces want to know of them.
 
 A request's id is the one in its header `x-request-id`, if that is a plain word, or a new one; the
-answer carries it. Probes and scrapes are not noted: they would be most of every log.
+answer carries it. Probes and scrapes are not noted: they would be most of every log. Admin calls
+always are (`telemetry/audit.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.loop_delay import ARRIVED
+from service.telemetry import audit
 from service.telemetry.requests import Exchange, Report, exchanged
 
 REQUEST_ID = "x-request-id"
@@ -29,7 +31,7 @@ def request_id(given: str | None) -> str:
 
 
 class Exchanges:
-    """ASGI middleware; does nothing while nobody wants reports."""
+    """ASGI middleware; does nothing where nobody wants reports."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -39,6 +41,8 @@ class Exchanges:
         if scope["type"] != "http" or scope["path"] in QUIET:
             return await self._app(scope, receive, send)
         reports: Sequence[Report] = scope["app"].state.runtime.reporting.reports
+        if audit.is_call(scope["path"]):
+            reports = (*reports, audit.note)
         if not reports:
             return await self._app(scope, receive, send)
         headers = Headers(scope=scope)

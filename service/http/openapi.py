@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import VERSION
+from service.telemetry.logs import LEVELS, OWN, QUIET
 from service.timings import STAGES, TOTAL
 from service.v2 import openapi as v2
 from service.v2.openapi import NAME, Content, array, obj, operation, ref, reply
@@ -160,6 +161,37 @@ SEVERAL = reply(
         *("results", "timing_ms"),
     )
 )
+ADMIN = (401, 403, 422, 429)
+LEVEL = {
+    "name": "level",
+    "in": "query",
+    "required": True,
+    "description": "What is below it is not told.",
+    "schema": {"enum": list(LEVELS)},
+}
+LOGGER = {
+    "name": "logger",
+    "in": "query",
+    "description": "Whose; service, the gateway's own, if not given.",
+    "schema": {"enum": [*OWN, *QUIET]},
+}
+LOG_LEVELS = reply({"type": "object", "additionalProperties": {"enum": list(LEVELS)}})
+DUMP = reply(
+    obj(
+        {
+            "process": NATURAL,
+            "queue": {"type": "object"},
+            "threads": array(obj({"thread": TEXT, "frames": array(TEXT)}, "thread", "frames")),
+        },
+        *("process", "queue", "threads"),
+    )
+)
+ONLY_TASKS = {
+    "name": "task",
+    "in": "query",
+    "description": "Series of other tasks are left out; may be given several times.",
+    "schema": array(TEXT),
+}
 LISTED = reply(obj({"tasks": array(ref("Task")), "next": TEXT}, "tasks"))
 PATHS: Content = {
     "/classify/{task}": {
@@ -177,9 +209,17 @@ PATHS: Content = {
     "/livez": health("Whether the process works"),
     "/healthz": health("Whether the process works"),
     "/readyz": health("Whether requests should be sent here"),
+    "/admin/log": {
+        "get": operation("Levels of the log, for admins", LOG_LEVELS, ADMIN),
+        "put": operation("Set a level of the log, for admins", LOG_LEVELS, ADMIN, [LEVEL, LOGGER]),
+    },
+    "/admin/dump": {
+        "get": operation("Stacks of all threads, and the queue, for admins", DUMP, ADMIN)
+    },
     "/metrics": {
         "get": {
             "summary": "Metrics for Prometheus",
+            "parameters": [ONLY_TASKS],
             "responses": {"200": {"description": "metrics", "content": HEALTHY}},
         }
     },

@@ -8,6 +8,7 @@ from functools import partial
 
 from service.settings import Settings
 from service.telemetry.access_log import AccessLog
+from service.telemetry.logs import LogLevels
 from service.telemetry.metrics import Metrics
 from service.telemetry.requests import Report
 from service.telemetry.tracing import Tracing
@@ -23,6 +24,7 @@ class Reporting:
         """`worker` says which of several this process is."""
         self._log = self._tracing = None
         self._workers: list[Workers] = []
+        self.levels = LogLevels(worker.folder if worker else None)
         reports: list[Report] = []
         if settings.tracing:
             self._tracing = Tracing()
@@ -43,13 +45,13 @@ class Reporting:
 
     def start(self) -> None:
         """Starts the threads."""
-        for part in (*self._workers, self._log):
+        for part in (*self._workers, self._log, self.levels):
             if part is not None:
                 part.start()
 
     def stop(self) -> None:
         """Sends what waits, for a moment at most."""
-        for part in (*self._workers, self._log, self._tracing):
+        for part in (*self._workers, self._log, self._tracing, self.levels):
             if part is not None:
                 part.stop()
 

@@ -18,6 +18,7 @@ from service.errors import ClientGone, GatewayError, InternalError, Unavailable,
 from service.http.exchanges import REQUEST_ID, TRACE_CONTEXT, request_id
 from service.http.room import caller, holders
 from service.runtime import Runtime
+from service.telemetry import audit
 from service.telemetry.requests import Exchange, exchanged
 from service.v2.grpc_callers import Caller, Callers, Context, longest_message
 from service.v2.grpc_connections import READ_S, Connection, Connections
@@ -201,7 +202,10 @@ class Reception:
             trace={name: metadata[name] for name in TRACE_CONTEXT if name in metadata},
             route=path,
         )
-        with exchanged(() if quiet else self.runtime.reporting.reports, exchange):
+        reports = () if quiet else self.runtime.reporting.reports
+        if audit.is_call(path):
+            reports = (*reports, audit.note)
+        with exchanged(reports, exchange):
             try:
                 yield exchange
             except asyncio.CancelledError:  # how gRPC says that the client has left

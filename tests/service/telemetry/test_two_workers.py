@@ -123,7 +123,7 @@ def test_both_write_whole_lines_with_ids_and_traces(pair: Served, collector: Col
         new = server.log.read_bytes()[mark:].decode().splitlines()
         return [json.loads(one) for one in new if one.startswith("{")]
 
-    (said,) = eventually(lambda: [one for one in lines() if one["request_id"] == "order-17"])
+    (said,) = eventually(lambda: [one for one in lines() if one.get("request_id") == "order-17"])
     assert (said["status"], said["tasks"], said["versions"]) == (200, ["steady"], [1])
     assert said["trace_id"] == TRACE
     request, *stages = eventually(lambda: collector.trace(TRACE))

@@ -1,0 +1,60 @@
+"""Who has asked for what only admins may do, and what came of it: a line in the log for each call.
+
+Calls with no token that is known are told once a second, with how many there were: what anybody
+may send fills no log.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+
+from service.telemetry.requests import Exchange
+
+logger = logging.getLogger(__name__)
+SHOWN_CHARACTERS = 200
+UNAUTHENTICATED = 401
+EVERY_S = 1.0  # between lines of calls without a known token
+_CALLS = re.compile(
+    r"/admin/.*|/v2/repository/models/.*|/inference\.GRPCInferenceService/RepositoryModel(Unl|L)oad",
+    re.DOTALL,
+)
+_lock = threading.Lock()
+_unknown, _told = 0, 0.0  # calls that no line tells of yet; when one was written
+
+
+def is_call(path: str) -> bool:
+    """Whether it is that of an admin call, over HTTP or gRPC."""
+    return _CALLS.fullmatch(path) is not None
+
+
+def note(exchange: Exchange) -> None:
+    """Logs an admin call that has ended."""
+    known = exchange.token is not None and exchange.status != UNAUTHENTICATED
+    count = 1 if known else _of_nobody()
+    if count:
+        logger.info(
+            "event=admin_call method=%s path=%r status=%d token=%s client=%s request_id=%s"
+            " calls=%d",
+            exchange.method[:20],
+            exchange.path[:SHOWN_CHARACTERS],
+            exchange.status,
+            exchange.token,
+            exchange.client,
+            exchange.request_id,
+            count,
+        )
+
+
+def _of_nobody() -> int:
+    """How many calls without a known token a line tells of; 0 for no line now."""
+    global _unknown, _told
+    with _lock:
+        _unknown += 1
+        now = time.monotonic()
+        if now - _told < EVERY_S:
+            return 0
+        count, _unknown, _told = _unknown, 0, now
+        return count

@@ -1,0 +1,20 @@
+"""A page of metrics for some tasks only: their series, and all that are of no task."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+_TASK = re.compile(rb'[{,]task="((?:[^"\\]|\\.)*)"')
+
+
+def of_tasks(page: bytes, tasks: Collection[str]) -> bytes:
+    """The page without the series of other tasks; what is said of families stays."""
+    wanted = {task.encode() for task in tasks}
+    lines = page.splitlines(keepends=True)
+    return b"".join(line for line in lines if _is_wanted(line, wanted))
+
+
+def _is_wanted(line: bytes, wanted: Collection[bytes]) -> bool:
+    found = None if line.startswith(b"#") else _TASK.search(line)
+    return found is None or found[1] in wanted
