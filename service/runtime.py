@@ -233,6 +233,8 @@ class Runtime:
             component_releases=usage.releases,
             memory_budget_bytes=self.settings.memory_budget,
             memory_left_bytes=self.headroom.left(),
+            store_age_s=self.loader.health.age_s,
+            store_faults=self.loader.faults(),
             trusted_keys_age_s=self.trust.keys_age_s,
             tokens_age_s=self.access.tokens_age_s,
             offered_s={"engine": engine_s, "decoders": decoders_s, "loop": LOOP.offered_s},

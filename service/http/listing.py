@@ -16,6 +16,7 @@ from service.tasks import hiding
 from service.tasks.catalog import Entry
 from service.tasks.reasons import reason
 from service.tasks.sharing import Sharing
+from service.tasks.store_health import StoreAway
 from service.tasks.summaries import Summary
 
 logger = logging.getLogger(__name__)
@@ -154,12 +155,12 @@ def _versions(store: ModelStore, task: str) -> dict[str, Any]:
     return {"versions": versions, "older_versions": more}
 
 
-def _read(entry: Entry) -> tuple[Summary | None, str | None]:
-    """The version that answers, or why it cannot be read."""
+def _read(entry: Entry) -> tuple[Summary | Exception, str | None]:
+    """The version that answers, or what keeps it from being read, and in words."""
     try:
         return entry.slot.summary(), None
     except (StoreError, OSError) as error:
-        return None, reason(error)
+        return error, reason(error)
 
 
 def _short(task: str, entry: Entry, known: Known) -> dict[str, Any]:
@@ -168,14 +169,17 @@ def _short(task: str, entry: Entry, known: Known) -> dict[str, Any]:
     failure = entry.unread or unreadable or (live.failure.reason if live.failure else None)
     short: dict[str, Any] = {
         "id": task,
-        "state": "failed" if unreadable else entry.slot.state,
+        # Where the store as a whole is away, that is no failure of the task.
+        "state": "failed"
+        if unreadable and not isinstance(summary, StoreAway)
+        else entry.slot.state,
         "version": entry.slot.version or None,  # 0 where it cannot be read which it is
         # Differs while a new version is loading or cannot be loaded.
         "live_version": live.version or None,
     }
     if failure is not None:
         short["reason"] = failure
-    if summary is not None:
+    if isinstance(summary, Summary):
         short.update(_facts(summary, known))
     return short
 

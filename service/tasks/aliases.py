@@ -6,9 +6,10 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 
-from model_store import ModelStore, StoreError
+from model_store import StoreError
 from service.errors import Unavailable, UnknownTask
 from service.lookups import Lookups
+from service.tasks.loading import Loader
 from service.tasks.reasons import reason
 
 KEPT_NAMES = 1000  # that are remembered
@@ -18,10 +19,19 @@ class Aliases:
     """What names of versions stand for; for the event loop's thread."""
 
     def __init__(
-        self, store: ModelStore, readers: Lookups, *, keep_s: float, clock: Callable[[], float]
+        self,
+        loader: Loader,
+        readers: Lookups,
+        confirm: Callable[[], None],
+        *,
+        keep_s: float,
+        clock: Callable[[], float],
     ) -> None:
-        """A name is read again when it was read longer than `keep_s` ago."""
-        self._store = store
+        """A name is read again when it was read longer than `keep_s` ago. `confirm` raises
+        Unavailable unless the store is there.
+        """
+        self._confirm = confirm
+        self._loader = loader
         self._readers = readers
         self._keep_s = keep_s
         self._clock = clock
@@ -41,12 +51,14 @@ class Aliases:
     def _read(self, task: str, name: str) -> int:
         """One small file, however many versions and names there are."""
         try:
-            number = self._store.named(task, name)
-            others = () if number else self._store.aliases(task)
+            self._loader.health.require()
+            number = self._loader.store.named(task, name)
+            others = () if number else self._loader.store.aliases(task)
         except (StoreError, OSError) as error:
             detail = f"names of {task!r}: {reason(error)}"
             raise Unavailable(detail, retry_after_s=1) from None
         if number:
             return number
+        self._confirm()
         known = ", ".join(others) or "none"
         raise UnknownTask(f"task {task!r} has no version named {name!r}; it has {known}")

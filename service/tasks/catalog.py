@@ -24,6 +24,7 @@ from service.compute.paths import LoadedPath
 from service.errors import GatewayError, Unavailable, UnknownTask
 from service.lookups import Lookups
 from service.tasks.aliases import Aliases
+from service.tasks.following import Follower
 from service.tasks.loading import Loader, Slot, Unread
 from service.tasks.near_names import NearNames
 from service.tasks.reasons import reason
@@ -83,9 +84,13 @@ class Catalog:
         """
         self._loader = loader
         self._metrics = metrics
-        self._poll_s = poll_s
+        self._health = loader.health
+        self._follower = Follower(lambda: self._poll(), loader.health, poll_s=poll_s)
+        loader.look = self.refresh
         self.versions = Lookups("versions of tasks", READERS, REQUESTS)
-        self._aliases = Aliases(loader.store, self.versions, keep_s=poll_s, clock=loader.clock)
+        self._aliases = Aliases(
+            loader, self.versions, self._confirm, keep_s=poll_s, clock=loader.clock
+        )
         self._preload = frozenset(preload)
         self._pins = tuple(pins)
         self._lock = threading.RLock()
@@ -94,28 +99,20 @@ class Catalog:
         self._near = NearNames()
         self.names = Lookups("names of tasks", 1)  # of what is unknown: they take no other threads
         self._older: OrderedDict[tuple[str, int], Slot] = OrderedDict()
-        self._refreshes: list[Future[None]] = []
-        self._refreshing = threading.Lock()  # of its own: the event loop takes it
         self._view = View({}, {})  # what was last taken in
         self._overdue: set[str] = set()  # tasks whose live version is not the one that answers
-        self._wake = threading.Event()
-        self._stopped = threading.Event()
         self._awaited: set[str] = set()  # preloaded tasks found at first, still loading
         self._followed = False  # whether the store has been read at all
-        self._thread = threading.Thread(target=self._follow, name="catalog", daemon=True)
 
     def start(self) -> None:
-        """Reads the store once, then follows it."""
-        self._poll()
-        self._thread.start()
+        """Reads the store once, if it answers, then follows it."""
+        self._follower.start()
 
     def stop(self) -> None:
         """Ends the following thread."""
-        self._stopped.set()
-        self._wake.set()
         self.names.close()
         self.versions.close()
-        self._thread.join()
+        self._follower.stop()
 
     # -- requests
 
@@ -163,11 +160,12 @@ class Catalog:
 
     async def _explain(self, slot: Slot, task: str, error: GatewayError) -> GatewayError:
         """A load also fails because the task or version is gone: that is no fault of the store."""
-        gone = isinstance(error.__cause__, UnknownVersion)
-        if gone and slot is not self._current(task):
-            return no_version(task, slot.version)
-        with suppress(Unavailable):
+        try:
             await asyncio.wrap_future(self.refresh())
+        except Unavailable:  # nobody can tell
+            return error
+        if isinstance(error.__cause__, UnknownVersion) and slot is not self._current(task):
+            return no_version(task, slot.version)
         return no_task(task) if self._current(task) is None else error
 
     def _current(self, task: str) -> Slot | None:
@@ -189,8 +187,10 @@ class Catalog:
     def _older_slot(self, task: str, version: int) -> Slot:
         """Room for a version that is not live, if the store has it; blocks."""
         try:
+            self._health.require()
             digest = self._loader.store.version(task, version)
         except (NoSuchTask, UnknownVersion):  # numbers nobody published take no room
+            self._confirm()
             raise no_version(task, version) from None
         except (StoreError, OSError) as error:
             detail = f"version {version} of {task!r}: {reason(error)}"
@@ -217,7 +217,7 @@ class Catalog:
     @property
     def alive(self) -> bool:
         """Whether the following thread runs."""
-        return self._thread.is_alive()
+        return self._follower.alive
 
     def entries(self) -> Mapping[str, Entry]:
         """All tasks, by name: as they are now, whatever comes later."""
@@ -247,47 +247,41 @@ class Catalog:
     # -- following the store
 
     def refresh(self) -> Future[None]:
-        """Asks for a look at the store now; done when one that began later has ended.
+        """Asks for a look at the store, as `Follower.refresh`."""
+        return self._follower.refresh()
 
-        It raises Unavailable where that look has failed: then nobody can tell what there is.
-        """
-        done: Future[None] = Future()
-        with self._refreshing:
-            self._refreshes.append(done)
-        self._wake.set()
-        return done
-
-    def _follow(self) -> None:
-        while not self._stopped.is_set():
-            self._wake.wait(self._poll_s)
-            self._wake.clear()
-            with self._refreshing:
-                asked, self._refreshes = self._refreshes, []
-            started = self._loader.clock()
-            failure = self._poll()
-            for done in asked:
-                if not done.set_running_or_notify_cancel():
-                    continue
-                if failure is None:
-                    done.set_result(None)
-                else:
-                    detail = f"the store cannot be read now: {reason(failure)}"
-                    done.set_exception(Unavailable(detail, retry_after_s=1))
-            # Requests for unknown names each ask for a look: leave most of the time for others.
-            self._stopped.wait(min(self._poll_s, max(0.01, 4 * (self._loader.clock() - started))))
+    def _confirm(self) -> None:
+        """Before it is said that something is not there: raises Unavailable unless the store is."""
+        self.refresh().result()
 
     def _poll(self) -> Exception | None:
         """Takes in what has changed; why it could not be read, in which case nothing changes."""
         try:
-            self._apply(self._loader.store.watched())
+            view = self._loader.store.watched()
+            recovered = self._health.good()
+            self._apply(view)
             self._drop_removed_versions()
+            self._load_again(recovered)
         except Exception as error:  # an unreadable store must not end what is being served
             self._metrics.catalog_polls.labels("error").inc()
-            logger.warning("event=store_unreadable error=%r", error)
+            self._health.bad(error)
             return error
         self._followed = True
         self._metrics.catalog_polls.labels("ok").inc()
         return None
+
+    def _load_again(self, recovered: bool) -> None:
+        """What was to be loaded while the store was away; else one task that could not be read."""
+        if recovered:
+            for task, entry in self._entries.items():
+                if self._is_preloaded(task) and entry.slot.state == "cold":
+                    with suppress(Unavailable):
+                        entry.slot.begin()
+        for slot in self._loader.unreadable():
+            if slot.due:
+                with suppress(Unavailable):
+                    slot.begin()
+                return
 
     def _apply(self, view: View) -> None:
         """Costs one comparison while nothing changes."""

@@ -8,24 +8,26 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Protocol
 
-from model_store import Digest, ModelStore, Published
+from model_store import Digest, ModelStore, Published, StorageError
 from service.compute.paths import LoadedPath
 from service.errors import Unavailable
 from service.tasks.eviction import NoRoom, Recency
 from service.tasks.reasons import reason
+from service.tasks.store_health import KINDS, OF_AN_OUTAGE, StoreAway, StoreHealth
 from service.tasks.summaries import Summary, summarise
+from service.tasks.turns import Turns
 from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
-SLOW_S = 0.25  # a load that takes longer waits for a disk, a network or a compiler
+LONGEST_READ_AGAIN_S = 10.0  # where reading failed, which may be over at any time
 LOADS = 32  # begun and not ended
 RETRIES = 4  # of those that have failed before: they take no thread from other tasks
 
@@ -43,41 +45,6 @@ class Failure:
     reason: str
     attempts: int
     retry_at: float
-
-
-class Turns:
-    """A context for few at once, but for those in it longer than SLOW_S: they count no more.
-
-    What computes has to be kept from crowding out the requests; what waits disturbs nobody, and
-    must hold up nobody.
-    """
-
-    def __init__(self, at_once: int) -> None:
-        self._at_once = at_once
-        self._changed = threading.Condition()
-        self._begun: dict[int, float] = {}  # by thread
-
-    def __enter__(self) -> None:
-        with self._changed:
-            while (wait_s := self._wait_s()) > 0:
-                self._changed.wait(wait_s)
-            self._begun[threading.get_ident()] = time.monotonic()
-
-    def _wait_s(self) -> float:
-        """0 if there is a turn, else the seconds until the next one is slow."""
-        slow = time.monotonic() - SLOW_S
-        quick = sorted(begun for begun in self._begun.values() if begun > slow)
-        return 0.0 if len(quick) < self._at_once else quick[-self._at_once] - slow
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with self._changed:
-            del self._begun[threading.get_ident()]
-            self._changed.notify()
 
 
 class Loader:
@@ -99,6 +66,10 @@ class Loader:
         self.metrics = metrics
         self.recency = recency
         self.clock = clock
+        self.health = StoreHealth(clock)
+        self.look: Callable[[], Future[None]] = _looked  # the catalog's, at its store
+        self._noting = threading.Lock()
+        self._unreadable: weakref.WeakSet[Slot] = weakref.WeakSet()
         self.turns = Turns(threads)
         self._first = ThreadPoolExecutor(LOADS, thread_name_prefix="load")
         self._again = ThreadPoolExecutor(RETRIES, thread_name_prefix="load-again")
@@ -112,10 +83,55 @@ class Loader:
 
         return (self._again if failed_before else self._first).submit(work)
 
+    def of_the_store(self, error: Exception) -> bool:
+        """Whether a load failed because the store as a whole is away; blocks for a look at it."""
+        if not isinstance(error, OF_AN_OUTAGE):
+            return False
+        if self.health.fault is None:
+            with suppress(Unavailable):
+                self.look().result()
+        return self.health.fault is not None
+
+    def read(self, slot: Slot) -> None:
+        """A version has been read: what kept others from being read may be over too."""
+        self.health.load_ended(works=True)
+        with self._noting:
+            others = list(self._unreadable) if slot in self._unreadable else []
+            self._unreadable.difference_update(others)
+        for other in others:
+            other.forgive()
+
+    def unread(self, slot: Slot, error: Exception) -> bool:
+        """A version has failed to load; whether because its files cannot be read now."""
+        with self._noting:
+            if isinstance(error, OSError | StorageError):
+                self._unreadable.add(slot)
+                return True
+            self._unreadable.discard(slot)
+            return False
+
+    def unreadable(self) -> list[Slot]:
+        """The versions whose files could not be read, where the store as a whole can."""
+        with self._noting:
+            return list(self._unreadable)
+
+    def faults(self) -> Mapping[str, float]:
+        """What is wrong with the store, by kind: 1 or 0, and how many versions are unreadable."""
+        fault = self.health.fault
+        kinds = {kind: float(fault is not None and fault.kind == kind) for kind in KINDS}
+        return {**kinds, "unreadable": float(len(self.unreadable()))}
+
     def close(self) -> None:
         """Drops the loads that have not begun."""
         self._first.shutdown(cancel_futures=True)
         self._again.shutdown(cancel_futures=True)
+
+
+def _looked() -> Future[None]:
+    """A look at a store that nobody follows."""
+    done: Future[None] = Future()
+    done.set_result(None)
+    return done
 
 
 class Slot:
@@ -217,6 +233,10 @@ class Slot:
         path = self._path
         if path is not None:
             return path.published
+        self._loader.health.require()
+        return self._resolved()
+
+    def _resolved(self) -> Published:
         found = self._loader.store.resolve(self.task, self.version)
         self.digest = found.digest
         self._summary = summarise(found)
@@ -257,6 +277,10 @@ class Slot:
                 failure = self._failure
                 if failure is not None and self._waits(failure):
                     raise self._unavailable(failure)
+                try:
+                    self._loader.health.require(may_try=True)
+                except StoreAway as error:
+                    raise self._away(error) from None
                 self._job = self._loader.submit(self._load, failed_before=failure is not None)
             return self._job
 
@@ -268,14 +292,19 @@ class Slot:
     def _load(self) -> LoadedPath:
         started = self._loader.clock()
         try:
-            path = self._loader.prepare(self.published(), pinned=self.pinned)
+            path = self._loader.prepare(self._resolved(), pinned=self.pinned)
         except NoRoom as error:
+            self._loader.health.load_ended(works=True)
             raise self._postponed(error) from None
         except Exception as error:
+            self._loader.health.load_ended(works=False)
+            if self._loader.of_the_store(error):
+                raise self._left_cold(error) from None
             raise self._failed(error) from error
         with self._lock:
             self._path, self._job = path, None
             self._failure = self._crowded_out = None
+        self._loader.read(self)
         self._loader.recency.used(self)
         seconds = self._loader.clock() - started
         self._loader.metrics.task_loads.labels("ready").inc()
@@ -293,6 +322,18 @@ class Slot:
         self._loader.metrics.task_loads.labels("no_room").inc()
         logger.warning("event=no_room task=%s version=%d: %s", self.task, self.version, error)
         return Unavailable(f"task {self.task!r} cannot be loaded: {error}", retry_after_s=1)
+
+    def _left_cold(self, error: Exception) -> Unavailable:
+        """No fault of the task: the store is away, which is told once for all."""
+        traceback.clear_frames(error.__traceback__)
+        with self._lock:
+            self._job = None
+        self._loader.metrics.task_loads.labels("store_away").inc()
+        return self._away(error)
+
+    def _away(self, error: Exception) -> Unavailable:
+        detail = f"task {self.task!r} is not loaded, and the store cannot be read: {reason(error)}"
+        return Unavailable(detail, retry_after_s=1)
 
     def _failed(self, error: Exception) -> Unavailable:
         """Any failure is this task's alone; it is kept as the reason and retried later."""
@@ -313,7 +354,9 @@ class Slot:
     def _after(self, last: Failure | None, error: Exception) -> Failure:
         """The next failure, with a pause that doubles."""
         attempts = 1 if last is None else last.attempts + 1
-        delay_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(attempts - 1, 30))
+        unread = self._loader.unread(self, error)
+        longest_s = LONGEST_READ_AGAIN_S if unread else LONGEST_RETRY_S
+        delay_s = min(longest_s, FIRST_RETRY_S * 2 ** min(attempts - 1, 30))
         return Failure(reason(error), attempts, self._loader.clock() + delay_s)
 
 

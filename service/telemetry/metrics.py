@@ -58,6 +58,8 @@ class Snapshot:
     memory_left_bytes: float = 0.0
     offered_s: Mapping[str, float] = field(default_factory=dict)  # of work that came, by resource
     capacity: Mapping[str, float] = field(default_factory=dict)  # by resource
+    store_age_s: float = 0.0
+    store_faults: Mapping[str, float] = field(default_factory=dict[str, float])  # by kind
 
 
 class Metrics:
@@ -176,7 +178,7 @@ class Metrics:
         )
         self.task_loads = self._counter(
             "munet_task_loads_total",
-            "Loads of a task, by outcome: ready, failed, or no_room as all else was in use.",
+            "Loads of a task: ready, failed, no_room as all else was in use, or store_away.",
             "outcome",
         )
         self.task_load_seconds = self._histogram(
@@ -372,6 +374,19 @@ class _SnapshotCollector(Collector):
             "Since the file of tokens was last read, or found unchanged; else it grows.",
             now.tokens_age_s,
         )
+        yield GaugeMetricFamily(
+            "munet_store_age_seconds",
+            "Since the last good look at the store; grows while it does not answer.",
+            now.store_age_s,
+        )
+        faults = GaugeMetricFamily(
+            "munet_store_faults",
+            "What is wrong with the store: 1 by kind of fault; for unreadable, how many tasks.",
+            labels=["kind"],
+        )
+        for kind, count in sorted(now.store_faults.items()):
+            faults.add_metric([kind], count)
+        yield faults
         tasks = GaugeMetricFamily(
             "munet_tasks", "Tasks by state: cold, loading, ready, failed.", labels=["state"]
         )

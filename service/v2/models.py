@@ -229,14 +229,21 @@ class Models:
         look = partial(self.runtime.store.named, model, version)
         number = await self._from_store(model, None, look)
         if number is None:
+            await self._confirm()
             raise UnknownTask(f"task {model!r} has no version named {version!r}")
         return number
+
+    async def _confirm(self) -> None:
+        """Before it is said that something is not there: raises Unavailable unless the store is."""
+        await asyncio.wrap_future(self.runtime.catalog.refresh())
 
     async def _from_store(self, model: str, version: int | None, look: Callable[[], T]) -> T:
         """What `look` reads of a task, or of a version of it. Raises UnknownTask or Unavailable."""
         try:
+            self.runtime.loader.health.require()
             return await self.runtime.facts.ask(look)
         except (NoSuchTask, UnknownVersion):
+            await self._confirm()
             raise (no_task(model) if version is None else no_version(model, version)) from None
         except (StoreError, OSError) as error:
             raise Unavailable(f"reading the store: {reason(error)}", retry_after_s=1) from None

@@ -133,3 +133,34 @@ def test_without_a_store_it_ends_with_one_line(tmp_path: Path, store: str, reaso
     assert len(errors) == 1
     assert reason in errors[0]
     assert "Traceback" not in log
+
+
+def test_a_gateway_that_starts_without_its_store_waits_for_it(
+    tmp_path: Path, compilations: str
+) -> None:
+    """Whether the store answers is no setting: the gateway is there, and not ready yet."""
+    store = ModelStore(tmp_path / "store", create=True)
+    publish(store, "plain")
+    away = tmp_path / "away"
+    Path(store.url).rename(away)
+    variables = {"MUNET_STORE": store.url, "MUNET_COMPILATION_CACHE": compilations}
+    server = Server(".", tmp_path / "home", **variables)
+    try:
+        eventually(lambda: answers(server, "/livez") == 200)
+        assert answers(server, "/readyz") == 503
+        refused = server.classify("plain", png(1))
+        assert refused.status == 503 and refused.headers["retry-after"]
+        assert server.log.read_text().count("warning: ") == 1
+        away.rename(store.url)
+        with server:  # waits until it is ready
+            assert server.classify("plain", png(1)).status == 200
+            assert server.classify("missing", png(1)).status == 404
+    finally:
+        server.__exit__(None, None, None)
+
+
+def answers(server: Server, path: str) -> int:
+    try:
+        return server.ask("GET", path).status
+    except OSError:
+        return 0

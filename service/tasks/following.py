@@ -1,0 +1,122 @@
+"""Looks at the store now and then, and when somebody asks for a look.
+
+Each look has a thread of its own: one that hangs, as a network file system may for hours, holds up
+nobody, ends nothing, and is known as such.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+
+from service.errors import Unavailable
+from service.tasks.reasons import reason
+from service.tasks.store_health import STALL_S, Stalled, StoreHealth
+
+LOOK_S = 0.05  # how often a look that takes long is looked after
+KNOWN_S = 0.5  # who asks waits so long for a look where the store was away at the last one
+LAST_S = 1.0  # that the end waits for a look
+
+
+class Follower:
+    """Follows the store from `start` to `stop`."""
+
+    def __init__(
+        self,
+        look: Callable[[], Exception | None],
+        health: StoreHealth,
+        *,
+        poll_s: float,
+        stall_s: float = STALL_S,
+    ) -> None:
+        """`look` takes in what has changed, and returns why that could not be read."""
+        self._look = look
+        self._health = health
+        self._poll_s = poll_s
+        self._stall_s = stall_s
+        self._asked: list[Future[None]] = []
+        self._asking = threading.Lock()  # the event loop takes it
+        self._wake = threading.Event()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="catalog-watch", daemon=True)
+
+    def start(self) -> None:
+        """Begins; waits for the first look, unless it hangs."""
+        first = self.refresh()
+        self._thread.start()
+        first.exception()
+
+    def stop(self) -> None:
+        """Ends the thread, but for a look that hangs."""
+        self._stopped.set()
+        self._wake.set()
+        self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def refresh(self) -> Future[None]:
+        """Asks for a look now; done when one that began later has ended.
+
+        It raises Unavailable where that look has failed, or hangs: then nobody can tell what there
+        is.
+        """
+        done: Future[None] = Future()
+        with self._asking:
+            self._asked.append(done)
+        self._wake.set()
+        return done
+
+    def _follow(self) -> None:
+        while not self._stopped.is_set():
+            self._wake.wait(self._poll_s)
+            self._wake.clear()
+            asked = self._taken()
+            started = time.monotonic()
+            _answer(asked, self._looked(asked))
+            # Requests for unknown names each ask for a look: leave most of the time for others.
+            self._stopped.wait(min(self._poll_s, max(0.01, 4 * (time.monotonic() - started))))
+        _answer(self._taken(), Stalled("the gateway is stopping"))
+
+    def _taken(self) -> list[Future[None]]:
+        with self._asking:
+            asked, self._asked = self._asked, []
+            return asked
+
+    def _looked(self, asked: list[Future[None]]) -> Exception | None:
+        """One look; who asked for it, or asks meanwhile, hears it where it hangs."""
+        looking: Future[Exception | None] = Future()
+        run = threading.Thread(
+            target=lambda: looking.set_result(self._look()), name="catalog", daemon=True
+        )
+        started = time.monotonic()
+        run.start()
+        while not self._stopped.is_set():
+            with suppress(TimeoutError):
+                return looking.result(LOOK_S)
+            seconds = time.monotonic() - started
+            fault = self._health.fault
+            if seconds > self._stall_s and (fault is None or fault.kind == "stalled"):
+                self._health.bad(Stalled(f"no answer for {seconds:.0f} s"))
+            if (fault := self._health.fault) is not None and seconds > KNOWN_S:
+                _answer([*asked, *self._taken()], fault.error)
+                asked.clear()
+        with suppress(TimeoutError):
+            return looking.result(LAST_S)
+        return Stalled("the gateway is stopping")
+
+
+def _answer(asked: list[Future[None]], failure: Exception | None) -> None:
+    for done in asked:
+        if not done.set_running_or_notify_cancel():
+            continue
+        if failure is None:
+            done.set_result(None)
+        else:
+            detail = f"the store cannot be read now: {reason(failure)}"
+            done.set_exception(Unavailable(detail, retry_after_s=1))

@@ -1,0 +1,129 @@
+"""What keeps the whole store from being read: one fact, however many tasks it concerns.
+
+The catalog looks at the store all the time. While its looks fail or hang, that is the store's
+trouble: what is not in memory is refused at once, with that as the reason, and one load at a time,
+at most one a second, is tried all the same. A load that fails meanwhile leaves no failure with its
+task. When a look has succeeded, the fact is gone for all tasks at once; when such a load has,
+others are tried too.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from model_store import (
+    BlobNotFound,
+    CorruptRef,
+    DamagedStore,
+    StorageError,
+    StoreError,
+    StoreNotFound,
+    UnknownFormat,
+    UnknownTask,
+    UnknownVersion,
+)
+
+logger = logging.getLogger(__name__)
+KINDS = ("unreachable", "missing", "stalled", "unusable")
+STALL_S = 5.0  # a look that takes longer is not waited for
+TELL_S = 30.0  # between two lines of the log on the same trouble
+TRY_S = 1.0  # between two loads that are tried though loads fail
+# What a load may end with where the store as a whole is away: its folder may be gone, and with it
+# every document and blob.
+OF_AN_OUTAGE = (
+    *(OSError, StorageError, StoreNotFound, BlobNotFound, CorruptRef),
+    *(UnknownTask, UnknownVersion),
+)
+
+
+class StoreAway(StorageError):
+    """The store cannot be read now, which is no fault of this task."""
+
+
+class Stalled(StoreError):
+    """The store does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why looks at the store fail."""
+
+    kind: str  # of KINDS
+    error: Exception
+
+
+class StoreHealth:
+    """What is known of the store as a whole; for any thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` in seconds."""
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._good_at = clock()
+        self._told_at = -TELL_S
+        self._loads_work = False  # in spite of the fault
+        self._trying = False
+        self._tried_at = -TRY_S
+        self._fault: Fault | None = None
+
+    @property
+    def fault(self) -> Fault | None:
+        """What is wrong with the store as a whole, now."""
+        return self._fault
+
+    @property
+    def age_s(self) -> float:
+        """Since the last good look at the store began to be taken in; since the start if none."""
+        return self._clock() - self._good_at
+
+    def good(self) -> bool:
+        """A look has succeeded; whether there was trouble before."""
+        with self._lock:
+            before, self._fault, self._loads_work = self._fault, None, False
+            seconds, self._good_at = self.age_s, self._clock()
+            self._told_at = -TELL_S
+        if before is not None:
+            logger.warning("event=store_answers after=%s seconds=%.1f", before.kind, seconds)
+        return before is not None
+
+    def bad(self, error: Exception) -> None:
+        """A look has failed, or hangs (Stalled)."""
+        with self._lock:
+            kind = kind_of(error)
+            changed = self._fault is None or self._fault.kind != kind
+            self._fault = Fault(kind, error)
+            if not changed and self._clock() - self._told_at < TELL_S:
+                return
+            self._told_at = self._clock()
+        logger.warning(
+            "event=store_unreadable kind=%s last_good_s=%.1f error=%r", kind, self.age_s, error
+        )
+
+    def load_ended(self, *, works: bool) -> None:
+        """Whether a load could read what it needed."""
+        self._trying, self._loads_work = False, works and self._fault is not None
+
+    def require(self, *, may_try: bool = False) -> None:
+        """Raises StoreAway while looks fail; with `may_try`, a load is let pass once in a while."""
+        fault = self._fault
+        if fault is None or self._loads_work:
+            return
+        with self._lock:
+            due = not self._trying and self._clock() - self._tried_at >= TRY_S
+            if may_try and due and fault.kind != "stalled":
+                self._trying, self._tried_at = True, self._clock()
+                return
+        raise StoreAway(f"the store is {fault.kind}: {fault.error}")
+
+
+def kind_of(error: Exception) -> str:
+    """One of KINDS."""
+    if isinstance(error, Stalled):
+        return "stalled"
+    if isinstance(error, StoreNotFound):
+        return "missing"
+    return "unusable" if isinstance(error, DamagedStore | UnknownFormat) else "unreachable"
