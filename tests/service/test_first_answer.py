@@ -189,3 +189,16 @@ def test_a_gateway_on_an_empty_store_is_ready(tmp_path: Path, compilations: str)
         assert gateway.metric('munet_tasks{state="ready"}') == 0
         publish(store, "plain")
         eventually(lambda: gateway.classify("plain", png(1)).status_code == 200)
+
+
+def test_a_gateway_that_starts_in_an_outage_is_ready_once_that_is_over(
+    tmp_path: Path, compilations: str
+) -> None:
+    store = ModelStore(tmp_path / "store", create=True)
+    publish(store, "plain")
+    (tmp_path / "store").rename(tmp_path / "away")
+    with serving(store, compilations) as gateway:
+        assert not ready(gateway)
+        (tmp_path / "away").rename(tmp_path / "store")
+        eventually(lambda: ready(gateway))
+        assert gateway.classify("plain", png(1)).status_code == 200
