@@ -19,6 +19,7 @@ from model_store.refs import Document, Refs
 from model_store.reserve import NAME as RESERVE
 from model_store.storage import MARKER, Storage
 from model_store.tensors import decode
+from model_store.watching import KEY as CHANGES
 
 _FILES = re.compile(
     rf"{MARKER}|{RESERVE}|lock(?:\.gc)?|gc|tmp/~[^/]+|blobs/sha256/[0-9a-f]{{64}}|refs/changes"
@@ -27,6 +28,7 @@ _FILES = re.compile(
     r"|copies/signatures/[0-9a-f]{64}|(?:refs|copies)/(?:tasks|agents|pins)/(?P<owner>[^/]+)"
 )
 
+WRITERS = (GC, CHANGES, "lock", "lock.gc")  # what every writer or gc opens, whatever it holds
 
 Owner = tuple[str, int, Digest]  # the key of a document, number and manifest of a version
 
@@ -181,6 +183,11 @@ class _Verification:
 
     def check_other_files(self) -> None:
         """What is no part of a store, and what a gc or a writer is about to do."""
+        for key, read in self._storage.read_many(WRITERS).items():
+            if isinstance(read, DamagedStore):
+                self._add(
+                    "error", self._storage.where(key), None, f"{read}: no writer gets past it"
+                )
         temporary = 0
         for entry in self._storage.walk(""):
             temporary += entry.key.startswith("tmp/~")

@@ -1,6 +1,7 @@
 """verify finds the loss or change of any file, and alarms about nothing that is under way."""
 
 import fcntl
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from model_store import ModelStore
 from model_store.errors import StoreError
 from model_store.local import LocalStorage
 from model_store.verification import Problem
-from tests.model_store.samples import arrays, publish
+from tests.model_store.samples import arrays, new_store, publish
 from tests.model_store.sweeps import (
     Damage,
     contents,
@@ -159,3 +160,25 @@ class Overtaken:
     def overtake(self, number: int, action: Callable[[], object]) -> None:
         """Do this before the call of this number, from now on."""
         self.made, self._number, self._action, self.overtaken = 0, number, action, False
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
+@pytest.mark.parametrize("name", ["gc", "refs/changes", "lock", "lock.gc"])
+def test_what_no_writer_gets_past_is_named(tmp_path: Path, name: str, kind: str) -> None:
+    """A store to which nothing can be published, or in which no gc can run, is not sound."""
+    store = new_store(tmp_path)
+    publish(store, "t", 1)
+    place = Path(store.url) / name
+    place.unlink()
+    assert store.verify() == []  # it is made again
+    if kind == "folder":
+        place.mkdir()
+    elif kind == "link":
+        place.symlink_to("elsewhere")
+    else:
+        os.mkfifo(place)
+    (problem,) = store.verify()
+    assert (problem.severity, problem.path) == ("error", str(place))
+    assert store.resolve("t").version == 1
+    place.rmdir() if kind == "folder" else place.unlink()
+    assert publish(store, "t", 2) == 2 and store.verify() == []
