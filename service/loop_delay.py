@@ -1,8 +1,10 @@
 """How far the event loop is behind, and since when the bytes of a request have been waiting for it.
 
 A loop that has more to do than it can comes late to everything, to new requests too: their bytes
-wait in the kernel, where no clock of ours runs. Law: a request counts from when its bytes reached
-this machine. While the loop is in time that is now; when it is behind, the kernel is asked.
+wait in the kernel, where no clock of ours runs. So do new connections, of which the loop accepts a
+few at each turn, even if its turns are short. Law: a request counts from when its bytes reached
+this machine. Of a loop that is in time that is now, on a connection that it knows; else the kernel
+is asked.
 """
 
 from __future__ import annotations
@@ -37,13 +39,15 @@ class LoopDelay:
         self._late_s = 0.0  # of the last tick
         self._due = math.inf  # when the next tick should run
         self._late_since = math.inf  # from when on every tick was late
+        self._crowded_since = math.inf  # from when on every new connection had waited
         self._busy_s = self._busy_before_s = 0.0  # processor time of its thread
         self._missed_s = 0.0
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begins to measure a running loop, on its thread, unless it is measured already."""
         if self._loop is not loop:
-            self._loop, self._due, self._late_since = loop, math.inf, math.inf
+            self._loop, self._due = loop, math.inf
+            self._late_since = self._crowded_since = math.inf
             self._busy_before_s = time.thread_time() - self._busy_s
             self._tick()
 
@@ -71,20 +75,32 @@ class LoopDelay:
 
     def overloaded(self, now: float) -> bool:
         """Whether more comes than the loop can do."""
-        return now - self._late_since > STANDING_S and not self._ended()
+        since = min(self._late_since, self._crowded_since)
+        return now - since > STANDING_S and not self._ended()
 
     def _ended(self) -> bool:
         return self._loop is not None and not self._loop.is_running()
 
-    def arrival(self, transport: Any) -> float:
-        """When the bytes reached this machine that are read from a connection now."""
+    def arrival(self, transport: Any, *, first: bool) -> float:
+        """When the bytes reached this machine that are read from a connection now.
+
+        They are the `first` of it if it was accepted since.
+        """
         now = time.monotonic()
         self.arrivals += 1
-        if self.seconds(now) < BEHIND_S:
+        if not first and self.seconds(now) < BEHIND_S:
             return now
         waited_s = _waited(transport.get_extra_info("socket"))
         self.read(waited_s)
+        if first:
+            self._note_first(now, waited_s)
         return now - waited_s
+
+    def _note_first(self, now: float, waited_s: float) -> None:
+        if waited_s < LATE_S:
+            self._crowded_since = math.inf
+        elif self._crowded_since == math.inf:
+            self._crowded_since = now
 
     def missed(self) -> None:
         """A request was refused because the loop is behind: what it would have cost counts."""

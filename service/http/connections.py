@@ -130,6 +130,7 @@ class Connection(HttpToolsProtocol):
         self._unread: TimerHandle | None = None  # runs out if the client does not read
         self._status = HTTPStatus.BAD_REQUEST  # what the next refusal says
         self._in_head = False
+        self._first = True  # no request has begun yet
         self._fruitless = 0  # bytes since the last that ended a head or belonged to a body
         self._fruit = False
         self._ended = False  # the client sends nothing more
@@ -294,7 +295,10 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope[ARRIVED] = LOOP.arrival(self.transport)  # type: ignore[literal-required]
+        self.scope[ARRIVED] = LOOP.arrival(  # type: ignore[literal-required]
+            self.transport, first=self._first
+        )
+        self._first = False
         self._in_head = True
 
     def on_header(self, name: bytes, value: bytes) -> None:

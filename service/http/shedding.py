@@ -1,8 +1,9 @@
 """Requests that the event loop cannot come to in time are refused before anything is done for them.
 
 A whole refusal costs the loop a part of what an answer does: beyond some load it would do nothing
-else, and everybody would wait. These cost a fraction of it. What waited less than the loop may be
-late is let in, so the loop never runs out of work that is worth doing.
+else, and everybody would wait. These cost a fraction of it. While more comes than the loop can do,
+what has waited for a quarter of its deadline is refused: so nobody waits for longer to be read, and
+what is let in has the time to be answered.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from service.timings import Timings
 
 CLASSIFY, MODELS, INFER = "/classify", "/v2/models/", "/infer"
 RETRY_AFTER_S = 1.0
+MOST_WAITED = 0.25  # of a deadline
 
 
 class Shedding:
@@ -79,7 +81,7 @@ def _refusal(waited_s: float, turn_s: float, deadline_s: float, now: float) -> U
             f"overloaded: the request waited {waited_s:.3f} s to be read and may wait {turn_s:.3f} "
             f"s more, and its deadline is {deadline_s:g} s after it came"
         )
-    elif LOOP.overloaded(now):
+    elif waited_s > MOST_WAITED * deadline_s and LOOP.overloaded(now):
         detail = f"overloaded: more requests come than can be read; this waited {waited_s:.3f} s"
     else:
         return None

@@ -124,8 +124,8 @@ class Metrics:
         )
         self.arrival_delay_seconds = self._histogram(
             "munet_arrival_delay_seconds",
-            "How long the bytes of a request were on this machine before they were read, while the "
-            "event loop was late.",
+            "How long the bytes of a request were on this machine before they were read: of the "
+            "first on a connection, and of all while the event loop is late.",
             SECONDS,
         )
         self.rejected = self._counter(

@@ -118,20 +118,40 @@ def test_the_kernel_is_asked_only_while_the_loop_is_behind(monkeypatch: pytest.M
     monkeypatch.setattr(loop_delay.time, "monotonic", lambda: now)
     loop, connection, told = LoopDelay(), Connection(0.7), list[float]()
     loop.read = told.append
-    assert loop.arrival(connection) == now  # nothing is measured yet
+    assert loop.arrival(connection, first=False) == now  # nothing is measured yet
     loop.note(now)
     for now in (100.0, 100.03, 100.06):
-        assert loop.arrival(connection) == now
+        assert loop.arrival(connection, first=False) == now
     assert (connection.asked, told) == (0, [])
     now = 101.0  # the tick is overdue
-    assert loop.arrival(connection) == pytest.approx(100.3)
+    assert loop.arrival(connection, first=False) == pytest.approx(100.3)
     loop.note(now)
     now = 101.01  # it was late
-    assert loop.arrival(connection) == pytest.approx(100.31)
+    assert loop.arrival(connection, first=False) == pytest.approx(100.31)
     assert told == [0.7, 0.7]
     loop.note(now + TICK_S)
-    assert loop.arrival(connection) == now
+    assert loop.arrival(connection, first=False) == now
     assert connection.asked == 2
+
+
+def test_a_new_connection_has_waited_though_the_loop_is_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was accepted late: then more comes than the loop can do, if that lasts."""
+    now = 100.0
+    monkeypatch.setattr(loop_delay.time, "monotonic", lambda: now)
+    loop = LoopDelay()
+    loop.note(now)
+    for now in (100.0, 100.5, 101.0):
+        loop.note(now)
+        loop.note(now)  # in time
+        assert not loop.overloaded(now)
+        assert loop.arrival(Connection(1.5), first=True) == pytest.approx(now - 1.5)
+        assert loop.arrival(Connection(1.5), first=False) == now
+    now = 101.01
+    assert loop.overloaded(now)
+    loop.arrival(Connection(LATE_S / 2), first=True)
+    assert not loop.overloaded(now)
 
 
 def test_what_says_nothing_of_its_arrival_came_now() -> None:
@@ -215,7 +235,7 @@ def test_an_overloaded_loop_refuses_before_anything_is_done(
     before, refusals = gateway.metric(offered), gateway.metric(unavailable)
     monkeypatch.setattr(LOOP, "overloaded", lambda _: True)
     monkeypatch.setattr(gateway.app.state.runtime.access, "of", lambda _: 1 // 0)
-    late = Late(gateway, 2 * LATE_S)
+    late = Late(gateway, 3.0)
     assert "overloaded" in refused(late.post(path), 503, "unavailable")["detail"]
     assert late.get("/livez").status_code == 200
     monkeypatch.undo()
@@ -223,11 +243,22 @@ def test_an_overloaded_loop_refuses_before_anything_is_done(
     assert gateway.metric(offered) > before  # what was refused counts as asked for
 
 
-def test_what_has_not_waited_is_let_in_by_an_overloaded_loop(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("waited_s", "deadline_ms", "status"), [
+    (0.0, 10_000, 200), (2.0, 10_000, 200), (3.0, 10_000, 503), (0.3, 10_000, 200),
+    (2.0, 5_000, 503), (1.0, 5_000, 200),
+])  # fmt: skip
+def test_an_overloaded_loop_lets_in_what_has_most_of_its_time_left(
+    gateway: Gateway,
+    waited_s: float,
+    deadline_ms: int,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """What would be answered in time is worth more than its refusal."""
     monkeypatch.setattr(LOOP, "overloaded", lambda _: True)
-    assert Late(gateway, 0.0).post("/classify/plain").status_code == 200
+    late = Late(gateway, waited_s)
+    answer = late.post("/classify/plain", munet_deadline_ms=str(deadline_ms))
+    assert answer.status_code == status
 
 
 @pytest.mark.parametrize(("turn_s", "status"), [(0.0, 200), (30.0, 503)])
