@@ -199,7 +199,7 @@ class LocalStorage:
         not go into one of them, and half into the other.
         """
         try:
-            there = os.lstat(self._root / MARKER).st_ino
+            there = os.stat(self._root / MARKER, follow_symlinks=False).st_ino
         except FileNotFoundError:
             raise self._gone() from None
         if self._opened not in (None, there):
