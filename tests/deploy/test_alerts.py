@@ -133,7 +133,6 @@ def offered(resource: str) -> str:
 
 
 LOOP, EVICTED = "munet_loop_delay_seconds_bucket", "munet_age_at_eviction_seconds_bucket"
-OK_POLLS = 'munet_catalog_polls_total{outcome="ok"}'
 # Per second, of a gateway that is well.
 WELL: Mapping[str, float] = {
     'munet_requests_total{task="t",status="200"}': 10000.0,
@@ -147,13 +146,13 @@ WELL: Mapping[str, float] = {
     offered("engine"): 0.5,
     "munet_queue_delay_seconds_sum": 10.0,
     "munet_queue_delay_seconds_count": 10000.0,
-    OK_POLLS: 2.0,
     "munet_evictions_total": 0.0,
     **{f'{EVICTED}{{le="{bound}"}}': 0.0 for bound in ("60", "600", "+Inf")},
 }
 GAUGES: Mapping[str, float] = {
     'munet_capacity{resource="engine"}': 1.0,
     'munet_tasks{state="failed"}': 0.0,
+    "munet_store_age_seconds": 1.0,
     "munet_tokens_age_seconds": 1.0,
     "munet_trusted_keys_age_seconds": 1.0,
     "process_open_fds": 10.0,
@@ -169,7 +168,6 @@ IN_TROUBLE: Mapping[str, Mapping[str, float]] = {
     "GatewayOverloaded": {offered("engine"): 3.0},
     "GatewayLoopLate": {f'{LOOP}{{le="0.1"}}': 10.0},
     "GatewayQueueDelay": {"munet_queue_delay_seconds_sum": 5000.0},
-    "GatewayStoreUnreadable": {OK_POLLS: 0.0},
     "GatewayMemoryThrashes": {
         "munet_evictions_total": 5.0,
         **{f'{EVICTED}{{le="{bound}"}}': 5.0 for bound in ("60", "600", "+Inf")},
@@ -179,6 +177,7 @@ IN_TROUBLE: Mapping[str, Mapping[str, float]] = {
 }
 GAUGES_IN_TROUBLE: Mapping[str, Mapping[str, float]] = {
     "GatewayTaskFailed": {'munet_tasks{state="failed"}': 3.0},
+    "GatewayStoreUnreadable": {"munet_store_age_seconds": 100.0},
     "GatewayTokensUnusable": {"munet_tokens_age_seconds": 100.0},
     "GatewayKeysUnusable": {"munet_trusted_keys_age_seconds": 100.0},
     "GatewayFilesRunOut": {"process_open_fds": 900.0},
