@@ -161,6 +161,7 @@ class _Rows:
     ) -> None:
         self._limits = runtime.settings
         self._memory = runtime.decode_memory
+        self._intake = runtime.intake
         self._paths = paths
         self._sources = sources
         self._targets: dict[Decoding, set[Target]] = {}
@@ -184,7 +185,10 @@ class _Rows:
 
     def _by(self, image: Undecoded, targets: Collection[Target]) -> Mapping[Target, Decoded]:
         with self._memory.holding(*image.memory(targets)):
-            return image.decoded(targets)
+            found = image.decoded(targets)
+            for one in found.values():
+                self._intake.count(one.pixels)
+            return found
 
     def _looked_at(self) -> deque[Undecoded]:
         """All images' headers are read before any image is decoded."""

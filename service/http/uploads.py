@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
+import numpy as np
+from numpy.typing import NDArray
 from starlette.requests import ClientDisconnect, Request
 
 from service.errors import TooLarge, UnsupportedMedia
@@ -18,12 +21,13 @@ JOINED_AT_ONCE = 2**20  # bytes; a longer body is put together in a thread
 
 
 class Intake(Room):
-    """How much memory bodies may take together, however many requests send one."""
+    """How much memory bodies, and the pictures made of them that wait, may take together."""
 
     def __init__(self, limit: int) -> None:
         """`limit` in bytes."""
         super().__init__(limit, "bytes for bodies")
-        self._freed: deque[_Held] = deque()  # of bodies that are gone and still counted
+        # Of bodies and pictures that are gone and still counted.
+        self._freed: deque[_Held] = deque()
 
     def take(self, size: int, of: Sequence[Holder] = (), own: int = 0) -> None:
         """As `Room.take`."""
@@ -50,6 +54,12 @@ class Intake(Room):
             return self.body(data, of)
         finally:
             self.give(len(data), of)
+
+    def count(self, pixels: NDArray[np.float32]) -> None:
+        """Counts a decoded picture for as long as it is in memory; raises as `take`."""
+        size = pixels.nbytes
+        self.take(size)
+        weakref.finalize(pixels, self._freed.append, (size, ())).atexit = False
 
     def keeper(self, of: Sequence[Holder], own: int) -> Callable[[bytes], bytes]:
         """`kept` for one request of these holders, whose body of `own` bytes is counted already."""

@@ -224,3 +224,44 @@ def test_a_slow_upload_is_ended_by_the_deadline(small: Gateway) -> None:
         return httpx.Response(start["status"], headers=start["headers"], content=body["body"])
 
     refused(small.runner.run(ask()), 408, "upload-timeout")
+
+
+def test_pictures_that_wait_for_the_engine_count_as_bodies_do(
+    tmp_path: Path, compilations: str
+) -> None:
+    """A queue of them would fill a small container."""
+    store = ModelStore(tmp_path, create=True)
+    publish(store, "a")
+    pixels = 4 * 3 * 16 * 16
+    gateway = Gateway(store, compilations, upload_memory=8 * pixels, max_body_bytes=pixels)
+    try:
+        assert gateway.classify("a", png(1)).status_code == 200
+        obstacle = Obstacle()
+        hold_up(gateway, obstacle)
+
+        async def flood() -> list[httpx.Response]:
+            transport = httpx.ASGITransport(gateway.app)
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://localhost"
+            ) as client:
+                sent = [
+                    asyncio.create_task(client.post("/classify/a", content=png(i), headers=OCTETS))
+                    for i in range(20)
+                ]
+                while not sum(one.done() for one in sent) >= 12:
+                    await asyncio.sleep(0.01)
+                obstacle.release.set()
+                return await asyncio.gather(*sent)
+
+        answers = gateway.runner.run(flood())
+        statuses = [one.status_code for one in answers]
+        assert set(statuses) == {200, 503} and statuses.count(200) <= 8
+        intake = gateway.app.state.runtime.intake
+
+        def all_free() -> bool:
+            gateway.classify("a", png(1))  # counts what has been freed
+            return intake.free >= 6 * pixels
+
+        eventually(all_free)
+    finally:
+        gateway.close()
