@@ -51,7 +51,7 @@ def _swaps_are_repeated(stack: ExitStack) -> None:
 
 def _unlocked(stack: ExitStack) -> None:
     """A compare-and-swap on a disk is not locked."""
-    stack.enter_context(patch.object(atomic.Lock, "held", lambda *_, **__: nullcontext()))
+    stack.enter_context(patch.object(atomic, "locked", lambda *_, **__: nullcontext()))
 
 
 def _copies_lag(stack: ExitStack) -> None:
