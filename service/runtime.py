@@ -101,6 +101,7 @@ class Runtime:
                 settings.decode_threads,
                 self.engine.streams,
             ),
+            cost_clock=self.engine.cost_clock,
             report=self._count_batch,
             delay=LOOP.seconds,
         )
@@ -239,7 +240,7 @@ class Runtime:
             tokens_age_s=self.access.tokens_age_s,
             offered_s={"engine": engine_s, "decoders": decoders_s, "loop": LOOP.offered_s},
             capacity={
-                "engine": self.engine.streams,
+                "engine": self.batcher.streams,
                 "decoders": self.settings.decode_threads,
                 "loop": 1,
             },

@@ -74,7 +74,7 @@ def _compute_threads(workers: int) -> int:
     """As many as memory has room for the programs of."""
     machine = Machine()
     room = machine.memory().bytes // workers // THREAD_MEMORY
-    return max(1, min(machine.cores() // workers - 1, room))
+    return max(1, min(machine.cores() // workers, room))
 
 
 def _cache_folder() -> str:
@@ -117,7 +117,7 @@ class Settings:
     health_port: int = 0  # of /livez and /readyz, which answer there under every load; 0 is none
     workers: int = 1  # processes; each has components and batches of its own, and these limits
     backend: str = "auto"  # what computes: jax, openvino, or the faster one where it is a CPU
-    compute_threads: int = 0  # of OpenVINO, a batch each; 0: all cores but one, as memory allows
+    compute_threads: int = 0  # of OpenVINO, a batch each; 0: all cores, as memory allows
     compilation_cache: str = ""  # compiled programs kept over restarts; "" is the user's cache
 
     def __post_init__(self) -> None:
@@ -142,7 +142,6 @@ class Settings:
         workers = max(1, self.workers)
         for name, default in (
             ("max_request_pixels", IMAGES_AT_LIMIT * self.max_pixels),
-            # One core is left to the event loop, which has most to do under a flood.
             ("compute_threads", _compute_threads(workers)),
             ("compilation_cache", _cache_folder()),
         ):

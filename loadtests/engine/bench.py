@@ -107,6 +107,7 @@ class _Loaded:
         residency.close()
         started = time.perf_counter()
         self.engine.warm(self.paths[0])
+        self.engine.programs.wait()
         self.warm_s = time.perf_counter() - started
 
     def programs(self, source: str) -> int:

@@ -48,6 +48,7 @@ class Loaded:
         self.paths = [self._path(shared, task) for task in range(tasks)]
         for path in self.paths:
             self.engine.warm(path)
+        self.engine.programs.wait()
 
     def close(self) -> None:
         """Ends its threads, and gives the engine's own number back."""

@@ -45,7 +45,7 @@ class Admission:
         self._delay = delay
         self.offered_s = 0.0  # of the streams, that all requests which came would take
         self.offered_decode_s = 0.0  # of the decoders
-        self._offered = 0  # requests
+        self._offered = self._let_in = 0  # requests
         self._rows = 0
         self._by_task: Counter[str] = Counter()  # rows
         self._by_flow: Counter[Flow] = Counter()  # requests
@@ -53,18 +53,18 @@ class Admission:
         self._decoding: dict[Flow, float] = {}  # expected seconds
         self._decode_s: dict[Flow, float] = {}  # of a row, lately; the flow heard of last is last
 
-    def check(self, ask: Ask, now: float, next_end: float | None) -> bool:
+    def check(self, ask: Ask, now: float, next_end: float | None, streams: int) -> bool:
         """Whether a stream is free for it; raises TaskQueueFull or Unavailable.
 
-        `next_end` is when the first of the streams should be free; None if one is.
+        `next_end` is when the first of the `streams` that may run should be free; None if one is.
         """
         try:
-            return self._check(ask, now, next_end)
+            return self._check(ask, now, next_end, streams)
         except GatewayError:
             self._count_offered(ask, self._expected(ask))
             raise
 
-    def _check(self, ask: Ask, now: float, next_end: float | None) -> bool:
+    def _check(self, ask: Ask, now: float, next_end: float | None, streams: int) -> bool:
         delay_s, left_s = self._delay(now), ask.deadline - now
         if delay_s > left_s:
             raise Unavailable(
@@ -75,7 +75,7 @@ class Admission:
         if not self._rows and next_end is None:
             return True  # whatever the forecasts say: this is how they recover
         ahead = self._ahead(ask, self._work, ask.work)
-        wait_s = max(0.0, (next_end or now) - now) + self._pace.drain(ahead) / self._limits.streams
+        wait_s = max(0.0, (next_end or now) - now) + self._pace.drain(ahead) / streams
         for task in ask.tasks:
             if self._by_task[task] + ask.tasks.count(task) > self._limits.per_task:
                 raise TaskQueueFull(
@@ -126,6 +126,7 @@ class Admission:
     def enter(self, ask: Ask) -> float:
         """Counts a request, about to be decoded; how many seconds that is expected to take."""
         self._count(ask, 1)
+        self._let_in += 1
         expected_s = self._expected(ask)
         self._count_offered(ask, expected_s)
         self._decoding[ask.flow] = self._decoding.get(ask.flow, 0.0) + expected_s
@@ -136,6 +137,10 @@ class Admission:
         self._offered += 1
         self.offered_s += self._pace.drain(ask.work)
         self.offered_decode_s += decode_s
+
+    def came(self) -> tuple[int, int]:
+        """How many requests came, and how many of them were let in."""
+        return self._offered, self._let_in
 
     def missed(self) -> None:
         """Counts a request of which nothing is known as one like the others."""

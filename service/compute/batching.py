@@ -13,11 +13,13 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
 from service.compute.admission import Admission, Limits
+from service.compute.batch import Batch, BatchReport
+from service.compute.cores import Cores, seconds_of_others
 from service.compute.decoders import Threads
 from service.compute.fair_queue import Ask, FairQueue
 from service.compute.pace import Pace
@@ -37,16 +39,6 @@ LOOK_PAST = 16  # requests that do not fit into the rest of a batch, before it g
 FEW_LIGHT, MANY_LIGHT, REMEMBERED = 0.002, 0.25, 64
 
 
-@dataclass(frozen=True, slots=True)
-class BatchReport:
-    """What was dispatched, for the metrics."""
-
-    rows: int
-    tasks: int
-    reason: str  # full | engine_free
-    waits: Sequence[float] = field(default=(), compare=False)  # of each request, in seconds
-
-
 @dataclass(slots=True)
 class _Stream:
     """One engine thread."""
@@ -58,39 +50,6 @@ class _Stream:
     free_since: float = math.inf  # end of the batch that this one followed without a pause
 
 
-class _Batch(Generic[RowT, AnswerT]):
-    """A batch on its way to be full."""
-
-    def __init__(self, limit: int, free_rows: Callable[[int], int]) -> None:
-        self._limit = limit  # rows
-        self._free_rows = free_rows
-        self._light_rows = 0
-        self.requests: list[Request[RowT, AnswerT]] = []
-        self.rows = 0
-        self.work = 0.0
-
-    @property
-    def full(self) -> bool:
-        """Whether no further row may join."""
-        return self.rows >= self._limit
-
-    def has_room(self, request: Request[RowT, AnswerT]) -> bool:
-        """Whether it may join without making it too large, or a light task's wait long."""
-        rows = self.rows + len(request.rows)
-        if not self.requests:
-            return True
-        if self._light_rows and not request.light and rows > self._free_rows(self._light_rows):
-            return False
-        return rows <= self._limit
-
-    def add(self, request: Request[RowT, AnswerT]) -> None:
-        """Joins it."""
-        self.requests.append(request)
-        self.rows += len(request.rows)
-        self.work += request.ask.work
-        self._light_rows += len(request.rows) if request.light else 0
-
-
 class Batcher(Generic[RowT, AnswerT]):
     """Queues in front of the engine threads; requests come from one event loop's thread."""
 
@@ -100,14 +59,19 @@ class Batcher(Generic[RowT, AnswerT]):
         limits: Limits,
         *,
         clock: Callable[[], float] = time.monotonic,
+        cost_clock: Callable[[], float] | None = None,
         report: Callable[[BatchReport], None] = lambda _: None,
         delay: Callable[[float], float] = lambda _: 0.0,
     ) -> None:
-        """`run` answers rows in order; it is called from each stream's thread. `delay` says how
-        long an answer waits for the event loop.
+        """`run` answers rows in order; it is called from each stream's thread.
+
+        `cost_clock` says in that thread how much of a processor it has taken; None: what passes.
+        `delay` says how long an answer waits for the event loop.
         """
         self._run = run
+        self._limits = limits
         self._clock = clock
+        self._cost_clock = cost_clock or clock
         self._report = report
         self._pace = Pace(limits.batch_rows)
         self._admission = Admission(limits, self._pace, delay)
@@ -117,6 +81,8 @@ class Batcher(Generic[RowT, AnswerT]):
         self._waiting_work = 0.0
         self._light_share = 0.0  # of the last requests that ran
         self._streams = [_Stream(threading.Condition(self._lock)) for _ in range(limits.streams)]
+        self._cores = Cores(limits.streams, self._rest_s, self._admission.came)
+        self._running = 0  # batches
         self._stopping = False
 
     def __len__(self) -> int:
@@ -142,6 +108,12 @@ class Batcher(Generic[RowT, AnswerT]):
         """Seconds of the streams, and of the decoders, that all which was asked for would take."""
         return self._admission.offered_s, self._admission.offered_decode_s
 
+    @property
+    def streams(self) -> int:
+        """How many batches may run at the same time, as busy as the rest of the process is now."""
+        with self._lock:
+            return self._cores.free(self._clock())
+
     def check(self, ask: Ask) -> None:
         """Raises TaskQueueFull or Unavailable as `submit` would now, before a body is read."""
         with self._lock:
@@ -151,9 +123,11 @@ class Batcher(Generic[RowT, AnswerT]):
         """Whether a stream is free for it."""
         if self._stopping:
             raise _stopping()
+        now = self._clock()
         ends = [one.busy_until for one in self._streams if one.busy_until is not None]
-        next_end = min(ends) if len(ends) == len(self._streams) else None
-        return self._admission.check(ask, self._clock(), next_end)
+        free = self._cores.free(now)
+        next_end = min(ends) if len(ends) >= free else None
+        return self._admission.check(ask, now, next_end, free)
 
     def submit(
         self, ask: Ask, make: Make[RowT], threads: Threads, timings: Timings | None = None
@@ -214,6 +188,8 @@ class Batcher(Generic[RowT, AnswerT]):
         request.light = self._queue.push(request)
         self._waiting += len(rows)
         self._waiting_work += request.ask.work
+        if not self._may_run:
+            return
         # Always the first that is idle: what it used last is in its core's cache.
         for stream in self._streams:
             if stream.idle:
@@ -259,14 +235,15 @@ class Batcher(Generic[RowT, AnswerT]):
         """Waits for rows (at most `timeout_s`), runs one batch, answers it; False if none ran."""
         mine = self._streams[stream]
         with self._lock:
-            if not self._waiting:
+            if not self._may_run:
                 mine.free_since = math.inf
                 self._wait(mine, timeout_s)
-            if self._stopping or not self._waiting:
+            if self._stopping or not self._may_run:
                 return False
             started = self._clock()
             batch, late = self._take(started)
             if batch.requests:
+                self._running += 1
                 mine.busy_until = started + self._pace.seconds(batch.rows, batch.work)
         settle([(request, _too_late(request, started)) for request in late])
         if not batch.requests:
@@ -278,22 +255,34 @@ class Batcher(Generic[RowT, AnswerT]):
         settle(self._outcomes(mine, batch, started))
         return True
 
+    @property
+    def _may_run(self) -> bool:
+        """Whether there are rows for a batch, and beside others enough of them and a core."""
+        if not self._running or not self._waiting:
+            return bool(self._waiting)
+        enough = self._waiting >= self._pace.enough_rows
+        return enough and self._running < self._cores.free(self._clock())
+
+    def _rest_s(self) -> float:
+        threads = (one.thread.ident for one in self._streams if one.thread is not None)
+        return seconds_of_others([ident for ident in threads if ident is not None])
+
     def _wait(self, mine: _Stream, timeout_s: float | None) -> None:
-        """For rows, with the lock held."""
-        while not self._waiting and not self._stopping:
+        """For rows and a core, with the lock held."""
+        while not self._may_run and not self._stopping:
             mine.idle = True  # also if another stream was quicker
             if not mine.changed.wait(timeout_s):
                 break
         mine.idle = False
 
-    def _take(self, now: float) -> tuple[_Batch[RowT, AnswerT], list[Request[RowT, AnswerT]]]:
+    def _take(self, now: float) -> tuple[Batch[RowT, AnswerT], list[Request[RowT, AnswerT]]]:
         """The next batch, and what the engine cannot answer in time any more."""
         pop = self._queue.pop
         considerate = FEW_LIGHT < self._light_share < MANY_LIGHT and self._admission.flooded
         limit = self._pace.limit(self._waiting, considerate=considerate)
-        if self._waiting <= limit * len(self._streams):
+        if not considerate and self._waiting <= self._limits.batch_rows * len(self._streams):
             pop = self._queue.pop_oldest
-        batch: _Batch[RowT, AnswerT] = _Batch(limit, self._pace.free_rows)
+        batch: Batch[RowT, AnswerT] = Batch(limit, self._pace.free_rows)
         late: list[Request[RowT, AnswerT]] = []
         passed: list[Request[RowT, AnswerT]] = []
         # As if the batch became as large as usual: small batches for urgent requests would cost
@@ -322,23 +311,27 @@ class Batcher(Generic[RowT, AnswerT]):
         return batch, late
 
     def _outcomes(
-        self, stream: _Stream, batch: _Batch[RowT, AnswerT], started: float
+        self, stream: _Stream, batch: Batch[RowT, AnswerT], started: float
     ) -> list[tuple[Request[RowT, AnswerT], Outcome[AnswerT]]]:
         """Runs it. One bad row must not fail its batch mates: then each request runs alone."""
         outcomes: list[tuple[Request[RowT, AnswerT], Outcome[AnswerT]]]
         try:
+            before_s = self._cost_clock()
             answers = self._run([row for request in batch.requests for row in request.rows])
-            ended = self._clock()
+            cost_s, ended = self._cost_clock() - before_s, self._clock()
             outcomes = list(split(batch.requests, answers, ended))
         except Exception:
             logger.exception("event=batch_failed rows=%d retried=one_by_one", batch.rows)
             outcomes = [(request, self._alone(request)) for request in batch.requests]
             with self._lock:
+                self._running -= 1
                 stream.busy_until, stream.free_since = None, math.inf
             return outcomes
         with self._lock:
+            self._running -= 1
             stream.busy_until = None
-            self._pace.note(batch.rows, batch.work, ended - min(started, stream.free_since))
+            passed_s = ended - min(started, stream.free_since)
+            self._pace.note(batch.rows, batch.work, passed_s, cost_s)
             stream.free_since = ended
         return outcomes
 

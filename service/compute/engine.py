@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ from service.compute.paths import (
     Walk,
     padded_classes,
 )
-from service.compute.programs import Programs, buckets_of, split, tokens_of
+from service.compute.programs import Programs, split, tokens_of
 from service.errors import Told
 from service.images import Decoded
 from service.telemetry.metrics import Metrics
@@ -99,6 +100,8 @@ class Engine:
         self._metrics = metrics
         self.programs = Programs(self._backend, metrics, max_rows)
         self.streams = self._backend.streams
+        # Of a thread that runs batches: what they cost; None where another thread computes.
+        self.cost_clock = time.thread_time if self._backend.inline else None
         self._next, self._running = threading.Lock(), threading.Semaphore(self.streams)
         metrics.describe(backend=self._backend.name, device=self._backend.device)
 
@@ -129,7 +132,7 @@ class Engine:
         return Placed(_interned(_flat(arrays)), placed)
 
     def warm(self, path: LoadedPath) -> None:
-        """Compiles every bucket of every stage that has no program yet; blocks.
+        """Compiles what one row needs that has no program yet; blocks. The rest follows.
 
         Raises WrongArrays if a component's arrays do not have the shapes that are needed.
         """
@@ -185,7 +188,7 @@ class Engine:
     def _run_group(self, group: Sequence[_Node], missing: Counter[Key]) -> Sequence[_Node]:
         """Computes a group, and what a fused program takes along; returns what it ended with."""
         program = group[0].stage.program
-        parts = split(buckets_of(self.programs.buckets, program), tokens_of(program), len(group))
+        parts = split(self.programs.ready(program), tokens_of(program), len(group))
         levels = self._levels(group, parts, missing)
         for level in levels:
             missing[level[0].key] -= len(level)

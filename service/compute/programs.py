@@ -1,18 +1,20 @@
 """The engine's compiled programs: one for each kind of stage and bucket, and fused ones.
 
 A fused program runs several stages in one call. It has the very operations of the single ones, so
-its answers are theirs bit for bit; what it saves is the way in and out of each call. Nothing waits
-for it: it is made in the background when the first path that it is good for has been loaded.
+its answers are theirs bit for bit; what it saves is the way in and out of each call. It is made in
+the background when the first path that it is good for has been loaded. A path waits for programs
+for one row only.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Protocol
 
 from service.compute.backends import Backend, Chain, Run
@@ -68,6 +70,8 @@ class Programs:
         self._programs: dict[_Name, Future[Any]] = {}  # of Run
         # By the first stage, the longest first: fused programs that are ready, for which rows.
         self._fused: dict[Program, list[tuple[Chain, frozenset[int]]]] = {}
+        self._made: dict[Program, dict[bool, set[int]]] = {}  # for which rows, by whether stacked
+        self._ready: dict[Program, tuple[int, ...]] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(COMPILING_THREADS, thread_name_prefix="compile")
         self._background = ThreadPoolExecutor(
@@ -80,16 +84,21 @@ class Programs:
         self._pool.shutdown(cancel_futures=True)
 
     def make(self, walk: Chain) -> None:
-        """Makes every program for the stages of a walk; blocks until the single ones are there."""
-        waiting: list[Future[Run]] = []
+        """Makes every program for the stages of a walk; blocks until those for one row are there.
+
+        Raises what one of those does. Programs for more rows are used as soon as they are there.
+        """
+        stages = tuple(dict.fromkeys(walk))
         with self._lock:
-            for program in dict.fromkeys(walk):
-                for rows in buckets_of(self.buckets, program):
-                    waiting.append(self._single(program, rows, stacked=False))
-                    if program.stackable and rows > 1:
-                        waiting.append(self._single(program, rows, stacked=True))
-        for compiling in waiting:
-            compiling.result()
+            first = [self._single(program, 1, stacked=False) for program in stages]
+            for rows, program in itertools.product(self.buckets[1:], stages):
+                if rows in buckets_of(self.buckets, program):
+                    self._single(program, rows, stacked=False)
+                    if program.stackable:
+                        self._single(program, rows, stacked=True)
+        wait(first)
+        for made in first:
+            made.result()
         if self._backend.fuses:
             with self._lock:
                 self._fuse(walk)
@@ -102,9 +111,29 @@ class Programs:
             self._programs[name] = found
         return found
 
+    def ready(self, program: Program) -> tuple[int, ...]:
+        """For how many rows there are programs; at least for one, once `make` has returned."""
+        return self._ready.get(program, (1,))
+
+    def wait(self) -> None:
+        """Until every program is there, or could not be made."""
+        with self._lock:
+            making = list(self._programs.values())
+        wait(making)
+
     def _compile_single(self, program: Program, rows: int, *, stacked: bool) -> Run:
-        self.memory.require_room(self._size((program,)))
-        return self._compile((program,), rows, stacked=stacked)
+        try:
+            self.memory.require_room(self._size((program,)))
+            run = self._compile((program,), rows, stacked=stacked)
+        except Exception as error:  # those for fewer rows go on to answer
+            logger.warning("event=program_not_made rows=%d error=%r", rows, error)
+            raise
+        with self._lock:
+            made = self._made.setdefault(program, {False: {1}, True: {1}})
+            made[stacked].add(rows)
+            usable = made[False] & made[True] if program.stackable else made[False]
+            self._ready[program] = tuple(sorted(usable))
+        return run
 
     def _size(self, chain: Chain) -> int:
         """Bytes that a program may take."""

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from starlette.requests import HTTPConnection
 
@@ -14,8 +14,7 @@ from service.access import ANONYMOUS, LOCAL
 from service.errors import Unavailable
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(NamedTuple):  # which is hashed and compared often, and by C
     """Whose it is what a request takes."""
 
     name: str  # as refusals say it

@@ -140,14 +140,18 @@ class Catalog:
             return path
         started = self._loader.clock()
         try:
-            job = slot.begin()
-            self._metrics.cache_misses.inc()
             # Shielded: a client that gives up must not cancel a load that others wait for.
-            path = await asyncio.shield(asyncio.wrap_future(job))
+            path = await asyncio.shield(self._begun(slot))
         except GatewayError as error:
             raise await self._explain(slot, slot.task, error) from None
         self._metrics.cache_miss_seconds.observe(self._loader.clock() - started)
         return path
+
+    def _begun(self, slot: Slot) -> asyncio.Future[LoadedPath]:
+        """A load, held by no frame that its error would hold in turn."""
+        job = slot.begin()
+        self._metrics.cache_misses.inc()
+        return asyncio.wrap_future(job)
 
     async def require(self, task: str) -> Entry:
         """Raises UnknownTask if there is none, having looked at the store before saying so."""

@@ -356,7 +356,8 @@ class _SnapshotCollector(Collector):
         )
         capacity = GaugeMetricFamily(
             "munet_capacity",
-            "Threads of a resource: engine (its streams), decoders, loop (the event loop).",
+            "Threads of a resource: engine (batches at the same time, while the rest of the "
+            "process needs as much as now), decoders, loop (the event loop).",
             labels=["resource"],
         )
         for resource, seconds in now.offered_s.items():

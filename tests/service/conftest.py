@@ -19,6 +19,8 @@ from tests.service.servers import Server
 from tests.service.systems import TINY, publish
 from tests.service.turns import Turns
 
+MAX_ROWS = 4  # of a batch: few programs to compile
+
 
 @pytest.fixture(scope="session")
 def compilations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -33,9 +35,10 @@ def compilations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def _compile(folder: str, root: Path) -> None:
     """What most tests need: no request's deadline has to bear a slow machine's compiler."""
     store, metrics = ModelStore(root, create=True), Metrics()
-    engine = Engine(metrics, max_rows=4, compilation_cache=folder)
+    engine = Engine(metrics, max_rows=MAX_ROWS, compilation_cache=folder)
     budget = Budget(2**30, Recency(metrics))
     engine.warm(Residency(store, engine.place, metrics, budget).load(publish(store, "plain")))
+    engine.programs.wait()
     engine.close()
 
 
@@ -59,7 +62,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, compilations: str) -> Itera
     variables = {
         "MUNET_STORE": store.url,
         "MUNET_COMPILATION_CACHE": compilations,
-        "MUNET_MAX_BATCH_ROWS": "4",
+        "MUNET_MAX_BATCH_ROWS": str(MAX_ROWS),
     }
     turns = Turns(folder)
     with Server(".", folder / "home", **variables, **turns.variables) as server:

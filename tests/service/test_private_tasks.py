@@ -151,11 +151,14 @@ def asked_by(gateway: Gateway, caller: str | None) -> dict[str, str]:
     return bearer(caller) if caller not in (None, LOCAL) else {}
 
 
+EACH_ITS_OWN = ("server-timing", "content-length", "x-request-id")
+
+
 def told(gateway: Gateway, caller: str | None, method: str, path: str, **options: Any) -> Any:
-    """All of an answer but its times."""
+    """All of an answer but its times and the name of its request."""
     headers = {**options.pop("headers", {}), **asked_by(gateway, caller)}
     answer = gateway.request(method, path, headers=headers, **options)
-    left = {k: v for k, v in answer.headers.items() if k not in ("server-timing", "content-length")}
+    left = {k: v for k, v in answer.headers.items() if k not in EACH_ITS_OWN}
     return answer.status_code, left, TIMES.sub(r'"\1":0', answer.text)
 
 

@@ -73,7 +73,7 @@ def test_pins_are_names_and_patterns() -> None:
 def test_cores_are_the_quota_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the processors of a large machine, of which a container has some time."""
     monkeypatch.setattr(Machine, "cores", lambda _: 3)
-    assert Settings("s").compute_threads == 2
+    assert Settings("s").compute_threads == 3
     assert Settings("s", workers=3).compute_threads == 1
 
 

@@ -34,6 +34,7 @@ class Backend(Protocol):
     name: str
     device: str
     streams: int  # runs at the same time that are of use
+    inline: bool  # programs run in the thread that calls, whose time is all that they cost
     fuses: bool  # whether programs of several stages pay, and answer the same bit for bit
 
     def place(self, kind: str, tree: Any) -> Any:

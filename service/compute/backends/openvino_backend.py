@@ -5,16 +5,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import io
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from queue import LifoQueue
+from queue import Empty, LifoQueue
+from threading import Semaphore
 from typing import Any
 
 import numpy as np
@@ -23,8 +27,11 @@ from numpy.typing import NDArray
 from service.compute.backends import Chain, Compiled, Run, openvino_graph
 from service.compute.backends.keeping import not_kept
 from service.compute.backends.openvino_library import ov
+from service.compute.priority import BACKGROUND, give_way
 
 logger = logging.getLogger(__name__)
+# Memory that is free goes back to the system; only glibc has this.
+_give_back = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)
 F32 = NDArray[np.float32]
 DIGEST_BYTES = 32
 
@@ -45,15 +52,19 @@ class OpenVinoBackend:
     """Programs are graphs of a fixed number of rows, compiled for this processor."""
 
     name = "openvino"
+    inline = True
     fuses = True
 
     def __init__(self, compilation_cache: str | None, threads: int) -> None:
         """`compilation_cache` is the folder that keeps compiled programs over restarts.
 
         Each of `threads` runs programs by itself. Streams of OpenVINO's own would hand each run
-        over to another thread; here a program is made once for each thread that may run it.
+        over to another thread; here a program has a copy for each thread that runs it meanwhile.
         """
         self.streams = threads
+        self._copying = ThreadPoolExecutor(
+            1, thread_name_prefix="copy", initializer=give_way, initargs=(BACKGROUND,)
+        )
         self._core = ov.Core()
         self.device = str(self._core.get_property("CPU", "FULL_DEVICE_NAME"))
         self._settings: dict[str, Any] = {
@@ -71,7 +82,8 @@ class OpenVinoBackend:
         self._version = f"{ov.__version__} {self.device} {self._settings} {graphs}"
 
     def close(self) -> None:
-        """Nothing is held for the process."""
+        """Ends the thread that makes copies of programs."""
+        self._copying.shutdown(cancel_futures=True)
 
     def place(self, kind: str, tree: Any) -> _Placed:
         """Arrays in the order in which programs read them."""
@@ -90,9 +102,14 @@ class OpenVinoBackend:
             blob = first.export_model().getvalue()
             if self._cache is not None:
                 _keep(self._cache, key, blob)
-        others = [self._import(blob) for _ in range(1, self.streams)]
-        run = _runner([first, *others], (rows, *chain[-1].result_shape), stacked=stacked)
-        return Compiled(run, cached)
+        shape = (rows, *chain[-1].result_shape)
+        copies = _Copies(first, shape[0], self.streams, partial(self._copy, blob))
+        return Compiled(_runner(copies, shape, stacked=stacked), cached)
+
+    def _copy(self, blob: bytes, add: Callable[[ov.CompiledModel], None]) -> None:
+        """In the background: a batch does not wait for it."""
+        with suppress(RuntimeError):  # the back end has been closed
+            self._copying.submit(lambda: add(self._import(blob)))
 
     def _import(self, blob: bytes) -> ov.CompiledModel:
         return self._core.import_model(io.BytesIO(blob), "CPU", self._settings)
@@ -134,14 +151,59 @@ def _keep(folder: Path, name: str, blob: bytes) -> None:
         not_kept(folder.parent, error)
 
 
-def _runner(models: Sequence[ov.CompiledModel], shape: tuple[int, ...], *, stacked: bool) -> Run:
-    """Runs at most as many at the same time as there are models; who comes then waits."""
-    idle = LifoQueue[tuple[ov.InferRequest, _Stack]]()
-    for model in models:
-        idle.put((model.create_infer_request(), _Stack(shape[0])))
+class _Copies:
+    """Of one program: one at first, and one more each time that a thread finds all in use."""
+
+    def __init__(
+        self,
+        first: ov.CompiledModel,
+        rows: int,
+        most: int,
+        make: Callable[[Callable[[ov.CompiledModel], None]], None],
+    ) -> None:
+        """`make` makes a copy, later, and adds it; there are at most so many in all."""
+        self._rows, self._make = rows, make
+        self._idle = LifoQueue[tuple[ov.InferRequest, _Stack]]()
+        self._more = Semaphore(most - 1)  # that may still be made
+        self._add(first)
+
+    def _add(self, model: ov.CompiledModel) -> None:
+        self.put((_tried(model), _Stack(self._rows)))
+
+    def get(self) -> tuple[ov.InferRequest, _Stack]:
+        """One that nobody uses; waits for it."""
+        try:
+            return self._idle.get_nowait()
+        except Empty:
+            if self._more.acquire(blocking=False):
+                self._make(self._add)
+            return self._idle.get()
+
+    def put(self, copy: tuple[ov.InferRequest, _Stack]) -> None:
+        """It is not used any more."""
+        self._idle.put(copy)
+
+
+def _tried(model: ov.CompiledModel) -> ov.InferRequest:
+    """Ready to run, after a run on zeros.
+
+    Before its first run a program holds memory of its own for all its inputs, the weights among
+    them; from then on it uses what it is given.
+    """
+    request = model.create_infer_request()
+    for index, port in enumerate(model.inputs):
+        zeros = np.zeros(tuple(port.shape), np.float32)
+        request.set_input_tensor(index, ov.Tensor(zeros, shared_memory=True))
+    request.infer()
+    _give_back(0)
+    return request
+
+
+def _runner(copies: _Copies, shape: tuple[int, ...], *, stacked: bool) -> Run:
+    """Runs at most as many at the same time as there are copies; who comes then waits."""
 
     def run(weights: Sequence[Sequence[_Placed]], x: F32) -> F32:
-        request, stack = idle.get()
+        request, stack = copies.get()
         try:
             used = stack.fill(weights) if stacked else weights[0]
             tensors = (tensor for placed in used for tensor in placed.tensors)
@@ -152,7 +214,7 @@ def _runner(models: Sequence[ov.CompiledModel], shape: tuple[int, ...], *, stack
             request.set_output_tensor(0, ov.Tensor(result, shared_memory=True))
             request.infer()
         finally:
-            idle.put((request, stack))
+            copies.put((request, stack))
         return result
 
     return run

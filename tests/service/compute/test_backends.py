@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax._src import compilation_cache as jax_cache
 
-from service.compute.backends import Backend, Compiled
+from service.compute.backends import Backend, Compiled, openvino_backend
 from service.compute.backends.jax_backend import JaxBackend
 from service.compute.backends.openvino_backend import OpenVinoBackend
 from service.compute.paths import Program, cut
 from tests.service.systems import TINY, random_component
-from tests.service.waiting import PATIENCE_S
+from tests.service.waiting import PATIENCE_S, eventually
 from vit import Architecture, shapes
 
 ROOT = Path(__file__).parents[3]
@@ -320,3 +320,22 @@ def test_programs_that_are_compiled_at_once_are_all_kept(
     )
     assert cached() == [False, False]
     assert cached() == [True, True]
+
+
+def test_a_program_is_copied_when_a_thread_finds_it_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the background, and never more often than threads may run it."""
+    monkeypatch.setattr(openvino_backend, "_tried", lambda model: model)
+    asked: list[Callable[[Any], None]] = []
+    copies = openvino_backend._Copies("first", 1, 2, asked.append)  # type: ignore[arg-type]
+    first = copies.get()
+    assert first[0] == "first" and not asked
+    copies.put(first)
+    assert copies.get() is first and not asked, "one thread after the other needs no copy"
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(copies.get) for _ in range(2)]
+        eventually(lambda: bool(asked))
+        asked[0]("second")
+        eventually(lambda: any(one.done() for one in waiting))
+        copies.put(first)
+        assert {one.result()[0] for one in waiting} == {"first", "second"}
+    assert len(asked) == 1

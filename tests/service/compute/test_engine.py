@@ -52,6 +52,7 @@ class System:
     def load(self, published: Published) -> LoadedPath:
         path = self.residency.load(published)
         self.engine.warm(path)
+        self.engine.programs.wait()
         return path
 
     def count(self, name: str, **labels: str) -> float:

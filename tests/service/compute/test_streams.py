@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from service.compute.batching import Ask, Batcher, Limits
+from service.compute.cores import Cores
 from service.errors import GatewayError, TaskQueueFull
 from tests.service.compute.test_batching import FAR, Answer, Clock, soon, story
 from tests.service.simulation import AtOnce
@@ -38,6 +39,13 @@ class Held:
         assert await asyncio.to_thread(self.begun.acquire, timeout=PATIENCE_S)
 
 
+def two_streams(run: Callable[[Sequence[int]], Sequence[int]], **more: Any) -> Batcher[int, int]:
+    """Both may run, whatever else this process does."""
+    batcher = Batcher[int, int](run, WAITING, **more)
+    batcher._cores = Cores(2, lambda: 0.0)
+    return batcher
+
+
 def submit(batcher: Batcher[int, int], row: int, task: str = "a", **more: Any) -> Answer:
     return batcher.submit(Ask([task], [1.0], FAR, **more), lambda: [row], AtOnce())
 
@@ -45,22 +53,22 @@ def submit(batcher: Batcher[int, int], row: int, task: str = "a", **more: Any) -
 @story
 async def test_each_stream_runs_a_batch_while_the_other_does() -> None:
     run = Held()
-    batcher = Batcher[int, int](run, WAITING)
+    batcher = two_streams(run)
     for size in (1, 2, 4):
         for _ in range(4):
-            batcher._pace.note(size, float(size), 1e-9)
+            batcher._pace.note(size, float(size), 1e-9, 1e-9)
     batcher.start()
-    answers = []
-    for row in range(2):
-        answers.append(submit(batcher, row))
-        await run.wait()
-    answers += [submit(batcher, row) for row in range(2, 5)]
-    assert run.batches == [[0], [1]] and len(batcher) == 3
+    answers = [submit(batcher, 0)]
+    await run.wait()
+    answers += [submit(batcher, row) for row in range(1, 4)]
+    assert run.batches == [[0]] and len(batcher) == 3, "too few for a batch beside another"
+    answers.append(submit(batcher, 4))
+    await run.wait()
+    assert run.batches == [[0], [1, 2, 3, 4]]
     assert batcher.alive
-    run.end(3)
+    run.end(2)
     for row, answer in enumerate(answers):
         assert (await soon(answer))[0].answer == row
-    assert run.batches[2] == [2, 3, 4]
     batcher.stop()
     assert not batcher.alive
 
@@ -73,7 +81,7 @@ async def test_one_after_the_other_runs_on_the_same_stream() -> None:
         names.append(threading.current_thread().name)
         return rows
 
-    batcher = Batcher[int, int](run, WAITING)
+    batcher = two_streams(run)
     batcher.start()
     for row in range(8):
         await asyncio.to_thread(eventually, lambda: all(one.idle for one in batcher._streams))
@@ -85,7 +93,7 @@ async def test_one_after_the_other_runs_on_the_same_stream() -> None:
 @story
 async def test_a_stream_that_was_woken_for_what_another_took_is_woken_again() -> None:
     run = Held()
-    batcher = Batcher[int, int](run, WAITING)
+    batcher = two_streams(run)
     batcher.start()
     await asyncio.to_thread(eventually, lambda: all(one.idle for one in batcher._streams))
     first = batcher._streams[0]
@@ -118,8 +126,8 @@ async def test_what_fits_into_the_next_batches_runs_in_the_order_of_arrival() ->
 @story
 async def test_a_request_is_certain_of_its_turn_while_any_stream_is_free() -> None:
     clock, run = Clock(), Held()
-    batcher = Batcher[int, int](run, WAITING, clock=clock)
-    batcher._pace.note(1, 1.0, 10.0)
+    batcher = two_streams(run, clock=clock)
+    batcher._pace.note(1, 1.0, 10.0, 10.0)
     batcher.start()
     soon_enough = Ask(["a"], [1.0], 1.0)  # forecasts say 10 s
     batcher.check(soon_enough)
@@ -139,7 +147,7 @@ async def test_two_streams_are_through_what_waits_in_half_the_time() -> None:
     seconds = {}
     for streams in (1, 2):
         batcher = Batcher[int, int](Held(), Limits(4, 8, 16, streams=streams), clock=Clock())
-        batcher._pace.note(1, 1.0, 10.0)
+        batcher._pace.note(1, 1.0, 10.0, 10.0)
         for row in range(4):
             submit(batcher, row)
         with pytest.raises(TaskQueueFull) as refused:

@@ -109,8 +109,10 @@ def test_an_image_that_is_late_is_not_decoded(
     monkeypatch.setattr("service.images.File.look", lambda *_: decoded.append(1))
     busy = threading.Event()
     hold(tight, busy)
-    refused(tight.classify("plain", png(1), munet_deadline_ms="100"), 504, "deadline")
-    busy.set()
+    try:
+        refused(tight.classify("plain", png(1), munet_deadline_ms="100"), 504, "deadline")
+    finally:
+        busy.set()
     monkeypatch.undo()
     assert tight.classify("plain", png(1)).status_code == 200
     assert not decoded

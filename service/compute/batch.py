@@ -1,0 +1,55 @@
+"""One batch: what is in it, what may still join, and what is reported of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from service.compute.request import Request
+
+RowT = TypeVar("RowT")
+AnswerT = TypeVar("AnswerT")
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """What was dispatched, for the metrics."""
+
+    rows: int
+    tasks: int
+    reason: str  # full | engine_free
+    waits: Sequence[float] = field(default=(), compare=False)  # of each request, in seconds
+
+
+class Batch(Generic[RowT, AnswerT]):
+    """A batch on its way to be full."""
+
+    def __init__(self, limit: int, free_rows: Callable[[int], int]) -> None:
+        self._limit = limit  # rows
+        self._free_rows = free_rows
+        self._light_rows = 0
+        self.requests: list[Request[RowT, AnswerT]] = []
+        self.rows = 0
+        self.work = 0.0
+
+    @property
+    def full(self) -> bool:
+        """Whether no further row may join."""
+        return self.rows >= self._limit
+
+    def has_room(self, request: Request[RowT, AnswerT]) -> bool:
+        """Whether it may join without making it too large, or a light task's wait long."""
+        rows = self.rows + len(request.rows)
+        if not self.requests:
+            return True
+        if self._light_rows and not request.light and rows > self._free_rows(self._light_rows):
+            return False
+        return rows <= self._limit
+
+    def add(self, request: Request[RowT, AnswerT]) -> None:
+        """Joins it."""
+        self.requests.append(request)
+        self.rows += len(request.rows)
+        self.work += request.ask.work
+        self._light_rows += len(request.rows) if request.light else 0

@@ -1,0 +1,63 @@
+"""How many batches may run at the same time: as many as there are cores that nothing else needs.
+
+The event loop and decoding of the same process go first. Where they take a core, as under a flood
+that is refused, one more batch would only take turns with them: requests would wait longer, and
+fewer of them would be answered.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+WINDOW_S = 0.25  # of which the rest of the process is known
+# Where this many requests come for one that is let in, the event loop, which refuses the others,
+# has a core for itself until so long afterwards: it would get less than it needs.
+FLOOD, HELD_S = 3, 1.0
+SPARED = 0.75  # of a core: what the rest may take and still leave it to a batch
+
+
+class Cores:
+    """For one thread at a time."""
+
+    def __init__(
+        self,
+        cores: int,
+        rest_s: Callable[[], float],
+        came: Callable[[], tuple[int, int]] = lambda: (0, 0),
+    ) -> None:
+        """`rest_s` says how many seconds of processors all but the batches have taken, `came` how
+        many requests came and how many of them were let in.
+        """
+        self._cores = cores
+        self._rest_s = rest_s
+        self._came = came
+        self._before_came = came()
+        self._flooded = -math.inf  # when it was last
+        self._since = self._before = 0.0
+        self._free = cores
+
+    def free(self, now: float) -> int:
+        """For batches, at this time of a clock in seconds: at least one, at most all."""
+        passed = now - self._since
+        if passed >= WINDOW_S:
+            rest_s, came = self._rest_s(), self._came()
+            taken = (rest_s - self._before) / passed
+            (asked, let_in), (asked_before, let_in_before) = came, self._before_came
+            if asked - asked_before > FLOOD * (let_in - let_in_before):
+                self._flooded = now
+            most = self._cores - (now - self._flooded < HELD_S)
+            self._free = max(1, min(most, int(self._cores - taken + SPARED)))
+            self._since, self._before, self._before_came = now, rest_s, came
+        return self._free
+
+
+def seconds_of_others(threads: Sequence[int]) -> float:
+    """Of processors, that this process has taken without these threads (their `ident`)."""
+    seconds = time.process_time()
+    for thread in threads:
+        with suppress(OSError, AttributeError):  # it has ended, or this system does not tell
+            seconds -= time.clock_gettime(time.pthread_getcpuclockid(thread))
+    return seconds
