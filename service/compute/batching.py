@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 
 from service.compute.admission import Admission, Limits
 from service.compute.batch import Batch, BatchReport
-from service.compute.cores import Cores, seconds_of_others
+from service.compute.cores import Cores, own_clock, seconds_of_others
 from service.compute.decoders import Threads
 from service.compute.fair_queue import Ask, FairQueue
 from service.compute.pace import Pace
@@ -46,6 +46,7 @@ class _Stream:
     changed: threading.Condition  # on the batcher's lock: rows wait for it, or it has to end
     idle: bool = False  # it waits for rows
     thread: threading.Thread | None = None
+    clock: int | None = None  # of the processor's time that it takes
     busy_until: float | None = None  # forecast, while a batch runs
     free_since: float = math.inf  # end of the batch that this one followed without a pause
 
@@ -264,8 +265,7 @@ class Batcher(Generic[RowT, AnswerT]):
         return enough and self._running < self._cores.free(self._clock())
 
     def _rest_s(self) -> float:
-        threads = (one.thread.ident for one in self._streams if one.thread is not None)
-        return seconds_of_others([ident for ident in threads if ident is not None])
+        return seconds_of_others(one.clock for one in self._streams if one.clock is not None)
 
     def _wait(self, mine: _Stream, timeout_s: float | None) -> None:
         """For rows and a core, with the lock held."""
@@ -360,6 +360,7 @@ class Batcher(Generic[RowT, AnswerT]):
 
     def _loop(self, stream: int) -> None:
         give_way(BATCH)
+        self._streams[stream].clock = own_clock()
         while not self._stopping:
             self.step(stream=stream)
 

@@ -8,8 +8,9 @@ fewer of them would be answered.
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 WINDOW_S = 0.25  # of which the rest of the process is known
@@ -54,10 +55,20 @@ class Cores:
         return self._free
 
 
-def seconds_of_others(threads: Sequence[int]) -> float:
-    """Of processors, that this process has taken without these threads (their `ident`)."""
+def own_clock() -> int | None:
+    """The clock of the processor's time that the calling thread takes, where there are such.
+
+    Only a thread that runs may be asked for: of one that has ended, the C library reads memory that
+    is not there.
+    """
+    clock_of = getattr(time, "pthread_getcpuclockid", None)
+    return None if clock_of is None else clock_of(threading.get_ident())
+
+
+def seconds_of_others(clocks: Iterable[int]) -> float:
+    """Of processors, that this process has taken without the threads of these clocks."""
     seconds = time.process_time()
-    for thread in threads:
-        with suppress(OSError, AttributeError):  # it has ended, or this system does not tell
-            seconds -= time.clock_gettime(time.pthread_getcpuclockid(thread))
+    for clock in clocks:
+        with suppress(OSError):  # the thread has ended
+            seconds -= time.clock_gettime(clock)
     return seconds
