@@ -30,7 +30,7 @@ class Pod:
     def __init__(self) -> None:
         pace = Pace(1)
         for _ in range(8):
-            pace.note(1, 1.0, ROW_S)
+            pace.note(1, 1.0, ROW_S, ROW_S)
         self.admission = Admission(Limits(1, 256, 1024), pace)
         self.now, self.left = 0.0, 0.0  # of what was let in, and is computed in order
         self.waiting: deque[Ask] = deque()
@@ -44,7 +44,7 @@ class Pod:
             self.compute(came + turn * seconds / count)
             ask = Ask(["a"], [1.0], self.now + 10.0)
             try:
-                self.admission.check(ask, self.now, self.now if self.waiting else None)
+                self.admission.check(ask, self.now, self.now if self.waiting else None, 1)
             except GatewayError:
                 self.refused += 1
                 continue
