@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -163,18 +164,23 @@ os._exit(9)  # without a word, as a process that is killed
 """
 
 
+MAIN = """
+import json, signal, subprocess, sys
+told = []
+signal.signal(signal.SIGUSR1, lambda number, _: told.append(number))
+folder, begins, *orders = sys.argv[1:]
+codes = [subprocess.run([sys.executable, "-c", begins, folder, what]).returncode for what in orders]
+print(json.dumps([codes, len(told)]))
+"""
+
+
 @pytest.mark.parametrize("first", ["dies", "starts"])
 def test_workers_that_end_before_they_start_end_the_gateway(tmp_path: Path, first: str) -> None:
     """As the kernel ends what takes too much memory: else the port is open and silent for ever."""
-    told: list[int] = []
-    before = signal.signal(signal.SIGUSR1, lambda number, _: told.append(number))
-    try:
-        codes = []
-        for what in (first, "dies", "dies", "dies", "dies"):
-            command = [sys.executable, "-c", BEGINS, str(tmp_path), what]
-            codes.append(subprocess.run(command, cwd=ROOT, check=False).returncode)
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+    orders = (first, "dies", "dies", "dies", "dies")
+    command = [sys.executable, "-c", MAIN, str(tmp_path), BEGINS, *orders]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    codes, told = json.loads(done.stdout)
     if first == "starts":  # a successor is tried again
         assert codes == [9] * 5 and not told
     else:
