@@ -23,6 +23,11 @@ def give_back_large_blocks() -> None:
     mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
+def give_back_free_memory() -> None:
+    """What C's library keeps for later goes back to the system; only glibc has this."""
+    getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
+
+
 class DecodeMemory:
     """A number of bytes that pictures share; who does not fit waits, first come, first served.
 

@@ -11,7 +11,6 @@ is really left, and components go before the kernel ends a process.
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -19,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from model_store.machine import Limit, Machine
+from service.decode_memory import give_back_free_memory
 from service.errors import SettingsError
 from service.processes import PID
 from service.settings import Bytes, Settings
@@ -113,7 +113,6 @@ class Headroom:
         self._machine = machine
         self._workers = workers
         self._promised = promised
-        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)
 
     def left(self) -> int:
         """Bytes, beside those that are promised; less than 0 where others have taken these."""
@@ -123,5 +122,5 @@ class Headroom:
         """Whether so many bytes are left, also of those that C's library keeps for later."""
         if self.left() >= needed:
             return True
-        self._trim(0)
+        give_back_free_memory()
         return self.left() >= needed

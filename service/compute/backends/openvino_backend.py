@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import io
 import logging
@@ -28,10 +27,9 @@ from service.compute.backends import Chain, Compiled, Run, openvino_graph
 from service.compute.backends.keeping import not_kept
 from service.compute.backends.openvino_library import ov
 from service.compute.priority import BACKGROUND, give_way
+from service.decode_memory import give_back_free_memory
 
 logger = logging.getLogger(__name__)
-# Memory that is free goes back to the system; only glibc has this.
-_give_back = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)
 F32 = NDArray[np.float32]
 DIGEST_BYTES = 32
 
@@ -195,7 +193,7 @@ def _tried(model: ov.CompiledModel) -> ov.InferRequest:
         zeros = np.zeros(tuple(port.shape), np.float32)
         request.set_input_tensor(index, ov.Tensor(zeros, shared_memory=True))
     request.infer()
-    _give_back(0)
+    give_back_free_memory()
     return request
 
 
