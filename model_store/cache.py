@@ -154,7 +154,7 @@ class BlobCache:
                 excess -= size
 
     def _limit(self, taken: int) -> int:
-        """The cache's own, where its blobs take so many bytes."""
+        """The cache's own, where its blobs take this many bytes."""
         if self._limit_bytes is not None:
             return self._limit_bytes
         found = os.statvfs(self._directory)

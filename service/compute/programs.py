@@ -28,7 +28,7 @@ COMPILING_THREADS = 2
 BUCKET_TOKENS = 1024  # in one call at most: more would take memory and save nothing
 CALL_TOKENS = 16  # what a call costs, in tokens: its weights are read from memory
 FUSED = 4  # equal stages of a fused program
-MOST_FUSED = 96  # stages in all fused programs: each takes about 0.8 MB, for each stream
+MOST_FUSED = 96  # stages in all fused programs: each takes about 0.8 MB, and so does a copy
 
 # What a program may take while it is made and afterwards: copies of its weights in its own layout.
 WEIGHT_COPIES, PROGRAM_BYTES = 2, 2**24
@@ -40,11 +40,11 @@ class Memory(Protocol):
     """What is left for programs beside components."""
 
     def require_room(self, size: int) -> None:
-        """Makes room for so many bytes; raises where that cannot be done."""
+        """Makes room for this many bytes; raises where that cannot be done."""
         ...
 
     def has_spare(self, size: int) -> bool:
-        """Whether so many bytes are left that components will not need."""
+        """Whether this many bytes are left that components will not need."""
         ...
 
 
