@@ -107,7 +107,13 @@ class OpenVinoBackend:
     def _copy(self, blob: bytes, add: Callable[[ov.CompiledModel], None]) -> None:
         """In the background: a batch does not wait for it."""
         with suppress(RuntimeError):  # the back end has been closed
-            self._copying.submit(lambda: add(self._import(blob)))
+            self._copying.submit(self._add_copy, blob, add)
+
+    def _add_copy(self, blob: bytes, add: Callable[[ov.CompiledModel], None]) -> None:
+        try:
+            add(self._import(blob))
+        except Exception as error:  # threads go on to wait for the copies that there are
+            logger.warning("event=program_not_copied error=%r", error)
 
     def _import(self, blob: bytes) -> ov.CompiledModel:
         return self._core.import_model(io.BytesIO(blob), "CPU", self._settings)

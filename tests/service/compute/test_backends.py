@@ -339,3 +339,14 @@ def test_a_program_is_copied_when_a_thread_finds_it_in_use(monkeypatch: pytest.M
         copies.put(first)
         assert {one.result()[0] for one in waiting} == {"first", "second"}
     assert len(asked) == 1
+
+
+def test_a_copy_that_cannot_be_made_is_told(
+    backends: tuple[Backend, Backend], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those that there are go on to answer."""
+    _, openvino = backends
+    assert isinstance(openvino, OpenVinoBackend)
+    added: list[Any] = []
+    openvino._add_copy(b"no program", added.append)
+    assert not added and "event=program_not_copied" in caplog.text
