@@ -35,8 +35,19 @@ def tight(tmp_path: Path, compilations: str) -> Iterator[Gateway]:
     publish(store, "other")
     made = Gateway(store, compilations, decode_threads=1, upload_memory=20_000)
     assert made.classify("plain", png(1)).status_code == 200
+    # The engine lets go of the picture a moment after its answer.
+    eventually(lambda: nothing_held(made.app.state.runtime.intake))
     yield made
     made.close()
+
+
+def nothing_held(intake: Intake) -> bool:
+    try:
+        intake.take(20_000)
+    except Unavailable:
+        return False
+    intake.give(20_000)
+    return True
 
 
 def hold(gateway: Gateway, until: threading.Event) -> None:
