@@ -2,7 +2,7 @@
 
 The order is the published systems': JPEG quality, crop, flip, brightness, contrast, saturation,
 hue, then bilinear resize and clip. The first systems change the image scaled to [-1, 1]
-(spec/munet.md §5), the later ones its bytes (spec/mu3net.md §6), with TensorFlow's rounding.
+and the later ones its bytes (SYSTEMS.md, Images), with TensorFlow's rounding.
 Every strength is a traced value: changing one compiles nothing, and an operation whose strength
 is 0 is neither visible nor paid for, unless a batch holds several strengths (under vmap).
 """

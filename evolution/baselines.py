@@ -1,7 +1,7 @@
 """The papers' baselines: an experiment's tasks, root and training budget, without the search.
 
 Each task's children all start from the root and train as long as all generations of a search
-together (spec/munet.md §8); the best by validation is kept.
+together (SYSTEMS.md, Baselines); the best by validation is kept.
 
     finetune-all    every component is copied and trained
     freeze:N        blocks 0 .. N-1 and all below stay the root's, shared

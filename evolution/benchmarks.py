@@ -1,4 +1,4 @@
-"""The published benchmarks as task lists, in their order (spec/benchmarks.md §1).
+"""The published benchmarks as task lists, in their order (EXPERIMENTS.md, Task lists).
 
 VTAB, VTAB-1k and the 124 tasks have names that `evolution.vtab` knows; all others are names of
 TensorFlow Datasets. `private:` marks a task that no other task may start from.

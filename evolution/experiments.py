@@ -1,9 +1,9 @@
 """Named experiments: method, tasks, sizes and search space.
 
 Names are METHOD-BENCHMARK. Methods: munet, mu2net, mu2net-plus. Benchmarks of the papers: cmaterdb,
-chars, vdd, vit, vtab-full, vtab-1k (spec/benchmarks.md §1); sizes and defaults are those of the
-published configurations (spec/munet.md §7, spec/mu2net.md §5, spec/mu3net.md §6) on one device. The
-root is the published AugReg file of the size, downloaded on first use, unless --root names another.
+chars, vdd, vit, vtab-full, vtab-1k (EXPERIMENTS.md, Task lists). Sizes and defaults are those of
+the published configurations (EXPERIMENTS.md, Runs) on one device. The root is the published AugReg
+file of the size, downloaded on first use, unless --root names another.
     Command:  python -m evolution run mu2net-cmaterdb --store STORE --seed 0
 chars5
     The five data sets of Chars that are small to fetch, with a budget for 2 cores, from the shipped
@@ -87,7 +87,7 @@ class Experiment:
         return math.ceil(examples / self.batch_size)
 
     def validation_count(self, available: int) -> int:
-        """How many validation examples are used: whole batches of equal size (munet.md §2)."""
+        """How many validation examples are used, in whole batches (SYSTEMS.md, Length)."""
         cap = self.validation_examples
         if cap <= available:
             return cap // self.batch_size * self.batch_size or cap

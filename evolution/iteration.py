@@ -1,8 +1,8 @@
 """One search for a better path of a task: in a run a task iteration, of an agent a cycle.
 
-Rules: spec/munet.md §3-§4, spec/mu2net.md §3-§4, spec/mu3net.md §5. All randomness of a generation
-is derived from the seed and its place in the search: one that was stopped and resumed makes the
-same decisions as one that never stopped.
+Rules: SYSTEMS.md, Search. All randomness of a generation is derived from the seed and its place in
+the search: a search that was stopped and resumed makes the same decisions as one that never
+stopped.
 """
 
 from __future__ import annotations

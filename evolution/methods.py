@@ -84,8 +84,8 @@ MU2NET = Method(
 )
 
 # The paper's code was never published by itself. Where it is not known to differ, this is the
-# single-path agent whose notebook is said to hold it (spec/mu2net_plus.md): so the fallback parent
-# is uniform, not μ2Net's walk over the seeds.
+# single-path agent whose notebook is said to hold it (SYSTEMS.md, Open questions): so the fallback
+# parent is uniform, not μ2Net's walk over the seeds.
 MU2NET_PLUS = Method(
     name="mu2net-plus",
     parent_decay=0.5,
@@ -104,10 +104,11 @@ MU2NET_PLUS = Method(
     splits="mu2net",
 )
 
-# The agents' notebook is the one that holds μ2Net+: what differs is who runs it (spec/mu3net.md).
+# The agents' notebook is the one that holds μ2Net+. What differs is who runs it (SYSTEMS.md,
+# Agents).
 MU3NET = replace(MU2NET_PLUS, name="mu3net")
 
-# Single-path agents of the later notebook (spec/mu4net.md §2).
+# Single-path agents of the later notebook (SYSTEMS.md, Agents).
 MU4NET = replace(
     MU3NET,
     name="mu4net",

@@ -1,7 +1,7 @@
 """Parent -> child: whom to start from, which hyperparameters change, which components are copied.
 
 Pure decisions over the population and a generator of random numbers; nothing is trained here.
-Rules: spec/munet.md §4, spec/mu2net.md §4, spec/mu2net_plus.md §3; which of them holds is what the
+Rules: SYSTEMS.md, Sampling; which of them holds is what the
 experiment's method says.
 """
 
@@ -88,7 +88,7 @@ def mutates(
     """Draws whether a mutation happens.
 
     Where rates are learned, that of this mutation is first itself mutated, with the path's general
-    rate, and written to `hp`, the child's hyperparameters (spec/mu2net_plus.md §3).
+    rate, and written to `hp`, the child's hyperparameters (SYSTEMS.md, Learned rates).
     """
     general = experiment.defaults[RATE]
     if RATE in experiment.ranges:  # otherwise it is fixed, whatever a parent had elsewhere

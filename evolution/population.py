@@ -3,7 +3,7 @@
 Paths belong to owners: a task within a run, a publisher among agents. Owners lock components, share
 their cost, and count the children that their paths had.
 
-Rules: spec/munet.md §2-§4, spec/mu2net.md §2-§4, spec/mu2net_plus.md §4. Plain Python and NumPy.
+Rules: SYSTEMS.md, Components, and SYSTEMS.md, Score. Plain Python and NumPy.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Score:
 def accounted_params(path: Path, root_counts: bool = False) -> float:
     """Parameters, each component's split evenly between the owners that use it.
 
-    With `root_counts`, the root is a user like any other (spec/mu2net_plus.md §4).
+    With `root_counts`, the root is a user like any other (SYSTEMS.md, Score).
     """
     nobody = set() if root_counts else {ROOT}
     return sum(c.num_params / len((c.locks | {path.owner}) - nobody) for c in path.components)

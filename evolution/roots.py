@@ -75,7 +75,7 @@ def load_root(spec: str, image_size: int, num_layers: int, cache: Path | None = 
     `random:Ti/16` (any size / patch) · `shipped` · `augreg:FILE_OR_URL[#sha256=HEX]` ·
     `hf:DIRECTORY` (Hugging Face or timm). Position embeddings are resampled to `image_size`; what
     the file lacks, and the head, is fresh. Behind the components of the architecture, in forward
-    order, come those that paths may grow into: the file's further blocks (spec/mu2net.md §8) and,
+    order, come those that paths may grow into: the file's further blocks (SYSTEMS.md, Network) and,
     as POSITION_SOURCE, its own position embeddings if they were resampled. Downloads are kept in
     `cache`, by default ~/.cache/munet/roots. Raises RootError.
     """

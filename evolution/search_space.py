@@ -1,6 +1,6 @@
 """The published search spaces: the values that each hyperparameter may take, in order.
 
-Sources: spec/munet.md §7, spec/mu2net.md §5, spec/mu3net.md §6. A hyperparameter without a range
+Side by side: EXPERIMENTS.md, Search spaces. A hyperparameter without a range
 keeps its default.
 """
 

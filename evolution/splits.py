@@ -1,4 +1,4 @@
-"""Which parts of a TensorFlow data set train, select and test (spec/benchmarks.md §2).
+"""Which parts of a TensorFlow data set train, select and test (EXPERIMENTS.md, Splits).
 
 A rule names TFDS split expressions; what the table does not name follows the default rule. VTAB's
 tasks have splits of their own (evolution/vtab.py).

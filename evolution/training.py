@@ -4,7 +4,7 @@ A call of `train_steps` is one loop on the device over data that lies there alre
 program depends on the architecture, the batch size, the depth of the frozen prefix, and the shape
 of the data, which callers pad so that most tasks share one, only: hyperparameters, the number of
 steps and the choice of trainable components above the prefix are traced values, so children of one
-shape share programs. Numbers of the optimiser: spec/munet.md §5 and spec/mu2net.md §8.
+shape share programs. Numbers of the optimiser: SYSTEMS.md, Optimiser.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _sgd(
     norm = optax.tree.norm(grads)
     grads = grads * jnp.where(norm < MAX_GRADIENT_NORM, 1.0, MAX_GRADIENT_NORM / norm)
     # The original keeps momentum in bfloat16, which rounds the coefficient too; its look-ahead
-    # and the step itself use exact numbers (spec/mu2net.md §8).
+    # and the step itself use exact numbers (SYSTEMS.md, Optimiser).
     rounded = jnp.asarray(hp.momentum, jnp.bfloat16).astype(jnp.float32)
     update = grads + rounded * momentum.astype(jnp.float32)
     ahead = jnp.where(hp.nesterov > 0, grads + hp.momentum * update, update)
@@ -264,7 +264,7 @@ def forward_flops(arch: Architecture) -> float:
     """Floating-point operations of a forward pass of one image, by XLA's own count.
 
     Counted on the unoptimised program, so that it is the same on every machine
-    (spec/mu2net_plus.md §4).
+    (SYSTEMS.md, Score).
     """
     params = {name: shapes(arch, name) for name in arch.component_names}
     image = jax.ShapeDtypeStruct((1, arch.image_size, arch.image_size, 3), jnp.float32)

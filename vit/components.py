@@ -1,7 +1,7 @@
 """One Flax module per kind of component, applied functionally over plain dicts of arrays.
 
 Names and parameter trees are those of the published checkpoints, so that their layers load
-unchanged; `cls` is a bare array. Numbers of the forward pass: spec/mu2net.md §8.
+unchanged; `cls` is a bare array. Numbers of the forward pass: evolution/SYSTEMS.md, Network.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ def init(arch: Architecture, name: str, seed: int = 0) -> Tree:
     """Fresh parameters (NumPy, float32) of one component.
 
     Unless there is a seed, the key is derived from the name alone, so every new component of one
-    shape is the same, as in the published system (spec/mu2net.md §8: all from key 0).
+    shape is the same, as in the published system (evolution/SYSTEMS.md, Network).
     """
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()) & 0x7FFFFFFF)
     # Depth shapes no single component; without it, the same program serves every depth.
@@ -256,7 +256,8 @@ def position_embedding_for(arch: Architecture, params: Tree) -> Tree:
     """Position embeddings resampled to `arch`'s grid: bilinear; those before the patches are kept.
 
     `params` holds `pos_embedding` [1, prefix + side^2, width]; corners stay where they are, as the
-    original loader does it (spec/mu2net.md §8). Raises ValueError if the grid is not square.
+    original loader does it (evolution/SYSTEMS.md, Network). Raises ValueError if the grid is not
+    square.
     """
     stored, first = np.asarray(params["pos_embedding"]), arch.prefix_tokens
     side = int(np.sqrt(stored.shape[1] - first))

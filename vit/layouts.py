@@ -1,7 +1,7 @@
 """Under which keys and in which shapes publishers of ViT weights keep what we keep in components.
 
-AugReg (both numberings of a block's parts, spec/mu2net.md §8), Hugging Face and timm. Tables only:
-`vit.pretrained` reads the files.
+AugReg (both numberings of a block's parts: evolution/SYSTEMS.md, Network), Hugging Face and timm.
+Tables only: `vit.pretrained` reads the files.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""A multipath model: a router mixes the answers of two or three frozen paths (spec/mu4net.md §3).
+"""A multipath model: a router mixes the answers of two or three frozen paths.
 
+Rules: evolution/SYSTEMS.md, Mixing.
 The main path answers with logits for the task. Each further path answers with features (what its
 head would read) or, where it has a head of its own, with logits; a connector turns them into logits
 for the task. Parameter trees are those of the published checkpoints.

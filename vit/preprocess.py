@@ -1,7 +1,8 @@
 """uint8 image -> network input: one definition for training, evaluation and serving.
 
 Grey to three channels, x / 127.5 - 1, bilinear resize without antialias (TensorFlow's, half-pixel
-centres), clip to [-1, 1]; the aspect is not kept and nothing is cropped (spec/munet.md §5).
+centres), clip to [-1, 1]; the aspect is not kept and nothing is cropped (evolution/SYSTEMS.md,
+Images).
 
 A sample reads two pixels an axis, so that of any picture at most 2 * size rows and 2 * size columns
 contribute. Only these are worked on, as bytes for as long as can be: memory beside the picture is

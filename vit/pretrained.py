@@ -49,8 +49,8 @@ class PretrainedError(ValueError):
 def read_augreg(path: Path) -> Root:
     """The architecture (one class) of an AugReg file and its components but the head, float32.
 
-    Takes both numberings of a block's parts (spec/mu2net.md §8), arXiv 2106.10270. Raises
-    PretrainedError, naming file, key and shapes.
+    Takes both numberings of a block's parts (evolution/SYSTEMS.md, Network), arXiv 2106.10270.
+    Raises PretrainedError, naming file, key and shapes.
     """
     arrays = _read_npz(path)
     layout = _best((PRE_LINEN, LINEN), arrays)

@@ -1,4 +1,4 @@
-"""The router of a multipath model at work: it mixes what the paths answer (spec/mu4net.md §3)."""
+"""The router of a multipath model mixes what the paths answer (evolution/SYSTEMS.md, Mixing)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from vit.decode import TENSORFLOW, Decoding
 
 
 def use(target: Target, decoding: Decoding, activation: str) -> str:
-    """Code for transformers and for ONNX; open_exports.py of the tests runs it."""
+    """Code for transformers and for ONNX, which tests/evolution/adopting/open_exports.py runs."""
     size = size_of(target)
     processor = "AutoImageProcessor, " if isinstance(target, Contract) else ""
     loaded = (

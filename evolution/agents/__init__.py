@@ -1,1 +1,1 @@
-"""Agents: searches of one task each, which share nothing but the store (spec/mu3net.md)."""
+"""Agents: searches of one task each, which share nothing but the store (SYSTEMS.md, Agents)."""

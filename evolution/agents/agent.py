@@ -1,6 +1,6 @@
 """One agent: cycles of one task's search, each of which begins with what all have published.
 
-Rules: spec/mu3net.md §5, spec/mu4net.md §2. An agent is the only process of its name. It loads its
+Rules: SYSTEMS.md, Agents. An agent is the only process of its name. It loads its
 state at the start of each cycle, so that one that was stopped goes on as if it never had been.
 """
 

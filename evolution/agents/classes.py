@@ -1,7 +1,7 @@
 """The classes of agents: what an agent of each runs, whichever task it is bound to.
 
-Sizes, defaults and ranges are those of the published configurations (spec/mu3net.md §6,
-spec/mu4net.md §2 and §4), as far as agents have them; tasks and cycles are the user's.
+Sizes, defaults and ranges are those of the published configurations (EXPERIMENTS.md, Agent
+classes), as far as agents have them; tasks and cycles are the user's.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Of equal arrays there is one component, whoever published them, so that sharing, locks and accounted
 size reach over all agents. A snapshot is taken once for each cycle and saved: whatever others
-publish meanwhile, a cycle that was stopped goes on as it began (spec/mu3net.md §4).
+publish meanwhile, a cycle that was stopped goes on as it began (SYSTEMS.md, Agents).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def population_at(
 
 
 def set_parents(population: Population, manifests: Mapping[int, Digest | None]) -> None:
-    """A parent that is published no more is replaced by the root (spec/mu3net.md §4)."""
+    """A parent that is published no more is replaced by the root (SYSTEMS.md, Agents)."""
     root = population.paths[ROOT][0]
     by_manifest = {path.published: path for path in population if path.published}
     for path in population:

@@ -1,7 +1,7 @@
 """What a run's history and population say, as numbers: sizes, sharing, ancestry, convergence.
 
 Pure functions over what the store holds; nothing is drawn here. Unknown values, as imported runs
-have them, are None and are left out of means. Rules: spec/analysis.md, spec/munet.md §4.6.
+have them, are None and are left out of means. Rules: SYSTEMS.md, Analysis, and SYSTEMS.md, Score.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Published states of agents: a directory for each agent, in either layout of the later systems.
 
-Layout A names an agent's states `state_{cycle}_{generation}` (spec/mu3net.md §3, mu4net.md §6),
-layout B `state_{models sampled}` and tells each layer's shard in a column `state_iid` (mu4net.md
-§9). Parameters are spread over the checkpoints of all final states of all agents.
+Layout A names an agent's states `state_{cycle}_{generation}`, layout B `state_{models sampled}`; B
+names each layer's shard in a column `state_iid` (SYSTEMS.md, Layouts). Parameters are spread over
+the checkpoints of all final states of all agents.
 """
 
 from __future__ import annotations
@@ -221,7 +221,8 @@ def _task_of(agent: str) -> str:
 def _with_subpaths(model: Model, own: dict[Key, Model], copies: dict[Key, Model]) -> Model:
     """A multipath model with the models it is made of, path_0 first.
 
-    Their layers are those of their rows, their shapes those that the model names (mu4net.md §6).
+    Their layers are those of their rows, their shapes those that the model names (SYSTEMS.md,
+    Layouts).
     """
     named = model.row.json(_PATHS)
     where = f"{model.row.where}: column {_PATHS}"

@@ -1,4 +1,4 @@
-"""Published checkpoint files: Flax's msgpack format, read layer by layer (spec/mu2net.md §8).
+"""Published checkpoint files: Flax's msgpack format, read layer by layer (SYSTEMS.md, Arrays).
 
 A file is one map of layers, each a map of arrays. Opening it reads only the map's keys and the
 arrays' shapes, at a few bytes each, and notes where the numbers lie; so a file larger than memory

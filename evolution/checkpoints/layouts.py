@@ -1,6 +1,6 @@
 """What a directory of published states holds, in one form for all layouts; reads no arrays.
 
-Here are that form and the layout of μ2Net (spec/mu2net.md §8): an experiment's directory, or one
+Here are that form and the layout of μ2Net (SYSTEMS.md, Layouts): an experiment's directory, or one
 `state_{iteration}_{generation}` of it. The agents' layouts are in `agents`.
 """
 

@@ -31,7 +31,7 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Multipath:
-    """Single paths, the main one first, whose answers a router mixes (spec/mu4net.md §3)."""
+    """Single paths, the main one first, whose answers a router mixes (SYSTEMS.md, Mixing)."""
 
     model: Model
     paths: tuple[Network, ...]  # without head where only their features are used

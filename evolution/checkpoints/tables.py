@@ -1,7 +1,7 @@
 """The CSV tables of published states: their cells, and what our hyperparameters make of theirs.
 
 pandas wrote them: an empty cell is an absent value, integers of a column with gaps come back as
-"3.0", dicts and lists are JSON (spec/mu2net.md §8, mu4net.md §6).
+"3.0", dicts and lists are JSON (SYSTEMS.md, Tables).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a multipath child is sampled: decisions alone, nothing is trained (spec/mu4net.md §4)."""
+"""How a multipath child is sampled: decisions alone, nothing is trained (SYSTEMS.md, Children)."""
 
 from __future__ import annotations
 

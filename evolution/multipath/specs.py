@@ -58,7 +58,7 @@ def multipath_spec(
     """The version of these parts, the main one first, and `mixer`, the router and connectors.
 
     The components of part i are named `path_i/NAME`. A part answers with logits if it has a head,
-    with features otherwise; its connector turns its answer into logits (spec/mu4net.md §3). All
+    with features otherwise; its connector turns its answer into logits (SYSTEMS.md, Mixing). All
     parts see the same pixels, whatever the rules of the versions that they come from.
     """
     sizes = sorted({part.network.architecture.image_size for part in parts})

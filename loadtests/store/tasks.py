@@ -46,7 +46,7 @@ def many_tasks(place: Place, most: int, calls: int) -> tuple[Section, Section, S
 
 
 def fill(place: Place, folder: str, count: int) -> None:
-    """A store of this many tasks, its refs and blobs written as FORMAT.md has them."""
+    """A store of this many tasks, its refs and blobs written as model_store/FORMAT.md has them."""
     store = ModelStore(place.url(folder), create=True)
     trees = model(COMPONENTS, 0).components
     components = {name: store.put(tree) for name, tree in trees.items()}

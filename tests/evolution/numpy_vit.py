@@ -1,4 +1,4 @@
-"""The forward pass of a published model in NumPy and double precision (spec/mu2net.md §8)."""
+"""A published model's forward pass, NumPy, double precision (evolution/SYSTEMS.md, Network)."""
 
 from typing import Any
 

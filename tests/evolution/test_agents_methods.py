@@ -17,7 +17,7 @@ from tests.evolution.test_mutation import Draws, add, population, rng, root_of
 
 
 def test_the_third_system_is_the_second_with_agents():
-    """The notebook of its agents is the one that holds μ2Net+ (spec/mu2net_plus.md)."""
+    """The notebook of its agents is the one that holds μ2Net+ (evolution/SYSTEMS.md, Agents)."""
     assert replace(MU3NET, name=MU2NET_PLUS.name) == MU2NET_PLUS
 
 

@@ -52,7 +52,7 @@ def model(written, *keys):
 
 
 def mixed_logits(written, images):
-    """Of the multipath model, as it is defined (spec/mu4net.md §3)."""
+    """Of the multipath model, as it is defined (evolution/SYSTEMS.md, Mixing)."""
     shared = [f"{ROOT}:{i}" for i in (1, 3, 4)]
     main = model(written, *shared, f"{ROOT}:2", f"{MAIN}:7", f"{MAIN}:8")
     other = model(written, *shared, f"{OTHER}:7", f"{OTHER}:8")

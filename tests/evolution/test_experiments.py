@@ -36,7 +36,7 @@ def test_every_benchmark_has_an_experiment_of_every_method():
 
 
 def test_the_preliminary_experiment_is_the_published_one():
-    """spec/mu2net.md §5, column ti0."""
+    """evolution/EXPERIMENTS.md, Runs."""
     e = EXPERIMENTS["mu2net-cmaterdb"]
     assert e.root == "random:Ti/16" and e.tasks == benchmarks.CMATERDB
     assert (e.passes, e.samples_per_task, e.batch_size, e.rounds_per_child) == (2, 32, 512, 4)
@@ -68,7 +68,7 @@ def test_the_preliminary_experiment_is_the_published_one():
 def test_sizes_are_the_published_ones(
     name, batch, steps, rounds, passes, samples, validation, score
 ):
-    """munet.md §7, mu2net.md §5, mu3net.md §6; with more data than any cap."""
+    """evolution/EXPERIMENTS.md, Runs; with more data than any cap."""
     e = EXPERIMENTS[name]
     assert (e.batch_size, e.rounds_per_child, e.passes) == (batch, rounds, passes)
     assert e.samples_per_task == samples and e.score == score
@@ -84,7 +84,7 @@ def test_a_setting_can_be_overridden():
 
 @pytest.mark.parametrize("kind", ["finetune-all", "freeze:2", "adapters:16"])
 def test_a_baseline_has_the_searchs_training_budget(kind):
-    """munet.md §8: one run as long as all generations, the rest of them in parallel."""
+    """One run as long as all generations (evolution/SYSTEMS.md, Baselines)."""
     search = EXPERIMENTS["mu2net-chars"]
     for children in (1, 8):
         each = with_settings(search, [f"children_per_generation={children}"])

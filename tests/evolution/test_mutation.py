@@ -179,7 +179,7 @@ def test_adapters_are_gained_with_the_mutation_rate_and_lost_with_their_block():
     assert keeps["adapters"] == [1]
 
 
-# ---- learned rates (spec/mu2net_plus.md §3)
+# ---- learned rates (evolution/SYSTEMS.md, Learned rates)
 
 LEARNING = tiny(method=MU2NET_PLUS, ranges={"_mu_": (0.1, 0.2, 0.3)})
 
@@ -247,7 +247,7 @@ def child_of(
 
 
 def test_an_unmutated_child_trains_a_new_head_alone():
-    """muNet's first look at a seed (spec/munet.md §4.3): not even the norm is copied."""
+    """muNet's first look at a seed (evolution/SYSTEMS.md, Parents): not even the norm is copied."""
     system = population()
     child = child_of(system, root_of(system), "a", mu=1.0, mutate=False)
     assert [c.name for c in child.components if c.trainable] == ["head"]
@@ -328,7 +328,7 @@ def test_other_sizes_are_resampled_from_what_was_published_not_from_the_roots_ow
 
 
 def test_munet_shares_resampled_position_embeddings_as_the_roots():
-    """Neither trained nor accounted until a mutation copies them (spec/munet.md §4.3)."""
+    """Not trained and not accounted until a copy is made (evolution/SYSTEMS.md, Copying)."""
     system = population()
     munet = tiny(method=MUNET)
     a = child_of(system, root_of(system), "a", mu=0.0, experiment=munet, ds_image_size=16)

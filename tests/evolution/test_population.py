@@ -111,7 +111,7 @@ def test_a_task_without_a_path_has_no_best():
 
 
 def test_where_the_root_counts_it_is_a_user_like_a_task():
-    """mu2net_plus.md §4: a root component used by one task costs half."""
+    """evolution/SYSTEMS.md, Score: a root component used by one task costs half."""
     population = system()
     a = add(population, "a", root_of(population), 0.5)
     assert accounted_params(a, root_counts=True) == (100 + 10) / 2 + 1

@@ -304,7 +304,7 @@ def test_steps_and_validation_sizes_follow_the_specification():
     assert experiment.validation_count(1_001) == 1_000
     assert experiment.validation_count(6_000) == 5_120
     odd = tiny(batch_size=64, validation_examples=10_000)
-    assert odd.validation_count(9_990) == 157 * 63  # the cap itself decides, mu2net.md §5
+    assert odd.validation_count(9_990) == 157 * 63  # the cap itself decides
     assert odd.validation_count(10_000) == 9_984
     assert tiny(batch_size=2_048, validation_examples=1_024).validation_count(5_000) == 1_024
 

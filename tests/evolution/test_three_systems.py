@@ -135,7 +135,7 @@ def test_children_of_a_generation_share_their_data_hyperparameters(method, finis
 
 
 def test_munet_first_tries_every_seed_as_it_is(finished):
-    """The newest first, with nothing but a new head to train (munet.md §4.1, §4.3)."""
+    """The newest first, with nothing but a new head to train (evolution/SYSTEMS.md, Parents)."""
     store, _ = finished(MUNET)
     progress, _ = load(store, TINY.name)
     by_iteration = [[r for r in progress.history if r["iteration"] == i] for i in range(3)]

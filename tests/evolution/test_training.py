@@ -19,7 +19,7 @@ def hyperparameters(
 
 
 def reference_sgd(params, momentum, grads, rate, hp):
-    """The published update, leaf by leaf in plain NumPy (spec/mu2net.md §8)."""
+    """The published update, leaf by leaf in plain NumPy (evolution/SYSTEMS.md, Optimiser)."""
     norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in grads))
     m = np.float32(ml_dtypes.bfloat16(hp["opt_momentum"]))
     out = []
@@ -116,7 +116,7 @@ def test_every_epoch_sees_every_example_once():
     ("size", "image", "blocks", "published"), [("Ti", 32, 3, 15e6), ("L", 384, 24, 0.38e12)]
 )
 def test_compute_cost_is_of_the_published_order(size, image, blocks, published):
-    """The reference of the small scale and the estimate for the large one (mu2net_plus.md §4)."""
+    """The reference of the small scale, an estimate for the large (evolution/SYSTEMS.md, Score)."""
     arch = Architecture.named(
         size, patch_size=16, image_size=image, num_layers=blocks, num_classes=10
     )

@@ -35,7 +35,7 @@ def random_component(arch: Architecture, name: str, seed: int) -> Any:
 
 
 def _shapes(arch: Architecture, kind: str) -> Any:
-    """The published parameter trees; `vit.init` would compile a program for each."""
+    """The published parameter trees; `vit.components.init` would compile a program for each."""
     w, head = arch.width, (arch.heads, arch.width // arch.heads)
     norm = {"scale": (w,), "bias": (w,)}
     projection = {"kernel": (w, *head), "bias": head}
