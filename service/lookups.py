@@ -2,17 +2,19 @@
 
 Each kind of question has a few of its own, and a bounded number of questions that wait for them: a
 store that is slow, or a client that asks without end, costs others who ask the same kind, and
-nobody else.
+nobody else. While the store hangs, nobody waits for the threads that it holds.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, ParamSpec, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from service.errors import Unavailable
+from service.tasks.reasons import reason
+from service.tasks.store_health import StoreAway, StoreHealth
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,25 +24,39 @@ WAITING = 64  # questions, with those being answered
 class Lookups:
     """One kind of question; for the event loop's thread."""
 
-    def __init__(self, kind: str, threads: int, waiting: int = WAITING) -> None:
+    def __init__(
+        self, kind: str, threads: int, health: StoreHealth, waiting: int = WAITING
+    ) -> None:
         """`kind` is told to who is refused; `waiting` is the bound, with those being answered."""
         self._kind = kind
+        self._health = health
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=kind)
-        self._most = waiting
-        self._waiting = 0
+        self._threads, self._most = threads, waiting
+        self._asked: set[Future[Any]] = set()  # not answered yet
 
     async def ask(self, look: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-        """What `look` returns or raises; raises Unavailable at once where too many wait."""
-        if self._waiting >= self._most:
+        """What `look` returns or raises.
+
+        Raises Unavailable where too many wait, or the store hangs.
+        """
+        hanging, waiting = self._health.hanging, len(self._asked)
+        if waiting >= (self._threads if hanging else self._most):
+            why = ", as the store does not answer" if hanging else ""
             raise Unavailable(
-                f"{self._waiting} requests for {self._kind} wait already", retry_after_s=1
+                f"{waiting} requests for {self._kind} wait already{why}", retry_after_s=1
             )
-        self._waiting += 1
+        work = self._pool.submit(look, *arguments, **named)
+        self._asked.add(work)
+        work.add_done_callback(self._asked.discard)
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._pool, lambda: look(*arguments, **named))
+            return await asyncio.wrap_future(self._health.unless_it_hangs(work))
+        except StoreAway as error:
+            raise Unavailable(
+                f"the store cannot be read: {reason(error)}", retry_after_s=1
+            ) from None
         finally:
-            self._waiting -= 1
+            work.cancel()  # what nobody waits for need not begin
+            del work  # its error holds this frame
 
     def close(self) -> None:
         """Drops what has not begun."""

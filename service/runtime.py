@@ -109,8 +109,8 @@ class Runtime:
         # For work whose cost a client chooses, off the event loop: forms, JSON, names.
         self.parsers = ThreadPoolExecutor(PARSERS, thread_name_prefix="parse")
         # A store that hangs holds the threads that wait for it: others need threads of their own.
-        self.lists = Lookups("lists of tasks", 1)
-        self.facts = Lookups("facts of tasks", 2)
+        self.lists = Lookups("lists of tasks", 1, self.loader.health)
+        self.facts = Lookups("facts of tasks", 2, self.loader.health)
         self.sharing = Sharing(self.catalog.entries)
         self.page = Shared("metrics", self.reporting.page)
         self.private_page = Shared("private metrics", self.reporting.private_page)

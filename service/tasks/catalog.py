@@ -21,19 +21,19 @@ from model_store import Digest, StoreError, UnknownVersion
 from model_store import UnknownTask as NoSuchTask
 from model_store.watching import View
 from service.compute.paths import LoadedPath
-from service.errors import GatewayError, Unavailable, UnknownTask
+from service.errors import GatewayError, Unavailable
 from service.lookups import Lookups
 from service.tasks.aliases import Aliases
 from service.tasks.following import Follower
 from service.tasks.loading import Loader, Slot, Unread
 from service.tasks.near_names import NearNames
-from service.tasks.reasons import reason
+from service.tasks.reasons import no_task, no_version, reason
+from service.tasks.store_health import StoreAway
 from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 OLDER_VERSIONS = 4  # versions that are not live and stay loaded after `?version=`
 READERS, REQUESTS = 6, 1000  # threads for what is read before a load, and requests at them
-SHOWN_CHARACTERS = 100  # of a name that somebody sent
 
 
 @dataclass(slots=True)
@@ -53,18 +53,6 @@ class Entry:
         if found:
             self.private = any(found)
         return self.private
-
-
-def no_task(task: str, near: Sequence[str] = ()) -> UnknownTask:
-    """What to say about a name that is no task's; `near` are names that it may be meant for."""
-    shown = task if len(task) <= SHOWN_CHARACTERS else task[:SHOWN_CHARACTERS] + "…"
-    hint = f"did you mean {' or '.join(near)}?" if near else "GET /tasks lists all tasks"
-    return UnknownTask(f"there is no task {shown!r}; {hint}", nearest=near)
-
-
-def no_version(task: str, version: int) -> UnknownTask:
-    """What to say about a number that is no version's of a task."""
-    return UnknownTask(f"task {task!r} has no version {version}")
 
 
 class Catalog:
@@ -87,7 +75,7 @@ class Catalog:
         self._health = loader.health
         self._follower = Follower(lambda: self._poll(), loader.health, poll_s=poll_s)
         loader.look = self.refresh
-        self.versions = Lookups("versions of tasks", READERS, REQUESTS)
+        self.versions = Lookups("versions of tasks", READERS, self._health, REQUESTS)
         self._aliases = Aliases(
             loader, self.versions, self._confirm, keep_s=poll_s, clock=loader.clock
         )
@@ -97,7 +85,9 @@ class Catalog:
         self._entries: Mapping[str, Entry] = {}  # by name; replaced, never changed
         self._names: list[str] = []
         self._near = NearNames()
-        self.names = Lookups("names of tasks", 1)  # of what is unknown: they take no other threads
+        self.names = Lookups(
+            "names of tasks", 1, self._health
+        )  # of what is unknown: they take no other threads
         self._older: OrderedDict[tuple[str, int], Slot] = OrderedDict()
         self._view = View({}, {})  # what was last taken in
         self._overdue: set[str] = set()  # tasks whose live version is not the one that answers
@@ -140,16 +130,20 @@ class Catalog:
             return path
         started = self._loader.clock()
         try:
-            # Shielded: a client that gives up must not cancel a load that others wait for.
-            path = await asyncio.shield(self._begun(slot))
+            path = await self._begun(slot)
+        except StoreAway as error:
+            raise slot.away(error) from None
         except GatewayError as error:
             raise await self._explain(slot, slot.task, error) from None
         self._metrics.cache_miss_seconds.observe(self._loader.clock() - started)
         return path
 
     def _begun(self, slot: Slot) -> asyncio.Future[LoadedPath]:
-        """A load, held by no frame that its error would hold in turn."""
-        job = slot.begin()
+        """A load, held by no frame that its error would hold in turn.
+
+        A client that gives up leaves it to the others who wait for it.
+        """
+        job = self._health.unless_it_hangs(slot.begin())
         self._metrics.cache_misses.inc()
         return asyncio.wrap_future(job)
 

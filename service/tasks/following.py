@@ -100,9 +100,8 @@ class Follower:
             with suppress(TimeoutError):
                 return looking.result(LOOK_S)
             seconds = time.monotonic() - started
-            fault = self._health.fault
-            if seconds > self._stall_s and (fault is None or fault.kind == "stalled"):
-                self._health.bad(Stalled(f"no answer for {seconds:.0f} s"))
+            if seconds > self._stall_s:
+                self._health.hangs(seconds)
             if (fault := self._health.fault) is not None and seconds > KNOWN_S:
                 _answer([*asked, *self._taken()], fault.error)
                 asked.clear()

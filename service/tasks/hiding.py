@@ -26,7 +26,8 @@ from functools import partial
 from service.access import Grants
 from service.compute.paths import LoadedPath
 from service.errors import Unavailable, UnknownTask
-from service.tasks.catalog import Catalog, Entry, no_task, no_version
+from service.tasks.catalog import Catalog, Entry
+from service.tasks.reasons import no_task, no_version
 
 HINTS = 3  # names that a refusal tells
 READ_AGAIN_S = 1.0  # after a manifest could not be read

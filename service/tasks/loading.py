@@ -273,14 +273,14 @@ class Slot:
                 done = Future[LoadedPath]()
                 done.set_result(self._path)
                 return done
+            failure = self._failure
+            if self._job is None and failure is not None and self._waits(failure):
+                raise self._unavailable(failure)
+            try:
+                self._loader.health.require(may_try=self._job is None)
+            except StoreAway as error:
+                raise self.away(error) from None
             if self._job is None:
-                failure = self._failure
-                if failure is not None and self._waits(failure):
-                    raise self._unavailable(failure)
-                try:
-                    self._loader.health.require(may_try=True)
-                except StoreAway as error:
-                    raise self._away(error) from None
                 self._job = self._loader.submit(self._load, failed_before=failure is not None)
             return self._job
 
@@ -329,9 +329,10 @@ class Slot:
         with self._lock:
             self._job = None
         self._loader.metrics.task_loads.labels("store_away").inc()
-        return self._away(error)
+        return self.away(error)
 
-    def _away(self, error: Exception) -> Unavailable:
+    def away(self, error: Exception) -> Unavailable:
+        """What to say where the store as a whole keeps this version from being loaded."""
         detail = f"task {self.task!r} is not loaded, and the store cannot be read: {reason(error)}"
         return Unavailable(detail, retry_after_s=1)
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 
-from model_store import StoreError, UnknownTask, UnknownVersion
-from service.errors import GatewayError, Told
+from model_store import StoreError, UnknownVersion
+from model_store import UnknownTask as NoSuchTask
+from service.errors import GatewayError, Told, UnknownTask
 
+SHOWN_CHARACTERS = 100  # of a name that somebody sent
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -20,11 +23,23 @@ def reason(error: BaseException) -> str:
     """Why something cannot be read or loaded, in words that name no place of the server."""
     if isinstance(error, GatewayError):
         return error.detail
-    if isinstance(error, UnknownTask):
+    if isinstance(error, NoSuchTask):
         return "the task has been removed"
     if isinstance(error, UnknownVersion):
         return "this version has been removed"
     return f"{type(error).__name__}: {_told(error)}"
+
+
+def no_task(task: str, near: Sequence[str] = ()) -> UnknownTask:
+    """What to say about a name that is no task's; `near` are names that it may be meant for."""
+    shown = task if len(task) <= SHOWN_CHARACTERS else task[:SHOWN_CHARACTERS] + "…"
+    hint = f"did you mean {' or '.join(near)}?" if near else "GET /tasks lists all tasks"
+    return UnknownTask(f"there is no task {shown!r}; {hint}", nearest=near)
+
+
+def no_version(task: str, version: int) -> UnknownTask:
+    """What to say about a number that is no version's of a task."""
+    return UnknownTask(f"task {task!r} has no version {version}")
 
 
 def _told(error: BaseException) -> str:

@@ -5,6 +5,9 @@ trouble: what is not in memory is refused at once, with that as the reason, and 
 at most one a second, is tried all the same. A load that fails meanwhile leaves no failure with its
 task. When a look has succeeded, the fact is gone for all tasks at once; when such a load has,
 others are tried too.
+
+A store that hangs gives those who wait for it no error. So once a look is known to hang, nobody
+waits any longer: all who wait are refused at once, and what they wait for goes on without them.
 """
 
 from __future__ import annotations
@@ -13,7 +16,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from model_store import (
     BlobNotFound,
@@ -27,9 +33,11 @@ from model_store import (
     UnknownVersion,
 )
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 KINDS = ("unreachable", "missing", "stalled", "unusable")
 STALL_S = 5.0  # a look that takes longer is not waited for
+PATIENCE_S = 0.5  # while it hangs: what needs no store has its answer by then
 TELL_S = 30.0  # between two lines of the log on the same trouble
 TRY_S = 1.0  # between two loads that are tried though loads fail
 # What a load may end with where the store as a whole is away: its folder may be gone, and with it
@@ -69,11 +77,18 @@ class StoreHealth:
         self._trying = False
         self._tried_at = -TRY_S
         self._fault: Fault | None = None
+        self._waiting: dict[Future[Any], float] = {}  # since when
 
     @property
     def fault(self) -> Fault | None:
         """What is wrong with the store as a whole, now."""
         return self._fault
+
+    @property
+    def hanging(self) -> bool:
+        """Whether looks have no answer at all."""
+        fault = self._fault
+        return fault is not None and fault.kind == "stalled"
 
     @property
     def age_s(self) -> float:
@@ -103,6 +118,33 @@ class StoreHealth:
             "event=store_unreadable kind=%s last_good_s=%.1f error=%r", kind, self.age_s, error
         )
 
+    def hangs(self, seconds: float) -> None:
+        """A look has had no answer for so long, and still has none."""
+        if self._fault is None or self.hanging:  # else what it said before holds
+            self.bad(Stalled(f"no answer for {seconds:.0f} s"))
+        with self._lock:
+            since = self._clock() - PATIENCE_S
+            overdue = [waiting for waiting, began in self._waiting.items() if began <= since]
+        for waiting in overdue:
+            with suppress(InvalidStateError):  # it has just got its answer
+                waiting.set_exception(StoreAway(f"no answer for {seconds:.0f} s"))
+
+    def unless_it_hangs(self, work: Future[T]) -> Future[T]:
+        """What `work` gives; raises StoreAway as soon as the store is known to hang.
+
+        Cancelling it leaves the work alone.
+        """
+        waiting: Future[T] = Future()
+        with self._lock:
+            self._waiting[waiting] = self._clock()
+        waiting.add_done_callback(self._waits_no_more)
+        work.add_done_callback(lambda done: _take_over(done, waiting))
+        return waiting
+
+    def _waits_no_more(self, waiting: Future[Any]) -> None:
+        with self._lock:
+            del self._waiting[waiting]
+
     def load_ended(self, *, works: bool) -> None:
         """Whether a load could read what it needed."""
         self._trying, self._loads_work = False, works and self._fault is not None
@@ -118,6 +160,16 @@ class StoreHealth:
                 self._trying, self._tried_at = True, self._clock()
                 return
         raise StoreAway(f"the store is {fault.kind}: {fault.error}")
+
+
+def _take_over(work: Future[T], waiting: Future[T]) -> None:
+    with suppress(InvalidStateError):  # nobody waits any more
+        if work.cancelled():
+            waiting.cancel()
+        elif (error := work.exception()) is not None:
+            waiting.set_exception(error)
+        else:
+            waiting.set_result(work.result())
 
 
 def kind_of(error: Exception) -> str:

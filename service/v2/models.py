@@ -20,9 +20,9 @@ from service.access import Grants
 from service.errors import Unavailable, UnknownTask
 from service.runtime import Runtime
 from service.tasks import hiding
-from service.tasks.catalog import Entry, no_task, no_version
+from service.tasks.catalog import Entry
 from service.tasks.loading import Slot
-from service.tasks.reasons import reason
+from service.tasks.reasons import no_task, no_version, reason
 from service.tasks.specs import input_sizes
 from service.tasks.summaries import known_activation
 from service.v2.errors import BadRequest, NotSupported, shown

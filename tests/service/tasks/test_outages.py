@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from model_store import ModelStore
 from model_store.local import LocalStorage
 from tests.model_store.faulty_proxy import Fault, proxy
 from tests.model_store.places import Place
-from tests.service.in_process import Gateway, refused
+from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.systems import png, publish
-from tests.service.waiting import eventually
+from tests.service.waiting import PATIENCE_S, eventually
 
 TASKS = [f"t{number}" for number in range(12)]
 AGE = "munet_store_age_seconds"
@@ -164,6 +166,80 @@ def test_a_store_that_hangs_is_known(
     eventually(lambda: fault(local, "stalled") == 0)
     assert any("event=store_answers" in one for one in caplog.messages)
     assert {local.classify(task, png(1)).status_code for task in TASKS} == {200}
+
+
+WAITING = [
+    *(("POST", f"/classify/{task}") for task in TASKS[1:5]),
+    ("POST", "/classify/t1"),  # a second one for a task that is being loaded
+    ("POST", "/classify?task=t5&task=t6"),
+    ("POST", "/classify/t0?version=1"),
+    ("POST", "/classify/t0?version=stable"),
+    ("POST", "/v2/models/t7/infer"),
+    ("POST", "/classify/no/such"),
+    ("GET", "/tasks/t8"),
+    ("GET", "/v2/models/t9"),
+    ("GET", "/v2/models/t0/versions/stable"),
+]
+
+
+async def answers(
+    gateway: Gateway, asked: Sequence[tuple[str, str]], meanwhile: Callable[[], Awaitable[None]]
+) -> list[httpx.Response]:
+    """Of requests that are under way while something happens."""
+    transport = httpx.ASGITransport(gateway.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        sent = [
+            asyncio.ensure_future(
+                client.request(
+                    method,
+                    path,
+                    **({"content": png(1), "headers": OCTETS} if method == "POST" else {}),
+                )
+            )
+            for method, path in asked
+        ]
+        await meanwhile()
+        async with asyncio.timeout(PATIENCE_S):
+            return await asyncio.gather(*sent)
+
+
+def test_who_waits_when_the_store_begins_to_hang_is_refused_at_once(
+    tmp_path: Path, compilations: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And so is who comes later, also for a task whose load hangs; a deadline plays no part."""
+    store = filled(ModelStore(tmp_path / "store", create=True))
+    gateway = Gateway(store, compilations)
+    runtime = gateway.app.state.runtime
+    object.__setattr__(runtime.settings, "deadline_ms", 600_000)  # beyond what may be set
+    follower = runtime.catalog._follower
+    assert gateway.classify("t0", png(1)).status_code == 200
+    monkeypatch.setattr(follower, "_stall_s", 600.0)
+    hanging = Hanging(monkeypatch)
+
+    async def known() -> None:
+        while sum(slot.state == "loading" for slot in runtime.catalog.slots()) < 7:
+            await asyncio.sleep(0.01)
+        assert runtime.loader.health.fault is None
+        follower._stall_s = 0.0
+        while runtime.loader.health.fault is None:
+            await asyncio.sleep(0.01)
+
+    async def nothing() -> None: ...
+
+    try:
+        for meanwhile in (known, nothing):
+            for answer in gateway.runner.run(answers(gateway, WAITING, meanwhile)):
+                assert answer.status_code == 503, answer.text
+                assert "store" in answer.text
+                assert answer.headers["retry-after"]
+        assert gateway.classify("t0", png(1)).status_code == 200
+        assert gateway.request("GET", "/tasks").status_code == 200
+        assert states(gateway)["failed"] == 0
+    finally:
+        hanging.over.set()
+    eventually(lambda: fault(gateway, "stalled") == 0)
+    assert {gateway.classify(task, png(1)).status_code for task in TASKS} == {200}
+    gateway.close()
 
 
 def test_the_gateway_starts_while_its_store_is_away(tmp_path: Path, compilations: str) -> None:
