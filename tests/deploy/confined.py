@@ -54,12 +54,15 @@ class Confinement:
         yield f"mount -t tmpfs -o mode=755 root {top}"
         host = (*HOST, sys.prefix, sys.base_prefix, *(f"/etc/{name}" for name in ETC))
         seen = {path: Path(path) for path in host if os.path.exists(path)}
-        for path, source in {**seen, **self.mounted}.items():
-            yield from _bound(source, f"{root}{path}")
-        for path, size in self.writable.items():
-            at = shlex.quote(f"{root}{path}")
-            yield f"mkdir -p {at}"
-            yield f"mount -t tmpfs -o mode=1777,size={size} volume {at}"
+        places = {**seen, **self.mounted, **self.writable}
+        for path in sorted(places):  # one that lies in another comes after it
+            place = places[path]
+            if isinstance(place, Path):
+                yield from _bound(place, f"{root}{path}")
+            else:
+                at = shlex.quote(f"{root}{path}")
+                yield f"mkdir -p {at}"
+                yield f"mount -t tmpfs -o mode=1777,size={place} volume {at}"
         if self.read_only_root:
             yield f"mount -o remount,ro {top}"
         given = self.environment.items()
