@@ -18,6 +18,7 @@ from typing import BinaryIO
 from model_store.errors import NotAFile
 from model_store.storage import Lease, Taken, holder_told, this_process
 
+_READABLE = stat.S_IRUSR | stat.S_IXUSR
 LOOKED_AT_S = 0.05  # longer than it takes to look who has a lock
 
 
@@ -33,8 +34,17 @@ class Permissions:
 
     @classmethod
     def of(cls, folder: Path) -> "Permissions":
-        """The folder's; it has to be there."""
+        """The folder's, which has to be there.
+
+        Raises PermissionError for one that its owner may not read: somebody has closed it, perhaps
+        for a moment, and what root made in it meanwhile would stay unreadable.
+        """
         found = folder.stat()
+        if found.st_mode & _READABLE != _READABLE:
+            what = (
+                f"closed by its permissions ({found.st_mode & 0o777:o}), nothing is written there"
+            )
+            raise PermissionError(errno.EACCES, what, str(folder))
         return cls(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
 
     def give(self, file: int | Path) -> None:

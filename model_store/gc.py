@@ -61,7 +61,8 @@ class Collector:
         `fewer_documents` lets documents that are lost be forgotten. A file that the system does not
         let go keeps none of the others: its OSError is raised at the end.
         """
-        before = self._handshake.begin(self._lease) - grace_s
+        self._handshake.begin(self._lease)
+        before = self._handshake.began() - grace_s
         removed: dict[Digest, int] = {}
         self._require_documents(forget=fewer_documents)
         garbage = self._garbage(before, take_claims_back=True)

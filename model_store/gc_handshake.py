@@ -13,12 +13,11 @@ and the lease of the gc is not given back: it runs out when none of them can be 
 
 import re
 import secrets
-import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from model_store.errors import LeaseLost
+from model_store.errors import DamagedStore, LeaseLost
 from model_store.sealed import seal, unseal
 from model_store.storage import Lease, Read, Small, Storage
 
@@ -78,8 +77,8 @@ class Handshake:
 
     # -- for the gc, which is alone
 
-    def begin(self, lease: Lease) -> float:
-        """Propose nothing yet; the storage's time now. Raises LeaseLost.
+    def begin(self, lease: Lease) -> None:
+        """Propose nothing yet. Raises LeaseLost.
 
         What a dead gc had doomed is not removed: with the right to be alone came that none of its
         deletions can be executed any more, and in a copy of a store that was made file by file, the
@@ -90,8 +89,17 @@ class Handshake:
             current = self._storage.read(KEY)
             lease.renew()
             if self._write(_State(self._run), current):
-                entry = self._storage.stat(KEY)
-                return entry.modified if entry else time.time()
+                return
+
+    def began(self) -> float:
+        """When this gc began, by the clock that the times of blobs are of. Raises DamagedStore."""
+        entry = self._storage.stat(KEY)
+        if entry is None:  # this machine's clock says nothing: it may be an hour ahead
+            raise DamagedStore(
+                f"{self._storage.where(KEY)}: expected the file that was just written, found none;"
+                " run gc again"
+            )
+        return entry.modified
 
     def propose(self, keys: Iterable[str]) -> None:
         """Let writers object to these. Raises LeaseLost if another gc has begun."""

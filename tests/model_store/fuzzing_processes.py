@@ -1,9 +1,10 @@
 """Many real processes at one store, killed, stopped and interrupted at random, with a gc at short
 grace beside them: `python -m tests.model_store.fuzzing_processes --seconds 600`.
 
-On a directory, and on a real S3 server behind a proxy that delays requests, loses them or their
-replies, repeats them, and executes some late. What was acknowledged has to be explained by one
-order of the operations, and to be there at the end. Prints counts; the exit code is 1 at a loss.
+Their clocks are apart by an hour. On a directory, and on a real S3 server behind a proxy that
+delays requests, loses them or their replies, repeats them, and executes some late. What was
+acknowledged has to be explained by one order of the operations, and to be there at the end. Prints
+counts; the exit code is 1 at a loss.
 """
 
 import argparse
@@ -39,6 +40,7 @@ processes.set_forkserver_preload(["tests.model_store.fuzz_workers"])
 # On S3: what is not answered is executed at most 2 s later; the rest is for a machine that is busy.
 LATE_S, EXECUTED_LATE_S = 12.0, 2.0
 LEASE_S = 12.0
+AHEAD_S = (-3600.0, 0.0, 3600.0)  # how far a process's clock may be ahead
 BATCHES, AT_ONCE = 6, 3  # of rounds at one store
 WORKERS = 4  # of a round
 FAULTS = {"delay": 4, "lost": 2, "late": 2, "never": 1, "twice": 1, "error": 1}  # of 100 requests
@@ -257,11 +259,13 @@ def play_at_once(stage: Stage, rounds: list[Round], rng: random.Random, counts: 
     ]
     running: list[BaseProcess] = []
     for number, (played, log) in enumerate(logs):
-        arguments = (stage.seen, log.name, played.script(number), log, LEASE_S)
+        script, ahead_s = played.script(number), rng.choice(AHEAD_S)
+        arguments = (stage.seen, log.name, script, log, LEASE_S, ahead_s)
         running.append(processes.Process(target=work, args=arguments))
     collecting: Script = [("gc", rng.choice(stage.grace_s))] * (3 if stage.network else 30)
     gc_log = stage.folder / f"gc-{rounds[0].agent}"
-    gc = processes.Process(target=work, args=(stage.seen, "gc", collecting, gc_log, LEASE_S))
+    arguments = (stage.seen, "gc", collecting, gc_log, LEASE_S, rng.choice(AHEAD_S))
+    gc = processes.Process(target=work, args=arguments)
     for process in (gc, *running):
         process.start()
     spoil = threading.Thread(target=_kill_some, args=(gc, random.Random(rng.random()), counts))

@@ -262,6 +262,24 @@ def test_everything_in_a_store_has_the_permissions_of_its_folder(tmp_path: Path,
     assert ModelStore(root).verify() == []
 
 
+@pytest.mark.parametrize("mode", [0, 0o100, 0o300])
+def test_nothing_is_made_in_a_store_that_is_closed(tmp_path: Path, mode: int) -> None:
+    """Also by root, whom permissions do not stop: nobody else could read it when it is open."""
+    store = new_store(tmp_path)
+    publish(store, "t", 1)
+    root = Path(store.url)
+    before = sorted(root.rglob("*"))
+    root.chmod(mode)
+    try:
+        with pytest.raises(PermissionError, match=str(root)):
+            publish(store, "t", 2)
+    finally:
+        root.chmod(0o755)
+    assert sorted(root.rglob("*")) == before
+    assert publish(store, "t", 2) == 2
+    assert all(path.stat().st_mode & 0o400 for path in root.rglob("*"))
+
+
 def test_cached_blobs_and_layouts_have_the_permissions_of_their_folders(
     s3_store: Place, tmp_path: Path
 ) -> None:
