@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from evolution.data.check import MAX_BAD, Finding, Report, check, refused
 from evolution.data.duplicates import groups_of
-from evolution.data.errors import DataError
+from evolution.data.errors import DataError, counted
 from evolution.data.layout import schema_of
 from evolution.data.opening import Asked, open_source, public_name
 from evolution.data.pictures import Facts, facts_of
@@ -170,8 +170,9 @@ def _stage(
     require_text(set(numbers), "classes")
     if sum(len(name.encode()) + 4 for name in numbers) > MAX_LABEL_BYTES:
         raise DataError(
-            f"{len(numbers):,} classes: expected names of at most {MAX_LABEL_BYTES >> 20} MiB in "
-            "all, which is what a published task holds; give a column of shorter or fewer classes"
+            f"{counted(len(numbers), 'class', 'classes')}: expected names of at most "
+            f"{MAX_LABEL_BYTES >> 20} MiB in all, which is what a published task holds; give a "
+            "column of shorter or fewer classes"
         )
     if source.classes is not None:
         return seen, source.classes

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolution.confidence import interval
-from evolution.data.errors import listed
+from evolution.data.errors import counted, listed
 from evolution.data.rows import SPLITS
 from evolution.data.splitting import TEST, TRAIN
 from evolution.data.staging import Seen
@@ -26,6 +26,7 @@ MAX_LEAK = 0.01  # of the validation or test pictures
 MAX_CONSTANT = 0.05
 MAX_CLASSES = 10_000
 ACCURACY = 0.9  # at which intervals are told
+KIND = {"train": "training"}  # of a picture, where it is not called as its split
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +210,8 @@ def _about_classes(report: Report, classes: tuple[str, ...]) -> list[Finding]:
     for split, danger in (("train", True), ("validation", False), ("test", False)):
         lacking = [name for name, n in zip(classes, report.counts[split], strict=True) if not n]
         if lacking and len(lacking) < len(classes):
-            message = f"{len(lacking):,} of {len(classes):,} {plural} have no {split} picture"
+            without = counted(len(lacking), f"{word} has", f"{plural} have")
+            message = f"{without} no {KIND.get(split, split)} picture, of {len(classes):,}"
             name = f"class-without-{split}"
             found.append(Finding(name, f"{message}: {listed(lacking)}", danger))
     return found
@@ -240,16 +242,17 @@ def _tells(report: Report, counts: NDArray[np.int64], pictures: int) -> bool:
 def _about_splits(report: Report, leaks: Mapping[int, int]) -> list[Finding]:
     found = []
     for number, split in enumerate(SPLITS):
-        total = report.in_split(split)
+        total, kind = report.in_split(split), KIND.get(split, split)
+        pictures = counted(total, f"{kind} picture")
         if not total:
-            found.append(Finding(f"no-{split}", f"there is no {split} picture", True))
+            found.append(Finding(f"no-{split}", f"there is no {kind} picture", True))
         elif report.classes > 1 and not _tells(report, np.array(report.counts[split]), total):
-            message = f"all {total:,} {split} pictures are of one class"
+            message = f"{pictures}, all of one class"
             if report.multi_label:
-                message = f"each label is on all {total:,} {split} pictures or on none"
+                message = f"each label is on all of {pictures}, or on none"
             found.append(Finding(f"one-class-{split}", message, True))
         if leaked := leaks.get(number, 0):
-            message = f"{leaked:,} of {total:,} {split} pictures show the same as training pictures"
+            message = f"{leaked:,} of {pictures} show the same as training pictures"
             found.append(Finding(f"leak-{split}", message, leaked > MAX_LEAK * total))
     return found
 

@@ -11,7 +11,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from evolution.data.errors import DataError, listed
+from evolution.data.archives import is_archive
+from evolution.data.errors import DataError, counted, listed
 from evolution.data.rows import (
     Row,
     Skipped,
@@ -74,8 +75,7 @@ def folder_source(folder: Path) -> Source:
     within = folders_in(top)
     loose = files_in(top)
     if not within:
-        found = f"{len(loose)} files" if loose else "an empty folder"
-        raise DataError(f"{folder}: expected a folder for each class, found {found}\n{CLASSES}")
+        raise _no_class_folder(folder, loose)
     parts = _parts(top, within)
     classes = {name for _, inside in parts for name in inside}
     require_text(classes, str(folder))
@@ -104,6 +104,15 @@ def folder_source(folder: Path) -> Source:
         loose += [f"{place.name}/{name}" for place in within for name in files_in(place)]
     notes = [f"left out, as they lie beside the class folders: {listed(loose)}"] if loose else []
     return Source(rows, classes=in_order(classes), total=len(files), notes=notes)
+
+
+def _no_class_folder(folder: Path, loose: list[str]) -> DataError:
+    found = f"{counted(len(loose), 'file')}: {listed(loose, 3)}" if loose else "an empty folder"
+    packed = [name for name in loose if is_archive(Path(name))]
+    remedy = (
+        f"unpack {listed(packed, 3)}, and give what is in it with --from" if packed else CLASSES
+    )
+    return DataError(f"{folder}: expected a folder for each class, found {found}\n{remedy}")
 
 
 def _parts(top: Path, within: list[Path]) -> list[tuple[str | None, dict[str, Path]]]:

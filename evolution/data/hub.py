@@ -57,7 +57,7 @@ def _loaded_source(name: str, columns: Columns, dataset: str, **how: Any) -> Sou
         raise DataError(
             f"hf:{name}: expected a folder of parquet files as the Hub has them, or the library "
             f"`{LIBRARY}`, found neither\ninstall it (pip install {LIBRARY}), or download the "
-            "data set's parquet files (huggingface-cli download) and give their folder"
+            "data set's parquet files (hf download --repo-type dataset) and give their folder"
         ) from None
     saved = any((Path(dataset) / file).exists() for file in SAVED)
     try:

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from evolution.confidence import interval
 from evolution.console import say
+from evolution.data.errors import counted
 
 ACCURACY = "accuracy"  # the metric of tasks of one class a picture
 INDENT = "    "
@@ -45,8 +46,3 @@ def duration(seconds: float) -> str:
         return f"{seconds} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-
-
-def counted(number: int, one: str, many: str = "") -> str:
-    """As `1 child` or `2 children`."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -85,7 +85,11 @@ KINDS = {
     "an empty folder": (lambda d: made(d / "empty"), "a folder for each class, found an empty"),
     "class folders without files": (lambda d: empty_class_folders(d / "p"), "found no file"),
     "loose files": (
-        lambda d: written(made(d / "p") / "a.png", b"x").parent, "found 1 files\nput the pictures"
+        lambda d: written(made(d / "p") / "a.png", b"x").parent, "1 file: a.png\nput the pictures"
+    ),
+    "an archive in an archive": (
+        lambda d: zipped(d / "p.zip", **{"b.tgz": b"x", "c.zip": b"x", "a": b"x"}),
+        "found 3 files: a, b.tgz, c.zip\nunpack b.tgz, c.zip, and give",
     ),
     "one class": (lambda d: class_folders(d / "p", 4, ("disc",)), "--allow one-class"),
     "another file": (lambda d: written(d / "photos.rar", b"x"), "rename or convert it"),
@@ -124,7 +128,7 @@ KINDS = {
     ),
     "a class without a picture": (
         lambda d: made(class_folders(d / "p", 4) / "empty").parent,
-        "1 of 4 classes have no train picture: empty",
+        "1 class has no training picture, of 4: empty",
     ),
     "an open quote": (
         lambda d: table(d / "t.csv", 'a.png,"big', "a.png,b"), "t.csv, line 3: unexpected end"
