@@ -44,7 +44,7 @@ from service.http import connections
 from service.http.direct import Direct
 from service.http.draining import stop_listening
 from service.http.listening import require_port
-from service.memory import divided, own_memory
+from service.memory import require_enough
 from service.processes import MainProcess
 from service.runtime import Runtime
 from service.settings import Settings
@@ -143,6 +143,7 @@ class Gateway:
         """Once in `bentoml serve` itself, before any worker: what cannot work is one line."""
         try:
             settings = Settings.from_environment()
+            require_enough(settings)  # a worker knows more
             choice.require(settings.backend)
             address = _address()
             _require_port(address, settings)
@@ -150,7 +151,6 @@ class Gateway:
             store = ModelStore(settings.store, later=True)
             Trust(store, settings.trusted_keys)
             Access(settings.tokens, settings.cors_origins)
-            divided(settings, Machine().memory(), own_memory()[0])  # a worker knows its own
             _look_at(store)
         except (SettingsError, StoreError, OSError) as error:
             click.echo(f"error: {error}", err=True)

@@ -30,8 +30,11 @@ DECODING, ENOUGH_DECODING = 1 / 8, 512 * MIB
 PROGRAMS, ENOUGH_PROGRAMS = 1 / 8, 256 * MIB
 MOST = 1 / 4  # but no more than this of the rest for each of these two.
 LEAST_DECODING, LEAST_COMPONENTS = 8 * MIB, 64 * MIB
-# With the weights that they ran with last; of a ViT-Ti.
-LEAST_PROGRAMS, THREAD_PROGRAMS = 64 * MIB, 96 * MIB  # and for each compute thread
+# Of a ViT-Ti: each program once, and for each compute thread what it runs them with, copies of
+# those among it that another thread runs just then.
+LEAST_PROGRAMS, THREAD_PROGRAMS = 128 * MIB, 32 * MIB
+# Of the gateway itself, at least, before it serves anything: in each worker, and once.
+LEAST_WORKER, LEAST_MAIN = 112 * MIB, 80 * MIB
 
 
 def own_memory(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
@@ -50,6 +53,14 @@ def _taken(process: str) -> int:
     with suppress(OSError, ValueError):
         return int((folder / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
+
+
+def require_enough(settings: Settings) -> None:
+    """Raises SettingsError, with the sum, where a gateway with these settings has no room.
+
+    Before one is started, so that the kernel does not end it before it can say so.
+    """
+    divided(settings, Machine().memory(), LEAST_WORKER + LEAST_MAIN // settings.workers)
 
 
 def divided(settings: Settings, limit: Limit, base: int) -> Settings:

@@ -63,7 +63,7 @@ AT_MOST = (
     ("max_batch_rows", "queue_per_task"),
     ("max_batch_rows", "queue_total"),
 )
-THREAD_MEMORY = 512 * 2**20  # of the machine, for each compute thread: each has its own programs
+THREAD_MEMORY = 512 * 2**20  # of the machine: for so much of it a compute thread, by default
 IMAGES_AT_LIMIT = 4  # as large as may be, in one request
 Bytes = NewType("Bytes", int)
 _WHOLE = re.compile(r"[0-9]{1,18}")

@@ -9,7 +9,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from service.errors import SettingsError
 from service.host import GREETING
+from service.memory import require_enough
+from service.processes import CANNOT_START
+from service.settings import Settings
 
 app = typer.Typer(add_completion=False)
 CHECKOUT = Path(__file__).parents[2]
@@ -29,6 +33,11 @@ def serve(
     """Serves every task of a store over HTTP, and says when it is ready."""
     environment = {name: text for name, text in os.environ.items() if name not in OF_OTHER_COMMANDS}
     environment |= {"MUNET_STORE": store, GREETING: "1", "BENTOML_DO_NOT_TRACK": "True"}
+    try:  # BentoML takes memory before it asks whether the gateway may start
+        require_enough(Settings.from_environment(environment))
+    except SettingsError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(CANNOT_START) from None
     environment.setdefault("BENTOML_HOME", str(CHECKOUT / "build" / f"bentoml-{port}"))
     bentoml = str(Path(sys.executable).with_name("bentoml"))
     # It becomes this process: signals and exit codes are its own.

@@ -22,7 +22,7 @@ from tests.service.systems import png, publish
 from tests.service.waiting import eventually
 
 __all__ = ["compilations"]
-RUNBOOKS = DEPLOY / "runbooks.md"
+RUNBOOKS, RUNBOOKS_URL = DEPLOY / "runbooks.md", "https://munet.example/runbooks.md"
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 RANGE_S = 8  # of a shortened window: some scrapes
 GROUPS: Any = yaml.safe_load((RULES / "alerts.yml").read_text())["groups"]
@@ -34,7 +34,7 @@ def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
     found = {section.split("\n", 1)[0]: section for section in sections}
     assert list(found) == list(ALERTS)
     for name, rule in ALERTS.items():
-        assert rule["annotations"]["runbook_url"] == f"deploy/runbooks.md#{name.lower()}"
+        assert rule["annotations"]["runbook_url"] == f"{RUNBOOKS_URL}#{name.lower()}"
         assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
         for part in ("**Means**", "**Look**", "**Do**"):
             assert part in found[name] or name == "GatewayErrorBudgetShrinks", (name, part)
@@ -46,7 +46,9 @@ def test_links_between_runbooks_lead_somewhere() -> None:
 
 
 def test_the_operator_gets_the_same_rules() -> None:
-    manifest = yaml.safe_load((DEPLOY / "kubernetes" / "prometheusrule.yaml").read_text())
+    manifest = yaml.safe_load(
+        (DEPLOY / "kubernetes" / "alerts" / "prometheusrule.yaml").read_text()
+    )
     assert manifest["spec"] == {"groups": GROUPS}
     assert manifest["kind"] == "PrometheusRule"
 

@@ -19,7 +19,8 @@ from tests.service.servers import ROOT
 
 CHART = manifests.DEPLOY / "helm"
 ENGINE = ROOT / "build" / "helm"
-JOBS = manifests.KUBERNETES / "jobs"
+JOBS, ALERTS = manifests.KUBERNETES / "jobs", manifests.KUBERNETES / "alerts"
+PLACEHOLDER, RUNBOOKS = "https://munet.example/runbooks.md", "https://wiki.example.com/munet.md"
 NIGHTLY = "7 1 * * *"
 ALL_JOBS = {
     "gc": {"schedule": "17 3 * * *"},
@@ -66,9 +67,8 @@ def test_it_gives_the_objects_of_kustomize() -> None:
     annotations = found["Deployment/munet-gateway"]["spec"]["template"]["metadata"]["annotations"]
     assert annotations.pop("checksum/settings")  # a change of settings renews the pods
     expected = [
-        *kustomize.resources(
-            manifests.KUBERNETES, "networkpolicy.yaml", "servicemonitor.yaml", "prometheusrule.yaml"
-        ),
+        *kustomize.resources(manifests.KUBERNETES, "networkpolicy.yaml", "servicemonitor.yaml"),
+        manifests.read(ALERTS / "prometheusrule.yaml"),
         *kustomize.resources(JOBS, "backup.yaml", "evolution.yaml"),
     ]
     assert found == by_name(expected)
@@ -84,6 +84,20 @@ def test_what_is_off_is_not_there() -> None:
     assert "Secret/munet-gateway-tokens" not in found
     volumes = found["Deployment/munet-gateway"]["spec"]["template"]["spec"]["volumes"]
     assert {"name": "tokens", "secret": {"secretName": "mine"}} in volumes
+
+
+def test_alerts_link_to_the_runbooks_where_these_are() -> None:
+    found = one(prometheusRule={"enabled": True, "runbooks": RUNBOOKS})
+    rule = manifests.read(ALERTS / "prometheusrule.yaml")
+    assert found["PrometheusRule/munet-gateway"] == moved(rule)
+    _, (refusal,) = rendered({"prometheusRule": {"runbooks": "deploy/runbooks.md"}})
+    assert isinstance(refusal, str)
+
+
+def moved(rule: Any) -> Any:
+    text = json.dumps(rule)
+    assert text.count(f"{PLACEHOLDER}#") == text.count("runbook_url")
+    return json.loads(text.replace(PLACEHOLDER, RUNBOOKS))
 
 
 def test_evolution_by_a_schedule_is_that_of_kustomize() -> None:
@@ -179,6 +193,8 @@ def test_kubectl_makes_the_same_of_the_kustomization(optional: bool, tmp_path: P
     if optional:
         for file in (folder / "kustomization.yaml", folder / "jobs" / "kustomization.yaml"):
             file.write_text(file.read_text().replace("# - ", "- ").replace("# comp", "comp"))
+        alerts = folder / "alerts" / "kustomization.yaml"
+        alerts.write_text(alerts.read_text().replace(PLACEHOLDER, RUNBOOKS))
         (folder / "jobs" / "kustomization.yaml").write_text(
             (folder / "jobs" / "kustomization.yaml")
             .read_text()
@@ -195,6 +211,10 @@ def test_kubectl_makes_the_same_of_the_kustomization(optional: bool, tmp_path: P
                 volume["secret"]["secretName"] = "munet-gateway-tokens"
         assert found == by_name(kustomize.resources(manifests.KUBERNETES))
         return
+    assert found["PrometheusRule/munet-gateway"] == moved(
+        manifests.read(ALERTS / "prometheusrule.yaml")
+    )
+    assert not [name for name in found if "runbooks" in name]
     for name in ("gc", "backup", "evolution"):
         (container,) = containers(found[f"CronJob/munet-gateway-{name}"])
         assert {"name": "store", "mountPath": "/store"} in container["volumeMounts"]

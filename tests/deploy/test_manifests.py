@@ -60,7 +60,7 @@ def test_kustomization_names_every_manifest() -> None:
     kustomization = manifest("kustomization.yaml")
     optional = {
         *("kustomization.yaml", "metrics-adapter.yaml"),
-        *("servicemonitor.yaml", "prometheusrule.yaml", "networkpolicy.yaml"),  # commented out
+        *("servicemonitor.yaml", "networkpolicy.yaml"),  # commented out
     }
     manifests = {path.name for path in FOLDER.glob("*.yaml")}
     assert set(kustomization["resources"]) == manifests - optional

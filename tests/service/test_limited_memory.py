@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -14,8 +17,9 @@ import pytest
 
 from model_store import ModelStore
 from tests.cgroups import limited
-from tests.service.servers import START_S, Server
+from tests.service.servers import ROOT, START_S, Server
 from tests.service.systems import encoded, image, publish
+from tests.service.waiting import PATIENCE_S
 from vit import Architecture
 
 MIB = 2**20
@@ -111,10 +115,44 @@ def test_in_little_memory_it_serves_or_says_at_the_start_what_it_needs(
             assert found.keys() == {200}, found
             return
         assert server.process.wait() == 2
-        log = server.log.read_text()
-        error = log[log.index("error: starting the gateway") :].strip().splitlines()
-        assert len(error) <= 5 and max(map(len, error)) <= 100, error
-        assert "of memory:" in error[0], error
+        needed(server.log.read_text())
+
+
+def needed(log: str) -> int:
+    """How many MiB a refusal asks for."""
+    error = log[log.index("error: starting the gateway") :].strip().splitlines()
+    assert len(error) == 5 and max(map(len, error)) <= 100, error
+    found = re.fullmatch(r".* at least (\d+) MiB of memory:", error[0])
+    assert found is not None, error
+    return int(found[1])
+
+
+@pytest.mark.parametrize("mib", [64, 128])
+def test_in_far_too_little_memory_it_says_so_before_the_kernel_ends_it(
+    mib: int, tmp_path: Path
+) -> None:
+    command = [sys.executable, str(ROOT / "munet.py"), "serve", "--store", str(tmp_path / "none")]
+    with limited(mib * MIB) as group:
+        found = subprocess.run([*group.prefix, *command], capture_output=True, timeout=PATIENCE_S)
+        assert group.kills == 0
+    assert found.returncode == 2
+    assert 350 < needed(found.stderr.decode()) < 1000 + 200 * (os.cpu_count() or 1)
+
+
+@pytest.mark.slow
+def test_what_the_first_refusal_asks_for_is_enough(
+    deep: str, compilations: str, tmp_path: Path
+) -> None:
+    variables = {"MUNET_STORE": deep, "MUNET_COMPILATION_CACHE": compilations}
+    variables["MUNET_BACKEND"] = "openvino"
+    with limited(128 * MIB) as group:
+        server = Server(".", tmp_path, prefix=group.prefix, **variables)
+        assert server.process.wait(START_S) == 2
+        assert group.kills == 0
+    with limited(needed(server.log.read_text()) * MIB) as group:
+        with Server(".", tmp_path, prefix=group.prefix, **variables) as server:
+            assert server.classify("t1", encoded(image(1, (16, 16)), "JPEG")).status == 200
+        assert group.kills == 0
 
 
 def reachable(server: Server) -> bool:

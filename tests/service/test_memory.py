@@ -51,7 +51,7 @@ def test_all_parts_fit_into_the_limit_or_the_start_is_refused(
         return
     parts = {name: getattr(found, name) for name in PARTS}
     assert given.items() <= parts.items()
-    programs = (64 + 96 * threads) * MIB
+    programs = (128 + 32 * threads) * MIB
     assert (base + programs + sum(parts.values())) * workers <= size
     assert parts["upload_memory"] >= found.max_body_bytes
     assert parts["decode_memory"] >= 8 * MIB
@@ -78,8 +78,8 @@ def test_what_is_too_little_is_said_with_the_sum() -> None:
         wanted = Settings("s", memory_budget=Bytes(900 * MIB), compute_threads=2)
         divided(wanted, limit(GIB), 300 * MIB)
     assert str(refused.value).splitlines() == [
-        "starting the gateway: expected at least 1474 MiB of memory:",
-        "  300 MiB for itself + 256 MiB for programs (MUNET_COMPUTE_THREADS is 2)",
+        "starting the gateway: expected at least 1410 MiB of memory:",
+        "  300 MiB for itself + 192 MiB for programs (MUNET_COMPUTE_THREADS is 2)",
         "  + 10 MiB MUNET_UPLOAD_MEMORY + 8 MiB MUNET_DECODE_MEMORY + 900 MiB MUNET_MEMORY_BUDGET,",
         "found 1024 MiB by /sys/fs/cgroup/memory.max;",
         "raise that limit, or lower these settings",
