@@ -1,1 +1,1 @@
-"""Offline: grows one multitask system by evolution and publishes its paths."""
+"""Offline training: grows one multitask system by evolution and publishes its paths."""

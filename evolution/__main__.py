@@ -1,4 +1,4 @@
-"""`python -m evolution`: run and resume experiments, see where they stand, prepare data."""
+"""`python -m evolution`: runs, resumes and compares experiments, and prepares data."""
 
 from __future__ import annotations
 
@@ -61,16 +61,16 @@ RootOption = Annotated[
     ),
 ]
 NameOption = Annotated[
-    str | None, typer.Option("--name", help="The run's name; its experiment's unless given.")
+    str | None, typer.Option("--name", help="Name of the run; by default that of its experiment.")
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Another setting, as in batch_size=64."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as in batch_size=64."),
 ]
 
 
 LongOption = Annotated[
-    bool, typer.Option("--long", help="Begin also what would take months.", show_default=False)
+    bool, typer.Option("--long", help="Also start what would take months.", show_default=False)
 ]
 _LONGEST_MESSAGE = 5  # lines
 
@@ -90,7 +90,7 @@ def run(
     root: RootOption = None,
     continue_from: Annotated[
         str | None,
-        typer.Option(metavar="STORE[#RUN]", help="Grow the system of another run, not a root."),
+        typer.Option(metavar="STORE[#RUN]", help="Continue the system of another run."),
     ] = None,
     name: NameOption = None,
     settings: SetOption = None,
@@ -111,7 +111,7 @@ def run(
 def _run_from_root(
     experiment: Experiment, store: str, seed: int, name: str | None, long: bool
 ) -> None:
-    """All that may be wrong is asked before the store is made or the name is taken."""
+    """Checks everything before the store or the name is created."""
     _require_startable(experiment, name, long)
     root, source = _root(experiment), _found(experiment)
     opened = ModelStore(store, create=True)
@@ -127,7 +127,7 @@ def _require_startable(experiment: Experiment, name: str | None, long: bool) -> 
 
 
 def _found(experiment: Experiment) -> Source:
-    """Where the run finds its tasks, all of which are there; raises TaskError."""
+    """The source of the run's tasks. Raises TaskError if one is missing."""
     source = source_of(experiment)
     for entry in dict.fromkeys(experiment.tasks):
         source(entry)
@@ -142,7 +142,7 @@ def _root(experiment: Experiment) -> Root:
 
 
 def _system(spec: str) -> tuple[ModelStore, str]:
-    """A run to continue: STORE#RUN, or STORE where it holds one run only."""
+    """A run to continue: STORE#RUN, or STORE if it holds only one run."""
     directory, _, name = spec.partition("#")
     store = ModelStore(directory)
     runs = known_runs(store)
@@ -174,15 +174,15 @@ def baseline_command(
 
 @app.command()
 def resume(
-    run: Annotated[str, typer.Argument(help="The run's name: that of its experiment.")],
+    run: Annotated[str, typer.Argument(help="Name of the run; by default that of its experiment.")],
     store: StoreOption,
     task: Annotated[
-        list[str] | None, typer.Option(help="A further task (TFDS name), after all others.")
+        list[str] | None, typer.Option(help="One more task (TFDS name), after all others.")
     ] = None,
     settings: SetOption = None,
     long: LongOption = False,
 ) -> None:
-    """Continues a run where it stopped; with --task, grows the system by a task."""
+    """Continues a run where it stopped. --task adds a task to its system."""
     search = Search.resume(ModelStore(store), run, source_of, tuple(task or ()), settings or [])
     left = search.progress.schedule[search.progress.iteration :]
     require_reasonable(Plan.of(search.experiment, len(left)), f"what is left of run {run}", long)
@@ -191,10 +191,10 @@ def resume(
 
 @app.command("import")
 def import_command(
-    directory: Annotated[Path, typer.Argument(help="A published state, as it was unpacked.")],
+    directory: Annotated[Path, typer.Argument(help="The unpacked folder of a published state.")],
     store: StoreOption,
 ) -> None:
-    """Imports a published checkpoint: every path a version, every run to be continued."""
+    """Imports a published checkpoint: its paths become versions, its runs can be continued."""
     columns = (BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         row = bar.add_task("import", total=None)
@@ -211,10 +211,10 @@ def analyse_command(
     store: StoreOption,
     out: Annotated[Path, typer.Option(help="Folder for the page and its figures.")],
     run: Annotated[
-        list[str] | None, typer.Option("--run", help="Runs to show; all unless given.")
+        list[str] | None, typer.Option("--run", help="Runs to show; all by default.")
     ] = None,
 ) -> None:
-    """Draws what the stored runs show: an HTML page with figures and tables."""
+    """Writes an HTML page with figures and tables about the stored runs."""
     from evolution.analysis import analyse  # takes seconds to load
 
     console.print(f"wrote {analyse(ModelStore(store), out, run or ())}", soft_wrap=True)
@@ -226,7 +226,7 @@ def bench_command(
     size: Annotated[str, typer.Option(help="The network, such as Ti/16 or B/16.")] = "Ti/16",
     settings: SetOption = None,
 ) -> None:
-    """Measures how fast an experiment's children train here, on made-up images."""
+    """Measures how fast an experiment's children train here, on generated images."""
     chosen = _experiment(experiment, None, settings)
     for line in bench(chosen, size).lines():
         console.print(line, highlight=False, soft_wrap=True, markup=False)
@@ -238,7 +238,7 @@ app.command()(agents)
 
 @app.command("agent-process", hidden=True)
 def agent_process() -> None:
-    """Runs one agent for `agents`, which starts it."""
+    """Runs one agent; the command `agents` starts it."""
     raise typer.Exit(work(KNOWN_ERRORS))
 
 
@@ -274,20 +274,22 @@ def _number(value: float | None, form: str) -> str:
 def prepare_command(
     name: Annotated[str, typer.Argument(help="TFDS name, such as mnist or cmaterdb/telugu.")],
     source: Annotated[
-        Path | None, typer.Option(help="Folder with the raw files; without it TFDS downloads them.")
+        Path | None, typer.Option(help="Folder with the raw files; by default TFDS downloads them.")
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where prepared data sets lie.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of prepared data sets.")] = None,
 ) -> None:
-    """Prepares a data set in the format that reads without TensorFlow."""
+    """Prepares a data set in a format that can be read without TensorFlow."""
     console.print(f"prepared {prepare(name, data_dir or default_data_dir(), source)}")
 
 
 @app.command()
 def root(
-    data_dir: Annotated[Path | None, typer.Option(help="Where Omniglot lies prepared.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of prepared data sets, with Omniglot.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="The file to write.")] = SHIPPED,
 ) -> None:
-    """Trains the root that ships with the project anew, on Omniglot; about 40 minutes."""
+    """Trains the shipped root again, on Omniglot. Takes about 40 minutes."""
     training = RootTraining()
     images, labels = omniglot(data_dir or default_data_dir())
     steps = training.steps(len(labels))
@@ -302,9 +304,9 @@ def root(
 
 
 def main() -> None:
-    """Runs the command line; known failures become one line and exit code 1.
+    """Runs the command line. A known failure becomes one line and exit code 1.
 
-    A command that was told to stop ends with 130 (Ctrl-C) or 143 (SIGTERM).
+    A command that is told to stop ends with 130 (Ctrl-C) or 143 (SIGTERM).
     """
     with computing():
         _run()

@@ -3,8 +3,8 @@
 The order is the published systems': JPEG quality, crop, flip, brightness, contrast, saturation,
 hue, then bilinear resize and clip. The first systems change the image scaled to [-1, 1]
 and the later ones its bytes (SYSTEMS.md, Images), with TensorFlow's rounding.
-Every strength is a traced value: changing one compiles nothing, and an operation whose strength
-is 0 is neither visible nor paid for, unless a batch holds several strengths (under vmap).
+Every strength is a traced value, so a change of one compiles nothing. An operation of strength 0
+changes nothing and costs nothing, unless a batch holds several strengths (under vmap).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vit.preprocess import to_unit_range
 
 
 class Strengths(NamedTuple):
-    """How strongly to augment; scalars. Without another unit, that of the hyperparameter `ds_*`."""
+    """How strongly to augment; scalars, in the units of the hyperparameters `ds_*`."""
 
     crop: Any  # 0 or 1
     area_min: Any  # smallest crop, as a share of the image; 1 = no crop
@@ -48,7 +48,7 @@ class Strengths(NamedTuple):
             contrast=float(hp["ds_contrast_delta"]),
             saturation=float(hp["ds_saturation_delta"]),
             hue=float(hp["ds_hue_delta"]),
-            # Whole qualities, the lowest rounded down and 100 itself left out, as published.
+            # Whole qualities, as published: the lowest is rounded down, and 100 does not occur.
             quality=100.0 - int(100 * (1 - hp.get("ds_quality_delta", 0.0))),
         )
 
@@ -96,7 +96,7 @@ def _crop_boxes(draws: Array, height: int, width: int, s: Strengths) -> Box:
     return jax.lax.cond(s.crop > 0, crops, whole, draws)
 
 
-# TensorFlow's sampler tries so often to meet area and aspect before it takes the whole image.
+# TensorFlow's sampler tries this often to meet area and aspect. Then it takes the whole image.
 ATTEMPTS = 100
 _SALT = np.random.default_rng(0).integers(2**32, size=(ATTEMPTS, 2), dtype=np.uint32)
 
@@ -104,10 +104,10 @@ _SALT = np.random.default_rng(0).integers(2**32, size=(ATTEMPTS, 2), dtype=np.ui
 def crop_box(u: Array, height: int, width: int, s: Strengths) -> Box:
     """The crop that four uniform draws in [0, 1) stand for, distributed as TensorFlow's.
 
-    `sample_distorted_bounding_box`, which the published systems call, draws an aspect uniformly,
-    then the number of rows between those of the smallest and the largest area, and again where
-    whole pixels miss the smallest area; then a place, of which the last row and column are left
-    out wherever there is another.
+    The published systems call `sample_distorted_bounding_box`. It draws an aspect uniformly, then
+    the number of rows between those of the smallest and the largest area. It draws again if whole
+    pixels miss the smallest area. Then it draws a place; it never takes the last row or column if
+    there is another one.
     """
     rows, columns, fits = _crop_extents(_attempts(u[:2]), height, width, s)
     first = fits.argmax()
@@ -198,7 +198,7 @@ def _change_bytes(draws: Array, images: Array, boxes: Box, s: Strengths) -> Arra
     """uint8 [b, h, w, c] -> the same."""
 
     def compressed(images: Array) -> Array:
-        # The draw of the flip has decided it by its first bit; the rest is as good as new.
+        # The flip used only the first bit of its draw; the rest is still random.
         step = jnp.floor(2 * draws[:, 4] % 1 * s.quality)
         return jax.vmap(compress)(images, 100 - s.quality + step)
 

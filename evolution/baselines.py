@@ -1,12 +1,12 @@
 """The papers' baselines: an experiment's tasks, root and training budget, without the search.
 
-Each task's children all start from the root and train as long as all generations of a search
-together (SYSTEMS.md, Baselines); the best by validation is kept.
+All children of a task start from the root. Each trains as long as all generations of a search
+together, and the best by validation is kept (SYSTEMS.md, Baselines).
 
     finetune-all    every component is copied and trained
-    freeze:N        blocks 0 .. N-1 and all below stay the root's, shared
-    adapters:R      an adapter of inner width R before every block; they, norm and head are trained
-    size-scale:X    no baseline but the search itself, with size in its score: factor X / 100
+    freeze:N        blocks 0 .. N-1 and all below them stay those of the root
+    adapters:R      trains an adapter of inner width R before each block, norm and head
+    size-scale:X    not a baseline: the search with size in its score, factor X / 100
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _size_scale(experiment: Experiment, percent: int) -> Experiment:
     )
 
 
-# Name -> what it makes of an experiment, and which numbers it takes.
+# Name -> how it changes an experiment, and the numbers it takes.
 BASELINES: Mapping[str, tuple[Callable[[Experiment, int], Experiment], range]] = {
     "finetune-all": (_finetune_all, range(1)),
     "freeze": (_freeze, range(100)),

@@ -1,8 +1,8 @@
 """How fast children of an experiment train here, against what the machine could do.
 
-Made-up images and a random root of the experiment's size: no data and no weights are needed. The
-yardsticks are measured in the same run: the machine's matrix multiplication, and a bare compiled
-training step of the same network on inputs that lie on the device.
+It uses generated images and a random root of the experiment's size, so it needs no data and no
+weights. Two references are measured in the same run: the machine's matrix multiplication, and a
+bare compiled training step of the same network on inputs that are on the device.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CLASSES = 10
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was measured; medians over children after the first, which compiles."""
+    """The measurements: medians over children without the first, which compiles."""
 
     programs: int  # compiled for training and evaluation
     compile_s: float
@@ -67,7 +67,7 @@ class Report:
 
 
 def bench(experiment: Experiment, size: str) -> Report:
-    """Trains children on made-up images; `size` names the network, such as Ti/16."""
+    """Trains children on generated images; `size` names the network, such as Ti/16."""
     experiment = _everything_trainable(experiment)
     defaults = experiment.defaults
     root = load_root(f"random:{size}", defaults["ds_image_size"], defaults["num_layers"])

@@ -1,9 +1,9 @@
 """The wall time that a task iteration may take.
 
-The law: its first child is trained to its end, however short the budget. Of the others none begins
-that would not fit if it took as long as the quickest so far, and one that is being trained when the
-time is over ends at the next boundary between calls of a compiled program, is validated once more,
-and counts as what it is then. So the best so far is always there to be published.
+The law: the first child is always trained to its end. A further child starts only if it would fit
+at the speed of the fastest child so far. A child in training when the time is over ends after the
+present call of a compiled program. It is validated once more and judged as it is then. So there is
+always a best path to publish.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Clock = Callable[[], float]  # seconds from any moment on
 
 
 class Budget:
-    """What is left of it, in the process that goes on with the iteration."""
+    """The rest of the budget, in the process that continues the iteration."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class Budget:
         *,
         first_whole: bool = True,
     ) -> None:
-        """`seconds` None is no limit; `former` are the rows of children that were trained before.
+        """`seconds` None means no limit; `former` are the rows of children trained earlier.
 
         The time between the processes of a run that was stopped does not count. Unless
         `first_whole`, the first child may be ended too.
@@ -38,26 +38,26 @@ class Budget:
         self._quickest = min(taken, default=0.0)
         self._last = clock()  # when the last of them was done
         self._end = 0.0 if seconds is None else self._last + seconds - sum(taken)
-        self._cut = False  # whether a child was ended, or none begun, for want of time
+        self._cut = False  # whether time ran out for a child, or for a further one
 
     def children_done(self, count: int) -> None:
-        """Notes that the children of a generation are done, which began after those before."""
+        """Notes that the next children, those of a generation, are done."""
         now = self._clock()
         each = (now - self._last) / count
         self._quickest = min(self._quickest, each) if self._children else each
         self._children, self._last = self._children + count, now
 
     def allows_child(self) -> bool:
-        """Whether another child may begin; one may in any case."""
+        """Whether another child may start; the first always may."""
         return not self._children or self._has_room(self._quickest)
 
     def allows_step(self) -> bool:
-        """Whether the training of the child under way may go on."""
+        """Whether the present child may train on."""
         return (self._first_whole and not self._children) or self._has_room(0.0)
 
     @property
     def remark(self) -> str | None:
-        """What came of it, for people; None if nothing did."""
+        """How the budget ended, for people; None if it did not end anything."""
         if self._seconds is None:
             return None
         budget = f"the budget of {self._seconds:.0f} s"

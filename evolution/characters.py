@@ -1,4 +1,4 @@
-"""What the shipped root is trained on: all characters of Omniglot, small and cropped."""
+"""The training data of the shipped root: all characters of Omniglot, small and cropped."""
 
 from __future__ import annotations
 

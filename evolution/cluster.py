@@ -1,8 +1,8 @@
-"""The same agents as actors of a Ray cluster; all they share is the store, as everywhere.
+"""Agents as actors of a Ray cluster; as on one machine, they share only the store.
 
-An actor that is lost, with its node or alone, is started again where there is room, and its agent
-goes on from its state in the store. The store's lease keeps a lost one that still lives from being
-the agent twice.
+A lost actor is started again where there is room, and its agent continues from its state in the
+store. A lost actor may still be alive. The store's lease makes sure that only one of the two is the
+agent.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from evolution.sources import source_of
 from evolution.stopping import step, stoppable
 from model_store import AgentBusy, ModelStore
 
-# Nodes have the dependencies installed; the code comes along.
+# Nodes have the dependencies installed. The code is sent along.
 PACKAGES = [str(Path(__file__).parents[1] / name) for name in ("evolution", "model_store", "vit")]
-# Agents may share an accelerator's memory, which none may take as a whole.
+# Agents may share an accelerator's memory, so none may take all of it.
 ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 class AgentActor:
-    """An agent, wherever the cluster has put it."""
+    """An agent on a node of the cluster."""
 
     def __init__(self, order: Order, source: Source) -> None:
         self._order = order
@@ -43,13 +43,13 @@ class AgentActor:
         )  # fmt: skip
 
     def run(self) -> Iterator[Report | str]:
-        """Where it runs, then what it reports."""
+        """First where it runs, then its reports."""
         node = ray.get_runtime_context().get_node_id()
         yield f"{self._agent.id}: on node {node[:12]} ({ray.util.get_node_ip_address()})"
         yield from reports(self._agent, self._order.cycles)
 
     def stop(self) -> None:
-        """Ends the agent after its generation under way."""
+        """Ends the agent after its present generation."""
         self._agent.stopping = True
 
 
@@ -63,7 +63,7 @@ class _Member(Member):
 
 
 class Cluster:
-    """Runs agents on a Ray cluster until each has come to its end."""
+    """Runs agents on a Ray cluster until each has ended."""
 
     def __init__(
         self,
@@ -74,23 +74,23 @@ class Cluster:
         gpus: float = 0,
         source: Source = source_of,
     ) -> None:
-        """`address` as Ray has it; each agent takes so many CPUs and GPUs of a node."""
+        """`address` is Ray's; `cpus` and `gpus` are those of each agent."""
         self._address = address
         self._members = [_Member(order) for order in orders]
         self._view = view
         self._actor = ray.remote(AgentActor).options(
             num_cpus=cpus,
             num_gpus=gpus,
-            max_concurrency=2,  # `stop` beside `run`
+            max_concurrency=2,  # `run` and `stop`
         )
         self._source = source
         self._ending = False
         self.stopping = False
 
     def run(self) -> list[str]:
-        """Runs them; the agents that did not come to their end, unless it was told to stop.
+        """Runs them. Returns the agents that failed, none if it was told to stop.
 
-        Raises ConnectionError where there is no cluster.
+        Raises ConnectionError if there is no cluster.
         """
         ray.init(
             self._address, log_to_driver=False,
@@ -107,7 +107,7 @@ class Cluster:
         return [member.agent for member in self._members if member.failed]
 
     def _start_due(self) -> bool:
-        """Starts the agents whose time has come; whether any is still to be started."""
+        """Starts the agents whose time has come; whether more are to be started later."""
         for member in self._members:
             if member.due:
                 member.starts_at = None
@@ -146,11 +146,11 @@ class Cluster:
                 self._view.say(told)
 
     def _end(self, member: _Member) -> None:
-        ray.kill(member.actor)  # what it held is another's now
+        ray.kill(member.actor)  # another process holds its agent now
         member.actor = member.stream = None
 
     def _raised(self, member: _Member, error: BaseException) -> None:
-        """The lease of a lost actor passes too."""
+        """Also waits for the lease of a lost actor to run out."""
         passes = isinstance(error, AgentBusy) and member.crashes > 0
         if passes or isinstance(error, PASSING):
             self._crashed(member, f"stopped: {error}")

@@ -1,18 +1,18 @@
-"""The commands that go on with what a store holds, as a person types them."""
+"""The commands that continue what a store holds, as a person types them."""
 
 from __future__ import annotations
 
 import shlex
 
 GROWN = "evolve/"  # the names of the runs of `munet evolve` begin so: evolve/TASK/NUMBER
-BASELINE = "finetune-all"  # beside one, evolve/TASK/NUMBER/finetune-all
+BASELINE = "finetune-all"  # the baseline of one is evolve/TASK/NUMBER/finetune-all
 
 
 def grown_by(run: str) -> str | None:
-    """What the command holds, while it lives, that trains a run of `munet evolve`.
+    """The name that a command of `munet evolve` holds while it trains a run.
 
-    One name for a search and its baseline, of which one waits while the other is trained. None for
-    other runs.
+    A search and its baseline have one name, as one waits while the other trains. None for other
+    runs.
     """
     if not run.startswith(GROWN):
         return None
@@ -20,13 +20,13 @@ def grown_by(run: str) -> str | None:
 
 
 def resume(run: str, store: str, task: str | None = None) -> str:
-    """Goes on with a run; with `task`, grows it by one, after all others."""
+    """Continues a run; with `task`, adds that task after all others."""
     further = "" if task is None else f" --task {task}"
     return f"python -m evolution resume {shlex.quote(run)} --store {shlex.quote(store)}{further}"
 
 
 def evolve(task: str, store: str) -> str:
-    """Goes on with the last run of `munet evolve` for a task, or begins another one."""
+    """Continues the last run of `munet evolve` for a task, or starts a new one."""
     return f"munet evolve {shlex.quote(task)} --store {shlex.quote(store)}"
 
 
@@ -41,7 +41,7 @@ def remove_run(run: str, store: str) -> str:
 
 
 def agents(agent: str, entry: str, cycles: int, store: str) -> str:
-    """Goes on with an agent, CLASS/TASK, until it has finished so many cycles in its life.
+    """Continues an agent, CLASS/TASK, until it has finished `cycles` cycles in its life.
 
     `entry` is its task, as a task list names it.
     """

@@ -1,4 +1,4 @@
-"""How far an accuracy that was measured on a few examples may be from the real one."""
+"""How far a measured accuracy may be from the real one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Z = 1.96  # of a 95 % interval
 
 
 def interval(accuracy: float, examples: int) -> list[float]:
-    """Wilson's 95 % interval of an accuracy that was measured on so many examples."""
+    """Wilson's 95 % interval of an accuracy that was measured on `examples` examples."""
     if not examples:
         return [0.0, 1.0]
     spread = Z * Z / examples

@@ -1,7 +1,7 @@
-"""What a run shows while it goes on: a bar with the time left, and a line for each child.
+"""The output of a run: a bar with the time left, and a line for each child.
 
-Ctrl-C ends the run after the generation under way; a second one at once. Either way it can be
-resumed, since it is saved after each generation.
+Ctrl-C ends the run after the present generation, a second one at once. The run is saved after each
+generation, so it can be resumed in both cases.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def follow(search: Search, console: Console) -> None:
 
 @contextmanager
 def stoppable(search: Search, console: Console, command: Callable[[Search], str]) -> Iterator[None]:
-    """Meanwhile Ctrl-C stops the search, which its events tell; `command` goes on with it.
+    """Within it Ctrl-C stops the search; `command` is the one that continues it.
 
     Raises Stopped if it was told to stop before its end.
     """
@@ -61,7 +61,7 @@ def stoppable(search: Search, console: Console, command: Callable[[Search], str]
 
     search.patience_s = PATIENCE_S
     with stopping.stoppable(stop):
-        # Interrupted where nothing is under way; what it holds is given back either way.
+        # Interrupted between steps. What it holds is given back in any case.
         with suppress(KeyboardInterrupt):
             yield
         if search.progress.iteration < len(search.progress.schedule):
@@ -71,7 +71,7 @@ def stoppable(search: Search, console: Console, command: Callable[[Search], str]
 
 
 def _command(search: Search) -> str:
-    """What continues a run."""
+    """The command that continues a run."""
     if search.saved is None:
         return "the same command (nothing was saved yet)"
     return commands.resume(search.name, search.store.url)
@@ -83,7 +83,7 @@ def say(console: Console, line: str) -> None:
 
 
 def line_of(event: Event) -> str:
-    """What is told of an event; begins with the task, or the name of the run."""
+    """An event as one line that begins with the task, or the name of the run."""
     if isinstance(event, Remark):
         return event.text
     if isinstance(event, ChildTrained):

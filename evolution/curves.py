@@ -1,8 +1,8 @@
-"""What a child's training tells of each step: its loss and its learning rate.
+"""The loss and learning rate of each step of a child's training.
 
-The compiled programs return both of every step, and a round brings them to the host once. A record
-keeps no more than MOST_POINTS of a child: a training of more steps is cut into stretches of equal
-length (the last may be shorter), and a point is the mean over its stretch.
+The compiled programs return both for every step, and they are copied to the host once a round. A
+record keeps at most MOST_POINTS of a child. A longer training is cut into stretches of equal length
+(the last may be shorter), and a point is the mean over its stretch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Curve(NamedTuple):
 
     @classmethod
     def of(cls, descents: Sequence[tuple[Descent, int]]) -> Curve:
-        """Of calls that followed each other, each with the number of its steps; waits for them."""
+        """Those of consecutive calls, each with the number of its steps; waits for them."""
         return cls.joined([
             cls(np.asarray(descent.losses)[:steps], np.asarray(descent.rates)[:steps])
             for descent, steps in descents
@@ -36,7 +36,7 @@ class Curve(NamedTuple):
 
     @classmethod
     def joined(cls, curves: Sequence[Curve]) -> Curve:
-        """Several that followed each other, as one."""
+        """Consecutive curves as one."""
         none = np.zeros(0, np.float32)
         return cls(
             np.concatenate([none, *(curve.losses for curve in curves)]),
@@ -44,10 +44,10 @@ class Curve(NamedTuple):
         )
 
     def record(self, most: int = MOST_POINTS) -> dict[str, Any]:
-        """What a history keeps: `most` points at most, as JSON.
+        """The record in a history: at most `most` points, as JSON.
 
-        `steps` were taken; point i is the mean over steps i·`every` up to (i + 1)·`every`. A mean
-        that is not finite, as of a training that diverged, is None.
+        `steps` is the number of steps. Point i is the mean over steps i·`every` up to
+        (i + 1)·`every`, or None if the mean is not finite, as in a training that diverged.
         """
         steps = len(self.losses)
         every = max(1, math.ceil(steps / most))
@@ -74,7 +74,7 @@ class Point(NamedTuple):
 
 
 def points(record: Mapping[str, Any] | None) -> list[Point]:
-    """The points of a record, in order; none of a child that was trained before there were any."""
+    """The points of a record, in order; empty for children of earlier versions, which have none."""
     if record is None:
         return []
     every, steps = record["every"], record["steps"]

@@ -1,7 +1,7 @@
 """Files over HTTP(S) into a cache: resumed where they were cut off, retried, checked, atomic.
 
-A download in progress is `NAME.part`, and beside it `NAME.part.json` says of which version of the
-file: only that version is resumed.
+A download in progress is `NAME.part`. `NAME.part.json` names the version of the file, and only that
+version is resumed.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ class Patience:
     """When to give up on a server."""
 
     timeout_s: float = 30.0  # without a byte, the connection counts as lost
-    attempts: int = 6  # in a row that bring nothing
+    attempts: int = 6  # in a row without a byte
     first_wait_s: float = 1.0  # doubles with each of them
 
 
 class DownloadError(Exception):
-    """A file that cannot be had: refused, lost for good, or not the one expected."""
+    """A file cannot be downloaded: refused, connection lost for good, or another file."""
 
 
 class _Lost(Exception):
-    """The connection was lost; what has come is kept."""
+    """The connection was lost; the bytes received are kept."""
 
 
 def download(
@@ -50,9 +50,9 @@ def download(
 ) -> Path:
     """The file behind an http(s) URL, from the cache if it is there.
 
-    `sha256` is the digest it must have (hex); without one the digest found is logged, so that it
-    can be pinned. A file of another digest is removed. Raises DownloadError; what the disk raises
-    (no space left) passes through, and the next call resumes.
+    `sha256` is the digest it must have (hex). Without one, the digest found is logged, so that it
+    can be pinned. A file of another digest is removed. Raises DownloadError. Errors of the disk
+    (no space left) are not caught; the next call resumes.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise DownloadError(
@@ -61,7 +61,7 @@ def download(
         )
     cache_dir.mkdir(parents=True, exist_ok=True)
     path = cache_dir / _file_name(url)
-    # Of several processes that want one file, one downloads; the others wait and find it.
+    # If several processes want one file, one downloads it and the others wait for it.
     with Lock(_sibling(path, ".lock")).held():
         if not path.exists():
             _fetch(url, path, patience or Patience())
@@ -76,7 +76,7 @@ def digest_of(path: Path) -> str:
 
 
 def _file_name(url: str) -> str:
-    """The URL's last part, to be recognised, behind its digest: two servers may share a name."""
+    """The URL's digest and its last part: files of two servers may have one name."""
     name = re.sub(r"[^\w.-]", "_", unquote(urlsplit(url).path).rpartition("/")[2])
     return f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name[-100:]}"
 
@@ -118,7 +118,7 @@ def _fetch(url: str, path: Path, patience: Patience) -> None:
 
 
 def _attempt(url: str, part: Path, timeout_s: float) -> None:
-    """One request for what lacks; returns when the file is whole. Raises _Lost, DownloadError."""
+    """One request for the rest; returns when the file is whole. Raises _Lost, DownloadError."""
     version, kept = _resumable(url, part)
     request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
     if kept:
@@ -153,7 +153,7 @@ def _answer(url: str, request: urllib.request.Request, part: Path, timeout_s: fl
             if error.headers.get("Content-Range") == f"bytes */{_size(part)}":
                 return None  # an earlier call ended before it could give the file its name
             part.unlink(missing_ok=True)  # longer than the file: not a part of it
-            raise _Lost("the part kept is no part of the file; starting anew") from None
+            raise _Lost("the part kept is no part of the file; starting again") from None
         if error.code in BUSY:
             raise _Lost(f"server answered {error.code} {error.reason}") from None
         raise DownloadError(
@@ -172,7 +172,7 @@ def _first_byte(response: Any, part: Path, kept: int) -> int:
     sent = response.headers.get("Content-Range", "")
     if not sent.startswith(f"bytes {kept}-"):
         part.unlink(missing_ok=True)
-        raise _Lost(f"bytes from {kept} asked for, {sent!r} sent; starting anew")
+        raise _Lost(f"bytes from {kept} asked for, {sent!r} sent; starting again")
     return kept
 
 

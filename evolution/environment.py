@@ -1,8 +1,8 @@
-"""What the results of a run depend on beside its settings and seed, and what of it has changed.
+"""The machine and libraries that a run's results depend on, and how they have changed.
 
-The same computation on another number of cores, processor or version of a library differs in the
-last digits, and from there on in everything (the same seed gives the same result on the same
-machine only). So a run says what it was computed with.
+With another number of cores, processor or library version the last digits of a computation differ,
+and after some steps everything. So the same seed gives the same result on the same machine only,
+and a run records what it was computed with.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Environment = dict[str, Any]  # JSON
 
 
 def environment() -> Environment:
-    """That of this process; cores and processor where they are what computes."""
+    """That of this process; cores and processor only if the CPU computes."""
     devices = jax.devices()
     on_cpu = devices[0].platform == "cpu"
     return {
@@ -43,9 +43,9 @@ def environment() -> Environment:
 
 
 def moved(progress: Progress, name: str) -> list[Remark]:
-    """Records what a run is computed with from now on; the warning, if that has changed.
+    """Records the present environment of a run; returns a warning if it has changed.
 
-    A run that has recorded nothing yet, as a new one, has not changed.
+    A run without a record, such as a new one, has not changed.
     """
     now, entries = environment(), progress.environments
     if entries and entries[-1]["environment"] == now:
@@ -59,7 +59,7 @@ def moved(progress: Progress, name: str) -> list[Remark]:
 
 
 def computed_with(entries: Sequence[Mapping[str, Any]]) -> str:
-    """A sentence, after a space, on what `moved` has recorded of a run; empty for none."""
+    """A space and a sentence on what `moved` has recorded of a run; empty without a record."""
     if not entries:
         return ""
     first = entries[0]["environment"]
@@ -71,7 +71,7 @@ def computed_with(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs, as `cores 2 → 4, jax 0.9 → 0.10`; empty if nothing does."""
+    """The differences, as `cores 2 → 4, jax 0.9 → 0.10`; empty if there are no differences."""
     changed = [
         f"{name} {_shown(recorded, name)} → {_shown(now, name)}"
         for name in dict.fromkeys([*recorded, *now])

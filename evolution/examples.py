@@ -1,7 +1,7 @@
 """Splits of a task as training and evaluation read them: in memory, or streamed from the disk.
 
-Images are decoded as the gateway decodes them, by `vit.decode` and by rules that the path specs of
-what is trained on them name: a version sees the same pixels of a file wherever it sees it.
+Images are decoded by `vit.decode`, as in the gateway. The path spec names the rules. So a version
+sees the same pixels of a file in training and in the gateway.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vit.preprocess import cut, preprocess, resample
 DECODE_THREADS = min(16, Machine().cores())
 CHUNK = 1024  # records in memory at a time
 BATCH = 64  # images preprocessed at a time
-REMEDY = "the prepared files are damaged: delete them and prepare the data set anew"
+REMEDY = "the prepared files are damaged: delete them and prepare the data set again"
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[
@@ -92,7 +92,7 @@ class Examples:
         return labels
 
     def positives(self, count: int) -> list[int]:
-        """How many of the first `count` examples have each label; no image is decoded."""
+        """How many of the first `count` examples have each label. Decodes no image."""
         found = np.zeros(self.num_classes, np.int64)
         for start in range(0, count, CHUNK):
             rows = range(start, min(start + CHUNK, count))
@@ -204,7 +204,7 @@ class Split:
         return VIEWER if self.source is None else self.source.decoding
 
     def by(self, decoding: Decoding) -> Split | StreamedSplit:
-        """The same split by other rules; raises TaskError if it does not come from files."""
+        """The same split decoded by other rules; raises TaskError if it is not from files."""
         if decoding == self.decoding:
             return self
         if self.source is None:
@@ -222,7 +222,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class StreamedSplit:
-    """A split whose images are read and decoded whenever they are asked for."""
+    """A split whose images are read and decoded at each use."""
 
     name: str  # the TFDS split expression
     examples: Examples
@@ -255,7 +255,7 @@ class StreamedSplit:
 
     @property
     def bytes_in_memory(self) -> int:
-        """What the training pixels would take in memory."""
+        """Bytes that the training pixels would take in memory."""
         return len(self) * math.prod(self.shape)
 
     def in_memory(self) -> Split:
@@ -268,7 +268,7 @@ class StreamedSplit:
         """Training pixels [k, h, w, c] and labels of `rows`.
 
         Images that differ in size are resized to the canvas first, without keeping their aspect.
-        The papers crop from the original; this is the price of programs of one shape.
+        The papers crop from the original. Compiled programs need one shape.
         """
         if self.contract is not None:
             return _cut(self.examples, rows, self.contract)
@@ -293,7 +293,7 @@ class StreamedSplit:
 
 
 def _cut(examples: Examples, rows: Rows, contract: Contract) -> tuple[Pixels, Labels]:
-    """What training takes of images that another library's contract prepares."""
+    """The training pixels of images that another library's contract prepares."""
     shape = (len(rows), contract.size, contract.size, examples.shape[2])
     images = np.empty(shape, np.uint8)
 

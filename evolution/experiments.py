@@ -6,8 +6,8 @@ the published configurations (EXPERIMENTS.md, Runs) on one device. The root is t
 file of the size, downloaded on first use, unless --root names another.
     Command:  python -m evolution run mu2net-cmaterdb --store STORE --seed 0
 chars5
-    The five data sets of Chars that are small to fetch, with a budget for 2 cores, from the shipped
-    root: to compare methods and baselines.
+    Compares methods and baselines on 2 cores, from the shipped root: the five data sets of Chars
+    that are small downloads.
     Command:  python -m evolution run mu2net-chars5 --store STORE --seed 0
 demo
     What `make demo` runs: two CMATERdb tasks, and then the third, from the shipped Ti/8 root.
@@ -38,7 +38,7 @@ from evolution.settings import (
     parsed,
 )
 
-# Sizes that may change while a run goes on.
+# Sizes that may change when a run is resumed.
 RESUMABLE = (
     "samples_per_task", "batch_size", "train_examples_per_round", "rounds_per_child",
     "validation_examples", "max_population", "budget_s",
@@ -49,13 +49,13 @@ RESUMABLE = (
 class Experiment:
     """Everything that, with a seed, determines a run.
 
-    A field that is added has a default, which is what a run did before the field was there.
+    A new field needs a default: what a run did before the field existed.
     """
 
     name: str
     method: Method
-    tasks: tuple[str, ...]  # TFDS names; `private:` before one that nobody may start from
-    passes: int  # how often the task list is gone through
+    tasks: tuple[str, ...]  # TFDS names; `private:` before one that no other task may start from
+    passes: int  # over the task list
     samples_per_task: int  # children per task iteration
     root: str  # what `evolution.roots.load_root` takes
     batch_size: int
@@ -66,10 +66,10 @@ class Experiment:
     ranges: Mapping[str, Sequence[Any]]
     score: Score
     mutate_adapters: bool = False  # whether children gain residual adapters
-    max_population: int | None = None  # most paths of the task under way
-    children_per_generation: int = 1  # sampled before any of them is trained; share their batches
+    max_population: int | None = None  # most candidates of the present task
+    children_per_generation: int = 1  # sampled before the first is trained; share their batches
     passes_per_round: int = 1  # over the capped training set: small sets are validated less often
-    budget_s: int | None = None  # wall time of a task iteration, at its end the best is published
+    budget_s: int | None = None  # wall time of a task iteration; then the best is published
 
     def __post_init__(self) -> None:
         """Raises SettingError for a size out of its range."""
@@ -95,7 +95,7 @@ class Experiment:
         return available // batches * batches
 
     def to_json(self) -> dict[str, Any]:
-        """What a saved run carries, so that it goes on as it began whatever this file says then."""
+        """The experiment as a saved run keeps it; later changes here do not affect the run."""
         return asdict(self)
 
     def require_patches(self, patch_size: int) -> None:
@@ -110,10 +110,10 @@ class Experiment:
 
     @classmethod
     def from_json(cls, json: Mapping[str, Any]) -> Experiment:
-        """Inverse of `to_json`, also of what earlier versions saved.
+        """Inverse of `to_json`; also reads what earlier versions saved.
 
-        A hyperparameter that was added since is that of `FORMER`, any other setting its field's
-        default. Raises SettingError, naming what is unknown to this version, missing or damaged.
+        A hyperparameter that was added later is that of `FORMER`, another setting the default of
+        its field. Raises SettingError, naming what is unknown to this version, missing or damaged.
         """
         found = recorded_fields(cls, json, "experiment")
         method = recorded_fields(Method, found["method"], "method")
@@ -135,7 +135,7 @@ def with_settings(
 ) -> Experiment:
     """The experiment with settings such as `batch_size=64` or `defaults.opt_lr=0.02`.
 
-    Values are JSON; defaults and tasks can be set where all sizes are allowed. Raises SettingError.
+    Values are JSON. Defaults and tasks can be set if all sizes may be. Raises SettingError.
     """
     keys = list(allowed)
     if len(keys) == len(SIZES):
@@ -332,7 +332,7 @@ def _vtab(experiment: Experiment) -> tuple[Experiment, Experiment]:
 
 
 def _one_shape(ranges: search_space.Ranges) -> search_space.Ranges:
-    """Without the ranges of which each value needs programs of its own, but for depth."""
+    """Without the ranges (except depth) whose values need compiled programs of their own."""
     return {k: v for k, v in ranges.items() if k not in ("ds_image_size", "adapter_dim")}
 
 
@@ -363,7 +363,7 @@ CHARS5 = (
         score=Score(),
     ),
 )
-# The characters fill their images: mirrored, or cut to less than half, they are other characters.
+# The characters fill their images. If mirrored, or cut to less than half, they become others.
 _CHARACTERS = {"opt_lr": 0.05, "ds_area_range_min": 0.7, "ds_flip_left_right": False}
 DEMO = replace(
     MU2NET_CHARS5,
@@ -383,7 +383,7 @@ DEMO = replace(
         "ds_area_range_min": (0.5, 0.6, 0.7, 0.8),
         "ds_aspect_ratio_range_min": (0.65, 0.75, 0.85),
     },
-    # A copied block costs the score up to 0.6 %, if the one it replaces was shared by many.
+    # A copied block lowers the score by up to 0.6 % if many tasks share the original.
     score=Score(factor=0.98),
     mutate_adapters=False,
 )

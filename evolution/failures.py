@@ -1,4 +1,4 @@
-"""Why a run or an agent ended before its end: kept with its state, for those who look later."""
+"""The error that ended a run or an agent is kept with its state, to be shown later."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LONGEST = 300  # characters
 
 @contextmanager
 def failures_kept(store: ModelStore, name: str) -> Iterator[None]:
-    """Around all that the holder of a run does: an error stays with what was saved last.
+    """Wraps all work on a run, and saves an error with the run's last state.
 
-    The state is not changed otherwise, so that it goes on as if it had been killed; the next one
-    that is saved says nothing of the failure. Where nothing can be saved, nothing is kept.
+    Nothing else in the state changes, so the run continues as after a kill. The next state that is
+    saved no longer has the error. If nothing can be saved, the error is not kept.
     """
     try:
         yield

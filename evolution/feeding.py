@@ -1,7 +1,7 @@
-"""A task's data where the compiled programs want it: batches and chunks of examples.
+"""A task's data on the device: batches and chunks of examples.
 
-Small data sets lie on the device, others stream through it, one chunk being read while the last is
-used.
+Small data sets stay on the device. Others stream through it: one chunk is read while the one before
+is used.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from evolution.training import shuffled
 
 RESIDENT_BYTES = 2 << 30  # a training set or its features up to this size stay on the device
 CHUNK_BYTES = 64 << 20  # of images that stream or are evaluated
-# Data sets and step counts are padded to powers of two from here up, so that tasks of about one
-# size share compiled programs.
+# Data sets and step counts are padded to powers of two from here up, so that tasks of similar size
+# share compiled programs.
 SMALLEST_TRAINING_BYTES = 16 << 20
 SMALLEST_EVALUATION = 1024  # images
 SMALLEST_STEPS = 16
@@ -37,7 +37,7 @@ AnySplit = Split | StreamedSplit
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """What all children of one generation train on: drawn anew, and the same, for each of them."""
+    """The batches of a generation: drawn again, and the same, for each of its children."""
 
     seed: int
     key: tuple[int, ...]  # tells the generation's stream from others of the seed
@@ -48,7 +48,7 @@ class Batches:
 
     @classmethod
     def of(cls, experiment: Experiment, task: Task, seed: int, key: tuple[int, ...]) -> Batches:
-        """Those of an experiment's children of a task."""
+        """The batches for an experiment's children of a task."""
         examples = len(task.train)
         per_round = experiment.steps_per_round(examples)
         rounds = experiment.rounds_per_child
@@ -82,14 +82,14 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """Training data that lies on the device."""
+    """Training data on the device."""
 
     inputs: Array
     labels: Array
     augmentation: str
 
     def chunks(self, drawn: Drawn) -> Iterator[tuple[Any, ...]]:
-        """First step, inputs, labels, order and draws of each stretch of the batches."""
+        """First step, inputs, labels, order and draws of each part of the batches."""
         yield drawn.first, self.inputs, self.labels, drawn.order, drawn.draws
 
 
@@ -102,7 +102,7 @@ class Streamed:
     augmentation: str
 
     def chunks(self, drawn: Drawn) -> Iterator[tuple[Any, ...]]:
-        """As those of `Resident`."""
+        """As `Resident.chunks`."""
         at_once = max(1, CHUNK_BYTES // (self.batch_size * math.prod(self.split.shape)))
         parts = [slice(i, i + at_once) for i in range(0, len(drawn.order), at_once)]
         with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
@@ -137,7 +137,7 @@ def resident_images(split: AnySplit) -> tuple[Array, Array] | None:
 
 
 def augments(strengths: Strengths) -> bool:
-    """Whether an image changes at all: the bounds of a crop alone do nothing."""
+    """Whether these strengths change an image. The bounds of a crop alone do not."""
     return any(v for name, v in strengths._asdict().items() if not name.endswith("_min"))
 
 
@@ -156,7 +156,7 @@ class Chunk:
 def chunks(split: AnySplit, count: int, size: int, largest: int | None = None) -> Iterator[Chunk]:
     """The first `count` examples as they enter a path of that image size when evaluated.
 
-    `largest` is the size that chunks are cut for, if the same rows are wanted at several.
+    `largest` is the size that chunks are cut for, if the same rows are needed at several sizes.
     """
     rows_at_once = max(1, CHUNK_BYTES // ((largest or size) ** 2 * 3 * 4))
     rows_at_once = 1 << (rows_at_once.bit_length() - 1)
@@ -171,7 +171,7 @@ def chunks(split: AnySplit, count: int, size: int, largest: int | None = None) -
 
 
 def power_of_two(at_least: int) -> int:
-    """The smallest power of two that is no less."""
+    """The smallest power of two that is `at_least` or more."""
     return 1 << (at_least - 1).bit_length()
 
 
@@ -182,7 +182,7 @@ def on_device(images: NDArray[Any], labels: Labels, smallest: int) -> tuple[Arra
 
 
 def padded(steps: NDArray[Any]) -> NDArray[Any]:
-    """What each step takes, padded with zeros to as many steps as programs are compiled for."""
+    """The inputs of each step, padded with zeros to the number of steps of a compiled program."""
     missing = max(power_of_two(len(steps)), SMALLEST_STEPS) - len(steps)
     return _longer(steps, missing)
 

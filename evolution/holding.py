@@ -1,4 +1,4 @@
-"""Being the only process of a run or an agent, after one that is about to end."""
+"""Makes this process the only one of a run or an agent; waits for one that is about to end."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from evolution.outcome import Remark
 from model_store import AgentBusy, Held, ModelStore
 
-# How long commands wait for a holder that lives: for the generation that one which was told to stop
-# ends first. One that is dead is not waited for, but for its lease in an object store.
+# How long commands wait for a live holder, which may be told to stop and finish a generation first.
+# After a dead holder only its lease in an object store has to run out.
 PATIENCE_S = 60.0
 POLL_S = 0.2
 
@@ -18,9 +18,9 @@ POLL_S = 0.2
 def hold(
     store: ModelStore, name: str, stack: ExitStack, patience_s: float, stopping: Callable[[], bool]
 ) -> Generator[Remark, None, Held | None]:
-    """Holds the run or agent until the end of the stack; None if it was told to stop meanwhile.
+    """Holds the run or agent until the end of the stack; None if told to stop while it waits.
 
-    Raises AgentBusy, naming its holder, if that one lives for longer than `patience_s`.
+    Raises AgentBusy, naming the holder, if that lives longer than `patience_s`.
     """
     until, told = time.monotonic() + patience_s, False
     while not stopping():

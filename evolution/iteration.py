@@ -1,4 +1,4 @@
-"""One search for a better path of a task: in a run a task iteration, of an agent a cycle.
+"""One search for a better path of a task: a run's task iteration or an agent's cycle.
 
 Rules: SYSTEMS.md, Search. All randomness of a generation is derived from the seed and its place in
 the search: a search that was stopped and resumed makes the same decisions as one that never
@@ -28,7 +28,7 @@ from model_store import TaskPath
 
 
 class Kind(Protocol):
-    """What the children of a search are: how one is made, trained and published."""
+    """How the children of a search are made, trained and published."""
 
     task: Task
     measured: Measured  # the examples that a child is validated with
@@ -40,11 +40,11 @@ class Kind(Protocol):
     def child(
         self, number: int, data_hp: dict[str, Any], rng: np.random.Generator
     ) -> tuple[Path, Path]:
-        """The child of that number in this search, with its parent, which counts it."""
+        """Child `number` of this search, and its parent, which counts it."""
         ...
 
     def train(self, child: Path, batches: Batches) -> Iterator[Round]:
-        """Trains a child, round by round; its components themselves do not change."""
+        """Trains a child, round by round. Does not change its components."""
         ...
 
     def test_quality(self, path: Path) -> float:
@@ -52,7 +52,7 @@ class Kind(Protocol):
         ...
 
     def spec(self, path: Path, run: str) -> TaskPath:
-        """What a run, or an agent, publishes of a retained path whose components are stored."""
+        """The path spec that a run or agent publishes; the path's components must be stored."""
         ...
 
 
@@ -67,9 +67,9 @@ class Iteration:
         owner: str,
         kind: Kind,
     ) -> None:
-        """`owner` is whose paths the children become.
+        """The children become paths of `owner`.
 
-        The kind has measured on its own examples what children are compared with.
+        The kind has measured the paths that children are compared with on its own examples.
         """
         self._experiment = experiment
         self._population = population
@@ -84,7 +84,7 @@ class Iteration:
         return done >= self._experiment.samples_per_task
 
     def generation(self) -> list[ChildTrained]:
-        """Samples all children, then trains each on the same batches, then takes in the better."""
+        """Samples all children, trains each on the same batches, and adds the better ones."""
         experiment, population, progress = self._experiment, self._population, self._progress
         rng = progress.rng("decisions")
         first = progress.generation * experiment.children_per_generation
@@ -120,9 +120,9 @@ class Iteration:
         return events
 
     def _train(self, child: Path, parent: Path, batches: Batches) -> Outcome:
-        """Trains a child and gives it its best round, if one was good enough.
+        """Trains a child and gives it the parameters of its best round, if that was good enough.
 
-        A child that diverged in any round is worth nothing: it is recorded, and not kept.
+        A child that diverged in any round is recorded with quality 0 and not kept.
         """
         started = time.monotonic()
         trained = tuple(c.name for c in child.components if c.trainable)
@@ -157,10 +157,10 @@ class Iteration:
         )  # fmt: skip
 
     def _bar(self, child: Path, parent: Path) -> float:
-        """The score that a child has to reach: its parent's, where that solves the same task."""
+        """The score that a child must reach: its parent's if that solves the same task."""
         own_only = self._experiment.method.beats_own_only
         same = parent.owner == child.owner if own_only else parent.task == child.task
-        # An import may not tell its quality.
+        # The quality of an import may be unknown.
         return self._population.score(parent) if same and parent.quality is not None else -np.inf
 
 

@@ -1,4 +1,4 @@
-"""What JPEG encoding and decoding at some quality does to an image, as one array function.
+"""The effect of JPEG encoding and decoding on an image, as one array function.
 
 The lossy steps of `tf.image.adjust_jpeg_quality`, which the published system calls: 4:2:0 chroma,
 libjpeg's accurate integer DCT to encode and its fast one to decode. The fast one is TensorFlow's
@@ -57,7 +57,7 @@ _DECODER = np.rint(np.outer(_SCALE, _SCALE) * (1 << 14)).astype(np.int32)
 
 
 def compress(pixels: Array, quality: Any) -> Array:
-    """uint8 [h, w, 1 or 3], wider than 4, as it comes back from a JPEG file of `quality`.
+    """uint8 [h, w, 1 or 3], wider than 4, after a JPEG file of `quality`.
 
     quality: a whole number, 1 to 100, that may be traced.
     """

@@ -1,8 +1,8 @@
-"""What a quality was measured on. The law: only qualities of the same examples are compared.
+"""The examples that a quality was measured on. Only qualities of the same examples are compared.
 
-Every quality, in a state as in a version, carries the split, how many of its first examples were
-used, and a digest of what those are. Where two differ, or one does not tell, both paths are
-measured again on the larger set; where that cannot be done, the one that is there stays.
+Each quality in a state or a version carries the split, how many of its first examples were used,
+and a digest of them. If two differ, or one lacks this, both paths are measured again on the larger
+set. If that is not possible, the present version stays.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from vit.router import multipath_forward
 
 logger = logging.getLogger(__name__)
 
-MEASURED = "validation"  # among a path's metrics, and in a version with the quality beside it
+MEASURED = "validation"  # among a path's metrics; in a version it has the quality too
 Measured = Mapping[str, Any]  # split, examples, digest
 _SAMPLES = 64  # images that a digest looks at; it has all labels of a split that is in memory
 
@@ -58,22 +58,22 @@ def measured_on(task: str, split: AnySplit, count: int) -> Measured:
 
 
 def part_of(metrics: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """One part of a path's metrics; empty where something else stands in its place.
+    """One part of a path's metrics; empty if it is not an object.
 
-    Others publish too, and the store takes any JSON for metrics.
+    Other programs publish too, and the store accepts any JSON as metrics.
     """
     found = metrics.get(name)
     return cast(Mapping[str, Any], found) if isinstance(found, Mapping) else {}
 
 
 def number_in(part: Mapping[str, Any], name: str) -> float | None:
-    """A number in a part of the metrics; None where there is something else."""
+    """A number in a part of the metrics; None if it is not a number."""
     found = part.get(name)
     return found if isinstance(found, int | float) and not isinstance(found, bool) else None
 
 
 def told_by(version: TaskPath) -> Measured:
-    """What a version's quality was measured on; empty if it does not tell all of it."""
+    """The examples that a version's quality was measured on; empty if some of it is missing."""
     told = part_of(version.metrics, MEASURED)
     split, digest, examples = told.get("split"), told.get("digest"), _examples(told)
     if not (isinstance(split, str) and isinstance(digest, str) and examples):
@@ -82,13 +82,13 @@ def told_by(version: TaskPath) -> Measured:
 
 
 def quality_told(version: TaskPath) -> float:
-    """A version's quality on its validation examples; -1 for one that tells none."""
+    """A version's quality on its validation examples; -1 if it has none."""
     quality = quality_in(part_of(version.metrics, MEASURED))
     return -1.0 if quality is None else float(quality)
 
 
 def _examples(told: Measured) -> int:
-    """How many were used; 0 where that is not told."""
+    """How many examples were used; 0 if unknown."""
     return max(0, int(number_in(told, "examples") or 0))
 
 
@@ -103,9 +103,9 @@ def compared(population: Population, owner: str, task: str, own_only: bool) -> l
 
 
 def validation_count(experiment: Experiment, task: Task, compared: Iterable[Path]) -> int:
-    """How many examples to validate with: as set, or as the most that a path was measured on.
+    """How many examples to validate with: the setting, or the most that a path was measured on.
 
-    So a smaller setting cannot make a path look better than those that are there.
+    So a smaller setting cannot make a path look better than earlier ones.
     """
     available = len(task.validation)
     told = (part_of(path.metrics, MEASURED) for path in compared)
@@ -116,7 +116,7 @@ def validation_count(experiment: Experiment, task: Task, compared: Iterable[Path
 def measure_again(
     paths: Iterable[Path], measured: Measured, quality: Callable[[Path], float]
 ) -> None:
-    """Gives paths that were measured on other examples their quality on these."""
+    """Measures paths again that were measured on other examples."""
     for path in paths:
         if path.metrics.get(MEASURED) != measured:
             path.quality, path.metrics[MEASURED] = quality(path), measured
@@ -128,10 +128,10 @@ def measure_again(
 def qualities(
     store: ModelStore, task: Task, ours: TaskPath, live: Published
 ) -> tuple[float, float] | None:
-    """Ours and the live version's quality on the same validation examples of the task.
+    """Our quality and the live version's, on the same validation examples of the task.
 
-    As they were measured, if that was the same; else measured again, on the larger of the two
-    sets. None, which is logged, if the live version cannot be measured on the task's examples.
+    If they were measured on other examples, both are measured again on the larger set. None, with
+    a log line, if the live version cannot be measured on the task's examples.
     """
     mine, theirs = told_by(ours), told_by(live.path)
     if mine and mine == theirs:
@@ -156,7 +156,7 @@ def qualities(
 
 
 def _quality(store: ModelStore, task: Task, version: TaskPath, count: int) -> float:
-    """Raises ValueError for a network that does not fit the task, or is none of ours."""
+    """Raises ValueError for a network that does not fit the task, or is of another kind."""
     if (activation := activation_of(version.extra)) != task.activation:
         raise ValueError(f"expected {task.activation}, as the task has, found {activation}")
     if len(version.labels) != task.num_classes:

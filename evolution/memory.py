@@ -1,4 +1,4 @@
-"""Memory that ran out, on the host or on a device, as one short message."""
+"""Out of memory, on the host or a device, as one short message."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LONGEST = 200  # characters of the library's own words, which may list every bu
 
 
 def exhausted(error: BaseException) -> str | None:
-    """What to tell of an error that says that memory ran out; None for any other."""
+    """The message for an out-of-memory error; None for other errors."""
     text = str(error)
     known = isinstance(error, MemoryError)  # numpy's is one
     known = known or (isinstance(error, OSError) and error.errno == errno.ENOMEM)

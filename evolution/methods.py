@@ -1,8 +1,7 @@
-"""The systems as rows of one table of explicit choices.
+"""The five systems as rows of one table of explicit choices (SYSTEMS.md, Differences).
 
-Every rule in which two systems of the line differ is a field here, and the engine asks no other
-question than these: what is decided by a method's name is its name. Sizes and search spaces, in
-which published configurations differ as well, belong to the experiments.
+Each rule in which two systems differ is a field here. The engine asks for these fields only, never
+for a method's name. Sizes and search spaces belong to the experiments.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ class Method:
 
     # Whom a child starts from (mutation.sample_parent).
     parent_decay: float  # a path that has k children of the task is accepted with decay ** k
-    sweeps_seeds: bool  # a task's first children start, unmutated, from each seed in turn
-    walks_seeds: bool  # seeds are accepted by decay too, before one is drawn uniformly
+    sweeps_seeds: bool  # a task's first children come from each seed in turn, not mutated
+    walks_seeds: bool  # decay also accepts seeds, before one is drawn uniformly
     from_root_only: bool  # every child starts from the root: a baseline, not a search
-    counts_drawn: bool = True  # a parent that was not accepted but drawn counts the child too
+    counts_drawn: bool = True  # a parent that was drawn uniformly counts the child too
 
     # What a child changes.
-    learned_rates: bool  # each kind of mutation has a rate of its own, which mutates as well
+    learned_rates: bool  # each kind of mutation has its own rate, which mutates too
     data_follows_best: bool  # data hyperparameters stay at their defaults until a path exists
-    # Children draw about data hyperparameters too, before those of the generation take their place.
+    # Children draw for data hyperparameters too; the generation's values then replace them.
     draws_data: bool = False
-    forced_copies: tuple[str, ...]  # components every mutated child copies, whatever the draw
-    trains_resampled: bool  # position embeddings of a new image size are trained in any case
+    forced_copies: tuple[str, ...]  # components that every mutated child copies, without a draw
+    trains_resampled: bool  # position embeddings of a new image size are always trained
     random_blocks: bool = False  # blocks that no ancestor has differ from child to child
 
     # How a child is trained and kept.
@@ -41,7 +40,7 @@ class Method:
     augments_bytes: bool  # colour and JPEG quality act on 0..255, not on the scaled image
 
     # What a path costs.
-    root_counts: bool  # the root is one of those that share a component's parameters
+    root_counts: bool  # the root counts as a user of a component
 
     # Which examples it learns from.
     splits: str  # the table of split rules (evolution.tasks)
@@ -83,9 +82,8 @@ MU2NET = Method(
     splits="mu2net",
 )
 
-# The paper's code was never published by itself. Where it is not known to differ, this is the
-# single-path agent whose notebook is said to hold it (SYSTEMS.md, Open questions): so the fallback
-# parent is uniform, not μ2Net's walk over the seeds.
+# The paper has no published code of its own. Its rules are taken from the single-path agent whose
+# notebook is said to hold it: the fallback parent is uniform (SYSTEMS.md, Open questions).
 MU2NET_PLUS = Method(
     name="mu2net-plus",
     parent_decay=0.5,
@@ -104,8 +102,7 @@ MU2NET_PLUS = Method(
     splits="mu2net",
 )
 
-# The agents' notebook is the one that holds μ2Net+. What differs is who runs it (SYSTEMS.md,
-# Agents).
+# The agents' notebook holds μ2Net+; only the way it runs differs (SYSTEMS.md, Agents).
 MU3NET = replace(MU2NET_PLUS, name="mu3net")
 
 # Single-path agents of the later notebook (SYSTEMS.md, Agents).

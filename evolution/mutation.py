@@ -1,8 +1,7 @@
-"""Parent -> child: whom to start from, which hyperparameters change, which components are copied.
+"""Parent -> child: the parent, the changed hyperparameters, the copied components.
 
-Pure decisions over the population and a generator of random numbers; nothing is trained here.
-Rules: SYSTEMS.md, Sampling; which of them holds is what the
-experiment's method says.
+Only decisions, from the population and a generator of random numbers; nothing is trained here.
+Rules: SYSTEMS.md, Sampling. The experiment's method says which of them hold.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ def sample_parent(
     method: Method,
     rng: np.random.Generator,
 ) -> Path:
-    """Whom the next child of an owner starts from; the child is counted.
+    """The parent of an owner's next child; it counts the child.
 
-    Walks the owner's paths from the best down, then perhaps the seeds in their present order, and
-    takes the first that its number of children for this owner lets through; if there is none, any.
-    A seed that is taken moves, with all before it, behind the others (`seeds` is changed).
+    Goes through the owner's paths, best first, then perhaps the seeds in their present order. A
+    path with many children for this owner is likely to be passed over. If all are, any path is
+    drawn. A seed that is taken moves, with all before it, to the end of `seeds`.
     """
 
     def accepted(path: Path) -> bool:
@@ -60,15 +59,14 @@ def sample_parent(
 
 
 def count_child(parent: Path, owner: str) -> None:
-    """Notes that a path has one more child among an owner's paths."""
+    """Adds one to a path's number of children for an owner."""
     parent.children_per_task[owner] = parent.children_per_task.get(owner, 0) + 1
 
 
 def neighbour(value: Any, choices: Sequence[Any], rng: np.random.Generator) -> Any:
     """The next or the previous choice with equal probability; at an end it may stay.
 
-    A number between the choices, as a path of an earlier experiment may have it, counts as the
-    choice nearest to it.
+    A number that is not a choice, from another experiment, counts as the nearest choice.
     """
     step = 1 if rng.random() < 0.5 else -1
     at = choices.index(value) if value in choices else _nearest(value, choices)
@@ -78,7 +76,7 @@ def neighbour(value: Any, choices: Sequence[Any], rng: np.random.Generator) -> A
 def _nearest(value: Any, choices: Sequence[Any]) -> int:
     if isinstance(value, str):
         raise ValueError(f"value {value!r} is not among the choices {list(choices)}")
-    # None is momentum's way to say 0.
+    # Momentum None means 0.
     return min((abs((choice or 0) - (value or 0)), i) for i, choice in enumerate(choices))[1]
 
 
@@ -87,11 +85,11 @@ def mutates(
 ) -> bool:
     """Draws whether a mutation happens.
 
-    Where rates are learned, that of this mutation is first itself mutated, with the path's general
-    rate, and written to `hp`, the child's hyperparameters (SYSTEMS.md, Learned rates).
+    If rates are learned, the rate of this mutation first mutates itself, with the path's general
+    rate. The result is written to `hp`, the child's hyperparameters (SYSTEMS.md, Learned rates).
     """
     general = experiment.defaults[RATE]
-    if RATE in experiment.ranges:  # otherwise it is fixed, whatever a parent had elsewhere
+    if RATE in experiment.ranges:  # otherwise it is fixed, also if a parent has another
         general = hp.get(RATE, general)
     if not experiment.method.learned_rates or RATE not in experiment.ranges:
         return rng.random() < general
@@ -105,9 +103,9 @@ def mutates(
 def shared_data_hyperparameters(
     experiment: Experiment, best: Path | None, mutate: bool, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """The `ds_*` values of one generation, which all its children share, and their learned rates.
+    """The `ds_*` values that all children of a generation share, and their learned rates.
 
-    They start from those of the task's best path; with `mutate`, each may move to a neighbour.
+    They start from the values of the task's best path. With `mutate`, each may move to a neighbour.
     """
     ranges, source = experiment.ranges, best.hyperparameters if best else {}
     values = {**experiment.defaults, **source}
@@ -121,10 +119,10 @@ def shared_data_hyperparameters(
 def mutate_hyperparameters(
     parent: Hyperparameters, experiment: Experiment, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """The parent's hyperparameters, each that has a range perhaps moved, and adapters gained.
+    """The parent's hyperparameters after mutation, perhaps with more adapters.
 
     The mutation rate sorts first, so its new value decides about all others. Data hyperparameters
-    are the generation's and stay, unless the method draws about them as well.
+    belong to the generation and do not mutate here, unless the method draws for them too.
     """
     child, with_data = dict(parent), experiment.method.draws_data
     for key in sorted(k for k in experiment.ranges if with_data or not k.startswith("ds_")):
@@ -139,7 +137,7 @@ def mutate_hyperparameters(
 
 
 def architecture_of(base: Architecture, hp: Hyperparameters, num_classes: int) -> Architecture:
-    """The architecture that hyperparameters ask for; its kind is the root's."""
+    """The architecture of these hyperparameters; all else is the root's."""
     return replace(
         base,
         image_size=hp["ds_image_size"],
@@ -160,10 +158,10 @@ def make_child(
     mutate: bool,
     rng: np.random.Generator,
 ) -> Path:
-    """A child of `parent` for `task`: its components copied, shared or new, not yet trained.
+    """A child of `parent` for `task`, not yet trained; its components are copied, shared or new.
 
-    Without `mutate` only what may be trained anyway is copied. Learned rates of copying are
-    written to `hp`, which becomes the child's.
+    Without `mutate` only trainable components are copied. Learned rates of copying are written to
+    `hp`, which becomes the child's.
     """
 
     def component(name: str) -> Component:
@@ -190,7 +188,7 @@ def make_child(
 
 
 def _inherited(parent: Path, name: str, template: Any) -> Component | None:
-    """The component of that name of the nearest ancestor that has one of the right shape."""
+    """The component `name` of the nearest ancestor that has one of the right shape."""
     ancestor: Path | None = parent
     while ancestor is not None:
         found = ancestor.named(name)
@@ -214,7 +212,7 @@ def _resampled_or_new(
     method: Method,
     rng: np.random.Generator,
 ) -> Component:
-    """Position embeddings of another image size come from the root's; all else is born new."""
+    """Position embeddings of another image size, from the root's; else a new component."""
     if name != "posembed_input":
         varies = method.random_blocks and kind_of(name) == "encoderblock"
         seed = int(rng.integers(1 << 31)) if varies else 0
@@ -225,14 +223,14 @@ def _resampled_or_new(
     resampled = new_component(population, name, position_embedding_for(arch, stored.params))
     if method.trains_resampled:
         return resampled
-    resampled.locks.add(ROOT)  # as much the root's as the stored one
+    resampled.locks.add(ROOT)  # it belongs to the root, like the stored one
     shape = _shapes(resampled.params)
     known = (c for c in population.components() if c.name == name and ROOT in c.locks)
     return next((c for c in known if _shapes(c.params) == shape), resampled)
 
 
 def new_component(population: Population, name: str, params: Tree) -> Component:
-    """A component that nobody uses yet."""
+    """A component without users."""
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     return Component(population.component_id(), name, params, count)
 

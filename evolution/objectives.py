@@ -1,4 +1,4 @@
-"""What heads are trained for and judged by: one objective for each activation of a head.
+"""How heads are trained and judged: one objective for each activation.
 
 One class a picture: softmax, cross-entropy, accuracy. Several labels a picture: a sigmoid each,
 binary cross-entropy, mean average precision.
@@ -25,11 +25,11 @@ Logits = Callable[[Array], Array]  # of rows [k]: [k, classes]
 
 
 class Judged(NamedTuple):
-    """What the answers to some examples are, with what was wanted."""
+    """Answers to some examples, and their labels."""
 
-    found: Array  # what the objective's `judge` gave
+    found: Array  # of the objective's `judge`
     labels: Array
-    rows: int  # the first so many are real
+    rows: int  # how many of the first are real; the rest is padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ class Objective:
     """How one kind of task is trained and judged."""
 
     metric: str  # what its quality is called in a path spec
-    # Mean loss of logits [b, c] where `labels` were wanted: classes [b], or 0 and 1 [b, c].
+    # Mean loss of logits [b, c] for `labels`: classes [b], or 0 and 1 [b, c].
     loss: Callable[[Array, Array], Array]
-    # Of logits, labels and how many of the rows are real: what `quality` needs of them, and whether
-    # all logits of real rows are finite. Part of compiled programs.
+    # From logits, labels and the number of real rows: the input of `quality`, and whether all
+    # logits of real rows are finite. Part of compiled programs.
     judge: Callable[[Logits, Array, Array], tuple[Array, Array]]
     quality: Callable[[Sequence[Judged]], float]  # from 0 to 1
 
@@ -49,14 +49,14 @@ class Objective:
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
-    """Mean loss of logits [b, c] where classes [b] were wanted."""
+    """Mean loss of logits [b, c] for classes [b]."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
 def _count_right(logits: Logits, labels: Array, count: Array) -> tuple[Array, Array]:
     """How many of the first `count` rows are classified right.
 
-    A row with a logit that is not finite is not.
+    A row with a logit that is not finite counts as wrong.
     """
     at_once = min(EVALUATION_ROWS, len(labels))
 
@@ -81,17 +81,17 @@ def _accuracy(judged: Sequence[Judged]) -> float:
 
 
 def binary_cross_entropy(logits: Array, labels: Array) -> Array:
-    """The loss of logits [b, c] where `labels` [b, c] of 0 and 1 were wanted, mean over pictures.
+    """The loss of logits [b, c] for 0 and 1 [b, c]: sum over labels, mean over pictures.
 
-    The sum over the labels: a step moves the numbers of one label as far as it moves those of a
-    class, however many labels there are.
+    With the sum, a step moves the weights of one label as far as those of a class, for any number
+    of labels.
     """
     each = optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype))
     return each.sum(-1).mean()
 
 
 def _all_logits(logits: Logits, labels: Array, count: Array) -> tuple[Array, Array]:
-    """The logits of the first `count` rows; behind them 0."""
+    """The logits of the first `count` rows, then zeros."""
     at_once = min(EVALUATION_ROWS, len(labels))
     shape = jax.eval_shape(logits, jnp.arange(at_once)).shape
 
@@ -107,10 +107,10 @@ def _all_logits(logits: Logits, labels: Array, count: Array) -> tuple[Array, Arr
 
 
 def _quality_of_scores(judged: Sequence[Judged]) -> float:
-    """Mean average precision of the probabilities as they would be answered.
+    """Mean average precision of the probabilities that the gateway would answer.
 
-    0 where one of them is not a number, or where they are of other labels, as those of a path that
-    was trained on another set of the task's name: such answers are worth nothing.
+    0 if one of them is not a number, or if they are of other labels (a path that was trained on
+    another set of the same name).
     """
     logits = np.concatenate([np.asarray(each.found)[: each.rows] for each in judged])
     wanted = np.concatenate([np.asarray(each.labels)[: each.rows] for each in judged])
@@ -122,7 +122,7 @@ def _quality_of_scores(judged: Sequence[Judged]) -> float:
 def mean_average_precision(scores: NDArray[np.floating], wanted: NDArray[np.bool_]) -> float:
     """The mean of `average_precision` over the labels, of scores and wanted labels [n, labels].
 
-    Labels that no example has do not count; 0 where none has any.
+    Labels that no example has do not count; 0 if no example has a label.
     """
     if scores.shape != wanted.shape:
         raise ValueError(f"expected scores of {wanted.shape}, found {scores.shape}")
@@ -134,10 +134,10 @@ def mean_average_precision(scores: NDArray[np.floating], wanted: NDArray[np.bool
 
 
 def average_precision(scores: NDArray[np.floating], wanted: NDArray[np.bool_]) -> float:
-    """The precision at each wanted example, in the mean over them; scores and wanted [n].
+    """The mean precision at the wanted examples; scores and wanted [n].
 
-    The precision at an example is the share of wanted ones among all that score no less. Equal
-    scores are taken together, so the order of the examples means nothing.
+    The precision at an example is the share of wanted ones among all with its score or more. Equal
+    scores are taken together, so the order of the examples does not matter.
     """
     order = np.argsort(-scores)
     ordered, hits = scores[order], np.cumsum(wanted[order])
@@ -155,7 +155,7 @@ OBJECTIVES: Mapping[str, Objective] = {
 
 
 def quality_in(part: Mapping[str, Any]) -> float | None:
-    """The quality among a part of a path spec's metrics; None where there is no number."""
+    """The quality in a part of a path spec's metrics; None if there is no number."""
     for objective in OBJECTIVES.values():
         found = part.get(objective.metric)
         if isinstance(found, int | float) and not isinstance(found, bool):

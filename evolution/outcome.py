@@ -1,4 +1,4 @@
-"""What came of a child, and what a run tells of itself while it goes on."""
+"""The result of a child, and the events of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Outcome:
     parent: Path
     trained: tuple[str, ...]  # components that were trained
     improved: bool  # kept
-    diverged: bool  # training was ended: a loss, an answer or a weight was out of bounds
+    diverged: bool  # a loss, an answer or a weight was out of bounds, which ended the training
     training: Mapping[str, Any]  # losses and learning rates (curves.Curve.record)
     seconds: float
     device_s: float  # of them, in compiled programs
@@ -33,7 +33,7 @@ class Outcome:
     def history_row(
         self, iteration: int, generation: int, score: Score, new_best: bool
     ) -> dict[str, Any]:
-        """What the run's history keeps of it, as JSON."""
+        """Its row in the run's history, as JSON."""
         child, parent = self.child, self.parent
         return {
             "id": child.id,
@@ -93,11 +93,11 @@ class ChildTrained:
 
 @dataclass(frozen=True, slots=True)
 class TaskPublished:
-    """A task iteration is over and its best path stands in the store."""
+    """A task iteration is over and its best path is in the store."""
 
     task: str
     version: int
-    added: bool  # by this iteration; False if the task's path is still the former one
+    added: bool  # by this iteration; False if the task keeps its former path
     live: bool  # served; False while another run's version is better by validation
     validation_quality: float
     test_quality: float
@@ -107,21 +107,21 @@ class TaskPublished:
 
 @dataclass(frozen=True, slots=True)
 class TaskWithdrawn:
-    """A task iteration is over, its best path is the former one, whose version was removed."""
+    """A task iteration is over; its best path is the former one, whose version was removed."""
 
     task: str
 
 
 @dataclass(frozen=True, slots=True)
 class TaskFailed:
-    """A task iteration is over and the task has no path: the training of each child diverged."""
+    """A task iteration is over and the task has no path: every child diverged."""
 
     task: str
 
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """What else is to be known of a run or an agent."""
+    """A message about a run or an agent."""
 
     text: str  # begins with its name
 

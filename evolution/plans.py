@@ -1,4 +1,4 @@
-"""How long a run will be at most, told and limited before it begins."""
+"""The largest size of a run, printed and limited before it starts."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ MOST_STEPS = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Children of a run, and their training steps; fewer of a task with fewer examples."""
+    """Children and training steps of a run, at most; small data sets take fewer steps."""
 
     children: int
     steps: int
 
     @classmethod
     def of(cls, experiment: Experiment, iterations: int | None = None) -> Plan:
-        """That of so many task iterations, or of a new run."""
+        """The plan for `iterations` task iterations, or for a new run."""
         if iterations is None:
             iterations = len(experiment.tasks) * experiment.passes
         children = iterations * experiment.samples_per_task
@@ -34,7 +34,7 @@ class Plan:
 
 
 def require_reasonable(plan: Plan, what: str, confirmed: bool) -> None:
-    """Raises SettingError for what would take months, unless that is confirmed to be meant."""
+    """Raises SettingError for a plan that would take months, unless `long` confirms it."""
     if confirmed or (plan.children <= MOST_CHILDREN and plan.steps <= MOST_STEPS):
         return
     raise SettingError(

@@ -1,7 +1,7 @@
 """Candidates: components and locks, paths and lineage, accounted size, score, survivors.
 
-Paths belong to owners: a task within a run, a publisher among agents. Owners lock components, share
-their cost, and count the children that their paths had.
+Paths belong to owners: a task within a run, a publisher among agents. Owners lock components and
+share their cost. Paths count their children for each owner.
 
 Rules: SYSTEMS.md, Components, and SYSTEMS.md, Score. Plain Python and NumPy.
 """
@@ -16,7 +16,7 @@ from model_store import Digest, ModelStore
 from model_store.tensors import Tree
 
 ROOT = "NOT_TRAINABLE"  # the pseudo task that owns the root and locks its components
-# A root's position embeddings as they were published, from which other sizes are resampled.
+# A root's published position embeddings; other sizes are resampled from them.
 POSITION_SOURCE = "posembed_source"
 
 
@@ -43,7 +43,7 @@ class Component:
 
     @property
     def params(self) -> Tree:
-        """The parameters. Raises DamagedStore where they are stored and cannot be read."""
+        """The parameters. Raises DamagedStore if they are stored and cannot be read."""
         if isinstance(self.source, Stored):
             self.source = self.source.store.component(self.source.digest)
         return self.source
@@ -57,7 +57,7 @@ class Component:
 
     @property
     def trainable(self) -> bool:
-        """Whether a child may train it: nobody's retained path depends on it."""
+        """Whether a child may train it: no retained path uses it."""
         return not self.locks
 
 
@@ -102,7 +102,7 @@ class Score:
     factor: float = 1.0
     reference_params: float = 1_484_162  # Ti/16 with 3 blocks at 32 px and a head of 2 classes
     reference_flops: float = 0.0  # of a forward pass of one image
-    root_counts: bool = False  # the root is one of those that share a component
+    root_counts: bool = False  # the root counts as a user of a component
 
     def __call__(self, path: Path) -> float:
         """The score of an evaluated path, which changes as others share its components."""
@@ -174,21 +174,21 @@ class Population:
             path.parent = _nearest(path.parent, alive)
 
     def is_private(self, owner: str) -> bool:
-        """Whether a path of the owner is private: it stays so, whatever later task lists say."""
+        """Whether a path of the owner is private; a later task list does not change that."""
         return any(path.private for path in self.paths.get(owner, ()))
 
     def seeds(self, owner: str) -> list[Path]:
-        """What an owner may start from beside its own: the root and all public retained paths."""
+        """The paths of others that an owner may start from: the root and public retained paths."""
         return [path for path in self if path.owner != owner and not path.private]
 
     def start(self, owner: str) -> None:
-        """Opens an iteration: components that only this owner uses become trainable again."""
+        """Starts an iteration: components that only this owner uses become trainable again."""
         for path in self.paths.get(owner, ()):
             for component in path.components:
                 component.locks.discard(owner)
 
     def finish(self, owner: str) -> Path | None:
-        """Closes it: only the best path survives, its components locked. Returns that path."""
+        """Ends an iteration: keeps the best path only, locks its components, and returns it."""
         best = self.best(owner)
         if best is None:
             return None

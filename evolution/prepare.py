@@ -3,7 +3,7 @@
 Raw files are downloaded by TFDS, or taken from a folder. TensorFlow is used where it is installed;
 without it, builders that need only its file access and PNG encoding work too.
 
-    PreparationError    what is missing or different, and what to do about it
+    PreparationError    names what is missing or different, and what to do
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_TOLD = 200  # characters of what TFDS says
 
-UNKNOWN = (ValueError, AssertionError)  # what TFDS raises of data sets and versions it has not
+UNKNOWN = (
+    ValueError,
+    AssertionError,
+)  # what TFDS raises for data sets and versions it does not have
 
 # The downloads of each data set that can be taken from a folder: <source>/<builder>/<entry>. An
 # entry is also the end of the URL under which TFDS registers the file's sha256.
@@ -63,8 +66,8 @@ RAW_FILES = {
     ),
 }
 
-# Archives of which the folder may hold the members instead, as <name>.members.tar.xz with these
-# digests: the archive is not always to be had, and TFDS registers no digest of what is in it.
+# Archives that the folder may hold as members instead, <name>.members.tar.xz with these digests:
+# the archive is not always available, and TFDS registers no digest of its contents.
 MEMBERS = {
     "EuroSAT.zip": {
         "AnnualCrop": "c43133ab6b1c3e31de4ef12a64682191c88f9214314c2fb35267edc34ae91719",
@@ -131,7 +134,7 @@ def _prepare(name: str, data_dir: Path, source: Path | None) -> Path:
 def prepared_by(builder_class: Callable[..., DatasetBuilder], data_dir: Path) -> DatasetBuilder:
     """Runs a user's own builder, which writes below the new folder `data_dir`; it reads there.
 
-    What it wants to be fetched by hand is looked for below TFDS_DATA_DIR. Raises PreparationError.
+    Files to fetch by hand are looked for below TFDS_DATA_DIR. Raises PreparationError.
     """
     data_dir.mkdir()
     builder = builder_class(data_dir=data_dir, file_format="array_record")
@@ -341,7 +344,7 @@ def _check_digest(path: Path, expected: str) -> None:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != expected:
         raise PreparationError(
-            f"raw file {path}: expected sha256 {expected}, found {found}; fetch it anew"
+            f"raw file {path}: expected sha256 {expected}, found {found}; fetch it again"
         )
 
 

@@ -1,4 +1,4 @@
-"""What every command that computes has in common: its log, its compiled programs, its end."""
+"""What all commands that compute share: log, compiled programs, end."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from evolution import stopping
 
 @contextmanager
 def computing(level: int = logging.INFO) -> Iterator[None]:
-    """Meanwhile signals end the command as `stopping` says; what it compiles is kept.
+    """Within it signals end the command as `stopping` says, and compiled programs are kept.
 
-    A command that was told to stop ends with 130 (Ctrl-C) or 143 (SIGTERM). `level` is that of the
+    A command that is told to stop ends with 130 (Ctrl-C) or 143 (SIGTERM). `level` is that of the
     log.
     """
     logging.basicConfig(format="%(message)s")

@@ -1,4 +1,4 @@
-"""What a finished iteration publishes: its best path, once, and what is told of it."""
+"""What a finished iteration publishes: its best path, once, with its path spec."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def input_of(task: Task, arch: Architecture) -> dict[str, Any]:
 
 
 def fields_of(task: Task) -> dict[str, Any]:
-    """What a path spec says of its task beside the rest, where there is something to say.
+    """Optional fields of a path spec about its task.
 
-    `data`, of tasks that are made of a user's own set; `activation`, of other heads than softmax.
+    `data` for tasks from a user's own set; `activation` for other heads than softmax.
     """
     data = {"data": dict(task.data)} if task.data else {}
     return data if task.activation == SOFTMAX else {**data, FIELD: task.activation}
@@ -75,7 +75,7 @@ def digests_of(path: Path) -> dict[str, Digest]:
 
 
 def metrics_of(path: Path, task: Task) -> dict[str, Any]:
-    """What the path spec tells of quality, with the examples that measured it, and of cost."""
+    """The path spec's metrics: quality, the examples that measured it, and cost."""
     name, measured = task.objective.metric, path.metrics[MEASURED]
     validation = {**measured, **_positives(task, task.validation, measured["examples"])}
     count = len(task.test)
@@ -88,9 +88,9 @@ def metrics_of(path: Path, task: Task) -> dict[str, Any]:
 
 
 def _positives(task: Task, split: Split | StreamedSplit, count: int) -> dict[str, list[int]]:
-    """How many of the first `count` examples have each label, where they have any number of them.
+    """How many of the first `count` examples have each label, in tasks of several labels.
 
-    A mean average precision says little without.
+    Mean average precision says little without these counts.
     """
     return {} if task.activation == SOFTMAX else {"positives": split.positives(count)}
 
@@ -118,10 +118,9 @@ def publish_once(
 ) -> tuple[int | None, bool]:
     """Makes a retained path a version of its task; its number, and whether this call added it.
 
-    A path is published once, however often the run is killed and resumed, and whatever is live. Its
-    version becomes live by its publication alone, if it `may_replace` what is: what somebody rolls
-    back or removes stays so until a better path is published. None for a path whose version was
-    removed.
+    A path is published once, even if the run is killed and resumed. Only its publication makes the
+    version live, if it `may_replace` the live one. What somebody rolls back or removes stays so
+    until a better path is published. The number is None if the path's version was removed.
     """
     if path.published is not None:
         return _number_of(store, path.task, path.published), False
@@ -145,23 +144,22 @@ def publish_once(
 def standing(store: ModelStore, spec: TaskPath, run: str) -> Published | None:
     """The newest version that a run has published of a task, if it has the path's components.
 
-    Metrics may differ: they follow the settings and the machine that a run is resumed with.
+    Metrics may differ: they depend on the settings and the machine of a resumed run.
     """
     for number in reversed(store.versions(spec.task)):
         try:
             version = store.resolve(spec.task, number)
         except (DamagedStore, UnknownVersion):
-            continue  # it is not known whose it is, and it cannot be served
+            continue  # its publisher is unknown, and it cannot be served
         if version.path.lineage.get("agent") == run:
             return version if version.path.components == spec.components else None
     return None
 
 
 def require_its_classes(store: ModelStore, task: Task, paths: Iterable[Path]) -> None:
-    """Raises TaskError if the newest of the task's published paths tells other classes apart, or
-    one class where the task has several labels.
+    """Raises TaskError if the task's newest published path has other classes or another activation.
 
-    A user's own set may have been replaced under its name; a run goes on with the same classes.
+    A user's own set may have been replaced under its name. A run needs the same classes.
     """
     published = [path.published for path in paths if path.published and path.task == task.name]
     number = _number_of(store, task.name, published[-1]) if published else None
@@ -170,7 +168,7 @@ def require_its_classes(store: ModelStore, task: Task, paths: Iterable[Path]) ->
     try:
         former = store.resolve(task.name, number).path
     except (DamagedStore, UnknownVersion):
-        return  # nobody can serve it either
+        return  # it cannot be served either
     labels, activation = former.labels, former.extra.get(FIELD, SOFTMAX)
     if activation != task.activation:
         raise TaskError(
@@ -187,10 +185,9 @@ def require_its_classes(store: ModelStore, task: Task, paths: Iterable[Path]) ->
 
 
 def has_classes(spec: TaskPath, labels: tuple[str, ...]) -> bool:
-    """Whether a version tells these classes apart.
+    """Whether a version has these classes.
 
-    An import knows how many classes it has, not what they are called: it numbers them. There it is
-    enough that there are as many.
+    An import knows the number of its classes, but not their names. There the number decides.
     """
     imported = "model" in spec.lineage
     return spec.labels == labels or (imported and spec.labels == numbered(len(labels)))
@@ -211,7 +208,7 @@ def _number_of(store: ModelStore, task: str, manifest: Digest) -> int | None:
 def published_event(
     store: ModelStore, path: Path, version: int | None, added: bool
 ) -> TaskPublished | TaskWithdrawn:
-    """What is told of a path that stands in the store as that version."""
+    """The event of a path that is this version in the store."""
     if version is None:
         return TaskWithdrawn(path.task)
     return TaskPublished(

@@ -1,4 +1,4 @@
-"""What was saved of a run's settings, read by a version that may be another one."""
+"""The saved settings of a run, perhaps of another version of this program."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LONGEST = 200  # characters of names in a message
 
 
 def recorded_fields(kind: type, saved: Any, what: str) -> dict[str, Any]:
-    """The saved fields of a dataclass; those that it has added since keep their defaults.
+    """The saved fields of a dataclass; fields added later keep their defaults.
 
     Raises SettingError for a field that it does not have, and for one that is missing.
     """
@@ -29,7 +29,7 @@ def recorded_fields(kind: type, saved: Any, what: str) -> dict[str, Any]:
 
 
 def recorded_defaults(saved: Any) -> dict[str, Any]:
-    """The saved defaults, completed by what was done about hyperparameters that came later.
+    """The saved defaults, completed with the former values of hyperparameters added later.
 
     Raises SettingError for a hyperparameter that this version does not know.
     """

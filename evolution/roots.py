@@ -1,8 +1,8 @@
 """Where a system starts: random components, the small trained root that ships, published weights.
 
 The shipped root is a Ti/8 with 3 blocks at 32 px, trained to tell the 1,623 characters of Omniglot
-apart (MIT licence; `python -m evolution root` makes it anew). It has never seen a numeral of
-CMATERdb. AdamW and label smoothing here are choices of ours: no published system trains a root.
+apart (MIT licence; `python -m evolution root` trains it again). It has never seen a numeral of
+CMATERdb. AdamW and label smoothing are our choice: no published system trains a root.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def load_root(spec: str, image_size: int, num_layers: int, cache: Path | None = 
     """The root that `spec` names: an architecture of one class, and its components by name.
 
     `random:Ti/16` (any size / patch) · `shipped` · `augreg:FILE_OR_URL[#sha256=HEX]` ·
-    `hf:DIRECTORY` (Hugging Face or timm). Position embeddings are resampled to `image_size`; what
-    the file lacks, and the head, is fresh. Behind the components of the architecture, in forward
+    `hf:DIRECTORY` (Hugging Face or timm). Position embeddings are resampled to `image_size`. The
+    head, and what the file lacks, is new. After the components of the architecture, in forward
     order, come those that paths may grow into: the file's further blocks (SYSTEMS.md, Network) and,
     as POSITION_SOURCE, its own position embeddings if they were resampled. Downloads are kept in
     `cache`, by default ~/.cache/munet/roots. Raises RootError.
@@ -87,7 +87,7 @@ def load_root(spec: str, image_size: int, num_layers: int, cache: Path | None = 
 
 
 def read_root(spec: str, cache: Path | None = None) -> Root:
-    """The root that `spec` names as it was published, with what its file has of components.
+    """The root that `spec` names as it was published, with all components of its file.
 
     Raises RootError.
     """
@@ -101,8 +101,8 @@ def read_root(spec: str, cache: Path | None = None) -> Root:
 
 
 def fitted(published: Architecture, components: Components, size: int, layers: int) -> Root:
-    """A root that was read, for images of `size` and with so many blocks. Raises ValueError."""
-    # A random root holds no components: all are fresh, as many as asked for.
+    """A root for images of `size` with `layers` blocks. Raises ValueError."""
+    # A random root holds no components: all are new.
     if components and layers > published.num_layers:
         raise RootError(f"expected {layers} blocks or more, found {published.num_layers}")
     arch = replace(published, image_size=size, num_layers=layers, num_classes=1)
@@ -153,7 +153,7 @@ def _downloaded(url: str, cache: Path, sha256: str) -> Root:
     try:
         return read_augreg(path)
     except PretrainedError as error:
-        if sha256:  # the file that was meant: fetching it again changes nothing
+        if sha256:  # it is the right file, so fetching it again changes nothing
             raise
         path.unlink(missing_ok=True)
         raise RootError(
@@ -175,7 +175,7 @@ KINDS: dict[str, Callable[[str, Path], Root]] = {
 
 
 def random_root(arch: Architecture) -> Components:
-    """Fresh components of a root, by name."""
+    """New components of a root, by name."""
     return {name: init(arch, name) for name in arch.component_names}
 
 
@@ -238,6 +238,6 @@ def train_root(
 
 
 def encode_root(params: dict[str, Tree]) -> bytes:
-    """The file of a trained root: bfloat16, without norm and head, which every task makes anew."""
+    """The file of a trained root: bfloat16, without norm and head, which every task replaces."""
     kept = {name: tree for name, tree in params.items() if name not in ("encoder_norm", "head")}
     return encode(jax.tree.map(lambda x: np.asarray(x, ml_dtypes.bfloat16), kept))

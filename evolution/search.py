@@ -31,7 +31,7 @@ from vit import Architecture
 from vit.components import Tree
 from vit.contract import Contract
 
-# What an experiment reads its data with: a task list's entry -> the task.
+# Makes tasks of a task list's entries, for an experiment.
 Source = Callable[[Experiment], Callable[[str], Task]]
 Root = tuple[Architecture, dict[str, Tree]]  # components in forward order
 
@@ -57,10 +57,10 @@ class Search:
         self.saved = saved
         self.progress = progress
         self.population = population
-        self.stopping = False  # set from outside: stop after the generation under way
-        self.patience_s = 0.0  # how long another process that runs it is waited for
+        self.stopping = False  # set from outside: stop after the present generation
+        self.patience_s = 0.0  # how long to wait for another process that runs it
         self.clock: Clock = time.monotonic  # what a budget is measured with
-        # Told how many steps of how many the child under way has done, and its loss.
+        # Called with the steps done, all steps and the loss of the present child.
         self.on_steps: Callable[[int, int, float], object] | None = None
 
     @classmethod
@@ -73,7 +73,7 @@ class Search:
         source: Source,
         name: str | None = None,
     ) -> Search:
-        """A new run from a root, called as its experiment unless it has a name.
+        """A new run from a root; by default its name is the experiment's.
 
         Raises StateError if the store holds a run of this name.
         """
@@ -97,7 +97,7 @@ class Search:
     ) -> Search:
         """A new run from a root's architecture and a population whose paths are in the store.
 
-        `contract` is that of the root's input, unless that is plain. Raises StateError if the
+        `contract` is that of the root's input; None for the plain one. Raises StateError if the
         store holds a run of this name.
         """
         _require_new(name, store)
@@ -126,10 +126,10 @@ class Search:
         population.score = experiment.scorer
         population.newest_wins = experiment.method.newest_wins
         for path in population:
-            if path.task != ROOT:  # an import may lack it, or have counted otherwise
+            if path.task != ROOT:  # an import may lack it, or have counted differently
                 path.metrics["flops"] = forward_flops(architecture(former.architecture, path))
         for task in [task for task in population.paths if task != ROOT]:
-            population.finish(task)  # the other run may have been stopped in the middle of it
+            population.finish(task)  # the other run may have stopped in the middle of it
         if system[0].url != store.url:
             _copy_system(population, system[0], store)
         progress = _progress(experiment, seed, former.architecture)
@@ -151,8 +151,8 @@ class Search:
 
         `settings` (those of RESUMABLE) replace what the run was started with.
 
-        A further task that is waiting already, because this call was made before and then cut
-        short, is not added again.
+        A further task that already waits, because an earlier call was cut short, is not added
+        again.
         """
         digest, document = state.saved(store, run)
         progress = state.progress_of(store, run, document)
@@ -180,10 +180,10 @@ class Search:
     def run(self) -> Generator[Event, None, None]:
         """Runs to the end of the schedule, or until `stopping`, saving after each generation.
 
-        Raises AgentBusy if another process is running it, on whatever machine.
+        Raises AgentBusy if another process is running it, here or on another machine.
         """
         for entry in dict.fromkeys(self.progress.schedule[self.progress.iteration :]):
-            # Errors of the data come before anything is saved or trained.
+            # Errors in the data come first, before anything is saved or trained.
             task = self._source(entry)
             require_its_classes(self.store, task, self.population.paths.get(task.name, ()))
         with ExitStack() as stack:
@@ -226,7 +226,7 @@ class Search:
         progress = self.progress
         rows = progress.history[progress.archived :]
         former = [row for row in rows if row["iteration"] == progress.iteration]
-        # A baseline is there to be compared with: nothing is lost if it is cut.
+        # A baseline may be cut: it only serves for comparison.
         whole = not self.experiment.method.from_root_only
         return Budget(self.experiment.budget_s, former, self.clock, first_whole=whole)
 
@@ -247,12 +247,12 @@ class Search:
             self.progress.seeds = [int(i) for i in self.progress.rng("seeds").permutation(seeds)]
 
     def set_budget(self, seconds: float) -> None:
-        """Limits the wall time of a task iteration that is under way or next, and of all after."""
+        """Limits the wall time of the present task iteration and of all after it."""
         self.experiment = replace(self.experiment, budget_s=max(1, int(seconds)))
         self.progress.settings = self.experiment.to_json()
 
     def save(self) -> None:
-        """Saves the state; other processes can go on from it."""
+        """Saves the state; any process can continue from it."""
         self.saved = state.save(self.store, self.name, self.progress, self.population, self.saved)
 
     # ---- the end of a task iteration
@@ -278,10 +278,10 @@ class Search:
         return published_event(self.store, best, version, added)
 
     def _may_replace(self, path: Path, kind: SinglePaths, live: Published | None) -> bool:
-        """Whether the live version is this run's own, or no better by validation.
+        """Whether the live version is this run's own, or not better by validation.
 
-        The run's own path was compared within it; but not on the same examples, if its settings
-        have changed since the version was published.
+        Within a run paths are compared already; but on other examples if its settings have changed
+        since the version was published.
         """
         if live is None:
             return True
@@ -292,7 +292,7 @@ class Search:
         if found is None:
             return False
         ours, theirs = found
-        # A baseline is no part of the system: of equals what shares stays.
+        # A baseline is not part of the system. If equal, the version that shares components stays.
         return theirs < ours if self.experiment.method.from_root_only else theirs <= ours
 
 
@@ -308,7 +308,7 @@ def population_of_root(experiment: Experiment, params: dict[str, Tree]) -> Popul
 
 
 def require_run_name(name: str) -> None:
-    """Raises InvalidName, and StateError for a name under which agents save what is theirs."""
+    """Raises InvalidName, and StateError for a name that agents use for their own states."""
     if require_name("agent", name).split("/")[0] in (state.ROOTS, state.SNAPSHOTS):
         raise StateError(f"name {name!r}: expected another one, agents save their own there")
 
@@ -339,12 +339,12 @@ def _copy_system(population: Population, source: ModelStore, store: ModelStore) 
 
 
 def _copy_version(path: Path, source: ModelStore, store: ModelStore) -> None:
-    """Publishes a path as it is published in another store; once, if this is said again."""
+    """Publishes a path of another store here; only once, even if called again."""
     numbers = [n for n, found in source.versions(path.task).items() if found == path.published]
     if not numbers:
         raise StateError(
             f"task {path.task}: its version {path.published} is no longer in "
-            f"{source.url}; continue in that store instead, or import it anew"
+            f"{source.url}; continue in that store instead, or import it again"
         )
     original = source.resolve(path.task, numbers[0])
     served = source.live().get(path.task) == (original.version, original.digest)
@@ -354,7 +354,7 @@ def _copy_version(path: Path, source: ModelStore, store: ModelStore) -> None:
     def chosen(live: Published | None) -> bool:
         if live is None or not served:
             return live is None
-        # No data are here to measure with.
+        # There are no data here to measure with.
         same = bool(told_by(live.path)) and told_by(live.path) == told_by(original.path)
         return same and quality_told(live.path) <= quality_told(original.path)
 

@@ -1,7 +1,6 @@
 """The published search spaces: the values that each hyperparameter may take, in order.
 
-Side by side: EXPERIMENTS.md, Search spaces. A hyperparameter without a range
-keeps its default.
+EXPERIMENTS.md, Search spaces, compares them. A hyperparameter without a range keeps its default.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _AUGMENTATION = {
     **_COLOURS,
 }
 
-# muNet's auto-tune, beside the number of blocks, which it always tunes.
+# muNet's auto-tune. muNet also tunes the number of blocks, always.
 MUNET: Ranges = {
     "adapter_dim": (8, 16, 32, 64, 128),
     "opt_lr": _RATES,
@@ -63,7 +62,7 @@ MU2NET_PLUS: Ranges = {
     "ds_quality_delta": _DELTAS,
 }
 
-# Every hyperparameter and the value it has where an experiment says nothing else.
+# Every hyperparameter with its value unless an experiment changes it.
 DEFAULTS: Mapping[str, Any] = {
     "_mu_": 0.1,
     "num_layers": 3,
@@ -91,8 +90,8 @@ NO_AUGMENTATION: Mapping[str, Any] = {
     "ds_flip_left_right": False,
 }
 
-# What a run did about a hyperparameter that was not there yet when it was saved. Whoever changes a
-# default above, keeps the former value here.
+# The values of hyperparameters that a saved run does not have yet. When a default above changes,
+# its former value goes here.
 FORMER: Mapping[str, Any] = DEFAULTS
-# Hyperparameters that say what an architecture is.
+# Hyperparameters that define an architecture.
 SHAPE = ("num_layers", "adapters", "adapter_dim", "ds_image_size")

@@ -1,7 +1,7 @@
-"""What each setting may be: its type and range, asked before anything is read, written or named.
+"""Type and range of each setting, checked before anything is read, written or named.
 
-The law: a value that passes here is a finite number of float32, or is no number at all, and no
-step of a run refuses it later. What depends on the root is asked once that is there
+The law: a number that passes here is finite in float32, and no later step of a run refuses a value
+that passed. What depends on the root is checked when the root is known
 (`Experiment.require_patches`).
 """
 
@@ -22,7 +22,7 @@ SCHEDULES = ("constant", "cosine", "restarts")
 
 
 class SettingError(ValueError):
-    """A setting that cannot be; the message names it, what is expected and what was found."""
+    """A wrong setting; the message names it, what was expected and what was found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def whole(least: int, most: int) -> Values:
 
 
 def number(least: float, most: float, words: str) -> Values:
-    """Numbers of a range, both ends within it; a bound that is not is the next float32."""
+    """Numbers of a range with both ends. For an open end, pass the next float32."""
 
     def holds(value: Any) -> bool:
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -124,7 +124,7 @@ HYPERPARAMETERS: Mapping[str, Values] = {
 
 
 def check(key: str, value: Any) -> None:
-    """Raises SettingError unless a size, or `defaults.` and a hyperparameter, may be `value`."""
+    """Raises SettingError for a wrong value of a size, or of `defaults.` and a hyperparameter."""
     prefix, name = _split(key)
     known = HYPERPARAMETERS if prefix else {**SIZES, **LISTS}
     if name not in known:
@@ -157,7 +157,7 @@ def _split(key: str) -> tuple[str, str]:
 
 
 def _instead(key: str, allowed: Collection[str]) -> str:
-    # A hyperparameter may have been named without its prefix, so both forms are compared.
+    # A user may leave out the prefix of a hyperparameter, so both forms are compared.
     forms = {form: name for name in allowed for form in (name, _split(name)[1])}
     near = get_close_matches(key[:100], forms, n=1)
     if near:

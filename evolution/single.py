@@ -34,7 +34,7 @@ class SinglePaths:
     ) -> None:
         """Reads the task's images. Raises TaskError.
 
-        What children are compared with is measured again if it was on other examples than theirs.
+        Paths that children are compared with are measured again if they were on other examples.
         """
         self._experiment = experiment
         self.task = task = task.under(progress.contract)
@@ -83,7 +83,7 @@ class SinglePaths:
         return parent
 
     def train(self, child: Path, batches: Batches) -> Iterator[Round]:
-        """Trains a child, round by round; its components themselves do not change."""
+        """Trains a child, round by round. Does not change its components."""
         return self._trainer.train(child, architecture(self._progress.architecture, child), batches)
 
     def _quality(self, path: Path) -> float:

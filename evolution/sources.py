@@ -1,4 +1,4 @@
-"""Where an experiment finds its tasks: data sets that are prepared on this machine."""
+"""The tasks of an experiment, from data sets that are prepared on this machine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ SPLITS = {"munet": MUNET_SPLITS, "mu2net": MU2NET_SPLITS}  # Method.splits
 
 def source_of(experiment: Experiment) -> TaskSource:
     """The tasks as the experiment's method splits them."""
-    # Pixels for crops to choose from, where a data set has images of many sizes.
+    # Crops need more pixels, if a data set has images of many sizes.
     canvas = min(2 * experiment.defaults["ds_image_size"], CANVAS)
     return TaskSource(rules=SPLITS[experiment.method.splits], canvas=canvas)

@@ -1,7 +1,7 @@
 """Which parts of a TensorFlow data set train, select and test (EXPERIMENTS.md, Splits).
 
-A rule names TFDS split expressions; what the table does not name follows the default rule. VTAB's
-tasks have splits of their own (evolution/vtab.py).
+A rule names TFDS split expressions. Data sets that are not in the table follow the default rule.
+VTAB's tasks have splits of their own (evolution/vtab.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vit.decode import TENSORFLOW, VIEWER, Decoding
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """Which feature tells an example's class, and how."""
+    """The feature that has an example's class, and its conversion."""
 
     feature: str = "label"
     convert: Callable[[Any], int] = int  # the feature's value -> class
@@ -36,7 +36,7 @@ class SplitRule:
     label: Label = CLASS_LABEL
     validation_dataset: str | None = None  # the data set that validates, if it is another
     pixel_scale: int = 1  # vit.decode.Decoding
-    caution: str = ""  # what to know before believing results
+    caution: str = ""  # a warning about results
 
 
 SplitRules = Mapping[str, SplitRule]  # TFDS name, or a pattern of names -> rule; the first holds
@@ -55,7 +55,7 @@ MUNET_SPLITS: SplitRules = {
     "i_naturalist2018": _HALF_OF_VALIDATION,
     "places365_small": _HALF_OF_VALIDATION,
     # `test` has other characters than `train`. small1 and small2 are subsets of `train`, byte for
-    # byte, so what is reported there is accuracy on training images.
+    # byte, so the reported accuracy is that on training images.
     "omniglot": SplitRule(
         "train",
         "small1",
@@ -71,8 +71,8 @@ MUNET_SPLITS: SplitRules = {
     "imagenet_sketch": _OF_TEST,
     "siscore/*": _OF_TEST,
     "pet_finder": SplitRule("train[10%:]", "train[5%:10%]", "train[:5%]"),
-    # Stored as 0 and 1. The published code scaled them as bytes, and so trained on all but black
-    # images; here they are black and white, as a client would send them.
+    # Stored as 0 and 1. The published code took them for bytes, so its images were almost black.
+    # Here they are black and white, as a client would send them.
     "binary_alpha_digits": SplitRule("train[10%:]", "train[5%:10%]", "train[:5%]", pixel_scale=255),
     "quickdraw_bitmap": SplitRule("train[20000:]", "train[10000:20000]", "train[:10000]"),
     "stanford_online_products": SplitRule(
@@ -165,8 +165,8 @@ WRITTEN_BY_TFDS = frozenset({
 def decoding_rules(builder: str) -> Decoding:
     """The rules by which the files of a TFDS builder are decoded, in training and in serving.
 
-    TensorFlow's, as in the published systems. A viewer's where the pixels are the same: they serve
-    better what people send.
+    TensorFlow's, as in the published systems. A viewer's if the pixels are the same: these rules
+    suit the pictures that people send.
     """
     return VIEWER if builder in WRITTEN_BY_TFDS else TENSORFLOW
 

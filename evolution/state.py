@@ -1,7 +1,7 @@
-"""The state of a run or an agent as a JSON document and back; its arrays lie in the store.
+"""The state of a run or an agent as a JSON document and back; its arrays are in the store.
 
-Saving writes only components that the store does not hold yet; the document replaces the former
-one at once, so that a run killed anywhere continues from its last finished generation.
+Saving writes only components that the store does not hold yet. The document replaces the former one
+in one step, so a run that is killed at any moment continues from its last finished generation.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ from vit import Architecture
 from vit.contract import Contract, contract_of
 
 FORMAT = 2
-# What agents save beside their states, under names of their own in the store.
+# Agents save these in addition to their states, under names of their own in the store.
 ROOTS, SNAPSHOTS = "roots", "snapshots"
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run, or an agent, has come; all of it is saved."""
+    """The progress of a run or an agent; all of it is saved."""
 
     experiment: str  # of an agent, its class
     seed: int
     schedule: list[str]  # entries of the task list, one for each iteration
     architecture: Architecture  # the root's
     settings: dict[str, Any] = field(default_factory=dict)  # Experiment.to_json; {} if imported
-    iteration: int = 0  # index in `schedule` of the iteration under way or next
+    iteration: int = 0  # index in `schedule` of the present or next iteration
     generation: int = 0  # generations of it that are finished
     seeds: list[int] = field(default_factory=list)  # ids, in their present order
     history: list[dict[str, Any]] = field(default_factory=list)  # a row for each child
     archived: int = 0  # rows at the start of the history that are stored for good
     archive: list[Digest] = field(default_factory=list)  # where
-    agent: str = ""  # its id; of a run none
+    agent: str = ""  # its id; empty for a run
     environments: list[dict[str, Any]] = field(default_factory=list)  # evolution.environment.moved
-    contract: Contract | None = None  # of the root's input, unless that is plain
+    contract: Contract | None = None  # of the root's input; None for the plain one
 
     @property
     def entropy(self) -> int:
-        """What all its randomness comes from: agents of one seed differ from each other."""
+        """The source of all its randomness; it differs between agents of one seed."""
         if not self.agent:
             return self.seed
         return int.from_bytes(hashlib.sha256(f"{self.seed}:{self.agent}".encode()).digest()[:8])
 
     def stream(self, purpose: str) -> tuple[int, ...]:
-        """The key of a random stream of its own for each purpose in each generation."""
+        """The key of a random stream, one for each purpose and generation."""
         number = ("seeds", "decisions", "batches").index(purpose)
         return self.iteration, self.generation, number
 
@@ -86,7 +86,7 @@ def save(
 def document_of(
     store: ModelStore, progress: Progress, population: Population, paths: Iterable[Path]
 ) -> dict[str, Any]:
-    """The document of a state with these of the population's paths, whose arrays it stores."""
+    """The document of a state with these paths of the population; stores their arrays."""
     return {
         "format": FORMAT,
         "experiment": progress.experiment,
@@ -109,7 +109,7 @@ def document_of(
 
 
 def rows(store: ModelStore, paths: Iterable[Path]) -> dict[str, Any]:
-    """The part of a document that holds paths and their components, whose arrays it stores."""
+    """Paths and their components for a document; stores their arrays."""
     paths = list(paths)
     components = components_of(paths)
     for component in components:
@@ -128,7 +128,7 @@ def needed(document: dict[str, Any]) -> list[Digest]:
 
 
 def _put(store: ModelStore, component: Component) -> None:
-    """Stores what is not stored yet; memory holds it no longer than it is used."""
+    """Stores what is not stored yet, and drops it from memory."""
     if component.digest is None:
         component.digest = store.put(component.params)
         component.source = Stored(store, component.digest)
@@ -138,7 +138,7 @@ def _put(store: ModelStore, component: Component) -> None:
 
 
 def archive_history(store: ModelStore, progress: Progress) -> None:
-    """Stores the newest rows of the history for good, so that later saves need not repeat them."""
+    """Stores the newest rows of the history, so that later saves need not repeat them."""
     rows = progress.history[progress.archived :]
     if rows:
         # The store's one kind of bulk data is arrays: these are the bytes of a JSON text.
@@ -150,7 +150,7 @@ def archive_history(store: ModelStore, progress: Progress) -> None:
 def load(store: ModelStore, run: str) -> tuple[Progress, Population]:
     """The run or agent saved under that name; raises StateError.
 
-    Of an agent only its own paths, as the state knows them.
+    For an agent, only its own paths.
     """
     _, document = saved(store, run)
     return progress_of(store, run, document), population_of(store, document)
@@ -171,7 +171,7 @@ def runs(store: ModelStore) -> list[str]:
 
 
 def progress_of(store: ModelStore, run: str, document: dict[str, Any]) -> Progress:
-    """How far it has come; raises StateError for a document of another format."""
+    """The progress in a document; raises StateError for another format."""
     if document.get("format") != FORMAT:
         raise StateError(
             f"run {run!r} was saved in format {document.get('format')}, this version reads "
@@ -217,7 +217,7 @@ def population_of(
     )
 
     def merged(kind: str) -> dict[int, dict[str, Any]]:
-        # Of what both have, as components that own paths share, the state knows the latest.
+        # If both have a component, the state has the latest.
         return {row["id"]: row for part in (others or {}, document) for row in part.get(kind, ())}
 
     components = {i: _component(store, row) for i, row in merged("components").items()}

@@ -1,11 +1,10 @@
 """How a command ends when it is told to, by Ctrl-C (SIGINT) or SIGTERM.
 
-The first signal ends it after the step under way, which is then saved; outside a step, at once. The
-second ends the process at once, whatever it computes or waits for. The exit code is 128 + the
-signal: 130 or 143.
+The first signal ends the command after the present step, which is saved; outside a step, at once.
+The second ends the process at once. The exit code is 128 + the signal: 130 or 143.
 
-Python runs its handlers in the main thread only, between two instructions: a main thread that waits
-for XLA does not hear them. So a thread of its own reads the signals. The end of the interpreter is
+Python runs signal handlers in the main thread only, between two instructions. A main thread that
+waits for XLA does not run them. So another thread reads the signals. The interpreter's shutdown is
 left out, as it crashes while threads of XLA compute.
 """
 
@@ -22,26 +21,26 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-DEAF_S = 0.3  # if the main thread has not heard a signal by then, another one tells that it came
+DEAF_S = 0.3  # if the main thread has not seen a signal by then, another thread reports it
 SHOW_CURSOR = b"\x1b[?25h\n"
 
 
 @dataclass(slots=True)
 class _Heard:
-    """What has come while `listening`."""
+    """The signals that came within `listening`."""
 
     first: int | None = None  # the first signal
     told: threading.Lock = field(default_factory=threading.Lock)  # held once `stop` is called
 
 
 _heard: _Heard | None = None  # None: not listening
-_steps = 0  # under way, one within the other
+_steps = 0  # how many are open, one within the other
 _stop: Callable[[], None] | None = None
 _at_once: Callable[[], None] | None = None
 
 
 class Stopped(SystemExit):
-    """Ends a command that was told to stop and has said how it goes on."""
+    """Ends a command that was told to stop, after it printed how to continue."""
 
 
 def exit_code() -> int | None:
@@ -50,7 +49,7 @@ def exit_code() -> int | None:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process without the interpreter's end."""
+    """Ends the process without the interpreter's shutdown."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
@@ -59,7 +58,7 @@ def leave(code: int) -> NoReturn:
 
 @contextmanager
 def step() -> Iterator[None]:
-    """What comes to its end before a `stoppable` process does; its saving belongs to it."""
+    """A `stoppable` process ends after this, not within it; includes the saving."""
     global _steps
     _steps += 1
     try:
@@ -72,7 +71,7 @@ def step() -> Iterator[None]:
 def stoppable(
     stop: Callable[[], None], at_once: Callable[[], None] | None = None
 ) -> Iterator[None]:
-    """Meanwhile the first signal calls `stop`; the second `at_once`, before the process ends.
+    """Within it the first signal calls `stop`; the second calls `at_once` and ends the process.
 
     Outside a step, the first raises KeyboardInterrupt as well. `stop` may be called in another
     thread, and `at_once` is.
@@ -88,14 +87,14 @@ def stoppable(
 
 
 def interrupt() -> None:
-    """Does what the first signal does outside a step; nothing within one, or after a signal."""
+    """Acts as the first signal does outside a step; does nothing within one, or after a signal."""
     if not _steps and _heard is not None and _heard.first is None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Meanwhile signals end the process as this module says. For the main thread."""
+    """Within it signals end the process as this module says. For the main thread."""
     handlers = {number: signal.signal(number, _hear) for number in SIGNALS}
     try:
         if _heard is None:
@@ -125,7 +124,7 @@ def _thread() -> Iterator[None]:
 
 
 def _read(signals: socket.socket, heard: _Heard) -> None:
-    """In a thread of its own: sees each signal as it comes."""
+    """Runs in its own thread and sees each signal as it comes."""
     count = 0
     with signals:
         while data := signals.recv(16):
@@ -150,7 +149,7 @@ def _end(number: int) -> NoReturn:
 
 
 def _hear(number: int, _: Any) -> None:
-    """In the main thread: ends what it does outside a step."""
+    """Runs in the main thread and ends its work outside a step."""
     if _heard is not None:
         _heard.first = _heard.first or number
         _tell(_heard)

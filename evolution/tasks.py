@@ -47,16 +47,16 @@ logger = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).with_name("datasets")
 READABLE_FORMAT = "array_record"
-PRIVATE_PREFIX = "private:"  # in a task list: nobody may start from this task's path
-# Side in pixels of training images of data sets whose images differ in size, so that crops have
-# detail; the command line passes less to experiments of small images.
+PRIVATE_PREFIX = "private:"  # in a task list: no other task may start from this path
+# Side in pixels of training images if a data set has images of many sizes; large enough for crops.
+# The command line passes less to experiments of small images.
 CANVAS = 448
 MEMORY_LIMIT = 2 << 30  # bytes: splits with more training pixels are streamed from the disk
-KEPT_BYTES = 4 << 30  # what a TaskSource keeps for when a task is asked for again
+KEPT_BYTES = 4 << 30  # what a TaskSource keeps for later use
 
 
 class NoSuchTask(TaskError):
-    """No data set has that name, wherever one looks."""
+    """No data set has that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Task:
     activation: str = SOFTMAX  # one class a picture; SIGMOID: several labels, or none
 
     def under(self, contract: Contract | None) -> Task:
-        """The same task with its images prepared by a contract; plainly without one."""
+        """The same task with its images prepared by a contract; None for the plain way."""
         train, validation, test = (
             replace(split, contract=contract) for split in (self.train, self.validation, self.test)
         )
@@ -81,17 +81,17 @@ class Task:
 
     @property
     def contract(self) -> Contract | None:
-        """How its images are prepared, unless plainly."""
+        """How its images are prepared; None for the plain way."""
         return self.train.contract
 
     @property
     def objective(self) -> Objective:
-        """What its heads are trained for and judged by."""
+        """How its heads are trained and judged."""
         return OBJECTIVES[self.activation]
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are to tell apart."""
+        """The number of classes."""
         return len(self.labels)
 
     @property
@@ -108,7 +108,7 @@ class Task:
 
 @dataclass(slots=True)
 class TaskSource:
-    """Loads tasks by name; those asked for last are kept."""
+    """Loads tasks by name; keeps those used last."""
 
     data_dirs: tuple[Path, ...] = field(default_factory=lambda: (SHIPPED, default_data_dir()))
     rules: SplitRules = field(default_factory=lambda: MU2NET_SPLITS)
@@ -127,14 +127,14 @@ class TaskSource:
         return task
 
     def _make_room(self, needed: int) -> None:
-        """Forgets tasks, first the one asked for longest ago, until `needed` bytes fit too."""
+        """Drops the tasks used longest ago, until `needed` bytes fit too."""
         kept = self._loaded
         while kept and needed + sum(t.bytes_in_memory for t in kept.values()) > KEPT_BYTES:
             kept.pop(next(iter(kept)))
 
 
 def task_name(entry: str) -> str:
-    """A task list's entry without the mark of a private task."""
+    """A task list's entry without the prefix of a private task."""
     return entry.removeprefix(PRIVATE_PREFIX)
 
 
@@ -148,8 +148,8 @@ def load(
 ) -> Task:
     """Opens all three splits of a task: in memory up to `memory_limit` bytes each, else streamed.
 
-    `canvas` is the side of training images where originals differ in size. `make_room` is told the
-    bytes of all splits in memory before they are read. Raises TaskError.
+    `canvas` is the side of training images if originals differ in size. `make_room` is called with
+    the bytes of all splits in memory before they are read. Raises TaskError.
     """
     name = require_name("task", task_name(entry))
     found = _own(name) or _prepared(name, data_dirs, rules)
@@ -240,9 +240,9 @@ def _recipe(
 
 
 def prepared_builder(name: str, data_dirs: tuple[Path, ...]) -> tfds.core.DatasetBuilder:
-    """Of the first folder that has it prepared: each is asked, also where one knows no such name.
+    """The builder of the first folder that has the data set prepared.
 
-    A data set without a builder of TFDS' own is known only where it lies.
+    All folders are tried: a data set whose builder is not part of TFDS is known in its folder only.
     """
     looked = ", ".join(str(data_dir) for data_dir in data_dirs)
     unknown = []
@@ -267,12 +267,12 @@ def prepared_builder(name: str, data_dirs: tuple[Path, ...]) -> tfds.core.Datase
 
 
 def readable(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBuilder:
-    """The same; raises TaskError if its examples cannot be read at random without TensorFlow."""
+    """The builder; raises TaskError if its examples cannot be read at random without TensorFlow."""
     written = builder.info.file_format
     if written is None or written.value != READABLE_FORMAT:
         raise TaskError(
             f"{builder.data_path} is prepared as {written.value if written else 'nothing'}, and "
-            f"only {READABLE_FORMAT} is read at random without TensorFlow; prepare it anew as that "
+            f"only {READABLE_FORMAT} is read at random without TensorFlow; prepare it as that "
             f"(TFDS_DATA_DIR=FOLDER python -m evolution prepare {builder.name}), or add it:\n"
             f"munet data add NAME --from tfds:{builder.data_path}"
         )
@@ -280,7 +280,7 @@ def readable(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBuilder:
 
 
 def _feature(builder: tfds.core.DatasetBuilder, name: str) -> Any:
-    features: Any = builder.info.features  # TFDS' types do not tell that it is a mapping
+    features: Any = builder.info.features  # TFDS' types do not say that it is a mapping
     if name not in features:
         raise TaskError(
             f"{builder.name}: expected a feature {name!r}, found {', '.join(sorted(features))}; "
@@ -333,7 +333,7 @@ def records(builder: tfds.core.DatasetBuilder, split: str) -> Any:
 
 
 def _parser(image: Any, label: Any, rule: Label) -> Callable[[bytes], Mapping[str, Any]]:
-    """Reads image and label alone: other features, some of them images too, stay as they are."""
+    """Reads image and label only; other features, which may be images, are not decoded."""
     wanted = tfds.features.FeaturesDict({"image": image, rule.feature: label})
     undecoded = {"image": tfds.decode.SkipDecoding()}
 

@@ -1,8 +1,8 @@
 """The training of children on a task's data, and their evaluation.
 
-What a frozen prefix makes of an unchanging input (validation always; training without
-augmentation) is computed once, in the same way whether or not it is kept for the next child, so
-that results do not depend on what ran before.
+The output of a frozen prefix for unchanging inputs (validation always; training without
+augmentation) is computed once. It is computed in the same way if it is not kept for the next child,
+so results do not depend on what ran before.
 """
 
 from __future__ import annotations
@@ -48,23 +48,23 @@ from evolution.training import (
 from vit import Architecture, shapes
 from vit.components import Tree
 
-# Operations that must be saved for a frozen prefix to be run apart: the programs that start above
-# it have to be compiled as well.
+# A frozen prefix runs separately if that saves this many operations: the programs that start above
+# it must be compiled too.
 WORTHWHILE_FLOPS = 1e9
 
-# Steps of a call while somebody looks on: many enough that a call costs little beside them.
+# Steps of a call while progress is shown: enough that the call itself costs little.
 WATCHED_STEPS = 8
 
-# Told, of the child that is being trained, how many steps of how many are done and the mean loss of
-# the last few; its answer says whether training goes on.
+# Called with the steps done, all steps and the mean loss of the last few, for the present child;
+# returns whether training continues.
 Watch = Callable[[int, int, float], bool]
 
-NO_ADAPTER = -1  # id of an adapter that is not there
+NO_ADAPTER = -1  # id of an absent adapter
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round of training reached."""
+    """The result of one round of training."""
 
     quality: float  # of the answers to the validation examples
     state: TrainState
@@ -81,9 +81,9 @@ class Round:
         descents: Sequence[tuple[Descent, int]],
         started: float,
     ) -> Round:
-        """Of the calls that trained, with the steps of each, and the answers after them.
+        """From the training calls, with the steps of each, and the answers after them.
 
-        `started` is when the first began, by time.monotonic.
+        `started` is the time of the first call, by time.monotonic.
         """
         sound = finite and all(bool(descent.sound) for descent, _ in descents)
         curve = Curve.of(descents)
@@ -102,7 +102,7 @@ class Trainer:
     ) -> None:
         """Moves the training set to the device if it is small enough. Raises TaskError.
 
-        `validation_count` is how many examples validate, if it is not the experiment's number.
+        `validation_count` replaces the experiment's number of validation examples.
         """
         require_examples(task)
         self._experiment = experiment
@@ -132,10 +132,10 @@ class Trainer:
         return examples.quality(arch, path, 0, jax.device_put(_params(path.components)))[0]
 
     def train(self, child: Path, arch: Architecture, batches: Batches) -> Iterator[Round]:
-        """Trains one child, round by round; its components themselves do not change.
+        """Trains one child, round by round. Does not change its components.
 
-        Whether somebody looks on changes no bit of it. Where `watch` says so, it ends with a
-        shorter round.
+        Showing progress does not change any bit of the result. If `watch` returns False, training
+        ends with a shorter round.
         """
         method, hp = self._experiment.method, child.hyperparameters
         traced = Hyperparameters.of(hp, batches.steps, batches.rounds, method.warmup_start)
@@ -172,7 +172,7 @@ class Trainer:
                 return
 
     def _calls(self, chunks: Iterator[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-        """The chunks of a round; in short pieces while somebody looks on."""
+        """The chunks of a round; in short pieces if progress is shown."""
         if self._watch is None:
             yield from chunks
             return
@@ -192,7 +192,7 @@ class Trainer:
     ) -> Resident | Streamed:
         split, batch_size = self._task.train, self._experiment.batch_size
         saved = steps * batch_size - len(split)
-        # Where images were resized to one canvas, evaluation sees other pixels than training.
+        # If images were resized to one canvas, evaluation sees other pixels than training.
         as_evaluated = self._resident is not None and getattr(split, "originals", None) is None
         plain = as_evaluated and not augments(hp.strengths)
         if plain and _worthwhile(child, arch, prefix, saved):
@@ -205,7 +205,7 @@ class Trainer:
         return Streamed(split, batch_size, augmentation)
 
     def _training_features(self, child: Path, arch: Architecture, prefix: int) -> Resident | None:
-        """What the frozen prefix makes of the training images, if that is small enough to keep."""
+        """The frozen prefix's output for the training images, if it is small enough to keep."""
         split = self._task.train
         if _feature_bytes(arch, prefix) * power_of_two(len(split)) > feeding.RESIDENT_BYTES:
             return None
@@ -238,9 +238,9 @@ class _Evaluation:
     def quality(
         self, arch: Architecture, path: Path, prefix: int, params: Mapping[str, Tree]
     ) -> tuple[float, bool]:
-        """The quality of the path's answers, with `params` instead of its own.
+        """The quality of the path's answers with `params` above its first `prefix` components.
 
-        Its first `prefix` components are its own. And whether all its answers are finite.
+        Also whether all answers are finite.
         """
         above = {name: params[name] for name in arch.component_names[prefix:]}
         judged: list[Judged] = []
@@ -252,7 +252,7 @@ class _Evaluation:
         return self._objective.quality(judged), bool(finite)
 
     def inputs(self, arch: Architecture, path: Path, prefix: int) -> Iterator[Chunk]:
-        """What the path's first `prefix` components make of the images, chunk by chunk."""
+        """The outputs of the path's first `prefix` components, chunk by chunk."""
         key = _prefix_key(path, arch, prefix)
         if self._kept is not None and self._kept[0] == key:
             yield from self._kept[1]
@@ -288,7 +288,7 @@ def _ends_in_last_block(arch: Architecture, prefix: int) -> bool:
 
 
 def _worthwhile(path: Path, arch: Architecture, prefix: int, passes: int) -> bool:
-    """Whether to run a prefix once instead of in each of so many further passes of an image."""
+    """Whether to run a prefix once, instead of in each of `passes` further passes of an image."""
     each = 2 * arch.tokens * sum(component.num_params for component in path.components[:prefix])
     return each * passes > WORTHWHILE_FLOPS
 
@@ -301,9 +301,9 @@ def _feature_bytes(arch: Architecture, prefix: int) -> int:
 
 
 def _with_all_adapters(child: Path, arch: Architecture) -> tuple[Path, Architecture]:
-    """The same function with an adapter before every block: those it lacks add zero.
+    """The same function with an adapter before every block; added adapters add zero.
 
-    So all sets of adapters share one program; an adapter costs some 3 % of its block.
+    So all sets of adapters share one program. An adapter costs about 3 % of its block.
     """
     arch = replace(arch, adapters=tuple(range(arch.num_layers)))
     known = {component.name: component for component in child.components}

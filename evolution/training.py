@@ -1,10 +1,10 @@
 """The compiled programs: train the unlocked components of a path, evaluate it, run its prefix.
 
-A call of `train_steps` is one loop on the device over data that lies there already. A compiled
-program depends on the architecture, the batch size, the depth of the frozen prefix, and the shape
-of the data, which callers pad so that most tasks share one, only: hyperparameters, the number of
-steps and the choice of trainable components above the prefix are traced values, so children of one
-shape share programs. Numbers of the optimiser: SYSTEMS.md, Optimiser.
+A call of `train_steps` is one loop on the device over data that is there already. A compiled
+program depends only on the architecture, the batch size, the depth of the frozen prefix and the
+shape of the data. Callers pad the data, so that most tasks share one shape. Hyperparameters, the
+number of steps and the choice of trainable components above the prefix are traced values. So
+children of one shape share programs. Numbers of the optimiser: SYSTEMS.md, Optimiser.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from vit.contract import Contract
 from vit.forward import fold, forward
 
 MAX_GRADIENT_NORM = 1.0
-# Training that works stays far below: a step moves all weights together by the learning rate, 1 at
-# most in any search space, and by a hundred times that with momentum.
+# Sound training stays far below. A step moves all weights together by the learning rate, which is
+# at most 1 in any search space; with momentum by a hundred times that.
 LARGEST_WEIGHT = 1e6
 
 
@@ -85,7 +85,7 @@ def epochs(rng: np.random.Generator, count: int, batch: int, steps: int) -> NDAr
 
 
 def boundary(arch: Architecture, trainable: frozenset[str]) -> int:
-    """How many leading components are frozen, in the few steps that have programs of their own.
+    """How many leading components are frozen; only some depths have programs of their own.
 
     The three components before the first block count as one, so do an adapter and its block, and
     norm and head.
@@ -99,7 +99,7 @@ def boundary(arch: Architecture, trainable: frozenset[str]) -> int:
 
 
 class TrainState(NamedTuple):
-    """What training changes: parameters and momentum above the frozen prefix, by component."""
+    """Parameters and momentum above the frozen prefix, by component; training changes them."""
 
     params: dict[str, Tree]
     momentum: dict[str, Tree]  # bfloat16
@@ -134,7 +134,7 @@ def _sgd(
 
 
 def compute_dtype() -> Any:
-    """What training computes in: bfloat16 on an accelerator; the masters are float32."""
+    """The type of training's computations: bfloat16 on an accelerator; parameters stay float32."""
     return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
 
 
@@ -144,7 +144,7 @@ def computed(tree: Tree) -> Tree:
 
 
 class Descent(NamedTuple):
-    """What the steps of one call were, beside the state that they led to."""
+    """The record of one call's steps."""
 
     sound: Array  # whether every loss was a finite number, and no weight is beyond LARGEST_WEIGHT
     losses: Array  # [most steps]: of each step that was taken, 0 behind them
@@ -160,11 +160,10 @@ def descend(
     steps: Array,
     most: int,
 ) -> tuple[TrainState, Descent]:
-    """`steps` steps down `loss`, which takes parameters and the number of the step among them.
+    """`steps` steps of descent on `loss`, a function of the parameters and the step's index.
 
-    The first is number `first_step` of the child's training; `masks` tells, with booleans, which
-    components are trained. A call takes no more than `most` steps, which the program is compiled
-    for.
+    The first is number `first_step` of the child's training. `masks` has a boolean for each
+    component: whether it is trained. The program is compiled for at most `most` steps.
     """
     # One flat vector instead of some fifty leaves: the optimiser compiles to one kernel.
     params, unravel = ravel_pytree(state.params)
@@ -214,11 +213,11 @@ def train_steps(
 ) -> tuple[TrainState, Descent]:
     """`steps` steps, the first of which is number `first_step` of the child's training.
 
-    The first `prefix` components are frozen and no gradient reaches them; `masks` tells, with
-    booleans, which of the others are trained. Batch i is rows `order[i]` of `inputs`: uint8 images
-    to augment (`augmentation` "scaled" or "bytes"), or with "none" what the component after the
-    prefix takes. `order` [most steps, batch] and `draws` [most steps, batch, DRAWS] may be longer
-    than needed. A `contract` scales images otherwise than to [-1, 1].
+    The first `prefix` components are frozen and no gradient reaches them. `masks` has a boolean for
+    each of the others: whether it is trained. Batch i is rows `order[i]` of `inputs`: uint8 images
+    to augment (`augmentation` "scaled" or "bytes"), or with "none" the input of the component after
+    the prefix. `order` [most steps, batch] and `draws` [most steps, batch, DRAWS] may be longer
+    than needed. A `contract` scales images to another range than [-1, 1].
     """
     below, above = arch.component_names[:prefix], arch.component_names[prefix:]
 
@@ -236,7 +235,7 @@ def train_steps(
 
 @functools.partial(jax.jit, static_argnames=("arch", "prefix"))
 def run_prefix(arch: Architecture, prefix: int, params: dict[str, Tree], inputs: Array) -> Array:
-    """What the first `prefix` components make of images [b, size, size, 3]."""
+    """The output of the first `prefix` components for images [b, size, size, 3]."""
     return fold(arch, arch.component_names[:prefix], params, inputs)
 
 
@@ -250,9 +249,9 @@ def judge(
     labels: Array,
     count: Array,
 ) -> tuple[Array, Array]:
-    """What the components after the prefix answer to the first `count` rows, judged.
+    """The judged answers of the components after the prefix to the first `count` rows.
 
-    And whether all these answers are finite (`Objective.judge`).
+    Also whether all these answers are finite (`Objective.judge`).
     """
     return objective.judge(
         lambda rows: fold(arch, arch.component_names[prefix:], params, inputs[rows]), labels, count

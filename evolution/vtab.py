@@ -1,10 +1,10 @@
 """The tasks of the Visual Task Adaptation Benchmark (arXiv 1910.04867): splits and classes.
 
-Facts follow the library that defines them, google-research/task_adaptation, with the arguments
-that the μ2Net code passes to it. Two of its names were misspelt and are right here: the suffix of
-`smallnorb/label_azimuth/1k` (`/1`) and the attribute of `smallnorb/label_elevation` (without n).
-It also leaves dSprites ungrouped (32 positions, 40 orientations), where VTAB groups them by 16;
-so does this, because the published models have that many outputs.
+They are those of google-research/task_adaptation with the arguments that the μ2Net code passes to
+it. That code misspells two names, which are right here: the suffix of `smallnorb/label_azimuth/1k`
+(`/1`) and the attribute of `smallnorb/label_elevation` (without n). It also leaves dSprites
+ungrouped (32 positions, 40 orientations), where VTAB groups them by 16. That is kept, because the
+published models have these outputs.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from evolution.splits import CLASS_LABEL, Label, SplitRule
 
 THOUSAND = "/1k"  # suffix of VTAB-1k: the same task from 800 + 200 examples
 
-Share = tuple[str, int, int]  # a TFDS split, from and to which per cent of it
+Share = tuple[str, int, int]  # a TFDS split, first and last per cent
 Objects = Mapping[str, Any]  # the objects of a scene: arrays whose first axis is the object
 
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """Where VTAB's splits `train`, `val` and `test` lie."""
+    """Where VTAB's splits `train`, `val` and `test` come from."""
 
     train: Share
     validation: Share
@@ -40,13 +40,13 @@ ONLY_TRAIN_60 = Partition(("train", 0, 60), ("train", 60, 80), ("train", 80, 100
 ONLY_TRAIN_80 = Partition(("train", 0, 80), ("train", 80, 90), ("train", 90, 100))
 # The objects of CLEVR's test images are not published.
 CLEVR = Partition(("train", 0, 90), ("train", 90, 100), ("validation", 0, 100))
-# NORB's test images show other toys than its training images: they select as well.
+# NORB's test images show other toys than its training images, so they also validate.
 SMALLNORB = Partition(("train", 0, 100), ("test", 0, 50), ("test", 50, 100))
 
 
 @dataclass(frozen=True, slots=True)
 class VtabTask:
-    """One task of VTAB; with the suffix `/1k` another."""
+    """One task of VTAB, and its version of 1,000 examples with the suffix `/1k`."""
 
     dataset: str  # TFDS name
     partition: Partition
@@ -82,7 +82,7 @@ def bin_index(value: float, edges: Sequence[float]) -> int:
 
 
 def bin_names(edges: Sequence[float], unit: str = "") -> tuple[str, ...]:
-    """What the bins of `edges` hold; the last has no upper end."""
+    """The names of the bins of `edges`; the last has no upper end."""
     inner = [f"{low:g} to {high:g}{unit}" for low, high in pairwise(edges[1:])]
     return (f"up to {edges[1]:g}{unit}", *inner, f"above {edges[-1]:g}{unit}")
 
@@ -192,12 +192,12 @@ VTAB_TASKS: Mapping[str, VtabTask] = {
     "smallnorb/label_elevation": VtabTask("smallnorb", SMALLNORB, Label("label_elevation")),
 }
 
-# Whole, these are tasks of the ViT benchmark with splits of its own (evolution/splits.py).
+# In full, these are tasks of the ViT benchmark with other splits (evolution/splits.py).
 ONLY_THOUSAND = frozenset({"cifar10", "cifar100"})
 
 
 def vtab_task(name: str) -> VtabTask | None:
-    """The VTAB task of a task's name, with or without `/1k`; None if it is none of VTAB's."""
+    """The VTAB task of a task's name, with or without `/1k`; None if VTAB has no such task."""
     base = name.removesuffix(THOUSAND)
     return None if name in ONLY_THOUSAND else VTAB_TASKS.get(base)
 

@@ -1,7 +1,6 @@
-"""What TFDS' builders ask of TensorFlow when they prepare images: file access and PNG encoding.
+"""The parts of TensorFlow that TFDS' builders use to prepare images: files and PNG encoding.
 
-Stands in for exactly this, so that many data sets can be prepared where TensorFlow is not
-installed.
+It replaces these parts only, so that many data sets can be prepared without TensorFlow.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from PIL import Image
 
 
 class MissingFromTensorFlow(AttributeError):
-    """A builder asked for a part of TensorFlow that has no stand-in; names it."""
+    """A builder needs a part of TensorFlow that has no replacement here; names it."""
 
 
 class Part:
-    """In place of a module of TensorFlow; what is not among its contents is refused."""
+    """Replaces a module of TensorFlow; refuses names that it does not have."""
 
     def __init__(self, path: str, **contents: Any) -> None:
         self._path = path
@@ -34,7 +33,7 @@ class Part:
 
 
 def missing_part(error: BaseException | None) -> str | None:
-    """The part of TensorFlow whose lack led to `error`, such as "tf.strings"; None: another cause.
+    """The missing part of TensorFlow that caused `error`, as "tf.strings"; None if another cause.
 
     TFDS wraps the errors of builders, so the causes of the error are searched.
     """

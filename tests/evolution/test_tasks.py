@@ -246,7 +246,7 @@ def test_a_scene_is_labelled_by_its_objects(tmp_path, monkeypatch):
     ("name", "broken", "message"),
     [
         ("made_up_unlabelled", {"label": -1}, r"example 3 of .*found -1 \(-1: unlabelled\)"),
-        ("made_up_broken", {"image": io.BytesIO(b"no image")}, r"example 3 of .*prepare .* anew"),
+        ("made_up_broken", {"image": io.BytesIO(b"no image")}, r"example 3 of .*prepare .* again"),
         ("made_up_odd", {"image": png(Image.new("L", (3, 3)))}, r"example 3 .*found \(3, 3, 1\)"),
     ],
 )
@@ -270,7 +270,7 @@ def test_a_damaged_file_is_an_error_that_says_what_to_do(tmp_path):
     (file,) = (tmp_path / "made_up_damaged" / "1.0.0").glob("*test.array_record*")
     content = file.read_bytes()
     file.write_bytes(content[:100] + bytes(300) + content[400:])
-    with pytest.raises(TaskError, match=r"made_up_damaged test.*prepare the data set anew"):
+    with pytest.raises(TaskError, match=r"made_up_damaged test.*prepare the data set again"):
         load("made_up_damaged", (tmp_path,))
 
 
