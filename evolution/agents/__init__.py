@@ -1,1 +1,1 @@
-"""Agents: searches of one task each, which share nothing but the store (SYSTEMS.md, Agents)."""
+"""Agents: each searches for one task, and all share only the store (SYSTEMS.md, Agents)."""

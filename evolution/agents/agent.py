@@ -1,7 +1,7 @@
-"""One agent: cycles of one task's search, each of which begins with what all have published.
+"""One agent: cycles of a search for one task; each starts from what all agents have published.
 
-Rules: SYSTEMS.md, Agents. An agent is the only process of its name. It loads its
-state at the start of each cycle, so that one that was stopped goes on as if it never had been.
+Rules: SYSTEMS.md, Agents. An agent is the only process of its name. It loads its state at the start
+of each cycle, so an agent that was stopped continues as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from evolution.stopping import step
 from evolution.tasks import Task, task_name
 from model_store import Digest, Held, ModelStore
 
-Turn = Callable[[], AbstractContextManager[object]]  # what an agent computes within
+Turn = Callable[[], AbstractContextManager[object]]  # an agent computes only within it
 
 
 class NoTurn(Exception):
-    """Raised by a `Turn` that does not come any more: the agent stops."""
+    """Raised by a `Turn` if there will be no more turns: the agent stops."""
 
 
 class Agent:
@@ -56,12 +56,11 @@ class Agent:
     ) -> None:
         """`entry` is that of a task list. Nothing is read or written before `run`.
 
-        Another process that is the agent is waited for as long as `patience_s`.
-        `root` and `settings` are other ones than those of the class. Raises StateError for a class
-        that there is not.
+        If another process is the agent, `patience_s` is how long to wait for it. `root` and
+        `settings` replace those of the class. Raises StateError for an unknown class.
         """
         self.id = f"{agent_class}/{task_name(entry)}"
-        self.stopping = False  # set from outside: stop after the generation under way
+        self.stopping = False  # set from outside: stop after the present generation
         try:
             self._class = class_of(self.id)
         except ValueError as error:
@@ -74,15 +73,15 @@ class Agent:
         self._settings = settings
         self._turn = turn
         self._patience_s = patience_s
-        self._remarks: list[Remark] = []  # of the cycle under way
+        self._remarks: list[Remark] = []  # of the present cycle
         self._owner = f"{self.id}:{task_name(entry)}"
         self._task: Task | None = None
 
     def run(self, cycles: int) -> Generator[Event, None, None]:
-        """Runs until the agent has finished so many cycles in its life, or until `stopping`.
+        """Runs until the agent has finished `cycles` cycles in its life, or until `stopping`.
 
-        Raises AgentBusy if another process is this agent, on whatever machine; StateError for
-        settings that it cannot go on with; TaskError.
+        Raises AgentBusy if another process is this agent, here or on another machine; StateError
+        for settings that it cannot continue with; TaskError.
         """
         with ExitStack() as stack:
             held = yield from hold(
@@ -97,7 +96,7 @@ class Agent:
                         return
                     yield from self._remarks
                     yield from self._events(cycle)
-                    del cycle  # its data leave the device before those of the next come
+                    del cycle  # frees its data on the device before the next cycle needs room
                 except NoTurn:
                     return
 
@@ -112,10 +111,10 @@ class Agent:
             event = cycle.finish()
         yield event
 
-    # ---- the start of a cycle, or of the rest of one
+    # ---- the start of a cycle, also of one that was stopped
 
     def _cycle(self, held: Held, cycles: int) -> Cycle | None:
-        """The cycle under way or next; None if all are finished."""
+        """The present or next cycle; None if all are finished."""
         saved, document = self._store.agent_state(self.id) or (None, self._first())
         progress = state.progress_of(self._store, self.id, document)
         if progress.agent != self.id:
@@ -146,7 +145,7 @@ class Agent:
         return self._task
 
     def _first(self) -> Document:
-        """The state of an agent that has never run; of what it needs only the root is saved."""
+        """The state of an agent that has never run; only its root is saved already."""
         try:
             experiment = with_settings(self._class.of_task(self._entry), self._settings)
             self._require_task(experiment)
@@ -167,7 +166,7 @@ class Agent:
         }
 
     def _experiment(self, progress: Progress) -> Experiment:
-        """What the agent began with, but for sizes that may change. Raises StateError."""
+        """The agent's first experiment, with new sizes if these may change. Raises StateError."""
         try:
             saved = Experiment.from_json(progress.settings)
             wanted = with_settings(saved, self._settings)
@@ -187,7 +186,7 @@ class Agent:
     def _population(
         self, held: Held, document: Document, progress: Progress
     ) -> tuple[Digest, Population]:
-        """What the cycle works on: its snapshot, and all paths. Raises StateError."""
+        """The cycle's snapshot and population. Raises StateError."""
         name, snapshot = f"{state.SNAPSHOTS}/{self.id}", document["snapshot"]
         found = self._store.agent_state(name)
         if snapshot:
@@ -197,7 +196,7 @@ class Agent:
                     f"found {found[0] if found else 'none'}; restore it from a copy of the store"
                 )
             return snapshot, state.population_of(self._store, document, found[1])
-        held.check()  # `found` is no snapshot of a process that has become the agent instead
+        held.check()  # no other process has become the agent, so `found` is this agent's
         former, seen = found or (None, None)
         publications, momenta = self._store.publications(), {}
         if self._class.experiment.method.inherits_momentum:

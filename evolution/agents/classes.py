@@ -1,7 +1,7 @@
-"""The classes of agents: what an agent of each runs, whichever task it is bound to.
+"""The classes of agents: what an agent of each class runs, for any task.
 
 Sizes, defaults and ranges are those of the published configurations (EXPERIMENTS.md, Agent
-classes), as far as agents have them; tasks and cycles are the user's.
+classes), as far as agents have them. The user chooses tasks and cycles.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ MakeKind = Callable[[Experiment, Task, Population, Progress, str], Kind]
 class AgentClass:
     """What all agents of a class have in common."""
 
-    experiment: Experiment  # whose name is the class's; its task list is made of the agent's task
-    original: str | None = None  # the class in published checkpoints, whose agents these continue
-    kind: MakeKind = SinglePaths  # what its children are
-    single: Experiment | None = None  # of the class whose paths its children mix
+    experiment: Experiment  # has the class's name; its task list is replaced by the agent's task
+    original: str | None = None  # its name in published checkpoints, whose agents it continues
+    kind: MakeKind = SinglePaths  # the kind of its children
+    single: Experiment | None = None  # of the class whose paths a multipath class mixes
 
     @property
     def name(self) -> str:
-        """The class as agents' ids have it."""
+        """The class's name, as in agents' ids."""
         return self.experiment.name
 
     @property
     def rooted(self) -> Experiment:
-        """Whose root its paths come from."""
+        """The experiment that has the root of its paths."""
         return self.single or self.experiment
 
     def of_task(self, entry: str) -> Experiment:
@@ -49,7 +49,7 @@ class AgentClass:
         return replace(self.experiment, tasks=(entry,), passes=1)
 
 
-# ---- μ3Net: the single-path agents that hold μ2Net+, which see augmentation as bytes
+# ---- μ3Net: single-path agents that follow μ2Net+
 
 VIT_T3 = replace(experiments.PLUS_CHARS, name="vit-ti3", method=MU3NET)
 VIT_T0 = replace(experiments.PLUS_CMATERDB, name="vit-ti0", method=MU3NET)
@@ -119,13 +119,13 @@ DEMO_VIT = replace(
     ranges={k: v for k, v in DEMO.ranges.items() if not k.startswith("ds_")},
 )
 
-# ---- as large as the runs that agents are compared with (make compare-agents)
+# ---- as large as the runs that make compare-agents compares with agents
 
 CHARS5_VIT = replace(
     experiments.EXPERIMENTS["mu2net-plus-chars5"], name="chars5-vit", method=MU3NET
 )
 
-# ---- μ4Net's multipath agents: their paths' sizes are given, and the score is the quality alone
+# ---- μ4Net's multipath agents: shapes are those of their paths, the score is the quality
 
 _MIXING = {ROUTER_RATE: (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0), NUM_PATHS: (2, 3)}
 
@@ -184,11 +184,11 @@ _CONTINUED = {
 
 
 def publisher(path: TaskPath) -> str:
-    """The agent, or the run, that published a path; of one that was imported, the one it became."""
+    """The agent or run that published a path; for an import, the agent that continues it."""
     return known_as(str(path.lineage.get("agent")), str(path.lineage.get("method")))
 
 
 def known_as(agent: str, method: str) -> str:
-    """An agent or a run; an agent of an import by a method, as the one that continues it."""
+    """The name of an agent or run here; an imported agent has that of the one that continues it."""
     original, slash, task = agent.partition("/")
     return _CONTINUED.get((method, original), original) + slash + task

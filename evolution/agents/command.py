@@ -1,4 +1,4 @@
-"""`python -m evolution agents`: several agents on one machine, and a store that others share."""
+"""`python -m evolution agents`: several agents on one machine, on a shared store."""
 
 from __future__ import annotations
 
@@ -33,36 +33,34 @@ def agents(
         ),
     ],
     cycles: Annotated[
-        int, typer.Option(min=1, help="How many each agent finishes in its life, then it ends.")
+        int, typer.Option(min=1, help="Cycles that each agent runs in its life.")
     ] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of all agents; each draws for itself.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of all agents; each draws its own numbers.")
+    ] = 0,
     jobs: Annotated[
-        int, typer.Option(min=1, help="How many of them compute at a time, but on Ray.")
+        int, typer.Option(min=1, help="How many compute at a time; not used on Ray.")
     ] = 1,
     ray: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="Run them on this Ray cluster (HOST:PORT or auto)."),
     ] = None,
-    cpus: Annotated[
-        float, typer.Option(min=0, help="On Ray, CPUs that each takes of a node.")
-    ] = 1.0,
-    gpus: Annotated[
-        float, typer.Option(min=0, help="On Ray, GPUs that each takes of a node.")
-    ] = 0.0,
+    cpus: Annotated[float, typer.Option(min=0, help="On Ray, the CPUs of each agent.")] = 1.0,
+    gpus: Annotated[float, typer.Option(min=0, help="On Ray, the GPUs of each agent.")] = 0.0,
     root: Annotated[
-        str | None, typer.Option(metavar="SPEC", help="Another root than the classes'.")
+        str | None, typer.Option(metavar="SPEC", help="Replace the classes' root.")
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Another setting, as in batch_size=64."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as in batch_size=64."),
     ] = None,
     long: Annotated[
-        bool, typer.Option("--long", help="Begin also what would take months.", show_default=False)
+        bool, typer.Option("--long", help="Also start what would take months.", show_default=False)
     ] = False,
 ) -> None:
-    """Runs agents: each improves one task and builds on whatever others have published.
+    """Runs agents: each improves one task and builds on what others have published.
 
-    The same command continues them; elsewhere, on the same store, it adds others.
+    The same command continues them. Elsewhere, on the same store, it adds more agents.
     """
     given = tuple(settings or ())
     orders = [_order(store, name, cycles, seed, root, given, long) for name in agent]

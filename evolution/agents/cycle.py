@@ -1,4 +1,4 @@
-"""A cycle of an agent: one iteration, its saved states, and the publication at its end."""
+"""A cycle of an agent: one iteration, its saved states, and the publication at the end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from model_store import Digest, Held, ModelStore, Published
 
 
 class Cycle:
-    """A cycle under way."""
+    """One cycle, from its first generation to its end."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Cycle:
         saved: Digest | None,
         snapshot: Digest,
     ) -> None:
-        """`saved` is the agent's state so far, `snapshot` what it sees of the others."""
+        """`saved` is the agent's last state, `snapshot` the saved publications of the others."""
         self._store = store
         self._held = held
         self._population = population
@@ -46,13 +46,13 @@ class Cycle:
         return self._iteration.complete
 
     def generation(self) -> list[ChildTrained]:
-        """Runs the next generation and saves what came of it."""
+        """Runs the next generation and saves the result."""
         events = self._iteration.generation()
         self.save()
         return events
 
     def save(self) -> None:
-        """Saves the agent's own paths. Raises LeaseLost or AgentMoved, having saved nothing."""
+        """Saves the agent's own paths; nothing if it raises LeaseLost or AgentMoved."""
         paths = self._population.paths
         own = [*paths[ROOT], *paths.get(self._owner, ())]
         document = state.document_of(self._store, self._progress, self._population, own)
@@ -63,7 +63,7 @@ class Cycle:
         )
 
     def finish(self) -> Ended:
-        """Keeps the best path, publishes it unless it is published, and ends the cycle."""
+        """Keeps the best path, publishes it if that is new, and ends the cycle."""
         best = self._population.finish(self._owner)
         failed = TaskFailed(self._owner.removeprefix(f"{self._progress.agent}:"))
         outcome = self._publish(best) if best else failed
@@ -80,7 +80,7 @@ class Cycle:
         agent, kind = self._progress.agent, self._kind
 
         def better(live: Published | None) -> bool:
-            """By validation, over all who publish for the task; of equal ones the first stays."""
+            """Whether it is better by validation; if equal, another publisher's version stays."""
             if live is None:
                 return True
             found = qualities(self._store, kind.task, kind.spec(best, agent), live)

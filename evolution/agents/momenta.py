@@ -1,4 +1,4 @@
-"""Momenta of what others have published: kept in their publishers' states, not in the versions."""
+"""Momenta of published paths: kept in their publishers' states, not in the versions."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Momenta = Mapping[Digest, Digest]  # component -> its momentum, both as they are
 def momenta_of(
     store: ModelStore, publications: Iterable[Published], known: Mapping[Digest, Momenta]
 ) -> dict[Digest, Momenta]:
-    """The momenta that publishers keep of what they published, by manifest.
+    """The momenta of published paths, from their publishers' states, by manifest.
 
-    What is `known` from the cycle before is not asked for again. A publisher that has moved on may
-    have none left: a copy then starts from zero.
+    `known` are those of the cycle before, which are not read again. A publisher that has moved on
+    may have none left: then a copy starts from zero.
     """
     states: dict[str, Momenta] = {}
     found: dict[Digest, Momenta] = {}
@@ -34,7 +34,7 @@ def momenta_of(
 
 
 def momenta_seen(snapshot: Mapping[str, Any]) -> dict[Digest, Momenta]:
-    """Those that an agent saved with what it saw of the others, by manifest."""
+    """The momenta in an agent's snapshot, by manifest."""
     rows = {row["id"]: row for row in snapshot["components"]}
     return {
         path["published"]: {
@@ -58,10 +58,10 @@ def _asked(store: ModelStore, published: Published, states: dict[str, Momenta]) 
 
 
 def _momenta_in(store: ModelStore, name: str) -> Momenta:
-    """Those in the state of a run or an agent, if there is one."""
+    """The momenta in the state of a run or an agent, if there is a state."""
     try:
         document: dict[str, Any] = store.load_agent(name) or {}
-    except (InvalidName, DamagedStore) as error:  # a name that no state can have, or a damaged one
+    except (InvalidName, DamagedStore) as error:  # an invalid name, or a damaged state
         logger.warning("event=no_momenta agent=%s error=%r", name, str(error))
         return {}
     rows = document.get("components", ())

@@ -1,4 +1,4 @@
-"""What agents tell of themselves while they run, wherever that is, and how it is shown."""
+"""The reports of running agents, on this machine or others, and how they are shown."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from evolution.outcome import ChildTrained, Remark
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an agent tells of one event; its fields are JSON."""
+    """An agent's report of one event; its fields are JSON."""
 
     agent: str
     line: str
-    done: int  # children that it has trained in its life
-    total: int  # that it will have trained at its end
+    done: int  # children trained in its life
+    total: int  # children at its end
     best: float  # validation accuracy
 
 
 def reports(agent: Agent, cycles: int) -> Generator[Report, None, None]:
-    """Runs an agent to that many cycles of its life."""
+    """Runs an agent until it has finished `cycles` cycles in its life."""
     done, total, best = 0, 0, 0.0
     with closing(agent.run(cycles)) as events:
         for event in events:
@@ -51,7 +51,7 @@ class View:
     """One bar for each agent, on a terminal, and a line for each report."""
 
     def __init__(self, console: Console, agents: Sequence[str]) -> None:
-        """A context manager; shown within it."""
+        """A context manager; the bars are shown within it."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),

@@ -1,4 +1,4 @@
-"""When an agent that has died is started again: later each time, and not for ever."""
+"""When to restart an agent that died: after a longer time each time, and not for ever."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ BACK_OFF_S = 1.0  # before the first of them; twice as long before each further 
 
 
 class Member:
-    """An agent to run, and how that has gone."""
+    """An agent to run, and its crashes."""
 
     def __init__(self, agent: str, order: Order) -> None:
         self.agent = agent
         self.order = order
-        self.failed: str | None = None  # why it cannot go on
+        self.failed: str | None = None  # why it cannot continue
         self.crashes = 0  # since its last report
-        self.starts_at: float | None = 0.0  # None: not any more
+        self.starts_at: float | None = 0.0  # None: it is not started again
 
     @property
     def due(self) -> bool:
@@ -27,12 +27,12 @@ class Member:
         return self.starts_at is not None and self.starts_at <= time.monotonic()
 
     def fail(self, why: str, view: View) -> None:
-        """It is not started again."""
+        """Notes that it must not be started again."""
         self.failed = why
         view.say(f"{self.agent} cannot go on: {why}")
 
     def crash(self, how: str, view: View) -> None:
-        """It is started again, unless it has crashed too often in a row."""
+        """Plans a restart, unless it has crashed too often in a row."""
         if self.crashes == RESTARTS:
             self.failed = how
             view.say(f"{self.agent} {how}, {RESTARTS + 1} times in a row; given up")

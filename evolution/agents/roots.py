@@ -22,11 +22,10 @@ def root_document(
     publications: Iterable[Published],
     spec: str | None,
 ) -> Document:
-    """A state that holds nothing but the root of a class; the first agent of the class saves it.
+    """A state with only the root of a class; the first agent of the class saves it.
 
-    `spec` is the root to start from, if it is not the class's own. Where agents of the class were
-    imported, the class's own is theirs. Raises RootError, and StateError if agents of the class
-    start from another one already.
+    `spec` replaces the class's own root. If agents of the class were imported, its own root is
+    theirs. Raises RootError, and StateError if agents of the class already start from another.
     """
     experiment = agent_class.rooted
     name = f"{state.ROOTS}/{experiment.name}"
@@ -59,7 +58,7 @@ def _loaded(experiment: Experiment, spec: str) -> tuple[Architecture, Population
 def _imported_run(
     store: ModelStore, experiment: Experiment, publications: Iterable[Published]
 ) -> str | None:
-    """The run that agents of the class became when they were imported, the newest if several."""
+    """The run of imported agents of the class; the newest if there are several."""
     runs = [
         published.path.lineage.get("experiment")
         for published in publications

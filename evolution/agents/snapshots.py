@@ -1,8 +1,8 @@
-"""What an agent sees of the others: the newest publication of each, as paths of one population.
+"""An agent's snapshot of the others: the newest publication of each, as one population.
 
-Of equal arrays there is one component, whoever published them, so that sharing, locks and accounted
-size reach over all agents. A snapshot is taken once for each cycle and saved: whatever others
-publish meanwhile, a cycle that was stopped goes on as it began (SYSTEMS.md, Agents).
+Equal arrays are one component, also of different publishers. So sharing, locks and accounted size
+reach over all agents. A snapshot is taken once for each cycle and saved. A cycle that was stopped
+continues with it, even if others have published since (SYSTEMS.md, Agents).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def population_at(
 ) -> Population:
     """The population at the start of a cycle: the own path, the root, and all publications.
 
-    `document` is the agent's state, or that of the root; if it holds no own path, what the agent is
-    known to have published, as an import, becomes one. `momenta` are those of the publications'
+    `document` is the agent's state, or that of the root. If it holds no own path, the agent's
+    publication, such as an import, becomes one. `momenta` are those of the publications'
     components, by manifest.
     """
     population = state.population_of(store, document)
@@ -64,7 +64,7 @@ def population_at(
 
 
 def set_parents(population: Population, manifests: Mapping[int, Digest | None]) -> None:
-    """A parent that is published no more is replaced by the root (SYSTEMS.md, Agents)."""
+    """A parent that is no longer published is replaced by the root (SYSTEMS.md, Agents)."""
     root = population.paths[ROOT][0]
     by_manifest = {path.published: path for path in population if path.published}
     for path in population:
@@ -73,7 +73,7 @@ def set_parents(population: Population, manifests: Mapping[int, Digest | None]) 
 
 
 class Taking:
-    """Makes publications paths of a population."""
+    """Adds publications to a population, as paths."""
 
     def __init__(
         self,
@@ -90,9 +90,9 @@ class Taking:
         self._known = {(c.name, c.digest): c for c in population.components()}
 
     def path(self, owner: str, published: Published, momenta: Momenta) -> Path | None:
-        """The path of a publication, added to the population.
+        """Adds a publication to the population; its path.
 
-        None for one of another shape, or of networks that are not ours: it cannot share components.
+        None for another kind of network, which cannot share components.
         """
         spec = published.path
         hp, metrics = dict(spec.hyperparameters), _metrics(spec)
@@ -105,7 +105,7 @@ class Taking:
             if arch is None:
                 return None
             if self._owner.endswith(f":{spec.task}"):  # it may be scored
-                metrics["flops"] = forward_flops(arch)  # an import may have counted otherwise
+                metrics["flops"] = forward_flops(arch)  # an import may have counted differently
             hp |= shape_hyperparameters(arch)
             counts = {name: _count(arch, name) for name in arch.component_names}
         path = Path(
@@ -142,9 +142,9 @@ class Taking:
 def architecture_shared(
     spec: TaskPath, ours: Architecture, contract: Contract | None = None
 ) -> Architecture | None:
-    """That of a single path which can share components with ours; None for any other version.
+    """The architecture of a single path that can share components with ours; else None.
 
-    `contract` is that of our input, unless that is plain.
+    `contract` is that of our input; None for the plain one.
     """
     try:
         arch, theirs = Architecture.from_json(spec.architecture), contract_of(spec.input)
@@ -155,9 +155,9 @@ def architecture_shared(
 
 
 def kind_of_network(arch: Architecture, contract: Contract | None) -> Kind:
-    """What all paths that share components agree in: all but what hyperparameters say.
+    """What all paths that share components have in common: all but hyperparameters.
 
-    The filter, mean and deviation of the input too: a backbone is trained on pixels of one scale.
+    Also the filter, mean and deviation of the input: a backbone is trained on one scale of pixels.
     """
     kind = replace(
         arch, image_size=arch.patch_size, num_layers=0, num_classes=1, adapters=(), adapter_dim=1
@@ -166,7 +166,7 @@ def kind_of_network(arch: Architecture, contract: Contract | None) -> Kind:
 
 
 def shape_hyperparameters(arch: Architecture) -> dict[str, Any]:
-    """Those that say what an architecture is."""
+    """The hyperparameters that define an architecture."""
     return {
         "num_layers": arch.num_layers,
         "ds_image_size": arch.image_size,

@@ -1,8 +1,8 @@
-"""Several agents on one machine: a process for each, one budget of turns to compute, one view.
+"""Several agents on one machine: a process for each, shared turns to compute, one view.
 
-An agent that dies gives its turn back by that, and is started again, later each time. Agents end
-with the supervisor: they read from it, and the end of that is theirs. Agents of other machines are
-none of its business: all meet in the store.
+When an agent dies its turn becomes free, and it is started again, after a longer time each time.
+Agents end with the supervisor, since they read its output. The supervisor does not know agents of
+other machines: all meet in the store.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class _Worker(Member):
         self.unread = b""
 
     def start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
-        # Its own session: a terminal's Ctrl-C is the supervisor's to handle. Several agents share
-        # an accelerator's memory, which none may take as a whole.
+        # Its own session: the supervisor handles a terminal's Ctrl-C. Several agents share an
+        # accelerator's memory, so none may take all of it.
         environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
@@ -50,7 +50,7 @@ class _Worker(Member):
 
     def tell(self, message: dict[str, Any]) -> None:
         assert self.process is not None and self.process.stdin is not None
-        with suppress(BrokenPipeError):  # its end is seen where its messages are read
+        with suppress(BrokenPipeError):  # the reader of its messages notices its end
             self.process.stdin.write(json.dumps(message).encode() + b"\n")
             self.process.stdin.flush()
 
@@ -64,7 +64,7 @@ class _Worker(Member):
             self.process.kill()
 
     def messages(self) -> list[dict[str, Any]] | None:
-        """Those that have come; None at the end of the process's output."""
+        """The messages that have come; None at the end of the process's output."""
         assert self.process is not None and self.process.stdout is not None
         data = os.read(self.process.stdout.fileno(), 1 << 16)
         *lines, self.unread = (self.unread + data).split(b"\n")
@@ -72,7 +72,7 @@ class _Worker(Member):
 
 
 class Supervisor:
-    """Runs agents until each has come to its end."""
+    """Runs agents until each has ended."""
 
     def __init__(
         self, orders: Sequence[Order], jobs: int, view: View, command: Sequence[str] = COMMAND
@@ -89,7 +89,7 @@ class Supervisor:
         self.stopping = False
 
     def run(self) -> list[str]:
-        """Runs them; the agents that did not come to their end, unless it was told to stop."""
+        """Runs them. Returns the agents that failed, none if it was told to stop."""
         try:
             with stoppable(self._stop, at_once=self._kill), step():
                 while self._start_due() or self._selector.get_map():
@@ -102,7 +102,7 @@ class Supervisor:
         return [worker.agent for worker in self._workers if worker.failed]
 
     def _start_due(self) -> bool:
-        """Starts the agents whose time has come; whether any is still to be started."""
+        """Starts the agents whose time has come; whether more are to be started later."""
         for worker in self._workers:
             if worker.due:
                 process = worker.start(self._command)

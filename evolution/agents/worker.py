@@ -1,10 +1,10 @@
 """The process of one agent, under a supervisor that it talks to over its standard streams.
 
-Each line is a JSON object. In comes first the order, then `{}` for each turn to compute that was
-asked for, and `{"stop": true}` when the agent is to stop after its generation. Out go
-`{"asks": true}`, `{"asks": false}` when the turn is over, reports, and what ended the agent if it
-cannot go on. The end of the input is the end of the supervisor: the process ends with it at once,
-whatever it is at, as a killed one does.
+Each line is a JSON object. The input is first the order, then `{}` for each turn that the agent may
+compute, and `{"stop": true}` when it is to stop after its generation. The output is `{"asks":
+true}` to ask for a turn, `{"asks": false}` when the turn is over, reports, and the error that ended
+the agent. The end of the input means that the supervisor has ended. Then the process ends at once,
+as if killed.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from evolution.search import Source
 from evolution.sources import source_of
 from model_store import MissingComponent, ModelStore, StorageError
 
-# Errors that another try may not meet: a store that does not answer, or a publication removed while
-# it was being looked at.
+# Errors that another try may avoid: a store that does not answer, or a publication removed while it
+# was being read.
 PASSING = (StorageError, MissingComponent)
 
 
@@ -38,7 +38,7 @@ STOP = {"stop": True}
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An agent to run, as it is given to its process."""
+    """An agent to run, as its process gets it."""
 
     store: str
     agent_class: str
@@ -54,8 +54,8 @@ class _Supervisor:
 
     def __init__(self) -> None:
         self._output = os.fdopen(os.dup(1), "w", encoding="utf-8")
-        os.dup2(2, 1)  # what libraries print is no message
-        # Without a buffer, whose lock a thread that reads would hold at the interpreter's end.
+        os.dup2(2, 1)  # output of libraries must not mix with messages
+        # Without a buffer: a reading thread would hold its lock at the interpreter's end.
         self._input = FileIO(0, closefd=False)
         self._turns: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
@@ -67,7 +67,7 @@ class _Supervisor:
         self._output.flush()
 
     def listen(self, agent: Agent) -> None:
-        """Hears from now on what comes, whatever the agent is at."""
+        """Starts to read the input, in a thread of its own."""
 
         def hear() -> None:
             while True:
@@ -81,7 +81,7 @@ class _Supervisor:
 
     def stop(self, agent: Agent) -> None:
         agent.stopping = True
-        self._turns.put(False)  # to one that waits for a turn
+        self._turns.put(False)  # for an agent that waits for a turn
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -103,8 +103,8 @@ class _Supervisor:
 def work(known_errors: tuple[type[Exception], ...], source: Source = source_of) -> int:
     """Runs the agent that the first line of input names; the exit code.
 
-    Known errors are told to the supervisor, but for those that may pass. A signal stops the agent
-    as the supervisor does.
+    Known errors are reported to the supervisor, except those that may pass. A signal stops the
+    agent as the supervisor does.
     """
     supervisor = _Supervisor()
     order = supervisor.order()
@@ -121,7 +121,7 @@ def work(known_errors: tuple[type[Exception], ...], source: Source = source_of) 
                     supervisor.tell({"report": asdict(report)})
             return stopping.exit_code() or 0
     except BrokenPipeError:
-        return 1  # nobody is listening any more; all is saved
+        return 1  # the supervisor has ended; all is saved
     except PASSING:
         raise
     except Exception as error:

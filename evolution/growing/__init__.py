@@ -1,1 +1,1 @@
-"""`munet evolve`: grows a store's own system by tasks, with settings of its own choice."""
+"""`munet evolve`: adds tasks to a store's system, and chooses the settings itself."""

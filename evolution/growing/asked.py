@@ -1,4 +1,4 @@
-"""What `munet evolve` is told."""
+"""The options of `munet evolve`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ DEFAULT_BUDGET_S = 600.0
 
 
 class GrowthError(Exception):
-    """What a user has to change; the message says it."""
+    """Something that the user must change; the message says what."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The command, its defaults filled in."""
+    """The command with its defaults."""
 
     tasks: tuple[str, ...]
     store: str
-    seconds: float | None = None  # wall time of all of it, if it was given
+    seconds: float | None = None  # wall time of the whole command, if given
     children: int | None = None  # of each task
     baseline: bool | None = None  # None: for a store's first task
     root: str | None = None
@@ -28,18 +28,18 @@ class Asked:
 
     @property
     def new_s(self) -> float | None:
-        """Wall time for what is begun."""
+        """Wall time for all tasks."""
         unlimited = self.seconds is not None or self.children is not None
         return self.seconds if unlimited else DEFAULT_BUDGET_S
 
     def command(self, left: int) -> str:
-        """The command that goes on with the last `left` tasks."""
+        """The command that continues the last `left` tasks."""
         tasks = map(shlex.quote, self.tasks[-left:])
         return " ".join(["munet evolve", *tasks, "--store", shlex.quote(self.store)])
 
 
 def budget_of(text: str | None) -> float | None:
-    """Seconds of a time such as 90s, 10m, 1.5h; of None, None. Raises GrowthError."""
+    """The seconds of a time such as 90s, 10m, 1.5h; None for None. Raises GrowthError."""
     if text is None:
         return None
     found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)\s*([smhd]?)", text.strip())

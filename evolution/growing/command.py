@@ -1,4 +1,4 @@
-"""`munet evolve`: grows a store's system by one's own tasks."""
+"""`munet evolve`: adds a user's own tasks to a store's system."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def evolve(
         typer.Option(
             "--store",
             envvar="MUNET_STORE",
-            help="Directory or URL of the store; made if there is none.",
+            help="Directory or URL of the store; created if missing.",
         ),
     ],
     budget: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Wall time in all, as 90s, 10m or 2h; 10m unless given."),
+        typer.Option(metavar="TIME", help="Total wall time: 90s, 10m (default), 2h."),
     ] = None,
     children: Annotated[
-        int | None, typer.Option(min=1, max=10_000, help="How many to train of each task.")
+        int | None, typer.Option(min=1, max=10_000, help="Children to train for each task.")
     ] = None,
     baseline: Annotated[
         bool | None,
         typer.Option(
-            help="Train a copy of the whole root as well, to compare; on for a store's first task.",
+            help="Also train a copy of the whole root, to compare (default for the first task).",
             show_default=False,
         ),
     ] = None,
@@ -42,17 +42,15 @@ def evolve(
         str | None,
         typer.Option(
             metavar="SPEC",
-            help="Where an empty store starts: shipped, random:Ti/16, augreg:FILE or hf:DIRECTORY.",
+            help="Root of an empty store: shipped, random:Ti/16, augreg:FILE or hf:DIRECTORY.",
         ),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="0 unless given.", show_default=False)
-    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Default: 0.", show_default=False)] = None,
 ) -> None:
-    """Grows the store's system by tasks, and publishes the best path of each.
+    """Adds tasks to the store's system, and publishes the best path of each.
 
-    It starts from what the store serves, and chooses its settings itself. A command that was
-    stopped goes on when it is given again; another --budget is taken, as the time in all.
+    It starts from the paths that the store serves, and chooses the settings itself. After a stop,
+    the same command continues; a new --budget counts as the total time.
     """
     began = time.monotonic()
     seconds = budget_of(budget)

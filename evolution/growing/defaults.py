@@ -1,6 +1,6 @@
-"""The experiment that `munet evolve` runs: settings of its own choice, and why each is what it is.
+"""The experiment of `munet evolve`: the settings it chooses, and why.
 
-What "measured" refers to is in evolution/README.md, "Growing".
+"Measured" refers to evolution/README.md, "Growing".
 """
 
 from __future__ import annotations
@@ -15,25 +15,24 @@ from evolution.search_space import DEFAULTS, NO_AUGMENTATION
 from vit import Architecture
 
 ROOT = "shipped"  # of an empty store: it needs no download
-# Sides of an image in patches, where the system has no image size yet: the largest of them whose
-# children fit into the time. Measured with the shipped root on 200 steps of fine-tuning: 6 patches
-# instead of 4 cost 2.2 times as much and win about 2 % of accuracy, 8 cost 4 times as much.
+# Sides of an image in patches, for a system without an image size: the largest whose children fit
+# into the time. Measured with the shipped root, 200 steps of fine-tuning: 6 patches instead of 4
+# cost 2.2 times as much and gain about 2 % of accuracy; 8 cost 4 times as much.
 PATCHES = (8, 6, 4)
 PATCHES_ACCELERATED = (16, 12, 8)
-# A deep root on a slow machine is halved, not below this: half of a published ViT-S/14 did no worse
-# than all of it under a linear probe of EuroSAT (.826 of 6 blocks, .794 of 12).
+# A deep root on a slow machine is halved, but not below this. In a linear probe of EuroSAT, half of
+# a published ViT-S/14 did not do worse than all of it (.826 with 6 blocks, .794 with 12).
 FEWEST_BLOCKS = 3
 RANDOM_BLOCKS = 3  # of a random root, which has none of its own
-# Steps of a child: that many passes over the data, between two bounds. A small set is learned by
-# heart after some tens of passes; a large one is not seen once, and its children go on where their
-# parents ended.
+# Steps of a child: PASSES over the data, between two bounds. A small set is memorised after some
+# tens of passes. A large set is not seen once by a child, and children continue from their parents.
 PASSES, LEAST_STEPS, MOST_STEPS = 40, 200, 2_000
 SHORTEST_STEPS = 40  # of a child, where the budget allows no more
-FEWEST_CHILDREN = 4  # that a budget is cut for, so that there is something to choose from
+FEWEST_CHILDREN = 4  # that a budget is planned for, so that there is a choice
 MOST_CHILDREN = 32
 START_S = 15.0  # of a run: compiling two programs on 2 cores
 CHILDREN = 8  # where neither a number nor a budget is given
-ROUNDS = 4  # validations of a child: of many, the best is best by chance
+ROUNDS = 4  # validations of a child; the best of many would be best by chance
 VALIDATION_EXAMPLES = 10_000
 POPULATION = 4  # paths of a task that may be parents; each holds its own parameters in memory
 
@@ -67,21 +66,21 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What training takes here, estimated."""
+    """An estimate of the training time here."""
 
     step_s: float
     start_s: float  # once: compiling
 
     def child_s(self, steps: int) -> float:
-        """Of a child, with its validations."""
+        """The time of a child, with its validations."""
         return self.step_s * steps * 1.1 + 0.5
 
 
 def shape(root: Architecture, stored: bool, machine: Machine, wanted: Wanted) -> tuple[int, int]:
-    """The side of the images, and how many of the root's blocks: what the machine affords.
+    """The side of the images and the number of the root's blocks that the machine can afford.
 
-    A system in the store keeps its blocks, and its size; only one of larger images than would be
-    chosen here, as of an adopted network, is grown with smaller ones.
+    A system in the store keeps its blocks and its size. But if its images are larger than the
+    choice here, as those of an adopted network, smaller ones are used.
     """
     choices = PATCHES_ACCELERATED if machine.accelerator else PATCHES
     blocks = root.num_layers or RANDOM_BLOCKS
@@ -103,7 +102,7 @@ def shape(root: Architecture, stored: bool, machine: Machine, wanted: Wanted) ->
 
 
 def _step_flops(root: Architecture, blocks: int, patches: int, batch: int) -> float:
-    """About what a step takes: two operations for each weight of a block and token, three times."""
+    """Operations of a step, about: two for each weight of a block and token, three times."""
     weights = blocks * root.width * (4 * root.width + 2 * root.mlp_dim)
     return 3 * batch * 2 * weights * (patches**2 + 1)
 
@@ -116,7 +115,7 @@ def batch_size(examples: int, machine: Machine) -> int:
 
 
 def experiment_of(task: str, root: str, arch: Architecture, params: int) -> Experiment:
-    """What to run for a task from a root of so many parameters; its sizes are still to be set."""
+    """The experiment for a task from a root of `root_params` parameters, without its sizes."""
     return Experiment(
         name="evolve",
         method=MU2NET_PLUS,
@@ -140,7 +139,7 @@ def experiment_of(task: str, root: str, arch: Architecture, params: int) -> Expe
 def sized(
     experiment: Experiment, examples: int, flops: float, machine: Machine, wanted: Wanted
 ) -> tuple[Experiment, Costs]:
-    """With sizes for so many training examples, and a network of so many operations an image."""
+    """With sizes for these numbers of training examples and operations an image."""
     batch = batch_size(examples, machine)
     # A backward pass is two forward passes.
     cost = Costs(3 * flops * batch / machine.flops, START_S)

@@ -1,4 +1,4 @@
-"""What a user sees while a task grows: a line for each child, and why it was kept or not."""
+"""The output while a task grows: a line for each child that says why it was kept or not."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from evolution.tasks import Task
 
 
 def follow(search: Search, task: Task, console: Console, command: str) -> None:
-    """Runs the search to its end and tells of it; how its task ended is for a report.
+    """Runs the search to its end and prints its events, without the result, which a report has.
 
-    `command` goes on with it. Raises Stopped if it was told to stop before its end.
+    `command` is the one that continues it. Raises Stopped if it was told to stop before its end.
     """
     reasons = Reasons(search, task)
     line = ChildLine(search, console, search.clock)
@@ -36,17 +36,17 @@ def follow(search: Search, task: Task, console: Console, command: str) -> None:
 
 
 class Reasons:
-    """Says of each child why it was kept, by the scores that decided."""
+    """Explains for each child why it was kept or not, with the scores."""
 
     def __init__(self, search: Search, task: Task) -> None:
-        """For the children that the search trains from now on."""
+        """Explains the children that the search trains from now on."""
         self._search = search
         self._metric = task.objective.metric
         best = search.population.best(task.name)
         self._best = search.population.score(best) if best else None
 
     def line(self, event: ChildTrained) -> str:
-        """One child's."""
+        """The explanation for one child."""
         child = event.outcome.child
         quality, examples = child.quality or 0.0, child.metrics[MEASURED]["examples"]
         told = f"{event.told}: "

@@ -1,4 +1,4 @@
-"""The one line that tells how far the child under way is, and plain lines where no terminal is."""
+"""The line that follows the present child; plain lines where there is no terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from evolution.growing.words import duration, tell
 from evolution.outcome import child_of
 from evolution.search import Search
 
-PLAIN_EVERY_S = 30.0  # between lines where no terminal is
+PLAIN_EVERY_S = 30.0  # between lines without a terminal
 
 
 class ChildLine:
@@ -27,11 +27,11 @@ class ChildLine:
         self._clock = clock
         self._live: Live | None = None
         self._told = clock()
-        self._first: tuple[float, int] | None = None  # when the first steps were told, and how many
+        self._first: tuple[float, int] | None = None  # time and number of the first steps
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Meanwhile the line is there; it is gone at the end."""
+        """Shows the line within the context."""
         self._search.on_steps = self._steps
         try:
             if not self._console.is_terminal:
@@ -44,7 +44,7 @@ class ChildLine:
             self._search.on_steps = None
 
     def next_child(self) -> None:
-        """Another child begins, if there is another."""
+        """The next child starts, if there is one."""
         self._first = None
         number = self._search.progress.generation + 1
         if number <= self._search.experiment.samples_per_task:
@@ -61,7 +61,7 @@ class ChildLine:
     def _steps(self, done: int, of: int, loss: float) -> None:
         now = self._clock()
         if self._first is None or done <= self._first[1]:
-            self._first = now, done  # the first steps waited for their program
+            self._first = now, done  # the first steps waited for compilation
         since, before = self._first
         told = f"{self._name}: step {done:,} of {of:,}, loss {loss:.3f}"
         if done > before and now > since:

@@ -1,4 +1,4 @@
-"""How fast this machine trains, measured in a moment: what plans are made with."""
+"""How fast this machine trains, measured quickly, for plans."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from evolution.training import compute_dtype
 
 MATRIX = 1024  # side of the matrices whose product is measured
 PRODUCTS = 8
-# Of the speed of a matrix product, what training reaches: small networks on 2 cores, augmented
-# (python -m evolution bench: 40 to 50 % where nothing else runs).
+# The share of a matrix product's speed that training reaches: small networks on 2 cores, augmented
+# (python -m evolution bench: 40 to 50 % without other jobs).
 EFFICIENCY = 0.35
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What computes."""
+    """A machine that trains."""
 
-    name: str  # as `2 cores`
+    name: str  # such as `2 cores`
     accelerator: bool
     flops: float  # of training, per second
 
     def __str__(self) -> str:
-        """With its speed."""
+        """Its name and speed."""
         return f"{self.name}, about {self.flops / 1e9:,.0f} GFLOP/s in training"
 
 
 def this_machine() -> Machine:
-    """The machine that this process runs on, as fast as it is now."""
+    """The machine that this process runs on, with its present speed."""
     devices = jax.devices()
     accelerator = devices[0].platform != "cpu"
     name = devices[0].device_kind if accelerator else f"{cores()} cores"

@@ -1,4 +1,4 @@
-"""What will be done, how long it takes and what to expect of it: told before it begins."""
+"""The plan that is printed before training: what, how long, and what to expect."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from evolution.growing.system import System
 from evolution.growing.words import ACCURACY, counted, duration, share, spread
 from evolution.tasks import Task
 
-PARENTS = 3  # that are named
+PARENTS = 3  # named in the plan
 
 
 @dataclass(frozen=True, slots=True)
 class GrowthPlan:
-    """One task's."""
+    """The plan of one task."""
 
     run: str  # its name
     task: Task
     system: System
     experiment: Experiment
-    children: int  # that fit, as far as is known before; the experiment's are the most
+    children: int  # that fit, by the estimate; the experiment has the largest number
     baseline: Experiment | None
     costs: Costs
     machine: Machine
-    budget_s: float | None  # of both
+    budget_s: float | None  # of search and baseline
     probed: float | None  # validation quality of a linear probe on the root
 
     @property
@@ -41,12 +41,12 @@ class GrowthPlan:
 
     @property
     def seconds(self) -> float:
-        """How long it takes, as far as is known before."""
+        """The estimated time."""
         search = self.children * self.costs.child_s(self.steps)
         return self.costs.start_s + search * (2 if self.baseline else 1)
 
     def show(self, console: Console) -> None:
-        """Prints it, for 80 columns."""
+        """Prints the plan, for 80 columns."""
         task, experiment = self.task, self.experiment
         rows = Table.grid(padding=(0, 2))
         rows.add_column(style="bold", no_wrap=True)

@@ -1,7 +1,7 @@
-"""What a linear classifier on the root's features reaches: what a task may expect at least.
+"""The quality of a linear classifier on the root's features: a task should reach at least this.
 
-Ridge regression from the standardised class token, or from the mean of all tokens where the head
-reads others too, to the classes, on as many pictures as cost a few seconds.
+Ridge regression to the classes, from the standardised class token, or from the mean of all tokens
+if the head reads others too. It uses as many pictures as take a few seconds.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from evolution.training import forward_flops, run_prefix
 from vit import Architecture
 from vit.components import Tree, init, position_embedding_for
 
-SECONDS = 3.0  # what it may cost
+SECONDS = 3.0  # that it may take
 MOST_PICTURES = 1_000  # of training; half as many of validation
 FEWEST_A_CLASS = 2
-RIDGE = 100.0  # measured: of 1 to 1,000 the best or nearly so on five sets
+RIDGE = 100.0  # measured: from 1 to 1,000, the best or nearly the best on five sets
 AT_ONCE = 64  # pictures
 
 
 def probe(task: Task, system: System, arch: Architecture, machine: Machine) -> float | None:
-    """The quality of its answers to validation pictures; None where it costs too much.
+    """The quality of its answers to validation pictures; None if that takes too long.
 
     `arch` is the root's for the size of the images.
     """

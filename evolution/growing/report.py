@@ -1,4 +1,4 @@
-"""What came of a task: accuracy, what is shared, what it costs, and the baseline beside it."""
+"""The result of a task: accuracy, shared components, costs, and the baseline."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from evolution.search import Search
 from evolution.tasks import Task
 from model_store import ModelStore, Published
 
-OWNERS = 3  # that are named
+OWNERS = 3  # named in the report
 
 
 @dataclass(frozen=True, slots=True)
 class Grown:
-    """A finished search of a task, and the version that its best path is."""
+    """A finished search of a task, and the version of its best path."""
 
     search: Search
     path: Path
     version: Published
-    metric: str  # what its quality is
+    metric: str  # the name of its quality
 
     @classmethod
     def of(cls, search: Search, task: Task) -> Grown | None:
-        """None where the task has no path, or its version was removed."""
+        """The result of a search; None if the task has no path, or its version was removed."""
         path, store = search.population.best(task.name), search.store
         numbers = [
             n for n, found in store.versions(task.name).items() if path and found == path.published
@@ -44,36 +44,36 @@ class Grown:
         return cls(search, path, store.resolve(task.name, numbers[-1]), task.objective.metric)
 
     def quality(self, split: str) -> tuple[float, int]:
-        """On `validation` or `test`, and of how many pictures."""
+        """The quality on `validation` or `test`, and the number of pictures."""
         told = part_of(self.version.path.metrics, split)
         return number_in(told, self.metric) or 0.0, int(number_in(told, "examples") or 0)
 
     @property
     def own_names(self) -> list[str]:
-        """Components that nobody else uses."""
+        """Components that only this task uses."""
         return [c.name for c in self.path.components if c.locks <= {self.path.owner}]
 
     @property
     def own_params(self) -> int:
-        """Parameters of those."""
+        """Parameters of these components."""
         own = set(self.own_names)
         return sum(c.num_params for c in self.path.components if c.name in own)
 
     @property
     def own_bytes(self) -> int:
-        """Bytes of those in the store."""
+        """Bytes of these components in the store."""
         return sum(self.version.sizes[name] for name in self.own_names)
 
     @property
     def rows(self) -> Sequence[dict[str, Any]]:
-        """The history's, of the run's own children."""
+        """The rows of the history for the run's own children."""
         return [row for row in self.search.progress.history if row["task"] == self.path.task]
 
 
 def show(
     console: Console, task: Task, store: ModelStore, grown: Grown, baseline: Grown | None
 ) -> None:
-    """Prints it, for 80 columns."""
+    """Prints the result, for 80 columns."""
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="bold", no_wrap=True)
     rows.add_column(overflow="fold")

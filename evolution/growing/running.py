@@ -1,14 +1,13 @@
-"""The runs of `munet evolve`: begun, gone on with, and told of.
+"""The runs of `munet evolve`: starts, continues and reports them.
 
-Each task has runs of its own, `evolve/TASK/1` and so on, and beside one, where a baseline was asked
-for, `evolve/TASK/1/finetune-all`, which is trained in the time that the search leaves. Both are
-saved before either is trained, so that the same command goes on, however it was stopped. One
-command at a time trains the two: it holds them until both have ended, and which of two commands
-begins them is decided by that. Of the two paths the better by validation is served, of equal ones
-that of the search.
+Each task has its own runs, `evolve/TASK/1` and so on. With a baseline there is also
+`evolve/TASK/1/finetune-all`, which is trained in the time that the search leaves. Both are saved
+before either is trained, so the same command can continue after any stop. Only one command at a
+time trains the two: it holds them until both have ended. The better of the two paths by validation
+is served; if they are equal, that of the search.
 
-What was begun goes on as it was begun. Another budget is taken, as the time in all: what its
-children took before counts. Of other options that differ the command says that they are not taken.
+A run keeps the options it was started with. A new budget counts as the total time, including the
+time of earlier children. Other options that differ are ignored, and the command says so.
 """
 
 from __future__ import annotations
@@ -53,8 +52,8 @@ from evolution.training import forward_flops
 from model_store import AgentBusy, ModelStore, StoreError, StoreNotFound
 from model_store.names import require_name
 
-BASELINE_SHARE = 0.5  # of a task's time: it trains as long as all children together
-LEAST_BASELINE_S = 5.0  # with less it would have compiled, and not trained
+BASELINE_SHARE = 0.5  # of a task's time: as long as all children together
+LEAST_BASELINE_S = 5.0  # a shorter time would be spent on compiling
 KNOWN = (StateError, StoreError, TaskError, RootError, SettingError, DataError)
 
 
@@ -66,7 +65,7 @@ def run(
     console: Console | None = None,
     machine: Callable[[], Machine] = this_machine,
 ) -> None:
-    """Does what was asked; `began` is when the command did, by the clock.
+    """Runs the command; `began` is its start by the clock.
 
     Raises GrowthError, or Stopped if it was told to stop.
     """
@@ -82,7 +81,7 @@ def run(
 
 
 class Growth:
-    """One command."""
+    """One command of `munet evolve`."""
 
     def __init__(
         self,
@@ -93,7 +92,7 @@ class Growth:
         clock: Clock,
         machine: Machine,
     ) -> None:
-        """Does nothing yet."""
+        """Only stores the arguments."""
         self._asked = asked
         self._console = console
         self._source = source
@@ -103,7 +102,7 @@ class Growth:
         self._end = None if asked.new_s is None else began + asked.new_s
 
     def run(self) -> None:
-        """One task after the other; the errors of all of them come before anything is made."""
+        """Runs one task after the other. Checks all tasks before anything is created."""
         tasks = self._asked.tasks
         for name in tasks:
             require_name("task", name)
@@ -114,13 +113,13 @@ class Growth:
         first, *_ = [self._begun_or_plan(store, name, len(tasks)) for name in tasks]
         store = store or ModelStore(self._asked.store, create=True)
         for number, name in enumerate(tasks):
-            # What was planned before another task was published has not seen that.
+            # An earlier plan does not know the tasks published since.
             left = len(tasks) - number
             ready = first if number == 0 else self._begun_or_plan(store, name, left)
             self._grow(store, name, ready, left)
 
     def _begun_or_plan(self, store: ModelStore | None, name: str, left: int) -> str | GrowthPlan:
-        """The run that a task was begun with and is not finished, or what to begin."""
+        """The task's unfinished run, or the plan of a new one."""
         begun = _unfinished(store, name) if store else None
         if store is None or begun is None:
             return self._plan(store, name, left)
@@ -128,12 +127,12 @@ class Growth:
         return begun
 
     def _searches(self, store: ModelStore, run: str) -> list[Search]:
-        """A run as it is saved, and its baseline, if it has one."""
+        """A saved run, and its baseline if it has one."""
         names = [name for name in (run, f"{run}/{BASELINE}") if name in store.agents()]
         return [Search.resume(store, name, self._known_source) for name in names]
 
     def _plan(self, store: ModelStore | None, name: str, left: int) -> GrowthPlan:
-        """In its share of the time that is left for `left` tasks."""
+        """The plan for a new run, in its share of the time left for `left` tasks."""
         asked, machine = self._asked, self._machine
         first = asked.baseline if asked.baseline is not None else not (store and store.tasks())
         seconds = self._left(left)
@@ -153,7 +152,7 @@ class Growth:
         planned = experiment.samples_per_task
         most = planned
         if asked.children is None and seconds is not None:
-            most = defaults.MOST_CHILDREN  # where they are quicker than planned, there are more
+            most = defaults.MOST_CHILDREN  # if children are faster than planned, there are more
         return GrowthPlan(
             run=_next_name(store, name),
             task=task,
@@ -184,7 +183,7 @@ class Growth:
         return self._sources[size]
 
     def _grow(self, store: ModelStore, name: str, ready: str | GrowthPlan, left: int) -> None:
-        """Trains one task and tells of it."""
+        """Trains one task and reports it."""
         if isinstance(ready, GrowthPlan):
             ready.show(self._console)
         run = ready.run if isinstance(ready, GrowthPlan) else ready
@@ -204,7 +203,7 @@ class Growth:
         report.show(self._console, task, store, grown[0], grown[1] if grown[1:] else None)
 
     def _hold(self, store: ModelStore, run: str, stack: ExitStack) -> None:
-        """Until the end of the stack no other command trains the run or its baseline."""
+        """Holds the run and its baseline until the end of the stack."""
         command = grown_by(run) or run
         waits = f"waiting up to {PATIENCE_S:.0f} s for it to end"
         try:
@@ -218,7 +217,7 @@ class Growth:
             ) from None
 
     def _tell_begun(self, name: str, searches: Sequence[Search]) -> None:
-        """With what a run goes on, and which options it does not take."""
+        """Prints how a run continues, and which options are ignored."""
         asked, run = self._asked, searches[0].name
         how = "as it was begun"
         if asked.seconds is not None:
@@ -231,9 +230,9 @@ class Growth:
     def _trained(
         self, searches: Sequence[Search], task: Task, left: int, limited: bool
     ) -> list[Search]:
-        """The searches that were trained; not the baseline, if no time is left for it.
+        """Trains the searches and returns them; leaves out the baseline if there is no time for it.
 
-        `limited` by the budget of this command, which is theirs in all.
+        `limited`: by the budget of this command, for both together.
         """
         before = sum(row["seconds"] for row in _rows(searches[0]))
         share = 1 - BASELINE_SHARE if searches[1:] else 1.0
@@ -256,7 +255,7 @@ class Growth:
         return trained
 
     def _begin(self, store: ModelStore, plan: GrowthPlan) -> list[Search]:
-        """The search and its baseline, if it has one, saved; the search last, as it is the run."""
+        """Saves the search and its baseline, if it has one; the search last, as it is the run."""
         seed, task, system = self._asked.seed or 0, plan.task, plan.system
         alone = replace(system, published=())
         wanted = [(plan.run, plan.experiment, system, 1.0)]
@@ -265,7 +264,7 @@ class Growth:
             wanted.append((f"{plan.run}/{BASELINE}", plan.baseline, alone, BASELINE_SHARE))
         searches = []
         for name, experiment, start, share in reversed(wanted):
-            if name in store.agents():  # of a command that was killed right here
+            if name in store.agents():  # left by a command that was killed here
                 store.remove_agent(name)
             population = population_of(start, store, task, experiment)
             search = Search.grow(
@@ -280,12 +279,12 @@ class Growth:
 
 
 def _rows(search: Search) -> list[dict[str, Any]]:
-    """Of the children that it has trained of its task."""
+    """Seconds of the children that it has trained for its task."""
     return [row for row in search.progress.history if row["iteration"] == 0]
 
 
 def _not_taken(asked: Asked, searches: Sequence[Search]) -> list[str]:
-    """Options that are given, and differ from those that a run was begun with."""
+    """Given options that differ from those of a run's start."""
     search, baseline = searches[0], len(searches) > 1
     found = []
     if asked.children not in (None, search.experiment.samples_per_task):

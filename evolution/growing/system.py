@@ -1,9 +1,9 @@
-"""What a task grows from: the paths that a store serves, above the root that they share.
+"""The starting point of a task: the paths that a store serves, and their root.
 
 A store may hold systems of several kinds (width, heads, patches, pooling), which share nothing. A
-task that is there keeps its kind; any other grows from the kind that most of the served paths have,
-of equals the widest. The root is that of the run which published one of them; where none did, as in
-a store of adopted networks, the network of the deepest of them without its head.
+task that exists keeps its kind. A new one takes the kind of most served paths; if there are
+several, the widest. The root is that of a run which published one of them. If no run did, as in a
+store of adopted networks, the root is the deepest network without its head.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from vit.contract import Contract, contract_of
 from vit.decode import decoding_of
 from vit.preprocess import CONTRACT
 
-# Of a root, and whether it is a system's that a store holds.
+# Of a root, and whether the root is that of a system in the store.
 ShapeOf = Callable[[Architecture, bool], tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """Where a task starts from."""
+    """The starting point of a task."""
 
-    root: str  # a root's name, as `load_root` takes it, or where in the store it comes from
+    root: str  # a root's name for `load_root`, or its origin in the store
     architecture: Architecture  # the root's
     components: dict[str, Tree]  # the root's, in forward order
     params: int  # of the root
-    published: tuple[Published, ...]  # that may be parents
-    contract: Contract | None = None  # of the input, unless that is plain
+    published: tuple[Published, ...]  # possible parents
+    contract: Contract | None = None  # of the input; None for the plain one
 
     def of(self, task: Task) -> System:
-        """Without the task's own version, if that answers other classes or sees other pixels."""
+        """Without the task's own version, if that has other classes or sees other pixels."""
 
         def fits(published: Published) -> bool:
             spec = published.path
@@ -66,9 +66,10 @@ class System:
 def system_of(
     store: ModelStore | None, task: str, root: str | None, default: str, shape_of: ShapeOf
 ) -> System:
-    """What a store offers a task. `root` is the one asked for, `default` that of an empty store.
+    """The starting point of a task in a store.
 
-    `shape_of` says the side of the images and the number of blocks. Raises RootError.
+    `root` is the one the user gave, `default` that of an empty store. `shape_of` gives the side of
+    the images and the number of blocks. Raises RootError.
     """
     served = [p for p in store.served() if _parent(p, task)] if store else []
     if root is None and store is not None and served:
@@ -91,7 +92,7 @@ def system_of(
 def population_of(
     system: System, store: ModelStore, task: Task, experiment: Experiment
 ) -> Population:
-    """The population that a run on the task begins with: the root, and each served path."""
+    """The population at the start of a run: the root and each served path."""
     population = population_of_root(experiment, system.components)
     for component in population.components():
         component.digest = store.put(component.params)
@@ -121,7 +122,7 @@ def _parent(published: Published, task: str) -> bool:
 
 
 def _plain_input(spec: TaskPath) -> bool:
-    """Whether its pictures are prepared as those of a root that comes from no store."""
+    """Whether its pictures are prepared in the plain way."""
     known = {"size", *decoding_of(spec.input).to_json()}
     return {k: v for k, v in spec.input.items() if k not in known} == CONTRACT
 
@@ -152,7 +153,7 @@ def _architecture(published: Published) -> Architecture:
 def _stored_root(
     store: ModelStore, published: Sequence[Published]
 ) -> tuple[str, Architecture, dict[str, Tree], Contract | None]:
-    """The root of served paths of one kind, in words and as components."""
+    """The root of served paths of one kind: its origin and its components."""
     known = set(store.agents())
     for run in dict.fromkeys(str(p.path.lineage.get("agent")) for p in published):
         if run not in known:

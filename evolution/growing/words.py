@@ -1,4 +1,4 @@
-"""Numbers as `munet evolve` says them."""
+"""Numbers in the output of `munet evolve`."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ INDENT = "    "
 
 
 def tell(console: Console, text: str) -> None:
-    """Prints a sentence in lines no wider than the page, the further ones indented."""
+    """Prints a sentence in lines of the page's width; all but the first are indented."""
     say(console, textwrap.fill(text, console.width, subsequent_indent=INDENT))
 
 
 def share(value: float, digits: int = 3) -> str:
-    """A number from 0 to 1 without its zero, as .938."""
+    """A number from 0 to 1 without its leading zero: .938."""
     return f"{value:.{digits}f}".removeprefix("0")
 
 
 def spread(accuracy: float, examples: int) -> str:
-    """Half of the interval of an accuracy, as .02."""
+    """Half of the interval of an accuracy: .02."""
     low, high = interval(accuracy, examples)
     return share((high - low) / 2, 2)
 
@@ -40,7 +40,7 @@ def measured(quality: float, metric: str, examples: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, as a person says them."""
+    """A time in seconds, minutes or hours."""
     seconds = round(seconds)
     if seconds < 120:
         return f"{seconds} s"

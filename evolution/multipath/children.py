@@ -1,4 +1,4 @@
-"""How a multipath child is sampled: decisions alone, nothing is trained (SYSTEMS.md, Children)."""
+"""How a multipath child is sampled; nothing is trained here (SYSTEMS.md, Children)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAIN_WEIGHT, ROUTER_RATE, NUM_PATHS = "router_init_main_path_weight", "router_lr
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """For whom children are made, and out of what."""
+    """The owner and task of children, and the root's architecture."""
 
     owner: str
     task: str
@@ -39,9 +39,9 @@ class Origin:
 
 
 def main_paths(population: Population, origin: Origin) -> list[Path]:
-    """The single paths of the task that are published; raises StateError if there is none.
+    """The published single paths of the task; raises StateError if there are none.
 
-    Those of a private task too: what is made of them solves the same task, and is private.
+    Private ones too: a path made of them solves the same task, and is private.
     """
     others = (p for p in population if p.task == origin.task and p.owner != origin.owner)
     found = [path for path in others if _classes(path, origin.base) == origin.num_classes]
@@ -67,7 +67,7 @@ def make_child(
     data_hp: dict[str, Any],
     rng: np.random.Generator,
 ) -> tuple[Path, Path]:
-    """A child, not yet trained, and its parent: an own path, which counts it, or the main path."""
+    """An untrained child and its parent: an own path, which counts it, or the main path."""
     mains = main_paths(population, origin)
     main = mains[rng.integers(len(mains))]
     own = sample_own(population, origin.owner, experiment.method.parent_decay, rng)
@@ -100,7 +100,7 @@ def make_child(
 def sample_own(
     population: Population, owner: str, decay: float, rng: np.random.Generator
 ) -> Path | None:
-    """The first own path, from the best down, that its number of children lets through."""
+    """The first own path, best first, that the draw by its number of children accepts."""
     for path in population.by_score(owner):
         if rng.random() < decay ** path.children_per_task.get(owner, 0):
             count_child(path, owner)
@@ -111,7 +111,7 @@ def sample_own(
 def mutate_hyperparameters(
     hp: dict[str, Any], experiment: Experiment, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Each that has a range perhaps moved, the mutation rate first."""
+    """The hyperparameters after mutation; the mutation rate mutates first."""
     child = dict(hp)
     for key in sorted(experiment.ranges):
         if mutates(child, f"hp:{key}", experiment, rng):
@@ -120,10 +120,7 @@ def mutate_hyperparameters(
 
 
 def candidates(population: Population, owner: str) -> list[Path]:
-    """What further paths are drawn from: the root and what others publish.
-
-    Neither private paths nor those of VTAB's tasks of 1,000 examples.
-    """
+    """The candidates for further paths: the root and public paths of others, without VTAB-1k's."""
     return [p for p in population.seeds(owner) if not is_thousand(p.task)]
 
 
@@ -134,10 +131,9 @@ def sample_paths(
     count: int,
     rng: np.random.Generator,
 ) -> list[Path | Part]:
-    """The main path and, in their places, `count` - 1 further ones, fewer if there are no more.
+    """The main path and `count` - 1 further ones in their places, fewer if there are no more.
 
-    A place keeps what the parent has there, and is drawn uniformly otherwise; of one owner there
-    is one path at most.
+    A place keeps the parent's path. Otherwise one is drawn uniformly. No owner has two paths.
     """
     chosen: list[Path | Part] = [main]
     for place in range(count - 1):
@@ -154,7 +150,7 @@ def sample_paths(
 
 
 def _new_part(population: Population, origin: Origin, path: Path, place: int) -> Part:
-    """A path of the same task keeps its head, and so answers with logits."""
+    """A new part. A path of the same task keeps its head, so it answers with logits."""
     has_head = path.task == origin.task
     classes = _classes(path, origin.base) if has_head else 1
     arch = architecture_of(origin.base, path.hyperparameters, classes)
@@ -168,7 +164,7 @@ def _mixer(
     parts: Sequence[Part],
     parent: Path | None,
 ) -> list[Component]:
-    """Router and connectors: the parent's where shape and path are the same, else new."""
+    """Router and connectors: the parent's if shape and path are the same, else new."""
     fresh = {ROUTER: init_router(origin.num_classes, len(parts), hp[MAIN_WEIGHT])}
     inherited = {ROUTER: parent.named(ROUTER)} if parent else {}
     before = parts_of(parent) if parent else ()

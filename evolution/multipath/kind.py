@@ -37,14 +37,14 @@ class MultipathPaths:
     ) -> None:
         """Raises TaskError, and StateError without a single path to start from.
 
-        Own paths are measured again if that was on other examples than children will be.
+        Own paths that were measured on other examples are measured again.
         """
         self._experiment = experiment
         self.task = task
         self._population = population
         self._progress = progress
         self._origin = Origin(owner, task.name, task.num_classes, progress.architecture)
-        main_paths(population, self._origin)  # a cycle without any must not begin
+        main_paths(population, self._origin)  # without any, a cycle must not start
         own = compared(population, owner, task.name, own_only=True)
         count = validation_count(experiment, task, own)
         self.measured = measured_on(task.name, task.validation, count)
@@ -64,11 +64,11 @@ class MultipathPaths:
         child, parent = make_child(self._population, self._origin, self._experiment, data_hp, rng)
         child.private = child.private or self.task.private
         networks = [part.network.architecture for part in parts_of(child)]
-        child.metrics["flops"] = sum(forward_flops(arch) for arch in networks)  # but for the mixing
+        child.metrics["flops"] = sum(forward_flops(arch) for arch in networks)  # without the mixing
         return child, parent
 
     def train(self, child: Path, batches: Batches) -> Iterator[Round]:
-        """Trains a child's router and connectors, round by round; they themselves do not change."""
+        """Trains a child's router and connectors by rounds. Does not change its components."""
         return self._trainer.train(child, batches)
 
     def test_quality(self, path: Path) -> float:

@@ -1,8 +1,8 @@
 """The paths that a multipath candidate is made of.
 
-A multipath candidate is a `Path` like any other: first the components of each of its paths, named
-`path_i/NAME` and frozen, then its own router and connectors. Where they come from is among its
-metrics, in the words of the path spec.
+A multipath candidate is a `Path` like any other: first the frozen components of each of its paths,
+named `path_i/NAME`, then its own router and connectors. Its metrics say where they come from, with
+the fields of the path spec.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from model_store import Digest, TaskPath
 from vit import Architecture
 from vit.multipath import SubPath, subpath_component
 
-FROZEN = "FROZEN"  # locks components of a path within another for good
+FROZEN = "FROZEN"  # a permanent lock, for components of a path within another
 PARTS = "paths"  # the metric
 _TOLD = ("task", "agent", "manifest", "architecture", "answers")
 
@@ -38,11 +38,11 @@ class Part:
 
     @property
     def digests(self) -> tuple[Digest, ...]:
-        """Of its components, which are stored: they tell what it answers."""
+        """Digests of its components, which determine its answers."""
         return tuple(c.digest for c in self.components if c.digest)
 
     def to_json(self) -> dict[str, Any]:
-        """What the candidate's metrics tell of it."""
+        """Its entry in the candidate's metrics."""
         return {
             "task": None if self.task == ROOT else self.task,
             "agent": self.agent,
@@ -60,7 +60,7 @@ def part_of(
 
     def component(name: str) -> Component:
         found = source.named(name)
-        assert found is not None and found.digest, "whatever is in the store is whole"
+        assert found is not None and found.digest, "paths in the store are complete"
         return Component(
             id=population.component_id(),
             name=subpath_component(place, name),
@@ -94,7 +94,7 @@ def _part(path: Path, place: int, told: Mapping[str, Any]) -> Part:
 
 
 def freeze(path: Path) -> None:
-    """Locks the components of a candidate's parts, which its agent alone would not."""
+    """Locks the components of a candidate's parts, also those that only its agent uses."""
     for part in parts_of(path):
         for component in part.components:
             component.locks.add(FROZEN)
@@ -108,7 +108,7 @@ def is_multipath(spec: TaskPath) -> bool:
 def parts_told(
     subpaths: Sequence[Mapping[str, Any]], known_as: Callable[[str], str]
 ) -> dict[str, Any]:
-    """The metric of a candidate that is read from a published version with these sub-paths.
+    """The metric of a candidate from a published version with these sub-paths.
 
     `known_as` gives the present name of an agent.
     """

@@ -1,8 +1,8 @@
 """The compiled programs that train and evaluate a router and connectors over frozen paths.
 
-What the paths answer is either there already or, for images that are augmented, computed in each
-step. A program depends on the sizes of the answers, not on which paths gave them; hyperparameters
-and the router's rate are traced values. The optimiser is that of `evolution.training`.
+The answers of the paths are computed beforehand or, if images are augmented, in each step. A
+program depends on the sizes of the answers only. Hyperparameters and the router's rate are traced
+values. The optimiser is that of `evolution.training`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def train_on_answers(
     first_step: Array,
     steps: Array,
 ) -> tuple[TrainState, Descent]:
-    """`steps` steps on rows `order[i]` [batch] of the answers; otherwise as `train_steps`."""
+    """`steps` steps on rows `order[i]` [batch] of the answers; else like `train_steps`."""
 
     def loss(params: dict[str, Tree], i: Array) -> Array:
         logits = mix(params, [each[order[i]] for each in answers], router_rate)
@@ -100,7 +100,7 @@ def _all(state: TrainState) -> dict[str, Any]:
 def judge_mixed(
     objective: Objective, mixer: Mapping[str, Tree], answers: Answers, labels: Array, count: Array
 ) -> tuple[Array, Array]:
-    """What the mixture answers to the first `count` rows, judged (`Objective.judge`)."""
+    """The judged answers of the mixture to the first `count` rows (`Objective.judge`)."""
 
     def logits(rows: Array) -> Array:
         return mix(mixer, [each[rows] for each in answers])

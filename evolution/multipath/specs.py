@@ -1,7 +1,7 @@
 """The path spec of a version that is made of several paths.
 
-All its components stand in its own manifest, so it can be assembled whatever became of the
-versions that its paths were published as.
+All its components are in its own manifest. So it can be assembled even if the versions of its paths
+are removed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vit.preprocess import CONTRACT
 
 @dataclass(frozen=True, slots=True)
 class PublishedPart:
-    """One of the paths, as a path spec tells of it."""
+    """One of the paths, as in a path spec."""
 
     task: str | None  # a root has none
     agent: str | None  # whose path it is
@@ -59,7 +59,7 @@ def multipath_spec(
 
     The components of part i are named `path_i/NAME`. A part answers with logits if it has a head,
     with features otherwise; its connector turns its answer into logits (SYSTEMS.md, Mixing). All
-    parts see the same pixels, whatever the rules of the versions that they come from.
+    parts see the same pixels, even if they come from versions with other rules.
     """
     sizes = sorted({part.network.architecture.image_size for part in parts})
     components = {

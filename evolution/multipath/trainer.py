@@ -1,8 +1,8 @@
 """The training of routers and connectors over frozen paths, and their evaluation.
 
-A path that is frozen answers an unchanging image always alike: what it makes of all examples of a
-split is computed once and kept for every child that has it among its paths. Without augmentation,
-so, training sees images as evaluation does.
+A frozen path always gives the same answer to an unchanged image. So its answers to all examples of
+a split are computed once and kept for every child that uses the path. Without augmentation,
+training then sees images as evaluation does.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ class MixerTrainer:
     def __init__(
         self, experiment: Experiment, task: Task, validation_count: int | None = None
     ) -> None:
-        """Reads nothing yet. Raises TaskError for a split without examples.
+        """Does not read data yet. Raises TaskError for a split without examples.
 
-        `validation_count` is how many examples validate, if it is not the experiment's number.
+        `validation_count` replaces the experiment's number of validation examples.
         """
         require_examples(task)
         self._experiment = experiment
@@ -76,7 +76,7 @@ class MixerTrainer:
         self._images: Resident | Streamed | None = None
 
     def train(self, child: Path, batches: Batches) -> Iterator[Round]:
-        """Trains one child, round by round; its components themselves do not change."""
+        """Trains one child, round by round. Does not change its components."""
         method, hp = self._experiment.method, child.hyperparameters
         started = time.monotonic()
         parts, mixer = parts_of(child), mixer_of(child)
@@ -103,12 +103,12 @@ class MixerTrainer:
         return test.quality(_params(mixer_of(path)), test.of(parts_of(path)))[0]
 
     def mean_weights(self, path: Path) -> list[float]:
-        """The weight that the router gives to each path, in the mean over the validation images."""
+        """The router's mean weight of each path over the validation images."""
         main = self._validation.of(parts_of(path)[:1])[0]
         return mean_weights_of(_params(mixer_of(path)), main, self.validation_count)
 
     def _step(self, parts: Sequence[Part], hp: Hyperparameters, router_rate: float) -> Step:
-        """How a candidate of these parts takes a round of steps."""
+        """The function that trains a round of steps of a candidate of these parts."""
         outputs = sum(part.network.outputs for part in parts)
         fits = 4 * outputs * power_of_two(len(self._task.train)) <= feeding.RESIDENT_BYTES
         if fits and not augments(hp.strengths):
@@ -180,7 +180,7 @@ def _params(components: Sequence[Component]) -> dict[str, Tree]:
 
 
 def _shared(network: SubPath) -> SubPath:
-    """The same network; without a head, the number of classes makes no other program."""
+    """The same network; without a head, the number of classes is set to 1 to share programs."""
     if network.has_head:
         return network
     return SubPath(replace(network.architecture, num_classes=1), has_head=False)
@@ -193,7 +193,7 @@ def _own(part: Part) -> dict[str, Tree]:
 
 
 class _Answers:
-    """What paths make of the first `count` examples of a split, kept on the device."""
+    """The answers of paths to the first `count` examples of a split, kept on the device."""
 
     def __init__(self, objective: Objective, split: AnySplit, count: int) -> None:
         self._objective = objective
@@ -209,7 +209,7 @@ class _Answers:
         for key, part in zip(keys, parts, strict=True):
             kept = self._kept.pop(key, None)
             found[key] = self._computed(part) if kept is None else kept
-        self._kept |= found  # those used last are last
+        self._kept |= found  # the last used come last
         while len(self._kept) > len(found) and self._bytes() > feeding.RESIDENT_BYTES:
             del self._kept[next(iter(self._kept))]
         return tuple(found[key] for key in keys)
@@ -229,7 +229,7 @@ class _Answers:
         return on_it
 
     def quality(self, mixer: dict[str, Tree], answers: Answers) -> tuple[float, bool]:
-        """That of the answers of a router and connectors; whether all of them are finite."""
+        """The quality of a router and connectors; whether all answers are finite."""
         objective, labels, count = self._objective, self.labels, self._count
         found, finite = judge_mixed(objective, mixer, answers, labels, count)
         return objective.quality([Judged(found, labels, count)]), bool(finite)

@@ -1,1 +1,1 @@
-"""`munet runs`: which runs a store holds, how far they are, and what their training was."""
+"""`munet runs`: the runs of a store, their progress and their training."""

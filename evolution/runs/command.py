@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class RunsError(Exception):
-    """A command about runs cannot be done; the message says why."""
+    """A command about runs failed; the message says why."""
 
 
-# What reads runs takes a second to load: commands import it when they run, not for their help.
+# The readers of runs take a second to load, so commands import them when they run.
 ERRORS = (RunsError, StoreError)
 app = typer.Typer(add_completion=False, help=__doc__)
 
@@ -29,7 +29,7 @@ StoreOption = Annotated[
     str | None,
     typer.Option("--store", envvar="MUNET_STORE", help="Directory or URL of the store."),
 ]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="Its name, as `munet runs` lists it.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Name of the run, as in `munet runs`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
 
@@ -58,15 +58,17 @@ def show(
     store: StoreOption = None,
     csv: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write losses and learning rates there as CSV."),
+        typer.Option(metavar="FILE", help="Write losses and learning rates to this CSV file."),
     ] = None,
     tensorboard: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Write them for TensorBoard (needs tensorboardX)."),
+        typer.Option(
+            metavar="FOLDER", help="Write them to this folder for TensorBoard (needs tensorboardX)."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Shows a run: its tasks, its newest children, and what goes on with it."""
+    """Shows a run: its tasks, its newest children, and the command that continues it."""
     from evolution.runs import curve_files, listing, printing
     from evolution.state import StateError, progress_of, saved
 
@@ -97,7 +99,7 @@ def show(
 
 @app.command("rm")
 def remove(context: typer.Context, run: Run, store: StoreOption = None) -> None:
-    """Removes a run's own state; what it has published stays, and is served as before."""
+    """Removes a run's own state. Its published versions stay, and are served as before."""
     from evolution.runs import removal
     from evolution.state import StateError
 
@@ -111,7 +113,7 @@ def remove(context: typer.Context, run: Run, store: StoreOption = None) -> None:
 
 
 def _open(context: typer.Context, store: str | None) -> ModelStore:
-    """The store that the command or the group was given."""
+    """The store given to the command or the group."""
     url = store if store is not None else context.obj
     if url is None:
         raise typer.BadParameter(

@@ -20,11 +20,11 @@ LIBRARY = "tensorboardX"
 
 
 class MissingExtra(Exception):
-    """A library that is not installed by itself is not there."""
+    """An optional library is not installed."""
 
 
 def write_csv(history: Sequence[Row], file: Path) -> int:
-    """Writes a line for each point of each child, whole or not at all; how many.
+    """Writes a line for each point of each child; the number of points. The file appears whole.
 
     A loss that was not a finite number is empty.
     """

@@ -1,10 +1,10 @@
-"""What a store tells of its runs and agents: how far each is, and what goes on with it.
+"""The runs and agents of a store: the progress of each, and the command that continues it.
 
-A run is `running` while a process that lives holds it (model_store.ModelStore.holder): one that was
-killed is `stopped` at once in a directory, and in an object store when its lease has run out (two
-minutes). It is `waiting` while a command lives that trains it after something else, as the baseline
-of `munet evolve` after its search. What is saved is what is told, so that it can be read while the
-run goes on, anywhere: a run saves after each generation.
+A run is `running` while a live process holds it (model_store.ModelStore.holder). After a kill it is
+`stopped` at once in a directory, and in an object store when its lease has run out (two minutes).
+It is `waiting` while a live command trains it later, as the baseline of `munet evolve` after its
+search. Everything is read from saved states, so it can be read anywhere while the run continues: a
+run saves after each generation.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class Listed:
 
     name: str
     state: RunState
-    task: str = ""  # under way or next; the last one of a finished run
+    task: str = ""  # the present or next one; the last one of a finished run
     number: int = 0  # of the task in the schedule, from 1; of an agent, of the cycle
     tasks: int | None = None  # in the schedule; None for an agent, which has no end
-    child: int = 0  # of the task that have been trained and saved
-    children: int = 0  # of the task
+    child: int = 0  # children of the task that are trained and saved
+    children: int = 0  # of the task, in all
     at_most: bool = False  # there may be fewer children: a budget ends them
     best: float | None = None  # validation quality of the task's best path so far
     left_s: float | None = None  # to the end of the run, or of the agent's cycle
-    command: str = ""  # goes on with it
+    command: str = ""  # the one that continues it
     holder: str | None = None  # the process that runs it, or that it waits for
     why: str = ""  # it failed, or cannot be read
 
@@ -60,7 +60,7 @@ def listed(store: ModelStore) -> list[Listed]:
 
 
 def look(store: ModelStore, name: str) -> Listed:
-    """One of them. Raises StateError if there is none of that name."""
+    """One run or agent. Raises StateError if the name is unknown."""
     try:
         _, document = state.saved(store, name)
     except DamagedStore as error:
@@ -75,7 +75,7 @@ def look(store: ModelStore, name: str) -> Listed:
 
 
 class _Look:
-    """A look at a saved state of this version."""
+    """Reads a saved state of this version."""
 
     def __init__(self, store: ModelStore, name: str, document: Document) -> None:
         self._store, self._name, self._document = store, name, document
@@ -96,11 +96,11 @@ class _Look:
             if self._at_most:
                 rows = _newest_rows(store, document)
                 self._children = sum(row["iteration"] == iteration - 1 for row in rows)
-                self._at_most = False  # it is known by now
+                self._at_most = False  # the number is known by now
             self._done = self._children
 
     def listed(self) -> Listed:
-        """As it is told."""
+        """The run for printing."""
         document, task = self._document, task_name(self._entry) if self._entry else ""
         told, holder = self._state()
         return Listed(
@@ -120,7 +120,7 @@ class _Look:
         )
 
     def _state(self) -> tuple[RunState, str | None]:
-        """And the process that runs it, or that it waits for."""
+        """The state, and the process that runs it or that it waits for."""
         if (holder := self._store.holder(self._name)) is not None:
             return "running", holder
         if self._document.get("failure"):
@@ -141,7 +141,7 @@ class _Look:
         return commands.resume(self._name, store, "TASK" if self._finished else None)
 
     def _left_s(self) -> float | None:
-        """By the mean of the children so far, of this task where there are some."""
+        """Seconds left, by the mean of the children so far, of this task if there are some."""
         if self._finished:
             return 0.0
         rows = _newest_rows(self._store, self._document)
@@ -170,7 +170,7 @@ def _best(document: Document, task: str) -> float | None:
 
 
 def _newest_rows(store: ModelStore, document: Document) -> Sequence[Mapping[str, Any]]:
-    """Of the task under way, or of the one before it: not all of a long history."""
+    """Rows of the present task or the one before it, not all of a long history."""
     if document["history"] or not document["archive"]:
         return document["history"]
     return json.loads(np.asarray(store.component(document["archive"][-1])).tobytes())

@@ -1,4 +1,4 @@
-"""Runs as a person reads them, in 80 columns."""
+"""Prints runs in 80 columns."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from evolution.population import ROOT
 from evolution.runs.listing import Listed
 
 WIDTH, INDENT = 80, "    "
-NEWEST = 8  # children that are shown
+NEWEST = 8  # children to show
 STATE_WIDTH = len("unreadable")
 
 
 def print_list(console: Console, runs: Sequence[Listed]) -> None:
-    """Name, state and how far it is; below it why it failed, and the command that goes on with it.
+    """Prints name, state and progress; below why it failed, and the command that continues it.
 
-    Only a command, which is to be copied, may be wider than the page.
+    Only a command may be wider than the page, since it is to be copied.
     """
     width = max(len(run.name) for run in runs)
     for run in runs:
@@ -37,13 +37,13 @@ def print_list(console: Console, runs: Sequence[Listed]) -> None:
 
 
 def _shortened(text: str, width: int) -> str:
-    """Its first line, cut."""
+    """The first line of a text, shortened."""
     line = text.partition("\n")[0]
     return line if len(line) <= width else f"{line[: width - 1]}…"
 
 
 def summary(run: Listed) -> str:
-    """How far it is, in one line; empty if that is not known."""
+    """The progress in one line; empty if unknown."""
     if run.state == "unreadable":
         return ""
     if run.state == "imported":
@@ -61,7 +61,7 @@ def summary(run: Listed) -> str:
 def print_run(
     console: Console, run: Listed, document: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
 ) -> None:
-    """All that is told of one run."""
+    """Prints all about one run."""
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")

@@ -12,8 +12,8 @@ from model_store import AgentBusy, ModelStore
 def remove(store: ModelStore, run: str) -> None:
     """Removes the state of a run or an agent, and what the agent last saw of others.
 
-    Published versions stay; so does what other runs need, as gc removes only what nothing refers
-    to. Raises StateError if there is none of that name, or a process that lives runs it, or will.
+    Published versions stay, and so does what other runs need: gc removes only what nothing refers
+    to. Raises StateError if the name is unknown, or if a live process runs it or will run it.
     """
     if run not in state.runs(store):
         known = ", ".join(state.runs(store)) or "none"

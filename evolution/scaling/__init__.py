@@ -1,1 +1,1 @@
-"""How far agents that share a store scale past this machine: measured costs, then a simulation."""
+"""How many agents a shared store can serve: measured costs, then a simulation."""

@@ -16,26 +16,28 @@ from evolution.scaling.simulation import Cost, Costs, Result, Work, simulate
 from model_store import ModelStore
 
 AGENTS = (1, 2, 10, 30, 100, 300, 1000)
-SHARE = 0.1  # of the agents' time in the store: from here on the store is the limit
+SHARE = 0.1  # of the agents' time in the store; above, the store is the limit
 
 
 def scaling(
     store: Annotated[
         str, typer.Option(help="Directory or URL for a store to measure; removed afterwards.")
     ],
-    children: Annotated[str, typer.Option(help="Store whose agents' children are the model's.")],
+    children: Annotated[
+        str, typer.Option(help="Store with the agents whose children are the model.")
+    ],
     agent: Annotated[
-        list[str] | None, typer.Option(help="Agents or runs of it; all unless given.")
+        list[str] | None, typer.Option(help="Agents or runs of that store; all by default.")
     ] = None,
     number: Annotated[
         list[int] | None, typer.Option("--agents", help="How many agents to simulate.")
     ] = None,
-    cycles: Annotated[float, typer.Option(help="Cycles that each goes through.")] = 10.0,
+    cycles: Annotated[float, typer.Option(help="Cycles of each agent.")] = 10.0,
     per_task: Annotated[int, typer.Option(help="Agents that share a task.")] = 3,
 ) -> None:
     """Simulates many agents on a store, from measured children and calls to the store.
 
-    Measure on a machine that does nothing else: what others compute is taken for the store's work.
+    Measure on a machine without other jobs: their work would count as the store's.
     """
     work, child = observed(ModelStore(children), agent or ())
     try:
@@ -89,7 +91,7 @@ def _table(results: Sequence[Result]) -> Table:
 
 
 def _limit(results: Sequence[Result]) -> str:
-    """Between which numbers of agents the store becomes the limit."""
+    """The numbers of agents between which the store becomes the limit, as a sentence."""
     above = [result.agents for result in results if result.store_share > SHARE]
     below = [result.agents for result in results if result.store_share <= SHARE]
     if not above:

@@ -1,7 +1,7 @@
-"""What an agent's calls cost on a store: each timed alone, and by many callers at once.
+"""The costs of an agent's calls on a store: each timed alone, and by many callers at once.
 
-The callers are processes of this machine. Their own processor time is taken off, since every
-agent has a machine of its own; what the store's server computes here counts as its work.
+The callers are processes of this machine. Their own processor time is subtracted, since every agent
+has its own machine. What the store's server computes here counts as its work.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from model_store.blobs import key_of
 from model_store.leases import LEASE_S
 from model_store.storage import Unneeded, open_storage
 
-PROCESSES, THREADS = 4, 4  # callers at once: as many as keep a server of one machine busy
+PROCESSES, THREADS = 4, 4  # callers at once: enough to keep a server of one machine busy
 ROUNDS = 15
 VERSIONS_PER_TASK = 30
 PATHS = 8  # in a larger state
-READING = ("fetch", "load")  # calls that read components, for which their sizes matter
+READING = ("fetch", "load")  # calls that read components, so sizes matter
 
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """What an agent puts into the store for one child, as measured runs did."""
+    """What an agent stores for one child, as in measured runs."""
 
     components: int  # of a path
     trained: int  # of them
@@ -42,10 +42,10 @@ class Child:
 
 
 class Client:
-    """An agent's calls. What it puts is new to the store at each call."""
+    """An agent's calls. Each call stores new data."""
 
     def __init__(self, url: str, child: Child, call: str) -> None:
-        """`call` is the one to be made, by its name."""
+        """`call` is the name of the call."""
         self._url, self._child = url, child
         self._store, self._storage = ModelStore(url), open_storage(url)
         self._name = f"scaling/{secrets.token_hex(4)}"
@@ -56,7 +56,7 @@ class Client:
         self._digests = [self._put(size) for _ in range(state)]
 
     def _put(self, part: float) -> Digest:
-        """Stores a new component, of that part of a trained component's bytes."""
+        """Stores a new component with this share of a trained component's bytes."""
         size = int(self._child.trained_bytes / self._child.trained * part / 4)
         return self._store.put({"kernel": self._random.random(max(size, 1), np.float32)})
 
@@ -65,37 +65,37 @@ class Client:
         return self._calls
 
     def look(self) -> None:
-        """A snapshot, by one who knows all that is there."""
+        """A snapshot by an agent that knows all versions."""
         self._store.publications()
 
     def look_anew(self) -> None:
-        """A snapshot, by one who knows nothing."""
+        """A snapshot by an agent that knows no version."""
         shutil.rmtree(os.environ["MUNET_CACHE"], ignore_errors=True)
         ModelStore(self._url).publications()
 
     def fetch(self) -> None:
-        """Reads what a foreign parent has of its own."""
+        """Reads the components that only a foreign parent has."""
         for digest in self._digests[: self._child.trained]:
             self._store.component(digest)
             self._storage.forget(key_of(digest))
 
     def load(self) -> None:
-        """Reads what a child shares, which was read before."""
+        """Reads the components that a child shares, which were read before."""
         for digest in self._digests[self._child.trained : self._child.components]:
             self._store.component(digest)
 
     def put(self) -> None:
-        """Stores what a child has trained, and its momenta."""
+        """Stores a child's trained components and their momenta."""
         for _ in range(self._child.trained):
             self._put(1.0)
             self._put(0.5)
 
     def save(self) -> None:
-        """Replaces the agent's state, which refers to as many components as a root has."""
+        """Replaces a state that refers to the components of a root."""
         self._save(self._digests[: self._child.components])
 
     def save_paths(self) -> None:
-        """Replaces a state that refers to PATHS of its own too."""
+        """Replaces a state that also refers to PATHS own paths."""
         self._save(self._digests)
 
     def _save(self, digests: list[Digest]) -> None:
@@ -135,16 +135,18 @@ class Client:
 
 
 def measure(url: str, child: Child, seconds: float = 2.0) -> Costs:
-    """Makes a store at `url`, which must not be one yet, measures it and removes it.
+    """Creates a store at `url`, measures it and removes it.
 
-    Each call is made by many for so many seconds. Raises StoreError; ValueError where there is
-    something already.
+    Many callers make each call for `seconds` seconds. Raises StoreError; ValueError if there is
+    something at `url` already.
     """
     storage = open_storage(url)
     if storage.exists() or next(storage.walk(""), None):
         raise ValueError(f"measuring at {url}: there is something already; name an empty place")
     ModelStore(url, create=True)
-    context = multiprocessing.get_context("spawn")  # a fork would take locks of JAX's threads along
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # a fork would copy locked locks of JAX's threads
     try:
         with (
             tempfile.TemporaryDirectory() as cache,
@@ -199,7 +201,7 @@ class _Measurement:
 
 
 def _difference(larger: Cost, smaller: Cost, count: int) -> Cost:
-    """Per item; what noise makes negative costs nothing."""
+    """The cost per item; 0 if noise makes it negative."""
     seconds, work = larger.seconds - smaller.seconds, larger.work - smaller.work
     return Cost(max(seconds, 0.0), max(work, 0.0)) * (1 / count)
 
@@ -218,12 +220,12 @@ def _begin(barrier: Barrier, cache: str) -> None:
 def _alone(url: str, child: Child, call: str) -> list[float]:
     """Seconds of each of some calls by one caller."""
     client = Client(url, child, call)
-    _timed(client, call)  # the first one learns what there is
+    _timed(client, call)  # the first one reads what the store has
     return [_timed(client, call) for _ in range(ROUNDS)]
 
 
 def _saturated(url: str, child: Child, call: str, seconds: float) -> tuple[int, float, float]:
-    """Calls by some threads, the processor time they took here, and the time."""
+    """The number of calls by some threads, their processor time here, and the time."""
     with ThreadPoolExecutor(THREADS) as threads:
         clients = list(threads.map(lambda _: Client(url, child, call), range(THREADS)))
         list(threads.map(lambda client: _timed(client, call), clients))

@@ -1,4 +1,4 @@
-"""What children cost, from the histories of runs that were measured."""
+"""The costs of children, from the histories of measured runs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ PARAMETER_BYTES = 4
 
 
 def observed(store: ModelStore, names: Sequence[str] = ()) -> tuple[Work, Child]:
-    """Of these runs or agents of a store, or of all: their times, and a child of usual size.
+    """The times of children of these runs or agents, or of all, and a child of typical size.
 
-    Raises StateError where there is no child.
+    Raises StateError if there is no child.
     """
     histories = {name: state.load(store, name)[0].history for name in names or state.runs(store)}
     rows = [row for history in histories.values() for row in history]

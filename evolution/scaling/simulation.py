@@ -1,9 +1,9 @@
 """Many agents on one store, as a discrete-event model.
 
-Each agent has a machine of its own and shares nothing but the store. The store serves all calls
-at once up to its capacity; beyond it every call slows down alike. It writes a file once at a time:
-a compare-and-swap waits for those before it, is refused where one of them came between its read
-and its write, and is tried again.
+Each agent has its own machine and shares only the store. The store serves all calls at once up to
+its capacity. Above it all calls slow down equally. It makes one write to a file at a time. A
+compare-and-swap waits for those before it. If one of them came between its read and its write, it
+is refused and tried again.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a call costs: seconds of its caller where it is the only one, and of the store.
+    """The cost of a call: the caller's seconds if it is the only call, and the store's work.
 
-    `work` is how long the call would keep the store busy if it did nothing else: one over the
-    calls per second that it serves to many callers.
+    `work` is the time that the call keeps the store busy: one over the calls per second that the
+    store serves to many callers.
     """
 
     seconds: float
@@ -30,7 +30,7 @@ class Cost:
 
     @property
     def share(self) -> float:
-        """Of the store's capacity, that the call takes while it is the only one."""
+        """The share of the store's capacity that the call takes while it is the only one."""
         return min(self.work / self.seconds, 1.0) if self.seconds else 0.0
 
     def __add__(self, other: Cost) -> Cost:
@@ -44,14 +44,14 @@ class Cost:
 class Costs:
     """The calls an agent makes."""
 
-    look: Cost  # to list the publications of an empty store
-    per_version: Cost  # more of it for each version in the store
-    per_new: Cost  # and for each publication not seen before
-    fetch: Cost  # to read what a path has of its own
-    load: Cost  # and what it shares, which was read before
-    put: Cost  # what a kept child has trained, and its momenta
-    save: Cost  # a state that refers to the root
-    per_path: Cost  # more of it for each path that the state refers to
+    look: Cost  # lists the publications of an empty store
+    per_version: Cost  # in addition, for each version in the store
+    per_new: Cost  # in addition, for each new publication
+    fetch: Cost  # reads the components that only one path has
+    load: Cost  # reads shared components, which were read before
+    put: Cost  # stores a kept child's trained components and momenta
+    save: Cost  # saves a state that refers to the root
+    per_path: Cost  # in addition, for each path of the state
     publish: Cost  # a version's blobs and its number
     read: Cost  # of a small file
     replace: Cost  # of a small file, by compare-and-swap
@@ -60,7 +60,7 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What agents do in a cycle, as measured runs did it."""
+    """The work of an agent's cycle, as in measured runs."""
 
     child_seconds: Sequence[float]  # a child's training; drawn from
     foreign: float  # share of children whose parent is another agent's
@@ -72,16 +72,16 @@ class Work:
 
 @dataclass(slots=True)
 class Result:
-    """What a simulated system did."""
+    """The result of a simulation."""
 
     agents: int
     children: int = 0
     seconds: float = 0.0
     ideal_rate: float = 0.0  # children per second if the store took no time
     in_store_s: float = 0.0  # over all agents
-    busy_s: float = 0.0  # of the store, had it worked at its capacity
+    busy_s: float = 0.0  # of the store, at full capacity
     publications: int = 0
-    conflicts: int = 0  # compare-and-swaps that had to be tried again
+    conflicts: int = 0  # compare-and-swaps that were tried again
     looks: list[float] = field(default_factory=list)  # seconds of the snapshots
 
     @property
@@ -91,12 +91,12 @@ class Result:
 
     @property
     def store_share(self) -> float:
-        """Of the agents' time: in calls to the store. The rest they compute."""
+        """The share of the agents' time in calls to the store. The rest is computing."""
         return self.in_store_s / (self.agents * self.seconds)
 
     @property
     def load(self) -> float:
-        """Of the store's capacity that is used."""
+        """The used share of the store's capacity."""
         return self.busy_s / self.seconds
 
     @property
@@ -105,20 +105,20 @@ class Result:
         return self.conflicts / max(self.publications, 1)
 
 
-# Of an agent at the start and the end of a cycle.
+# How often an agent saves its state at the start and the end of a cycle.
 SAVES, LOOKS = 3, 2
 
-_Step = Cost | float | str  # a call, seconds of computing, or a file to have for oneself
+_Step = Cost | float | str  # a call, seconds of computing, or a file to write alone
 _Agent = Generator[_Step, None, None]
 
 
 def simulate(
     agents: int, costs: Costs, work: Work, cycles: float = 10.0, per_task: int = 3, seed: int = 0
 ) -> Result:
-    """Agents that run for as long as `cycles` cycles take without a store.
+    """Simulates agents for the time that `cycles` cycles take without a store.
 
-    `per_task` agents share a task. At the start each has published once and knows all that the
-    others have; they are at random places of a cycle, so that not all meet at the store at once.
+    `per_task` agents share a task. At the start each has published once and knows all publications.
+    They are at random points of a cycle, so that not all call the store at once.
     """
     return _Simulation(agents, costs, work, per_task, seed).run(cycles)
 
@@ -133,14 +133,14 @@ class _Simulation:
         self._result = Result(agents, ideal_rate=agents / float(self._times.mean()))
         renewals = (costs.read + costs.replace) * (costs.renewals * agents)
         self._capacity = max(1.0 - renewals.work, 1e-9)
-        self._now = self._served = 0.0  # seconds; and those a call without neighbours has had
-        self._demand = 0.0  # of all calls under way, in capacities of the store
+        self._now = self._served = 0.0  # seconds; seconds of service to a call without others
+        self._demand = 0.0  # of all present calls, in capacities of the store
         self._order = count()
         self._computing: list[tuple[float, int, _Agent]] = []
-        self._calling: list[tuple[float, int, _Agent, Cost]] = []  # by when served, not by time
-        self._waiting: dict[str, deque[_Agent]] = {}  # file that is being written -> for it
+        self._calling: list[tuple[float, int, _Agent, Cost]] = []  # by service time, not by clock
+        self._waiting: dict[str, deque[_Agent]] = {}  # file being written -> agents that wait
         self._versions = agents
-        self._writes: dict[str, int] = defaultdict(int)  # file -> times it was replaced
+        self._writes: dict[str, int] = defaultdict(int)  # file -> number of writes
 
     def run(self, cycles: float) -> Result:
         generations = self._work.generations
@@ -157,7 +157,7 @@ class _Simulation:
     # ---- one agent
 
     def _agent(self, number: int, generations: int) -> _Agent:
-        """All cycles of an agent, the first one with fewer generations."""
+        """All cycles of an agent; the first has fewer generations."""
         costs, result = self._costs, self._result
         live = f"live {number // self._per_task}"
         seen = self._versions
@@ -166,7 +166,7 @@ class _Simulation:
             for _ in range(generations):
                 paths = yield from self._generation(paths)
             if self._rng.random() < self._work.published:
-                yield from self._swap("changes")  # all agents announce in one file
+                yield from self._swap("changes")  # all agents announce changes in one file
                 yield costs.publish
                 self._versions += 1
                 yield from self._swap(live)
@@ -174,20 +174,20 @@ class _Simulation:
             yield costs.save * SAVES + costs.per_path * (paths + SAVES - 1)  # one is left
             started, new, seen = self._now, self._versions - seen, self._versions
             look = costs.look + costs.per_version * self._versions
-            # The snapshot is a state that refers to everybody's path.
+            # The snapshot is a state that refers to the paths of all.
             yield look * LOOKS + costs.per_new * new + costs.save + costs.per_path * result.agents
             result.looks.append(self._now - started)
             generations = self._work.generations
 
     def _generation(self, paths: int) -> Generator[_Step, None, int]:
-        """One generation of an agent that has so many paths; how many it has then."""
+        """One generation of an agent with `paths` paths; the number of its paths afterwards."""
         costs, work, children = self._costs, self._work, self._work.children
         foreign, kept = self._rng.binomial(children, (work.foreign, work.kept)).tolist()
         yield costs.fetch * foreign + costs.load * children
         for seconds in self._rng.choice(self._times, children):
             yield float(seconds)
             self._result.children += 1
-        # What is kept is read again, as a parent.
+        # A kept child is read again, as a parent.
         yield (costs.put + costs.fetch) * kept + costs.save + costs.per_path * (paths + kept)
         return paths + kept
 
@@ -208,7 +208,7 @@ class _Simulation:
     # ---- the clock
 
     def _next(self, end: float) -> None:
-        """Goes to what happens next, and lets that agent go on."""
+        """Goes to the next event, and continues its agent."""
         speed = min(1.0, self._capacity / self._demand) if self._demand else 1.0
         computed = self._computing[0][0] if self._computing else np.inf
         answered = np.inf
@@ -223,7 +223,7 @@ class _Simulation:
             _, _, agent, cost = heapq.heappop(self._calling)
             self._demand -= cost.share
             if not self._calling:
-                self._demand = 0.0  # without what rounding has left
+                self._demand = 0.0  # removes rounding errors
         self._go_on(agent)
 
     def _pass(self, moment: float, speed: float) -> None:
@@ -249,7 +249,7 @@ class _Simulation:
             self._compute(0.0, agent)
 
     def _release(self, file: str) -> None:
-        """Lets the next one have it."""
+        """Passes the file to the next agent."""
         if self._waiting[file]:
             self._compute(0.0, self._waiting[file].popleft())
         else:
