@@ -36,7 +36,7 @@ START_TIMEOUT_S = 120
 PATIENCE_S = 120  # with a task that is loaded for the first time: its programs are compiled
 ANSWER_TIMEOUT_S = 60
 LOAD_RATE, LOAD_SECONDS = 40, 15
-console = Console(highlight=False)
+console = Console(emoji=False, highlight=False)
 
 
 def main() -> None:

@@ -88,7 +88,9 @@ def main() -> None:
     except Exception as error:
         if not isinstance(error, known_errors()):
             raise
-        console = Console(stderr=True, style="red", highlight=False, markup=False, soft_wrap=True)
+        console = Console(
+            emoji=False, stderr=True, style="red", highlight=False, markup=False, soft_wrap=True
+        )
         lines = message_of(error)
         if console.is_terminal:
             width = min(console.width, WIDEST_MESSAGE)

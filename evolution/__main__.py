@@ -43,7 +43,7 @@ KNOWN_ERRORS = (
     OSError,
 )  # fmt: skip
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
-console = Console()
+console = Console(emoji=False)
 
 StoreOption = Annotated[
     str, typer.Option("--store", envvar="MUNET_STORE", help="Directory or URL of the store.")
@@ -326,7 +326,7 @@ def _run() -> None:
 
 def _fail(message: str, code: int = 1) -> NoReturn:
     text = "\n".join(message.splitlines()[:_LONGEST_MESSAGE])
-    Console(stderr=True, style="red").print(
+    Console(emoji=False, stderr=True, style="red").print(
         f"error: {text}", highlight=False, soft_wrap=True, markup=False
     )
     raise SystemExit(code)

@@ -47,5 +47,5 @@ def _end_told() -> Iterator[None]:
         if told is None:
             raise
         if end.code and not isinstance(end, stopping.Stopped):
-            Console(stderr=True).print("stopped", highlight=False)
+            Console(emoji=False, stderr=True).print("stopped", highlight=False)
         stopping.leave(told if end.code else 0)

@@ -47,7 +47,7 @@ def run(
     output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
 ) -> None:
     """Send one load and report it. Exit code 0: all answered, 1: some were not, 2: not run."""
-    console = Console()
+    console = Console(emoji=False)
     try:
         load = Load(
             url=url,
@@ -332,7 +332,7 @@ def _show(
     measure: Callable[[Callable[[str], None]], tuple[RenderableType, str]], output: Path | None
 ) -> None:
     """Runs a measurement, prints its table and appends its line of JSON."""
-    console = Console()
+    console = Console(emoji=False)
     try:
         if output is not None:
             _require_writable(output)

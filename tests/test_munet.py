@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import fcntl
 import os
@@ -110,6 +111,28 @@ def test_an_error_says_what_to_do_and_nothing_to_the_terminal(
     assert lines[0].startswith("error: ") and len(lines) == len(told)
     for line, start in zip(lines, told, strict=True):
         assert line.removeprefix("error: ").startswith(start)
+
+
+def test_a_name_is_told_to_the_letter_though_it_is_that_of_an_emoji(tmp_path: Path) -> None:
+    name = "a:two:b[red]c"
+    done = terminal(sys.executable, "-m", "munet", "store", "ls", "--store", name, cwd=TOP)
+    assert done.returncode == 1 and name in done.stderr
+
+
+def test_no_console_makes_something_else_of_a_name() -> None:
+    """Rich shows `:two:` as an emoji unless it is told not to."""
+    folders = ("evolution", "loadtests", "model_store", "service")
+    files = [*TOP.glob("*.py"), *(f for name in folders for f in TOP.glob(f"{name}/**/*.py"))]
+    consoles = [
+        (file, node)
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Console"
+    ]
+    assert consoles
+    for file, node in consoles:
+        told = {one.arg: ast.unparse(one.value) for one in node.keywords}
+        assert told.get("emoji") == "False", f"{file}, line {node.lineno}"
 
 
 @pytest.mark.parametrize("columns", [40, 80, 300])

@@ -99,7 +99,7 @@ def _labels(file: Path) -> list[str]:
 
 
 def _show(done: Adopted, place: str, store: str) -> None:
-    console = Console(highlight=False, markup=False)
+    console = Console(emoji=False, highlight=False, markup=False)
     published, model = done.published, done.model
     new = "" if done.added else ", which is there already and live"
     console.print(f"{published.task} v{published.version}: {model.told['class']}{new}")

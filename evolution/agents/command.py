@@ -67,7 +67,7 @@ def agents(
     names = [agent_id(order) for order in orders]
     if len(set(names)) < len(names):
         raise SettingError(f"expected each agent once, found {', '.join(agent)}")
-    console = Console()
+    console = Console(emoji=False)
     with View(console, names) as view:
         runner = _on_ray(ray, orders, view, cpus, gpus) if ray else Supervisor(orders, jobs, view)
         failed = runner.run()

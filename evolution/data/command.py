@@ -34,7 +34,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")
 
 
 def _console(stderr: bool = False) -> Console:
-    return Console(highlight=False, markup=False, stderr=stderr)
+    return Console(emoji=False, highlight=False, markup=False, stderr=stderr)
 
 
 @app.command()

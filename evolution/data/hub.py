@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evolution.data.errors import DataError, listed
+from evolution.data.folders import folders_in
 from evolution.data.rows import SPLITS, Source, joined, split_named
 from evolution.data.tables import ROWS_AT_ONCE, Columns, Record, Table, source_of, table_source
 
@@ -23,7 +24,21 @@ def hub_files(folder: Path) -> list[Path]:
     """The parquet files of a folder in the Hub's layout: below `data`, or each of a split by name.
 
     The split is in a file's name or in that of its folder: `train-00000-of-00002`, `train/0000`.
+    They may lie in the folder of a configuration, if there is one. Raises DataError for several.
     """
+    if found := _files_in(folder):
+        return found
+    named = {place: files for place in folders_in(folder) if (files := _files_in(place))}
+    if len(named) > 1:
+        names = sorted(place.name for place in named)
+        raise DataError(
+            f"{folder}: expected one data set, found the configurations {listed(names)}; give the "
+            f"folder of one: {folder / names[0]}"
+        )
+    return next(iter(named.values()), [])
+
+
+def _files_in(folder: Path) -> list[Path]:
     places = [folder / "data", folder]
     found = (sorted(place.glob("*.parquet")) for place in places)
     if files := next(filter(None, found), None):

@@ -17,6 +17,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
+FOLLOWED = "copy the folder with what links lead to (cp -rL), and give that"
 MAX_FILE_BYTES = 100 << 20  # of one picture: what is read into memory at once
 
 
@@ -80,7 +81,7 @@ def in_order(classes: set[str]) -> tuple[str, ...]:
     return tuple(sorted(classes))
 
 
-def read_picture(path: Path, root: Path, outside: str = "copy the file into it") -> bytes:
+def read_picture(path: Path, root: Path, outside: str = FOLLOWED) -> bytes:
     """A file's bytes; `root` is resolved. Raises ValueError, saying why it cannot be used.
 
     `outside` is what to do about a file that lies elsewhere.

@@ -69,7 +69,7 @@ def run(
 
     Raises GrowthError, or Stopped if it was told to stop.
     """
-    console = console or Console(highlight=False, markup=False)
+    console = console or Console(emoji=False, highlight=False, markup=False)
     with computing(logging.WARNING):
         try:
             Growth(asked, began, console, source, clock, machine()).run()

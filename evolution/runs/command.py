@@ -125,7 +125,7 @@ def _open(context: typer.Context, store: str | None) -> ModelStore:
 
 
 def _console() -> Console:
-    return Console(highlight=False, markup=False)
+    return Console(emoji=False, highlight=False, markup=False)
 
 
 def _as_json(run: Listed) -> dict[str, object]:

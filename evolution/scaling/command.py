@@ -44,7 +44,7 @@ def scaling(
         costs = measure(store, child)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    console = Console(highlight=False)
+    console = Console(emoji=False, highlight=False)
     for line in (*_measured(work, costs), ""):
         console.print(line, soft_wrap=True, markup=False)
     results = [simulate(count, costs, work, cycles, per_task) for count in sorted(number or AGENTS)]

@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 # In a pipe there is no width to fit into: nothing is cut, one line stays one row.
-console = Console(width=None if sys.stdout.isatty() else 250, highlight=False, markup=False)
+console = Console(
+    emoji=False, width=None if sys.stdout.isatty() else 250, highlight=False, markup=False
+)
 
 Store = Annotated[
     str, typer.Option("--store", envvar="MUNET_STORE", help="Directory or URL of the store.")

@@ -65,7 +65,9 @@ def _print(answers: list[Mapping[str, Any]], as_json: bool) -> None:
     for heading in ("image", "label", "probability"):
         table.add_column(heading, overflow="fold")
     table.columns[-1].justify = "right"
-    errors = Console(stderr=True, style="red", highlight=False, markup=False, soft_wrap=True)
+    errors = Console(
+        emoji=False, stderr=True, style="red", highlight=False, markup=False, soft_wrap=True
+    )
     for answer in answers:
         if "error" in answer:
             errors.print(f"error: {_one_line(answer['image'])}: {answer['error']}")
@@ -75,7 +77,7 @@ def _print(answers: list[Mapping[str, Any]], as_json: bool) -> None:
             table.add_row(Text(name), Text(_one_line(one["label"])), f"{one['probability']:.3f}")
             name = ""
     if table.rows:  # in a pipe there is no width to fit into
-        Console(width=None if sys.stdout.isatty() else 250).print(table)
+        Console(emoji=False, width=None if sys.stdout.isatty() else 250).print(table)
 
 
 def _one_line(text: str) -> str:

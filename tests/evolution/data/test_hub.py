@@ -15,21 +15,34 @@ from evolution.data.stored import classes_of
 from tests.evolution.data.drawn import SHAPES, class_folders, encoded, picture
 from tests.evolution.data.test_sources import as_hub
 
+LAYOUTS = ["data", "", "folders of splits", "plain_text", "default/folders of splits"]
 
-@pytest.mark.parametrize("layout", ["data", "", "folders of splits"])
-def test_the_split_is_in_the_name_of_a_file_or_of_its_folder(layout, added, tmp_path):
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("prefix", ["", "hf:"])
+def test_the_split_is_in_the_name_of_a_file_or_of_its_folder(prefix, layout, added, tmp_path):
     parts = {"train": 0, "validation": 20, "test": 40}
     for split, first in parts.items():
         hub = as_hub(class_folders(tmp_path / split / "photos", 4, first=first), split)
         for i, file in enumerate(sorted(hub.rglob("*.parquet"))):
-            name = f"{split}/000{i}.parquet" if layout == "folders of splits" else file.name
-            to = tmp_path / "hub" / ("data" if layout == "data" else "") / name
+            name = f"{split}/000{i}.parquet" if "folders of splits" in layout else file.name
+            to = tmp_path / "hub" / layout.replace("folders of splits", "") / name
             to.parent.mkdir(parents=True, exist_ok=True)
             file.rename(to)
     (tmp_path / "hub/README.md").write_text("---\nlicense: mit\n---\n")
-    card = added("photos", tmp_path / "hub")
+    card = added("photos", f"{prefix}{tmp_path / 'hub'}")
     assert card.made == []
     assert {split: sum(n) for split, n in card.check.counts.items()} == dict.fromkeys(parts, 12)
+
+
+@pytest.mark.parametrize("prefix", ["", "hf:"])
+def test_of_several_configurations_one_is_to_be_named(prefix, added, tmp_path):
+    for name in ("fine", "coarse"):
+        hub = as_hub(class_folders(tmp_path / f"{name} photos", 4), "train")
+        (hub / "data").rename(hub / name)
+    with pytest.raises(DataError, match=r"configurations coarse, fine; .*: /.*/hub/coarse$"):
+        added("photos", f"{prefix}{tmp_path / 'hub'}")
+    assert added("photos", f"{prefix}{tmp_path / 'hub/fine'}").check.classes == 3
 
 
 def test_a_name_needs_the_library_and_says_so(added, tmp_path, monkeypatch):
