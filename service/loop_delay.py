@@ -20,11 +20,33 @@ from typing import Any
 ARRIVED = "munet.arrived"  # in a request's scope: when its bytes came, a time of `time.monotonic`
 TICK_S = 0.05
 BEHIND_S = 0.02  # less is nothing that a deadline would notice
-# The loop is overloaded while it has been behind by more than this for so long without a pause
-# (controlled delay, Nichols and Jacobson 2012): a burst or a pause of the machine is no overload.
+# Where everything has been late by this for so long, a queue stands (controlled delay, Nichols and
+# Jacobson 2012): a burst or a pause of the machine is none. It stands no more when nothing has been
+# late for as long: else it would grow for so long again and again.
 LATE_S, STANDING_S = 0.1, 1.0
 # Of Linux's struct tcp_info: eight bytes, then numbers of four; milliseconds since data came last.
 TCP_INFO, LAST_DATA, INFO_BYTES = getattr(socket, "TCP_INFO", None), 52, 56
+
+
+class Standing:
+    """Whether a queue stands, by how late what comes out of it is."""
+
+    def __init__(self) -> None:
+        self._since = math.inf  # from when on everything was late
+        self._until = -math.inf
+
+    def note(self, now: float, seconds: float) -> None:
+        """Something was so late, at this time."""
+        if seconds < LATE_S:
+            self._since = math.inf
+            return
+        self._since = min(self._since, now)
+        if now - self._since > STANDING_S or self.lasts(now):
+            self._until = now + STANDING_S
+
+    def lasts(self, now: float) -> bool:
+        """Whether it stands now."""
+        return now < self._until
 
 
 class LoopDelay:
@@ -38,8 +60,7 @@ class LoopDelay:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._late_s = 0.0  # of the last tick
         self._due = math.inf  # when the next tick should run
-        self._late_since = math.inf  # from when on every tick was late
-        self._crowded_since = math.inf  # from when on every new connection had waited
+        self._ticks, self._firsts = Standing(), Standing()  # of new connections the first bytes
         self._busy_s = self._busy_before_s = 0.0  # processor time of its thread
         self._missed_s = 0.0
 
@@ -47,7 +68,7 @@ class LoopDelay:
         """Begins to measure a running loop, on its thread, unless it is measured already."""
         if self._loop is not loop:
             self._loop, self._due = loop, math.inf
-            self._late_since = self._crowded_since = math.inf
+            self._ticks, self._firsts = Standing(), Standing()
             self._busy_before_s = time.thread_time() - self._busy_s
             self._tick()
 
@@ -60,10 +81,7 @@ class LoopDelay:
     def note(self, now: float) -> None:
         """A tick runs at this time."""
         self._late_s = max(0.0, now - self._due)
-        if self._late_s < LATE_S:
-            self._late_since = math.inf
-        elif self._late_since == math.inf:
-            self._late_since = now
+        self._ticks.note(now, self._late_s)
         self._due = now + TICK_S
         self.ticked(self._late_s)
 
@@ -75,8 +93,7 @@ class LoopDelay:
 
     def overloaded(self, now: float) -> bool:
         """Whether more comes than the loop can do."""
-        since = min(self._late_since, self._crowded_since)
-        return now - since > STANDING_S and not self._ended()
+        return (self._ticks.lasts(now) or self._firsts.lasts(now)) and not self._ended()
 
     def _ended(self) -> bool:
         return self._loop is not None and not self._loop.is_running()
@@ -93,14 +110,8 @@ class LoopDelay:
         waited_s = _waited(transport.get_extra_info("socket"))
         self.read(waited_s)
         if first:
-            self._note_first(now, waited_s)
+            self._firsts.note(now, waited_s)
         return now - waited_s
-
-    def _note_first(self, now: float, waited_s: float) -> None:
-        if waited_s < LATE_S:
-            self._crowded_since = math.inf
-        elif self._crowded_since == math.inf:
-            self._crowded_since = now
 
     def missed(self) -> None:
         """A request was refused because the loop is behind: what it would have cost counts."""
