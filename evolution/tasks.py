@@ -191,7 +191,7 @@ def _own(name: str) -> _Originals | None:
     if own is None:
         return None
     for warning in own.warnings:
-        logger.warning("event=caution task=%s caution=%r", name, warning)
+        logger.info("event=caution task=%s caution=%r", name, warning)
     return _Originals(own.labels, tuple(own.examples.items()), own.told, own.multi_label)
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from evolution.data.printing import one_line
 from evolution.experiments import Experiment
 from evolution.growing.defaults import Costs
 from evolution.growing.machine import Machine
@@ -54,6 +55,8 @@ class GrowthPlan:
         counts = [len(split) for split in (task.train, task.validation, task.test)]
         rows.add_row("pictures", "{:,} train, {:,} select, {:,} test".format(*counts)
                      + f"; {counted(task.num_classes, 'class', 'classes')}")  # fmt: skip
+        for finding in (task.data or {}).get("findings", {}).values():
+            rows.add_row("note", Text(one_line(finding)))
         rows.add_row("parents", Text(self._parents()))
         arch = self.system.architecture
         blocks = counted(experiment.defaults["num_layers"], "block")

@@ -50,12 +50,12 @@ def evolve(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compilations"))
     monkeypatch.setattr(growing_system, "read_root", lambda spec: (ROOT, random_root(ROOT)))
 
-    def growing(*tasks, store="store", clock=None, **asked):
+    def growing(*tasks, store="store", clock=None, source=toy_task, **asked):
         console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
         run(
             Asked(tasks, str(tmp_path / store), **asked),
             0.0,
-            lambda _: toy_task,
+            lambda _: source,
             clock or Clock(),
             console,
             lambda: MACHINE,
@@ -85,6 +85,17 @@ def test_a_first_task_is_grown_beside_a_baseline_and_later_ones_share(evolve, tm
     used = [set(store.resolve(task).path.components.values()) for task in ("toy/a", "toy/b")]
     assert used[0] & used[1]
     assert store.verify() == []
+
+
+def test_what_a_check_of_the_pictures_found_is_told_before_training(evolve):
+    findings = {"bad": "1 of 9 pictures cannot be used", "alike-names": "a\nb and :two:"}
+
+    def found(name):
+        return replace(toy_task(name), data={"name": name, "findings": findings})
+
+    told = evolve("toy/a", children=1, baseline=False, source=found)
+    notes = "note      1 of 9 pictures cannot be used", "note      a\\nb and :two:", "parents "
+    assert [told.index(note) for note in notes] == sorted(told.index(note) for note in notes)
 
 
 def test_adopted_networks_of_another_kind_are_parents(evolve, tmp_path):
