@@ -1,4 +1,4 @@
-"""The plots of the papers, from what the store holds alone."""
+"""The plots of the papers, from the data in the store."""
 
 from evolution.analysis.stored_runs import analyse
 

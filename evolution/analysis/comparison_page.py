@@ -51,7 +51,7 @@ def groups_of(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def _settings(run: Run) -> dict[str, str]:
-    """Setting -> value as JSON, and how much came from other runs; {} where unknown."""
+    """Setting -> value as JSON, and the number of paths from other runs; {} if unknown."""
     if not run.settings:
         return {}
     found = dict(_flat(run.settings)) | {"earlier paths": measures.inherited(run)}
@@ -67,7 +67,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _differing(run: Run, rivals: Sequence[Run]) -> dict[str, str]:
-    """The run's settings that are not the same in all rivals whose settings are known."""
+    """The run's settings that differ from those of a rival (if known)."""
     known = [settings for rival in rivals if (settings := _settings(rival))]
     return {
         name: value
@@ -90,7 +90,7 @@ def _end(value: str) -> str:
 
 
 def write(runs: Sequence[Run], pages: Mapping[str, str], directory: Path) -> Path:
-    """Writes the comparison; `pages` are the directories of the runs' own pages beside it."""
+    """Writes the comparison; `pages` are the directories of the runs' own pages."""
     groups = groups_of(runs)
     lead = (
         f"Runs: {len(runs):,}; groups: {len(groups):,}. The replicas in a group are of one "
@@ -120,7 +120,7 @@ def write(runs: Sequence[Run], pages: Mapping[str, str], directory: Path) -> Pat
     return report.write()
 
 
-# Column -> its number in a summary, and how it is written.
+# Column -> its number in a summary, and its format.
 _COLUMNS: Mapping[str, tuple[Callable[[Summary], float | None], Callable[[float], str]]] = {
     "test": (lambda s: s.test, accuracy),
     "validation": (lambda s: s.validation, accuracy),
@@ -183,7 +183,7 @@ def _table_of_runs(report: Report, groups: Groups, pages: Mapping[str, str]) -> 
 
 
 def _word(groups: Groups) -> str:
-    """What the qualities of all runs are called."""
+    """The name of the qualities of all runs."""
     return measures.quality_word(run for runs in groups.values() for run in runs)
 
 
@@ -223,7 +223,7 @@ def _convergence(report: Report, groups: Groups) -> None:
         figures.group_curves(means, colours, f"mean best validation {_word(groups)}"),
         "convergence",
         f"Best validation {_word(groups)}, averaged over the tasks that a run has met so far and "
-        "over replicas, after so many sampled paths; the band is one standard deviation of the "
+        "over replicas, by number of sampled paths; the band is one standard deviation of the "
         "replicas.",
     )
     tasks = dict.fromkeys(t for runs in groups.values() for run in runs for t in run.tasks)
@@ -239,7 +239,7 @@ def _convergence(report: Report, groups: Groups) -> None:
     report.figure(
         figures.group_task_curves(by_task, colours),
         "convergence_by_task",
-        f"Best validation {_word(groups)} of a task after so many sampled paths of that task, by "
+        f"Best validation {_word(groups)} of a task by number of its sampled paths, by "
         "experiment, mean and standard deviation of the replicas.",
     )
 

@@ -1,8 +1,8 @@
-"""Charts of runs as matplotlib figures, and how a figure becomes an SVG file.
+"""Charts of runs as matplotlib figures, and their SVG files.
 
-Text and axes have one colour, INK, which a page may replace to follow its theme. Marks that come in
-thousands are drawn as an image inside the SVG, so that no figure has more than some thousand
-elements. Draw inside `style()`.
+Text and axes have one colour, INK, which a page may replace to follow its theme. Thousands of marks
+are drawn as an image inside the SVG, so that no figure has more than some thousand elements. Draw
+inside `style()`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ INK = "#16181d"
 ROOT_COLOUR = "#9aa0a6"
 MAX_MARKS = 1_500  # more marks of one kind become an image
 MAX_NAMED = 16  # more points than this would hide each other's names
-MAX_NUMBERED = 25  # columns of a matrix whose numbers find room in its cells
+MAX_NUMBERED = 25  # columns of a matrix with room for numbers in its cells
 WIDTH = 9.6  # inches
 
 Series = tuple[Sequence[float], Sequence[float]]  # x and y
@@ -55,7 +55,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def style() -> AbstractContextManager[None]:
-    """The settings that figures are made and saved with; they hold until the context ends."""
+    """A context with the settings for drawing and saving figures."""
     return matplotlib.rc_context(_STYLE)
 
 
@@ -66,7 +66,7 @@ def svg(figure: Figure, name: str) -> str:
     with matplotlib.rc_context({"svg.hashsalt": name}):
         none = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, dpi=144, metadata=none)
-    # matplotlib numbers its groups anew in each figure, and nothing refers to them.
+    # matplotlib numbers its groups again in each figure, and nothing refers to them.
     return re.sub(r' id="[a-zA-Z0-9.]+_\d+"', "", buffer.getvalue())
 
 
@@ -95,7 +95,7 @@ def grid(names: Sequence[str], columns: int, height: float) -> tuple[Figure, dic
     rows = math.ceil(len(names) / columns)
     tall = rows * height
     figure = Figure((WIDTH, tall))
-    # By hand: an automatic layout of sixty charts takes longer than all else.
+    # By hand: an automatic layout of sixty charts takes more time than all the rest.
     figure.subplots_adjust(
         left=0.55 / WIDTH, right=1 - 0.15 / WIDTH, bottom=0.35 / tall, top=1 - 0.3 / tall,
         wspace=0.3, hspace=0.62 / (height - 0.62),
@@ -115,7 +115,7 @@ def _shortened(name: str, length: int) -> str:
 
 
 def joined(lines: Sequence[Series]) -> Series:
-    """Several lines as one that is interrupted, so that they are one element."""
+    """Several lines as one line with gaps, so that they are one element."""
     x = [value for line in lines for value in (*line[0], math.nan)]
     y = [value for line in lines for value in (*line[1], math.nan)]
     return x, y
@@ -194,7 +194,7 @@ def trade_off(
 
 
 def spread_out(axes: Axes, values: Sequence[float], *, vertical: bool = False) -> None:
-    """A logarithmic axis where the values span more than a factor of twenty."""
+    """A logarithmic axis if the values span more than a factor of twenty."""
     if min(values) > 0 and max(values) > 20 * min(values):
         (axes.set_yscale if vertical else axes.set_xscale)("log")
 
@@ -259,7 +259,7 @@ def heat_map(
     labels: tuple[str, str],
     form: str,
 ) -> Figure:
-    """A matrix [rows, columns], its numbers written in where there is room; NaN stays empty."""
+    """A matrix [rows, columns], with numbers if there is room; NaN stays empty."""
     cell = float(np.clip(8.4 / len(columns), 0.15, 0.42))  # inches
     size = min(8.0, 48 * cell)
     names = 0.0095 * size * max(len(name) for name in (*rows, *columns)) + 0.5
@@ -315,7 +315,7 @@ def _key(value: Any) -> Any:
 
 
 def _positions(values: Sequence[Any]) -> tuple[dict[Any, float], list[str]]:
-    """Value -> place on an axis; with labels where the values are not numbers."""
+    """Value -> place on an axis; with labels if the values are not numbers."""
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         return {value: float(value) for value in values}, []
     distinct = sorted({_key(value) for value in values}, key=sort_key)
@@ -341,7 +341,7 @@ def bars(distributions: Mapping[str, Distribution]) -> Figure:
 def histograms(columns: Mapping[str, Sequence[float]]) -> Figure:
     """A chart for each column: how many sampled paths have a value in each of 30 ranges.
 
-    Whole numbers have a bar each instead.
+    Whole numbers have one bar each instead.
     """
     figure, charts = grid(list(columns), 2, 2.3)
     for name, axes in charts.items():

@@ -1,6 +1,6 @@
-"""The folder of an analysis: a new one takes the place of an earlier one at once, and of no other.
+"""The folder of an analysis: a new one replaces an earlier one in one step, and no other folder.
 
-A list of its files lies in it, so that nothing else is ever replaced.
+The folder has a list of its files, so that nothing else is ever replaced.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LIST = ".analysis-files.json"
 
 @contextmanager
 def replacing(out: Path) -> Iterator[Path]:
-    """A new folder beside `out`, which takes its place when the context ends without an error.
+    """A new temporary folder, which replaces `out` when the context ends without an error.
 
     Raises FileExistsError if `out` holds anything that no earlier analysis wrote.
     """

@@ -1,4 +1,4 @@
-"""How hyperparameters changed along ancestors, and which values they took, as numbers."""
+"""The changes of hyperparameters along ancestors, and the distributions of their values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from evolution.analysis.measures import Run, chain
 from evolution.population import Path
 
-# Given by the task or the experiment, not chosen by the search: in no distribution.
+# Set by the task or the experiment, not by the search, so not in distributions.
 _NOT_SEARCHED = frozenset({"num_classes", "adapters"})
 
 
@@ -40,7 +40,7 @@ class Distribution:
 
 
 def distributions(runs: Sequence[Run]) -> dict[str, Distribution]:
-    """Of every hyperparameter that takes more than one value among sampled paths."""
+    """The shares for each hyperparameter with more than one value among sampled paths."""
     sampled = [row.get("hyperparameters") or {} for run in runs for row in run.rows.values()]
     retained = [path.hyperparameters for run in runs for path in run.retained.values()]
     names = {name for values in (*sampled, *retained) for name in values}
@@ -57,12 +57,12 @@ def distributions(runs: Sequence[Run]) -> dict[str, Distribution]:
 
 
 def _plain(value: Any) -> Any:
-    """A value that can be counted; True and 1 stay apart."""
+    """A value as a key for counting; True and 1 stay different."""
     return str(value) if isinstance(value, bool | list | tuple | dict) else value
 
 
 def sort_key(value: Any) -> tuple[int, float, str]:
-    """Nothing first, then numbers by size, then everything else by name."""
+    """A sorting key: None first, then numbers by size, then the rest by name."""
     if value is None:
         return 0, 0.0, ""
     if isinstance(value, int | float):

@@ -1,4 +1,4 @@
-"""How a run learned: validation over its sampled paths, and loss and rate within each training."""
+"""Learning curves of a run: validation by sampled path, loss and rate by training step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_DRAWN = 40  # children of a task
 
 
 def add_convergence(report: Report, run: Run, colours: Mapping[str, str]) -> None:
-    """How the best validation quality of each task grew with the sampled paths."""
+    """The best validation quality of each task by number of sampled paths."""
     positions: dict[str, list[int]] = {}
     for at, row in enumerate(run.rows.values(), 1):
         positions.setdefault(row["task"], []).append(at)
@@ -28,7 +28,7 @@ def add_convergence(report: Report, run: Run, colours: Mapping[str, str]) -> Non
     report.figure(
         figures.curves(lines, colours, average, f"best validation {run.quality}"),
         "convergence",
-        f"Best validation {run.quality} of each task after so many sampled paths of the whole run; "
+        f"Best validation {run.quality} of each task by number of sampled paths of the run; "
         "a line begins when its task does, and the dashed mean falls when a task joins.",
     )
     points = {

@@ -1,7 +1,7 @@
-"""What a run's history and population say, as numbers: sizes, sharing, ancestry, convergence.
+"""Numbers from a run's history and population: sizes, sharing, ancestry, convergence.
 
-Pure functions over what the store holds; nothing is drawn here. Unknown values, as imported runs
-have them, are None and are left out of means. Rules: SYSTEMS.md, Analysis, and SYSTEMS.md, Score.
+Pure functions of the data in the store; nothing is drawn here. Unknown values, as in imported runs,
+are None and are left out of means. Rules: SYSTEMS.md, Analysis, and SYSTEMS.md, Score.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class Run:
 
     @property
     def quality(self) -> str:
-        """What its qualities are called."""
+        """The name of its qualities."""
         return quality_word([self])
 
     @property
     def private(self) -> frozenset[str]:
-        """Tasks that nobody may start from."""
+        """Tasks that no other task may start from."""
         return frozenset(task for task, path in self.retained.items() if path.private)
 
 
@@ -83,16 +83,16 @@ def run_of(
 
 
 def quality_word(runs: Iterable[Run]) -> str:
-    """What the qualities of these runs are called: an accuracy, a mean average precision, or both.
+    """The name of the qualities of these runs: accuracy, mean average precision, or both.
 
-    What a task is judged by its versions tell; one without any is taken for one of accuracies.
+    It comes from a task's versions. A task without versions counts as one of accuracies.
     """
     found = {run.metrics.get(task, "accuracy") for run in runs for task in run.tasks}
     return " or ".join(sorted(found or {"accuracy"})).replace("_", " ")
 
 
 def _score(path: Path, score: Score) -> float | None:
-    """None where a quantity that the score needs is unknown."""
+    """The score; only the quality if another quantity of the score is unknown."""
     if path.quality is None or (score.reference_flops and path.metrics.get("flops") is None):
         return path.quality
     return score(path)
@@ -121,7 +121,7 @@ def total(values: Iterable[float | None]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A task's line of the leaderboard."""
+    """A task's row of the leaderboard."""
 
     task: str
     private: bool
@@ -130,7 +130,7 @@ class Standing:
     score: float | None
     total_params: int
     accounted_params: float  # shared components count in parts
-    own_params: int  # of components that no other task and not the root uses
+    own_params: int  # of components that only this task uses, not the root
     flops: float | None  # of a forward pass of one image
     parent: str | None  # task of the nearest ancestor that is retained; ROOT for the root
     sampled: int  # children of the task, retained or not
@@ -177,7 +177,7 @@ class Summary:
     trainable_params: float | None  # trained for the retained paths, in all
     flops: float | None
     wall_s: float | None  # summed over children
-    device_s: float | None  # of it in compiled programs, summed over the children that tell it
+    device_s: float | None  # of it in compiled programs, summed over children with a record
     child_s: float | None  # mean wall time of a child
     child_device_s: float | None
     generation_s: float | None  # mean, from the start of its first child to the end of its last
@@ -219,7 +219,7 @@ def _elapsed(rows: Iterable[Row]) -> float | None:
 
 
 def generations(run: Run) -> list[list[Row]]:
-    """The children of each generation. They are neighbours: a continued run counts anew."""
+    """The children of each generation, which are consecutive: a continued run counts from 0."""
     return [list(rows) for _, rows in groupby(run.rows.values(), _place)]
 
 
@@ -228,7 +228,7 @@ def _place(row: Row) -> tuple[str, int | None, int | None]:
 
 
 def inherited(run: Run) -> int:
-    """How many sampled paths are of the runs that this one continues."""
+    """The number of sampled paths of the runs that this one continues."""
     found = before = 0
     for rows in generations(run):
         if _place(rows[0])[1:] == (0, 0):
@@ -244,7 +244,7 @@ def num_layers(row: Row) -> int | None:
     return (row.get("hyperparameters") or {}).get("num_layers")
 
 
-# ---- who shares, who descends from whom
+# ---- sharing and ancestry
 
 
 def shared_components(run: Run) -> np.ndarray:
@@ -293,7 +293,7 @@ def _task_of(run: Run, path_id: int) -> str | None:
 def knowledge_flow(runs: Sequence[Run]) -> tuple[tuple[str, ...], np.ndarray]:
     """Tasks, and [task, ancestor's task] counts of ancestors of retained paths, over all runs.
 
-    The root is no task and is not counted.
+    The root is not a task and does not count.
     """
     tasks = tuple(dict.fromkeys(task for run in runs for task in run.tasks))
     index = {task: i for i, task in enumerate(tasks)}
@@ -309,8 +309,8 @@ def knowledge_flow(runs: Sequence[Run]) -> tuple[tuple[str, ...], np.ndarray]:
 def component_lineage(run: Run, path: Path) -> dict[str, list[str]]:
     """Component name -> tasks that trained it or an ancestor's component of that name, in order.
 
-    A child trained what its parent did not contain under the same id, unless it is the root's: a
-    deeper child takes further layers from there.
+    A child trained the components whose ids its parent does not have, except the root's: a deeper
+    child takes more blocks from the root.
     """
     trained: dict[str, dict[str, None]] = {c.name: {} for c in path.components}
     given = {c.id for c in run.root.components} if run.root else set()

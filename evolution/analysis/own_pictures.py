@@ -1,4 +1,4 @@
-"""What the check of users' own pictures found, as the versions trained on them tell it."""
+"""The findings of the check of users' own pictures, from the versions trained on them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from evolution.analysis.report import Report, Table, accuracy, integer
 from evolution.confidence import interval
 
 SPLITS = ("train", "validation", "test")
-SEVERAL = "constant_mean_average_precision"  # told of sets with several labels a picture
+SEVERAL = "constant_mean_average_precision"  # of sets with several labels a picture
 
 
 def add_pictures(report: Report, run: Run) -> None:
-    """Adds a table of the tasks that are made of users' own pictures, if there are any."""
+    """Adds a table of the tasks from users' own pictures, if there are any."""
     if not run.data:
         return
     columns = {
@@ -28,9 +28,9 @@ def add_pictures(report: Report, run: Run) -> None:
     report.text(
         "Pictures of each split; how many files could not be used, and how many validation and "
         "test pictures show the same as one of training. Majority is the test accuracy of always "
-        "answering the commonest class. The interval is where the real one lies, as far as so many "
-        "pictures tell. Of several labels a picture, both are mean average precisions, the first "
-        "of equal answers, and no interval is known."
+        "answering the most common class. The interval shows how precisely the test pictures "
+        "measure it. With several labels a picture, both are mean average precisions, the first "
+        "of equal answers, and there is no interval."
     )
     found = [
         (task, finding)

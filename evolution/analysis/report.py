@@ -1,7 +1,7 @@
-"""An offline HTML page of titled sections with tables and figures, and the files beside it.
+"""An offline HTML page of titled sections with tables and figures, and its data files.
 
-The page needs nothing but itself: no script, font or style sheet is fetched. It is also well-formed
-XML. Tables are written as CSV files too, with all digits.
+The page fetches no script, font or style sheet. It is also well-formed XML. Tables are written as
+CSV files too, with all digits.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def percent(value: float) -> str:
 
 
 def plain(value: Any) -> str:
-    """As it is, for what has been written already."""
+    """The text unchanged."""
     return str(value)
 
 
@@ -96,7 +96,7 @@ def duration(value: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Raw values under column names; a column with a form holds numbers and shows them so."""
+    """Raw values under column names; a column with a format holds numbers."""
 
     columns: Mapping[str, Form | None]
     rows: Sequence[Sequence[Any]]
@@ -128,7 +128,7 @@ def _cell(value: Any, form: Form | None) -> str:
 
 @dataclass(slots=True)
 class Report:
-    """A page under construction; files beside it are written as they are added."""
+    """A page being built; its data files are written when they are added."""
 
     directory: Path
     title: str
@@ -137,7 +137,7 @@ class Report:
     _data: list[str] = field(default_factory=list)
 
     def section(self, title: str) -> None:
-        """Opens a section; what is added comes into it."""
+        """Starts a section; later additions belong to it."""
         self._sections.append((title, []))
 
     def heading(self, text: str) -> None:
@@ -157,7 +157,7 @@ class Report:
         self._add(f"<ul>{items}</ul>\n")
 
     def key(self, colours: Mapping[str, str]) -> None:
-        """What the colours mean."""
+        """A legend of the colours."""
         items = "".join(
             f'<li><span style="background: {colour}"></span>{escape(name)}</li>\n'
             for name, colour in colours.items()
@@ -171,12 +171,12 @@ class Report:
             self.data(table, name)
 
     def details(self, summary: str, table: Table) -> None:
-        """A table that is shown once its summary is clicked."""
+        """A table that is shown after a click on its summary."""
         self._add(f"<details><summary>{escape(summary)}</summary>{table.html()}</details>\n")
 
     @contextmanager
     def views(self, name: str, labels: Sequence[str]) -> Iterator[None]:
-        """Figures added in the context, at most four, take turns: the last is shown first."""
+        """Shows one of the figures added in the context, at most four; first the last."""
         checked = ' checked="checked"'
         buttons = "".join(
             f'<input type="radio" name="{name}" id="{name}-{i}"'
@@ -189,7 +189,7 @@ class Report:
         self._add("</div>\n")
 
     def data(self, table: Table, name: str) -> None:
-        """Writes a table as `name`.csv beside the page, without showing it."""
+        """Writes a table as `name`.csv in the page's folder, without showing it."""
         self._data.append(f"{name}.csv")
         with (self.directory / self._data[-1]).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -210,7 +210,7 @@ class Report:
         self._sections[-1][1].append(html)
 
     def write(self) -> Path:
-        """Writes index.html, its last section a list of the data files; its path."""
+        """Writes index.html, which ends with a list of the data files; its path."""
         self.section("Data")
         self.text("The numbers behind this page, one table a file.")
         self.links({name: name for name in self._data})

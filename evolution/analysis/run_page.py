@@ -34,8 +34,8 @@ from evolution.analysis.report import (
 from evolution.environment import computed_with
 from evolution.population import ROOT
 
-RATE = "_mu_"  # the mutation rate, and the beginning of the names of those of single mutations
-MAX_LISTED = 300  # sampled paths that the page lists
+RATE = "_mu_"  # the mutation rate; the rates of single mutations begin with it
+MAX_LISTED = 300  # sampled paths on the page
 Colours = Mapping[str, str]
 
 
@@ -124,7 +124,7 @@ def _network(report: Report, run: Run, colours: Colours) -> None:
 
 
 def _systems(run: Run) -> list[tuple[str, str, snapshots.Snapshot]]:
-    """Label, file and system at each quarter of the run, the last as it stands."""
+    """Label, file and system at each quarter of the run; the last is the present system."""
     earlier = [
         (f"{share} %", f"network_{share}", snapshots.after(run, len(run.rows) * share // 100))
         for share in (25, 50, 75)
@@ -224,7 +224,7 @@ def _histories(report: Report, run: Run, colours: Colours, file: str, chosen: An
         if len({json.dumps(v) for line in found[name].values() for _, v in line}) > 1
     }
     if not changing:
-        report.text("None of them has changed along the ancestors of a retained path.")
+        report.text("No hyperparameter has changed along the ancestors of a retained path.")
         return
     report.figure(
         figures.histories(changing, colours),
@@ -281,7 +281,7 @@ def _ancestry(report: Report, run: Run, colours: Colours) -> None:
 
 
 def _with_counts(tasks: Sequence[str]) -> list[str]:
-    """Equal neighbours once, with their number."""
+    """Equal neighbours once, with their count."""
     runs: list[tuple[str, int]] = []
     for task in tasks:
         if runs and runs[-1][0] == task:
@@ -293,7 +293,7 @@ def _with_counts(tasks: Sequence[str]) -> list[str]:
 
 
 def knowledge_flow(report: Report, runs: Sequence[Run], colours: Colours, file: str) -> None:
-    """Adds graph and heat map of which tasks' paths are ancestors of which, over the runs."""
+    """Adds a graph and a heat map of which task descends from which, over the runs."""
     tasks, counts = measures.knowledge_flow(runs)
     _matrix(report, tasks, counts, file)
     if not counts.any():
@@ -317,7 +317,7 @@ def knowledge_flow(report: Report, runs: Sequence[Run], colours: Colours, file: 
 
 
 def _children(report: Report, run: Run, colours: Colours) -> None:
-    """Every sampled path with all that the history holds, as a file."""
+    """Writes every sampled path with all data of the history to a file."""
     del colours
     fields = list(dict.fromkeys(name for row in run.rows.values() for name in row))
     rows = [[_flat(row.get(name)) for name in fields] for row in run.rows.values()]
@@ -338,8 +338,8 @@ def _children(report: Report, run: Run, colours: Colours) -> None:
         report.figure(
             figures.histograms(columns),
             "sampled_values",
-            "How many of all sampled paths have so many transformer layers, and how many a "
-            f"validation {run.quality} within each range.",
+            "Numbers of sampled paths by their transformer layers, and by ranges of their "
+            f"validation {run.quality}.",
         )
 
 

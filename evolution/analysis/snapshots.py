@@ -1,4 +1,4 @@
-"""The multitask system at a point of a run: which components the path of each task runs through."""
+"""The multitask system at a point of a run: the components of each task's path."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Snapshot:
 
 
 def final(run: Run) -> Snapshot:
-    """The system as it stands."""
+    """The present system."""
     routes = {
         task: Route({c.name: c.id for c in path.components}, path.quality)
         for task, path in run.retained.items()
@@ -36,9 +36,9 @@ def final(run: Run) -> Snapshot:
 
 
 def after(run: Run, sampled: int) -> Snapshot:
-    """The system after so many (at least 1) of the run's sampled paths.
+    """The system after the first `count` (at least 1) of the run's sampled paths.
 
-    Retained paths of tasks of which the history holds no path were there before all of it.
+    A retained path of a task without paths in the history existed before the history.
     """
     met = {row["task"] for row in run.rows.values()}
     best: dict[str, Row] = {}
@@ -53,7 +53,7 @@ def after(run: Run, sampled: int) -> Snapshot:
 
 
 def _is_best(row: Row, best: Row | None) -> bool:
-    """As the run noted it; where an import does not tell, by quality."""
+    """Whether a path became the best, as recorded; for imports without a record, by quality."""
     if row.get("new_best") is not None:
         return row["new_best"]
     return best is None or (row.get("quality") or 0.0) >= (best.get("quality") or 0.0)

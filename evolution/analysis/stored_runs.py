@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 def analyse(store: ModelStore, out: Path, runs: Sequence[str] = ()) -> Path:
     """Writes the analysis of these runs, or of all in the store, to `out`; its index page.
 
-    An earlier analysis there is replaced. Raises StateError for runs that are not there, and
-    FileExistsError where `out` holds what no analysis wrote.
+    Replaces an earlier analysis there. Raises StateError for unknown runs, and FileExistsError if
+    `out` holds files that no analysis wrote.
     """
     names = list(dict.fromkeys(runs)) or state.runs(store)
     if not names:
@@ -46,12 +46,12 @@ def analyse(store: ModelStore, out: Path, runs: Sequence[str] = ()) -> Path:
 
 
 def _page_name(i: int, run: str) -> str:
-    """A directory's name; the number keeps alike ones apart."""
+    """A directory's name; the number makes it unique."""
     return f"{i + 1:02d}-{run.replace('/', '_')}"
 
 
 def load(store: ModelStore, name: str) -> Run:
-    """A run of the store, as it stands; raises StateError."""
+    """A run of the store in its present state; raises StateError."""
     progress, population = state.load(store, name)
     run = run_of(
         name, progress.experiment, progress.seed, progress.history, population, progress.settings,

@@ -1,4 +1,4 @@
-"""Graphs of a multitask system: which components its paths run through, which tasks taught which.
+"""Graphs of a multitask system: the components of its paths, and the flow of knowledge.
 
 Layouts are computed here and drawn with matplotlib. Draw inside `figures.style()`.
 """
@@ -22,7 +22,7 @@ from evolution.analysis.figures import INK, ROOT_COLOUR
 from evolution.analysis.snapshots import Snapshot
 
 # Kind of component -> (place from the bottom, label); a number in a name orders within the kind.
-# A residual adapter lies before the block of its number, an unknown kind below the head.
+# A residual adapter is before the block of its number, an unknown kind below the head.
 _KINDS: Mapping[str, tuple[float, str]] = {
     "embedding": (0, "Patch embedding"),
     "cls": (1, "Class token"),
@@ -37,7 +37,7 @@ _NODE_HEIGHT = 0.5  # of a level
 
 @dataclass(slots=True)
 class Node:
-    """A component's box; columns are counted in tasks."""
+    """A component's box; the unit of columns is one task."""
 
     component: int  # its id
     level: int
@@ -46,17 +46,17 @@ class Node:
 
     @property
     def width(self) -> float:
-        """Wider where more paths run through."""
+        """Its width, larger if more paths use it."""
         return 0.78 + 0.3 * (len(self.users) - 1)
 
     def lane(self, column: int) -> float:
-        """Where the path of the task in this column crosses the box."""
+        """The point where the path of the task in this column crosses the box."""
         share = (self.users.index(column) + 0.5) / len(self.users)
         return self.x + (share - 0.5) * 0.9 * self.width
 
 
 def label_of(name: str) -> str:
-    """A component's name as a person says it; unknown names stay as they are."""
+    """A component's name for people; unknown names stay as they are."""
     kind, number = _kind(name)
     return f"{_KINDS[kind][1]} {number or ''}".strip() if kind in _KINDS else name
 
@@ -75,7 +75,7 @@ def _place(name: str) -> tuple[float, int, bool, str]:
 def layout(system: Snapshot) -> tuple[list[str], list[str], dict[int, Node]]:
     """Tasks from left to right, component names from the bottom up, nodes by component id.
 
-    Tasks stand beside those whose paths are alike from the bottom up.
+    Tasks with similar paths, from the bottom up, are neighbours.
     """
     routes = system.routes
     tasks = sorted(routes, key=lambda task: list(routes[task].components.values()))
@@ -93,7 +93,7 @@ def layout(system: Snapshot) -> tuple[list[str], list[str], dict[int, Node]]:
 
 
 def _place_level(nodes: list[Node]) -> None:
-    """Each box as near to the middle of its users as the others in its level let it."""
+    """Places each box as near to the middle of its users as its level allows."""
     nodes.sort(key=lambda node: (np.mean(node.users), node.component))
     wanted = [float(np.mean(node.users)) for node in nodes]
     apart = [(a.width + b.width) / 2 + 0.16 for a, b in pairwise(nodes)]
@@ -155,7 +155,7 @@ def _canvas(tasks: list[str], names: list[str], nodes: list[Node]) -> tuple[Axes
 
 
 def _box(axes: Axes, node: Node, colour: str) -> None:
-    axes.add_artist(  # add_patch would measure each for limits that are set anyway
+    axes.add_artist(  # add_patch would measure each for limits that are already set
         FancyBboxPatch(
             (node.x - node.width / 2 + 0.08, node.level - _NODE_HEIGHT / 2),
             node.width - 0.16, _NODE_HEIGHT, boxstyle="round,pad=0.02,rounding_size=0.08",
@@ -165,7 +165,7 @@ def _box(axes: Axes, node: Node, colour: str) -> None:
 
 
 def _route(route: Sequence[Node], column: int, colour: str) -> PathPatch:
-    """A line from the task's name up through its boxes, upright inside each of them."""
+    """A line from the task's name up through its boxes, vertical inside each."""
     points: list[tuple[float, float]] = [(column, -0.9)]
     codes = [Curve.MOVETO]
     for node in route:
@@ -181,7 +181,7 @@ def _route(route: Sequence[Node], column: int, colour: str) -> PathPatch:
 
 
 def _readable(background: str | None) -> str:
-    """Black or white, whichever can be read on the colour."""
+    """Black or white, the one that is readable on the colour."""
     red, green, blue = to_rgb(background or ROOT_COLOUR)
     return "#101216" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "#ffffff"
 
@@ -226,7 +226,7 @@ def _arrow(
 
 
 def _name_outside(axes: Axes, name: str, angle: float) -> None:
-    """Writes a name along the ray of its place, never upside down."""
+    """Writes a name in the direction of its place, never upside down."""
     x, y = 1.06 * math.cos(angle), 1.06 * math.sin(angle)
     turned = math.cos(angle) < -1e-9
     axes.text(

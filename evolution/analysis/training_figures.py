@@ -1,4 +1,4 @@
-"""Charts of what happens within the training of children."""
+"""Charts of the training of children."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def by_step(
 ) -> Figure:
     """A chart for each task (task -> child -> points), a line for each child.
 
-    `retained` names the child of a task that is drawn black. `spread_out`: axes may be logarithmic.
+    `retained` is the child of each task that is drawn black. `spread_out`: axes may be logarithmic.
     """
     figure, charts = figures.grid(list(tasks), 2, 2.3)
     count = sum(len(curve) for children in tasks.values() for curve in children.values())

@@ -1,4 +1,4 @@
-"""Bringing a set in: read once, checked, split, and written whole or not at all."""
+"""Adds a set: reads it once, checks it, splits it, and writes it whole or not at all."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ from evolution.data.stored import (
 )
 from model_store.machine import Machine
 
-AT_ONCE = 64  # pictures that are decoded at a time
+AT_ONCE = 64  # pictures decoded at a time
 BYTES_AT_ONCE = 64 << 20
-MAX_LABEL_BYTES = 3 << 20  # of all class names: what a path spec holds
+MAX_LABEL_BYTES = 3 << 20  # of all class names, as a path spec can hold
 SHOWN_BAD = 3
 MULTI_LABEL = (
     "a picture has any number of labels here, as they came in lists, or in texts with | in them"
 )
 
-Progress = Callable[[str, int, int | None], object]  # what is done, how many pictures, of how many
+Progress = Callable[[str, int, int | None], object]  # the step, pictures done, pictures in all
 READING, COMPARING, WRITING = "reading", "comparing", "writing"
 
 
 def _silent(doing: str, done: int, total: int | None) -> None:
-    """Nobody looks."""
+    """Shows nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a user wants to add."""
+    """A set to add."""
 
     name: str
     place: str  # a path, `tfds:NAME` or `hf:NAME`
@@ -68,7 +68,7 @@ class Request:
 
 
 class Refused(DataError):
-    """A set that was checked and not added; `report` says what is in it."""
+    """A set that was checked but not added; `report` describes it."""
 
     def __init__(self, message: str, report: Report, classes: tuple[str, ...]) -> None:
         super().__init__(message)
@@ -81,7 +81,7 @@ def add(
 ) -> tuple[Card, tuple[str, ...], bool, list[str]]:
     """Adds a set: its card, its classes, whether it is new, and notes for the user.
 
-    Raises DataError; nothing is there then that was not there before.
+    Raises DataError, and then adds nothing.
     """
     folder = folder_of(request.name)
     with place.scratch() as scratch, _disk_told(scratch.parent):
@@ -114,9 +114,9 @@ def add(
 def check_again(
     place: Place, card: Card, progress: Progress = _silent
 ) -> tuple[Report, tuple[str, ...]]:
-    """Reads a stored set as a whole and checks it, which changes nothing.
+    """Reads and checks a whole stored set, and changes nothing.
 
-    Raises DataError, also where its pictures are not those that were added.
+    Raises DataError, also if its pictures are not those that were added.
     """
     seen, classes = Seen(), classes_of(place, card)
     prints = Fingerprint(classes, card.multi_label)
@@ -147,14 +147,14 @@ def check_again(
 
 
 def keep_check(place: Place, card: Card, report: Report) -> None:
-    """The set's card has the new report. Raises OSError."""
+    """Writes the new report to the set's card. Raises OSError."""
     place.replace_card(folder_of(card.name), replace(card, check=report).to_bytes())
 
 
 def _stage(
     source: Source, multi_label: bool, staged: Staged, progress: Progress
 ) -> tuple[Seen, tuple[str, ...]]:
-    """Reads the source to its end, once. Labels are numbered in the order of the classes."""
+    """Reads the whole source once. Labels are numbered in the order of the classes."""
     seen, numbers = Seen(), {name: i for i, name in enumerate(source.classes or ())}
     for found in _looked_at(source.rows() if multi_label else _of_one_class(source.rows())):
         if isinstance(found, Skipped):
@@ -204,7 +204,7 @@ def _nothing(seen: Seen) -> str:
 def _looked_at(
     rows: Iterable[Row | Skipped],
 ) -> Iterator[tuple[Row, Facts] | Skipped]:
-    """The rows in order, each picture decoded once, in several threads."""
+    """The rows in order; decodes each picture once, in several threads."""
     with ThreadPoolExecutor(Machine().cores()) as pool:
         for block in _blocks(rows):
             yield from pool.map(_look, block)
@@ -252,7 +252,7 @@ def _told(finding: Finding, report: Report) -> str:
 
 
 def flag_of(finding: Finding, report: Report) -> str:
-    """What overrides a dangerous finding."""
+    """The option that allows a dangerous finding."""
     if finding.name == "bad":
         share = report.bad / (report.pictures + report.bad)
         return f"--max-bad {np.ceil(share * 100) / 100:g}"

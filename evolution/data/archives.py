@@ -1,7 +1,7 @@
-"""ZIP and TAR: unpacked beside the set that is made of them, within bounds.
+"""Unpacks ZIP and TAR archives into a scratch folder, within bounds.
 
-The law: nothing is written outside the folder given, no member but plain files and folders is
-taken, and what is written is counted while it is written, whatever the archive says of itself.
+The law: nothing is written outside the given folder. Only plain files and folders are unpacked. The
+bytes are counted while they are written; sizes in the archive are not trusted.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from evolution.data.errors import DataError
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 MAX_MEMBERS = 20_000_000
-# Pictures hardly shrink, so an archive that grows more than this is none of pictures.
+# Pictures hardly compress, so an archive that grows more than this does not hold pictures.
 MAX_GROWTH = 100
-FREE_BYTES = 1 << 30  # that any archive may unpack to
+FREE_BYTES = 1 << 30  # any archive may unpack to this size
 PIECE = 1 << 20
 MAX_NAME = 1000  # characters of a member's path
-# Of members that cannot lie beside each other, or at all, in this system's folders.
+# Errors of member names that this file system does not allow, or not together.
 UNWRITABLE = (
     errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ,
 )  # fmt: skip
 
 
 def is_archive(path: Path) -> bool:
-    """By its name."""
+    """Whether the name is that of an archive."""
     return path.name.lower().endswith(ENDINGS)
 
 
@@ -56,7 +56,7 @@ def unpack(archive: Path, into: Path) -> None:
         zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError,
         NotImplementedError, RuntimeError,
     ) as error:  # fmt: skip
-        # RuntimeError: encrypted; NotImplementedError: a compression that Python has not
+        # RuntimeError: encrypted; NotImplementedError: a compression that Python does not have
         raise DataError(
             f"{archive}: expected a ZIP or TAR that can be read, found: {error}; pack it again, "
             "without a password"
@@ -83,7 +83,7 @@ def _unwritable(archive: Path, name: str, why: str) -> DataError:
 
 
 def _write(archive: Path, stream: IO[bytes], target: Path, limit: int) -> int:
-    """Copies a member; how many bytes may still come."""
+    """Copies a member; the number of bytes that may still be written."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as file:
         while piece := stream.read(PIECE):

@@ -17,7 +17,7 @@ SCHEMES = ("s3://", "gs://", "az://")
 
 
 def is_url(text: str) -> bool:
-    """Whether it names something in an object store."""
+    """Whether a place is in an object store."""
     return text.startswith(SCHEMES)
 
 
@@ -41,7 +41,7 @@ class Buckets:
 
 
 class Bucket:
-    """The objects below a URL. Where the object store does not answer, calls raise DataError."""
+    """The objects below a URL. Calls raise DataError if the object store does not answer."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -51,7 +51,7 @@ class Bucket:
             raise self._failed("opening it", error) from None
 
     def read(self, key: str, most: int) -> bytes | None:
-        """An object's bytes, None if there is none; ValueError if it has more than `most`."""
+        """An object's bytes; None if it is missing; ValueError if it has more than `most`."""
         try:
             found = obstore.get(self._store, key)
             if found.meta["size"] > most:
@@ -73,7 +73,7 @@ class Bucket:
         return _Object(self, key, size)
 
     def part(self, key: str, start: int, length: int) -> bytes:
-        """Bytes of an object from `start` on, which it has."""
+        """Bytes of an object from `start` on."""
         try:
             return bytes(obstore.get_range(self._store, key, start=start, length=length))
         except BaseError as error:
@@ -88,7 +88,7 @@ class Bucket:
         return [prefix.rstrip("/").rpartition("/")[2] for prefix in found["common_prefixes"]]
 
     def create(self, key: str, source: Path | bytes) -> bool:
-        """Writes an object; False if there is one of this name."""
+        """Writes an object; False if the name is in use."""
         try:
             obstore.put(self._store, key, source, mode="create")
         except AlreadyExistsError:
@@ -98,7 +98,7 @@ class Bucket:
         return True
 
     def replace(self, key: str, data: bytes) -> None:
-        """Writes an object, whatever was there."""
+        """Writes an object, or replaces it."""
         try:
             obstore.put(self._store, key, data)
         except BaseError as error:
@@ -112,7 +112,7 @@ class Bucket:
             raise self._failed(f"listing {prefix}", error) from None
 
     def delete(self, keys: list[str]) -> None:
-        """Deletes objects in this order; those that are not there are left out."""
+        """Deletes objects in this order; missing ones are skipped."""
         for key in keys:
             try:
                 obstore.delete(self._store, key)

@@ -1,7 +1,7 @@
-"""What a set holds, what is wrong with it, and which of that is too dangerous to train on.
+"""Describes a set, finds its faults, and decides which are too dangerous to train on.
 
-A finding is dangerous if an accuracy measured on the set would deceive, or training could not work.
-Each has a name, under which it can be allowed.
+A finding is dangerous if an accuracy measured on the set would be misleading, or if training could
+not work. Each finding has a name, by which a user can allow it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_BAD = 0.01  # of all pictures
 MAX_LEAK = 0.01  # of the validation or test pictures
 MAX_CONSTANT = 0.05
 MAX_CLASSES = 10_000
-ACCURACY = 0.9  # at which intervals are told
+ACCURACY = 0.9  # the example for which intervals are given
 KIND = {"train": "training"}  # of a picture, where it is not called as its split
 
 
@@ -40,7 +40,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a check found, as it is kept in the card."""
+    """The result of a check, as it is kept in the card."""
 
     pictures: int
     classes: int
@@ -53,10 +53,10 @@ class Report:
     bad: int
     bad_names: list[str]  # the first, with their reasons
     duplicates: Mapping[str, int]  # pictures that repeat another: within, across, in other classes
-    # Quality on the test split of an answer that is always the same: accuracy of the commonest
-    # class; with several labels the mean average precision of equal probabilities.
+    # Quality on the test split of one fixed answer: the accuracy of the most common class; with
+    # several labels the mean average precision of equal probabilities.
     majority: float
-    # Split -> where an accuracy of ACCURACY may really be; with several labels none.
+    # Split -> the interval of an accuracy of ACCURACY; empty with several labels.
     intervals: Mapping[str, list[float]]
     findings: list[Finding] = field(default_factory=list)
     multi_label: bool = False
@@ -64,12 +64,12 @@ class Report:
     unlabelled: Mapping[str, int] = field(default_factory=dict[str, int])  # split -> without any
 
     def in_split(self, split: str) -> int:
-        """How many pictures there are in it."""
+        """The number of pictures in it."""
         return self.in_splits.get(split, sum(self.counts[split]))
 
     @property
     def dangers(self) -> list[Finding]:
-        """The findings that stop."""
+        """The findings that stop a command."""
         return [finding for finding in self.findings if finding.dangerous]
 
     def to_json(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def check(
     multi_label: bool = False,
     max_bad: float = MAX_BAD,
 ) -> Report:
-    """What the pictures of a set are; `splits` and `groups` [n] as made by their modules."""
+    """The report of a set; `splits` and `groups` [n] come from their modules."""
     rows, given = seen.given()
     counts = {
         split: np.bincount(given[splits[rows] == i], minlength=len(classes)).tolist()
@@ -136,8 +136,8 @@ def _sizes(shapes: Counter[tuple[int, int]]) -> dict[str, Any]:
 def _repeated(
     seen: Seen, splits: NDArray[np.int8], groups: NDArray[np.int64]
 ) -> dict[str, list[int]]:
-    """Rows that show the same as one before them in their split; that one in training shows too
-    (of the other splits); that one of another class, or with other labels, shows."""
+    """Rows that repeat another row: within their split, one of the training split, or one of
+    another class or with other labels."""
     inside: set[tuple[int, int]] = set()
     first_labels: dict[int, tuple[int, ...]] = {}
     trained = set(groups[splits == TRAIN].tolist())
@@ -218,7 +218,7 @@ def _about_classes(report: Report, classes: tuple[str, ...]) -> list[Finding]:
 
 
 def _alike(classes: tuple[str, ...]) -> list[list[str]]:
-    """Names that a reader takes for one: they stay apart, as they came."""
+    """Groups of names that look the same to a reader; they stay different classes."""
     groups: dict[str, list[str]] = {}
     for name in classes:
         folded = unicodedata.normalize("NFKC", name).casefold()
@@ -232,8 +232,7 @@ def _words(report: Report) -> tuple[str, str]:
 
 
 def _tells(report: Report, counts: NDArray[np.int64], pictures: int) -> bool:
-    """Whether something tells pictures apart: two classes, or a label that some have and others
-    have not."""
+    """Whether there is something to learn: two classes, or a label that only some pictures have."""
     if report.multi_label:
         return bool(((counts > 0) & (counts < pictures)).any())
     return int(np.count_nonzero(counts)) > 1
@@ -275,5 +274,5 @@ def _about_pictures(report: Report, max_bad: float) -> list[Finding]:
 
 
 def refused(report: Report, allowed: Collection[str]) -> list[Finding]:
-    """The dangers that were not allowed."""
+    """The dangerous findings that the user did not allow."""
     return [finding for finding in report.dangers if finding.name not in allowed]

@@ -1,4 +1,4 @@
-"""`munet data`: brings a user's own pictures in, and looks after them."""
+"""`munet data`: adds a user's own pictures, lists, checks and removes them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from evolution.data.places import Place
     from evolution.data.stored import Card
 
-# What reads pictures takes seconds to load: commands import it when they run, not for their help.
+# The readers of pictures take seconds to load, so commands import them when they run.
 ERRORS = (DataError,)
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The set's name, and its task's.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the set and its task.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
 
 
@@ -50,27 +50,27 @@ def add(
         ),
     ],
     licence: Annotated[
-        str, typer.Option(help="Under which they may be used; published with the task.")
+        str, typer.Option(help="Licence of the pictures; published with the task.")
     ] = "",
     source: Annotated[
-        str, typer.Option(help="Where they come from; published with the task.")
+        str, typer.Option(help="Source of the pictures; published with the task.")
     ] = "",
-    image_column: Annotated[str | None, typer.Option(help="Of a table.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Of a table.")] = None,
-    split_column: Annotated[str | None, typer.Option(help="Of a table.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Column of pictures.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of classes.")] = None,
+    split_column: Annotated[str | None, typer.Option(help="Column of splits.")] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder that a table's paths are relative to.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of splits that are made.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="For splits that are made here.")] = 0,
     max_bad: Annotated[
         float, typer.Option(min=0, max=1, help="Share of pictures that may be unusable.")
     ] = 0.01,
     allow: Annotated[
         list[str] | None,
-        typer.Option(metavar="FINDING", help="Add it in spite of this danger; may be repeated."),
+        typer.Option(metavar="FINDING", help="Add it despite this finding; may be repeated."),
     ] = None,
 ) -> None:
-    """Adds pictures as a data set, checked and split."""
+    """Adds pictures as a data set: checks and splits them."""
     from evolution.data import adding, printing
     from evolution.data.opening import Asked
     from evolution.data.tables import Columns
@@ -104,7 +104,7 @@ def add(
 
 @app.command("ls")
 def list_sets(as_json: AsJson = False) -> None:
-    """Lists the data sets that are there."""
+    """Lists the data sets."""
     from evolution.data import printing
     from evolution.data.stored import cards
 
@@ -123,7 +123,7 @@ def list_sets(as_json: AsJson = False) -> None:
 
 @app.command()
 def show(name: Name, as_json: AsJson = False) -> None:
-    """Shows a data set as it was checked last."""
+    """Shows a data set and its last check."""
     from evolution.data import printing
     from evolution.data.stored import classes_of
 
@@ -137,7 +137,7 @@ def show(name: Name, as_json: AsJson = False) -> None:
 
 @app.command()
 def check(name: Name) -> None:
-    """Reads all of a data set again and says what is in it; exit code 1 for dangers."""
+    """Reads and checks a whole data set again; exit code 1 for dangerous findings."""
     from evolution.data import adding, printing
 
     where = _place()
@@ -145,14 +145,14 @@ def check(name: Name) -> None:
     with _progress() as progress:
         report, classes = adding.check_again(where, card, progress)
     printing.print_report(_console(), report, classes)
-    adding.keep_check(where, card, report)  # last: where it cannot be kept, it has been told
+    adding.keep_check(where, card, report)  # last: it was printed already, if it cannot be kept
     if report.dangers:
         raise typer.Exit(1)
 
 
 @app.command()
 def rm(name: Name) -> None:
-    """Removes a data set, or what is left of one; what was trained on it stays."""
+    """Removes a data set, also a broken one; tasks trained on it stay."""
     from evolution.data.stored import folder_of
 
     where = _place()
@@ -188,7 +188,7 @@ def _print_json(value: object) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int | None], object]]:
-    """One line that counts, on a terminal."""
+    """A line with a counter, on a terminal."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,11 +1,11 @@
-"""Which pictures show the same: equal bytes, or the same picture encoded or scaled differently.
+"""Finds pictures that show the same: equal bytes, or another encoding or scale.
 
-The law: two pictures are the same if their difference hashes differ in at most NEAR_BITS of 64, no
-cell of their 8 x 8 thumbnails differs by more than NEAR_LEVELS, and the thumbnails differ by less
-than what is in them: by NEAR_SHARE of their contrast, as a root of mean squares, or by NOISE. So
-two plain pictures of one colour, as of open sea, are not the same. What is the same as the same is
-the same. Each picture is held against its LOOKED next ones in each of ORDERS orders of the hashes,
-so the work grows with the number of pictures, not with its square.
+The law: two pictures are the same if three conditions hold. Their difference hashes differ in at
+most NEAR_BITS of 64. No cell of their 8 x 8 thumbnails differs by more than NEAR_LEVELS. The root
+mean square of the thumbnails' difference is at most NEAR_SHARE of their contrast, or NOISE. So two
+almost uniform pictures, as of open sea, are not the same. If A and B are the same, and B and C, so
+are A and C. Each picture is compared with its LOOKED next ones in each of ORDERS orders of the
+hashes, so the work grows with the number of pictures, not with its square.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from evolution.data.staging import Seen
 NEAR_BITS = 12
 NEAR_LEVELS = 12  # of 255
 NEAR_SHARE = 0.6
-NOISE = 0.4  # levels: what rounding makes
+NOISE = 0.4  # levels, from rounding
 LOOKED = 8
-ORDERS = 16  # each begins with another bit of the hash: those before it may differ
+ORDERS = 16  # each begins with another bit of the hash; the bits before it may differ
 _AT_ONCE = 1 << 15  # thumbnails compared at a time
 
 
@@ -29,7 +29,7 @@ def groups_of(seen: Seen) -> NDArray[np.int64]:
     hashes, thumbs = seen.looks()
     parent, first = np.arange(len(hashes)), _first_of_equal(seen)
     _join(parent, first, parent.copy())
-    rows = np.unique(first)  # what is equal need not be compared again
+    rows = np.unique(first)  # equal ones need not be compared again
     turn = np.uint64(64 // ORDERS)
     turned = hashes[rows]
     for _ in range(ORDERS):
@@ -52,7 +52,7 @@ def _near(
     hashes: NDArray[np.uint64],
     thumbs: NDArray[np.uint8],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Those of the pairs that are near."""
+    """The pairs that are near each other."""
     close = np.bitwise_count(hashes[a] ^ hashes[b]) <= NEAR_BITS
     a, b = a[close], b[close]
     near = np.zeros(len(a), bool)
@@ -63,7 +63,7 @@ def _near(
 
 
 def _alike(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Of thumbnails [n, cells * 3] and others [n]."""
+    """Whether thumbnails [n, cells * 3] are near others."""
     shape = (len(one), -1, 3)
     a, b = one.reshape(shape).astype(np.float32), other.reshape(shape).astype(np.float32)
     level = np.abs(a - b).max((1, 2), initial=0) <= NEAR_LEVELS

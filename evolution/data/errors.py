@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 
 class DataError(Exception):
-    """Data that cannot be used: what was expected and found, what to do; at most five lines."""
+    """Data that cannot be used. Says what was expected, found, and to do, in at most five lines."""
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
-    """Names for a message: the first few, and how many more there are; each on one line."""
+    """Names for a message: the first few, and the number of the rest."""
     shown = ", ".join(repr(name)[1:-1] if "\n" in name else name for name in names[:most])
     return shown + (f" and {len(names) - most:,} more" if len(names) > most else "")
 

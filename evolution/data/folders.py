@@ -1,8 +1,8 @@
 """A folder of class folders, with or without train, validation and test above them.
 
-The law: a class is named as its folder, to the letter, and is a class though no picture of it can
-be used; any plain file that lies in it, however deep, is a picture of that class, or is named as
-one that cannot be used. Hidden files are left out. What lies beside the class folders is named.
+The law: the name of a class is exactly that of its folder. A folder is a class even if no picture
+in it can be used. Any plain file in it, at any depth, is a picture of that class, or is reported as
+unusable. Hidden files are left out. Other files next to the class folders are reported.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LEFT_OUT = {"__macosx", "thumbs.db", "desktop.ini"}  # what systems add to folde
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, by name, without what is hidden."""
+    """The visible entries of a folder, by name."""
     with os.scandir(folder) as found:
         kept = [e for e in found if not e.name.startswith(".") and e.name.lower() not in LEFT_OUT]
     return sorted(kept, key=lambda entry: entry.name)
@@ -59,7 +59,7 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def below_wrappers(folder: Path) -> Path:
-    """The folder that holds more than one further folder: archives often wrap everything in one."""
+    """The first folder with more than one entry: archives often wrap everything in one folder."""
     inner = folders_in(folder)
     while len(inner) == 1 and len(entries(folder)) == 1 and folders_in(inner[0]):
         if split_named(inner[0].name):
@@ -137,7 +137,7 @@ def _parts(top: Path, within: list[Path]) -> list[tuple[str | None, dict[str, Pa
 
 
 def files_in(folder: Path) -> list[str]:
-    """The names of what lies directly in a folder and is none."""
+    """The names of entries that are not folders."""
     return [entry.name for entry in entries(folder) if not _is_folder(entry)]
 
 

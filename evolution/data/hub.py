@@ -17,7 +17,7 @@ from evolution.data.rows import SPLITS, Source, joined, split_named
 from evolution.data.tables import ROWS_AT_ONCE, Columns, Record, Table, source_of, table_source
 
 LIBRARY = "datasets"
-SAVED = ("dataset_dict.json", "state.json")  # files of what the library itself saved
+SAVED = ("dataset_dict.json", "state.json")  # files that the library itself saves
 
 
 def hub_files(folder: Path) -> list[Path]:
@@ -48,7 +48,7 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def split_of(file: Path) -> str | None:
-    """The split that a file's name says it is of."""
+    """The split in a file's name."""
     return split_named(file.stem.partition("-")[0]) or split_named(file.parent.name)
 
 
@@ -65,7 +65,7 @@ def hub_source(name: str, columns: Columns) -> Source:
 
 
 def _loaded_source(name: str, columns: Columns, dataset: str, **how: Any) -> Source:
-    """What the library makes of a name, or of a folder that it saved or understands."""
+    """The data set that the library loads, by name or from a folder."""
     try:
         datasets: Any = importlib.import_module(LIBRARY)
     except ImportError:
@@ -93,7 +93,7 @@ def _loaded_source(name: str, columns: Columns, dataset: str, **how: Any) -> Sou
 
 
 def _part(datasets: Any, name: str, columns: Columns, split: str, data: Any) -> Source:
-    """A split, its pictures as the bytes they are stored as."""
+    """A split with its pictures as stored bytes."""
     features = dict(data.features)
     images = [column for column, kind in features.items() if isinstance(kind, datasets.Image)]
     inner = {column: _inner(kind) for column, kind in features.items()}
@@ -113,7 +113,7 @@ def _part(datasets: Any, name: str, columns: Columns, split: str, data: Any) -> 
                 for record in embedded(batch).to_pylist():
                     yield f"{split} {number}", record
                     number += 1
-        except Exception as error:  # files that it names and that are not there
+        except Exception as error:  # missing files
             raise _failed(name, error) from error
 
     table = Table(Path(name), tuple(features), records, classes, len(data), lists)
@@ -126,7 +126,7 @@ def _part(datasets: Any, name: str, columns: Columns, split: str, data: Any) -> 
 
 
 def _inner(kind: Any) -> Any:
-    """What a list holds, in each of the forms that the library has had for lists; else itself."""
+    """The elements' feature of a list, in any form of the library; else the feature itself."""
     return kind[0] if isinstance(kind, list) and kind else getattr(kind, "feature", kind)
 
 

@@ -1,10 +1,10 @@
-"""Parquet files as the Hugging Face Hub has them, and its library `datasets` reads and writes them.
+"""Parquet files in the layout of the Hugging Face Hub and its library `datasets`.
 
 data/train-00000-of-00002.parquet   image: struct<bytes: binary, path: string>, label: int64
 schema metadata, key `huggingface`  {"info": {"features": {"image": {"_type": "Image"},
                                      "label": {"names": [...], "_type": "ClassLabel"}}}}
 
-Of several labels a picture, label: list<int64>
+With several labels a picture, label: list<int64>
                                      "label": {"feature": {"names": …}, "_type": "Sequence"}
 """
 
@@ -18,14 +18,14 @@ import pyarrow as pa
 
 METADATA = b"huggingface"
 IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-# A row group is what is read at once, to get at one of its pictures or at all of them.
+# A row group is read as a whole, for one of its pictures or for all.
 ROWS_A_GROUP = 100
 BYTES_A_GROUP = 1 << 20
-BYTES_A_SHARD = 256 << 20  # a bucket takes it from memory
+BYTES_A_SHARD = 256 << 20  # held in memory for a bucket
 
 
 def schema_of(classes: Sequence[str], multi_label: bool = False) -> pa.Schema:
-    """The schema of a set with these classes, one a picture or any number of them."""
+    """The schema of a set with these classes: one a picture, or any number."""
     label: dict[str, Any] = {"names": list(classes), "_type": "ClassLabel"}
     if multi_label:
         label = {"feature": label, "_type": "Sequence"}
@@ -42,7 +42,7 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def classes_in(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
-    """The names of a column's classes, also of one of lists; None where the schema tells none."""
+    """The class names of a column, also of lists; None if the schema has none."""
     try:
         told: Any = json.loads((schema.metadata or {})[METADATA])
         feature = told["info"]["features"][column]

@@ -1,4 +1,4 @@
-"""What a user names with --from, as a source: by its prefix, its name and what lies in it."""
+"""Opens the place given with --from as a source: by its prefix, name and content."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ TFDS, HUB = "tfds:", "hf:"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """How a table is to be read."""
+    """How to read a table."""
 
     columns: Columns = field(default_factory=Columns)
-    images: Path | None = None  # what paths in it are relative to; None: the table's folder
+    images: Path | None = None  # its paths are relative to this; None: the table's folder
 
 
 def open_source(place: str, asked: Asked, scratch: Path) -> Source:
@@ -58,7 +58,7 @@ def open_source(place: str, asked: Asked, scratch: Path) -> Source:
 
 
 def public_name(place: str) -> str:
-    """What may be told to all of where a set comes from: a name, never a path of this machine."""
+    """The public name of a place, never a path of this machine."""
     prefix, _, name = place.partition(":")
     named = f"{prefix}:" in (TFDS, HUB) and not Path(name).expanduser().exists()
     return place if named else ""
@@ -96,7 +96,7 @@ def _tables_in(folder: Path) -> list[Path]:
 
 
 def _tables_of_splits(top: Path) -> list[tuple[Path, str | None]]:
-    """One table beside the pictures in each folder of a split, as `train/metadata.csv`."""
+    """One table in the folder of each split, as `train/metadata.csv`."""
     places = folders_in(top)
     found = [(table, split_named(p.name)) for p in places for table in _tables_in(p)]
     splits = [split for _, split in found]
@@ -109,7 +109,7 @@ def _together(tables: list[tuple[Path, str | None]], asked: Asked) -> Source:
 
 
 def _folder_with_table(folder: Path, table: Path, asked: Asked) -> Source:
-    """The table if it tells pictures and classes, else the class folders beside it."""
+    """The table if it has pictures and classes, else the class folders next to it."""
     if not folders_in(table.parent) or has_columns(table, asked.columns):
         return table_source(table, asked.columns, asked.images)
     return folder_source(folder)

@@ -1,4 +1,4 @@
-"""A set as a task's data: its pictures by random access, and what a published path says of it."""
+"""A set as a task's data: its pictures by random access, and its part of a path spec."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REMEDY = "see what is wrong with it: munet data check {}"
 
 @dataclass(frozen=True, slots=True)
 class OwnData:
-    """A set that is there under a task's name."""
+    """A set with a task's name."""
 
     labels: tuple[str, ...]
     multi_label: bool
@@ -32,7 +32,7 @@ class OwnData:
 
 
 def own_data(name: str, place: Place | None = None) -> OwnData | None:
-    """The set of that name at MUNET_DATA; None if there is none. Raises DataError."""
+    """The set of that name at MUNET_DATA; None if it is missing. Raises DataError."""
     place = place or open_place()
     card = card_of(place, name)
     if card is None:
@@ -63,9 +63,9 @@ def own_data(name: str, place: Place | None = None) -> OwnData | None:
 
 
 def told_of(card: Card) -> dict[str, Any]:
-    """What a path spec says of the data that it was trained on: the essential of its check.
+    """The main results of the set's check, for path specs.
 
-    It is published with the task, so it is small, and names no folder of this machine.
+    They are published with the task, so they are short and have no folder of this machine.
     """
     report = card.check
     return {
@@ -82,7 +82,7 @@ def told_of(card: Card) -> dict[str, Any]:
 
 
 def _yardsticks(report: Report) -> dict[str, Any]:
-    """What a quality measured on the set is to be held against."""
+    """Reference values for a quality measured on the set."""
     if report.multi_label:
         return {"constant_mean_average_precision": report.majority, "unlabelled": report.unlabelled}
     between = {"of_accuracy": ACCURACY, **report.intervals}
@@ -90,13 +90,13 @@ def _yardsticks(report: Report) -> dict[str, Any]:
 
 
 def shortened(message: str) -> str:
-    """A message with its end left out where it is long."""
+    """A message without its end if it is long."""
     return message if len(message) <= LONGEST_TOLD else f"{message[: LONGEST_TOLD - 1]}…"
 
 
 @dataclass(frozen=True, slots=True)
 class _Records:
-    """Pictures as records: the label, or how many there are and each of them, then the file."""
+    """Pictures as records: the label, or the number of labels and each, then the file."""
 
     pictures: Pictures
     multi_label: bool

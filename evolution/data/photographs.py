@@ -1,8 +1,8 @@
-"""Draws photographs of four surfaces, as a folder of class folders: pictures to try things with.
+"""Draws photographs of four surfaces, as a folder of class folders, for examples.
 
-`python -m evolution.data.photographs FOLDER` draws 240 of them. They are as people's pictures are:
-of many sizes and formats, in all kinds of light, blurred and noisy, some lying on their side with a
-flag that says so (EXIF), some cut out on a transparent ground. The same seed draws the same files.
+`python -m evolution.data.photographs FOLDER` draws 240 of them. They are like people's pictures: of
+many sizes and formats, in all kinds of light, blurred and noisy. Some lie on their side with an
+EXIF flag, some are cut out on a transparent ground. The same seed draws the same files.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ SURFACES: Mapping[str, Callable[[ImageDraw.ImageDraw, int, Random], None]] = {
 def photograph(surface: str, rng: Random) -> Image.Image:
     """An upright RGB picture of one of SURFACES, of any size and in any light."""
     width, height = (int(side) for side in rng.integers(SHORTEST, LONGEST, 2))
-    size = int(1.5 * max(width, height))  # what stays after it was turned a little
+    size = int(1.5 * max(width, height))  # large enough to be turned a little
     drawn = Image.new("RGB", (size, size))
     SURFACES[surface](ImageDraw.Draw(drawn), size, rng)
     turned = drawn.rotate(rng.uniform(-12, 12), Image.Resampling.BILINEAR)
@@ -131,7 +131,7 @@ def photograph(surface: str, rng: Random) -> Image.Image:
 
 
 def _lit(pixels: NDArray[np.float32], rng: Random) -> NDArray[np.uint8]:
-    """Under a light that falls off to one side, has a tint, and makes noise."""
+    """The picture under a tinted light that falls off to one side, with noise."""
     height, width = pixels.shape[:2]
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     angle = rng.uniform(0, 2 * np.pi)
@@ -158,7 +158,7 @@ def save(picture: Image.Image, path: Path, rng: Random) -> Path:
 
 
 def _cut_out(picture: Image.Image) -> Image.Image:
-    """Its middle on a transparent ground, which is black where nobody sees it."""
+    """Its middle on a transparent ground, which is black under the transparency."""
     shape = Image.new("L", picture.size, 0)
     width, height = picture.size
     ImageDraw.Draw(shape).ellipse((width * 0.03, height * 0.03, width * 0.97, height * 0.97), 255)
@@ -180,12 +180,12 @@ def draw(folder: Path, each: int = EACH, seed: int = 0) -> list[Path]:
 
 def main(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Where a folder a class is made.")
+        Path, typer.Argument(metavar="FOLDER", help="Gets one folder for each class.")
     ],
     each: Annotated[int, typer.Option(min=1, help="Pictures of each class.")] = EACH,
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same.")] = 0,
 ) -> None:
-    """Draws photographs of four surfaces, to try things with."""
+    """Draws photographs of four surfaces, for examples."""
     files = draw(folder, each, seed)
     typer.echo(f"drew {len(files)} pictures of {', '.join(SURFACES)} in {folder}")
 

@@ -1,7 +1,7 @@
-"""What one picture's bytes hold: pixels by the decoder of training and serving, and facts of them.
+"""Pixels of one picture, by the decoder of training and serving, and facts about it.
 
-Which files can be used is decided by that decoder alone. Everything else that is told of a picture
-(mode, transparency, orientation) comes from its header.
+That decoder alone decides which files can be used. Other facts (mode, transparency, orientation)
+come from the file's header.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from vit.decode import look
 from vit.pictures.errors import ImageError
 
 MAX_PIXELS = 4096 * 4096  # the gateway's own limit, unless it is set higher
-# Pictures of formats that the decoder leaves out, as it names them at the end of its message.
+# Formats that the decoder does not support, as at the end of its message.
 CONVERTIBLE = (
     "a TIFF", "an AVIF", "a HEIC", "a JPEG XL", "a JPEG 2000", "an icon (ICO)",
     "a Photoshop file", "an SVG",
 )  # fmt: skip
 REMEDY = "; save it as PNG or JPEG"
-THUMB = 8  # a side of what near-duplicates are told by
+THUMB = 8  # side of the thumbnails that find near-duplicates
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a check needs of one picture."""
+    """The facts about a picture for a check."""
 
     width: int  # as decoded
     height: int
@@ -43,9 +43,9 @@ class Facts:
 
 
 def pixels_of(encoded: bytes) -> NDArray[np.uint8]:
-    """A file's bytes as training and the gateway see them, [h, w, 3].
+    """The pixels of a file as training and the gateway see them, [h, w, 3].
 
-    Raises ImageError for what cannot be decoded.
+    Raises ImageError for a file that cannot be decoded.
     """
     return decode_image(encoded, 3)
 

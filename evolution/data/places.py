@@ -1,7 +1,7 @@
-"""Where sets lie: a folder or an object store. The law: a set is there as a whole or not at all.
+"""The place of sets: a folder or an object store. The law: a set is there whole or not at all.
 
-In a folder it is written beside and renamed; in an object store its card is written last, and what
-has no card is no set. Two that add one name at the same time: one of them is refused.
+In a folder a set is written under a temporary name and renamed. In an object store its card is
+written last, and without a card there is no set. If two commands add one name, one is refused.
 
     MUNET_DATA   a folder or URL (s3://bucket/prefix, gs://…, az://…)
 """
@@ -26,17 +26,17 @@ VARIABLE = "MUNET_DATA"
 DEFAULT = "~/.local/share/munet/data"
 CARD = "card.json"
 MAX_CARD_BYTES = 64 << 20
-_SCRATCH = "~"  # before the names of what is being written: no set's name has it
+_SCRATCH = "~"  # begins the names of unfinished sets; no set's name has it
 _LOCK = "lock"
 
 
 class Place(Protocol):
-    """Sets by name, each a folder of files with a card among them."""
+    """Sets by name, each a folder of files with a card."""
 
     def __str__(self) -> str: ...
 
     def names(self) -> list[str]:
-        """The folders of the sets that are there."""
+        """The folders of the sets."""
         ...
 
     def card(self, name: str) -> bytes | None:
@@ -44,28 +44,28 @@ class Place(Protocol):
         ...
 
     def open(self, name: str, file: str) -> Any:
-        """What pyarrow reads a file of a set from. Raises FileNotFoundError."""
+        """A file of a set, for pyarrow. Raises FileNotFoundError."""
         ...
 
     def scratch(self) -> Any:
-        """A context: a new folder to write a set into, gone at its end."""
+        """A context with a new folder for writing a set; removed at the end."""
         ...
 
     def publish(self, folder: Path, name: str) -> bool:
-        """Makes the folder's content the set of that name; False if there is one already."""
+        """Makes the folder's content the set of that name; False if the name is in use."""
         ...
 
     def replace_card(self, name: str, data: bytes) -> None:
-        """Another card for a set that is there."""
+        """Replaces the card of a set."""
         ...
 
     def remove(self, name: str) -> bool:
-        """Takes a set away, or what is left of one; False if there is nothing."""
+        """Removes a set, also a broken one; False if there is nothing."""
         ...
 
 
 def open_place(place: str | None = None) -> Place:
-    """The place given, or that of MUNET_DATA, or the default. Raises DataError."""
+    """The given place, or that of MUNET_DATA, or the default. Raises DataError."""
     place = place or os.environ.get(VARIABLE) or DEFAULT
     if is_url(place):
         return BucketPlace(place)
@@ -102,7 +102,7 @@ class FolderPlace:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """As of Place; locked meanwhile, so that what a dead process left can be told from it."""
+        """As of Place; holds a lock, so that leftovers of dead processes can be recognised."""
         self.root.mkdir(parents=True, exist_ok=True)
         self._sweep()
         folder = self.root / f"{_SCRATCH}{os.getpid()}-{secrets.token_hex(4)}"
@@ -141,7 +141,7 @@ class FolderPlace:
             os.replace(folder / CARD, self.root / name / CARD)
 
     def remove(self, name: str) -> bool:
-        """As of Place; renamed first, so that nobody finds half of it."""
+        """As of Place; renames it first, so that no reader finds half of it."""
         if not (self.root / name).exists():
             return False
         with self.scratch() as folder:
@@ -153,7 +153,7 @@ class FolderPlace:
 
 
 def _make_durable(path: Path) -> None:
-    """What was written to a file or folder outlives the machine's end."""
+    """Makes the content of a file or folder durable."""
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
@@ -189,7 +189,7 @@ class BucketPlace:
             yield Path(folder)
 
     def publish(self, folder: Path, name: str) -> bool:
-        """As of Place; what an interrupted one left is replaced by removing it first."""
+        """As of Place; leftovers of an interrupted command must be removed first."""
         if self.card(name) is not None:
             return False
         written: list[str] = []
@@ -213,7 +213,7 @@ class BucketPlace:
         self._bucket.replace(f"{name}/{CARD}", data)
 
     def remove(self, name: str) -> bool:
-        """As of Place; the card first, so that nobody finds half of it."""
+        """As of Place; removes the card first, so that no reader finds half of it."""
         card = f"{name}/{CARD}"
         found = sorted(self._bucket.keys(f"{name}/"), key=lambda key: key != card)
         self._bucket.delete(found)

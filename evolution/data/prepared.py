@@ -1,7 +1,7 @@
 """Data sets of TensorFlow Datasets (TFDS): prepared on this machine, or by a user's own builder.
 
-    tfds:NAME       prepared below TFDS_DATA_DIR; a benchmark's with its published splits
-    tfds:FOLDER     prepared, wherever it lies
+    tfds:NAME       prepared below TFDS_DATA_DIR; a benchmark's set has its published splits
+    tfds:FOLDER     prepared, in any folder
     tfds:FILE.py    the file of a builder, which is run
 
 Records are read one after the other, without TensorFlow.
@@ -29,10 +29,11 @@ Parse = Callable[[bytes], Mapping[str, Any]]
 
 
 def prepared_source(name: str, scratch: Path) -> Source:
-    """The pictures of a name, folder or builder; what must be prepared is below the new folder
-    `scratch`. Raises DataError.
+    """The pictures of a name, folder or builder, prepared in the new folder `scratch` if needed.
+
+    Raises DataError.
     """
-    # It takes seconds to load.
+    # TFDS takes seconds to load.
     from evolution.examples import TaskError
     from evolution.prepare import PreparationError, default_data_dir, prepared_by
     from evolution.tasks import SHIPPED, is_published, prepared_builder
@@ -53,7 +54,7 @@ def prepared_source(name: str, scratch: Path) -> Source:
 
 
 def _published_source(name: str, places: tuple[Path, ...]) -> Source:
-    """With the splits and classes of the benchmark that has it."""
+    """A set with the splits and classes of its benchmark."""
     from evolution.tasks import prepared_examples
 
     labels, examples = prepared_examples(name, places)
@@ -74,7 +75,7 @@ def _published_source(name: str, places: tuple[Path, ...]) -> Source:
 
 
 def _source(name: str, builder: DatasetBuilder) -> Source:
-    """With the splits that it has."""
+    """A set with its own splits."""
     splits = {part: split for part in builder.info.splits if (split := split_named(part))}
     if not splits or len(set(splits.values())) < len(splits):
         raise DataError(
@@ -113,7 +114,7 @@ def _parser(name: str, builder: DatasetBuilder) -> tuple[Parse, tuple[str, ...],
     """Reads picture and class of a record; names of classes; whether a picture has several."""
     import tensorflow_datasets as tfds
 
-    told: Any = builder.info.features  # TFDS' types do not tell that it is a mapping
+    told: Any = builder.info.features  # TFDS' types do not say that it is a mapping
     features = dict(told.items())
     keys: Any = builder.info.supervised_keys or ("image", "label")
     image, label = (features.get(key) for key in keys[:2])
@@ -140,7 +141,7 @@ def _parser(name: str, builder: DatasetBuilder) -> tuple[Parse, tuple[str, ...],
 
 
 def _in_folder(folder: Path) -> DatasetBuilder:
-    """Of the folder of a version, or of the newest version below it."""
+    """The builder of the folder of a version, or of the newest version below it."""
     import tensorflow_datasets as tfds
 
     found = sorted(folder.glob(f"**/{INFO}"))
@@ -207,7 +208,7 @@ def _by_number(read: Callable[[Any], Any], count: int) -> Iterator[bytes]:
 
 
 def _tfrecords(file: Path) -> Iterator[bytes]:
-    """Length (8 bytes), checksum (4), record, checksum (4); the checksums are not looked at."""
+    """Length (8 bytes), checksum (4), record, checksum (4); the checksums are not checked."""
     with file.open("rb") as stream:
         while head := stream.read(12):
             length = int.from_bytes(head[:8], "little")
@@ -215,6 +216,6 @@ def _tfrecords(file: Path) -> Iterator[bytes]:
             if len(record) < length or len(head) + len(stream.read(4)) < 16:
                 raise DataError(
                     f"{file}: expected records of TFDS, found one that is cut off or too large at "
-                    f"byte {stream.tell():,}; prepare the data set anew"
+                    f"byte {stream.tell():,}; prepare the data set again"
                 )
             yield record

@@ -1,4 +1,4 @@
-"""What a user sees of a set: tables that fit 80 columns."""
+"""Prints sets: tables that fit 80 columns."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from evolution.data.check import ACCURACY, Report
 from evolution.data.rows import SPLITS
 from evolution.data.stored import Card
 
-CLASSES = 12  # that are shown, one a line
+CLASSES = 12  # to show, one a line
 NAMES = 5
 SHORT = {"validation": "valid."}
 
 
 def grid() -> Table:
-    """Two columns without lines: what, and how much."""
+    """A table of two columns without lines."""
     made = Table.grid(padding=(0, 2))
     made.add_column(style="bold", no_wrap=True)
     made.add_column(overflow="fold")
@@ -25,7 +25,7 @@ def grid() -> Table:
 
 
 def print_card(console: Console, card: Card, classes: tuple[str, ...]) -> None:
-    """A set as it is stored, and what is in it."""
+    """Prints a stored set and its content."""
     facts = grid()
     facts.add_row("data set", card.name)
     facts.add_row("from", Text(card.place))
@@ -45,7 +45,7 @@ def print_card(console: Console, card: Card, classes: tuple[str, ...]) -> None:
 def print_report(
     console: Console, report: Report, classes: tuple[str, ...], facts: Table | None = None
 ) -> None:
-    """What a check found, below the rows of `facts`."""
+    """Prints the result of a check, after the rows of `facts`."""
     facts = facts or grid()
     facts.add_row("pictures", _pictures(report))
     facts.add_row("sizes", _sizes(report))
@@ -111,7 +111,7 @@ def _print_classes(console: Console, report: Report, classes: tuple[str, ...]) -
 
 
 def one_line(name: str) -> str:
-    """A class name with what would break a line made visible."""
+    """A class name with visible line breaks."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
 
 

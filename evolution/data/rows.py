@@ -1,4 +1,4 @@
-"""What every source gives: pictures as the bytes they came in, one after the other."""
+"""The output of every source: pictures as encoded bytes, one after the other."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 FOLLOWED = "copy the folder with what links lead to (cp -rL), and give that"
-MAX_FILE_BYTES = 100 << 20  # of one picture: what is read into memory at once
+MAX_FILE_BYTES = 100 << 20  # of one picture, which is read into memory
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One picture as its source gives it."""
+    """One picture from its source."""
 
-    path: str  # where the source has it, for messages
+    path: str  # its place in the source, for messages
     image: bytes  # the encoded file
-    labels: tuple[str, ...]  # one; of a source of several labels a picture any number
-    split: str | None = None  # one of SPLITS; None: not said
+    labels: tuple[str, ...]  # one, or any number in a source with several labels a picture
+    split: str | None = None  # one of SPLITS; None if the source does not say
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A picture that the source has and that cannot be used."""
+    """A picture of the source that cannot be used."""
 
     path: str
     reason: str
@@ -41,18 +41,18 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the pictures of a set come from."""
+    """A source of pictures."""
 
     rows: Callable[[], Iterator[Row | Skipped]]
-    classes: tuple[str, ...] | None = None  # their names in order; None: those found, sorted
-    total: int | None = None  # how many rows there will be, if that is known
+    classes: tuple[str, ...] | None = None  # names in order; None: the names found, sorted
+    total: int | None = None  # number of rows, if known
     notes: list[str] = field(default_factory=list)  # what was left out, for the user
-    # Whether pictures have any number of labels; to know that, the source may have to be read.
+    # Whether pictures have several labels; a source may have to be read to know that.
     multi_label: Callable[[], bool] = lambda: False
 
 
 def joined(name: str, parts: list[Source]) -> Source:
-    """One source of several, one after the other. Raises DataError if their classes differ."""
+    """Several sources as one, in order. Raises DataError if their classes differ."""
     found = {part.classes for part in parts}
     if len(found) > 1:
         raise DataError(
@@ -70,12 +70,12 @@ def joined(name: str, parts: list[Source]) -> Source:
 
 
 def split_named(text: str) -> str | None:
-    """The split that a name stands for, as `val` for validation; None if it stands for none."""
+    """The split that a name means, as `val` for validation; None if unknown."""
     return SPLIT_NAMES.get(text.strip().lower())
 
 
 def in_order(classes: set[str]) -> tuple[str, ...]:
-    """Class names as they are numbered: by number where all are whole numbers, else by letters."""
+    """Class names in their order: by number if all are whole numbers, else by letters."""
     if all(name.isascii() and name.isdecimal() for name in classes):
         return tuple(sorted(classes, key=lambda name: (int(name), name)))
     return tuple(sorted(classes))
@@ -113,7 +113,7 @@ def _opener(path: str, flags: int) -> int:
 
 
 def require_text(names: set[str], what: str) -> None:
-    """Raises DataError for names that are no Unicode, as of files from other systems."""
+    """Raises DataError for names that are not Unicode, as on files from other systems."""
     broken = sorted(name for name in names if not _is_unicode(name))
     if broken:
         raise DataError(

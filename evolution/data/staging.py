@@ -1,7 +1,7 @@
-"""Pictures on their way into a set: written once to a scratch file, with what is known of each.
+"""Pictures before they are stored: written once to a scratch file, with facts about each.
 
-A source is read once, so a folder that changes meanwhile gives one consistent set. In memory are
-some 300 bytes a picture; the pictures themselves are on the disk.
+A source is read once, so even a folder that is changing gives one consistent set. Memory holds
+about 300 bytes a picture; the pictures are on the disk.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from evolution.data.pictures import THUMB, Facts
 from evolution.data.rows import SPLITS, Skipped
 
 NO_SPLIT = -1
-NAMED = 1000  # skipped pictures that are kept by name
+NAMED = 1000  # skipped pictures whose names are kept
 
 
 @dataclass(slots=True)
 class Seen:
-    """What is known of the pictures of a set, in the order they came."""
+    """Facts about the pictures of a set, in source order."""
 
     labels: array[int] = field(default_factory=lambda: array("q"))  # of one picture after another
     ends: array[int] = field(default_factory=lambda: array("q", [0]))  # of the labels of each
@@ -47,7 +47,7 @@ class Seen:
         return len(self.splits)
 
     def add(self, data: bytes, facts: Facts, labels: Iterable[int], split: str | None) -> None:
-        """Notes a picture."""
+        """Records a picture."""
         self.labels.extend(labels)
         self.ends.append(len(self.labels))
         self.splits.append(NO_SPLIT if split is None else SPLITS.index(split))
@@ -62,17 +62,17 @@ class Seen:
         self.turned += facts.turned
 
     def skip(self, skipped: Skipped) -> None:
-        """Notes a picture that cannot be used."""
+        """Records a picture that cannot be used."""
         self.skips += 1
         if len(self.skipped) < NAMED:
             self.skipped.append(skipped)
 
     def labels_of(self, row: int) -> tuple[int, ...]:
-        """Those of a picture, ascending."""
+        """The labels of a picture, ascending."""
         return tuple(sorted(self.labels[self.ends[row] : self.ends[row + 1]]))
 
     def given(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of each label that a picture has: the picture's number, and the label [given]."""
+        """The picture's number and the label, for each label of a picture, [labels] each."""
         counts = np.diff(np.array(self.ends, np.int64))
         return np.repeat(np.arange(len(self)), counts), np.array(self.labels, np.int64)
 
@@ -105,13 +105,13 @@ class Staged:
         self._file.close()
 
     def append(self, path: str, data: bytes) -> None:
-        """The next picture and where its source had it."""
+        """Appends a picture and its place in the source."""
         name = path.encode("utf-8", "backslashreplace")
         self._file.write(len(name).to_bytes(4) + name + data)
         self._ends.append(self._ends[-1] + 4 + len(name) + len(data))
 
     def read(self, row: int) -> tuple[str, bytes]:
-        """As it was appended."""
+        """A picture and its place, as appended."""
         start, end = self._ends[row], self._ends[row + 1]
         self._file.seek(start)
         record = self._file.read(end - start)

@@ -1,7 +1,7 @@
-"""Sets as they are kept: written whole, found by name, read by row.
+"""Stored sets: written whole, found by name, read by row.
 
-NAME/card.json                           what is known of the set
-NAME/data/train-00000-of-00001.parquet   the pictures, as the Hub has them (layout.py)
+NAME/card.json                           facts about the set
+NAME/data/train-00000-of-00001.parquet   the pictures, in the Hub's layout (layout.py)
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ Written = tuple[str, bytes, tuple[int, ...]]  # path, bytes and labels of a pict
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What is known of a set beside its pictures."""
+    """Facts about a set."""
 
     name: str
-    place: str  # what was given with --from
-    source: str  # where the pictures come from, in words or as a URL; empty where not given
+    place: str  # the place given with --from
+    source: str  # of the pictures, in words or as a URL; empty if not given
     licence: str
-    fingerprint: str  # of classes, pictures and splits, however they are stored
-    seed: int  # what splits that were made were drawn with
+    fingerprint: str  # of classes, pictures and splits, independent of their storage
+    seed: int  # of the splits that were made here
     made: list[str]  # those splits
     created: str  # UTC
     files: Mapping[str, list[str]]  # split -> its files, in order
     bytes: int
-    size: list[int] | None  # height and width, where all pictures have the same
-    left_out: int  # pictures that the source had and that could not be used
+    size: list[int] | None  # height and width, if all pictures have the same
+    left_out: int  # pictures of the source that could not be used
     left_out_names: list[str]  # the first of them, with their reasons
     check: Report
     multi_label: bool = False  # any number of labels a picture
 
     def to_bytes(self) -> bytes:
-        """As it is written."""
+        """The card's bytes."""
         told = {"format": FORMAT, **asdict(self), "check": self.check.to_json()}
         return json.dumps(told, ensure_ascii=False, indent=1).encode()
 
@@ -86,7 +86,7 @@ def folder_of(name: str) -> str:
 
 
 def cards(place: Place, damaged: Callable[[DataError], object] = lambda error: None) -> list[Card]:
-    """Those of all sets, by name; `damaged` is told of each one that cannot be read."""
+    """The cards of all sets, by name; calls `damaged` for each that cannot be read."""
     found = []
     for folder in place.names():
         try:
@@ -102,13 +102,13 @@ def cards(place: Place, damaged: Callable[[DataError], object] = lambda error: N
 
 
 def near_names(place: Place, name: str) -> str:
-    """What to do about a name that no set has: the names like it, or where to find all."""
+    """A hint for an unknown name: similar names, or how to list all."""
     near = get_close_matches(name, [card.name for card in cards(place)], n=3)
     return f"did you mean {', '.join(near)}?" if near else "munet data ls lists those there"
 
 
 def card_of(place: Place, name: str) -> Card | None:
-    """A set's card; None if there is no such set. Raises DataError."""
+    """A set's card; None if the set is missing. Raises DataError."""
     folder = folder_of(name)
     data = place.card(folder)
     return None if data is None else Card.from_bytes(data, f"{place}/{folder}/{CARD}")
@@ -118,7 +118,7 @@ def card_of(place: Place, name: str) -> Card | None:
 
 
 class Fingerprint:
-    """Of what a set is: classes, and each split's labels and pictures in order."""
+    """The fingerprint of a set: of classes, and of each split's labels and pictures in order."""
 
     def __init__(self, classes: Sequence[str], multi_label: bool) -> None:
         self._multi_label = multi_label
@@ -126,7 +126,7 @@ class Fingerprint:
         self._splits = {split: hashlib.sha256() for split in SPLITS}
 
     def add(self, split: str, labels: Sequence[int], digest: bytes) -> None:
-        """The next picture of a split."""
+        """Adds the next picture of a split."""
         count = len(labels).to_bytes(8) if self._multi_label else b""
         numbers = b"".join(label.to_bytes(8) for label in labels)
         self._splits[split].update(count + numbers + digest)
@@ -164,7 +164,7 @@ def write_split(
 class _Shard:
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path = path
-        # Statistics and dictionaries of pictures would hold pictures.
+        # Statistics and dictionaries of the picture column would repeat pictures.
         columns: Any = ["label"]  # pyarrow's types know only one answer for all columns
         self._writer = pq.ParquetWriter(
             path, schema, use_dictionary=columns, write_statistics=columns
@@ -233,7 +233,7 @@ class Pictures:
         return (classes_in(self._files[0].schema_arrow, "label") if self._files else None) or ()
 
     def rows(self, numbers: Sequence[int]) -> list[tuple[bytes, tuple[int, ...]]]:
-        """Bytes and labels of rows, in the order asked; each row group is read once.
+        """Bytes and labels of rows, in the given order; reads each row group once.
 
         Raises DataError.
         """

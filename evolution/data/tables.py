@@ -1,12 +1,12 @@
-"""A table with a picture a row: CSV, TSV, JSON lines or parquet.
+"""A table with one picture in each row: CSV, TSV, JSON lines or parquet.
 
-The law: the picture is bytes in the table (as they are, or as base64 where the table is text), a
-path relative to the table's folder (or to the folder given) that does not lead out of it, or a URL
-in a bucket. The class is a text or a whole number, kept to the letter. A row without either is
-named as one that cannot be used; a table whose rows cannot be told apart is refused.
+The law: the picture is bytes in the table (base64 if the table is text), a URL in a bucket, or a
+path. A path is relative to the table's folder, or to the given folder, and must not lead out of it.
+The class is a text or a whole number, kept exactly. A row without a picture or a class is reported
+as unusable. A table whose rows cannot be separated is refused.
 
-A column of lists is one of several labels a picture; so is one of texts where `|` stands in one of
-them, as in `cat|dog`. An empty list or text is a picture without any label then.
+A column of lists has several labels a picture. So has a column of texts if one of them has a `|`,
+as in `cat|dog`. Then an empty list or text is a picture without labels.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ IMAGE_COLUMNS = (
 LABEL_COLUMNS = ("label", "class", "category", "labels", "class_name", "target", "species")
 SPLIT_COLUMNS = ("split", "subset", "partition")
 ROWS_AT_ONCE, BYTES_AT_ONCE = 32, 32 << 20  # of a parquet file, at most
-ROWS_FOR_COLUMNS = 1000  # first lines of JSON that are looked at for the names of columns
+ROWS_FOR_COLUMNS = 1000  # first lines of JSON that are read for the names of columns
 DATA_URL = "data:"
 LABEL_SEPARATOR = "|"
-csv.field_size_limit(2 * MAX_FILE_BYTES)  # pictures may lie in the table, as base64
+csv.field_size_limit(2 * MAX_FILE_BYTES)  # the table may hold pictures, as base64
 
 Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What the columns are called; None: found by their usual names."""
+    """The names of columns; None: found by their usual names."""
 
     image: str | None = None
     label: str | None = None
@@ -63,34 +63,34 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table whose columns are known and whose rows have not been read."""
+    """A table whose columns are known and whose rows are not read yet."""
 
     path: Path
     columns: tuple[str, ...]
-    # With where each is, as `line 7`; of one column alone if it is named, where that is less work.
+    # Each row with its place, as `line 7`; only one column if it is named and that is less work.
     records: Callable[[str | None], Iterator[tuple[str, Record]]]
-    classes: Mapping[str, tuple[str, ...]]  # by column, where the table itself names them
+    classes: Mapping[str, tuple[str, ...]]  # by column, if the table itself names them
     total: int | None = None
     lists: Collection[str] = ()  # columns that are known to hold lists
 
 
 def is_table(path: Path) -> bool:
-    """By its name."""
+    """Whether the name is that of a table."""
     return path.name.lower().endswith(ENDINGS)
 
 
 def table_source(
     path: Path, columns: Columns, folder: Path | None = None, split: str | None = None
 ) -> Source:
-    """The pictures of a table; paths are relative to `folder`, else to the table's own.
+    """The pictures of a table; paths are relative to `folder`, by default to the table's own.
 
-    `split` is that of all its rows, if it has no such column. Raises DataError.
+    `split` is that of all rows if the table has no such column. Raises DataError.
     """
     return source_of(_opened(path), columns, folder or path.parent, split)
 
 
 def source_of(table: Table, columns: Columns, folder: Path, split: str | None) -> Source:
-    """As `table_source`, of a table that is open."""
+    """As `table_source`, for an open table."""
     path = table.path
     image = _column(table, "image", columns.image, IMAGE_COLUMNS)
     label = _column(table, "label", columns.label, LABEL_COLUMNS)
@@ -120,7 +120,7 @@ def source_of(table: Table, columns: Columns, folder: Path, split: str | None) -
     return Source(rows, classes=names, total=table.total, multi_label=multi_label)
 
 
-# ---- what a row says
+# ---- the content of a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +131,8 @@ class _Pictures:
     buckets: Buckets
 
     def of(self, value: Any, where: str) -> tuple[str, bytes]:
-        """Its name and bytes; raises ValueError, or DataError where a bucket does not answer."""
-        if isinstance(value, Mapping):  # the Hub's: bytes, or a path
+        """A picture's name and bytes. Raises ValueError; DataError if a bucket does not answer."""
+        if isinstance(value, Mapping):  # the Hub's form: bytes, or a path
             name, data = value.get("path"), value.get("bytes")
             if data is None:
                 return self.of(name, where)
@@ -157,7 +157,7 @@ class _Pictures:
 
 
 def _decoded(text: str) -> bytes:
-    """What is written as base64; raises ValueError."""
+    """The bytes of a base64 text; raises ValueError."""
     try:
         return base64.b64decode(text, validate=True)
     except ValueError:
@@ -171,7 +171,7 @@ def _filled(data: bytes) -> bytes:
 
 
 def _labels(value: Any, names: tuple[str, ...] | None) -> tuple[str, ...]:
-    """All of a row, each once; raises ValueError."""
+    """The labels of a row, each once; raises ValueError."""
     if value is None or value == "":
         return ()
     found = value if isinstance(value, list) else _parted(value) if names is None else [value]
@@ -183,7 +183,7 @@ def _has_separator(value: Any) -> bool:
 
 
 def _parted(value: Any) -> list[Any]:
-    """The labels in a text; a text of one is kept as it is, blanks and all."""
+    """The labels in a text. A single label is kept exactly, with its blanks."""
     if not _has_separator(value):
         return [value]
     return [part for one in value.split(LABEL_SEPARATOR) if (part := one.strip())]
@@ -281,7 +281,7 @@ def _delimited(path: Path) -> Table:
 
     def records(only: str | None) -> Iterator[tuple[str, Record]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            # Strict: a quote that is not closed would make one row of many.
+            # Strict: an open quote would join many rows into one.
             reader = csv.DictReader(file, delimiter=delimiter, strict=True)
             try:
                 for record in reader:
@@ -335,7 +335,7 @@ def _parquet(path: Path) -> Table:
     def records(only: str | None) -> Iterator[tuple[str, Record]]:
         number = 0
         try:
-            # Read page by page: a row group may be larger than memory.
+            # By page, since a row group may be larger than memory.
             with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
                 for batch in _batches(file, only):
                     for record in batch.to_pylist():
@@ -351,10 +351,10 @@ def _parquet(path: Path) -> Table:
 
 
 def _batches(file: pq.ParquetFile, only: str | None) -> Iterator[pa.RecordBatch]:
-    """A few rows at a time: of large pictures fewer, of one alone if it is as large as that.
+    """A few rows at a time; fewer if pictures are large, and at least one.
 
-    pyarrow reads a page at a time, which it holds compressed and as it is; how large a page is who
-    wrote the file has decided.
+    pyarrow reads one page at a time and holds it compressed and decompressed. The writer of the
+    file has decided the size of its pages.
     """
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)
