@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -111,7 +112,7 @@ def _show(done: Adopted, place: str, store: str) -> None:
     if done.added and done.former is not None:
         back = rollback(published.task, done.former, store)
         console.print(f"back to v{done.former}: {back}", soft_wrap=True)
-    console.print(f"serve it: munet serve --store {store}", soft_wrap=True)
+    console.print(f"serve it: munet serve --store {shlex.quote(store)}", soft_wrap=True)
     console.print(
         f"ask it:   curl -s --data-binary @PICTURE http://127.0.0.1:3000/classify/{published.task}",
         soft_wrap=True,

@@ -13,6 +13,7 @@ time of earlier children. Other options that differ are ignored, and the command
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -213,7 +214,7 @@ class Growth:
             raise GrowthError(
                 f"run {run} is trained by {store.holder(command)}, expected by no other command; "
                 "let it end, or stop it (Ctrl-C in its terminal)\n"
-                f"how far it is: munet runs --store {store.url}"
+                f"how far it is: munet runs --store {shlex.quote(store.url)}"
             ) from None
 
     def _tell_begun(self, name: str, searches: Sequence[Search]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,7 +47,8 @@ def runs(context: typer.Context, store: StoreOption = None, as_json: AsJson = Fa
     if as_json:
         typer.echo(json.dumps([_as_json(run) for run in found], indent=2))
     elif not found:
-        typer.echo(f"no run in {opened.url}; begin one: munet evolve TASK --store {opened.url}")
+        begin = f"munet evolve TASK --store {shlex.quote(opened.url)}"
+        typer.echo(f"no run in {opened.url}; begin one: {begin}")
     else:
         printing.print_list(_console(), found)
 
@@ -109,7 +111,7 @@ def remove(context: typer.Context, run: Run, store: StoreOption = None) -> None:
     except StateError as error:
         raise RunsError(str(error)) from None
     typer.echo(f"removed run {run}; what it has published stays")
-    typer.echo(f"gc frees its space: munet store gc --store {opened.url}")
+    typer.echo(f"gc frees its space: munet store gc --store {shlex.quote(opened.url)}")
 
 
 def _open(context: typer.Context, store: str | None) -> ModelStore:

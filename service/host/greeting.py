@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import shlex
 import threading
 import time
 from collections.abc import Callable
@@ -42,7 +43,7 @@ def greeting(url: str, store: ModelStore, tokens: bool) -> str:
         lines.append(f"try it: curl -F image=@PICTURE{token} {url}/classify/{task}")
     else:
         lines.append("no task can be asked yet: what is published answers here within 2 seconds")
-        lines.append(f"publish one: munet evolve TASK --store {store.url}")
+        lines.append(f"publish one: munet evolve TASK --store {shlex.quote(store.url)}")
     return "\n".join(lines)
 
 

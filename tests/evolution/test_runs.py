@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -46,8 +47,9 @@ def test_a_finished_run_is_listed_with_what_goes_on_with_it(finished):
 
 
 def test_an_empty_store_says_what_begins_a_run(tmp_path):
-    ModelStore(tmp_path, create=True)
-    assert asked("--store", tmp_path).stdout.startswith("no run in ")
+    store = ModelStore(tmp_path / "a store", create=True)
+    told = asked("--store", store.url).stdout
+    assert told.startswith("no run in ") and shlex.split(told)[-1] == store.url
 
 
 def test_the_store_is_asked_for():
@@ -168,11 +170,13 @@ def test_one_that_runs_is_running_and_one_that_was_killed_is_stopped(
 
 
 def test_a_removed_run_leaves_what_it_published(tmp_path):
+    tmp_path /= "a store"
     list(start(tmp_path, ONE).run())
     store = ModelStore(tmp_path)
     served = store.live()
     told = asked("rm", "demo", "--store", tmp_path)
     assert told.exit_code == 0, told.output
+    assert shlex.split(told.stdout)[-1] == str(tmp_path)
     assert store.live() == served and listed(store) == []
     store.gc(grace_s=0)
     assert store.resolve("toy/a").version == 1 and store.verify() == []

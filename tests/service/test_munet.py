@@ -132,8 +132,8 @@ def test_it_is_the_gateway_itself_and_ends_as_it_does(place: Path, compilations:
 
 
 def test_what_is_said_of_a_store_without_tasks_and_where_tokens_are_wanted(tmp_path: Path) -> None:
-    store = ModelStore(tmp_path, create=True)
-    assert f"munet evolve TASK --store {store.url}" in greeting("http://h:1", store, False)
+    store = ModelStore(tmp_path / "a store", create=True)
+    assert f"munet evolve TASK --store '{store.url}'" in greeting("http://h:1", store, False)
     publish(store, "only", private=True)
     assert "only" not in greeting("http://h:1", store, False)
     publish(store, "task")

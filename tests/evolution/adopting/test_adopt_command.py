@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -273,14 +274,17 @@ def test_labels_of_a_file_are_its_lines_to_the_letter_instead_of_its_own(tmp_pat
 
 def test_the_way_back_to_the_version_before_is_a_command(tmp_path):
     folder = edited(tmp_path, "hf/vit", "config.json", lambda told: told.update(image_size=32))
-    adopt(tmp_path / "store", "pets", f"hf:{folder}")
+    store = tmp_path / "a store"
+    adopt(store, "pets", f"hf:{folder}")
     (tmp_path / "labels.txt").write_text("a\nb\nc\nd\ne")
     options = ("--labels", str(tmp_path / "labels.txt"))
-    told = adopt(tmp_path / "store", "pets", f"hf:{folder}", *options)
+    told = adopt(store, "pets", f"hf:{folder}", *options)
     (line,) = (line for line in told.splitlines() if "munet store rollback" in line)
-    words = line.partition(": munet ")[2].split()
+    words = shlex.split(line.partition(": munet ")[2])
     assert CliRunner().invoke(munet.app, words).exit_code == 0
-    assert ModelStore(tmp_path / "store").live()["pets"][0] == 1
+    assert ModelStore(store).live()["pets"][0] == 1
+    (line,) = (line for line in told.splitlines() if "munet serve" in line)
+    assert shlex.split(line)[-1] == str(store)
 
 
 @pytest.mark.parametrize("kept", [0, 7, 100, 5000, 33000])
