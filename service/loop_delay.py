@@ -110,7 +110,7 @@ class LoopDelay:
         waited_s = _waited(transport.get_extra_info("socket"))
         self.read(waited_s)
         if first:
-            self._firsts.note(now, waited_s)
+            self._firsts.note(now, waited_s - self.seconds(now))  # each waits for one turn
         return now - waited_s
 
     def missed(self) -> None:

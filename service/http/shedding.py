@@ -3,8 +3,10 @@
 A whole refusal costs the loop a part of what an answer does: beyond some load it would do nothing
 else, and everybody would wait. These cost a fraction of it. While more comes than the loop can do,
 some have to be refused; who is let in would wait for nothing but the queue before the loop, which
-is as long at the end as at the beginning. So what has waited for longer than LATE_S is refused
-until no queue stands: both sides hear early, and as many are answered.
+is as long at the end as at the beginning. So what has waited LATE_S longer than a turn of the loop
+is refused until no queue stands: both sides hear early, and as many are answered. A loop that gets
+too little of the processor has long turns, and no queue: it refuses what has waited for a quarter
+of its deadline.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from service.timings import Timings
 
 CLASSIFY, MODELS, INFER = "/classify", "/v2/models/", "/infer"
 RETRY_AFTER_S = 1.0
+MOST_WAITED = 0.25  # of a deadline
 
 
 class Shedding:
@@ -81,7 +84,7 @@ def _refusal(waited_s: float, turn_s: float, deadline_s: float, now: float) -> U
             f"overloaded: the request waited {waited_s:.3f} s to be read and may wait {turn_s:.3f} "
             f"s more, and its deadline is {deadline_s:g} s after it came"
         )
-    elif LOOP.overloaded(now):
+    elif waited_s > min(LATE_S + turn_s, MOST_WAITED * deadline_s) and LOOP.overloaded(now):
         detail = f"overloaded: more requests come than can be read; this waited {waited_s:.3f} s"
     else:
         return None

@@ -255,22 +255,43 @@ def test_an_overloaded_loop_refuses_before_anything_is_done(
     assert gateway.metric(offered) > before  # what was refused counts as asked for
 
 
-@pytest.mark.parametrize(("waited_s", "deadline_ms", "status"), [
-    (0.0, 10_000, 200), (0.05, 10_000, 200), (0.3, 10_000, 503), (3.0, 10_000, 503),
-    (0.05, 5_000, 200), (0.3, 5_000, 503),
+@pytest.mark.parametrize(("waited_s", "turn_s", "deadline_ms", "status"), [
+    (0.05, 0.0, 10_000, 200), (0.3, 0.0, 10_000, 503), (3.0, 0.0, 10_000, 503),
+    (0.5, 0.5, 10_000, 200), (0.7, 0.5, 10_000, 503),
+    (2.0, 2.0, 10_000, 200), (2.6, 2.6, 10_000, 503), (0.5, 0.5, 1_500, 503),
 ])  # fmt: skip
-def test_an_overloaded_loop_lets_in_what_has_just_come(
+def test_an_overloaded_loop_lets_in_what_waited_for_one_turn(
     gateway: Gateway,
     waited_s: float,
+    turn_s: float,
     deadline_ms: int,
     status: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Some have to be refused, and hear it at once; who is let in does not wait for them."""
+    """Some have to be refused, and hear it at once; who is let in does not wait for them. But on a
+    machine that lets the loop run seldom, everything waits for its turn, and is answered.
+    """
     monkeypatch.setattr(LOOP, "overloaded", lambda _: True)
+    monkeypatch.setattr(LOOP, "seconds", lambda _: turn_s)
     late = Late(gateway, waited_s)
     answer = late.post("/classify/plain", munet_deadline_ms=str(deadline_ms))
     assert answer.status_code == status
+
+
+def test_a_loop_that_runs_seldom_is_not_crowded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New connections wait for its turns, and no longer."""
+    now = 100.0
+    monkeypatch.setattr(loop_delay.time, "monotonic", lambda: now)
+    loop = LoopDelay()
+    loop.note(now)
+    for now in (101.0, 102.0, 103.0):
+        loop.note(now)
+        loop.arrival(Connection(0.9), first=True)
+        assert not loop._firsts.lasts(now)
+    for now in (103.5, 104.6):
+        loop.note(now)
+        loop.arrival(Connection(2.9), first=True)
+    assert loop._firsts.lasts(now)
 
 
 @pytest.mark.parametrize(("turn_s", "status"), [(0.0, 200), (30.0, 503)])
