@@ -187,11 +187,8 @@ def read(picture: Picture, decoding: Decoding, lines: Lines) -> NDArray[np.uint8
 
     Raises UnreadableImage, or ImageTooLarge for a picture larger than Pillow decodes.
     """
-    data = picture.file()
     try:
-        if picture.format == bmp.FORMAT:
-            data = bmp.plain(data)
-        with FORMATS[picture.format].open(io.BytesIO(data)) as image:
+        with opened(picture) as image:
             if image.size != (picture.width, picture.height):
                 raise UnreadableImage(f"decoding the image: a {picture.format} of two sizes")
             image.load()
@@ -206,6 +203,14 @@ def read(picture: Picture, decoding: Decoding, lines: Lines) -> NDArray[np.uint8
         raise _damaged(picture.format, error) from None
     scale = np.uint8(decoding.pixel_scale)
     return found if scale == 1 else np.minimum(found, 255 // scale) * scale
+
+
+def opened(picture: Picture) -> Image.Image:
+    """The picture as an image of Pillow that is not decoded yet. Raises what Pillow raises."""
+    data = picture.file()
+    if picture.format == bmp.FORMAT:
+        data = bmp.plain(data)
+    return FORMATS[picture.format].open(io.BytesIO(data))
 
 
 def _turn(picture: Picture, decoding: Decoding) -> int:

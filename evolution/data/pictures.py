@@ -6,7 +6,6 @@ come from the file's header.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from evolution.examples import decode_image
-from vit.decode import look
+from vit.decode import look, opened
 from vit.pictures.errors import ImageError
 
 MAX_PIXELS = 4096 * 4096  # the gateway's own limit, unless it is set higher
@@ -58,7 +57,7 @@ def facts_of(encoded: bytes) -> Facts:
             raise ValueError(
                 f"{picture.width} x {picture.height} pixels, expected at most {MAX_PIXELS:,}"
             )
-        with Image.open(io.BytesIO(encoded)) as image:
+        with opened(picture) as image:
             mode = image.mode
             alpha = mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
         pixels = pixels_of(encoded)
