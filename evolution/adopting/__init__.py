@@ -1,1 +1,1 @@
-"""Networks of others as tasks of a store, and tasks of a store as networks for others."""
+"""Adopts networks of other libraries as tasks, and exports tasks for other libraries."""

@@ -1,6 +1,6 @@
-"""A file of the AugReg paper's kind (arXiv 2106.10270), fine-tuned: its head is kept.
+"""A fine-tuned file of the AugReg paper (arXiv 2106.10270); its head is kept.
 
-Pictures are prepared as in its published evaluation: resized as a whole, scaled to -1 .. 1.
+Pictures are prepared as in the paper's evaluation: resized as a whole, scaled to -1 .. 1.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HEAD = ("head/kernel", "head/bias")
 
 
 def read(path: Path, labels: Sequence[str] | None) -> Model:
-    """The model in a .npz file; it holds no labels. Raises AdoptError."""
+    """The model in a .npz file, which has no labels. Raises AdoptError."""
     try:
         root, components = read_augreg(path)
     except PretrainedError as error:

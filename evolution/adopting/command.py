@@ -1,4 +1,4 @@
-"""`munet adopt`: a fine-tuned ViT of others becomes a task of a store."""
+"""`munet adopt`: makes a fine-tuned ViT of another library a task of a store."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def adopt(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="Its name in the store.")],
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Name of the task in the store.")],
     place: Annotated[
         str,
         typer.Option(
@@ -47,7 +47,7 @@ def adopt(
         typer.Option(metavar="hf:DIR", help="The network that a PEFT folder adapts."),
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="A file of labels, one a line, instead of its own.")
+        Path | None, typer.Option(help="A file of labels, one a line; replaces its own.")
     ] = None,
     private: Annotated[
         bool, typer.Option("--private", help="No other task may start from it.")
@@ -55,8 +55,8 @@ def adopt(
 ) -> None:
     """Publishes a fine-tuned ViT as a task, with its head, labels and preprocessing.
 
-    It answers as in its own library, to 1e-4 of a logit. Equal arrays are stored once: many heads
-    on one frozen backbone take the room of one backbone.
+    It answers as in its own library, to 1e-4 of a logit. Equal arrays are stored once, so many
+    heads on one frozen backbone take the room of one backbone.
     """
     require_name("task", task)
     model = _read(place, base, labels)

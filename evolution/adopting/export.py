@@ -1,7 +1,7 @@
 """A version of a task as a folder that Hugging Face's transformers opens.
 
-config.json, model.safetensors and preprocessor_config.json are what transformers reads, README.md
-the model card, and munet.json the path spec, by which the folder is taken back as it was.
+transformers reads config.json, model.safetensors and preprocessor_config.json. README.md is the
+model card. munet.json has the path spec, for an exact import of the folder.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ CARD = "README.md"
 
 
 def write(store: ModelStore, published: Published, folder: Path) -> None:
-    """Puts the version at `folder`, whole or not at all.
+    """Writes the version to `folder`, whole or not at all.
 
-    Raises ExportError for a version that transformers cannot run, and where `folder` is in use;
+    Raises ExportError for a version that transformers cannot run, and if `folder` is in use;
     DamagedStore; OSError.
     """
     require_free(folder)  # before the work

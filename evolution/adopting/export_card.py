@@ -1,6 +1,6 @@
-"""README.md of an export: the model card, for somebody who knows nothing of the store.
+"""README.md of an export: the model card, for readers who do not know the store.
 
-It says what the store knows, and where it knows nothing.
+It says what the store knows, and what is not recorded.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ PRIVATE = """> **This task is private.** Its store gives it only to those who ho
 
 
 def _front_matter(export: Export) -> str:
-    """YAML, of which every JSON text is a part."""
+    """The YAML header; JSON is valid YAML."""
     task = export.published.task
     results = [
         {"type": ACCURACY, "value": found.value, "name": f"Accuracy ({found.split})"}
@@ -99,7 +99,7 @@ own gateway, to rounding, if it gets the same pixels."""
 
 
 def size_name(arch: Architecture) -> str:
-    """As papers call it, or its numbers."""
+    """The network's name as in papers, or its sizes."""
     sizes = (arch.width, arch.heads, arch.mlp_dim)
     names = [name for name, known in SIZES.items() if known == sizes]
     name = f"ViT-{names[0]}/{arch.patch_size}" if names else f"width {arch.width}"
@@ -146,7 +146,7 @@ def _classes(labels: tuple[str, ...], activation: str) -> str:
 
 
 def _read(arch: Architecture) -> str:
-    """What stands before the patches, and what the head reads."""
+    """The tokens before the patches, and what the head reads."""
     further = arch.prefix_tokens - 1
     before = "no token before the patches" if further < 0 else "a class token"
     before += f" and {further} further token{'s' * (further > 1)}" * (further > 0)
@@ -216,7 +216,7 @@ def _counts(data: Mapping[str, Any]) -> list[int]:
 
 
 def _findings(extra: Mapping[str, Any]) -> str:
-    """What the check of this task's own data found."""
+    """The findings of the check of this task's own data."""
     found = _mapping(_mapping(extra.get("data")).get("findings")).values()
     lines = "".join(f"\n- {text(message)}" for message in found)
     return f"\n\nWhat the check of this task's pictures found:\n{lines}" if lines else ""
@@ -259,7 +259,7 @@ def _oldest(export: Export, ancestors: list[Ancestor]) -> Published:
 
 
 def _adopted(version: Published) -> Mapping[str, Any] | None:
-    """What is told of a network that was adopted; None of another."""
+    """Facts about an adopted network; None for others."""
     found = version.path.extra.get("adopted")
     return found if isinstance(found, Mapping) else None
 
@@ -275,7 +275,7 @@ def _adopted_told(adopted: Mapping[str, Any]) -> str:
 
 
 def root_told(root: str) -> str:
-    """One sentence on what a root's name says."""
+    """One sentence about a root, from its name."""
     kind, _, place = root.partition(":")
     if kind == "shipped":
         return "The root is the one that ships with munet, trained on Omniglot (MIT licence)."

@@ -1,8 +1,9 @@
-"""Which class of Hugging Face's transformers computes a path, and what it has beside a plain ViT.
+"""The class of Hugging Face's transformers that computes a path, and its parts beyond a plain ViT.
 
-The class follows from what the head reads, and from how many tokens stand before the patches. What
-a class wants and a path has not is added without changing a number: layer scales of one, positions
-of register tokens within the tokens, a head of two tokens as two heads whose logits are averaged.
+The class depends on what the head reads, and on the number of tokens before the patches. Parts that
+the class needs and a path lacks are added without changing any number: layer scales of one,
+positions of register tokens added to the tokens, a head of two tokens as two heads whose logits are
+averaged.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class ModelClass:
 
     @property
     def names(self) -> Names:
-        """Under which keys it keeps its arrays."""
+        """The keys of its arrays."""
         return HUGGING_FACE_NAMES[self.name]
 
 
@@ -50,17 +51,17 @@ WITH_REGISTERS = ModelClass("Dinov2WithRegistersForImageClassification", "dinov2
 
 
 def class_of(arch: Architecture) -> ModelClass | None:
-    """The class that computes it; None if none does."""
+    """The class that computes a path; None if no class does."""
     if arch.input_norm or arch.norm_after_pooling:
         return None
     if arch.pooling == "token_and_mean" and arch.mlp_dim % arch.width:
-        return None  # these say a whole ratio of the two
+        return None  # these classes need a whole ratio of the two
     found = CLASSES.get((arch.pooling, arch.prefix_tokens))
     return WITH_REGISTERS if found is None and arch.pooling == "token_and_mean" else found
 
 
 def sizes_of(kind: ModelClass, arch: Architecture) -> dict[str, Any]:
-    """What config.json says of it that not all classes have."""
+    """The fields of config.json that only some classes have."""
     if arch.pooling != "token_and_mean":
         return {"intermediate_size": arch.mlp_dim}
     registers = {"num_register_tokens": arch.prefix_tokens - 1} if kind is WITH_REGISTERS else {}
@@ -92,7 +93,7 @@ def heads_of(kind: ModelClass, kernel: NDArray[Any], bias: NDArray[Any]) -> Arra
 
 
 def further_of(kind: ModelClass, arch: Architecture) -> Arrays:
-    """What a path has not: of each block its layer scales, and a token that only training uses."""
+    """Parts that a path lacks: the layer scales of each block, and a token for training only."""
     names, ones = kind.names, np.ones(arch.width, np.float32)
     if not names.layer_scales:
         return {}

@@ -1,4 +1,4 @@
-"""`munet export`: writes a task of a store for others."""
+"""`munet export`: writes a task of a store for other libraries."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def export(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="Its name in the store.")],
-    to: Annotated[str, typer.Option("--to", metavar="hf:DIR", help="A folder to be made.")],
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Name of the task in the store.")],
+    to: Annotated[str, typer.Option("--to", metavar="hf:DIR", help="The folder to write.")],
     store: Annotated[
         str, typer.Option("--store", envvar="MUNET_STORE", help="Directory or URL of the store.")
     ],
     version: Annotated[
-        int | None, typer.Option(help="A version instead of the live one.", show_default=False)
+        int | None, typer.Option(help="Version; by default the live one.", show_default=False)
     ] = None,
     private: Annotated[
-        bool, typer.Option("--private", help="Though the task is private; the card says so.")
+        bool,
+        typer.Option("--private", help="Allow a private task; the card says that it is private."),
     ] = False,
 ) -> None:
     """Writes a task as a Hugging Face folder: config, safetensors, labels, model card.
 
-    transformers opens it without munet, gives the same logits, and PyTorch's exporter makes ONNX
-    of it. To move tasks between stores, with sharing and versions kept, use instead:
+    transformers opens it without munet and gives the same logits. PyTorch's exporter makes ONNX of
+    it. To move tasks between stores, with sharing and versions, use instead:
     munet store export --oci DIR, or push to a registry.
     """
     if not to.startswith(HF) or to == HF:
@@ -44,7 +45,7 @@ def export(
 
     if is_private(opened, published) and not private:
         raise ExportError(
-            f"task {task!r} is private: expected --private beside it, found no such flag\n"
+            f"task {task!r} is private: expected the flag --private too, found no such flag\n"
             "who gets the folder gets the task: ask who owns the data first"
         )
     folder = Path(to.removeprefix(HF)).expanduser().absolute()
@@ -53,7 +54,7 @@ def export(
 
 
 def _written(store: ModelStore, published: Published, folder: Path) -> int:
-    """Writes the folder; its bytes."""
+    """Writes the folder; the number of its bytes."""
     from evolution.adopting.export import write
 
     write(store, published, folder)

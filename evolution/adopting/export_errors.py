@@ -1,9 +1,9 @@
-"""What `munet export` refuses; kept apart from what takes seconds to import."""
+"""The errors of `munet export`, in a module that imports quickly."""
 
 
 class ExportError(ValueError):
-    """A version that cannot be written for others; says what was expected, found, and to do."""
+    """A version that cannot be exported. Says what was expected, found, and to do."""
 
 
 class OccupiedFolder(ExportError):
-    """The folder is somebody's; nothing in it was changed."""
+    """The folder is in use; nothing in it was changed."""

@@ -1,4 +1,4 @@
-"""What a store tells of a version beside its numbers: where it comes from, and what it shares."""
+"""Facts about a version in its store: its lineage, and what it shares."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ MAX_ANCESTORS = 50
 
 @dataclass(frozen=True, slots=True)
 class Ancestor:
-    """A version in a lineage; nothing but its task where it is not in the store any more."""
+    """A version in a lineage; only its task if it is no longer in the store."""
 
     task: str
     version: Published | None
-    hidden: bool = False  # another task that is private: its name is private too
+    hidden: bool = False  # another, private task, whose name is private too
 
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """How much of a version other public tasks of its store use too."""
+    """The part of a version that other public tasks of its store also use."""
 
     components: int
     bytes: int
-    tasks: tuple[str, ...]  # that use some of it, those that use most first
+    tasks: tuple[str, ...]  # that use some of it, most first
 
 
 def is_private(store: ModelStore, published: Published) -> bool:
-    """Whether the version is private, or the one that its task is served by now."""
+    """Whether the version is private, or the live version of its task is."""
     if published.path.private or published.task not in store.live():
         return published.path.private
     return store.resolve(published.task).path.private
@@ -61,7 +61,7 @@ def _version(store: ModelStore, task: str, manifest: str) -> Published | None:
 
 
 def sharing(store: ModelStore, published: Published) -> Sharing:
-    """With the live versions of other tasks; private ones are not looked at."""
+    """What it shares with the live versions of other public tasks."""
     components = published.path.components
     mine = {str(digest): published.sizes[name] for name, digest in components.items()}
     used, tasks = set[str](), dict[str, int]()
@@ -76,7 +76,7 @@ def sharing(store: ModelStore, published: Published) -> Sharing:
 
 
 def root_of(store: ModelStore, published: Published) -> str:
-    """What the run that made it calls its root; empty where that is not known any more."""
+    """The root's name in the run that made it; empty if no longer known."""
     agent = published.path.lineage.get("agent")
     try:
         document = store.load_agent(agent) if isinstance(agent, str) and agent else None
@@ -94,12 +94,12 @@ class Measurement:
     split: str
     measure: str  # an objective's metric
     value: float
-    examples: int  # that it was measured on; 0 where that is not recorded
-    positives: tuple[int, ...]  # of each label, where pictures have several
+    examples: int  # it was measured on; 0 if not recorded
+    positives: tuple[int, ...]  # of each label, if pictures have several
 
 
 def measurements(published: Published) -> list[Measurement]:
-    """All that the path spec tells, the test split first."""
+    """The qualities in the path spec, the test split first."""
     metrics, found = published.path.metrics, []
     for name in sorted(metrics, key=lambda name: (name != "test", name)):
         part = metrics[name] if isinstance(metrics[name], Mapping) else {}

@@ -1,8 +1,7 @@
-"""The folder of an export: it appears whole or not at all, and replaces nothing but an export.
+"""The folder of an export: it appears whole or not at all, and replaces only an export.
 
-It is written beside its place, made durable, and renamed. `munet.json` lists the digests of all
-other files: a folder in which something was added, changed or removed is not only an export's any
-more, and is left alone.
+It is written under a temporary name, made durable, and renamed. `munet.json` lists the digests of
+all other files. A folder in which something was added, changed or removed is not replaced.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ RECORD = "munet.json"
 
 
 def write_folder(folder: Path, write: Callable[[Path], None], record: Mapping[str, Any]) -> None:
-    """Lets `write` fill an empty folder, adds the record, and puts it at `folder`.
+    """Calls `write` with an empty folder, adds the record, and renames it to `folder`.
 
-    `folder` is not there, is empty, or is an export as it was written. Raises OccupiedFolder, or
-    OSError; then `folder` is as it was. Of a process that is killed, what it was writing is left
-    beside, under a name that begins with a dot; and where it was just replacing an export, that
-    one, under a name that ends in "-replaced".
+    `folder` must be missing, empty, or an unchanged export. Raises OccupiedFolder or OSError; then
+    `folder` is unchanged. A killed process leaves its unfinished folder in the same place, under a
+    name that begins with a dot. If it was just replacing an export, that one is left too, under a
+    name that ends in "-replaced".
     """
     require_free(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +46,7 @@ def write_folder(folder: Path, write: Callable[[Path], None], record: Mapping[st
 
 
 def require_free(folder: Path) -> set[str]:
-    """The files of the export that is there; raises OccupiedFolder unless one may be put there."""
+    """The files of the export at `folder`; raises OccupiedFolder unless it may be replaced."""
     if not folder.exists() and not folder.is_symlink():
         return set()
     if folder.is_symlink() or not folder.is_dir():
@@ -86,7 +85,7 @@ def _recorded(file: Path) -> dict[str, str]:
 
 
 def digest_of_file(file: Path) -> str:
-    """Of a plain file; empty for anything else."""
+    """The digest of a plain file; empty for anything else."""
     if file.is_symlink() or not file.is_file():
         return ""
     with file.open("rb") as opened:
@@ -95,7 +94,7 @@ def digest_of_file(file: Path) -> str:
 
 @contextmanager
 def _temporary(folder: Path) -> Iterator[Path]:
-    """An empty folder beside it, gone at the end unless it was renamed."""
+    """An empty temporary folder next to it, removed at the end unless it was renamed."""
     made = folder.with_name(f".{folder.name}~{os.getpid()}-{secrets.token_hex(4)}")
     made.mkdir()
     try:
@@ -105,14 +104,14 @@ def _temporary(folder: Path) -> Iterator[Path]:
 
 
 def _put(made: Path, folder: Path) -> None:
-    """Renames; an export that is there steps aside first, and is removed last."""
+    """Renames. An existing export is renamed first and removed last."""
     if not folder.exists() or not any(folder.iterdir()):
-        os.rename(made, folder)  # takes the place of an empty folder, and of nothing else
+        os.rename(made, folder)  # replaces an empty folder only
         return
     aside = made.with_name(f"{made.name}-replaced")
     os.rename(folder, aside)
     try:
-        names = require_free(aside)  # what was added meanwhile is kept
+        names = require_free(aside)  # files that were added since are kept
         os.rename(made, folder)
     except (OSError, OccupiedFolder):
         os.rename(aside, folder)

@@ -1,9 +1,9 @@
 """A published path as a network of Hugging Face's transformers: its tensors and config.json.
 
-Which class of it computes the path is in `export_classes`. An adapter, x + up(gelu(down(norm(x)))),
-is what a block does whose attention adds nothing, so it becomes such a block: the numbers stay
-exactly the same, the network becomes deeper. What no class computes is refused by name. The names
-are those that `munet adopt` reads.
+`export_classes` has the class that computes the path. An adapter, x + up(gelu(down(norm(x)))),
+equals a block whose attention adds nothing, so it becomes such a block: the numbers stay exactly
+the same, the network becomes deeper. Paths that no class computes are refused by name. The names of
+arrays are those that `munet adopt` reads.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from vit.activation import activation_of
 from vit.components import init
 from vit.parameters import LAYER_NORM_EPSILON, Tree
 
-# What the path spec says of answers -> how transformers names the kind of problem.
+# The path spec's activation -> transformers' name for the kind of problem.
 KINDS_OF_PROBLEM = {ours: theirs for theirs, ours in PROBLEM_TYPES.items() if theirs}
-# Our activation -> the first that transformers has for it.
+# Our activation -> transformers' first name for it.
 HIDDEN_ACTS = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
-# What a block and an adapter must have in common, where there are adapters.
+# If there are adapters, blocks must have these values, as adapters do.
 OF_ADAPTERS = {"activation": "gelu_tanh", "norm_epsilon": LAYER_NORM_EPSILON}
-# What decides on the class.
+# The fields that decide the class.
 OF_THE_CLASS = (
     "pooling", "prefix_tokens", "norm_after_pooling", "input_norm", "mlp_dim", "width",
 )  # fmt: skip
@@ -47,12 +47,12 @@ OF_THE_CLASS = (
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """What is written of one version."""
+    """The data of one export."""
 
     published: Published
     architecture: Architecture  # as published
-    plain: Architecture  # of the network that others run: adapters are blocks
-    kind: ModelClass  # of which that is
+    plain: Architecture  # of the exported network: adapters are blocks
+    kind: ModelClass  # of the exported network
     tensors: Arrays
     activation: str  # of the answers
     private: bool
@@ -73,7 +73,7 @@ def exported(store: ModelStore, published: Published, *, private: bool) -> Expor
 
 
 def network_of(path: TaskPath) -> tuple[Architecture, ModelClass]:
-    """The path's network, which fits its components, and its class. Raises ExportError."""
+    """The path's architecture, which fits its components, and its class. Raises ExportError."""
     if path.subpaths or path.architecture.get("kind"):
         raise refused(
             path, "one path", f"a {path.architecture.get('kind', 'multipath')} of several"
@@ -105,7 +105,7 @@ def network_of(path: TaskPath) -> tuple[Architecture, ModelClass]:
 def _require_adapters(path: TaskPath, arch: Architecture) -> None:
     for name, value in OF_ADAPTERS.items():
         if getattr(arch, name) != value:
-            raise refused(path, f"{name} {value} beside adapters", str(getattr(arch, name)))
+            raise refused(path, f"{name} {value} with adapters", str(getattr(arch, name)))
 
 
 def _activation(path: TaskPath) -> str:
@@ -116,7 +116,7 @@ def _activation(path: TaskPath) -> str:
 
 
 def refused(path: TaskPath, expected: str, found: str) -> ExportError:
-    """The error of a path that no class computes."""
+    """The error for a path that no class computes."""
     return ExportError(
         f"exporting {path.task!r}: transformers takes {expected}; found {found}\n"
         "to move it as it is, write an OCI layout: munet store export --oci DIR"
@@ -124,7 +124,7 @@ def refused(path: TaskPath, expected: str, found: str) -> ExportError:
 
 
 def _checked(path: TaskPath, arch: Architecture, name: str, tree: Tree) -> Tree:
-    """The component, which has the arrays of its kind. Raises ExportError."""
+    """A component, checked to have the arrays of its kind. Raises ExportError."""
     expected, found = _leaves(name, shapes(arch, name)), _leaves(name, tree)
     for leaf in sorted({**expected, **found}):
         wanted = expected[leaf].shape if leaf in expected else "no such array"
@@ -150,7 +150,7 @@ def _leaves(name: str, tree: Tree) -> dict[str, Any]:
 def without_adapters(
     arch: Architecture, params: Mapping[str, Tree]
 ) -> tuple[Architecture, dict[str, Tree]]:
-    """The same network of blocks alone; params by component, in the order of the forward pass."""
+    """The same network with blocks for adapters; params by component, in forward order."""
     plain, blocks = {}, 0
     for name in arch.component_names:
         tree, kind = params[name], kind_of(name)
@@ -161,7 +161,7 @@ def without_adapters(
 
 
 def _as_block(arch: Architecture, adapter: Tree) -> Tree:
-    """A block that does what an adapter does: attention and all further hidden units are zero."""
+    """A block that equals an adapter: attention and all further hidden units are zero."""
 
     def zeros(tree: Tree) -> Tree:
         return {

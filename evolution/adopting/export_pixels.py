@@ -1,9 +1,9 @@
-"""What Hugging Face's image processor does differently from the path's input contract.
+"""The difference between Hugging Face's image processor and the path's input contract.
 
-Its resize averages over what a pixel of the result covers (antialias); ours reads the two nearest
-pixels an axis. Of pictures that are smaller than the network's input both make the same, but for
-rounding to whole grey levels. No setting changes that, so that the card says how large the
-difference is, and gives code without it.
+Its resize averages over the area of each new pixel (antialias). Ours reads the two nearest pixels
+an axis. For pictures smaller than the network's input both give the same, except for rounding to
+whole grey levels. No setting changes that. So the card says how large the difference is, and gives
+code without it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Of the pixels that the network gets of a picture, in grey levels of 255."""
+    """The difference of the network's input pixels, in grey levels of 255."""
 
     side: int  # of the picture
     mean: float

@@ -1,7 +1,7 @@
 """preprocessor_config.json: a path's input contract as transformers' image processors have it.
 
-Contracts that were adopted are said exactly. A plain input cannot be: the processor's resize has
-antialias, and the model card says what becomes of that.
+Adopted contracts are written exactly. The plain input cannot be: the processor's resize has
+antialias, and the model card describes the difference.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HALF = (0.5, 0.5, 0.5)  # mean and deviation of x / 127.5 - 1
 
 
 def input_of(path: TaskPath, size: int) -> tuple[Target, Decoding]:
-    """What pictures are brought to, and how files become pictures; raises ExportError."""
+    """The target of resizing, and the rules of decoding; raises ExportError."""
     try:
         decoding, contract = decoding_of(path.input), contract_of(path.input)
     except ValueError as error:

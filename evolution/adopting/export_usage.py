@@ -1,4 +1,4 @@
-"""The model card's sections on how an export is used, and on what its pixels are."""
+"""The model card's sections on the use of an export and on its pixels."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _brought_to(target: Target, decoding: Decoding) -> str:
 
 
 def pixels(target: Target, decoding: Decoding, differences: list[Difference]) -> str:
-    """What `preprocessor_config.json` cannot say, and how large the difference is."""
+    """What `preprocessor_config.json` cannot express, and the size of the difference."""
     size = size_of(target)
     if isinstance(target, Contract):
         told = f"""The network takes {size} x {size} pixels, as `preprocessor_config.json` says:
@@ -152,7 +152,7 @@ def _decoding(decoding: Decoding) -> list[str]:
         found.append("A picture is turned as its EXIF or XMP says, as in transformers' pipeline.")
     else:
         found.append(
-            "A picture is used as it is stored, whatever its orientation flag says.\n"
+            "A picture is used as it is stored; its orientation flag is ignored.\n"
             "  transformers' pipeline turns it."
         )
     if decoding.background is None:

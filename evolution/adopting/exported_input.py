@@ -1,6 +1,4 @@
-"""How an export's pictures are prepared: as the version's path spec says, not as nearly as
-`preprocessor_config.json` can say it.
-"""
+"""The exact input of an export, from its path spec; `preprocessor_config.json` only comes close."""
 
 from __future__ import annotations
 
@@ -19,9 +17,9 @@ CHECKED = ("config.json", "model.safetensors", "preprocessor_config.json")
 
 
 def exported_input(folder: Path) -> tuple[Target, Decoding] | None:
-    """That of a folder that `munet export` wrote; None if it is none, or is not that network's.
+    """The input of a folder that `munet export` wrote; None for other folders or networks.
 
-    Raises AdoptError for an export whose path spec this version does not know.
+    Raises AdoptError for an export with a path spec that this version does not know.
     """
     if not (folder / RECORD).is_file():
         return None
@@ -30,7 +28,7 @@ def exported_input(folder: Path) -> tuple[Target, Decoding] | None:
     if not isinstance(files, Mapping) or not isinstance(path, Mapping):
         return None
     if any(files.get(name) != digest_of_file(folder / name) for name in CHECKED):
-        return None  # trained further, or another network: what it says of itself holds
+        return None  # trained further, or another network: its own configuration holds
     return _input(folder / RECORD, path.get("input"))
 
 

@@ -1,4 +1,4 @@
-"""The files of published networks: JSON and arrays, each error with the file's name."""
+"""Reads the files of published networks: JSON and arrays; errors name the file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # its import also teaches safetensors bfloat16
+import ml_dtypes  # needed by safetensors for bfloat16, too
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -45,7 +45,7 @@ def json_object(data: bytes | str, where: str) -> dict[str, Any]:
 
 
 def read_folder(folder: Path, single: str = MODEL, index: str = INDEX) -> Arrays:
-    """All arrays of a folder's safetensors, in one file or in several that an index names."""
+    """All arrays of a folder's safetensors, in one file or in several with an index."""
     if not (folder / index).exists():
         if not (folder / single).exists():
             raise _no_tensors(folder, single)
@@ -68,7 +68,7 @@ def _no_tensors(folder: Path, single: str) -> AdoptError:
     if pickles:
         return AdoptError(
             f"{folder}: expected {single}, found {pickles[0]}: a pickle, whose reading would run "
-            "code\nwrite it anew: model.save_pretrained(folder, safe_serialization=True)"
+            "code\nwrite it again: model.save_pretrained(folder, safe_serialization=True)"
         )
     return AdoptError(f"{folder}: expected {single}, or {INDEX} and its files; found neither")
 
@@ -83,7 +83,7 @@ def read_tensors(path: Path) -> Arrays:
 
 
 def metadata_of(path: Path) -> dict[str, str]:
-    """What a file says of itself."""
+    """The metadata of a file."""
     return _opened(path, lambda file: file.metadata() or {})
 
 
@@ -101,12 +101,12 @@ def _opened(path: Path, read: Callable[[Any], Any]) -> Any:
 
 
 def _floats(path: Path, key: str, array: NDArray[Any]) -> NDArray[np.float32]:
-    if array.dtype == np.dtype("V2"):  # how NumPy reads the bfloat16 it does not know
+    if array.dtype == np.dtype("V2"):  # NumPy reads bfloat16 so
         array = array.view(ml_dtypes.bfloat16)
     if array.dtype.name not in FLOATS:
         raise AdoptError(
             f"{path}: {key}: expected floats, found {array.dtype.name}: quantised weights are not "
-            "adopted\nwrite it anew in float32, float16 or bfloat16"
+            "adopted\nwrite it again in float32, float16 or bfloat16"
         )
     found = np.asarray(array, np.float32)
     if not np.isfinite(found).all():

@@ -31,14 +31,14 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
-# By class; all others answer from the class token.
+# By class; all others read the class token.
 POOLINGS = {
     "IJepaForImageClassification": "mean",
     "DeiTForImageClassificationWithTeacher": "two_tokens",
     "Dinov2ForImageClassification": "token_and_mean",
     "Dinov2WithRegistersForImageClassification": "token_and_mean",
 }
-# Those that resample their positions to the picture, and whether with antialias.
+# Classes that resample positions to the picture, and whether with antialias.
 ANTIALIAS = {
     "Dinov2ForImageClassification": False,
     "Dinov2WithRegistersForImageClassification": True,
@@ -75,7 +75,7 @@ def model_of(
     """The model of a configuration and arrays. Raises AdoptError."""
     source = str(folder / CONFIG)
     kind = _class_of(source, config)
-    # Of an export of our own the record says what preprocessor_config.json cannot.
+    # The record of our own exports says what preprocessor_config.json cannot.
     target, decoding = exported_input(folder) or (contract_in(folder), UPRIGHT)
     names = HUGGING_FACE_NAMES[kind]
     arch, components = assemble(
@@ -130,7 +130,7 @@ def _facts(source: str, kind: str, config: Mapping[str, Any], image_size: int) -
 
 
 def _require_sizes(source: str, config: Mapping[str, Any], arch: Architecture) -> None:
-    """What the configuration says of sizes is what the arrays have: the library opens no other."""
+    """Checks that the configuration and the arrays have the same sizes, as the library does."""
     fields = _Fields(source, config)
     for name, found in (
         ("hidden_size", arch.width),

@@ -1,4 +1,4 @@
-"""What is adopted: a network with its head, labels and input, whoever published it."""
+"""An adopted network with its head, labels and input, from any publisher."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Model:
 def checked_labels(
     source: str, given: Sequence[str] | None, own: Sequence[Any] | None, classes: int
 ) -> tuple[str, ...]:
-    """One label for each class: those given, else the network's own. Raises AdoptError."""
+    """One label for each class: the given ones, else the network's own. Raises AdoptError."""
     labels = own if given is None else given
     source = source if given is None else "--labels"
     if labels is None:

@@ -1,8 +1,8 @@
-"""Under which keys Hugging Face and timm keep the parts of a fine-tuned ViT: tables only.
+"""The keys of a fine-tuned ViT's parts in files of Hugging Face and timm: tables only.
 
-What every ViT has is in the tables of `vit.layouts`, which know shapes as well; here is what some
-have beside. Hugging Face's files come with the names of its version 4 or 5: `classic` makes the
-former of the latter.
+The tables of `vit.layouts` have the parts of every ViT, with shapes. Here are the parts that only
+some have. Hugging Face's files have the names of its version 4 or 5: `classic` converts version 5
+to version 4.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from vit.layouts import HUGGING_FACE, TIMM, Layout
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """One publisher's; {} is the leaf, weight or bias. Empty where there is no such part."""
+    """One publisher's keys; {} is the leaf, weight or bias. Empty if there is no such part."""
 
     layout: Layout
-    further_tokens: tuple[str, ...] = ()  # behind the class token, before the patches
+    further_tokens: tuple[str, ...] = ()  # after the class token, before the patches
     layer_scales: tuple[str, str] | tuple[()] = ()  # in a block: of attention and MLP
     input_norm: str = ""
-    pooled_norm: str = ""  # instead of the final norm, behind the pooling
+    pooled_norm: str = ""  # after the pooling, instead of the final norm
     heads: tuple[str, ...] = ("classifier.{}",)  # two: their logits are averaged
     unused: str = r"$^"  # keys that no logits depend on
 
@@ -52,7 +52,7 @@ def _dinov2(prefix: str, *further: str) -> Names:
 
 
 _DEIT = _hugging_face("deit.", "deit.embeddings.distillation_token")
-# By the class that config.json names.
+# By the class in config.json.
 HUGGING_FACE_NAMES: Mapping[str, Names] = {
     "ViTForImageClassification": _hugging_face("vit."),
     "ViTMSNForImageClassification": _hugging_face("vit."),
@@ -76,7 +76,7 @@ TIMM_NAMES = Names(
 )
 TIMM_DISTILLED_NAMES = replace(TIMM_NAMES, heads=("head.{}", "head_dist.{}"))
 
-# Parts of keys as version 5 of transformers calls its modules, and as its files do.
+# Parts of keys: names of modules in version 5 of transformers -> names in files.
 _RENAMED = (
     (r"^(\w+\.)layers\.(\d+)\.", r"\1encoder.layer.\2."),
     (r"\.attention\.q_proj\.", ".attention.attention.query."),
@@ -91,7 +91,7 @@ _BARE = ("embeddings.", "encoder.", "layers.", "layernorm.")
 
 
 def classic(key: str, prefix: str) -> str:
-    """A key of Hugging Face's as its files have it; some are written without the prefix."""
+    """A key of Hugging Face as in its files; some files lack the prefix."""
     key = prefix + key if key.startswith(_BARE) else key
     for pattern, wanted in _RENAMED if key.startswith("dinov2") else _RENAMED + _RENAMED_MLP:
         key = re.sub(pattern, wanted, key)

@@ -1,9 +1,9 @@
 """Arrays under a publisher's keys -> our architecture and components, which compute the same.
 
-What has no component of its own is folded into one, exactly but for the rounding of one product: a
-layer scale into the kernel and bias before it, tokens without positions into positions of zero, two
-heads whose logits are averaged into one head that reads two tokens. All keys are accounted for: one
-that is missing, unknown or of another shape is an error.
+Parts that have no component here are folded into one, exactly except for the rounding of one
+product: a layer scale into the kernel and bias before it, tokens without positions into positions
+of zero, two heads with averaged logits into one head that reads two tokens. Every key is checked: a
+missing or unknown one, or one of another shape, is an error.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from vit.components import Tree
 
 Array = NDArray[np.float32]
 QUERY_KEY_VALUE = tuple(f"MultiHeadDotProductAttention_0/{n}" for n in ("query", "key", "value"))
-# Our part before a layer scale, in the order of Names.layer_scales.
+# Our parts before layer scales, in the order of Names.layer_scales.
 SCALED = ("MultiHeadDotProductAttention_0/out", "MlpBlock_0/Dense_1")
 SHOWN_KEYS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the arrays alone do not tell."""
+    """Facts that the arrays do not show."""
 
     heads: int
     activation: str
     norm_epsilon: float
     pooling: str
-    image_size: int  # of the pictures that come in
-    trained_size: int  # of those that the position embeddings are for
-    layers: int | None = None  # as the publisher says; None: as many as there are arrays of
-    antialias: bool | None = None  # how positions are resampled; None: they are not
+    image_size: int  # of the input
+    trained_size: int  # of the pictures that the position embeddings are for
+    layers: int | None = None  # by the configuration; None: counted from the arrays
+    antialias: bool | None = None  # of the resampling of positions; None: not resampled
     may_lack_bias: tuple[str, ...] = ()  # our parts
 
 
@@ -120,7 +120,7 @@ class _Network:
     # ---- parts
 
     def _leaves(self, arch: Architecture) -> Iterator[tuple[str, Array]]:
-        """Of all that `vit.layouts` knows; positions and tokens before the patches apart."""
+        """All parts in `vit.layouts`, without positions and tokens before the patches."""
         for name in arch.component_names:
             if name in ("cls", "posembed_input", "head"):
                 continue
@@ -141,7 +141,7 @@ class _Network:
         return np.ascontiguousarray(self._layout.convert(path, found, shape))
 
     def _prefix_tokens(self) -> list[Array]:
-        """[1, n, width] each, in their order; those of a network without any are none."""
+        """The tokens before the patches, [1, n, width] each, in order; empty without any."""
         keys = [self._layout.key("cls"), *self._names.further_tokens]
         found = [self._left.pop(key) for key in keys if key in self._left]
         for token in found:
@@ -150,7 +150,7 @@ class _Network:
         return found
 
     def _positions(self, arch: Architecture) -> Array:
-        """[1, tokens, width]; those of tokens that have none are zero."""
+        """The positions [1, tokens, width]; zero for tokens without positions."""
         key, facts = self._layout.key("posembed_input/pos_embedding"), self._facts
         count, width = self._shape(key, 3)[1:]
         side = facts.trained_size // arch.patch_size
@@ -208,7 +208,7 @@ class _Network:
             raise self._missing(key)
         found = self._left.pop(key)
         if found.shape != shape:
-            raise self._refused(f"{key} of shape {shape} beside the others", f"{found.shape}")
+            raise self._refused(f"{key} of shape {shape}, as the others", f"{found.shape}")
         return found
 
     def _require_nothing_left(self) -> None:
@@ -226,7 +226,7 @@ class _Network:
 
 
 def _one_head(heads: list[dict[str, Array]]) -> dict[str, Array]:
-    """The head whose logits are the mean of all heads', each of which reads its own token."""
+    """One head whose logits are the mean of all heads'; each reads its own token."""
     share = np.float32(1 / len(heads))
     bias = np.stack([head["bias"] * share for head in heads]).sum(axis=0)
     return {"kernel": np.concatenate([head["kernel"] * share for head in heads]), "bias": bias}

@@ -1,7 +1,7 @@
-"""A LoRA adapter that PEFT has trained, merged into the network that it adapts.
+"""A LoRA adapter of PEFT, merged into the network that it adapts.
 
-A kernel becomes W + scale * B A; what was trained as a whole (the classifier, biases) replaces what
-is there. So no request pays for the adapter.
+A kernel becomes W + scale * B A. Parts that were trained as a whole (the classifier, biases)
+replace those of the base. So requests do not pay for the adapter.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from evolution.adopting.processors import FILE
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 LORA = re.compile(r"(?P<module>.+)\.lora_(?P<half>[AB])(\.\w+)?\.weight")
-# What changes the weights in another way, with the values that do not.
+# Options that change the weights in another way, with the values that do not.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "use_dora": (False, None),
@@ -39,7 +39,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "target_parameters": (None, []),
     "trainable_token_indices": (None,),
     "alora_invocation_tokens": (None,),
-    # Others begin from changed weights of the base, which its folder does not hold.
+    # Others start from changed weights of the base, which its folder does not hold.
     "init_lora_weights": (True, False, "gaussian", None),
 }
 
@@ -57,7 +57,7 @@ def read(folder: Path, base: Path | None, labels: Sequence[str] | None) -> Model
     config = dict(hugging_face.read_config(base))
     kind = _class_of(adapter, config)
     config["architectures"] = [kind]
-    if (folder / hugging_face.CONFIG).exists():  # what its trainer may have written of the labels
+    if (folder / hugging_face.CONFIG).exists():  # its trainer may have written labels there
         own = read_json(folder / hugging_face.CONFIG).get("id2label")
         config["id2label"] = own or config.get("id2label")
     prefix = HUGGING_FACE_NAMES[kind].layout.prefix if kind in HUGGING_FACE_NAMES else ""
@@ -97,7 +97,7 @@ def _base_of(folder: Path, adapter: Mapping[str, Any]) -> Path:
 
 
 def _class_of(adapter: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
-    """A base that was published without a head has the class that the adapter was trained with."""
+    """A base without a head gets the class that the adapter was trained with."""
     found = config.get("architectures")
     own = found[0] if isinstance(found, list) and found else None
     mapping = adapter.get("auto_mapping")
@@ -110,7 +110,7 @@ def _tensors(folder: Path) -> Arrays:
     if pickle and not (folder / TENSORS).exists():
         raise AdoptError(
             f"{folder}: expected {TENSORS}, found {pickle}: a pickle, whose reading would run "
-            "code\nwrite it anew: model.save_pretrained(folder, safe_serialization=True)"
+            "code\nwrite it again: model.save_pretrained(folder, safe_serialization=True)"
         )
     return read_tensors(folder / TENSORS)
 
@@ -145,7 +145,7 @@ def _merged(
 
 
 def _scale(folder: Path, adapter: Mapping[str, Any]) -> Callable[[int], float]:
-    """What an update of some rank counts."""
+    """The scale of an update of this rank."""
     alpha = adapter.get("lora_alpha")
     if not isinstance(alpha, int | float) or isinstance(alpha, bool):
         raise _refused(folder, "lora_alpha", "a number", alpha)

@@ -1,4 +1,4 @@
-"""Position embeddings resampled as PyTorch does it, for networks that do so at every picture."""
+"""Resamples position embeddings as PyTorch does, for networks that do so for every picture."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# The cubic that PyTorch takes, without and with antialias.
+# PyTorch's cubic coefficient, without and with antialias.
 SHARPNESS, SHARPNESS_ANTIALIASED = -0.75, -0.5
 
 
@@ -18,7 +18,7 @@ def resampled(grid: NDArray[np.float32], side: int, *, antialias: bool) -> NDArr
 
 
 def bicubic(old: int, new: int, *, antialias: bool) -> NDArray[np.float64]:
-    """[new, old]: what each old value counts in each new one."""
+    """[new, old]: the weight of each old value in each new one."""
     scale = old / new
     centres = (np.arange(new)[:, None] + 0.5) * scale - 0.5
     if antialias:
@@ -27,7 +27,7 @@ def bicubic(old: int, new: int, *, antialias: bool) -> NDArray[np.float64]:
         return found / found.sum(1, keepdims=True)
     found = np.zeros((new, old))
     first = np.floor(centres).astype(int) - 1
-    for tap in range(4):  # beyond the border the outermost value holds
+    for tap in range(4):  # the border value is repeated
         weight = _cubic(first + tap - centres, SHARPNESS)
         np.add.at(found, (np.arange(new)[:, None], (first + tap).clip(0, old - 1)), weight)
     return found

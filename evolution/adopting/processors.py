@@ -23,7 +23,7 @@ STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_conver
 
 @dataclass(frozen=True, slots=True)
 class _Defaults:
-    square: bool  # what a size of one number is: both edges, or the shorter one
+    square: bool  # whether a size of one number means both edges, or the shorter one
     crops: bool
     resample: int
 
@@ -37,7 +37,7 @@ PROCESSORS = {
 
 
 def contract_in(folder: Path) -> Contract:
-    """That of the processor which a folder holds. Raises AdoptError."""
+    """The contract of the processor in a folder. Raises AdoptError."""
     path = folder / FILE
     if not path.exists():
         raise AdoptError(
@@ -80,12 +80,12 @@ class _Processor:
             raise AdoptError(f"{self._source}: {error}") from None
 
     def _edges(self) -> tuple[int | tuple[int, int], int]:
-        """What pictures are resized to, and the side of what is cut out of them."""
+        """The size for resizing, and the side of the crop."""
         crops = self._does("do_center_crop", self._defaults.crops)
         if not self._does("do_resize"):
             if crops:
                 raise self._refused("do_resize", "true where pictures are cropped", False)
-            # The library takes pictures of just this size, which resizing does not change.
+            # The library expects pictures of this size, so resizing changes nothing.
             size = self._side("size", self._size("size"))
             return (size, size), size
         edges = self._size("size")

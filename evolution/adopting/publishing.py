@@ -1,7 +1,7 @@
-"""An adopted network becomes a version of a task; what it shares with others is counted.
+"""Publishes an adopted network as a version of a task, and counts what it shares with others.
 
-The law: of equal arrays a store holds one component, whatever they were adopted from, so that
-twenty heads on one frozen backbone take the room of one backbone and twenty heads.
+The law: equal arrays are one component in a store, from any source. So twenty heads on one frozen
+backbone take the room of one backbone and twenty heads.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from vit.contract import Contract
 from vit.preprocess import CONTRACT
 
 METHOD = "adopted"
-PUBLISHER = "adopted"  # instead of an agent or a run
+PUBLISHER = "adopted"  # in place of an agent or a run
 
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """What an adoption did."""
+    """The result of an adoption."""
 
     model: Model
     published: Published
-    added: bool  # whether there is a version now that was not there before
+    added: bool  # whether there is a new version
     former: int | None  # the version that was live before
     added_bytes: int  # of components
-    shared: Mapping[str, int]  # bytes that each other task has in common with it, most first
-    shared_bytes: int  # of components that were there before
+    shared: Mapping[str, int]  # bytes shared with each other task, most first
+    shared_bytes: int  # of components that the store had before
 
 
 def publish(store: ModelStore, task: str, model: Model, *, private: bool) -> Adopted:
-    """Publishes the network, live. Raises AdoptError, and StoreError where the store does.
+    """Publishes the network and makes it live. Raises AdoptError, and the store's StoreError.
 
-    A network that is live under this name already adds no version.
+    A network that is already live under this name adds no version.
     """
     former = _live(store, task)
     if former is not None and former.path.private and not private:
         raise AdoptError(
-            f"task {task!r} is private in {store.url}: expected --private beside it; found no such "
-            "flag\nor adopt it under another name"
+            f"task {task!r} is private in {store.url}: expected the flag --private too; found no "
+            "such flag\nor adopt it under another name"
         )
     encoded = {name: encode(tree) for name, tree in model.components.items()}
     digests = {name: digest_of(data) for name, data in encoded.items()}
@@ -77,7 +77,7 @@ def _live(store: ModelStore, task: str) -> Published | None:
 
 
 def _users(store: ModelStore, task: str, digests: set[Digest]) -> dict[str, set[Digest]]:
-    """Other tasks whose live version has some of these components, and which."""
+    """Other tasks whose live version has some of these components -> those components."""
     found = {
         other.task: digests & set(other.path.components.values())
         for other in store.served()

@@ -1,4 +1,4 @@
-"""A ViT of timm: a safetensors file, with its config.json beside it or in its metadata."""
+"""A ViT of timm: a safetensors file with a config.json in its folder or its metadata."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from evolution.adopting.networks import QUERY_KEY_VALUE, Facts, assemble
 from vit.contract import FILTERS, Contract
 from vit.decode import TENSORFLOW
 
-# What weights do not tell, by the name of the architecture; written by `make adopt-fixtures`.
+# Facts that weights do not show, by architecture; written by `make adopt-fixtures`.
 TABLE = Path(__file__).with_name("timm_architectures.json")
 CONFIG, METADATA = "config.json", "config"
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu")
 POOLINGS = {"token": "token", "avg": "mean", "distilled": "two_tokens"}
-# Arguments that the arrays' names and shapes show, that do nothing at inference, or that are read.
+# Arguments that arrays show, that do nothing at inference, or that are read here.
 SHOWN_ARGUMENTS = frozenset(
     {
         "img_size", "patch_size", "embed_dim", "depth", "mlp_ratio", "num_classes", "in_chans",
@@ -41,14 +41,14 @@ SHOWN_ARGUMENTS = frozenset(
         "num_heads", "act_layer", "global_pool", "qkv_bias",
     }
 )  # fmt: skip
-# Arguments that change what is computed, with the values that do not.
+# Arguments that change the computation, with the values that do not.
 NEUTRAL = {"pool_include_prefix": (False,), "qk_norm": (False,), "scale_attn_norm": (False,),
            "scale_mlp_norm": (False,), "proj_bias": (True,), "final_norm": (True,),
            "pos_embed": ("learn",), "norm_layer": (None,), "embed_norm_layer": (None,)}  # fmt: skip
 
 
 class Row(NamedTuple):
-    """Of the table."""
+    """An architecture of the table."""
 
     heads: int
     activation: str
@@ -63,7 +63,7 @@ def _table() -> dict[str, Row]:
 
 
 def read(place: Path, labels: Sequence[str] | None) -> Model:
-    """The model in a file, or in a folder as timm saves it. Raises AdoptError."""
+    """The model in a file, or in a folder saved by timm. Raises AdoptError."""
     file = place / MODEL if place.is_dir() else place
     source, config = _config_of(file)
     return _Config(source, config).model(file, labels)
@@ -73,12 +73,12 @@ def _config_of(file: Path) -> tuple[str, dict[str, Any]]:
     if file.suffix == ".bin":
         raise AdoptError(
             f"{file}: expected a .safetensors file, found a pickle, whose reading would run code\n"
-            "write it anew: timm.models.save_for_hf(model, folder, safe_serialization=True)"
+            "write it again: timm.models.save_for_hf(model, folder, safe_serialization=True)"
         )
     stored, beside = metadata_of(file).get(METADATA), file.with_name(CONFIG)
     if stored is None and not beside.exists():
         raise AdoptError(
-            f"{file}: expected timm's {CONFIG} beside it, or as {METADATA} in its metadata; found "
+            f"{file}: expected timm's {CONFIG} in its folder, or {METADATA} in its metadata; found "
             "neither\nwrite both: timm.models.save_for_hf(model, folder)"
         )
     if stored is not None:
@@ -164,7 +164,7 @@ class _Config:
         return edges[0]
 
     def _contract(self) -> Contract:
-        """What timm's own transform for evaluation does."""
+        """The contract of timm's own transform for evaluation."""
         cfg, size = self._pretrained, self._image_size()
         share, mode = cfg.get("crop_pct", 0.875), cfg.get("crop_mode", "center")
         if type(share) not in (int, float) or not 0 < share <= 1:
@@ -206,7 +206,7 @@ class _Config:
 
 
 def _unfused(arrays: Arrays) -> Arrays:
-    """Query, key and value, which timm keeps as the thirds of one array, each under its own key."""
+    """Query, key and value, the thirds of one array of timm, each under its own key."""
     found: Arrays = {}
     for key, array in arrays.items():
         if ".attn.qkv." in key and len(array) % 3 == 0:

@@ -51,7 +51,7 @@ class _Agent:
 
     @property
     def family(self) -> str:
-        """Its class: agents read the single paths of one class only."""
+        """Its class; agents read the single paths of one class only."""
         return self.name.split("~")[0]
 
 
@@ -133,7 +133,7 @@ def _required(state: Path) -> Path:
 
 
 def _homes(agents: Iterable[_Agent]) -> dict[Key, Path]:
-    """The state that holds each layer, in layout B, which tells it."""
+    """The state that holds each layer, as layout B records it."""
     homes: dict[Key, Path] = {}
     for state in (state for agent in agents for state in agent.states):
         if not _STATE_B.fullmatch(state.name):
@@ -152,7 +152,7 @@ def _homes(agents: Iterable[_Agent]) -> dict[Key, Path]:
 def _without_copies(
     shards: list[CheckpointFile], homes: Mapping[Key, Path], skipped: list[Skipped]
 ) -> Iterator[CheckpointFile]:
-    """The files, each without the layers whose home is another; raises CheckpointError."""
+    """The files, each without layers that belong to another file; raises CheckpointError."""
     held = {shard.path.parent: shard.layers for shard in shards}
     for state, shard in zip(held, shards, strict=True):
         copies: set[str] = set()
@@ -173,7 +173,7 @@ def _without_copies(
 
 
 def _published(agents: list[_Agent]) -> tuple[dict[Key, Model], dict[Key, Model]]:
-    """What each agent publishes of its own, and the rows of others that it keeps beside them."""
+    """The models that agents publish, and the copies of others' rows that they keep."""
     own: list[Model] = []
     copies: dict[Key, Model] = {}
     for agent in agents:
@@ -252,7 +252,7 @@ def _subpath(entry: Any, own: dict[Key, Model], copies: dict[Key, Model], where:
 
 
 def _run(name: str, family: str, single: list[Model], agents: list[_Agent]) -> Run:
-    """The single paths of one class; numbered anew, for each agent counts for itself."""
+    """The single paths of one class, with new numbers, since each agent counts its own."""
     states = [s for agent in agents if agent.family == family for s in agent.states]
     retained = {m.key: m for m in single if m.key[0].split("~")[0] == family}
     sampled = {
@@ -274,7 +274,7 @@ def _run(name: str, family: str, single: list[Model], agents: list[_Agent]) -> R
 
 
 def _time(model: Model) -> tuple[bool, float, Key]:
-    """Roots first, then as they were finished."""
+    """Roots first, then in the order in which they finished."""
     return model.task != ROOT, model.row.ended() or 0.0, model.key
 
 

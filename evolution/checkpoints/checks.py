@@ -1,4 +1,4 @@
-"""What is asked of published states before anything of them is written."""
+"""Checks of published states before anything is written."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from model_store.names import require_name
 
 
 def require_plain(directory: Path) -> None:
-    """Raises CheckpointError for a link out of the directory, and where a file is none.
+    """Raises CheckpointError for a link out of the directory, and for a file that is not plain.
 
-    Asked before anything is opened: a pipe in a table's place would be waited for.
+    Checked before anything is opened: reading a pipe would wait for ever.
     """
     top = os.path.realpath(directory)
     for folder, folders, files in os.walk(directory, onerror=_fail):
@@ -50,7 +50,7 @@ def _fail(error: OSError) -> None:
 
 
 def require_publishable(model: Model) -> None:
-    """Raises CheckpointError unless its task can be named and its quality is told."""
+    """Raises CheckpointError unless the task has a valid name and the quality is given."""
     try:
         require_name("task", model.task)
     except InvalidName as error:
@@ -68,7 +68,7 @@ def require_storable(spec: TaskPath, model: Model) -> None:
 
 
 def require_finite(layer: StoredLayer) -> None:
-    """Reads a layer's parameters; raises CheckpointError if one of them is no finite number."""
+    """Reads a layer's parameters; raises CheckpointError if one of them is not finite."""
     for leaf in jax.tree.leaves(layer.file.read(layer.entry)):
         if not np.isfinite(leaf).all():
             raise CheckpointError(

@@ -20,9 +20,9 @@ def require_replaceable(
     networks: Mapping[Key, Network],
     layers: Mapping[Key, StoredLayer],
 ) -> None:
-    """An import may replace an import of the same system, not what evolution made of it.
+    """Raises CheckpointError unless the stored run is an import of the same system.
 
-    Raises CheckpointError. Systems that began from one pretrained root differ in what they sampled.
+    Systems from one pretrained root differ in the models that they sampled.
     """
     what, saved = f"importing run {run.name}", store.load_agent(run.name)
     if saved is None:

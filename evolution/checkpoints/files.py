@@ -1,8 +1,8 @@
 """Published checkpoint files: Flax's msgpack format, read layer by layer (SYSTEMS.md, Arrays).
 
 A file is one map of layers, each a map of arrays. Opening it reads only the map's keys and the
-arrays' shapes, at a few bytes each, and notes where the numbers lie; so a file larger than memory
-costs no more than its largest layer, and whatever is wrong with it is known before it is used.
+arrays' shapes, a few bytes each, and the positions of the numbers. So a file larger than memory
+takes the memory of its largest layer, and all faults are found before it is used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CHUNKED = "__msgpack_chunked_array__"  # marks the map that stands for an array 
 ARRAY, NUMBER = 1, 3  # extension types: an array, and one number in the same form
 MAX_AXES = 32
 MAX_DEPTH = 16  # maps in maps; blocks have 4
-MAX_NAME = 4096  # bytes; names are read whole, and stand in messages
+MAX_NAME = 4096  # bytes; names are read whole, and messages contain them
 MAX_ENTRIES = 200_000  # names in a file; the largest published one has some thousand
 MAX_DIMENSION = (1 << 31) - 1
 _LONGEST = 1000  # characters of a message
@@ -34,11 +34,11 @@ _LONGEST = 1000  # characters of a message
 class CheckpointError(Exception):
     """A published state cannot be imported; the message names file and place, and says why.
 
-    It is one line and not too long, whatever stands in the file.
+    It is one line of limited length, for any content of the file.
     """
 
     def __init__(self, message: str) -> None:
-        """`message` may hold what was found in a file."""
+        """`message` may contain text from a file."""
         text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message[: 2 * _LONGEST])
         half = _LONGEST // 2
         super().__init__(text if len(text) <= _LONGEST else f"{text[:half]} … {text[-half:]}")
@@ -89,7 +89,7 @@ class CheckpointFile:
             return cls(path, _Scanner(path, file).layers())
 
     def read(self, name: str) -> Tree:
-        """One layer's arrays. Raises CheckpointError if the file is no longer what it was."""
+        """One layer's arrays. Raises CheckpointError if the file has changed."""
         with self.path.open("rb") as file:
             return self._tree(file, name, self.layers[name])
 
@@ -111,8 +111,8 @@ class CheckpointFile:
         return array.view(stored.dtype).reshape(stored.shape)
 
 
-# First byte -> kind, and the number of bytes that tell its length or value. What Flax never
-# writes is left out; small numbers and short strings, arrays and maps are in `_Scanner._head`.
+# First byte -> kind, and the number of bytes of its length or value. Without the kinds that Flax
+# never writes; small numbers and short strings, arrays and maps are in `_Scanner._head`.
 _HEADS = {
     0xC2: ("false", 0), 0xC3: ("true", 0), 0xC4: ("binary", 1), 0xC5: ("binary", 2),
     0xC6: ("binary", 4), 0xC7: ("extension", 1), 0xC8: ("extension", 2), 0xC9: ("extension", 4),
@@ -124,12 +124,12 @@ _FIXED_EXTENSIONS = {0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16}
 
 
 class _Scanner:
-    """Walks through a file from its beginning, stepping over the numbers."""
+    """Reads through a file from its beginning, and skips the numbers."""
 
     def __init__(self, path: Path, file: BufferedReader) -> None:
         self._path, self._file = path, file
         self._end = path.stat().st_size
-        self._layer = ""  # under way, for messages
+        self._layer = ""  # the present one, for messages
         self._names = 0  # read so far
 
     def layers(self) -> dict[str, Layer]:
@@ -209,7 +209,7 @@ class _Scanner:
             )
 
     def _finished(self, value: Any) -> Layer:
-        """The value, if it is nothing but arrays in maps that are not empty."""
+        """The value, if it consists of arrays in maps that are not empty."""
         children = value.values() if isinstance(value, dict) else ()
         if not isinstance(value, StoredArray) and not children:
             raise self._error("found no array, expected an array or a map of arrays")

@@ -11,8 +11,14 @@ from evolution.checkpoints.tables import Row, mutations, single_path_hyperparame
 from evolution.population import ROOT, Component, Path, Population, Score
 from evolution.state import Progress
 
-_SECONDS = ("init", "train_compile", "eval_compile", "train", "eval")  # how agents tell a child's
-_IN_ROW = (  # metrics that a row of the history has under a name of its own
+_SECONDS = (
+    "init",
+    "train_compile",
+    "eval_compile",
+    "train",
+    "eval",
+)  # an agent's record of a child
+_IN_ROW = (  # metrics that a row of the history has under another name
     "evals", "mutations", "quality", "score", "training_score", "training_accounted_params",
     "accounted_params", "num_params", "num_trainable_params", "flops", "improved", "new_best",
     "loop_time", "end_time", "timestamp_end",
@@ -24,8 +30,8 @@ def population_of(
 ) -> tuple[Population, dict[Key, Path], dict[Key, Component]]:
     """The run's population, without arrays and digests; its paths and components by key.
 
-    Locks are those of the retained models. A parent that is gone is replaced by the first root,
-    as the original does.
+    Locks are those of the retained models. A missing parent is replaced by the first root, as in
+    the original.
     """
     population = Population(Score())
     paths: dict[Key, Path] = {}
@@ -34,7 +40,7 @@ def population_of(
         network = networks[model.key]
         for name, key in network.components.items():
             if key not in components:
-                # No arrays: they go straight to the store, there are more than fit in memory.
+                # Without arrays: they go straight to the store, as they may not fit in memory.
                 count, number = num_params(layers[key]), run.layer_numbers[key]
                 components[key] = Component(number, name, {}, count)
         parts = tuple(components[key] for key in network.components.values())
@@ -91,14 +97,14 @@ def progress_of(run: Run, root: Network) -> Progress:
 
 
 def _history(run: Run) -> Iterator[dict[str, Any]]:
-    """A row for each sampled model; what the state does not tell is None."""
+    """A row for each sampled model; unknown values are None."""
     hyperparameters = {
         model.key: single_path_hyperparameters(model.row) for model in (*run.retained, *run.sampled)
     }
     seen = {key for model in run.retained if model.task == ROOT for key in model.layers}
     for model in run.sampled:
         names = {key: run.layer_names.get(key, (None, 0))[0] for key in model.layers}
-        # A child never trains a layer of its parent: it trains what did not exist before it.
+        # A child never trains a layer of its parent, only layers that did not exist before.
         trained = [name for key, name in names.items() if key not in seen]
         seen.update(model.layers)
         known = None not in names.values()
@@ -135,7 +141,7 @@ def _mutations(
 
 
 def _measured(row: Row) -> dict[str, Any]:
-    """Agents name some metrics otherwise than μ2Net."""
+    """A metric; agents and μ2Net have different names for some."""
     parts = [row.number(f"metrics.time_{part}") for part in _SECONDS]
     spent = [part for part in parts if part is not None]
     recorded = row.starting("metrics.")

@@ -1,8 +1,8 @@
-"""Published checkpoints into the store: versions of tasks, and runs that evolution continues from.
+"""Imports published checkpoints: versions of tasks, and runs that evolution can continue.
 
-Nothing is written before the whole directory has been checked. Then each layer is read, put and
-let go, so that a state of any size takes the memory of one layer. Killed anywhere, an import is
-made again and ends in the same store.
+Nothing is written before the whole directory is checked. Then layers are read, stored and released
+one by one, so a state of any size takes the memory of one layer. After a kill, a repeated import
+gives the same store.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ from model_store.errors import listed
 logger = logging.getLogger(__name__)
 
 _LONGEST_HEADER = 1 << 20  # bytes
-_ANY_DIGEST = Digest("sha256:" + "0" * 64)  # until there is one
+_ANY_DIGEST = Digest("sha256:" + "0" * 64)  # until the real one is known
 
 
 @dataclass(frozen=True, slots=True)
 class ImportedVersion:
-    """A model of the directory as it now stands in the store."""
+    """A model of the directory that is in the store now."""
 
     task: str
     version: int
-    model: str  # which one it was
+    model: str  # which model of the directory it is
     validation_accuracy: float | None
     live: bool
     multipath: bool
@@ -65,7 +65,7 @@ class ImportedVersion:
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """What an import did."""
+    """The result of an import."""
 
     directory: Path  # where the system was found
     method: str
@@ -97,8 +97,8 @@ def import_state(
 ) -> ImportReport:
     """Imports a published state: a μ2Net experiment or state, or a directory of agents.
 
-    `progress` is told bytes done and bytes in all. Raises CheckpointError for anything broken,
-    before anything is written, and StoreError or OSError where the store does.
+    `progress` is called with bytes done and bytes in all. Raises CheckpointError for a broken
+    state, before anything is written, and the store's StoreError or OSError.
     """
     found, system = read_system(directory)
     return _Import(store, found, system, progress).report()
@@ -154,7 +154,7 @@ def _run_name(*names: str) -> str:
 
 
 class _Import:
-    """One import; made, it has checked everything, and written nothing."""
+    """One import. Its constructor checks everything and writes nothing."""
 
     def __init__(
         self,
@@ -201,7 +201,7 @@ class _Import:
                 self._skipped.append(Skipped(what, "its network does not run through them"))
 
     def _keys(self) -> dict[Key, None]:
-        """Of all layers that are needed."""
+        """Bytes of all layers that are needed."""
         parts = [*self._networks.values(), *self._multipaths]
         parts += [path for multi in self._multipaths for path in multi.paths]
         return dict.fromkeys(key for part in parts for key in part.components.values())
@@ -213,9 +213,9 @@ class _Import:
         return sum(array.size_bytes for array in stored)
 
     def _rehearse(self) -> None:
-        """Makes all that will be written, but for digests, so that nothing fails half way.
+        """Builds all documents without digests, so that nothing fails half way.
 
-        And reads all parameters once: one that is no number would be published, and served.
+        Also reads all parameters once: NaN must not be published and served.
         """
         digests = dict.fromkeys(self._keys(), _ANY_DIGEST)
         counts = {key: num_params(self._system.layers[key]) for key in digests}
@@ -254,7 +254,7 @@ class _Import:
         )
 
     def _to_publish(self, run: Run) -> set[Key]:
-        """The models but the roots; of a task whose search is not finished, the best so far."""
+        """The models without the roots; for a task with an unfinished search, the best so far."""
         best: dict[tuple[str, str], Model] = {}
         for model in run.retained:
             former = best.get((model.key[0], model.task))
@@ -319,11 +319,10 @@ class _Import:
         }
 
     def _publish(self, key: Key, spec: TaskPath) -> Published:
-        """A new version, unless an earlier import has published just this.
+        """Publishes a version, unless an earlier import has published the same.
 
-        It is live from now on if it is better by validation than what was; one that had been
-        published earlier, only if none was live: what is live instead of it may be somebody's
-        choice.
+        A new version goes live if it is better by validation than the live one. An earlier one goes
+        live only if no version is live, since somebody may have chosen the live one.
         """
         try:
             known = self._store.history(spec.task)
@@ -344,7 +343,7 @@ class _Import:
     def _is_better(self, spec: TaskPath) -> bool:
         """Whether it is better than the live version of its task, or there is no live version.
 
-        Only versions that an import brought were measured alike, by the system they come from.
+        Only imported versions of one system were measured in the same way.
         """
         if spec.task not in self._store.live():
             return True
@@ -353,7 +352,7 @@ class _Import:
         return alike and quality_told(live) < quality_told(spec)
 
     def _save(self, run: Run, population: Population) -> bool:
-        """The run's state, to continue from; False if it cannot be."""
+        """Saves the run's state, to continue from; False if that is not possible."""
         progress = self._histories.get(run.name)
         if progress is None:
             why = "it has no root, from which evolution takes what a new path lacks"

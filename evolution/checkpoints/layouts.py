@@ -1,7 +1,7 @@
-"""What a directory of published states holds, in one form for all layouts; reads no arrays.
+"""The content of a directory of published states, in one form for all layouts; reads no arrays.
 
-Here are that form and the layout of μ2Net (SYSTEMS.md, Layouts): an experiment's directory, or one
-`state_{iteration}_{generation}` of it. The agents' layouts are in `agents`.
+This module has that form and the layout of μ2Net (SYSTEMS.md, Layouts): an experiment's directory,
+or one `state_{iteration}_{generation}` of it. The agents' layouts are in `agents`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class StoredLayer:
-    """A layer and where its arrays lie."""
+    """A layer and the place of its arrays."""
 
     name: str  # of the component
     file: CheckpointFile
@@ -49,7 +49,7 @@ class Model:
     key: Key
     task: str  # ROOT for a root
     parent: Key | None
-    parent_task: str | None  # known also where the parent is gone
+    parent_task: str | None  # known even if the parent is missing
     layers: tuple[Key, ...]
     row: Row
     subpaths: tuple[Model, ...] = ()  # of a multipath model, the main one first
@@ -63,19 +63,19 @@ class Model:
 
 @dataclass(slots=True)
 class Run:
-    """Models that saw each other: a μ2Net experiment, or all single-path agents of one class."""
+    """Models of one system: a μ2Net experiment, or all single-path agents of one class."""
 
     name: str
     retained: list[Model]  # roots too; every parent before its children
     sampled: list[Model]  # the history, in its order
     layer_names: dict[Key, tuple[str, int]]  # (name, number of parameters), also of lost layers
     numbers: dict[Key, int]  # a number within the run for each model
-    layer_numbers: dict[Key, int]  # and for each layer
+    layer_numbers: dict[Key, int]  # a number for each layer
 
 
 @dataclass(slots=True)
 class System:
-    """All that a directory holds."""
+    """The content of a directory."""
 
     method: str
     runs: list[Run]
@@ -87,7 +87,7 @@ class System:
 def stored_layers(files: Iterable[tuple[CheckpointFile, str]]) -> dict[Key, StoredLayer]:
     """The layers of checkpoint files, by key; raises CheckpointError.
 
-    With each file comes the pattern of its entries, with the groups name, agent and id.
+    Each file has a pattern for its entries, with the groups name, agent and id.
     """
     found: dict[Key, StoredLayer] = {}
     for file, pattern in files:
@@ -136,7 +136,7 @@ def in_order(models: Iterable[Model]) -> list[Model]:
 
 
 def once(models: Iterable[Model]) -> list[Model]:
-    """The models; raises CheckpointError where two rows have one id."""
+    """The models; raises CheckpointError if two rows have one id."""
     found: dict[Key, Model] = {}
     for model in models:
         if model.key in found:
@@ -180,7 +180,7 @@ def layer_table(path: Path, agent_column: bool) -> dict[Key, tuple[str, int]]:
 
 
 def number_of(row: Row, column: str) -> int:
-    """A whole number that must be there. Raises CheckpointError."""
+    """A required whole number. Raises CheckpointError."""
     row.required(column)
     number = row.integer(column)
     assert number is not None

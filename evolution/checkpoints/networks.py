@@ -1,4 +1,4 @@
-"""What network a stored model is: its architecture and its layers, checked against each other."""
+"""The network of a stored model: architecture and layers, checked against each other."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Network:
     model: Model
     architecture: Architecture
     hyperparameters: Mapping[str, Any]
-    components: Mapping[str, Key]  # in forward order; a root's are all that it has
-    unused: tuple[str, ...]  # layers of the model that its network does not run through
+    components: Mapping[str, Key]  # in forward order; all components of a root
+    unused: tuple[str, ...]  # layers of the model that its network does not use
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Multipath:
 def single_path(model: Model, system: System, *, subpath: bool = False) -> Network:
     """The network of a model, all its layers found and of the right shape; or CheckpointError.
 
-    A root keeps blocks above those that its paths use, except as a sub-path.
+    A root keeps the blocks above those in use, except as a sub-path.
     """
     layers = _named_layers(model, system)
     hp = single_path_hyperparameters(model.row)
@@ -151,7 +151,7 @@ def _architecture(
 
 
 def _classes(model: Model, layers: Mapping[str, tuple[Key, StoredLayer]]) -> int:
-    """As many as its head has, which is not told for every root; 1 without a head."""
+    """The number of classes of its head, which not every root records; 1 without a head."""
     if "head" not in layers:
         return 1
     told = model.row.integer(_CLASSES)
@@ -165,7 +165,7 @@ def _classes(model: Model, layers: Mapping[str, tuple[Key, StoredLayer]]) -> int
 
 
 def _heads_and_mlp(width: int, where: str, layers: Iterable[StoredLayer]) -> tuple[int, int]:
-    """Of any block of that width; where there is none yet, of the named size."""
+    """The MLP width and heads of a block; without blocks, those of the size with this width."""
     for layer in layers:
         if kind_of(layer.name) == "encoderblock":
             found = _shapes_of(layer)
@@ -177,12 +177,12 @@ def _heads_and_mlp(width: int, where: str, layers: Iterable[StoredLayer]) -> tup
         if size_width == width:
             return heads, mlp_dim
     raise CheckpointError(
-        f"{where}: width {width} is none of {', '.join(SIZES)} and no block tells the rest"
+        f"{where}: width {width} is not one of {', '.join(SIZES)} and no block tells the rest"
     )
 
 
 def _forward_order(layers: Mapping[str, Any]) -> tuple[str, ...]:
-    """A root's layers: as many blocks as it has, whatever its hyperparameters use of them."""
+    """A root's layers with all its blocks, also those that its hyperparameters do not use."""
     stem, end = ("embedding", "cls", "posembed_input"), ("encoder_norm", "head")
     blocks = sorted(
         (int(name.rsplit("_", 1)[1]), kind_of(name) != "residual_adapter", name)

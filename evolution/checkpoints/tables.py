@@ -1,6 +1,6 @@
-"""The CSV tables of published states: their cells, and what our hyperparameters make of theirs.
+"""The CSV tables of published states: their cells, and their hyperparameters as ours.
 
-pandas wrote them: an empty cell is an absent value, integers of a column with gaps come back as
+pandas wrote them: an empty cell is an absent value, integers in a column with gaps are written
 "3.0", dicts and lists are JSON (SYSTEMS.md, Tables).
 """
 
@@ -23,16 +23,16 @@ from evolution.settings import DEFAULTS_PREFIX, HYPERPARAMETERS, SettingError, c
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LARGEST_INTEGER = 2**53  # beyond, numbers of pandas are not exact
 _LONGEST = 60  # characters of a cell in a message
-csv.field_size_limit(16 << 20)  # of all readers: what is wrong with a cell is told with its column
+csv.field_size_limit(16 << 20)  # of all readers: errors of cells name the column
 _ABSENT = frozenset({"", "nan", "NaN", "None"})
 _ENDED = ("metrics.end_time", "metrics.timestamp_end")  # of μ2Net, of agents
 
 INTEGERS = frozenset({"num_layers", "adapter_dim", "ds_image_size", "num_classes", "num_paths"})
 FLAGS = frozenset({"opt_nesterov", "ds_crop", "ds_flip_left_right"})
-# Told by the head, the path and its lineage; `adapter_layers` becomes `adapters`.
+# Known from the head, the path and its lineage; `adapter_layers` becomes `adapters`.
 _ELSEWHERE = frozenset({"num_classes", "paths", "parent_id", "parent_agent_id", "adapter_layers"})
-# What the layouts that lack a hyperparameter do without saying so: images are cropped where the
-# least area is below 1, there are no adapters, JPEG quality stays. Momentum None is written empty.
+# The values of hyperparameters that some layouts do not record: images are cropped if the least
+# area is below 1, there are no adapters, JPEG quality stays. Momentum None is an empty cell.
 _UNSAID = {
     "adapters": [],
     "adapter_dim": 32,
@@ -99,7 +99,7 @@ class Row:
         return value
 
     def starting(self, prefix: str) -> dict[str, str]:
-        """The present cells of the columns that begin so, named without that beginning."""
+        """The present cells of columns with a prefix, by their names without it."""
         return {
             column.removeprefix(prefix): value
             for column, value in self.cells.items()
@@ -141,7 +141,7 @@ def read_table(path: Path, columns: tuple[str, ...]) -> list[Row]:
 
 
 def hyperparameters(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Ours from theirs, cells or JSON values by name; raises CheckpointError."""
+    """Our hyperparameters from cells or JSON values by name; raises CheckpointError."""
     try:
         found = {
             key: _typed(key, value)
@@ -162,14 +162,14 @@ def hyperparameters(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def single_path_hyperparameters(row: Row) -> dict[str, Any]:
-    """All that a single path has, also where its layout does not say so; raises CheckpointError."""
+    """All hyperparameters of a single path, also unrecorded ones; raises CheckpointError."""
     return {**_UNSAID, **hyperparameters(row.starting("hparams."), row.where)}
 
 
 def mutations(recorded: Mapping[str, Any], where: str) -> dict[str, list[Any]]:
     """Hyperparameter -> [parent's value, child's], named and typed as ours; raises CheckpointError.
 
-    `recorded` names the same hyperparameters as the originals did.
+    `recorded` has the original names of hyperparameters.
     """
     where = f"{where}: column metrics.mutations"
     if not isinstance(recorded, Mapping):
@@ -199,7 +199,7 @@ def _is_absent(value: Any) -> bool:
 
 
 def _blocks(value: Any) -> list[int]:
-    """Block numbers joined by "_"; a single one may have become a number."""
+    """Block numbers joined by "_"; a single one may be written as a number."""
     if _is_absent(value):
         return []
     try:

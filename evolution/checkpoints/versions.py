@@ -1,4 +1,4 @@
-"""The path specs of imported models, whose states hold no names of classes."""
+"""The path specs of imported models, whose states have no class names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def single_path_version(
     *,
     root_counts: bool,
 ) -> TaskPath:
-    """A version that the gateway serves as it serves one that was evolved here."""
+    """A version of a single path, served like one that was evolved here."""
     arch = network.architecture
     return TaskPath(
         task=path.task,
@@ -89,18 +89,18 @@ def _part(
 
 
 def agent_name(model: Model) -> str:
-    """The agent of a model as the store can name it: "~" is no part of a name there."""
+    """The agent's name for the store, which does not allow "~"."""
     return model.key[0].replace("~", "/")
 
 
 def _decoding(task: str) -> Decoding:
-    """TensorFlow decoded what the published systems were trained on."""
+    """The rules of decoding: TensorFlow's, as in the published systems."""
     vtab = vtab_task(task)
     return replace(TENSORFLOW, pixel_scale=vtab.pixel_scale if vtab else 1)
 
 
 def _metrics(model: Model) -> dict[str, Any]:
-    """Accuracies, with the splits that they were measured on where the task's name tells them."""
+    """Accuracies, with their splits if these follow from the task's name."""
     row, splits = model.row, splits_of(model.task)
     found = {
         "validation": row.share("metrics.quality"),
@@ -116,10 +116,10 @@ def _metrics(model: Model) -> dict[str, Any]:
 
 
 def splits_of(task: str) -> dict[str, str]:
-    """The TFDS splits that validated and tested a task, as far as its name tells them.
+    """The TFDS splits that validated and tested a task, if they follow from its name.
 
-    The default rule goes by which splits the data set has, and VTAB-1k's validation mostly by how
-    many examples; no state tells either.
+    The default rule depends on the splits of the data set, and VTAB-1k's validation mostly on the
+    number of examples. States have neither.
     """
     vtab = vtab_task(task)
     if vtab is None:

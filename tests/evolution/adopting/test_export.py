@@ -231,11 +231,11 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "adapters beside another GELU": (
         lambda store: {"arch": replace(ADAPTED, activation="gelu")},
-        "takes activation gelu_tanh beside adapters; found gelu",
+        "takes activation gelu_tanh with adapters; found gelu",
     ),
     "adapters beside another epsilon": (
         lambda store: {"arch": replace(ADAPTED, norm_epsilon=1e-12)},
-        "takes norm_epsilon 1e-06 beside adapters; found 1e-12",
+        "takes norm_epsilon 1e-06 with adapters; found 1e-12",
     ),
     "another size": (
         lambda store: {"input": {"size": 15, **CONTRACT}},
