@@ -292,3 +292,6 @@ def test_a_real_gateway_sets_off_what_is_about_its_files_and_its_end(
             server.process.wait()
             for alert in ("GatewayDown", "GatewayAllGone"):
                 becomes(prometheus, alert, True)
+            with Server(".", tmp_path / "home", port=server.port, **variables):
+                for alert in ("GatewayDown", "GatewayAllGone"):
+                    becomes(prometheus, alert, False)

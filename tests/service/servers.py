@@ -52,13 +52,16 @@ class Server:
         prefix: Sequence[str] = (),
         command: Sequence[str] = (),
         cwd: Path = ROOT,
+        port: int = 0,
         **variables: str,
     ) -> None:
         """`what` is a folder or a tag; `variables` are the gateway's environment; `prefix` is a
         command that runs another; `command`, without a port, is run in place of `bentoml serve`.
+        A `port` of 0 is any that is free.
         """
         with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            free.bind(("127.0.0.1", port))
             self.port = free.getsockname()[1]
         home.mkdir(parents=True, exist_ok=True)
         self.log = home / "server.log"
