@@ -45,7 +45,7 @@ def export(
 
     if is_private(opened, published) and not private:
         raise ExportError(
-            f"task {task!r} is private: expected the flag --private too, found no such flag\n"
+            f"task {task!r} is private: expected --private too, found no such flag\n"
             "who gets the folder gets the task: ask who owns the data first"
         )
     folder = Path(to.removeprefix(HF)).expanduser().absolute()

@@ -44,7 +44,7 @@ def publish(store: ModelStore, task: str, model: Model, *, private: bool) -> Ado
     former = _live(store, task)
     if former is not None and former.path.private and not private:
         raise AdoptError(
-            f"task {task!r} is private in {store.url}: expected the flag --private too; found no "
+            f"task {task!r} is private in {store.url}: expected --private too; found no "
             "such flag\nor adopt it under another name"
         )
     encoded = {name: encode(tree) for name, tree in model.components.items()}

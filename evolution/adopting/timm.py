@@ -75,18 +75,18 @@ def _config_of(file: Path) -> tuple[str, dict[str, Any]]:
             f"{file}: expected a .safetensors file, found a pickle, whose reading would run code\n"
             "write it again: timm.models.save_for_hf(model, folder, safe_serialization=True)"
         )
-    stored, beside = metadata_of(file).get(METADATA), file.with_name(CONFIG)
-    if stored is None and not beside.exists():
+    stored, path = metadata_of(file).get(METADATA), file.with_name(CONFIG)
+    if stored is None and not path.exists():
         raise AdoptError(
             f"{file}: expected timm's {CONFIG} in its folder, or {METADATA} in its metadata; found "
             "neither\nwrite both: timm.models.save_for_hf(model, folder)"
         )
     if stored is not None:
         return f"{file}, metadata", json_object(stored, f"{file}, metadata")
-    config = read_json(beside)
+    config = read_json(path)
     if "model_type" in config:
-        raise AdoptError(f"{beside}: is transformers'; adopt it with --from hf:{file.parent}")
-    return str(beside), config
+        raise AdoptError(f"{path}: is transformers'; adopt it with --from hf:{file.parent}")
+    return str(path), config
 
 
 class _Config:

@@ -77,7 +77,7 @@ def multipath(model: Model, system: System) -> Multipath:
     if set(layers) != set(mixer) or "head" not in paths[0].components:
         raise CheckpointError(
             f"{model.row.where}: {model.what} lists the layers {sorted(layers)}, expected "
-            f"{sorted(mixer)} beside a main path with a head"
+            f"{sorted(mixer)} and a main path with a head"
         )
     classes = paths[0].architecture.num_classes
     router = {

@@ -102,7 +102,7 @@ def folder_source(folder: Path) -> Source:
 
     if parts[0][0]:  # folders of splits
         loose += [f"{place.name}/{name}" for place in within for name in files_in(place)]
-    notes = [f"left out, as they lie beside the class folders: {listed(loose)}"] if loose else []
+    notes = [f"left out, as they are next to the class folders: {listed(loose)}"] if loose else []
     return Source(rows, classes=in_order(classes), total=len(files), notes=notes)
 
 

@@ -78,8 +78,8 @@ def _folder(folder: Path, asked: Asked) -> Source:
         return hub_source(str(top), asked.columns)
     tables = _tables_in(top)
     if not tables:
-        beside = _tables_of_splits(top)
-        return _together(beside, asked) if beside else folder_source(folder)
+        parts = _tables_of_splits(top)
+        return _together(parts, asked) if parts else folder_source(folder)
     if len(tables) == 1:
         return _folder_with_table(folder, tables[0], asked)
     splits = [split_named(table.stem) for table in tables]

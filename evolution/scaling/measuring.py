@@ -173,11 +173,11 @@ class _Measurement:
         empty = self._cost("look")
         publish = self._cost("publish")
         versions = self.calls
-        full, anew = self._cost("look"), self._cost("look_anew")
+        full, first = self._cost("look"), self._cost("look_anew")
         return Costs(
             look=empty,
             per_version=_difference(full, empty, versions),
-            per_new=_difference(anew, full, versions),
+            per_new=_difference(first, full, versions),
             fetch=fetch,
             load=load,
             put=put,

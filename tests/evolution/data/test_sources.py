@@ -231,7 +231,7 @@ def test_what_lies_beside_class_folders_is_named(place, tmp_path):
         (class_folders(tmp_path / "photos" / split, 4, first=first) / "readme.txt").write_text("x")
     _, _, _, notes = add(Request("photos", str(tmp_path / "photos")), place)
     assert notes == [
-        "left out, as they lie beside the class folders: test/readme.txt, train/readme.txt"
+        "left out, as they are next to the class folders: test/readme.txt, train/readme.txt"
     ]
 
 
