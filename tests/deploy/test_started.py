@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from string import Template
 
 import pytest
 
@@ -22,6 +24,7 @@ from tests.model_store.object_stores import S3Server, _make_bucket, s3_server
 from tests.service.servers import ROOT, Server, environment
 from tests.service.systems import png, publish
 
+TIMED = [f"munet-{work}.{kind}" for work in ("gc", "backup") for kind in ("service", "timer")]
 JOBS = manifests.KUBERNETES / "jobs"
 SETTINGS = manifests.read(manifests.KUBERNETES / "settings.yaml")["data"]
 GATEWAY = (*manifests.entrypoint(manifests.GATEWAY), "--host", "127.0.0.1")
@@ -198,15 +201,34 @@ def run(name: str, bento: Path, s3: S3Server, folder: Path, *arguments: str, **c
     return done.stdout
 
 
-def test_the_unit_is_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["munet-gateway.service", *TIMED])
+def test_the_unit_is_one(name: str, tmp_path: Path) -> None:
     """`systemd-analyze` takes it, but for the program and the user that this machine lacks."""
     program = shutil.which("systemd-analyze")
     if program is None:
         pytest.skip("no program systemd-analyze: install systemd")
-    text = manifests.UNIT.read_text()
-    text = text.replace(f"{manifests.CHECKOUT}/.venv/bin/munet", "/bin/true")
-    copy = tmp_path / manifests.UNIT.name
-    copy.write_text(text)
-    done = subprocess.run([program, "verify", str(copy)], capture_output=True, text=True)
-    complaints = [line for line in done.stderr.splitlines() if copy.name in line]
+    for unit in manifests.UNIT.parent.iterdir():
+        text = unit.read_text().replace(f"{manifests.CHECKOUT}/.venv/bin/munet", "/bin/true")
+        (tmp_path / unit.name).write_text(text)
+    done = subprocess.run([program, "verify", str(tmp_path / name)], capture_output=True, text=True)
+    complaints = [line for line in done.stderr.splitlines() if "munet-" in line]
     assert not complaints, done.stderr
+
+
+@pytest.mark.parametrize("name", ["gc", "backup"])
+def test_a_timer_s_work_succeeds_and_says_when(name: str, tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "store", create=True)
+    publish(store, "plain")
+    unit = manifests.lines_of(manifests.UNIT.with_name(f"munet-{name}.service"))
+    given = {"MUNET_STORE": store.url, "DESTINATION": str(tmp_path / "copy")}
+    program, *words = unit["ExecStart"][0].split()
+    assert program == f"{manifests.CHECKOUT}/.venv/bin/munet"
+    words = [Template(word).substitute(given) for word in words]
+    command = [sys.executable, str(ROOT / "munet.py"), *words]
+    subprocess.run(command, env={**os.environ, **given}, check=True, capture_output=True)
+    if name == "backup":
+        assert [task.task for task in ModelStore(tmp_path / "copy").served()] == ["plain"]
+    alerts = (manifests.DEPLOY / "prometheus" / "alerts.yml").read_text()
+    told = Path(unit["ExecStartPost"][0].split()[-1])
+    (pattern,) = re.findall(rf'file=~"([^"]*{name}[^"]*)"', alerts)
+    assert re.fullmatch(pattern, str(told))
