@@ -188,8 +188,10 @@ class Collector:
 
     def _require_documents(self, *, forget: bool) -> None:
         """Raises DamagedStore where one is lost, or forgets what it said."""
+        documents = 0
         for kind in KINDS:
-            lost = self._refs.lost(kind)
+            there, lost = self._refs.there_and_lost(kind)
+            documents += len(there) + len(lost)
             if forget:
                 for key in lost:
                     self._refs.forget_lost(key)
@@ -199,6 +201,7 @@ class Collector:
                     f" {lost[0]}; run verify --repair, or gc --fewer-documents to forget"
                     " them and remove what only they needed"
                 )
+        self._handshake.count(documents, fewer=forget)
 
     def _forget_signatures(self, doomed: Iterable[Digest], before: float) -> None:
         """Of manifests that are being removed; whoever needs one waits for that."""

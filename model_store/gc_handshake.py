@@ -34,6 +34,7 @@ class _State:
     run: str = ""  # which gc wrote it
     doomed: bool = False
     keys: frozenset[str] = frozenset()
+    documents: int = 0  # how many there were when a gc counted them; none is ever removed
 
 
 class Handshake:
@@ -42,6 +43,7 @@ class Handshake:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._run = secrets.token_hex(8)
+        self._documents = 0  # as in _State
 
     def make(self) -> None:
         """In a new store, let the file say that nothing is being removed."""
@@ -70,10 +72,12 @@ class Handshake:
             with self._storage.alone(KEY) as lease, suppress(LeaseLost):
                 self.begin(lease)  # the gc has ended, or died
 
-    def doomed(self) -> frozenset[str]:
-        """The blobs that a gc is removing, or was when it died."""
-        state = _parse(self._storage.read_many([KEY])[KEY])
-        return state.keys if state and state.doomed else frozenset()
+    def said(self) -> tuple[int, frozenset[str]]:
+        """How many documents a gc has counted, and the blobs that one is removing, or was when it
+        died.
+        """
+        state = _parse(self._storage.read_many([KEY])[KEY]) or _State()
+        return state.documents, state.keys if state.doomed else frozenset()
 
     # -- for the gc, which is alone
 
@@ -88,7 +92,9 @@ class Handshake:
         while True:
             current = self._storage.read(KEY)
             lease.renew()
-            if self._write(_State(self._run), current):
+            found = _parse(current)
+            self._documents = found.documents if found else 0
+            if self._write(_State(self._run, documents=self._documents), current):
                 return
 
     def began(self) -> float:
@@ -100,6 +106,18 @@ class Handshake:
                 " run gc again"
             )
         return entry.modified
+
+    def count(self, documents: int, *, fewer: bool) -> None:
+        """Note how many documents there are, for the gcs to come.
+
+        Raises DamagedStore where an earlier gc found more, unless there may be `fewer`.
+        """
+        if documents < self._documents and not fewer:
+            raise DamagedStore(
+                f"{self._storage.url}: {lacking(documents, self._documents)}; restore them, or run"
+                " gc --fewer-documents to forget them and remove what only they needed"
+            )
+        self._documents = documents
 
     def propose(self, keys: Iterable[str]) -> None:
         """Let writers object to these. Raises LeaseLost if another gc has begun."""
@@ -142,19 +160,25 @@ class Handshake:
                     f"{self._storage.where(KEY)}: another gc took over, as this one was silent for"
                     " too long; run gc again"
                 )
-            new = change(state)
+            new = replace(change(state), documents=self._documents)
             if self._write(new, current):
                 return new
 
     def _write(self, state: _State, current: Small | None) -> bool:
         # The token makes every content another one, so that no change goes unnoticed.
         document = {
+            "documents": state.documents,
             "doomed": state.doomed,
             "keys": sorted(state.keys),
             "run": state.run,
             "token": secrets.token_hex(8),
         }
         return self._storage.replace(KEY, seal(KEY, document), current.version if current else None)
+
+
+def lacking(found: int, expected: int) -> str:
+    """That a store has lost documents together with their copies."""
+    return f"expected at least {expected} documents, as an earlier gc found, found {found}"
 
 
 def _parse(current: Read) -> _State | None:
@@ -165,6 +189,8 @@ def _parse(current: Read) -> _State | None:
         state = unseal(KEY, getattr(current, "data", b""))
         # Nothing else is removed, whatever the file says.
         keys = frozenset(filter(_BLOB.fullmatch, state["keys"]))
-        return _State(str(state["run"]), state["doomed"] is True, keys)
+        documents = state.get("documents", 0)
+        known = documents if type(documents) is int else 0
+        return _State(str(state["run"]), state["doomed"] is True, keys, known)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

@@ -176,11 +176,15 @@ class Refs:
 
     def lost(self, kind: str) -> list[str]:
         """The keys of documents that are not there, of which there is a copy, sorted."""
+        return self.there_and_lost(kind)[1]
+
+    def there_and_lost(self, kind: str) -> tuple[list[str], list[str]]:
+        """The keys of all documents, and those of which there is only a copy, sorted."""
         # In this order: a document is there before its copy, and is never removed.
         copied = self._storage.names(copy_key(kind))
-        there = set(self.keys(kind))
-        keys = (f"{kind}/{name}" for name in copied)
-        return sorted(key for key in keys if key not in there and name_in(key) is not None)
+        there = self.keys(kind)
+        lost = {f"{kind}/{name}" for name in copied}.difference(there)
+        return there, sorted(key for key in lost if name_in(key) is not None)
 
     # -- writing
 

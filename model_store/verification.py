@@ -9,7 +9,7 @@ from model_store.blobs import Blobs, Digest, key_of
 from model_store.canonical_json import MAX_BYTES
 from model_store.errors import BlobNotFound, DamagedStore, InvalidName, StorageError
 from model_store.gc_handshake import KEY as GC
-from model_store.gc_handshake import Handshake
+from model_store.gc_handshake import Handshake, lacking
 from model_store.keys import AGENTS, KINDS, TASKS, name_in
 from model_store.manifest import COMPONENT, MAX_MANIFEST_BYTES, Descriptor
 from model_store.names import unquote
@@ -56,9 +56,7 @@ def verify(storage: Storage, blobs: Blobs, refs: Refs) -> list[Problem]:
         storage.forget(key_of(digest))  # the store is to be read, not the copies this machine has
     found = _Verification(storage, blobs, refs)
     found.check_marker()
-    for kind in KINDS:
-        for key in sorted({*refs.lost(kind), *refs.keys(kind)}):
-            found.check_document(key)
+    found.check_documents()
     found.check_blobs()
     found.check_other_files()
     return found.problems
@@ -87,6 +85,20 @@ class _Verification:
                 f"{where}: the id {found.id} is none that a store was given; restore this file"
             )
             self._add("error", where, None, f"{message} from a backup")
+
+    def check_documents(self) -> None:
+        """That none is lost, and each of them."""
+        expected, _ = Handshake(self._storage).said()  # before it is counted: none is ever removed
+        number = 0
+        for kind in KINDS:
+            there, lost = self._refs.there_and_lost(kind)
+            number += len(there) + len(lost)
+            for key in sorted([*there, *lost]):
+                self.check_document(key)
+        if number < expected:
+            where = self._storage.where("refs")
+            message = f"{where}: {lacking(number, expected)}: others are lost, with their copies"
+            self._add("error", where, None, f"{message}; restore them from a backup")
 
     def check_document(self, key: str) -> None:
         """A document, its copy, and the manifests that it names."""
@@ -198,7 +210,7 @@ class _Verification:
             where = self._storage.where("tmp")
             message = f"{where}: {temporary} files are being written, or were left by writers that"
             self._add("note", where, None, f"{message} died; gc removes those")
-        if doomed := Handshake(self._storage).doomed():
+        if doomed := Handshake(self._storage).said()[1]:
             where = self._storage.where(GC)
             message = f"{where}: a gc is removing {len(doomed)} blobs, or was stopped meanwhile"
             self._add("note", where, None, f"{message}; the next one goes on")

@@ -1,6 +1,7 @@
 """Damage of every kind of file is found by verify, and by the reader who meets it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,49 @@ def test_a_store_restored_in_part_is_not_collected(store: ModelStore) -> None:
     (Path(store.url) / "refs/agents/agent").unlink()
     assert store.gc(grace_s=0, fewer_documents=True).removed
     assert store.verify() == [] and store.resolve("a/t").version == 2
+
+
+LOST = {
+    "a task": ("tasks/a%2Ft",),
+    "an agent and a pin": ("agents/agent", "pins/p"),
+    "all": ("tasks/*", "agents/*", "pins/*"),
+}
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_documents_that_are_lost_with_their_copies_are_missed(
+    store: ModelStore, tmp_path: Path, lost: str
+) -> None:
+    """As in a store of which the blobs were restored first: a gc has counted the documents."""
+    store.pin("p", manifest(store))
+    store.gc(grace_s=0)
+    root = Path(store.url)
+    blobs = sorted((root / "blobs/sha256").iterdir())
+    shutil.copytree(root, tmp_path / "backup")
+    for pattern in LOST[lost]:
+        for file in [*root.glob(f"refs/{pattern}"), *root.glob(f"copies/{pattern}")]:
+            file.unlink()
+    for _ in range(2):
+        found = [p for p in ModelStore(root).verify() if p.severity == "error"]
+        assert "an earlier gc found" in found[-1].message
+        with pytest.raises(DamagedStore, match="--fewer-documents"):
+            ModelStore(root).gc(grace_s=0)
+    assert set(blobs) <= set((root / "blobs/sha256").iterdir())
+    shutil.copytree(tmp_path / "backup/refs", root / "refs", dirs_exist_ok=True)
+    shutil.copytree(tmp_path / "backup/copies", root / "copies", dirs_exist_ok=True)
+    assert ModelStore(root).verify() == []
+    ModelStore(root).gc(grace_s=0)
+    assert set(blobs) <= set((root / "blobs/sha256").iterdir())
+
+
+def test_told_so_a_gc_forgets_documents_that_are_lost_with_their_copies(store: ModelStore) -> None:
+    store.gc(grace_s=0)
+    root = Path(store.url)
+    for place in ("refs", "copies"):
+        (root / place / "agents/agent").unlink()
+    assert store.gc(grace_s=0, fewer_documents=True).removed
+    assert store.verify() == [] and store.gc(grace_s=0).removed == ()
+    assert store.resolve("a/t").version == 2
 
 
 def test_a_document_moved_to_another_task_is_refused(store: ModelStore) -> None:

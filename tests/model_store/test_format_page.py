@@ -69,6 +69,7 @@ def test_the_log_and_the_file_of_a_gc(tmp_path: Path) -> None:
         announce(store._storage, task)  # pyright: ignore[reportPrivateUsage]
     handshake = Handshake(store._storage)  # pyright: ignore[reportPrivateUsage]
     handshake.begin(Unneeded())
+    handshake.count(1, fewer=False)
     handshake.end()
     handshake.propose([key_of(Digest(COMPONENT_DIGEST))])
     for file, random in (("refs/changes", "log"), ("gc", "token")):
