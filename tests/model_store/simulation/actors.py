@@ -43,7 +43,7 @@ class Op:
     def is_void(self) -> bool:
         """Whether it certainly had no effect."""
         return self.error.startswith(NOTHING_DONE) or (
-            self.name != "publish" and self.error.startswith("UnknownVersion")
+            self.name not in ("publish", "again") and self.error.startswith("UnknownVersion")
         )
 
     def __str__(self) -> str:
@@ -148,6 +148,10 @@ class Actor:
     def publish(self, task: str, seed: int) -> Any:
         self.put(0)
         self.put(seed)
+        return self.again(task, seed)
+
+    def again(self, task: str, seed: int) -> Any:
+        """Publishes a path of components that are there, or are not."""
         published = self.store.publish(path(task, seed))
         return published.version, published.digest
 

@@ -69,12 +69,15 @@ class Bucket:
         if world.is_calm:
             return effect()
         changes = what.startswith(("put", "delete"))
-        kind, amount = world.event("change" if changes else "request")
+        looks = what.startswith("get ") and world.is_shared(what.removeprefix("get "))
+        kind, amount = world.event("change" if changes else "look" if looks else "request")
         if changes:
             world.changes()
         if kind == "fail":
             world.step(f"{what}: refused")
             raise GenericError("503 try again")
+        if kind == "doze":
+            world.doze(amount)
         reply = Reply()
 
         def execute() -> None:

@@ -66,7 +66,8 @@ class Disk:
         if self._world.is_calm:
             return
         what = " ".join([name, *(self._short(one) for one in arguments[:2])])
-        self._world.step(what)
+        looks = name == "open" and self._world.is_shared(self._short(arguments[0]))
+        self._world.step(what, "step to look" if looks else "step")
         if name in CHANGES:
             self._world.changes()
             if self._world.event("call")[0]:

@@ -29,6 +29,7 @@ class Weather:
     lie_to: str = ""  # by this process alone
     slow: float = 0.2  # a request takes up to a second
     leave: float = 0.0  # a change is late, and who waits for it is interrupted
+    doze: float = 0.0  # a process sleeps just before it reads what others write
 
 
 class Chance:
@@ -112,10 +113,12 @@ class Script:
 Fate = Chance | Script
 
 # Where something may happen, and what: before a step of a process, in a request, in a change on a
-# disk, and in a look at a size.
+# disk, and in a look at a size. A look is at what others write: the file of a gc, or a document.
 KINDS = {
     "step": ("kill", "interrupt", "stop"),
+    "step to look": ("kill", "interrupt", "stop", "doze"),
     "request": ("fail", "slow"),
+    "look": ("fail", "slow", "doze"),
     "change": ("fail", "late", "lose", "slow", "leave"),
     "call": ("fail",),
     "size": ("lie",),

@@ -180,7 +180,7 @@ class _History:
         return Task(versions, store.live().get(task, (None, None))[0], aliases)
 
     def _check_task(self, task: str, found: Task) -> None:
-        names = ("publish", "rollback", "rm", "alias", "look")
+        names = ("publish", "again", "rollback", "rm", "alias", "look")
         ops = [op for op in self.operations if op.name in names and op.arguments[0] == task]
         if not explained(ops, FIRST[task], task_after, lambda end: end.says() == found.says()):
             self.wrong.append(f"{task}: no order of what was acknowledged ends with {found}"[:600])
@@ -246,7 +246,7 @@ class _History:
     def _told(self, task: str, seed: int, changed: int) -> list[Op]:
         """Who read signatures when the manifest had been published and was there to stay."""
         ops = [op for op in self.operations if op.done and op.arguments == (task, seed)]
-        published = [op.end for op in ops if op.name == "publish" and op.end > changed]
+        published = [op.end for op in ops if op.name in ("publish", "again") and op.end > changed]
         return [
             op for op in ops if op.name == "signers" and op.start > min(published, default=op.start)
         ]

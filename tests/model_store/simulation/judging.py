@@ -77,7 +77,14 @@ def _look(task: Task, op: Op) -> Task | None:
     return task if op.done and op.result == task.live else None
 
 
-_TASK = {"publish": _publish, "rollback": _rollback, "alias": _alias, "rm": _rm, "look": _look}
+_TASK = {
+    "publish": _publish,
+    "again": _publish,
+    "rollback": _rollback,
+    "alias": _alias,
+    "rm": _rm,
+    "look": _look,
+}
 
 
 def register_after(value: Any, op: Op) -> Any:

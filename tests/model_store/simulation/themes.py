@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.model_store.simulation.actors import Script
@@ -14,6 +14,7 @@ from tests.model_store.simulation.fate import Weather
 
 LATE_S = 600.0
 NAPS_S = (20.0, 200.0, 1.5 * LATE_S, 11 * LATE_S)
+DOZY = 0.3  # how likely it is that processes sleep before they read what others write
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,8 @@ def delayed(random: Random, place: str) -> list[Script]:
     if random.random() < 0.5:
         scripts.append([few.make("gc")])
     for _ in range(random.randint(1, 2)):
-        scripts.append([_later(random), few.make("publish")])
+        kind = random.choice(("publish", "again", "pin"))
+        scripts.append([_later(random), few.make(kind)])
     return scripts
 
 
@@ -224,7 +226,7 @@ def overlooked(random: Random, place: str) -> list[Script]:
         return _some(few, ["sign"], 2, 2)
     removal: Script = [("rm", "t", 3), few.make("gc")]
     delay_s = random.uniform(8.0, 16.0) if random.random() < 0.5 else random.uniform(5.0, 100.0)
-    return [removal, [("later", delay_s), few.make(random.choice(("pin", "pin", "publish")))]]
+    return [removal, [("later", delay_s), few.make(random.choice(("pin", "publish")))]]
 
 
 def busy(random: Random, place: str) -> list[Script]:
@@ -257,7 +259,7 @@ class Theme:
 
 
 LIES = (Weather(lie=0.1), Weather(lie=0.03, interrupt=0.005))
-BLIND = (Weather(lie=0.1), Weather(lie=0.3, lie_to="P1"))
+BLIND = (Weather(lie=0.1), Weather(lie=0.2, lie_to="P1"))
 IMPATIENT = (Weather(), Weather(leave=0.03), Weather(fail=0.05), Weather(late=0.1))
 REFUSED = (Weather(fail=0.03), Weather(fail=0.06), Weather(kill=0.02, fail=0.02))
 STOPPED = (  # and then interrupted
@@ -325,6 +327,8 @@ def plan_of(seed: int, theme: str | None = None) -> tuple[str, Plan]:
     if found.naps:
         sleepers = [f"P{i}" for i in range(len(scripts)) if random.random() < 0.75]
         naps = [(p, random.randint(1, found.naps), random.choice(NAPS_S)) for p in sleepers]
+    if random.random() < DOZY:
+        weather = replace(weather, doze=random.choice((0.05, 0.2)))
     jumped = tuple(jumps or ())
     return name, Plan(place, scripts, weather, sticky, power, signal, jumped, cut, tuple(naps))
 
@@ -358,11 +362,12 @@ class _Few:
 
 _MAKE: dict[str, Callable[[_Few], tuple[Any, ...]]] = {
     "publish": lambda f: (f.task(), f.seed()),
+    "again": lambda f: (f.task(), f.seed()),
     "rollback": lambda f: (f.task(), f.number()),
     "rm": lambda f: (f.task(), None if f.random.random() < 0.1 else f.number()),
     "gc": lambda f: (f.grace_s,),
     "save": lambda f: ("a", f.seed()),
-    "pin": lambda f: ("p", "t", f.seed()),
+    "pin": lambda f: ("p", f.task(), f.seed()),
     "unpin": lambda f: ("p",),
     "alias": lambda f: (f.task(), "stable", f.number()),
     "look": lambda f: (f.task(),),

@@ -18,6 +18,7 @@ from tests.model_store.simulation.fate import Fate, Script
 
 MOST_TURNS = 20_000  # a history that takes more is taken for one that does not end
 TURN_S = 0.1
+DOZES_S = (5.0, 20.0, 200.0, 2000.0)
 BEGIN = 1_700_000_000.0
 
 
@@ -182,11 +183,16 @@ class World:
         self.now = max(self.now, self._events[0][0])
         return True
 
+    @staticmethod
+    def is_shared(key: str) -> bool:
+        """Whether this is the file of a gc, or a document."""
+        return key == "gc" or key.startswith("refs/")
+
     def later(self, seconds: float, effect: Callable[[], None]) -> None:
         """Something that happens by itself."""
         heapq.heappush(self._events, (self.now + seconds, next(self._count), effect))
 
-    def step(self, what: str) -> None:
+    def step(self, what: str, place: str = "step") -> None:
         """The turn goes to others; when it comes back, something may have happened to this one."""
         process = self.process
         if process is None or process is self._alone:
@@ -195,7 +201,7 @@ class World:
         if process.dead:
             raise Killed
         self.trace.append((self.now, process.name, what))
-        self._happen(process)
+        self._happen(process, place)
 
     def event(self, place: str) -> tuple[str, float]:
         """What happens here, and how much; nothing to one who is alone in the world."""
@@ -212,8 +218,8 @@ class World:
             if process is not self.process:
                 process.signal_in = steps
 
-    def _happen(self, process: Process) -> None:
-        kind, amount = self.event("step")
+    def _happen(self, process: Process, place: str = "step") -> None:
+        kind, amount = self.event(place)
         if process.nap_s:
             nap_s, process.nap_s = process.nap_s, 0.0
             self._stop(process, nap_s)
@@ -227,10 +233,17 @@ class World:
             raise Killed
         if kind == "stop":
             self._stop(process, (0.5, 5.0, *self.long())[int(amount * 4) % 4])
+        if kind == "doze":
+            self.doze(amount)
         # A signal reaches the first thread of a process; what the others do goes on.
         if kind == "interrupt" and getcurrent() is process.threads[0]:
             self.note(process, "interrupted")
             raise KeyboardInterrupt
+
+    def doze(self, amount: float) -> None:
+        """The process whose turn it is sleeps, before it reads what others write."""
+        assert self.process is not None
+        self._stop(self.process, DOZES_S[int(amount * 4) % 4])
 
     def long(self) -> tuple[float, float]:
         """Longer than a lease lasts, and much longer."""

@@ -87,11 +87,11 @@ def _copies_are_more_durable(stack: ExitStack) -> None:
 
 
 MUTANTS = {
-    "gc-finds": Mutant(_what_is_not_found_is_empty, seed=31213),
+    "gc-finds": Mutant(_what_is_not_found_is_empty, seed=32268),
     "gc-claims": Mutant(_gc_sees_no_claims, seed=184),
     "second-look": Mutant(_gc_looks_once, seed=29),
-    "gc-sync": Mutant(_documents_are_not_synced, seed=1472),
+    "gc-sync": Mutant(_documents_are_not_synced, seed=3796),
     "gc-alone": Mutant(_gc_begins_without_its_lease, seed=17913),
-    "grace": Mutant(_grace_is_short, seed=202),
-    "copies-durable": Mutant(_copies_are_more_durable, seed=526),
+    "grace": Mutant(_grace_is_short, seed=7818),
+    "copies-durable": Mutant(_copies_are_more_durable, seed=19038),
 }

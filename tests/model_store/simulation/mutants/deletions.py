@@ -54,8 +54,8 @@ def _leases_are_short(stack: ExitStack) -> None:
 
 MUTANTS = {
     "one-gc": Mutant(_there_are_several_gcs, seed=409),
-    "delete-once": Mutant(_deletions_are_repeated, seed=168),
-    "lease": Mutant(_the_lease_is_given_back, seed=362),
-    "lease-look": Mutant(_leases_are_not_looked_at, seed=701),
-    "lease-lasts": Mutant(_leases_are_short, seed=168),
+    "delete-once": Mutant(_deletions_are_repeated, seed=832),
+    "lease": Mutant(_the_lease_is_given_back, seed=4127),
+    "lease-look": Mutant(_leases_are_not_looked_at, seed=1711),
+    "lease-lasts": Mutant(_leases_are_short, seed=8235),
 }

@@ -75,10 +75,10 @@ def _copies_go_back(stack: ExitStack) -> None:
 
 
 MUTANTS = {
-    "tokens": Mutant(_unanswered_writes_are_repeated, seed=272),
+    "tokens": Mutant(_unanswered_writes_are_repeated, seed=4003),
     "contents": Mutant(_contents_repeat, seed=152),
     "swap-once": Mutant(_swaps_are_repeated, seed=12147),
     "lock": Mutant(_unlocked, seed=90),
     "copies": Mutant(_copies_lag, seed=0),
-    "copies-forward": Mutant(_copies_go_back, seed=431),
+    "copies-forward": Mutant(_copies_go_back, seed=3106),
 }

@@ -72,7 +72,7 @@ def _signers_look_twice(stack: ExitStack) -> None:
 
 MUTANTS = {
     "signatures-first": Mutant(_signatures_stay, seed=20829),
-    "signatures-same": Mutant(_any_signatures_go, seed=10762),
+    "signatures-same": Mutant(_any_signatures_go, seed=30065),
     "signatures-lease": Mutant(_signatures_go_late, seed=228),
-    "signatures-once": Mutant(_signers_look_twice, seed=2568),
+    "signatures-once": Mutant(_signers_look_twice, seed=46737),
 }

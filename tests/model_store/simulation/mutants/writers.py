@@ -125,11 +125,11 @@ def _nothing_to_remove_is_done(stack: ExitStack) -> None:
 MUTANTS = {
     "claims": Mutant(_claims_are_not_asked_for, seed=184),
     "claim-first": Mutant(_claimed_after_touching, seed=4),
-    "objections": Mutant(_writers_do_not_object, seed=168),
-    "wait": Mutant(_waited_for_is_there, seed=1146),
-    "looked-for-last": Mutant(_blobs_are_looked_for_first, seed=8621),
+    "objections": Mutant(_writers_do_not_object, seed=248),
+    "wait": Mutant(_waited_for_is_there, seed=3959),
+    "looked-for-last": Mutant(_blobs_are_looked_for_first, seed=58244),
     "presence": Mutant(_missing_blobs_are_not_noticed, seed=4),
-    "gc-seen": Mutant(_what_is_not_seen_is_nothing, seed=45091),
+    "gc-seen": Mutant(_what_is_not_seen_is_nothing, seed=50177),
     "sizes": Mutant(_sizes_are_believed, seed=19),
     "removals": Mutant(_nothing_to_remove_is_done, seed=42585),
 }
