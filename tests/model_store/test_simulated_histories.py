@@ -14,7 +14,7 @@ from tests.model_store.simulation.themes import Plan
 # A signer's claim is seen, and is not durable, as its last call fails. A gc copies what it sees,
 # and the power fails.
 OUTLASTED: tuple[Plan, Turns, Events] = (
-    Plan("disk", [[("sign", "u", 4, "x"), ("gc", 5.0)], [("look", "u")]], power=(1, 11.4, 2)),
+    Plan("disk", [[("sign", "u", 4, "x"), ("gc", 5.0)], [("look", "u")]], power=(1, 9.9, 2)),
     [("P1", 12)],
     {"P0.1.47": ("fail", 0.05)},
 )

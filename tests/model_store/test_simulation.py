@@ -4,11 +4,17 @@
 again.
 """
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.model_store.simulation.histories import of_seed
+from tests.model_store.simulation.themes import plan_of
 
 HISTORIES = 1000
 TOP = Path(__file__).parents[2]
@@ -23,6 +29,21 @@ def simulate(*options: str) -> None:
 @pytest.mark.parametrize("first", [0, HISTORIES])
 def test_nothing_acknowledged_is_lost(first: int) -> None:
     simulate("--stop", "--first", str(first), "--histories", str(HISTORIES))
+
+
+def test_a_history_is_the_same_on_a_slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(3796)[1]
+    assert plan.place == "disk"
+    first = of_seed(3796)
+    scandir, sleep = os.scandir, time.sleep
+
+    def slow(path: Any) -> Any:
+        sleep(0.03)  # longer than two changes of a folder may have one time
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", slow)
+    again = of_seed(3796)
+    assert again.turns == first.turns and again.events == first.events
 
 
 @pytest.mark.slow

@@ -10,6 +10,8 @@ import errno
 import fcntl
 import io
 import os
+import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,6 +33,7 @@ class Disk:
         self._real = {name: getattr(os, name) for name in (*CHANGES, *LOOKS)}
         self._unsynced: dict[str, list[Callable[[], None]]] = {}
         self._unsynced_files: set[int] = set()
+        self._changes: Counter[str] = Counter()  # of each folder
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -43,6 +46,7 @@ class Disk:
 
         for name in (*CHANGES, *LOOKS):
             put(os, name, self._wrapped(name))
+        put(os, "stat", self._stated(os.stat))
         put(io, "open", self._opened(io.open))
         put(fcntl, "flock", self._locked(fcntl.flock))
         try:
@@ -85,6 +89,17 @@ class Disk:
             if self._world.process is not None and "x" in mode:
                 self._unsynced_files.add(os.fstat(opened.fileno()).st_ino)
             return opened
+
+        return call
+
+    def _stated(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        """The time of a folder is how often it was changed, and so the same in each play."""
+
+        def call(path: Any, **named: Any) -> Any:
+            found = real(path, **named)
+            if self._world.process is None or not stat.S_ISDIR(found.st_mode):
+                return found
+            return os.stat_result(list(found), {"st_mtime_ns": self._changes[str(path)]})
 
         return call
 
@@ -171,6 +186,7 @@ class Disk:
             self._touch(path)
 
     def _note(self, path: Any, undo: Callable[[], None]) -> None:
+        self._changes[os.path.dirname(path)] += 1
         self._unsynced.setdefault(os.path.dirname(path), []).append(undo)
 
     def power_fails(self, pattern: int) -> None:

@@ -163,6 +163,7 @@ def _load(self: Any, key: str, limit: int | None) -> memoryview | None:
 def _clocks(world: World, stack: ExitStack) -> None:
     """Those of the processes; and what is random to them follows from the history."""
     real = time.time, time.monotonic, time.sleep, time.clock_gettime, secrets.token_hex
+    real_ns = time.time_ns
 
     def put(name: str, value: Callable[..., Any]) -> None:
         stack.enter_context(patch.object(time, name, value))
@@ -171,6 +172,7 @@ def _clocks(world: World, stack: ExitStack) -> None:
         return f"{world.tick():0{2 * (size or 16)}x}" if world.process else real[4](size)
 
     put("time", lambda: world.now + world.skew_s if world.process else real[0]())
+    put("time_ns", lambda: int(time.time() * 1e9) if world.process else real_ns())
     put("monotonic", lambda: world.now if world.process else real[1]())
     put("sleep", lambda s: world.sleep(s) if world.process else real[2](s))
     put("clock_gettime", lambda clock: world.now if world.process else real[3](clock))

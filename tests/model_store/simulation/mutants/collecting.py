@@ -93,5 +93,5 @@ MUTANTS = {
     "gc-sync": Mutant(_documents_are_not_synced, seed=3796),
     "gc-alone": Mutant(_gc_begins_without_its_lease, seed=17913),
     "grace": Mutant(_grace_is_short, seed=7818),
-    "copies-durable": Mutant(_copies_are_more_durable, seed=19038),
+    "copies-durable": Mutant(_copies_are_more_durable, seed=14110),
 }
