@@ -37,7 +37,8 @@ from service.tasks.loading import Loader, Slot
 from service.tasks.residency import Residency
 from service.tasks.sharing import Sharing
 from service.tasks.trust import Trust
-from service.telemetry.metrics import Metrics, Snapshot
+from service.telemetry.gauges import Snapshot
+from service.telemetry.metrics import Metrics
 from service.telemetry.reporting import Reporting
 from service.telemetry.workers import Worker
 from service.v2.statistics import Tally
@@ -66,17 +67,30 @@ class Runtime:
             backend=settings.backend,
             threads=settings.compute_threads,
         )
-        machine = Machine()
+        self.machine = Machine()
         own, main = own_memory()  # with what computes, and before anything is served
         base = own + main // settings.workers
-        self.settings = settings = divided(settings, machine.memory(), base)
+        self.settings = settings = divided(settings, self.machine.memory(), base)
         self.reporting = Reporting(settings, self.metrics, worker)
+        self._limit(settings)
+        self._follow(settings)
+        self._compute(settings)
+        self._look_up()
+        self._show(settings)
+        self.draining = False
+        self.watcher = ThreadPoolExecutor(1, thread_name_prefix="watch")  # start, stop
+
+    def _limit(self, settings: Settings) -> None:
+        """What clients may take of the memory, and what is really left of it."""
         self.intake = Intake(settings.upload_memory)
         self.uploads = Room(settings.queue_total, "uploads")
         self.decode_memory = DecodeMemory(settings.decode_memory)
         self.headroom = Headroom(
-            machine, settings.workers, lambda: self.intake.free + self.decode_memory.free
+            self.machine, settings.workers, lambda: self.intake.free + self.decode_memory.free
         )
+
+    def _follow(self, settings: Settings) -> None:
+        """The tasks of the store, and those in memory."""
         recency = Recency(self.metrics)
         budget = Budget(settings.memory_budget, recency, self.headroom.fits)
         self.residency = Residency(self.store, self.engine.place, self.metrics, budget)
@@ -91,6 +105,10 @@ class Runtime:
             preload=settings.preload_tasks,
             pins=settings.pinned_tasks,
         )
+        self.sharing = Sharing(self.catalog.entries)
+
+    def _compute(self, settings: Settings) -> None:
+        """What decodes pictures and runs batches."""
         self.tally = Tally(self.catalog.entries)
         self.batcher = Batcher[Row, NDArray[np.float32]](
             self.tally.counted(self.engine.run),
@@ -106,22 +124,25 @@ class Runtime:
             delay=LOOP.seconds,
         )
         self.decoders = Decoders(settings.decode_threads)
-        # For work whose cost a client chooses, off the event loop: forms, JSON, names.
+
+    def _look_up(self) -> None:
+        """Threads for all that must not run on the event loop."""
+        # For work whose cost a client chooses: forms, JSON, names.
         self.parsers = ThreadPoolExecutor(PARSERS, thread_name_prefix="parse")
         # A store that hangs holds the threads that wait for it: others need threads of their own.
         self.lists = Lookups("lists of tasks", 1, self.loader.health)
         self.facts = Lookups("facts of tasks", 2, self.loader.health)
-        self.sharing = Sharing(self.catalog.entries)
         self.page = Shared("metrics", self.reporting.page)
         self.private_page = Shared("private metrics", self.reporting.private_page)
-        self.watcher = ThreadPoolExecutor(1, thread_name_prefix="watch")  # start, stop
+
+    def _show(self, settings: Settings) -> None:
+        """How it is: metrics, readiness, health."""
         self.metrics.watch(self._snapshot, self.catalog.public)
+        LOOP.ticked = self.metrics.loop_delay_seconds.observe
+        LOOP.read = self.metrics.arrival_delay_seconds.observe
         self.first_answer = FirstAnswer(
             self.catalog, settings.preload_tasks, self._try, self._try_built_in
         )
-        self.draining = False
-        LOOP.ticked = self.metrics.loop_delay_seconds.observe
-        LOOP.read = self.metrics.arrival_delay_seconds.observe
         self.health = None
         if settings.health_port:
             looks = {"alive": lambda: self.alive, "ready": lambda: self.ready}

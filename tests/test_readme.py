@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from munet import COMMANDS
 from service.settings import Settings
-from service.telemetry.metrics import Metrics, Snapshot
+from service.telemetry.gauges import Snapshot
+from service.telemetry.metrics import Metrics
 
 TOP = Path(__file__).parent.parent
 README = (TOP / "README.md").read_text()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from typing import TypeVar
@@ -24,10 +23,10 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client.core import Metric
 
 from service import VERSION
+from service.telemetry.gauges import Gauges, Snapshot
 from service.timings import STAGES, TOTAL
 
 T = TypeVar("T")
@@ -41,25 +40,6 @@ ALERTED = ("unavailable", "deadline", "task-queue-full", "short-deadline")  # ki
 OUTCOMES = ("answered", "refused", "failed")
 OTHER = "other"  # for the label `task`: no task, or none that everybody may know of
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """State that is read when Prometheus scrapes instead of being pushed at each change."""
-
-    queue_rows: int
-    tasks_by_state: Mapping[str, int]
-    resident_components: int
-    resident_bytes: int
-    component_releases: int
-    memory_budget_bytes: float
-    trusted_keys_age_s: float = 0.0  # since all files of keys could last be used; 0 without any
-    tokens_age_s: float = 0.0  # since the file of tokens could last be used; 0 without one
-    memory_left_bytes: float = 0.0
-    offered_s: Mapping[str, float] = field(default_factory=dict)  # of work that came, by resource
-    capacity: Mapping[str, float] = field(default_factory=dict)  # by resource
-    store_age_s: float = 0.0
-    store_faults: Mapping[str, float] = field(default_factory=dict[str, float])  # by kind
 
 
 class Metrics:
@@ -295,7 +275,7 @@ class Metrics:
         whether everybody may know of it.
         """
         self._public = public
-        self.registry.register(_SnapshotCollector(snapshot))
+        self.registry.register(Gauges(snapshot))
 
     def exposition(self, private: bool = True) -> bytes:
         """The text that Prometheus reads, with the names of private tasks or without."""
@@ -318,79 +298,3 @@ class Metrics:
 
     def _shown(self, label: str) -> bool:
         return self._public(label) if self._per_task else label == "all"
-
-
-class _SnapshotCollector(Collector):
-    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
-        self._snapshot = snapshot
-
-    def collect(self) -> Iterator[Metric]:
-        now = self._snapshot()
-        yield GaugeMetricFamily("munet_queue_rows", "Rows waiting.", now.queue_rows)
-        yield GaugeMetricFamily(
-            "munet_resident_components", "Components in memory.", now.resident_components
-        )
-        yield GaugeMetricFamily(
-            "munet_resident_bytes", "Bytes of components in memory.", now.resident_bytes
-        )
-        yield GaugeMetricFamily(
-            "munet_memory_budget_bytes",
-            "Bytes that components may take in memory.",
-            now.memory_budget_bytes,
-        )
-        yield GaugeMetricFamily(
-            "munet_memory_left_bytes",
-            "Bytes really left for components, by the control groups and the machine.",
-            now.memory_left_bytes,
-        )
-        yield CounterMetricFamily(
-            "munet_component_releases_total",
-            "Components freed because no path used them any more.",
-            now.component_releases,
-        )
-        offered = CounterMetricFamily(
-            "munet_offered_work_seconds_total",
-            "Time that the requests which came would take of a resource, refused ones too: its "
-            "rate by munet_capacity is the load, above 1 if more comes than can be done.",
-            labels=["resource"],
-        )
-        capacity = GaugeMetricFamily(
-            "munet_capacity",
-            "Threads of a resource: engine (batches at the same time, while the rest of the "
-            "process needs as much as now), decoders, loop (the event loop).",
-            labels=["resource"],
-        )
-        for resource, seconds in now.offered_s.items():
-            offered.add_metric([resource], seconds)
-            capacity.add_metric([resource], now.capacity[resource])
-        yield offered
-        yield capacity
-        yield GaugeMetricFamily(
-            "munet_trusted_keys_age_seconds",
-            "Since the trusted keys were last read; grows while one of their files is unusable.",
-            now.trusted_keys_age_s,
-        )
-        yield GaugeMetricFamily(
-            "munet_tokens_age_seconds",
-            "Since the file of tokens was last read, or found unchanged; else it grows.",
-            now.tokens_age_s,
-        )
-        yield GaugeMetricFamily(
-            "munet_store_age_seconds",
-            "Since the last good look at the store; grows while it does not answer.",
-            now.store_age_s,
-        )
-        faults = GaugeMetricFamily(
-            "munet_store_faults",
-            "What is wrong with the store: 1 by kind of fault; for unreadable, how many tasks.",
-            labels=["kind"],
-        )
-        for kind, count in sorted(now.store_faults.items()):
-            faults.add_metric([kind], count)
-        yield faults
-        tasks = GaugeMetricFamily(
-            "munet_tasks", "Tasks by state: cold, loading, ready, failed.", labels=["state"]
-        )
-        for state, count in sorted(now.tasks_by_state.items()):
-            tasks.add_metric([state], count)
-        yield tasks

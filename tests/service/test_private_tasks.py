@@ -34,7 +34,8 @@ from service.tasks import hiding
 from service.tasks.catalog import Catalog
 from service.tasks.near_names import NearNames
 from service.tasks.sharing import Sharing
-from service.telemetry.metrics import Metrics, Snapshot
+from service.telemetry.gauges import Snapshot
+from service.telemetry.metrics import Metrics
 from service.telemetry.reporting import Reporting
 from service.telemetry.workers import Worker
 from service.v2 import inference_pb2 as pb

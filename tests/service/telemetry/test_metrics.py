@@ -8,7 +8,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from service.telemetry.metrics import Metrics, Snapshot
+from service.telemetry.gauges import Snapshot
+from service.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[3]
 SECONDS = 0.007
