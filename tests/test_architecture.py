@@ -34,7 +34,7 @@ OWNERS = {
         "loadtests/peers/apps/",
     ),
     "circus": ("service/processes.py",),
-    "prometheus_client": ("service/telemetry/metrics.py",),
+    "prometheus_client": ("service/telemetry/",),
     "cryptography": ("model_store/signing.py",),
     "obstore": (
         "model_store/objects.py",
