@@ -101,7 +101,7 @@ class Reader:
             )
         tasks = sorted(self._watcher.snapshot().live)
         near = difflib.get_close_matches(task, tasks, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"it has {len(tasks)} others"
+        hint = f"did you mean {' or '.join(near)}?" if near else f"its tasks: {len(tasks)}"
         return UnknownTask(f"store {self._url} has no task {task!r}; {hint}")
 
     def signatures(self, manifest: Digest) -> list[Signature]:

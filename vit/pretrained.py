@@ -177,9 +177,11 @@ def _read_npz(path: Path) -> Arrays:
     except FileNotFoundError:
         raise PretrainedError(f"{path}: expected an AugReg .npz file, found no file") from None
     except UNREADABLE as error:
+        # NumPy takes what is no archive for a pickle, and advises to load that.
+        told = error if zipfile.is_zipfile(path) else "no ZIP archive"
         raise PretrainedError(
             f"{path}: expected an AugReg .npz file, found one that is damaged or something else "
-            f"({error}); fetch it again"
+            f"({told}); fetch it again"
         ) from None
     return {key: _floats(path, key, array) for key, array in arrays.items()}
 

@@ -43,6 +43,10 @@ def checked_labels(
             f"{source}: expected {classes} labels, as its head has classes; found {len(labels)}\n"
             "give them, one a line in the order of the classes: --labels FILE"
         )
-    if not all(isinstance(label, str) and label for label in labels):
-        raise AdoptError(f"{source}: expected labels that are text, found others or empty ones")
+    for number, label in enumerate(labels, 1):
+        if not isinstance(label, str) or not label:
+            raise AdoptError(
+                f"{source}: expected a text that is not empty as label {number}, found "
+                f"{label!r:.60}\ngive all, one a line in the order of the classes: --labels FILE"
+            )
     return tuple(labels)

@@ -71,7 +71,10 @@ def open_place(place: str | None = None) -> Place:
         return BucketPlace(place)
     if "://" in place:
         raise DataError(f"{VARIABLE}: expected a folder, s3://…, gs://… or az://…, found {place!r}")
-    return FolderPlace(Path(place).expanduser().absolute())
+    folder = Path(place).expanduser().absolute()
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{VARIABLE}: expected a folder, found a file: {folder}; name another")
+    return FolderPlace(folder)
 
 
 class FolderPlace:

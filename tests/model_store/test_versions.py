@@ -162,7 +162,7 @@ def test_unknown_tasks_get_a_hint(tmp_path: Path) -> None:
     publish(store, "cmaterdb/bangla", 1)
     with pytest.raises(UnknownTask, match="did you mean cmaterdb/bangla"):
         store.resolve("cmaterdb/bengali")
-    with pytest.raises(UnknownTask, match="it has 1 others"):
+    with pytest.raises(UnknownTask, match="its tasks: 1"):
         store.resolve("x")
 
 

@@ -257,7 +257,7 @@ def test_labels(tmp_path):
         ("\ufeffa\r\nb\r\nc\r\nd\r\ne\r\n", ("a", "b", "c", "d", "e")),
         (" a\nb\u2028\nc\x0b\nd\x85x\ne\tf\n", (" a", "b\u2028", "c\x0b", "d\x85x", "e\tf")),
         ("", "found 0"),
-        ("a\n\nc\nd\ne", "empty ones"),
+        ("a\n\nc\nd\ne", "as label 2, found ''"),
     ],
 )
 def test_labels_of_a_file_are_its_lines_to_the_letter_instead_of_its_own(tmp_path, text, labels):
@@ -325,6 +325,7 @@ def test_places_and_names(tmp_path):
     refused(tmp_path, f"hf:{tmp_path / 'none'}", "found nothing")
     refused(tmp_path, f"timm:{tmp_path / 'none.safetensors'}", "found none")
     refused(tmp_path, f"augreg:{tmp_path / 'none.npz'}", "found no file")
+    refused(tmp_path, f"augreg:{FIXTURES / 'picture.png'}", "something else (no ZIP archive)")
     refused(tmp_path, f"hf:{FIXTURES / 'timm/vit'}", "--from timm:")
     refused(tmp_path, f"timm:{FIXTURES / 'hf/vit'}", "--from hf:")
     with pytest.raises(StoreError):

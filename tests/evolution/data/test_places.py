@@ -126,7 +126,7 @@ def test_a_table_names_pictures_in_a_bucket(s3, added, place, tmp_path, monkeypa
         added("less", tmp_path / "t.csv")
 
 
-def test_a_bucket_that_does_not_answer_is_told(munet, monkeypatch, where):
+def test_a_place_that_cannot_be_used_is_told(munet, monkeypatch, where, tmp_path):
     if where.startswith("s3:"):
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
         code, told = munet("ls")
@@ -134,6 +134,10 @@ def test_a_bucket_that_does_not_answer_is_told(munet, monkeypatch, where):
         assert len(told.splitlines()) <= 5
     monkeypatch.setenv("MUNET_DATA", "ftp://somewhere")
     assert "expected a folder, s3://" in munet("ls")[1]
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("MUNET_DATA", str(file))
+    assert f"expected a folder, found a file: {file}" in munet("ls")[1]
 
 
 def test_a_disk_that_is_full_half_way_leaves_nothing(tmp_path):
