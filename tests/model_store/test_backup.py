@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from model_store import AgentMoved, ExchangeError, ModelStore, StoreNotFound, UnknownFormat
 from model_store.backup import BackupReport, backup
 from model_store.exchange import StorePlace, transfer
+from model_store.layout import LayoutPlace
 from model_store.local import LocalStorage
 from model_store.objects import ObjectStorage
 from model_store.published import load_manifest
@@ -98,6 +99,18 @@ def test_a_backup_tells_all_that_the_store_tells(store: ModelStore, tmp_path: Pa
     assert report.made and report.documents == report.copied_documents == 6
     require_equal(store, str(tmp_path / "backup"))
     assert report.copied_blobs == len(list((tmp_path / "backup/blobs/sha256").iterdir()))
+
+
+def test_nothing_that_is_copied_shares_a_file(store: ModelStore, tmp_path: Path) -> None:
+    """Else who writes to one of them changes, or cuts short, what is in all."""
+    layout, copy, again = (tmp_path / name for name in ("layout", "copy", "again"))
+    whole(backup(store.url, str(tmp_path / "backup")))
+    transfer(StorePlace(store), LayoutPlace(layout), history=True)
+    transfer(StorePlace(store), StorePlace(ModelStore(copy, create=True)))
+    transfer(LayoutPlace(layout), StorePlace(ModelStore(again, create=True)))
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert len({file.stat().st_ino for file in files}) == len(files) > 100
+    assert {file.stat().st_nlink for file in files} == {1}
 
 
 @pytest.mark.parametrize("there", ["to S3", "from S3", "within S3"])

@@ -20,7 +20,7 @@ acknowledged in the histories below. Each is played by
     removed-twice   411  of two removals one ends the other's: the rollback in between is lost
     registers      2880  a failed save puts back a state whose blobs were collected meanwhile
     removals       5042  an interrupted rollback leaves `live` at a version that was removed
-    anything       2968  a size that is read wrongly becomes the size in a manifest
+    anything         37  a size that is read wrongly becomes the size in a manifest
     collected      4209  a publisher that is killed leaves a version that is not whole
 
 mutants/ says the same of the code there is, without one of its steps.
