@@ -64,8 +64,10 @@ class Collector:
         self._handshake.begin(self._lease)
         before = self._handshake.began() - grace_s
         removed: dict[Digest, int] = {}
-        self._require_documents(forget=fewer_documents)
+        documents = self._require_documents(forget=fewer_documents)
         garbage = self._garbage(before, take_claims_back=True)
+        if not documents and not fewer_documents:
+            self._require_no_manifest(garbage)
         for start in range(0, len(garbage), MAX_KEYS):
             digests = list(garbage)[start : start + MAX_KEYS]
             removed |= {digest: garbage[digest] for digest in self._remove(digests, before)}
@@ -186,8 +188,8 @@ class Collector:
             self._needs[manifest] = frozenset({manifest, *(blob.digest for blob in blobs)})
         return self._needs[manifest]
 
-    def _require_documents(self, *, forget: bool) -> None:
-        """Raises DamagedStore where one is lost, or forgets what it said."""
+    def _require_documents(self, *, forget: bool) -> int:
+        """Raises DamagedStore where one is lost, or forgets what it said; how many there are."""
         documents = 0
         for kind in KINDS:
             there, lost = self._refs.there_and_lost(kind)
@@ -202,6 +204,24 @@ class Collector:
                     " them and remove what only they needed"
                 )
         self._handshake.count(documents, fewer=forget)
+        return documents
+
+    def _require_no_manifest(self, garbage: Iterable[Digest]) -> None:
+        """Raises DamagedStore for a manifest in a store without any document.
+
+        Who puts a manifest makes a document next, and no document is ever removed.
+        """
+        for digest in garbage:
+            with suppress(DamagedStore):
+                load_manifest(self._blobs, digest)
+                break
+        else:
+            return
+        raise DamagedStore(
+            f"{self._storage.url}: expected a document that names manifests such as {digest},"
+            " found no document at all: the store is not whole, or its first publish was stopped;"
+            " restore the documents, or run gc --fewer-documents to remove what only they needed"
+        )
 
     def _forget_signatures(self, doomed: Iterable[Digest], before: float) -> None:
         """Of manifests that are being removed; whoever needs one waits for that."""

@@ -225,6 +225,20 @@ def test_documents_that_are_lost_with_their_copies_are_missed(
     assert set(blobs) <= set((root / "blobs/sha256").iterdir())
 
 
+def test_a_store_of_which_no_document_is_there_yet_is_not_collected(store: ModelStore) -> None:
+    """Its blobs were restored first, and no gc had ever counted its documents."""
+    root = Path(store.url)
+    assert json.loads((root / "gc").read_bytes())["documents"] == 0
+    blobs = sorted((root / "blobs/sha256").iterdir())
+    for file in [*root.glob("refs/*/*"), *root.glob("copies/*/*")]:
+        file.unlink()
+    with pytest.raises(DamagedStore, match="--fewer-documents"):
+        ModelStore(root).gc(grace_s=0)
+    assert sorted((root / "blobs/sha256").iterdir()) == blobs
+    assert ModelStore(root).gc(grace_s=0, fewer_documents=True).removed
+    assert not list((root / "blobs/sha256").iterdir())
+
+
 def test_told_so_a_gc_forgets_documents_that_are_lost_with_their_copies(store: ModelStore) -> None:
     store.gc(grace_s=0)
     root = Path(store.url)
