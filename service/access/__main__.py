@@ -28,7 +28,9 @@ def new(
         typer.Option(help="Pattern of tasks, or a private task's name. Repeatable."),
     ] = None,
     read: Annotated[bool, typer.Option("--read", help="May list tasks.")] = False,
-    admin: Annotated[bool, typer.Option("--admin", help="May load and unload tasks.")] = False,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="May load and unload tasks, set log levels, see dumps.")
+    ] = False,
 ) -> None:
     """Print a fresh token (on stderr) and its entry for the file (on stdout, to be appended)."""
     if not NAME.fullmatch(name) or name == ANONYMOUS:

@@ -180,6 +180,17 @@ def test_compose_mounts_what_there_is() -> None:
     assert f"gateway:{PORT}" in targets
 
 
+def test_tokens_are_mounted_so_that_the_next_file_is_seen(container: Any) -> None:
+    """Of a file that is mounted alone the old one stays, and no token could be taken back."""
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["gateway"]
+    tokens = compose["environment"]["MUNET_TOKENS"]
+    mounts = [volume.split(":")[:2] for volume in compose["volumes"]]
+    (source,) = [source for source, place in mounts if tokens.startswith(place)]
+    assert (DEPLOY / source).is_dir()
+    assert (DEPLOY / source / os.path.basename(tokens)).is_file()
+    assert not [mount for mount in container["volumeMounts"] if "subPath" in mount]
+
+
 def test_grafana_finds_its_data_and_its_dashboard() -> None:
     provisioning = DEPLOY / "grafana" / "provisioning"
     (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text())[
