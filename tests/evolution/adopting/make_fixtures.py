@@ -3,14 +3,17 @@
 
 Tiny networks of random weights, saved by the libraries themselves, each beside `expected.npz`: what
 its library makes of `picture.png`, as `pixels` [3, h, w] and `logits` [classes]. Weights are drawn
-widely, so that every number of the forward pass shows in the logits.
+widely, so that every number of the forward pass shows in the logits. `files` has pictures of many
+formats, and in `logits.json` what each network answers to each of them, as its library opens it.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,7 @@ from transformers import (
     ViTMSNConfig,
     ViTMSNForImageClassification,
 )
+from transformers.image_utils import load_image
 
 TABLE = Path("evolution/adopting/timm_architectures.json")
 LABELS = ["tabby cat", 'naïve, "quoted"', "dog", "owl", "fox"]
@@ -63,6 +67,45 @@ def picture() -> Image.Image:
     draw.ellipse((9, 7, 40, 38), fill=(250, 240, 20))
     draw.rectangle((48, 22, 75, 55), outline=(10, 10, 120), width=3)
     return image
+
+
+def files(image: Image.Image) -> dict[str, bytes]:
+    """Pictures in the formats, modes and orientations that libraries open alike."""
+
+    def saved(image: Image.Image, format: str, **options: Any) -> bytes:
+        file = io.BytesIO()
+        image.save(file, format, **options)
+        return file.getvalue()
+
+    turned, small = Image.Exif(), image.crop((5, 3, 46, 36))
+    turned[0x0112] = 6
+    clear, grey = small.copy(), small.convert("L")
+    clear.putalpha(grey)
+    return {
+        "photo.jpg": saved(small, "JPEG"),
+        "progressive.jpg": saved(small, "JPEG", progressive=True, subsampling=0),
+        "turned.jpg": saved(small, "JPEG", exif=turned),
+        "inks.jpg": saved(small.convert("CMYK"), "JPEG"),
+        "grey.jpg": saved(grey, "JPEG"),
+        "clear.png": saved(clear, "PNG"),
+        "grey.png": saved(clear.convert("LA"), "PNG"),
+        "bits.png": saved(small.convert("1"), "PNG"),
+        "palette.png": saved(small.quantize(40), "PNG"),
+        "turned.png": saved(small, "PNG", exif=turned),
+        "film.gif": saved(small.quantize(40), "GIF", save_all=True, append_images=[grey]),
+        "photo.webp": saved(small, "WEBP"),
+        "clear.webp": saved(clear, "WEBP", lossless=True),
+        "plain.bmp": saved(small.crop((0, 0, 12, 9)), "BMP"),
+    }
+
+
+def answers(folder: Path, answer: Callable[[Path], torch.Tensor]) -> dict[str, list[float]]:
+    """The logits for each of the files."""
+    with torch.no_grad():
+        return {
+            file.name: [round(float(x), 6) for x in answer(file)]
+            for file in sorted((folder.parent / "files").iterdir())
+        }
 
 
 def randomised(model: torch.nn.Module) -> torch.nn.Module:
@@ -89,7 +132,7 @@ def keep(folder: Path, pixels: torch.Tensor, model: torch.nn.Module, **more: Any
 # ---- transformers
 
 
-def hugging_face(folder: Path, image: Image.Image) -> None:
+def hugging_face(folder: Path, image: Image.Image, told: dict[str, Any]) -> None:
     """One folder for each class of models."""
     square = {"size": {"height": 32, "width": 32}}
 
@@ -99,6 +142,11 @@ def hugging_face(folder: Path, image: Image.Image) -> None:
         processor.save_pretrained(folder / name)
         pixels = processor(image, return_tensors="pt")["pixel_values"][0]
         keep(folder / name, pixels, model)
+
+        def answer(file: Path) -> torch.Tensor:
+            return model(**processor(load_image(str(file)), return_tensors="pt")).logits[0]
+
+        told[f"hf/{name}"] = answers(folder, answer)
         return model
 
     vit = ViTConfig(**PLAIN, **NAMED, image_size=32, patch_size=8)
@@ -178,7 +226,7 @@ def lora(folder: Path, base: Any, config: ViTConfig) -> None:
 # ---- timm
 
 
-def of_timm(folder: Path, image: Image.Image) -> None:
+def of_timm(folder: Path, image: Image.Image, told: dict[str, Any]) -> None:
     """One folder for each kind of network, as timm writes them for the Hub."""
     tiny = {"embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 1.5}
 
@@ -197,6 +245,11 @@ def of_timm(folder: Path, image: Image.Image) -> None:
         (folder / name / "pytorch_model.bin").unlink(missing_ok=True)
         transform = create_transform(**resolve_data_config({}, model=model), is_training=False)
         keep(folder / name, transform(image), model)
+
+        def answer(file: Path) -> torch.Tensor:
+            return model(transform(Image.open(file).convert("RGB"))[None])[0]
+
+        told[f"timm/{name}"] = answers(folder, answer)
 
     save("vit", "vit_tiny_patch16_224", patch_size=8)
     save("gap", "vit_base_patch16_224", patch_size=8, qkv_bias=False, global_pool="avg",
@@ -278,14 +331,18 @@ def table() -> dict[str, Any]:
 
 
 def main(folder: Path) -> None:
-    for kind in ("hf", "timm", "augreg"):
+    for kind in ("hf", "timm", "augreg", "files"):
         shutil.rmtree(folder / kind, ignore_errors=True)
     torch.manual_seed(0)  # of what PEFT draws
     image = picture()
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "files").mkdir(parents=True)
     image.save(folder / "picture.png")
-    hugging_face(folder / "hf", image)
-    of_timm(folder / "timm", image)
+    for name, data in files(image).items():
+        (folder / "files" / name).write_bytes(data)
+    told: dict[str, Any] = {}
+    hugging_face(folder / "hf", image, told)
+    of_timm(folder / "timm", image, told)
+    (folder / "files" / "logits.json").write_text(json.dumps(told, indent=0) + "\n")
     rows = [f"{json.dumps(name)}: {json.dumps(row)}" for name, row in sorted(table().items())]
     TABLE.write_text("{\n" + ",\n".join(rows) + "\n}\n")
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

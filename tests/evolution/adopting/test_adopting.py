@@ -5,6 +5,7 @@ What the libraries answer was written by `make adopt-fixtures` (make_fixtures.py
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,12 @@ from vit.preprocess import preprocess
 
 FIXTURES = Path(__file__).with_name("fixtures")
 PICTURE = (FIXTURES / "picture.png").read_bytes()
+FILES = {
+    file.name: file.read_bytes()
+    for file in sorted((FIXTURES / "files").iterdir())
+    if file.suffix != ".json"
+}
+ANSWERS = json.loads((FIXTURES / "files/logits.json").read_text())  # by network and file
 LABELS = ("tabby cat", 'naïve, "quoted"', "dog", "owl", "fox")
 EXACT, EQUAL = 1e-6, 1e-4
 HUGGING_FACE = (
@@ -29,20 +36,25 @@ HUGGING_FACE = (
 TIMM = ("vit", "gap", "gap-fc", "registers", "registers-token", "clip", "deit")
 
 
-def agrees(model: Model, folder: Path) -> None:
-    """Pixels from the picture's file, and logits from these pixels, are the library's."""
+def agrees(model: Model, folder: Path, files: int = 0) -> None:
+    """The picture's pixels are the library's, and its logits, and those of so many other files."""
     expected = np.load(folder / "expected.npz")
     pixels = preprocess(decode(PICTURE, model.decoding), model.target)
     assert np.abs(pixels - expected["pixels"].transpose(1, 2, 0)).max() < EXACT
-    logits = np.asarray(forward(model.architecture, model.components, pixels[None]))[0]
-    assert np.abs(logits - expected["logits"]).max() < EQUAL
+    told = ANSWERS.get(f"{folder.parent.name}/{folder.name}", {})
+    assert len(told) == files
+    others = [preprocess(decode(FILES[file], model.decoding), model.target) for file in told]
+    logits = forward(model.architecture, model.components, np.stack([pixels, *others]))
+    wanted = np.array([expected["logits"], *told.values()])
+    apart = np.abs(np.asarray(logits) - wanted).max(1)
+    assert apart.max() < EQUAL, dict(zip(["picture.png", *told], apart.tolist(), strict=True))
     assert model.labels == LABELS
 
 
 @pytest.mark.parametrize("name", HUGGING_FACE)
 def test_networks_of_transformers_answer_as_there(name):
     folder = FIXTURES / "hf" / name
-    agrees(hugging_face.read(folder, None), folder)
+    agrees(hugging_face.read(folder, None), folder, len(FILES))
 
 
 @pytest.mark.parametrize("name", ["lora", "lora-rs"])
@@ -54,7 +66,7 @@ def test_adapters_of_peft_are_merged(name):
 @pytest.mark.parametrize("name", TIMM)
 def test_networks_of_timm_answer_as_there(name):
     folder = FIXTURES / "timm" / name
-    agrees(timm.read(folder / "model.safetensors", None), folder)
+    agrees(timm.read(folder / "model.safetensors", None), folder, len(FILES))
 
 
 def test_a_file_of_augreg_answers_with_its_head():
