@@ -6,7 +6,6 @@ picture has; or a sigmoid for each of its labels, of which a picture has any num
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -32,7 +31,7 @@ def predictions(
     values: list[float] = logits.tolist()
     found = _LISTED[path.activation](path, values)
     usual = TOP_K if path.activation == SOFTMAX else len(values)
-    best = heapq.nlargest(top_k or usual, range(len(values)), key=values.__getitem__)
+    best: list[int] = np.argsort(-logits, kind="stable")[: top_k or usual].tolist()
     return [
         {"label": path.labels[index], "index": index, "probability": found[index]}
         for index in best

@@ -21,6 +21,7 @@ from service.http.exchanges import Exchanges
 from service.http.openapi import openapi
 from service.http.queries import query
 from service.http.shedding import Shedding
+from service.http.short_way import ShortWay
 from service.runtime import Runtime
 from service.settings import Settings
 from service.tasks import hiding
@@ -48,7 +49,7 @@ def create_app(settings: Settings | None = None, worker: Worker | None = None) -
         finally:
             await loop.run_in_executor(runtime.watcher, runtime.stop)
 
-    return Starlette(
+    return ShortWay(
         lifespan=lifespan,
         middleware=[Middleware(kind) for kind in (Exchanges, Draining, Browsers, Shedding)],
         routes=[

@@ -37,7 +37,9 @@ from vit.decode import Decoding
 
 T = TypeVar("T")
 Logits = NDArray[np.float32]  # [classes]
-Read = Callable[[], Awaitable[Sequence[Source]]]
+# A request's images. It calls what it is given before it waits for them: that raises
+# TaskQueueFull or Unavailable where they would not be let in now.
+Read = Callable[[Callable[[], None]], Awaitable[Sequence[Source]]]
 Gone = Callable[[], Awaitable[None]]
 LOOK_AFTER_S = 0.05  # an answer that is sooner costs no look at whether the client is still there
 
@@ -96,8 +98,7 @@ async def classify(
             timings.enter("receive")
             paths = [path for path in found if isinstance(path, LoadedPath)]
             late = partial(UploadTimeout, f"the image did not arrive {limit}")
-            runtime.batcher.check(_ask(paths, 1, deadline, wanted))
-            sources = await read()
+            sources = await read(lambda: runtime.batcher.check(_ask(paths, 1, deadline, wanted)))
             late = partial(DeadlineExceeded, f"not answered {limit}")
             timings.enter("decode")
             ask = _ask(paths, len(sources), deadline, wanted)

@@ -16,10 +16,10 @@ from service.gateway import Gateway  # isort: skip  # first: it sets what others
 import service.http.classify
 import service.runtime
 from service.compute.paths import Row
-from service.images import Decoded
+from service.images import Decoded, named
 
 __all__ = ["Gateway"]
-DECODED = Decoded(np.zeros((1, 1, 3), np.float32), b"")
+DECODED = named(np.zeros((1, 1, 3), np.float32))
 
 
 class NoEngine:

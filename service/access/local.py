@@ -62,22 +62,22 @@ def foreign(
     """
     if not is_loopback(peer or ""):
         return "it comes from another address"
-    found: dict[str, list[str]] = {}
-    for name, value in headers:
-        if _is_of_proxy(name.replace("_", "-")):
-            return f"it came through a proxy, which added {name[:SHOWN_CHARACTERS]!r}"
-        found.setdefault(name, []).append(value)
+    given = list(headers)
+    added = _by_proxy(tuple(name for name, _ in given))
+    if added is not None:
+        return f"it came through a proxy, which added {added[:SHOWN_CHARACTERS]!r}"
     if scheme is None:
         return None
-    hosts = found.get("host", [])
+    hosts = [value for name, value in given if name == "host"]
     if len(hosts) != 1 or not _is_own(hosts[0]):
         shown = ", ".join(hosts)[:SHOWN_CHARACTERS]
         return f"its Host is {shown!r}, and not localhost or a loopback address"
-    return _of_page(found, f"{scheme}://{hosts[0].lower()}", allowed)
+    return _of_page(given, f"{scheme}://{hosts[0].lower()}", allowed)
 
 
-def _of_page(found: dict[str, list[str]], own: str, allowed: frozenset[str]) -> str | None:
-    sites, pages = found.get("sec-fetch-site", []), found.get("origin", [])
+def _of_page(given: Headers, own: str, allowed: frozenset[str]) -> str | None:
+    sites = [value for name, value in given if name == "sec-fetch-site"]
+    pages = [value for name, value in given if name == "origin"]
     if pages and all(page in allowed for page in pages):
         return None
     if any(page.lower() != own for page in pages) or any(site not in OWN_SITE for site in sites):
@@ -86,13 +86,24 @@ def _of_page(found: dict[str, list[str]], own: str, allowed: frozenset[str]) -> 
     return None
 
 
+@lru_cache(64)  # most requests have the headers of others, and so do their proxies'
+def _by_proxy(names: tuple[str, ...]) -> str | None:
+    """The first header of a proxy's."""
+    return next((name for name in names if _is_of_proxy(name.replace("_", "-"))), None)
+
+
 def _is_of_proxy(name: str) -> bool:
     return name in PROXIES or name.startswith(PREFIXES) or name.endswith(ENDINGS)
 
 
 def _is_own(host: str) -> bool:
     """Whether the value of a `Host` header is this machine's loopback, with a port or without."""
-    parts = HOST.fullmatch(host.lower()) if len(host) <= LONGEST_HOST else None
+    return len(host) <= LONGEST_HOST and _names_loopback(host)
+
+
+@lru_cache(64)
+def _names_loopback(host: str) -> bool:
+    parts = HOST.fullmatch(host.lower())
     if parts is None:
         return False
     name = parts[1].strip("[]")

@@ -39,7 +39,7 @@ from service.compute.paths import (
 )
 from service.compute.programs import Programs, split, tokens_of
 from service.errors import Told
-from service.images import Decoded
+from service.images import Decoded, Identity
 from service.telemetry.metrics import Metrics
 from vit import Architecture, shapes
 
@@ -315,7 +315,7 @@ _Waiting = dict[Key, list[_Node]]
 
 def _plan(walks: Sequence[tuple[Walk, Decoded]]) -> tuple[_Waiting, list[_Node], Counter[Key]]:
     """What must be computed: the roots by key, the leaf of each walk, and how many nodes by key."""
-    roots: dict[bytes, dict[Stage, _Node]] = {}
+    roots: dict[Identity, dict[Stage, _Node]] = {}
     missing: Counter[Key] = Counter()
     leaves: list[_Node] = []
     for walk, image in walks:

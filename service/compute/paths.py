@@ -38,14 +38,19 @@ class Program:
     shape: Architecture  # with every field that does not shape this stage at a fixed value
     tokens: int  # that come in with a row; 0 where its image does
     class_token_only: bool = False  # of a path's last block: no other token comes out
+    # Whether one call may run it for rows that each bring weights of their own.
+    stackable: bool = field(init=False, repr=False, compare=False)
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        """Computed once: the engine asks for every row."""
         fields = (self.kinds, self.shape, self.tokens, self.class_token_only)
         object.__setattr__(self, "_hash", hash(fields))
+        wide = max(2 * self.shape.adapter_dim, self.shape.num_classes)
+        small = self.shape.features * wide <= STACKED_PARAMETERS
+        object.__setattr__(self, "stackable", self.kinds in OWN and small)
 
     def __hash__(self) -> int:
-        """Computed once: the engine looks programs up for every row."""
         return self._hash
 
     @property
@@ -63,12 +68,6 @@ class Program:
             return (self.shape.features,)
         tokens = 1 if self.class_token_only else self.tokens or self.shape.tokens
         return (tokens, self.shape.width)
-
-    @property
-    def stackable(self) -> bool:
-        """Whether one call may run it for rows that each bring weights of their own."""
-        wide = max(2 * self.shape.adapter_dim, self.shape.num_classes)
-        return self.kinds in OWN and self.shape.features * wide <= STACKED_PARAMETERS
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)

@@ -22,10 +22,10 @@ from service.access import Grants
 from service.answers import predictions
 from service.classifying import Classified, Result, Wanted, classify
 from service.errors import BadParameter, ClientGone, GatewayError
-from service.http import problems
+from service.http import heads, problems
 from service.http.queries import Query, query
 from service.http.room import Holder, caller_of, holders
-from service.http.uploads import gone, read_image
+from service.http.uploads import WHOLE, gone, read_image
 from service.http.watching import Watched
 from service.images import File, Source
 from service.runtime import Runtime
@@ -67,7 +67,7 @@ async def _answered(content: Content, request: Request, runtime: Runtime, seen: 
 
 def _response(answer: Mapping[str, Any], seconds: Mapping[str, float]) -> Response:
     milliseconds = {stage: round(value * 1e3, 3) for stage, value in seconds.items()}
-    timing = ", ".join(f"{stage};dur={value}" for stage, value in milliseconds.items())
+    timing = ", ".join([f"{stage};dur={value}" for stage, value in milliseconds.items()])
     content = _encode({**answer, "timing_ms": milliseconds}).encode()
     return Response(content, headers={"server-timing": timing}, media_type="application/json")
 
@@ -75,10 +75,9 @@ def _response(answer: Mapping[str, Any], seconds: Mapping[str, float]) -> Respon
 def _wanted(
     request: Request, tasks: tuple[str, ...], grants: Grants, given: Query, settings: Settings
 ) -> Wanted:
-    headers = request.headers
     version = _version(given.get("version"))
     _check_tasks(tasks, version, settings.max_batch_rows)
-    own_ms = _count(DEADLINE_HEADER, headers.get(DEADLINE_HEADER))
+    own_ms = _count(DEADLINE_HEADER, heads.value(request, DEADLINE_HEADER.encode()))
     return Wanted(
         tasks=tasks,
         grants=grants,
@@ -87,7 +86,7 @@ def _wanted(
         version=version,
         top_k=_count("top_k", given.get("top_k")),
         min_probability=_probability("min_probability", given.get("min_probability")),
-        priority=_whole(PRIORITY_HEADER, headers.get(PRIORITY_HEADER)) or 0,
+        priority=_whole(PRIORITY_HEADER, heads.value(request, PRIORITY_HEADER.encode())) or 0,
     )
 
 
@@ -134,8 +133,12 @@ def _probability(name: str, text: str | None) -> float:
     return number
 
 
-async def _read(request: Request, runtime: Runtime, of: Sequence[Holder]) -> Sequence[Source]:
+async def _read(
+    request: Request, runtime: Runtime, of: Sequence[Holder], check: Callable[[], None]
+) -> Sequence[Source]:
     settings = runtime.settings
+    if not request.scope.get(WHOLE):
+        check()
     try:
         body = await read_image(request, settings.max_body_bytes, runtime.parsers, of)
     except ClientDisconnect:
@@ -188,8 +191,10 @@ def _answer(wanted: Wanted, outcome: Classified) -> Mapping[str, Any]:
     }
 
 
+PREFIX = "/classify/"
+ONE = Watched("http", partial(_answered, _one))
 ROUTES = [
-    Route("/classify/{task:path}", Watched("http", partial(_answered, _one)), methods=["POST"]),
+    Route(PREFIX + "{task:path}", ONE, methods=["POST"]),
     # One image, decoded once; what the tasks share of their paths is computed once.
     Route("/classify", Watched("http", partial(_answered, _several)), methods=["POST"]),
 ]

@@ -17,7 +17,8 @@ OFFERS = 16  # encodings that a client accepts, of which no more are looked at
 
 def encoding(request: Request) -> str:
     """The `Content-Encoding` of a request's body, "" if it has none; several in one text."""
-    return ", ".join(request.headers.getlist("content-encoding")).strip().lower()
+    found = [text for name, text in request.scope["headers"] if name == b"content-encoding"]
+    return b", ".join(found).decode("latin-1").strip().lower()
 
 
 def inflate(body: bytes, encoding: str, max_bytes: int) -> bytes:

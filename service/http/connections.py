@@ -33,6 +33,7 @@ import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.http import heads
+from service.http.uploads import JOINED_AT_ONCE, WHOLE
 from service.loop_delay import ARRIVED, LOOP
 
 MAX_HEAD_BYTES = 32 * 1024  # of request line and headers; also of what follows a chunked body
@@ -344,6 +345,8 @@ class Connection(HttpToolsProtocol):
             return
         self._hand_on()
         super().on_message_complete()
+        if len(self.cycle.body) <= JOINED_AT_ONCE:
+            self.scope[WHOLE] = True  # type: ignore[literal-required]
         if self.expect_100_continue and not self.cycle.response_started:
             self.cycle.keep_alive = self._persists
 

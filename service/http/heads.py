@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 from http import HTTPStatus
 
+from starlette.requests import HTTPConnection
+
 HOST = re.compile(
     rb"(?:[A-Za-z0-9._~%!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"  # a name or [IPv6]
 )
@@ -49,3 +51,11 @@ def _one_host(version: str, target: bytes, hosts: Sequence[bytes]) -> bool:
     scheme, _, rest = target.partition(b"://")
     authority = re.split(rb"[/?#]", rest, maxsplit=1)[0]
     return scheme.lower() in SCHEMES and [authority.lower()] == [host.lower() for host in hosts]
+
+
+def value(request: HTTPConnection, name: bytes) -> str | None:
+    """The first header of this name, in lower case; what Starlette's mapping says, sooner."""
+    for found, text in request.scope["headers"]:
+        if found == name:
+            return text.decode("latin-1")
+    return None

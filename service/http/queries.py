@@ -17,6 +17,7 @@ from service.errors import BadParameter
 MAX_FIELDS = 1000
 SHOWN_CHARACTERS = 50
 Query = ImmutableMultiDict[str, str]
+NO_QUERY = Query()
 
 
 def query(request: Request, *known: str, repeated: Sequence[str] = ()) -> Query:
@@ -24,6 +25,8 @@ def query(request: Request, *known: str, repeated: Sequence[str] = ()) -> Query:
 
     Raises BadParameter, with the name that was probably meant.
     """
+    if not request.scope["query_string"]:
+        return NO_QUERY
     try:
         found = Query(
             parse_qsl(

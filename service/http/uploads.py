@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from starlette.requests import ClientDisconnect, Request
 
 from service.errors import TooLarge, UnsupportedMedia
-from service.http import compression, forms
+from service.http import compression, forms, heads
 from service.http.room import Holder, Room
 
 FORM = "multipart/form-data"
 JOINED_AT_ONCE = 2**20  # bytes; a longer body is put together in a thread
+WHOLE = "munet.whole"  # in a request's scope, once its body has come and is no longer than that
 
 
 class Intake(Room):
@@ -41,19 +42,23 @@ class Intake(Room):
 
         Its bytes have been taken by who asks, and are given back by him.
         """
-        found = _Body(data)
         with self._lock:
             self._count(len(data), of)
-        found.held, found.freed = (len(data), of), self._freed
-        return found
+        return self._counted(data, of)
 
     def kept(self, data: bytes, of: Sequence[Holder] = (), own: int = 0) -> bytes:
         """The same of bytes that are not counted yet; raises as `take`."""
         self.take(len(data), of, own)
+        return self._counted(data, of)
+
+    def _counted(self, data: bytes, of: Sequence[Holder]) -> bytes:
         try:
-            return self.body(data, of)
-        finally:
+            found = _Body(data)
+        except MemoryError:
             self.give(len(data), of)
+            raise
+        found.held, found.freed = (len(data), of), self._freed
+        return found
 
     def count(self, pixels: NDArray[np.float32]) -> None:
         """Counts a decoded picture for as long as it is in memory; raises as `take`."""
@@ -92,7 +97,7 @@ async def read_image(
     Raises UnsupportedMedia, TooLarge, BadRequest, BadParameter and as `read_body`. A body that
     announces too much is refused unread; one that does not is cut off at the limit.
     """
-    content_type = request.headers.get("content-type", "")
+    content_type = heads.value(request, b"content-type") or ""
     media = content_type.partition(";")[0].strip().lower()
     form, encoding = media == FORM, compression.encoding(request)
     if not form and media not in ("", "application/octet-stream") and media[:6] != "image/":
@@ -119,6 +124,14 @@ async def read_body(request: Request, max_bytes: int, of: Sequence[Holder] = ())
     Raises TooLarge, Unavailable while too many bodies are in memory, or ClientDisconnect.
     """
     runtime = request.app.state.runtime
+    if request.scope.get(WHOLE):
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body = message["body"]
+        if len(body) > max_bytes:
+            raise _too_large(max_bytes)
+        return runtime.intake.kept(body, of)
     with runtime.uploads.holding(1, of):
         chunks = await _chunks(request, max_bytes, runtime.intake, of)
         size = sum(map(len, chunks))
@@ -140,7 +153,7 @@ async def _chunks(
     request: Request, max_bytes: int, intake: Intake, of: Sequence[Holder]
 ) -> list[bytes]:
     """The body as it came; `intake` counts its bytes, which the caller gives back."""
-    announced = request.headers.get("content-length", "")
+    announced = heads.value(request, b"content-length") or ""
     if announced.isdecimal() and int(announced) > max_bytes:
         raise _too_large(max_bytes)
     chunks: list[bytes] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from service.runtime import Runtime
 from service.telemetry.requests import Seen, watched
 from service.timings import Timings
 
+logger = logging.getLogger(__name__)
 Respond = Callable[[Request, Runtime, Seen], Awaitable[Response]]
 
 
@@ -41,4 +43,8 @@ class Watched:
                     if isinstance(error, ClientGone)
                     else await problems.problem(request, error)
                 )
+            except Exception as error:
+                logger.exception("event=request_crashed path=%r", scope["path"])
+                seen.refused(error)
+                response = await problems.crash(request, error)
             await response(scope, receive, send)

@@ -48,10 +48,10 @@ class Entry:
 
     def known_private(self) -> bool | None:
         """Whether the task is private, by what has been read of it; None if nothing was yet."""
-        slots = [slot for slot in (self.slot, self.successor) if slot is not None]
-        found = [summary.private for slot in slots if (summary := slot.known_summary) is not None]
-        if found:
-            self.private = any(found)
+        summary, following = self.slot.known_summary, self.successor
+        later = None if following is None else following.known_summary
+        if summary is not None or later is not None:
+            self.private = any(one.private for one in (summary, later) if one is not None)
         return self.private
 
 

@@ -27,7 +27,7 @@ from prometheus_client.core import Metric
 
 from service import VERSION
 from service.telemetry.gauges import Gauges, Snapshot
-from service.timings import STAGES, TOTAL
+from service.telemetry.stage_seconds import StageSeconds
 
 T = TypeVar("T")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -37,7 +37,6 @@ SECONDS = (
 )
 AGES = (0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86400.0)
 ALERTED = ("unavailable", "deadline", "task-queue-full", "short-deadline")  # kinds of refusal
-OUTCOMES = ("answered", "refused", "failed")
 OTHER = "other"  # for the label `task`: no task, or none that everybody may know of
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -82,21 +81,15 @@ class Metrics:
             "Whole time of an answered request.",
             ("task",),
         )
-        self.stage_seconds = self._histogram(
+        self.stage_seconds = StageSeconds(
             "munet_stage_duration_seconds",
             "Time of a request in each stage, up to the last byte of its answer: receive, decode "
             "(to network input, with its wait), load (of its tasks), queue (waiting for the "
             "engine), execute (the batch it was in), answer; total is their sum. Of one that was "
             "refused or failed, only the stages that it came to.",
             SECONDS,
-            "stage outcome",
         )
-        self._stages = {
-            outcome: {
-                stage: self.stage_seconds.labels(stage, outcome) for stage in (*STAGES, TOTAL)
-            }
-            for outcome in OUTCOMES
-        }
+        self.registry.register(self.stage_seconds)
         self.loop_delay_seconds = self._histogram(
             "munet_loop_delay_seconds",
             "How late the event loop is, looked at 20 times a second.",
@@ -225,10 +218,7 @@ class Metrics:
         """Counts a request's stages (with `total`), and the kind of its refusal."""
         if refusal is not None:
             self.rejected.labels(refusal).inc()
-        stages, every = self._stages[outcome], outcome == OUTCOMES[0]
-        for stage, duration in seconds.items():
-            if every or duration:
-                stages[stage].observe(duration)
+        self.stage_seconds.add(outcome, seconds)
 
     def answered(self, tasks: Sequence[str], status: int, seconds: float | None) -> None:
         """Counts a request for its tasks; its whole time if it was classified."""

@@ -109,7 +109,7 @@ async def infer(
 
     seen.patience_s = deadline - seen.timings.started
 
-    async def read() -> Sequence[Source]:
+    async def read(_: Callable[[], None]) -> Sequence[Source]:
         return sources
 
     wanted = Wanted(

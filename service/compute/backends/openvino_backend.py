@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -34,7 +35,7 @@ F32 = NDArray[np.float32]
 DIGEST_BYTES = 32
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class _Placed:
     """A component's arrays, and the same memory as OpenVINO takes it."""
 
@@ -155,6 +156,26 @@ def _keep(folder: Path, name: str, blob: bytes) -> None:
         not_kept(folder.parent, error)
 
 
+class _Copy:
+    """A program that one thread runs at a time, and what it was given last."""
+
+    def __init__(self, model: ov.CompiledModel, rows: int) -> None:
+        self.request = _tried(model)
+        self.stack = _Stack(rows)
+        # Not kept: a component that nobody else holds is to be freed.
+        self._given: list[Callable[[], _Placed | None]] = [lambda: None] * len(model.inputs)
+
+    def give(self, weights: Sequence[_Placed]) -> None:
+        """The weights of the next run; those of the last one are there already."""
+        index = 1
+        for place, placed in enumerate(weights):
+            if self._given[place]() is not placed:
+                self._given[place] = weakref.ref(placed)
+                for at, tensor in enumerate(placed.tensors, index):
+                    self.request.set_input_tensor(at, tensor)
+            index += len(placed.tensors)
+
+
 class _Copies:
     """Of one program: one at first, and one more each time that a thread finds all in use."""
 
@@ -167,14 +188,14 @@ class _Copies:
     ) -> None:
         """`make` makes a copy, later, and adds it; there are at most so many in all."""
         self._rows, self._make = rows, make
-        self._idle = LifoQueue[tuple[ov.InferRequest, _Stack]]()
+        self._idle = LifoQueue[_Copy]()
         self._more = Semaphore(most - 1)  # that may still be made
         self._add(first)
 
     def _add(self, model: ov.CompiledModel) -> None:
-        self.put((_tried(model), _Stack(self._rows)))
+        self.put(_Copy(model, self._rows))
 
-    def get(self) -> tuple[ov.InferRequest, _Stack]:
+    def get(self) -> _Copy:
         """One that nobody uses; waits for it."""
         try:
             return self._idle.get_nowait()
@@ -183,7 +204,7 @@ class _Copies:
                 self._make(self._add)
             return self._idle.get()
 
-    def put(self, copy: tuple[ov.InferRequest, _Stack]) -> None:
+    def put(self, copy: _Copy) -> None:
         """It is not used any more."""
         self._idle.put(copy)
 
@@ -195,9 +216,10 @@ def _tried(model: ov.CompiledModel) -> ov.InferRequest:
     them; from then on it uses what it is given.
     """
     request = model.create_infer_request()
-    for index, port in enumerate(model.inputs):
-        zeros = np.zeros(tuple(port.shape), np.float32)
-        request.set_input_tensor(index, ov.Tensor(zeros, shared_memory=True))
+    # A request does not keep the memory that it is given: it must be there until it has run.
+    zeros = [np.zeros(tuple(port.shape), np.float32) for port in model.inputs]
+    for index, each in enumerate(zeros):
+        request.set_input_tensor(index, ov.Tensor(each, shared_memory=True))
     request.infer()
     give_back_free_memory()
     return request
@@ -207,18 +229,16 @@ def _runner(copies: _Copies, shape: tuple[int, ...], *, stacked: bool) -> Run:
     """Runs at most as many at the same time as there are copies; who comes then waits."""
 
     def run(weights: Sequence[Sequence[_Placed]], x: F32) -> F32:
-        request, stack = copies.get()
+        copy = copies.get()
+        request = copy.request
         try:
-            used = stack.fill(weights) if stacked else weights[0]
-            tensors = (tensor for placed in used for tensor in placed.tensors)
-            for index, tensor in enumerate(tensors, 1):
-                request.set_input_tensor(index, tensor)
+            copy.give(copy.stack.fill(weights) if stacked else weights[0])
             request.set_input_tensor(0, ov.Tensor(x, shared_memory=True))
             result = np.empty(shape, np.float32)
             request.set_output_tensor(0, ov.Tensor(result, shared_memory=True))
             request.infer()
         finally:
-            copies.put((request, stack))
+            copies.put(copy)
         return result
 
     return run
