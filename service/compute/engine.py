@@ -13,6 +13,7 @@ A row's result does not depend on its batch mates: bit for bit within a bucket, 
 from __future__ import annotations
 
 import functools
+import itertools
 import threading
 import time
 from collections import Counter
@@ -37,7 +38,7 @@ from service.compute.paths import (
     Walk,
     padded_classes,
 )
-from service.compute.programs import Programs, split, tokens_of
+from service.compute.programs import SIDE_BY_SIDE, Programs, split, tokens_of
 from service.errors import Told
 from service.images import Decoded, Identity
 from service.telemetry.metrics import Metrics
@@ -177,7 +178,10 @@ class Engine:
         computed = missing.total()
         while waiting:
             key = _next_key(waiting, missing)
-            group = self._run_group(waiting.pop(key), missing)
+            if alike := self._side_by_side(key, waiting, missing):
+                group = self._run_side_by_side([waiting.pop(one)[0] for one in alike], missing)
+            else:
+                group = self._run_group(waiting.pop(key), missing)
             for node in group:
                 for child in node.children.values():
                     waiting.setdefault(child.key, []).append(child)
@@ -198,6 +202,25 @@ class Engine:
             start += bucket
         self._metrics.padded_rows.inc((start - len(group)) * len(levels))
         return levels[-1]
+
+    def _side_by_side(self, key: Key, waiting: _Waiting, missing: Counter[Key]) -> list[Key]:
+        """Groups of one row each, with this one, that a program side by side may run; or none."""
+
+        def alone(one: Key) -> bool:
+            return len(waiting[one]) == missing[one] == 1
+
+        program = waiting[key][0].stage.program
+        if not (alone(key) and self.programs.side_by_side(program)):
+            return []
+        alike = (one for one in waiting if alone(one) and waiting[one][0].stage.program is program)
+        found = list(itertools.islice(alike, SIDE_BY_SIDE))
+        return found if len(found) == SIDE_BY_SIDE else []
+
+    def _run_side_by_side(self, group: Sequence[_Node], missing: Counter[Key]) -> Sequence[_Node]:
+        for node in group:
+            missing[node.key] -= 1
+        self._run_bucket(len(group), [group])
+        return group
 
     def _levels(
         self, group: Sequence[_Node], parts: Sequence[int], missing: Counter[Key]

@@ -1,9 +1,10 @@
 """The engine's compiled programs: one for each kind of stage and bucket, and fused ones.
 
-A fused program runs several stages in one call. It has the very operations of the single ones, so
-its answers are theirs bit for bit; what it saves is the way in and out of each call. It is made in
-the background when the first path that it is good for has been loaded. A path waits for programs
-for one row only.
+A fused program runs several stages in one call: stages that follow each other, or the same kind of
+stage side by side for rows that each have weights of their own. It has the very operations of the
+single ones, so its answers are theirs bit for bit; what it saves is the way in and out of each
+call. It is made in the background when the first path that it is good for has been loaded. A path
+waits for programs for one row only.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ COMPILING_THREADS = 2
 BUCKET_TOKENS = 1024  # in one call at most: more would take memory and save nothing
 CALL_TOKENS = 16  # what a call costs, in tokens: its weights are read from memory
 FUSED = 4  # equal stages of a fused program
+SIDE_BY_SIDE = 4  # rows of a program that runs a stage for each with its own weights
+SMALL_WEIGHTS = 2**22  # bytes of such a stage: a larger one takes much longer than a call costs
 MOST_FUSED = 96  # stages in all fused programs: each takes about 0.8 MB, and so does a copy
 
 # What a program may take while it is made and afterwards: copies of its weights in its own layout.
@@ -70,6 +73,7 @@ class Programs:
         self._programs: dict[_Name, Future[Any]] = {}  # of Run
         # By the first stage, the longest first: fused programs that are ready, for which rows.
         self._fused: dict[Program, list[tuple[Chain, frozenset[int]]]] = {}
+        self._side_by_side: set[Program] = set()  # that are ready
         self._made: dict[Program, dict[bool, set[int]]] = {}  # for which rows, by whether stacked
         self._ready: dict[Program, tuple[int, ...]] = {}
         self._lock = threading.Lock()
@@ -143,7 +147,8 @@ class Programs:
         started = time.monotonic()
         compiled = self._backend.compile(chain, rows, stacked=stacked)
         source = "cache" if compiled.cached else "compiler"
-        counter = self._metrics.compilations if len(chain) == 1 else self._metrics.fusions
+        fused = _fused_stages((chain, rows, stacked))
+        counter = self._metrics.fusions if fused else self._metrics.compilations
         counter.labels(source).inc()
         logger.info(
             "event=program kinds=%s rows=%d stacked=%s source=%s seconds=%.3f",
@@ -158,25 +163,29 @@ class Programs:
     @property
     def fused_stages(self) -> int:
         """In all fused programs, also those that are being made."""
-        return sum(len(chain) for chain, _, _ in self._programs if len(chain) > 1)
+        return sum(map(_fused_stages, self._programs))
 
     def _fuse(self, walk: Chain) -> None:
-        for chain, rows in _fusable(walk, self.buckets):
-            name = (chain, rows, False)
-            if name not in self._programs and self.fused_stages + len(chain) <= MOST_FUSED:
-                self._programs[name] = self._background.submit(self._compile_fused, chain, rows)
+        for name in _fusable(walk, self.buckets):
+            fits = self.fused_stages + _fused_stages(name) <= MOST_FUSED
+            if name not in self._programs and fits:
+                self._programs[name] = self._background.submit(self._compile_fused, *name)
 
-    def _compile_fused(self, chain: Chain, rows: int) -> Run | None:
-        if not self.memory.has_spare(self._size(chain)):
+    def _compile_fused(self, chain: Chain, rows: int, stacked: bool) -> Run | None:
+        stages = _fused_stages((chain, rows, stacked))
+        if not self.memory.has_spare(self._size(chain * (stages // len(chain)))):
             with self._lock:  # the next load of such a path asks again
-                del self._programs[chain, rows, False]
+                del self._programs[chain, rows, stacked]
             return None
         try:
-            run = self._compile(chain, rows, stacked=False)
+            run = self._compile(chain, rows, stacked=stacked)
         except Exception as error:  # single programs go on to answer
-            logger.warning("event=program_not_fused stages=%d error=%r", len(chain), error)
+            logger.warning("event=program_not_fused stages=%d error=%r", stages, error)
             raise
         with self._lock:
+            if stacked:
+                self._side_by_side.add(chain[0])
+                return run
             ready = dict(self._fused.get(chain[0], ()))
             ready[chain] = ready.get(chain, frozenset()) | {rows}
             self._fused[chain[0]] = sorted(ready.items(), key=lambda one: len(one[0]), reverse=True)
@@ -190,19 +199,36 @@ class Programs:
             if rows.issuperset(parts):
                 yield chain
 
+    def side_by_side(self, program: Program) -> bool:
+        """Whether SIDE_BY_SIDE rows may run it in one call, each with weights of its own."""
+        return program in self._side_by_side
+
     def run(self, chain: Chain, rows: int, *, stacked: bool) -> Run:
         """A program that is ready."""
         return self._programs[chain, rows, stacked].result()
 
 
-def _fusable(walk: Chain, buckets: tuple[int, ...]) -> Iterator[tuple[Chain, int]]:
-    """What to fuse for a walk: runs of equal stages, and all of it for one row."""
+def _fusable(walk: Chain, buckets: tuple[int, ...]) -> Iterator[_Name]:
+    """What to fuse for a walk: runs of equal stages, all of it for one row, stages side by side."""
     for program in dict.fromkeys(walk):
         chain = (program,) * FUSED
         if any(walk[i : i + FUSED] == chain for i in range(len(walk))):
             for rows in buckets_of(buckets, program):
-                yield chain, rows
-    yield walk, 1
+                yield chain, rows, False
+    yield walk, 1, False
+    for program in dict.fromkeys(walk):
+        small = _weights(program) <= SMALL_WEIGHTS and SIDE_BY_SIDE in buckets_of(buckets, program)
+        if small and not program.stackable and program.tokens:  # a stem is most often shared
+            yield (program,), SIDE_BY_SIDE, True
+
+
+def _fused_stages(name: _Name) -> int:
+    """Of a fused program; 0 of a single one."""
+    chain, rows, stacked = name
+    first, *others = chain
+    if others:
+        return len(chain)
+    return rows if stacked and not first.stackable else 0
 
 
 @functools.cache

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import logging
 import os
 import threading
@@ -103,7 +104,8 @@ class OpenVinoBackend:
                 _keep(self._cache, key, blob)
         shape = (rows, *chain[-1].result_shape)
         copies = _Copies(first, shape[0], self.streams, partial(self._copy, blob))
-        return Compiled(_runner(copies, shape, stacked=stacked), cached)
+        fill = stacked and chain[0].stackable
+        return Compiled(_runner(copies, shape, fill=fill), cached)
 
     def _copy(self, blob: bytes, add: Callable[[ov.CompiledModel], None]) -> None:
         """In the background: a batch does not wait for it."""
@@ -225,14 +227,17 @@ def _tried(model: ov.CompiledModel) -> ov.InferRequest:
     return request
 
 
-def _runner(copies: _Copies, shape: tuple[int, ...], *, stacked: bool) -> Run:
-    """Runs at most as many at the same time as there are copies; who comes then waits."""
+def _runner(copies: _Copies, shape: tuple[int, ...], *, fill: bool) -> Run:
+    """Runs at most as many at the same time as there are copies; who comes then waits.
+
+    `fill` says that rows' weights are to lie in one place, else they are given as they are.
+    """
 
     def run(weights: Sequence[Sequence[_Placed]], x: F32) -> F32:
         copy = copies.get()
         request = copy.request
         try:
-            copy.give(copy.stack.fill(weights) if stacked else weights[0])
+            copy.give(copy.stack.fill(weights) if fill else list(itertools.chain(*weights)))
             request.set_input_tensor(0, ov.Tensor(x, shared_memory=True))
             result = np.empty(shape, np.float32)
             request.set_output_tensor(0, ov.Tensor(result, shared_memory=True))

@@ -31,18 +31,29 @@ def layout(kind: str, tree: Any) -> list[F32]:
 def model(chain: Chain, rows: int, *, stacked: bool) -> ov.Model:
     """Parameters: the rows, then each component's arrays; the result: rows of what comes out.
 
-    Arrays of a stackable program are [sets, ...], one set for all rows or, stacked, for each.
+    Arrays of a stackable program are [sets, ...], one set for all rows or, stacked, for each. A
+    program that is not stackable but is stacked has rows side by side: the arrays of each row's
+    components come one after the other, and each row runs as it would alone.
     """
-    sets = rows if stacked else 1
     x = op.parameter([rows, *chain[0].row_shape], np.float32)
-    parameters, result = [x], x
+    parameters = [x]
+    if stacked and not chain[0].stackable:
+        each = op.split(x, np.int64(0), rows)
+        done = [_chained(chain, 1, 1, row, parameters) for row in each.outputs()]
+        return ov.Model([op.concat(done, 0)], parameters)  # pyright: ignore[reportGeneralTypeIssues]
+    result = _chained(chain, rows, rows if stacked else 1, x, parameters)
+    return ov.Model([result], parameters)  # pyright: ignore[reportGeneralTypeIssues]
+
+
+def _chained(chain: Chain, rows: int, sets: int, x: Any, parameters: list[Any]) -> Any:
+    """What comes out of the last stage; the parameters of each are added to those there are."""
     for program in chain:
         for kind in program.kinds:
             mine = [op.parameter(shape, np.float32) for shape in _shapes(program, kind, sets)]
             parameters += mine
-            result = _GRAPHS[kind](program, rows, sets, result, mine)
-        result = _reshape(result, rows, *program.result_shape)
-    return ov.Model([result], parameters)  # pyright: ignore[reportGeneralTypeIssues]
+            x = _GRAPHS[kind](program, rows, sets, x, mine)
+        x = _reshape(x, rows, *program.result_shape)
+    return x
 
 
 def _blocked(kernel: F32) -> F32:

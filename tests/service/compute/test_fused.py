@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from service.compute.backends import Compiled
-from service.compute.programs import FUSED, MOST_FUSED
+from service.compute.programs import FUSED, MOST_FUSED, SIDE_BY_SIDE
 from service.tasks.eviction import NoRoom
 from tests.service.compute.test_engine import BOUND, System, distance, row
 from tests.service.systems import TINY, publish
@@ -21,10 +21,10 @@ from tests.service.waiting import eventually
 
 @pytest.fixture(scope="module")
 def fused(tmp_path_factory: pytest.TempPathFactory, compilations: str) -> Iterator[System]:
-    """A system with fused programs for runs of blocks, and for whole paths of one row."""
+    """A system with fused programs: runs of blocks, whole paths of one row, blocks side by side."""
     made = System(tmp_path_factory.mktemp("fused"), compilations, "openvino")
     made.load(publish(made.store, "first", replace(TINY, num_layers=2 * FUSED + 2)))
-    programs = len(made.engine.programs.buckets) + 1
+    programs = len(made.engine.programs.buckets) + 1 + 2  # the last block is of another kind
     eventually(lambda: made.fused == programs)
     yield made
     made.engine.close()
@@ -57,6 +57,36 @@ def test_fused_programs_answer_the_same_bit_for_bit(
     assert set(stages) == {1}
 
 
+def test_side_by_side_rows_are_answered_as_alone_bit_for_bit(
+    fused: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many are left over, and in whatever order they come."""
+    deep = replace(TINY, num_layers=2 * FUSED + 2)
+    last = f"encoderblock_{deep.num_layers - 1}"
+    owns = [{last: i, f"encoderblock_{FUSED + 1}": i // 5} for i in range(2 * SIDE_BY_SIDE + 1)]
+    paths = [
+        fused.load(publish(fused.store, f"own/{i}", deep, own=own)) for i, own in enumerate(owns)
+    ]
+    calls, run = [], fused.engine.programs.run
+    monkeypatch.setattr(
+        fused.engine.programs,
+        "run",
+        lambda chain, rows, *, stacked: (
+            calls.append((chain[0].stackable, rows, stacked)),
+            run(chain, rows, stacked=stacked),
+        )[1],
+    )
+    for count in range(1, len(paths) + 1):
+        rows = [row(path, i) for i, path in enumerate(paths[-count:])]
+        calls.clear()
+        answers = fused.engine.run(rows)
+        aside = [rows for stackable, rows, stacked in calls if stacked and not stackable]
+        assert aside == [SIDE_BY_SIDE] * (count // SIDE_BY_SIDE)
+        with monkeypatch.context() as single:
+            single.setattr(fused.engine.programs, "side_by_side", lambda _: False)
+            assert all(map(np.array_equal, answers, fused.engine.run(rows)))
+
+
 def test_a_program_that_cannot_be_fused_is_not_needed(
     tmp_path: Path, compilations: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,7 +95,7 @@ def test_a_program_that_cannot_be_fused_is_not_needed(
     tried = threading.Event()
 
     def refused(chain: Any, rows: int, *, stacked: bool) -> Compiled:
-        if len(chain) > 1:
+        if len(chain) > 1 or (stacked and not chain[0].stackable):
             tried.set()
             raise RuntimeError("no memory")
         return compile_(chain, rows, stacked=stacked)
