@@ -126,7 +126,9 @@ def test_both_write_whole_lines_with_ids_and_traces(pair: Served, collector: Col
     (said,) = eventually(lambda: [one for one in lines() if one.get("request_id") == "order-17"])
     assert (said["status"], said["tasks"], said["versions"]) == (200, ["steady"], [1])
     assert said["trace_id"] == TRACE
-    request, *stages = eventually(lambda: collector.trace(TRACE))
+    # The request's own span ends, and is sent, after all of its stages'.
+    eventually(lambda: any(span.parent == PARENT for span in collector.trace(TRACE)))
+    request, *stages = collector.trace(TRACE)
     assert (request.name, request.parent) == ("POST /classify/{task:path}", PARENT)
     named = [stage.name for stage in stages]
     assert named == ["receive", "load", "receive", "decode", "queue", "execute", "answer"]
