@@ -101,7 +101,7 @@ class Follower:
                 return looking.result(LOOK_S)
             seconds = time.monotonic() - started
             if seconds > self._stall_s:
-                self._health.hangs(seconds)
+                self._health.hangs(seconds, self._stall_s)
             if (fault := self._health.fault) is not None and seconds > KNOWN_S:
                 _answer([*asked, *self._taken()], fault.error)
                 asked.clear()

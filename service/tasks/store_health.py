@@ -7,12 +7,14 @@ task. When a look has succeeded, the fact is gone for all tasks at once; when su
 others are tried too.
 
 A store that hangs gives those who wait for it no error. So once a look is known to hang, nobody
-waits any longer: all who wait are refused at once, and what they wait for goes on without them.
+waits any longer: all who wait are refused at once, and what they wait for goes on without them. A
+look that takes long while loads can read is slow: nobody is refused for that.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -74,6 +76,7 @@ class StoreHealth:
         self._good_at = clock()
         self._told_at = -TELL_S
         self._loads_work = False  # in spite of the fault
+        self._worked_at = -math.inf  # when a load could last read
         self._trying = False
         self._tried_at = -TRY_S
         self._fault: Fault | None = None
@@ -118,8 +121,10 @@ class StoreHealth:
             "event=store_unreadable kind=%s last_good_s=%.1f error=%r", kind, self.age_s, error
         )
 
-    def hangs(self, seconds: float) -> None:
-        """A look has had no answer for so long, and still has none."""
+    def hangs(self, seconds: float, stall_s: float = STALL_S) -> None:
+        """A look has had no answer for so long, more than `stall_s`, and still has none."""
+        if self._clock() - self._worked_at < stall_s:
+            return
         if self._fault is None or self.hanging:  # else what it said before holds
             self.bad(Stalled(f"no answer for {seconds:.0f} s"))
         with self._lock:
@@ -148,6 +153,8 @@ class StoreHealth:
     def load_ended(self, *, works: bool) -> None:
         """Whether a load could read what it needed."""
         self._trying, self._loads_work = False, works and self._fault is not None
+        if works:
+            self._worked_at = self._clock()
 
     def require(self, *, may_try: bool = False) -> None:
         """Raises StoreAway while looks fail; with `may_try`, a load is let pass once in a while."""

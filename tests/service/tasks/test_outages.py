@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 
 from model_store import ModelStore
 from model_store.local import LocalStorage
+from service.tasks.store_health import StoreAway, StoreHealth
 from tests.model_store.faulty_proxy import Fault, proxy
 from tests.model_store.places import Place
 from tests.service.in_process import OCTETS, Gateway, refused
@@ -240,6 +244,38 @@ def test_who_waits_when_the_store_begins_to_hang_is_refused_at_once(
     eventually(lambda: fault(gateway, "stalled") == 0)
     assert {gateway.classify(task, png(1)).status_code for task in TASKS} == {200}
     gateway.close()
+
+
+def test_a_slow_look_beside_loads_that_can_read_is_no_hang() -> None:
+    """As the listing of very many tasks; a store that hangs lets no load read."""
+    now = 100.0
+    health = StoreHealth(lambda: now)
+    waiting = health.unless_it_hangs(Future[int]())
+    for now in (106.0, 109.0, 112.0):
+        health.load_ended(works=True)
+        health.hangs(now - 100.0)
+        assert not waiting.done() and not health.hanging
+    now = 118.0
+    health.hangs(18.0)
+    assert isinstance(waiting.exception(0), StoreAway) and health.hanging
+
+
+def test_who_waits_hears_what_comes_of_the_work_and_lets_go_of_it() -> None:
+    health, works = StoreHealth(), [Future[int]() for _ in range(4)]
+    answered, failed, ended, left = map(health.unless_it_hangs, works)
+    works[0].set_result(1)
+    works[1].set_exception(KeyError("one"))
+    assert works[2].cancel() and left.cancel()
+    works[3].set_result(2)  # nobody waits any more
+    assert answered.result(0) == 1 and isinstance(failed.exception(0), KeyError)
+    assert ended.cancelled() and not health._waiting
+    gone = weakref.ref(works[0])
+    gc.disable()
+    try:
+        works.clear()
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_the_gateway_starts_while_its_store_is_away(tmp_path: Path, compilations: str) -> None:
