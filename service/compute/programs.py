@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from service.compute.backends import Backend, Chain, Run
 from service.compute.paths import Program, elements
-from service.compute.priority import BACKGROUND, give_way
+from service.compute.priority import BACKGROUND, BATCH, give_way
 from service.telemetry.metrics import Metrics
 from vit import shapes
 
@@ -78,6 +78,9 @@ class Programs:
         self._ready: dict[Program, tuple[int, ...]] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(COMPILING_THREADS, thread_name_prefix="compile")
+        self._following = ThreadPoolExecutor(  # for more rows, which no path waits for
+            COMPILING_THREADS, thread_name_prefix="more", initializer=give_way, initargs=(BATCH,)
+        )
         self._background = ThreadPoolExecutor(
             1, thread_name_prefix="fuse", initializer=give_way, initargs=(BACKGROUND,)
         )
@@ -85,6 +88,7 @@ class Programs:
     def close(self) -> None:
         """Ends the compiling threads."""
         self._background.shutdown(cancel_futures=True)
+        self._following.shutdown(cancel_futures=True)
         self._pool.shutdown(cancel_futures=True)
 
     def make(self, walk: Chain) -> None:
@@ -111,7 +115,8 @@ class Programs:
         name = ((program,), rows, stacked)
         found = self._programs.get(name)
         if found is None or (found.done() and found.exception() is not None):
-            found = self._pool.submit(self._compile_single, program, rows, stacked=stacked)
+            pool = self._pool if rows == 1 else self._following
+            found = pool.submit(self._compile_single, program, rows, stacked=stacked)
             self._programs[name] = found
         return found
 
