@@ -92,6 +92,9 @@ def add(
     except adding.Refused as error:
         printing.print_report(console, error.report, error.classes)
         raise
+    except KeyboardInterrupt:
+        typer.echo("stopped; a set is added whole or not at all: munet data ls", err=True)
+        raise
     printing.print_card(console, card, classes)
     for note in notes:
         console.print(f"note: {note}", soft_wrap=True)

@@ -187,6 +187,17 @@ def test_a_member_that_no_folder_can_hold_is_named(name, added, place, tmp_path)
     assert "cannot be unpacked" in told and "rename it" in told and str(place.root) not in told
 
 
+def test_ctrl_c_says_that_nothing_is_half_done(place, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evolution.data.adding.write_split", stopped)
+    asked = ["add", "photos", "--from", str(class_folders(tmp_path / "photos"))]
+    done = CliRunner().invoke(app, asked, env={"MUNET_DATA": str(place.root)})
+    assert done.exit_code == 130 and "whole or not at all" in done.stderr
+    assert list(place.root.iterdir()) == []
+
+
 def test_a_check_that_cannot_be_kept_is_told_all_the_same(added, place, tmp_path, monkeypatch):
     added("photos", class_folders(tmp_path / "photos"))
 
