@@ -100,10 +100,20 @@ def folder_source(folder: Path) -> Source:
             except ValueError as error:
                 yield Skipped(where, str(error))
 
+    hidden = _hidden_folders(top)
     if parts[0][0]:  # folders of splits
         loose += [f"{place.name}/{name}" for place in within for name in files_in(place)]
+        hidden += [f"{place.name}/{name}" for place in within for name in _hidden_folders(place)]
     notes = [f"left out, as they are next to the class folders: {listed(loose)}"] if loose else []
+    if hidden:
+        notes.append(f"left out, as their names begin with a dot: {listed(hidden)}")
     return Source(rows, classes=in_order(classes), total=len(files), notes=notes)
+
+
+def _hidden_folders(folder: Path) -> list[str]:
+    """The names of folders that are left out, though one may be meant as a class."""
+    with os.scandir(folder) as found:
+        return sorted(entry.name for entry in found if entry.name[0] == "." and _is_folder(entry))
 
 
 def _no_class_folder(folder: Path, loose: list[str]) -> DataError:

@@ -229,9 +229,12 @@ def test_a_column_counts_though_the_first_lines_lack_it(added, tmp_path):
 def test_what_lies_beside_class_folders_is_named(place, tmp_path):
     for split, first in (("train", 0), ("test", 9)):
         (class_folders(tmp_path / "photos" / split, 4, first=first) / "readme.txt").write_text("x")
+        (tmp_path / "photos" / split / ".22 mm").mkdir()
+    (tmp_path / "photos/.git").mkdir()
     _, _, _, notes = add(Request("photos", str(tmp_path / "photos")), place)
     assert notes == [
-        "left out, as they are next to the class folders: test/readme.txt, train/readme.txt"
+        "left out, as they are next to the class folders: test/readme.txt, train/readme.txt",
+        "left out, as their names begin with a dot: .git, test/.22 mm, train/.22 mm",
     ]
 
 
