@@ -160,7 +160,8 @@ def accuracy_through(url: str, terminal: Terminal) -> float:
     assert card is not None
     files, truths, classes = terminal.home / "test", [], classes_of(place, card)
     files.mkdir()
-    for number, (data, label) in enumerate(Pictures(place, "photos", card.files["test"]).each()):
+    tested = Pictures(place, "photos", card.files["test"])
+    for number, (data, (label,)) in enumerate(tested.each()):
         (files / f"{number:03}").write_bytes(data)
         truths.append(classes[label])
     answers = json.loads(terminal.run(f"munet classify photos test/* --json --top-k 1 --url {url}"))
