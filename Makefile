@@ -121,8 +121,8 @@ lock: $(VENV)/installed         ## resolves the lock files anew
 	$(BIN)/uv pip compile pyproject.toml --extra train --extra dev $(LOCK_FLAGS) -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml $(LOCK_FLAGS) -c requirements.lock -o requirements-serve.lock
 	$(BIN)/uv pip compile pyproject.toml --extra train --extra ray $(LOCK_FLAGS) -c requirements.lock -o requirements-ray.lock
-	for name in peers peers-triton; do \
-	  $(BIN)/uv pip compile loadtests/$$name.txt $(LOCK_FLAGS) -o loadtests/$$name.lock || exit 1; \
+	for name in loadtests/peers loadtests/peers-triton tests/evolution/adopting/fixtures; do \
+	  $(BIN)/uv pip compile $$name.txt $(LOCK_FLAGS) -o $$name.lock || exit 1; \
 	done
 LOCK_FLAGS := --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet
 
@@ -142,7 +142,6 @@ peers: .venv-peers/installed .venv-peers-triton/installed ## the servers that `p
 
 # PyTorch, transformers, timm and peft, which nothing else here needs. `make test` reads what it made.
 ADOPT_VENV  ?= build/adopt-venv
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 adopt-fixtures: $(ADOPT_VENV)/installed $(BIN)/munet  ## tiny networks of other libraries, and their logits, for the tests of munet adopt; opens exports there
 	$(ADOPT_VENV)/bin/python tests/evolution/adopting/make_fixtures.py tests/evolution/adopting/fixtures
 	rm -rf build/exports
@@ -151,7 +150,7 @@ adopt-fixtures: $(ADOPT_VENV)/installed $(BIN)/munet  ## tiny networks of other 
 
 $(ADOPT_VENV)/installed: tests/evolution/adopting/fixtures.lock
 	$(PYTHON) -m venv $(ADOPT_VENV)
-	$(ADOPT_VENV)/bin/pip install --quiet --disable-pip-version-check --extra-index-url $(TORCH_INDEX) -r $<
+	$(ADOPT_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	touch $@
 
 clean:
