@@ -323,7 +323,9 @@ SLOW = {
     "half_a_preface",
     "preface_without_settings",
     "half_sent_in_small_pieces",
+    "half_sent_without_access",
     "long_names",
+    "many_small_submessages",
 }
 
 
