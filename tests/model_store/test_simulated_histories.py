@@ -66,6 +66,34 @@ UNSEEN: tuple[Plan, Turns, Events] = (
     {"P0.1.10": ("lie", 0.65), "P0.1.13": ("lie", 0.82)},
 )
 
+# A rollback is not durable, as its last call fails; its own process sees what it did, and the power
+# fails. The same of a signature that another process sees while the signer sleeps.
+SEEN: list[tuple[Plan, Turns, Events]] = [
+    (
+        Plan(
+            "disk",
+            [
+                [],
+                [("look", "t")],
+                [("look", "t"), ("look", "t")],
+                [("rollback", "t", 1), ("look", "t")],
+            ],
+            power=(4, 0.3, 2),
+        ),
+        [],
+        {"P3.1.50": ("fail", 0.46)},
+    ),
+    (
+        Plan(
+            "disk",
+            [[("sign", "t", 3, "x")], [("publish", "t", 3), ("signers", "t", 3)], []],
+            power=(2, 0.3, 0),
+        ),
+        [],
+        {"P0.1.93": ("stop", 0.55)},
+    ),
+]
+
 # By the step that ends it well.
 HISTORIES = {
     "copies-durable": OUTLASTED,
@@ -79,6 +107,11 @@ HISTORIES = {
 @pytest.mark.parametrize("step", HISTORIES)
 def test_it_ends_well(step: str) -> None:
     assert not written(*HISTORIES[step]).wrong
+
+
+@pytest.mark.parametrize("number", range(len(SEEN)))
+def test_what_nobody_was_told_of_may_go_with_the_power(number: int) -> None:
+    assert not written(*SEEN[number]).wrong
 
 
 @pytest.mark.slow

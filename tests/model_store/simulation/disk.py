@@ -203,4 +203,5 @@ class Disk:
         for file in Path(self._root).rglob("*"):
             if file.is_file() and file.stat().st_ino in self._unsynced_files:
                 os.truncate(file, 0)
+        self._world.power_failed = True
         self._world.note(None, "the power fails")

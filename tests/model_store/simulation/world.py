@@ -57,6 +57,7 @@ class World:
         self.now = BEGIN
         self.skew_s = 0.0  # of the clock on the wall, which may be set
         self.turns = 0
+        self.power_failed = False
         self.processes: list[Process] = []
         self.trace: list[tuple[float, str, str]] = []
         self.changed: dict[str, int] = {}  # key -> when it was made or removed last
