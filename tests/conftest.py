@@ -18,14 +18,6 @@ settings.register_profile(
 )
 settings.load_profile("any machine")
 
-# These files take longest: a worker that began with one of them last would end long after others.
-LONG = {"test_readme_commands.py", "test_simulation.py", "test_growing.py", "test_console.py"}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first; the others stay in their order."""
-    items.sort(key=lambda item: item.path.name not in LONG)
-
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
