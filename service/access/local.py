@@ -86,7 +86,7 @@ def _of_page(given: Headers, own: str, allowed: frozenset[str]) -> str | None:
     return None
 
 
-@lru_cache(64)  # most requests have the headers of others, and so do their proxies'
+@lru_cache(64)  # a client sends the same headers with each request
 def _by_proxy(names: tuple[str, ...]) -> str | None:
     """The first header of a proxy's."""
     return next((name for name in names if _is_of_proxy(name.replace("_", "-"))), None)

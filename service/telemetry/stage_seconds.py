@@ -1,6 +1,7 @@
 """How long requests were in each stage: one instrument that counts a whole request at once.
 
-A histogram of the client for each stage takes three times as long, on the event loop.
+One histogram of prometheus_client for each stage took four times as long in a profile of the event
+loop.
 """
 
 from __future__ import annotations
