@@ -2,8 +2,9 @@
 
 Programs take weights as arguments, so their number depends neither on the number of tasks nor on
 depth: some per kind of stage and bucket. Where all rows of a group go on together, a fused program
-takes several stages in one call. Stages that are small and each task's own, adapters and heads, run
-in one call for all tasks that wait at the same depth. A multipath row takes a walk for each of its
+takes several stages in one call; rows that are each alone in a stage of one kind run it side by
+side, four in a call. Stages that are small and each task's own, adapters and heads, run in one call
+for all tasks that wait at the same depth. A multipath row takes a walk for each of its
 sub-paths, which meets others like any walk; what they answer is mixed at the end.
 
 A row's result does not depend on its batch mates: bit for bit within a bucket, and to rounding

@@ -34,6 +34,7 @@ from service.telemetry.requests import Seen
 
 DEADLINE_HEADER = "munet-deadline-ms"
 PRIORITY_HEADER = "munet-priority"
+_DEADLINE, _PRIORITY = DEADLINE_HEADER.encode(), PRIORITY_HEADER.encode()  # as they come
 QUERY = ("top_k", "min_probability", "version")
 DIGITS = re.compile("[0-9]+")
 DECIMAL = re.compile(r"(?=\.?[0-9])[0-9]{0,20}\.?[0-9]{0,20}(e-?[0-9]{1,4})?", re.IGNORECASE)
@@ -77,7 +78,7 @@ def _wanted(
 ) -> Wanted:
     version = _version(given.get("version"))
     _check_tasks(tasks, version, settings.max_batch_rows)
-    own_ms = _count(DEADLINE_HEADER, heads.value(request, DEADLINE_HEADER.encode()))
+    own_ms = _count(DEADLINE_HEADER, heads.value(request, _DEADLINE))
     return Wanted(
         tasks=tasks,
         grants=grants,
@@ -86,7 +87,7 @@ def _wanted(
         version=version,
         top_k=_count("top_k", given.get("top_k")),
         min_probability=_probability("min_probability", given.get("min_probability")),
-        priority=_whole(PRIORITY_HEADER, heads.value(request, PRIORITY_HEADER.encode())) or 0,
+        priority=_whole(PRIORITY_HEADER, heads.value(request, _PRIORITY)) or 0,
     )
 
 
