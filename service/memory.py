@@ -33,8 +33,8 @@ LEAST_DECODING, LEAST_COMPONENTS = 8 * MIB, 64 * MIB
 # Of a ViT-Ti: each program once, and for each compute thread what it runs them with, copies of
 # those among it that another thread runs just then.
 LEAST_PROGRAMS, THREAD_PROGRAMS = 128 * MIB, 32 * MIB
-# Of the gateway itself, at least, before it serves anything: in each worker, and once.
-LEAST_WORKER, LEAST_MAIN = 112 * MIB, 80 * MIB
+# Of the gateway itself with OpenVINO, before it serves anything: in each worker, and once.
+LEAST_WORKER, LEAST_MAIN = 136 * MIB, 80 * MIB
 
 
 def own_memory(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
