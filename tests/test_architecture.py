@@ -1,11 +1,20 @@
-"""Who may import whom, and which library belongs to which file."""
+"""Who may import whom, and which library belongs to which file. rings.py has the rooms' tables."""
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.import_graph import (
+    arrows,
+    circles,
+    imports,
+    room_of,
+    source_files,
+    work_at_import,
+)
+from tests.rings import ASSEMBLY, CIRCLES, CORE, LATE_IMPORTS, ROOMS, STILL, WORK_AT_IMPORT
 
 TOP = Path(__file__).parent.parent
 OURS = {
@@ -67,28 +76,100 @@ OWNERS = {
         "evolution/data/prepared.py",
     ),
 }
-FILES = sorted(file for package in OURS for file in (TOP / package).rglob("*.py"))
+FILES = [file for package in OURS for file in source_files(TOP, package)]
 
 
-def imports(file: Path) -> set[str]:
-    """Top-level packages that a file imports, wherever in it."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module.split(".")[0])
+def library_faults(top: Path, file: str) -> list[str]:
+    """What a file imports against OURS, EXCEPTIONS and OWNERS."""
+    package = file.split("/")[0]
+    more = set[str]().union(*(m for place, m in EXCEPTIONS.items() if file.startswith(place)))
+    allowed = OURS[package] | {package} | more
+    used = {found.module.split(".")[0] for found in imports(top, file)}
+    return [
+        *(f"{package} may not import {other}" for other in used & set(OURS) - allowed),
+        *(
+            f"{library} belongs to {owners}"
+            for library, owners in OWNERS.items()
+            if library in used and not file.startswith(owners)
+        ),
+    ]
+
+
+def room_arrows(top: Path, package: str, assembly: set[str]) -> dict[tuple[str, str], list[str]]:
+    """(room, room it imports) -> the files that do, without those that assemble."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for file, targets in arrows(top, package).items():
+        for target in sorted(targets) if file not in assembly else ():
+            if (pair := (room_of(file), room_of(target))) and pair[0] != pair[1]:
+                found.setdefault(pair, []).append(f"{file} -> {target}")
     return found
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(TOP)))
+def table_faults(core: list[str], rooms: dict[str, list[str]]) -> list[str]:
+    """Where a table of rooms lets the core import a ring."""
+    return [f"{room!r} -> {other!r}" for room in core for other in rooms[room] if other not in core]
+
+
+def ring_faults(
+    top: Path,
+    package: str,
+    rooms: dict[str, list[str]],
+    still: list[tuple[str, str]],
+    assembly: set[str],
+) -> list[str]:
+    """Arrows that the table lacks, rows and exceptions that nothing needs."""
+    there = {room_of(file) for file in source_files(top, package)}
+    found = room_arrows(top, package, assembly)
+    allowed = {(room, other) for room, others in rooms.items() for other in others}
+    return [
+        *(f"room {room!r} has no row" for room in sorted(there - set(rooms))),
+        *(f"row {room!r} has no room" for room in sorted(set(rooms) - there)),
+        *(f"{a!r} -> {b!r} is gone: take it out" for a, b in sorted({*still, *allowed} - {*found})),
+        *(files[0] for pair, files in found.items() if pair not in allowed and pair not in still),
+    ]
+
+
+def late_imports(top: Path, file: str) -> list[str]:
+    """Our own modules that a file imports inside functions."""
+    return [
+        found.module
+        for found in imports(top, file)
+        if found.in_function and found.module.split(".")[0] in OURS
+    ]
+
+
+@pytest.mark.parametrize("file", FILES)
 def test_imports_keep_to_the_table(file):
-    name, package = str(file.relative_to(TOP)), file.relative_to(TOP).parts[0]
-    used = imports(file)
-    more = set[str]().union(*(m for place, m in EXCEPTIONS.items() if name.startswith(place)))
-    assert used & set(OURS) <= OURS[package] | {package} | more
-    for library, owners in OWNERS.items():
-        assert library not in used or name.startswith(owners), f"{library} belongs to {owners}"
+    assert not library_faults(TOP, file)
+
+
+@pytest.mark.parametrize("package", OURS)
+def test_the_core_imports_no_ring_and_each_room_only_those_of_its_row(package):
+    assert not table_faults(CORE[package], ROOMS[package])
+    still = STILL.get(package, [])
+    assert not ring_faults(TOP, package, ROOMS[package], still, ASSEMBLY)
+
+
+@pytest.mark.parametrize("package", OURS)
+def test_no_files_import_one_another(package):
+    still = [[f"{package}/{n}.py" for n in names] for names in CIRCLES.get(package, [])]
+    assert circles(arrows(TOP, package)) == still
+
+
+def test_imports_of_our_own_are_at_the_top_of_the_file():
+    """Except in the files of LATE_IMPORTS, each of which has some."""
+    assert {file for file in FILES if late_imports(TOP, file)} == set(LATE_IMPORTS)
+
+
+def test_importing_a_file_does_no_work():
+    """Except in the files of WORK_AT_IMPORT, each of which does some."""
+    host = "service/host/"
+    busy = {f for f in FILES if not f.startswith(host) and work_at_import(TOP, f)}
+    assert busy == set(WORK_AT_IMPORT)
+
+
+def test_files_that_assemble_are_there():
+    assert set(FILES) >= ASSEMBLY
 
 
 def test_the_store_loads_without_jax():
@@ -97,5 +178,125 @@ def test_the_store_loads_without_jax():
 
 
 def test_no_file_has_grown_into_two_subjects():
-    too_long = {str(f): n for f in FILES if (n := len(f.read_text().splitlines())) > 400}
+    too_long = {f: n for f in FILES if (n := len((TOP / f).read_text().splitlines())) > 400}
     assert not too_long
+
+
+def tree(top: Path, files: dict[str, str]) -> Path:
+    """A made-up `model_store`, of file names and their texts."""
+    for name, text in files.items():
+        path = top / "model_store" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return top
+
+
+MADE_UP = {"": ["files"], "files": [], "cli": [""]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import model_store.cli.show",
+        "from model_store.cli import show",
+        "from model_store.cli.show import run",
+        "from .cli.show import run",
+        "from .cli import show",
+        "from . import cli",
+        "def late():\n    from model_store.cli.show import run",
+        "if TYPE_CHECKING:\n    from model_store.cli.show import run",
+        "import importlib\nimportlib.import_module('model_store.cli.show')",
+    ],
+)
+def test_a_core_that_imports_a_ring_is_found(tmp_path, text):
+    files = {
+        "cli/__init__.py": "",
+        "cli/show.py": "import model_store.refs",
+        "refs.py": "import model_store.files.local",
+        "files/local.py": "",
+    }
+    good = tree(tmp_path / "good", files)
+    assert not ring_faults(good, "model_store", MADE_UP, [], set())
+    bad = tree(tmp_path / "bad", files | {"store.py": text})
+    assert len(ring_faults(bad, "model_store", MADE_UP, [], set())) == 1
+    assert not ring_faults(bad, "model_store", MADE_UP, [("", "cli")], set())
+    assert not ring_faults(bad, "model_store", MADE_UP, [], {"model_store/store.py"})
+
+
+def test_rows_and_exceptions_that_nothing_needs_are_found(tmp_path):
+    top = tree(
+        tmp_path,
+        {"refs.py": "import model_store.files.local", "files/local.py": "", "new/room.py": ""},
+    )
+    assert ring_faults(top, "model_store", MADE_UP, [("files", "")], set()) == [
+        "room 'new' has no row",
+        "row 'cli' has no room",
+        "'cli' -> '' is gone: take it out",
+        "'files' -> '' is gone: take it out",
+    ]
+
+
+def test_a_table_that_lets_the_core_import_a_ring_is_found():
+    assert table_faults(["", "files"], MADE_UP) == []
+    assert table_faults([""], MADE_UP) == ["'' -> 'files'"]
+
+
+def test_circles_of_files_are_found(tmp_path):
+    top = tree(
+        tmp_path,
+        {
+            "a.py": "import model_store.b",
+            "b.py": "def late():\n    from model_store import c",
+            "c.py": "from . import a",
+            "d.py": "import model_store.a",
+            "e.py": "import model_store.e",
+        },
+    )
+    found = circles(arrows(top, "model_store"))
+    assert found == [["model_store/a.py", "model_store/b.py", "model_store/c.py"]]
+
+
+def test_late_imports_are_found(tmp_path):
+    top = tree(
+        tmp_path,
+        {
+            "a.py": "import vit.config",
+            "b.py": "class B:\n    def c(self):\n        if self:\n            import vit.config",
+            "c.py": "def c():\n    import json",
+            "d.py": "d = lambda: __import__('vit')",
+        },
+    )
+    late = [late_imports(top, file) for file in source_files(top, "model_store")]
+    assert late == [[], ["vit.config"], [], ["vit"]]
+
+
+def test_work_at_import_is_found(tmp_path):
+    top = tree(
+        tmp_path,
+        {
+            "quiet.py": '"""Docstring."""\nimport json\nA = 1\nif TYPE_CHECKING:\n    import vit',
+            "command.py": "def main(): ...\nif __name__ == '__main__':\n    main()",
+            "call.py": "import json\nprint(json)",
+            "loop.py": "for a in b:\n    c(a)",
+            "guard.py": "if a:\n    import vit",
+            "tried.py": "try:\n    import vit\nexcept ImportError:\n    vit = None",
+        },
+    )
+    names = ("quiet", "command", "call", "loop", "guard", "tried")
+    work = {name: work_at_import(top, f"model_store/{name}.py") for name in names}
+    assert work == {
+        "quiet": [],
+        "command": [],
+        "call": ["print(json)"],
+        "loop": ["for a in b:"],
+        "guard": ["if a:"],
+        "tried": ["try:"],
+    }
+
+
+def test_a_library_in_a_wrong_file_is_found(tmp_path):
+    top = tree(tmp_path, {"wrong.py": "def f():\n    import jax.numpy\n    import service.app"})
+    assert [fault.split(" (")[0] for fault in library_faults(top, "model_store/wrong.py")] == [
+        "model_store may not import service",
+        "jax belongs to",
+    ]

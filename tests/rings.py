@@ -1,0 +1,122 @@
+"""The rooms of each package, and which room may import which; test_architecture.py enforces it.
+
+A package has a core: the files at its top, and a few folders that are the core's own rooms. Every
+other folder is a ring: an option, which one can delete, and what is left still works. So the core
+imports no ring. A file that puts the program together (ASSEMBLY) imports core and rings.
+"""
+
+# Package -> its core's rooms; then room -> the rooms of the package that it may import. The room
+# "" is the package's top.
+CORE = {
+    "vit": ["", "pictures"],
+    "model_store": [""],
+    "evolution": ["", "data"],
+    "service": ["", "tasks", "compute", "http"],
+    "loadtests": [""],
+}
+ROOMS = {
+    "vit": {
+        "": ["pictures"],
+        "pictures": [],
+    },
+    "model_store": {
+        "": [],
+        "cli": [""],
+    },
+    "evolution": {
+        "": ["data"],
+        "data": [""],
+        "adopting": ["", "agents", "data"],
+        "agents": ["", "multipath"],
+        "analysis": [""],
+        "checkpoints": ["", "multipath"],
+        "growing": ["", "agents", "data", "multipath"],
+        "multipath": [""],
+        "runs": ["", "growing"],
+        "scaling": [""],
+    },
+    "service": {
+        "": ["tasks", "compute", "http"],
+        "tasks": ["", "compute"],
+        "compute": [""],
+        "http": ["", "tasks"],
+        "access": ["", "telemetry"],
+        "client": [],
+        "compute/backends": ["", "compute"],
+        "host": [""],
+        "telemetry": ["", "compute"],
+        "v2": ["", "access", "compute", "http", "tasks", "telemetry"],
+    },
+    "loadtests": {
+        "": [],
+        "engine": ["", "peers/apps"],
+        "gpu": [],
+        "growth": [""],
+        "overhead": [""],
+        "overhead/peers": [],
+        "overload": [""],
+        "peers": [""],
+        "peers/apps": [],
+        "replicas": ["", "overload"],
+        "store": [""],
+    },
+}
+# Files that put a program together out of core and rings.
+ASSEMBLY = {
+    "evolution/__main__.py",
+    "loadtests/__main__.py",
+    "model_store/__main__.py",
+    "service/app.py",
+    "service/gateway.py",
+    "service/runtime.py",
+}
+# Arrows that are still against the rule: (from, to). An arrow that is gone must go from here too.
+STILL = {
+    "evolution": [("", "agents")],
+    "service": [
+        ("", "access"),
+        ("", "telemetry"),
+        ("compute", "compute/backends"),
+        ("compute", "telemetry"),
+        ("http", "access"),
+        ("http", "telemetry"),
+        ("http", "v2"),
+        ("tasks", "access"),
+        ("tasks", "telemetry"),
+    ],
+    "loadtests": [("", "overload")],
+}
+# File -> why it imports our own packages inside functions.
+STARTS_FAST = "a command line: help, completion and mistakes must not wait for JAX"
+LATE_IMPORTS = {
+    "evolution/__main__.py": STARTS_FAST,
+    "evolution/adopting/command.py": STARTS_FAST,
+    "evolution/adopting/export_command.py": STARTS_FAST,
+    "evolution/agents/command.py": "Ray is an extra that few have installed",
+    "evolution/data/command.py": STARTS_FAST,
+    "evolution/data/prepared.py": STARTS_FAST,
+    "evolution/growing/command.py": STARTS_FAST,
+    "evolution/runs/command.py": STARTS_FAST,
+    "loadtests/__main__.py": STARTS_FAST,
+    "loadtests/engine/peers.py": "a process that makes networks for other libraries holds torch",
+    "loadtests/gpu/__main__.py": "the report is drawn where there is no GPU",
+    "model_store/storage.py": "STILL a circle of files",
+    "service/compute/backends/choice.py": "OpenVINO is an extra: only the library chosen is loaded",
+}
+# File -> why importing it does something. Outside service/host/, where that is the subject.
+WORK_AT_IMPORT = {
+    "evolution/__main__.py": "mounts commands of other files",
+    "evolution/checkpoints/tables.py": "the CSV reader's limit is one of the process",
+    "evolution/data/tables.py": "the CSV reader's limit is one of the process",
+    "model_store/__main__.py": "mounts the commands of its folder",
+    "service/compute/backends/openvino_library.py": "no telemetry, set before the library loads",
+    "service/gateway.py": "BentoML imports this file to start the gateway",
+    "service/v2/grpc_core.py": "gRPC's log, set before the library loads",
+    "service/v2/inference_pb2.py": "generated",
+}
+# Circles of files that are still there.
+CIRCLES = {
+    "model_store": [
+        ["atomic", "cache", "leases", "local", "objects", "reserve", "storage"],
+    ]
+}
