@@ -1,6 +1,6 @@
 """Reads which file imports which, out of a tree of source files; runs none of them.
 
-A file is named by its path from the top of the tree, with slashes: `model_store/files/local.py`. A
+A file is named by its path from the top of the tree, with slashes: `model_store/refs.py`. A
 room is a folder of a package, named from the package: `files`, `compute/backends`; the files at
 the package's top are in the room "".
 """
