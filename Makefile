@@ -127,11 +127,11 @@ lock: $(VENV)/installed         ## resolves the lock files anew
 LOCK_FLAGS := --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet
 
 # In a descriptor pool of its own: a process may hold the messages of another client as well.
-proto: $(VENV)/installed        ## makes the messages of service/v2/inference.proto anew
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. service/v2/inference.proto
+proto: $(VENV)/installed        ## makes the messages of service/open_inference/inference.proto anew
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. service/open_inference/inference.proto
 	sed -i -e 's/_descriptor_pool.Default()/_descriptor_pool.DescriptorPool()/' \
-	  -e '1i # Made by `make proto` of inference.proto.' service/v2/inference_pb2.py
-	sed -i '1i # Made by `make proto` of inference.proto.' service/v2/inference_pb2.pyi
+	  -e '1i # Made by `make proto` of inference.proto.' service/open_inference/inference_pb2.py
+	sed -i '1i # Made by `make proto` of inference.proto.' service/open_inference/inference_pb2.pyi
 
 peers: .venv-peers/installed .venv-peers-triton/installed ## the servers that `python -m loadtests peers` and `overhead` compare
 

@@ -22,13 +22,13 @@ from service.http.openapi import openapi
 from service.http.queries import query
 from service.http.shedding import Shedding
 from service.http.short_way import ShortWay
+from service.open_inference import grpc_server, rest
 from service.runtime import Runtime
 from service.settings import Settings
 from service.tasks import hiding
 from service.telemetry.metrics import CONTENT_TYPE
 from service.telemetry.selection import of_tasks
 from service.telemetry.workers import Worker
-from service.v2 import grpc_server, rest
 
 
 def create_app(settings: Settings | None = None, worker: Worker | None = None) -> Starlette:

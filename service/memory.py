@@ -18,9 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from model_store.machine import Limit, Machine
-from service.decode_memory import give_back_free_memory
+from service.compute.decode_memory import give_back_free_memory
 from service.errors import SettingsError
-from service.processes import PID
+from service.host.processes import PID
 from service.settings import Bytes, Settings
 
 MIB = 2**20

@@ -18,22 +18,23 @@ from service import images
 from service.access import Access
 from service.compute import built_in, probe
 from service.compute.batching import Batcher, BatchReport, Limits
+from service.compute.decode_memory import DecodeMemory
 from service.compute.decoders import Decoders
 from service.compute.engine import Engine
 from service.compute.paths import LoadedPath, Row
-from service.decode_memory import DecodeMemory
 from service.errors import Unavailable
-from service.first_answer import FirstAnswer
-from service.health import Health
+from service.http.health import Health
+from service.http.loop_delay import LOOP
 from service.http.room import Room
 from service.http.uploads import Intake
-from service.lookups import Lookups, Shared
-from service.loop_delay import LOOP
 from service.memory import Headroom, divided, own_memory
+from service.open_inference.statistics import Tally
 from service.settings import Settings
 from service.tasks.catalog import Catalog
 from service.tasks.eviction import Budget, Recency
+from service.tasks.first_answer import FirstAnswer
 from service.tasks.loading import Loader, Slot
+from service.tasks.lookups import Lookups, Shared
 from service.tasks.residency import Residency
 from service.tasks.sharing import Sharing
 from service.tasks.trust import Trust
@@ -41,7 +42,6 @@ from service.telemetry.gauges import Snapshot
 from service.telemetry.metrics import Metrics
 from service.telemetry.reporting import Reporting
 from service.telemetry.workers import Worker
-from service.v2.statistics import Tally
 
 T = TypeVar("T")
 PARSERS = 2  # threads; the cost of one piece of work is bounded by the limits of its body

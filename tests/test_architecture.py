@@ -38,11 +38,11 @@ EXCEPTIONS = {
 # Library -> the only files, or folders, that may import it.
 OWNERS = {
     "bentoml": (
-        "service/gateway.py",
+        "service/host/",
         "loadtests/overhead/peers/on_bentoml.py",
         "loadtests/peers/apps/",
     ),
-    "circus": ("service/processes.py",),
+    "circus": ("service/host/",),
     "prometheus_client": ("service/telemetry/",),
     "cryptography": ("model_store/signing.py",),
     "obstore": (
@@ -52,11 +52,11 @@ OWNERS = {
         "evolution/data/buckets.py",
     ),
     "requests": ("model_store/registry_client.py",),
-    "uvicorn": ("service/http/connections.py", "loadtests/peers/apps/"),
-    "grpc": ("service/v2/",),
-    "grpc_health": ("service/v2/",),
-    "grpc_reflection": ("service/v2/",),
-    "google": ("service/v2/",),  # google.protobuf
+    "uvicorn": ("service/host/", "loadtests/peers/apps/"),
+    "grpc": ("service/open_inference/",),
+    "grpc_health": ("service/open_inference/",),
+    "grpc_reflection": ("service/open_inference/",),
+    "google": ("service/open_inference/",),  # google.protobuf
     "jax": ("vit/", "evolution/", "service/compute/backends/jax_backend.py", "loadtests/gpu/"),
     "opentelemetry": ("service/telemetry/tracing.py",),
     "openvino": ("service/compute/backends/openvino_library.py", "loadtests/engine/"),

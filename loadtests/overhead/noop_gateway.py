@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gateway import Gateway  # isort: skip  # first: it sets what others read on import
+from service.host.gateway import Gateway  # isort: skip  # first: it sets what others read on import
 import service.http.classify
 import service.runtime
 from service.compute.paths import Row

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from service.access.grants import ANONYMOUS, Grants
+from service.access.plain_files import Stamp, opened
 from service.access.rates import Bucket
 from service.errors import SettingsError
-from service.plain_files import Stamp, opened
 
 logger = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0  # a token that is taken out of the file works for so long at most

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from service.compute.fair_queue import WEIGHTS, Ask, Flow
-from service.compute.pace import Pace
+from service.compute.throughput import Throughput
 from service.errors import GatewayError, TaskQueueFull, Unavailable
 
 # Forecasts are means and the machine is shared: what they say may take so many times as long.
@@ -37,11 +37,14 @@ class Admission:
     """What waits or is being decoded, for one thread at a time."""
 
     def __init__(
-        self, limits: Limits, pace: Pace, delay: Callable[[float], float] = lambda _: 0.0
+        self,
+        limits: Limits,
+        throughput: Throughput,
+        delay: Callable[[float], float] = lambda _: 0.0,
     ) -> None:
-        """`pace` says how long work takes, `delay` how long anything waits for the event loop."""
+        """`throughput` says how long work takes, `delay` how far behind the event loop is."""
         self._limits = limits
-        self._pace = pace
+        self._throughput = throughput
         self._delay = delay
         self.offered_s = 0.0  # of the streams, that all requests which came would take
         self.offered_decode_s = 0.0  # of the decoders
@@ -75,7 +78,7 @@ class Admission:
         if not self._rows and next_end is None:
             return True  # whatever the forecasts say: this is how they recover
         ahead = self._ahead(ask, self._work, ask.work)
-        wait_s = max(0.0, (next_end or now) - now) + self._pace.drain(ahead) / streams
+        wait_s = max(0.0, (next_end or now) - now) + self._throughput.drain(ahead) / streams
         for task in ask.tasks:
             if self._by_task[task] + ask.tasks.count(task) > self._limits.per_task:
                 raise TaskQueueFull(
@@ -91,7 +94,7 @@ class Admission:
             )
         decode_s = self._expected(ask)
         wait_s += self._ahead(ask, self._decoding, decode_s) / self._limits.decoders + decode_s
-        own_s = self._pace.seconds(len(ask.tasks), ask.work)
+        own_s = self._throughput.seconds(len(ask.tasks), ask.work)
         if (wait_s + own_s) * MARGIN + delay_s > left_s:
             raise self._too_long(ask, ahead, wait_s + own_s, left_s)
         return False
@@ -135,7 +138,7 @@ class Admission:
     def _count_offered(self, ask: Ask, decode_s: float) -> None:
         """What came, let in or not: it grows with the load beyond what can be done."""
         self._offered += 1
-        self.offered_s += self._pace.drain(ask.work)
+        self.offered_s += self._throughput.drain(ask.work)
         self.offered_decode_s += decode_s
 
     def came(self) -> tuple[int, int]:

@@ -22,9 +22,9 @@ from service.compute.batch import Batch, BatchReport
 from service.compute.cores import Cores, own_clock, seconds_of_others
 from service.compute.decoders import Threads
 from service.compute.fair_queue import Ask, FairQueue
-from service.compute.pace import Pace
 from service.compute.priority import BATCH, give_way
 from service.compute.request import Done, Outcome, Request, State, settle, split
+from service.compute.throughput import Throughput
 from service.errors import DeadlineExceeded, GatewayError, InternalError, Unavailable
 from service.timings import Timings
 
@@ -74,8 +74,8 @@ class Batcher(Generic[RowT, AnswerT]):
         self._clock = clock
         self._cost_clock = cost_clock or clock
         self._report = report
-        self._pace = Pace(limits.batch_rows)
-        self._admission = Admission(limits, self._pace, delay)
+        self._throughput = Throughput(limits.batch_rows)
+        self._admission = Admission(limits, self._throughput, delay)
         self._queue = FairQueue[Request[RowT, AnswerT]]()
         self._lock = threading.RLock()
         self._waiting = 0  # rows
@@ -245,7 +245,7 @@ class Batcher(Generic[RowT, AnswerT]):
             batch, late = self._take(started)
             if batch.requests:
                 self._running += 1
-                mine.busy_until = started + self._pace.seconds(batch.rows, batch.work)
+                mine.busy_until = started + self._throughput.seconds(batch.rows, batch.work)
         settle([(request, _too_late(request, started)) for request in late])
         if not batch.requests:
             return False
@@ -261,7 +261,7 @@ class Batcher(Generic[RowT, AnswerT]):
         """Whether there are rows for a batch, and beside others enough of them and a core."""
         if not self._running or not self._waiting:
             return bool(self._waiting)
-        enough = self._waiting >= self._pace.enough_rows
+        enough = self._waiting >= self._throughput.enough_rows
         return enough and self._running < self._cores.free(self._clock())
 
     def _rest_s(self) -> float:
@@ -279,17 +279,17 @@ class Batcher(Generic[RowT, AnswerT]):
         """The next batch, and what the engine cannot answer in time any more."""
         pop = self._queue.pop
         considerate = FEW_LIGHT < self._light_share < MANY_LIGHT and self._admission.flooded
-        limit = self._pace.limit(self._waiting, considerate=considerate)
+        limit = self._throughput.limit(self._waiting, considerate=considerate)
         if not considerate and self._waiting <= self._limits.batch_rows * len(self._streams):
             pop = self._queue.pop_oldest
-        batch: Batch[RowT, AnswerT] = Batch(limit, self._pace.free_rows)
+        batch: Batch[RowT, AnswerT] = Batch(limit, self._throughput.free_rows)
         late: list[Request[RowT, AnswerT]] = []
         passed: list[Request[RowT, AnswerT]] = []
         # As if the batch became as large as usual: small batches for urgent requests would cost
         # throughput when there is least to spare. Not as large as a trial's: of that size nothing
         # is known, or an old pause, and what it would refuse is what would show better.
-        rows = min(limit, self._pace.usual_rows, self._waiting)
-        ends = now + self._pace.seconds(rows, self._waiting_work * rows / self._waiting)
+        rows = min(limit, self._throughput.usual_rows, self._waiting)
+        ends = now + self._throughput.seconds(rows, self._waiting_work * rows / self._waiting)
         while not batch.full and len(passed) < LOOK_PAST and (request := pop()):
             if request.state is not State.WAITING:  # cancelled
                 self._queue.drop(request)
@@ -331,7 +331,7 @@ class Batcher(Generic[RowT, AnswerT]):
             self._running -= 1
             stream.busy_until = None
             passed_s = ended - min(started, stream.free_since)
-            self._pace.note(batch.rows, batch.work, passed_s, cost_s)
+            self._throughput.note(batch.rows, batch.work, passed_s, cost_s)
             stream.free_since = ended
         return outcomes
 

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.compute import mixing, probe
+from service.compute import probe, router
 from service.compute.backends import Chain
 from service.compute.backends.choice import choose
 from service.compute.paths import (
@@ -130,7 +130,7 @@ class Engine:
                 "kernel": np.pad(arrays["kernel"], ((0, 0), (0, missing))),
                 "bias": np.pad(arrays["bias"], (0, missing)),
             }
-        placed = arrays if kind in mixing.KINDS else self._backend.place(kind, arrays)
+        placed = arrays if kind in router.KINDS else self._backend.place(kind, arrays)
         return Placed(_interned(_flat(arrays)), placed)
 
     def warm(self, path: LoadedPath) -> None:
@@ -285,7 +285,7 @@ def _logits(path: LoadedPath, leaves: Iterator[_Node]) -> NDArray[np.float32]:
         answer = next(leaves).answer
         assert answer is not None
         answers.append(answer[: walk.outputs])
-    return answers[0] if path.mixer is None else mixing.mix(path.mixer, answers)
+    return answers[0] if path.mixer is None else router.mix(path.mixer, answers)
 
 
 def _copied(tree: Any) -> Any:
@@ -310,8 +310,8 @@ def _ranks(flat: Shapes) -> dict[str, int]:
 @functools.cache
 def _ranks_of(kind: str) -> tuple[dict[str, int], ...]:
     """Of the arrays that a component of a kind may have."""
-    if kind in mixing.KINDS:
-        return (_ranks(mixing.smallest(kind)),)
+    if kind in router.KINDS:
+        return (_ranks(router.smallest(kind)),)
     plain, normed = (
         _ranks(_flat(shapes(arch, kind))) for arch in (SMALLEST, replace(SMALLEST, input_norm=True))
     )

@@ -11,8 +11,8 @@ import typer
 
 from service.errors import SettingsError
 from service.host import GREETING
+from service.host.processes import CANNOT_START
 from service.memory import require_enough
-from service.processes import CANNOT_START
 from service.settings import Settings
 
 app = typer.Typer(add_completion=False)

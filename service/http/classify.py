@@ -19,8 +19,7 @@ from starlette.routing import Route
 
 from model_store.versions import ALIAS
 from service.access import Grants
-from service.answers import predictions
-from service.classifying import Classified, Result, Wanted, classify
+from service.classify import Classified, Result, Wanted, classify, predictions
 from service.errors import BadParameter, ClientGone, GatewayError
 from service.http import heads, problems
 from service.http.queries import Query, query

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.loop_delay import ARRIVED
+from service.http.loop_delay import ARRIVED
 from service.telemetry import audit
 from service.telemetry.requests import Exchange, Report, exchanged
 

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.errors import Unavailable
 from service.http import problems
 from service.http.classify import DEADLINE_HEADER
-from service.loop_delay import ARRIVED, LATE_S, LOOP
+from service.http.loop_delay import ARRIVED, LATE_S, LOOP
 from service.runtime import Runtime
 from service.telemetry.requests import Seen, watched
 from service.timings import Timings

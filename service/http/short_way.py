@@ -8,7 +8,7 @@ from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
 from service.http import classify
-from service.loop_delay import ARRIVED, LATE_S
+from service.http.loop_delay import ARRIVED, LATE_S
 from service.runtime import Runtime
 
 

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.errors import ClientGone, GatewayError
 from service.http import problems
-from service.loop_delay import ARRIVED
+from service.http.loop_delay import ARRIVED
 from service.runtime import Runtime
 from service.telemetry.requests import Seen, watched
 from service.timings import Timings

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from model_store import StoreError
 from service.errors import Unavailable, UnknownTask
-from service.lookups import Lookups
 from service.tasks.loading import Loader
+from service.tasks.lookups import Lookups
 from service.tasks.reasons import reason
 
 KEPT_NAMES = 1000  # that are remembered

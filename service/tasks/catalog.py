@@ -22,10 +22,10 @@ from model_store import UnknownTask as NoSuchTask
 from model_store.watching import View
 from service.compute.paths import LoadedPath
 from service.errors import GatewayError, Unavailable
-from service.lookups import Lookups
 from service.tasks.aliases import Aliases
 from service.tasks.following import Follower
 from service.tasks.loading import Loader, Slot, Unread
+from service.tasks.lookups import Lookups
 from service.tasks.near_names import NearNames
 from service.tasks.reasons import no_task, no_version, reason
 from service.tasks.store_health import StoreAway

@@ -18,10 +18,10 @@ from model_store import Digest, ModelStore, Published, StorageError
 from service.compute.paths import LoadedPath
 from service.errors import Unavailable
 from service.tasks.eviction import NoRoom, Recency
+from service.tasks.load_slots import LoadSlots
 from service.tasks.reasons import reason
 from service.tasks.store_health import KINDS, OF_AN_OUTAGE, StoreAway, StoreHealth
 from service.tasks.summaries import Summary, summarise
-from service.tasks.turns import Turns
 from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Loader:
         threads: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`threads` loads run at once, and those begun earlier that are slow (see Turns)."""
+        """`threads` loads run at once, and those begun earlier that are slow (see LoadSlots)."""
         self.store = store
         self.prepare = prepare
         self.metrics = metrics
@@ -70,7 +70,7 @@ class Loader:
         self.look: Callable[[], Future[None]] = _looked  # the catalog's, at its store
         self._noting = threading.Lock()
         self._unreadable: weakref.WeakSet[Slot] = weakref.WeakSet()
-        self.turns = Turns(threads)
+        self.load_slots = LoadSlots(threads)
         self._first = ThreadPoolExecutor(LOADS, thread_name_prefix="load")
         self._again = ThreadPoolExecutor(RETRIES, thread_name_prefix="load-again")
 
@@ -78,7 +78,7 @@ class Loader:
         """Runs a load when its turn has come."""
 
         def work() -> LoadedPath:
-            with self.turns:
+            with self.load_slots:
                 return load()
 
         return (self._again if failed_before else self._first).submit(work)

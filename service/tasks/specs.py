@@ -13,7 +13,7 @@ from typing import Any
 
 from model_store import Published, TaskPath
 from model_store.canonical_json import shown
-from service.compute import mixing
+from service.compute import router
 from service.compute.paths import Program, Shapes, cut, held_bytes
 from service.errors import Told
 from service.tasks.eviction import Key
@@ -111,7 +111,7 @@ def _multipath(path: TaskPath) -> Spec:
         raise _unservable(path, "number of sub-paths", " or ".join(map(str, NUM_PATHS)), count)
     networks = tuple(_subpath(path, number) for number in range(count))
     sizes = sorted({network.architecture.image_size for network in networks})
-    mixer = mixing.shapes_of(classes, [network.outputs for network in networks])
+    mixer = router.shapes_of(classes, [network.outputs for network in networks])
     parts = [network.prefix + part for network in networks for part in network.component_names]
     _require(path, "num_paths", count, path.architecture.get("num_paths"))
     _require(path, "num_classes", classes, path.architecture.get("num_classes"))

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from model_store import DamagedStore, Digest, ModelStore, Published, StoreError, Untrusted
 from model_store.signing import verify
-from service.tasks.keys import Keys
+from service.tasks.trusted_keys import TrustedKeys
 
 logger = logging.getLogger(__name__)
 LOOK_S = 1.0
@@ -58,7 +58,7 @@ class Trust:
     def __init__(self, store: ModelStore, keys: str) -> None:
         """`keys` is a PEM file or a folder of them; "" trusts everything. Raises InvalidKey."""
         self._store = store
-        self._keys = Keys(Path(keys)) if keys else None
+        self._keys = TrustedKeys(Path(keys)) if keys else None
         self._lock = threading.Lock()
         self._verdicts: dict[Digest, _Verdict] = {}
         self._stopped = threading.Event()
@@ -115,7 +115,7 @@ class Trust:
             if verdict is None or not _stands(verdict, signatures[digest], keys.now):
                 self._judge_again(digest, verdict, keys, by_digest[digest])
 
-    def _judge(self, digest: Digest, keys: Keys) -> None:
+    def _judge(self, digest: Digest, keys: TrustedKeys) -> None:
         """Raises Untrusted, or what keeps the signatures from being read."""
         trusted = keys.now
         signatures = self._store.signature_manifests([digest])[digest]  # before what it holds
@@ -133,7 +133,7 @@ class Trust:
             self._verdicts[digest] = verdict
 
     def _judge_again(
-        self, digest: Digest, verdict: _Verdict | None, keys: Keys, held: Iterable[Held]
+        self, digest: Digest, verdict: _Verdict | None, keys: TrustedKeys, held: Iterable[Held]
     ) -> None:
         try:
             self._judge(digest, keys)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from service.compute.admission import Admission, Limits
 from service.compute.fair_queue import Ask
-from service.compute.pace import Pace
+from service.compute.throughput import Throughput
 from service.errors import GatewayError
 from tests.service.servers import ROOT
 
@@ -28,10 +28,10 @@ class Pod:
     """The admission of a gateway that computes one row in ROW_S; in virtual time."""
 
     def __init__(self) -> None:
-        pace = Pace(1)
+        throughput = Throughput(1)
         for _ in range(8):
-            pace.note(1, 1.0, ROW_S, ROW_S)
-        self.admission = Admission(Limits(1, 256, 1024), pace)
+            throughput.note(1, 1.0, ROW_S, ROW_S)
+        self.admission = Admission(Limits(1, 256, 1024), throughput)
         self.now, self.left = 0.0, 0.0  # of what was let in, and is computed in order
         self.waiting: deque[Ask] = deque()
         self.answered = self.refused = 0

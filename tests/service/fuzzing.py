@@ -21,11 +21,11 @@ from pathlib import Path
 
 from loadtests.gateways import Gateway
 from model_store import ModelStore
-from service.http.connections import HEAD_S
+from service.host.connections import HEAD_S
 from tests.service.hostile import Hostile, hostile
+from tests.service.open_inference.hostile_grpc import hostile_grpc, say
 from tests.service.systems import png, publish
 from tests.service.turns import LONGEST_S, Turn, Turns
-from tests.service.v2.hostile_grpc import hostile_grpc, say
 
 CLIENTS = 3
 DEADLINE_S = 10.0  # the gateway's own

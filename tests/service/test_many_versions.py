@@ -18,11 +18,11 @@ from model_store.local import LocalStorage
 from model_store.versions import Version, Versions
 from service.access import LOCAL, Grants
 from service.http.listing import VERSIONS
-from service.lookups import WAITING
+from service.open_inference import models
 from service.tasks.catalog import Entry
+from service.tasks.lookups import WAITING
 from service.tasks.sharing import FEW, Sharing
 from service.tasks.summaries import Summary
-from service.v2 import models
 from tests.model_store.samples import write_value
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.systems import png, publish

@@ -29,6 +29,8 @@ from hypothesis import strategies as st
 
 from model_store import InvalidName, ModelStore
 from service.access import Access, Grants
+from service.open_inference import inference_pb2 as pb
+from service.open_inference.grpc_server import PREFIX, SERVICE, serving
 from service.settings import Settings
 from service.tasks import hiding
 from service.tasks.catalog import Catalog
@@ -38,11 +40,9 @@ from service.telemetry.gauges import Snapshot
 from service.telemetry.metrics import Metrics
 from service.telemetry.reporting import Reporting
 from service.telemetry.workers import Worker
-from service.v2 import inference_pb2 as pb
-from service.v2.grpc_server import PREFIX, SERVICE, serving
+from tests.service.access.test_access import bearer, entry
 from tests.service.in_process import OCTETS, Gateway
 from tests.service.systems import multipath, png, publish
-from tests.service.test_access import bearer, entry
 from tests.service.waiting import eventually
 
 TOKENS = (

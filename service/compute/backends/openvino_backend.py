@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from service.compute.backends import Chain, Compiled, Run, openvino_graph
 from service.compute.backends.keeping import not_kept
 from service.compute.backends.openvino_library import ov
+from service.compute.decode_memory import give_back_free_memory
 from service.compute.priority import BACKGROUND, give_way
-from service.decode_memory import give_back_free_memory
 
 logger = logging.getLogger(__name__)
 F32 = NDArray[np.float32]

@@ -86,7 +86,7 @@ def test_jax_is_not_imported_where_openvino_computes(tmp_path: Path) -> None:
     record.write_text(json.dumps({**found, "openvino_s": 1e-9}))
     code = f"""
 import sys
-import service.app, service.gateway, service.runtime
+import service.app, service.host.gateway, service.runtime
 from service.compute.backends.choice import choose
 from service.compute.paths import cut
 from tests.service.systems import TINY

@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import loop_delay
-from service.loop_delay import ARRIVED, LATE_S, LOOP, STANDING_S, TICK_S, LoopDelay, Standing
+from service.http import loop_delay
+from service.http.loop_delay import ARRIVED, LATE_S, LOOP, STANDING_S, TICK_S, LoopDelay, Standing
 from tests.service.conftest import Served
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.servers import Reply, Server, ask

@@ -21,7 +21,7 @@ from service.compute.batching import Ask
 from service.errors import Unavailable
 from service.http.uploads import Intake
 from tests.service.conftest import Served
-from tests.service.http.test_connections import read
+from tests.service.host.test_connections import read
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.systems import png, publish
 from tests.service.waiting import PATIENCE_S, eventually

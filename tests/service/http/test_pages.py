@@ -50,7 +50,7 @@ class Loads(HTMLParser):
 def outer(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """Paths of BentoML's own app, and some below them, but for those that are ours."""
     code = (
-        "from service.gateway import Gateway; "
+        "from service.host.gateway import Gateway; "
         "print(*[one.path for one in Gateway.to_asgi(is_main=True).routes], sep='\\n')"
     )
     variables = environment(tmp_path_factory.mktemp("outer"), MUNET_STORE="nowhere")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from service.decode_memory import DecodeMemory
+from service.compute.decode_memory import DecodeMemory
 from service.errors import TooLarge
 from tests.service.waiting import PATIENCE_S, eventually
 

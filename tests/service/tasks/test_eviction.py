@@ -15,7 +15,7 @@ import pytest
 from model_store import ModelStore, Published
 from service.compute.paths import LoadedPath
 from service.errors import Unavailable
-from service.tasks import loading, turns
+from service.tasks import load_slots, loading
 from service.tasks.catalog import Catalog
 from service.tasks.eviction import NoRoom, Recency
 from service.tasks.loading import FIRST_RETRY_S, LONGEST_RETRY_S, Loader, Slot
@@ -222,7 +222,7 @@ def test_loads_that_hang_hold_up_others_only_for_a_moment(world: Store) -> None:
 
 
 def test_loads_that_compute_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "SLOW_S", 60.0)
+    monkeypatch.setattr(load_slots, "SLOW_S", 60.0)
     world = Store(tmp_path)
     names = [f"busy{i}" for i in range(4)]
     world.held.update(names)
@@ -239,7 +239,7 @@ def test_retries_that_hang_take_no_thread_from_other_tasks(
     world: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when a store does not answer for tasks that have failed before."""
-    monkeypatch.setattr(turns, "SLOW_S", 0.01)
+    monkeypatch.setattr(load_slots, "SLOW_S", 0.01)
     dead = [f"dead{i:02}" for i in range(loading.LOADS + 2)]
     world.broken.update(dead)
     catalog = world.serve(*dead, "good")

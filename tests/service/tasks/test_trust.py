@@ -15,8 +15,8 @@ from model_store import Digest, InvalidKey, ModelStore, StorageError
 from model_store.keys import signature_key
 from model_store.signing import sign
 from service.tasks import trust
-from service.tasks.keys import Keys
 from service.tasks.trust import Trust
+from service.tasks.trusted_keys import TrustedKeys
 from tests.service.in_process import Gateway, refused
 from tests.service.systems import png, publish
 from tests.service.waiting import eventually
@@ -144,7 +144,7 @@ UNUSABLE: dict[str, Callable[[Path], object]] = {
 }
 
 
-def looked(keys: Keys) -> list[Private]:
+def looked(keys: TrustedKeys) -> list[Private]:
     """What is trusted when a change has been seen twice."""
     keys.look()
     keys.look()
@@ -165,7 +165,7 @@ def test_what_cannot_be_read_takes_no_key_away(
     file.write_bytes(pem(anna))
     if in_folder:
         other.write_bytes(pem(ben))
-    keys = Keys(tmp_path if in_folder else file, clock=lambda: clock[0])
+    keys = TrustedKeys(tmp_path if in_folder else file, clock=lambda: clock[0])
     before = set(keys.now)
     spoil(file)
     clock[0] = 5.0
@@ -187,7 +187,7 @@ def test_a_file_that_is_emptied_or_removed_takes_all_its_keys_away(
 ) -> None:
     file = tmp_path / "all.pem"
     file.write_bytes(pem(new_key(), new_key()))
-    keys = Keys(tmp_path if in_folder else file)
+    keys = TrustedKeys(tmp_path if in_folder else file)
     take(file)
     assert looked(keys) == []
     file.write_bytes(pem(new_key()))
@@ -198,7 +198,7 @@ def test_a_folder_that_is_gone_or_empty_takes_all_its_keys_away(tmp_path: Path) 
     folder = tmp_path / "keys"
     folder.mkdir()
     (folder / "anna.pub").write_bytes(pem(new_key()))
-    keys = Keys(folder)
+    keys = TrustedKeys(folder)
     (folder / "anna.pub").rename(folder / "anna.old")
     assert looked(keys) == []
     (folder / "anna.old").rename(folder / "anna.pub")
@@ -211,7 +211,7 @@ def test_a_file_that_is_just_being_written_does_not_count(tmp_path: Path) -> Non
     anna, ben = new_key(), new_key()
     file = tmp_path / "keys.pem"
     file.write_bytes(pem(anna, ben))
-    keys = Keys(file)
+    keys = TrustedKeys(file)
     for part in (b"", pem(anna), pem(anna)[:50]):
         file.write_bytes(part)
         keys.look()
@@ -229,7 +229,7 @@ def test_none_of_it_is_taken_at_start(tmp_path: Path, spoil: Callable[[Path], ob
     file.write_bytes(pem(new_key()))
     spoil(file)
     with pytest.raises((InvalidKey, OSError), match=r"anna\.pub"):
-        Keys(file)
+        TrustedKeys(file)
 
 
 @dataclass

@@ -23,11 +23,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from model_store import ModelStore
 from service.images import File
+from service.open_inference import inference_pb2 as pb
 from service.telemetry.access_log import line
 from service.telemetry.requests import Exchange
 from service.telemetry.tracing import Tracing
 from service.timings import STAGES, TOTAL, Timings
-from service.v2 import inference_pb2 as pb
 from tests.service.in_process import OCTETS, Gateway
 from tests.service.systems import png, publish
 from tests.service.waiting import PATIENCE_S, eventually

@@ -1,0 +1,308 @@
+"""From a request's tasks and images to logits, and to the classes that an answer lists.
+
+Load the paths, read the images, decode them, queue their rows, wait for the batch they run in: all
+within the request's deadline, and dropped when nobody waits for the answer any more. The same for
+every protocol.
+
+What a version's path spec calls its activation decides what its logits mean: softmax over its
+classes, one of which a picture has; or a sigmoid for each of its labels, of which a picture has any
+number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.access import Grants
+from service.compute.batching import Ask
+from service.compute.paths import LoadedPath, Row
+from service.errors import (
+    ClientGone,
+    DeadlineExceeded,
+    GatewayError,
+    InternalError,
+    TooLarge,
+    Unavailable,
+    UploadTimeout,
+)
+from service.images import Decoded, Source, Undecoded
+from service.runtime import Runtime
+from service.tasks import hiding
+from service.telemetry.requests import Course
+from service.timings import Timings
+from vit.activation import SIGMOID, SOFTMAX, sigmoid
+from vit.contract import Target
+from vit.decode import Decoding
+
+T = TypeVar("T")
+Logits = NDArray[np.float32]  # [classes]
+# A request's images. It calls what it is given before it waits for them: that raises
+# TaskQueueFull or Unavailable where they would not be let in now.
+Read = Callable[[Callable[[], None]], Awaitable[Sequence[Source]]]
+Gone = Callable[[], Awaitable[None]]
+TOP_K = 5  # classes listed of a softmax where the request does not say; of sigmoids all are
+LOOK_AFTER_S = 0.05  # an answer that is sooner costs no look at whether the client is still there
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a request asks for, beside its images."""
+
+    tasks: tuple[str, ...]  # distinct
+    grants: Grants  # of who asks
+    caller: str  # who that is, of those who share the queue
+    deadline_s: float  # since the request came
+    version: int | str | None = None  # number or alias; None is the live one
+    top_k: int | None = None  # classes that the answer lists at most, if the request says so
+    min_probability: float = 0.0  # of the classes that the answer lists
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """One task's answer."""
+
+    path: LoadedPath
+    logits: Sequence[Logits]  # of each image
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of each task, in the order asked for."""
+
+    outcomes: Sequence[Classified | GatewayError]
+    course: Course
+
+
+async def classify(
+    runtime: Runtime, wanted: Wanted, read: Read, gone: Gone, timings: Timings
+) -> Result:
+    """Every task's answer to every image that `read` gives; `timings` follow it.
+
+    A task that cannot answer does not fail the others; if none can, the first one's error is
+    raised. `gone` returns when the client has left. Raises GatewayError.
+
+    No local variable may hold an exception or a failed future: its traceback holds this frame, and
+    the cycle would keep the body in memory until the next garbage collection.
+    """
+    deadline, limit = timings.started + wanted.deadline_s, f"within {wanted.deadline_s:g} s"
+    left_s = deadline - timings.enter("load")
+    if left_s <= 0:
+        raise DeadlineExceeded(f"not answered {limit}: it was read {-left_s:.3f} s after that")
+    late: Callable[[], GatewayError] = partial(
+        Unavailable, f"{_named(wanted.tasks)} still loading", retry_after_s=1
+    )
+    try:
+        async with asyncio.timeout(left_s):
+            found = await _paths(runtime, wanted)
+            timings.enter("receive")
+            paths = [path for path in found if isinstance(path, LoadedPath)]
+            late = partial(UploadTimeout, f"the image did not arrive {limit}")
+            sources = await read(lambda: runtime.batcher.check(_ask(paths, 1, deadline, wanted)))
+            late = partial(DeadlineExceeded, f"not answered {limit}")
+            timings.enter("decode")
+            ask = _ask(paths, len(sources), deadline, wanted)
+            rows = _Rows(runtime, paths, sources)
+            answer = runtime.batcher.submit(ask, rows, runtime.decoders, timings)
+            try:
+                done = await _unless_gone(answer, gone)
+            finally:
+                del answer
+                timings.follow()
+    except TimeoutError:
+        raise late() from None
+    logits = iter([one.answer for one in done])
+    outcomes = [
+        Classified(path, [next(logits) for _ in sources]) if isinstance(path, LoadedPath) else path
+        for path in found
+    ]
+    versions = [one.published.version if isinstance(one, LoadedPath) else None for one in found]
+    course = Course(
+        versions=versions,
+        rows=len(done),
+        batch_rows=done[0].batch_rows,
+        batch_tasks=done[0].batch_tasks,
+    )
+    return Result(outcomes, course)
+
+
+def _named(tasks: Sequence[str]) -> str:
+    return f"task {tasks[0]!r} is" if len(tasks) == 1 else f"one of {len(tasks)} tasks is"
+
+
+async def _paths(runtime: Runtime, wanted: Wanted) -> Sequence[LoadedPath | GatewayError]:
+    """The tasks' paths, or why not; raises the first's error if there is none at all."""
+    if len(wanted.tasks) == 1:
+        return [await _path(runtime, wanted, wanted.tasks[0])]
+    found: list[LoadedPath | GatewayError] = []
+    for path in await asyncio.gather(
+        *(_path(runtime, wanted, task) for task in wanted.tasks), return_exceptions=True
+    ):
+        if not isinstance(path, LoadedPath | GatewayError):
+            raise path
+        found.append(path)
+    if not any(isinstance(path, LoadedPath) for path in found):
+        raise next(path for path in found if isinstance(path, GatewayError))
+    return found
+
+
+async def _path(runtime: Runtime, wanted: Wanted, task: str) -> LoadedPath:
+    return await hiding.acquire(runtime.catalog, wanted.grants, task, wanted.version)
+
+
+class _Rows:
+    """One row for each path and image.
+
+    An image is decoded once by each of the rules that the paths' versions name, and resized to what
+    is needed. Rows meet in the engine where their pixels are equal.
+    """
+
+    def __init__(
+        self, runtime: Runtime, paths: Sequence[LoadedPath], sources: Sequence[Source]
+    ) -> None:
+        self._limits = runtime.settings
+        self._memory = runtime.decode_memory
+        self._intake = runtime.intake
+        self._paths = paths
+        self._sources = sources
+        self._targets: dict[Decoding, set[Target]] = {}
+        for path in paths:
+            targets = self._targets.setdefault(path.decoding, set())
+            targets.update(walk.target for walk in path.walks)
+        self._left: deque[Undecoded] | None = None
+        self._decoded: list[Mapping[Decoding, Mapping[Target, Decoded]]] = []
+
+    def __call__(self) -> Sequence[Row] | None:
+        """Decodes the next image; the rows after the last. Blocks. Raises GatewayError."""
+        if self._left is None:
+            self._left = self._looked_at()
+        image = self._left.popleft()
+        self._decoded.append(
+            {rules: self._by(image.by(rules), found) for rules, found in self._targets.items()}
+        )
+        if self._left:
+            return None
+        return [Row(path, by[path.decoding]) for path in self._paths for by in self._decoded]
+
+    def _by(self, image: Undecoded, targets: Collection[Target]) -> Mapping[Target, Decoded]:
+        with self._memory.holding(*image.memory(targets)):
+            found = image.decoded(targets)
+            for one in found.values():
+                self._intake.count(one.pixels)
+            return found
+
+    def _looked_at(self) -> deque[Undecoded]:
+        """All images' headers are read before any image is decoded."""
+        images = deque(source.look(self._limits.max_pixels) for source in self._sources)
+        pixels = sum(image.pixels for image in images)
+        if len(images) > 1 and pixels > self._limits.max_request_pixels:
+            raise TooLarge(
+                f"the request's {len(images)} images have {pixels} pixels together, at most "
+                f"{self._limits.max_request_pixels} are accepted; send fewer or smaller images in "
+                "one request, or raise MUNET_MAX_REQUEST_PIXELS"
+            )
+        return images
+
+
+def _ask(paths: Sequence[LoadedPath], images: int, deadline: float, wanted: Wanted) -> Ask:
+    """What the queues need to know of the rows that `_Rows` makes."""
+    each = [path for path in paths for _ in range(images)]
+    tasks = [path.published.task for path in each]
+    costs = [path.cost for path in each]
+    return Ask(tasks, costs, deadline, wanted.priority, wanted.caller)
+
+
+async def _unless_gone(answer: asyncio.Future[T], gone: Gone) -> T:
+    """The answer; cancelled, so that what has not begun never runs, once the client is gone."""
+    loop = asyncio.get_running_loop()
+    looking: list[asyncio.Task[None]] = []
+    left = False
+
+    async def look() -> None:
+        nonlocal left
+        await gone()
+        left = True
+        answer.cancel()
+
+    timer = loop.call_later(LOOK_AFTER_S, lambda: looking.append(loop.create_task(look())))
+    try:
+        return await answer
+    except asyncio.CancelledError:
+        if left:
+            raise ClientGone("the client closed the connection") from None
+        raise
+    finally:
+        timer.cancel()
+        for task in looking:
+            task.cancel()
+        del answer  # it holds its error, whose traceback holds this frame
+
+
+def predictions(
+    path: LoadedPath, logits: NDArray[np.float32], top_k: int | None, min_probability: float = 0.0
+) -> list[dict[str, Any]]:
+    """The most probable classes first; of equal ones, the first by index.
+
+    At most `top_k` of them, and none that is less probable than `min_probability`. Raises
+    InternalError where logits are not finite.
+    """
+    values: list[float] = logits.tolist()
+    found = _LISTED[path.activation](path, values)
+    usual = TOP_K if path.activation == SOFTMAX else len(values)
+    best: list[int] = np.argsort(-logits, kind="stable")[: top_k or usual].tolist()
+    return [
+        {"label": path.labels[index], "index": index, "probability": found[index]}
+        for index in best
+        if found[index] >= min_probability
+    ]
+
+
+def probabilities(path: LoadedPath, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of all classes, [rows, classes]. Raises InternalError as `predictions` does."""
+    if not np.isfinite(logits).all():
+        raise _not_finite(path)
+    return _ALL[path.activation](logits)
+
+
+def _softmax_list(path: LoadedPath, values: list[float]) -> list[float]:
+    """In plain Python, which is done with some hundred classes before NumPy is with its calls."""
+    highest = max(values)
+    odds = [math.exp(value - highest) for value in values]
+    total = sum(odds)
+    if not math.isfinite(total + min(values)):
+        raise _not_finite(path)
+    return [each / total for each in odds]
+
+
+def _sigmoid_list(path: LoadedPath, values: list[float]) -> list[float]:
+    return probabilities(path, np.array(values, np.float32)).tolist()
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    exact = logits.astype(np.float64)
+    odds = np.exp(exact - exact.max(-1, keepdims=True))
+    return (odds / odds.sum(-1, keepdims=True)).astype(np.float32)
+
+
+# By activation: of one image, for JSON; of a batch, for tensors.
+_LISTED: Mapping[str, Callable[[LoadedPath, list[float]], list[float]]] = {
+    SOFTMAX: _softmax_list,
+    SIGMOID: _sigmoid_list,
+}
+_ALL: Mapping[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
+    SOFTMAX: _softmax,
+    SIGMOID: sigmoid,
+}
+
+
+def _not_finite(path: LoadedPath) -> InternalError:
+    return InternalError(f"task {path.published.task!r} gave numbers that are not finite")

@@ -1,0 +1,381 @@
+"""One HTTP connection: one answer for each request, and bounds of how much is sent, how slowly.
+
+uvicorn's own bounds neither the head of a request nor the time that it takes to arrive, keeps a
+connection on which nothing is ever sent, queues as many requests as are sent ahead, and waits for
+ever on a client that does not read. Bodies and their deadlines are the app's.
+
+Where a request ends is never in doubt: its body is read to the end, or the connection closed.
+ - A wish to change the protocol (`Upgrade`) is not granted, so it changes nothing (RFC 9110, 7.8).
+   The parser stops at one and takes the body for the new protocol's: it is given the same head
+   once more, without the header.
+ - A head that others could read otherwise is refused (`http/heads.py`), and what trails a chunked body
+   adds nothing to the head.
+ - An answer that comes before the client was asked for its body (`Expect`) closes the connection:
+   the client may send the body then, or leave it out.
+ - A client that has said all it has to (half-closed) gets its answers first, and one that is still
+   sending when its connection is closed gets the answer that says why: what comes is read for a
+   moment, since closing before it is read would take the answer back.
+"""
+
+from __future__ import annotations
+
+import heapq
+import resource
+import socket
+import time
+from asyncio import BaseTransport, TimerHandle
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import Any, cast
+
+import httptools
+import uvicorn.config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from service.http import heads
+from service.http.loop_delay import ARRIVED, LOOP
+from service.http.uploads import JOINED_AT_ONCE, WHOLE
+
+MAX_HEAD_BYTES = 32 * 1024  # of request line and headers; also of what follows a chunked body
+MAX_HEADERS = 100
+MAX_AHEAD = 16  # requests sent before the one in front of them is answered
+MAX_CONNECTIONS = 4096  # beyond them, and beyond half of the files that may be open, ...
+EVICTED_AT_ONCE = 64  # ... so many of those that have waited longest are closed
+HEAD_S = 10.0  # from the connection's start, or the last answer, to the next complete head
+READ_S = 30.0  # in which a client has to read what the transport's buffer holds
+LOOK_S = 0.1  # between looks at whether a client that has ended its sending is still there
+LINGER_S, LINGER_BYTES = 5.0, 256 * 1024  # of what comes after a last answer
+PIECE = 64 * 1024  # bytes that are parsed before the bounds are looked at again
+BEGINNING = b"HTTP/1.1 "  # of every answer
+
+
+def install() -> None:
+    """Makes it what uvicorn speaks by default; before a server is configured."""
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{Connection.__qualname__}"
+
+
+class _Refused(Exception):
+    """Ends the parsing; what is answered is noted in the connection."""
+
+
+class _Joined:
+    """A transport that sends the head of an answer together with the first of its body.
+
+    uvicorn writes them one by one, which is two system calls and wakes the client for nothing.
+    """
+
+    __slots__ = ("_begun", "_head", "_lingers", "_transport", "ends")
+
+    def __init__(self, transport: Any, lingers: Callable[[], bool]) -> None:
+        """`lingers` says at a close whether what still comes is to be read first."""
+        self._transport = transport
+        self._lingers = lingers
+        self.ends = False  # it is as good as closed
+        self._head = b""
+        self._begun = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Keeps a head, sends all else behind the head that is kept."""
+        if not self._head and data[-4:] == b"\r\n\r\n" and data.startswith(BEGINNING):
+            self._head = data[len(BEGINNING) :] if self._begun else data
+            self._begun = False
+            if data[9:12] == b"100":  # nothing follows before the client has heard of it
+                self.flush()
+        else:
+            self._head, head = b"", self._head
+            self._transport.writelines((head, data))
+
+    def writelines(self, parts: Iterable[bytes]) -> None:
+        """As `write`."""
+        self.write(b"".join(parts))
+
+    def begin(self) -> None:
+        """Sends what the next answer begins with, whatever it is."""
+        self._begun = True
+        self._transport.write(BEGINNING)
+
+    def flush(self) -> None:
+        """Sends a head that nothing follows."""
+        if self._head and not self._transport.is_closing():
+            self.write(b"")
+
+    def is_closing(self) -> bool:
+        """Whether nothing more can be sent."""
+        return self.ends or self._transport.is_closing()
+
+    def close(self) -> None:
+        """Sends what there is first."""
+        self.flush()
+        if self._lingers():
+            self.ends = True
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+
+class Connection(HttpToolsProtocol):
+    """From accepting to closing. All of it runs on the event loop's thread."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._chunks: list[bytes] = []  # of a body, since it was last handed on
+        # What the parser calls, for each chunk: a client may send them tiny.
+        self.on_body = self._chunks.append  # pyright: ignore[reportAttributeAccessIssue]
+        super().__init__(*args, **options)
+        self.ws_protocol_class = None  # nothing here speaks WebSocket; it has bounds of its own
+        self.access_log = False  # the app has its own
+        self._since = time.monotonic()  # when it began to wait for a head
+        self._waiting: TimerHandle | None = None  # runs out if the head does not come
+        self._unread: TimerHandle | None = None  # runs out if the client does not read
+        self._status = HTTPStatus.BAD_REQUEST  # what the next refusal says
+        self._in_head = False
+        self._first = True  # no request has begun yet
+        self._fruitless = 0  # bytes since the last that ended a head or belonged to a body
+        self._fruit = False
+        self._ended = False  # the client sends nothing more
+        self._looking: TimerHandle | None = None  # at whether it still waits for its answer
+        self._persists = True  # what the connection does once the expected body has come
+        self._running: RequestResponseCycle | None = None  # others wait in the pipeline
+
+    # -- waiting
+
+    def connection_made(self, transport: BaseTransport) -> None:  # type: ignore[override]
+        joined = _Joined(transport, self._lingers)
+        super().connection_made(joined)  # type: ignore[arg-type]
+        LOOP.watch(self.loop)
+        self._wait()
+        if len(self.connections) > _most_connections():
+            self._evict()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._running is not None:  # uvicorn tells the request that was sent last
+            self._running.disconnected = True
+            self._running.message_event.set()
+        super().connection_lost(exc)
+        self._stop_waiting()
+        self._stop_unread()
+        if self._looking is not None:
+            self._looking.cancel()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        cast(_Joined, self.transport).flush()  # of a HEAD request no body comes
+        last = not self.pipeline
+        super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        if last and self._ended:
+            self.transport.close()
+        elif last:
+            self._wait()
+
+    def _wait(self) -> None:
+        """Also ends a body that goes on after its request was answered."""
+        self._stop_waiting()
+        self._since = time.monotonic()
+        self._waiting = self.loop.call_later(HEAD_S, self._out_of_time)
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+    def _out_of_time(self) -> None:
+        if self.transport.is_closing() or self.transport.get_write_buffer_size():
+            self.transport.abort()  # closing would wait until the client reads
+        elif self._in_head:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT)
+        else:
+            self.transport.close()
+
+    def _evict(self) -> None:
+        idle = [one for one in self.connections if isinstance(one, Connection) and one._waiting]
+        for one in heapq.nsmallest(EVICTED_AT_ONCE, idle, key=lambda one: one._since):
+            one.transport.close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(READ_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_unread()
+
+    def _stop_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    # -- the end
+
+    def _lingers(self) -> bool:
+        joined = cast(_Joined, self.transport)
+        sends = self._in_head or (self.cycle is not None and self.cycle.more_body)
+        if joined.is_closing() or self._ended or self.scheme == "https" or not sends:
+            return False
+        self._stop_waiting()
+        self._waiting = self.loop.call_later(LINGER_S, self._out_of_time)
+        self._fruitless = 0
+        self.flow.resume_reading()
+        return True
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """True keeps the connection for the answers to what has come whole."""
+        self._ended = True
+        if (
+            self.transport.is_closing()
+            or self.cycle is None
+            or self.cycle.response_complete
+            or self.scheme == "https"
+        ):
+            return None  # nothing is due, or there is no half of a connection
+        if self.pipeline:
+            if self.cycle.more_body:  # it will not come; those before it have come whole
+                self.pipeline.popleft()
+        elif self.cycle.more_body:
+            return None
+        elif not self.cycle.response_started:
+            # From a client that is gone altogether, this brings an error back.
+            cast(_Joined, self.transport).begin()
+            self._look()
+        return True
+
+    def _look(self) -> None:
+        found = cast(socket.socket | None, self.transport.get_extra_info("socket"))
+        if found is not None and found.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+        else:
+            self._looking = self.loop.call_later(LOOK_S, self._look)
+
+    # -- parsing
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        if self.transport.is_closing():
+            self._fruitless += len(data)
+            if self._fruitless > LINGER_BYTES:
+                self.transport.abort()
+            return
+        whole = memoryview(data)
+        try:
+            for start in range(0, len(data), PIECE):
+                piece = whole[start : start + PIECE]
+                self._fruit = False
+                self._fruitless += len(piece)
+                self._parse(piece)
+                self._hand_on()
+                if self._fruit:
+                    self._fruitless = 0
+                elif self._fruitless > MAX_HEAD_BYTES:
+                    self._status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+                    raise _Refused
+        except (httptools.HttpParserError, _Refused):
+            if not self.transport.is_closing():
+                self._refuse(self._status)
+
+    def _parse(self, data: memoryview) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as stopped:
+                head, self.parser = self._without_upgrade(), _parser(self)
+                self.parser.feed_data(head)
+                data = data[stopped.args[0] :]
+
+    def _without_upgrade(self) -> bytes:
+        """The head that was parsed last, but for the wish to change the protocol."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        fields = (b"%s: %s\r\n" % field for field in self.headers if field[0] != b"upgrade")
+        return b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version, b"".join(fields))
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope[ARRIVED] = LOOP.arrival(  # type: ignore[literal-required]
+            self.transport, first=self._first
+        )
+        self._first = False
+        self._in_head = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # else it trails a body
+            super().on_header(name, value.rstrip(b" \t"))
+
+    def on_headers_complete(self) -> None:
+        # Only a large piece of data can hold a large head: the sum is seldom needed.
+        if len(self.headers) > MAX_HEADERS or (
+            self._fruitless > MAX_HEAD_BYTES and self._head_bytes() > MAX_HEAD_BYTES
+        ):
+            self._status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            raise _Refused
+        version, method = self.parser.get_http_version(), self.parser.get_method()
+        refused = heads.refusal(version, method, self.url, self.headers)
+        if refused is not None:
+            self._status = refused
+            raise _Refused
+        if self.parser.should_upgrade():
+            return  # the same head comes again
+        self._in_head, self._fruit = False, True
+        self._stop_waiting()
+        if len(self.pipeline) >= MAX_AHEAD:
+            self._status = HTTPStatus.TOO_MANY_REQUESTS
+            raise _Refused
+        if version == "1.0":
+            self.expect_100_continue = False  # it knows of no such answer
+        super().on_headers_complete()
+        if self.expect_100_continue:
+            self._persists, self.cycle.keep_alive = self.cycle.keep_alive, False
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def _hand_on(self) -> None:
+        if self._chunks:
+            self._fruit = True
+            super().on_body(b"".join(self._chunks))
+            self._chunks.clear()
+
+    def on_message_complete(self) -> None:
+        if self._in_head:  # of a head that comes again: there is no message yet
+            return
+        self._hand_on()
+        super().on_message_complete()
+        if len(self.cycle.body) <= JOINED_AT_ONCE:
+            self.scope[WHOLE] = True  # type: ignore[literal-required]
+        if self.expect_100_continue and not self.cycle.response_started:
+            self.cycle.keep_alive = self._persists
+
+    def _refuse(self, status: HTTPStatus) -> None:
+        """Answers and closes; only closes where another answer is due first, or was given."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            if self._in_head or self.pipeline or self.cycle.response_started:
+                self.transport.abort()
+                return
+            self.cycle.disconnected = True  # this is the answer to its request
+            self.cycle.message_event.set()
+        elif self.cycle is not None and self.cycle.more_body and not self._in_head:
+            self.transport.close()
+            return
+        detail = f"{status.phrase}\n".encode()
+        self.transport.write(
+            b"HTTP/1.1 %d %s\r\ncontent-type: text/plain\r\ncontent-length: %d\r\n"
+            b"connection: close\r\n\r\n%s" % (status, status.phrase.encode(), len(detail), detail)
+        )
+        self.transport.close()
+
+
+def _parser(connection: Connection) -> httptools.HttpRequestParser:
+    """As uvicorn makes it: what follows a last request is dropped with the connection."""
+    made = httptools.HttpRequestParser(connection)
+    made.set_dangerous_leniencies(lenient_data_after_close=True)
+    return made
+
+
+def _most_connections() -> int:
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(MAX_CONNECTIONS, files // 2)

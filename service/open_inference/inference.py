@@ -1,0 +1,226 @@
+"""A request to infer -> tensors, the same for both transports."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.access import Grants
+from service.classify import Classified, Gone, Wanted, classify, probabilities
+from service.compute.batching import Ask
+from service.compute.paths import LoadedPath
+from service.errors import GatewayError, TooLarge, Unavailable, UploadTimeout
+from service.images import Decoded, File, Pixels, Source, named
+from service.open_inference.errors import BadRequest, shown
+from service.open_inference.models import INPUTS
+from service.open_inference.requests import Output, Request
+from service.open_inference.tensors import Sent, images, numbers
+from service.runtime import Runtime
+from service.settings import Settings
+from service.tasks import hiding
+from service.telemetry.requests import Seen
+from service.timings import Timings
+from vit.contract import Target, range_of, size_of
+from vit.decode import Decoding
+
+T = TypeVar("T")
+Keep = Callable[[bytes], bytes]  # a copy that is counted; raises Unavailable
+NOTHING = Sent(None, None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """An output of a model: FP32 numbers or BYTES, [rows, columns]."""
+
+    name: str
+    values: NDArray[np.float32] | Sequence[bytes]
+    shape: tuple[int, int]
+    binary: bool
+
+    @property
+    def datatype(self) -> str:
+        """As the protocol names it."""
+        return "FP32" if isinstance(self.values, np.ndarray) else "BYTES"
+
+    def plain(self) -> list[Any]:
+        """The values for JSON, in row-major order."""
+        if isinstance(self.values, np.ndarray):
+            return self.values.ravel().tolist()
+        return [value.decode() for value in self.values]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model answers."""
+
+    model: str
+    version: int
+    outputs: Sequence[Given]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Of whom a request is, which model it names, and until when it must be answered."""
+
+    grants: Grants
+    caller: str
+    model: str
+    version: int | str | None
+    deadline: float  # of the transport, a time of `time.monotonic`
+
+
+async def receive(
+    runtime: Runtime, asked: Asked, read: Callable[[LoadedPath], Awaitable[T]], timings: Timings
+) -> T:
+    """What `read` reads, which it does only if the model can answer. Raises GatewayError."""
+    late: Callable[[], GatewayError] = partial(
+        Unavailable, f"task {asked.model!r} is still loading", retry_after_s=1
+    )
+    try:
+        async with asyncio.timeout(asked.deadline - timings.enter("load")):
+            path = await hiding.acquire(runtime.catalog, asked.grants, asked.model, asked.version)
+            timings.enter("receive")
+            late = partial(UploadTimeout, "the body did not arrive in time")
+            runtime.batcher.check(_ask(asked, path))
+            return await read(path)
+    except TimeoutError:
+        raise late() from None
+
+
+async def infer(
+    runtime: Runtime,
+    seen: Seen,
+    asked: Asked,
+    request: Request,
+    sources: Sequence[Source],
+    gone: Gone,
+) -> Answer:
+    """Classifies the images. Raises GatewayError."""
+    deadline = asked.deadline
+    if request.timeout_s is not None:
+        deadline = min(deadline, seen.timings.started + request.timeout_s)
+
+    seen.patience_s = deadline - seen.timings.started
+
+    async def read(_: Callable[[], None]) -> Sequence[Source]:
+        return sources
+
+    wanted = Wanted(
+        tasks=(asked.model,),
+        grants=asked.grants,
+        caller=asked.caller,
+        deadline_s=seen.patience_s,
+        version=asked.version,
+        priority=request.priority,
+    )
+    result = await classify(runtime, wanted, read, gone, seen.timings)
+    (outcome,) = result.outcomes
+    assert isinstance(outcome, Classified)  # its error would have been raised
+    values = len(request.outputs) * len(outcome.logits) * len(outcome.path.labels)
+    outputs = await runtime.made(values, partial(_outputs, request, outcome))
+    seen.classified(result.course)
+    return Answer(asked.model, outcome.path.published.version, outputs)
+
+
+def prepare(
+    request: Request, path: LoadedPath, settings: Settings, keep: Keep
+) -> tuple[Request, Sequence[Source]]:
+    """The request without its tensor, and its images, each to be decoded at some sizes; blocks.
+
+    What images need in memory beside the request's body goes through `keep`, which counts it.
+    Raises BadRequest or TooLarge for what does not fit, and what `keep` raises.
+    """
+    sent, most = request.input, settings.max_batch_rows
+    spec = INPUTS.get(sent.name) if isinstance(sent.name, str) else None
+    if spec is None:
+        raise BadRequest(f"input: expected one of {list(INPUTS)}, found {shown(sent.name)}")
+    request = replace(request, input=NOTHING)  # JSON takes many times the memory of its numbers
+    if spec.name == "image":
+        files = [keep(one) for one in images(sent, spec, most)]
+        return request, [File(one) for one in files]
+    array = numbers(sent, spec, most)
+    if sent.raw is None:
+        array = _kept(array, keep)
+    if spec.name == "pixels":
+        height, width = array.shape[1:3]
+        if height * width > settings.max_pixels:
+            raise TooLarge(
+                f"input 'pixels': {width} x {height} pixels, at most {settings.max_pixels} are "
+                "accepted"
+            )
+        return request, [Pixels(one) for one in array]
+    low, high = range_of(path.walks[0].target)
+    if not ((array >= low) & (array <= high)).all():
+        expected = f"numbers from {low:.7g} to {high:.7g}"
+        raise BadRequest(f"input 'preprocessed': expected {expected}")
+    return request, [_Preprocessed(one) for one in array]
+
+
+def _kept(array: NDArray[Any], keep: Keep) -> NDArray[Any]:
+    return np.frombuffer(keep(array.tobytes()), array.dtype).reshape(array.shape)
+
+
+def _ask(asked: Asked, path: LoadedPath) -> Ask:
+    return Ask([asked.model], [path.cost], asked.deadline, caller=asked.caller)
+
+
+@dataclass(frozen=True, slots=True)
+class _Preprocessed:
+    """An image that needs nothing any more; a Source, and looked at already."""
+
+    array: NDArray[np.float32]
+    pixels: int = 0
+
+    def look(self, max_pixels: int) -> _Preprocessed:
+        del max_pixels  # it is as large as the model takes it, or refused
+        return self
+
+    def by(self, decoding: Decoding) -> _Preprocessed:
+        del decoding
+        return self
+
+    def memory(self, targets: Iterable[Target]) -> tuple[int, int]:
+        del targets
+        return self.array.nbytes, 0
+
+    def decoded(self, targets: Iterable[Target]) -> Mapping[Target, Decoded]:
+        target, *others = targets
+        size = size_of(target)
+        if others:
+            sizes = sorted(map(size_of, (target, *others)))
+            raise BadRequest(
+                "input 'preprocessed': expected an input that the model can bring to its sizes "
+                f"{sizes}: 'image' or 'pixels'"
+            )
+        if self.array.shape != (size, size, 3):
+            raise BadRequest(
+                f"input 'preprocessed': expected FP32 [n, {size}, {size}, 3], "
+                f"found {['n', *self.array.shape]}"
+            )
+        return {target: named(self.array)}
+
+
+def _outputs(request: Request, outcome: Classified) -> Sequence[Given]:
+    return [_given(output, outcome) for output in request.outputs]
+
+
+def _given(output: Output, outcome: Classified) -> Given:
+    logits = np.array(outcome.logits, np.float32)
+    odds = probabilities(outcome.path, logits)  # which refuses what is not finite
+    values = odds if output.name == "probabilities" else logits
+    if not output.classes:
+        return Given(output.name, values, values.shape, output.binary)
+    texts = [text for one in values for text in _best(outcome.path, one, output.classes)]
+    return Given(output.name, texts, (len(logits), len(texts) // len(logits)), output.binary)
+
+
+def _best(path: LoadedPath, values: NDArray[np.float32], most: int) -> list[bytes]:
+    """value:index:label, the highest value first; of equal ones, the first by index."""
+    best = np.argsort(-values, kind="stable")[:most]
+    return [f"{values[i]:.9g}:{i}:{path.labels[i]}".encode() for i in best]
