@@ -8,8 +8,8 @@ Where a request ends is never in doubt: its body is read to the end, or the conn
  - A wish to change the protocol (`Upgrade`) is not granted, so it changes nothing (RFC 9110, 7.8).
    The parser stops at one and takes the body for the new protocol's: it is given the same head
    once more, without the header.
- - A head that others could read otherwise is refused (`http/heads.py`), and what trails a chunked body
-   adds nothing to the head.
+ - A head that others could read otherwise is refused (`http/heads.py`), and what trails a chunked
+   body adds nothing to the head.
  - An answer that comes before the client was asked for its body (`Expect`) closes the connection:
    the client may send the body then, or leave it out.
  - A client that has said all it has to (half-closed) gets its answers first, and one that is still
