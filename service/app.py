@@ -22,7 +22,7 @@ from service.http.openapi import openapi
 from service.http.queries import query
 from service.http.shedding import Shedding
 from service.http.short_way import ShortWay
-from service.open_inference import grpc_server, rest
+from service.open_inference import rest
 from service.runtime import Runtime
 from service.settings import Settings
 from service.tasks import hiding
@@ -44,7 +44,7 @@ def create_app(settings: Settings | None = None, worker: Worker | None = None) -
         await loop.run_in_executor(runtime.watcher, runtime.start)
         app.state.runtime = runtime
         try:
-            async with grpc_server.serving(runtime):
+            async with _grpc(runtime):
                 yield
         finally:
             await loop.run_in_executor(runtime.watcher, runtime.stop)
@@ -71,6 +71,18 @@ def create_app(settings: Settings | None = None, worker: Worker | None = None) -
             Exception: problems.crash,
         },  # pyright: ignore[reportArgumentType]
     )
+
+
+@asynccontextmanager
+async def _grpc(runtime: Runtime) -> AsyncIterator[None]:
+    """The server on MUNET_GRPC_PORT, if that is set."""
+    if runtime.settings.grpc_port:
+        from service.open_inference import grpc_server  # 13 MB, which most do not need
+
+        async with grpc_server.serving(runtime):
+            yield
+    else:
+        yield
 
 
 def _runtime(request: Request) -> Runtime:

@@ -11,9 +11,7 @@ A call that its caller may not make is refused before its message is asked for.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -23,10 +21,9 @@ import grpc
 from google.protobuf.message import Message
 
 from service.access import Grants
-from service.errors import ClientGone, SettingsError
-from service.http.listening import listener
+from service.errors import ClientGone
 from service.http.loop_delay import LOOP
-from service.open_inference import grpc_core
+from service.open_inference import grpc_core, grpc_port
 from service.open_inference.errors import NOT_SERVED, BadRequest, NotSupported
 from service.open_inference.grpc_callers import Caller, Context, longest_message
 from service.open_inference.grpc_calls import MAX_CONTROL_BYTES, Asking, Calls, parsed
@@ -35,7 +32,7 @@ from service.open_inference.grpc_reception import Arrival, Reception, handler, r
 from service.open_inference.grpc_standard import HEALTH, REFLECTION, Health, Reflection
 from service.open_inference.inference_pb2 import DESCRIPTOR, ModelStreamInferResponse
 from service.runtime import Runtime
-from service.settings import LONGEST_DEADLINE_MS, Settings
+from service.settings import LONGEST_DEADLINE_MS
 from service.telemetry.requests import Exchange, Seen, watched
 from service.timings import Timings
 
@@ -55,7 +52,6 @@ NOT_SERVED_METHODS = (
     "LogSettings",
 )
 SERVICES = (SERVICE.full_name, HEALTH, REFLECTION)
-_HELD: list[socket.socket] = []  # bound, but nobody listens on them
 UNREAD = PROBES | {"ServerMetadata", *NOT_SERVED_METHODS}  # by anybody: their messages say nothing
 PROTOCOL = "v2-grpc"
 NOBODY = Asking(Grants("nobody"), "nobody", 0.0)
@@ -64,12 +60,9 @@ Call = Callable[[Any, Asking], Awaitable[Message | bytes]]
 
 @asynccontextmanager
 async def serving(runtime: Runtime) -> AsyncIterator[None]:
-    """A server on MUNET_GRPC_PORT, if that is set; when left, calls in flight are finished."""
+    """A server on MUNET_GRPC_PORT; when left, calls in flight are finished."""
     settings = runtime.settings
-    if not settings.grpc_port:
-        yield
-        return
-    found = _listener(settings, shared=settings.workers > 1)
+    found = grpc_port.listening(settings, shared=settings.workers > 1)
     connections = Connections()
     try:
         reception = Reception(runtime, connections)
@@ -95,35 +88,6 @@ async def serving(runtime: Runtime) -> AsyncIterator[None]:
     finally:
         found.close()
         await connections.close()
-
-
-def hold_port(settings: Settings) -> None:
-    """For the process that starts the workers: raises SettingsError if MUNET_GRPC_PORT is taken.
-
-    Several workers share the port. Another gateway could share it too and get a part of the calls:
-    until this process ends, it finds the port taken.
-    """
-    if not settings.grpc_port:
-        return
-    found = _listener(settings, shared=False)
-    if settings.workers == 1:  # it lets nobody share
-        found.close()
-        return
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    _HELD.append(found)
-
-
-def _listener(settings: Settings, *, shared: bool) -> socket.socket:
-    try:
-        return listener(settings.grpc_port, shared=shared)
-    except OSError as error:
-        taken = error.errno == errno.EADDRINUSE
-        reason = "another process listens on it" if taken else str(error)
-        raise SettingsError(
-            f"starting the gateway: MUNET_GRPC_PORT must be a free port, "
-            f"found {settings.grpc_port}: {reason}"
-        ) from None
 
 
 class _Methods:

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from service.compute import installed
 from service.compute.backends import Backend
 from service.compute.backends.keeping import not_kept
 from service.errors import SettingsError
@@ -36,7 +37,7 @@ def choose(name: str, compilation_cache: str | None, threads: int) -> Backend:
     That is tried where the folder `compilation_cache` has no result yet, which is kept there:
     workers that start together may each try. Raises SettingsError where it cannot be used.
     """
-    require(name)
+    installed.require(name)
     if name == "jax" or find_spec("openvino") is None:
         return _jax(compilation_cache)
     if name == "auto" and any(find_spec(plugin) for plugin in PLUGINS):
@@ -49,15 +50,6 @@ def choose(name: str, compilation_cache: str | None, threads: int) -> Backend:
         return openvino
     openvino.close()
     return _jax(compilation_cache)
-
-
-def require(name: str) -> None:
-    """Raises SettingsError for a back end whose package is not installed."""
-    if name == "openvino" and find_spec("openvino") is None:
-        raise SettingsError(
-            "starting the gateway: MUNET_BACKEND=openvino needs the package openvino, which is "
-            "not installed: pip install openvino, or set MUNET_BACKEND=jax"
-        )
 
 
 def _jax(compilation_cache: str | None) -> JaxBackend:

@@ -148,6 +148,6 @@ def test_a_record_without_a_field_is_measured_again(tmp_path: Path, missing: str
 
 
 def test_a_back_end_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.compute.backends.choice.find_spec", lambda _: None)
+    monkeypatch.setattr("service.compute.installed.find_spec", lambda _: None)
     with pytest.raises(SettingsError, match="pip install openvino"):
         choose("openvino", None, 2)

@@ -214,9 +214,9 @@ def taken() -> Iterator[int]:
 
 RACE = """
 import sys
-import service.host.gateway
+import service.host.beginning
 from bentoml_cli.cli import cli
-service.host.gateway.require_port = lambda *_: None  # as if it had been free then
+service.host.beginning.require_port = lambda *_: None  # as if it had been free then
 cli(["serve", ".", "--host", "127.0.0.1", "--port", sys.argv[1]])
 """
 

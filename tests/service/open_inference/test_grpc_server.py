@@ -26,13 +26,13 @@ from service.errors import SettingsError, Unauthenticated, Unavailable
 from service.http.listening import listener
 from service.http.room import caller, holders
 from service.http.uploads import Intake
-from service.open_inference import grpc_reception, grpc_server, models
+from service.open_inference import grpc_port, grpc_reception, models
 from service.open_inference import inference_pb2 as pb
 from service.open_inference.errors import NOT_SERVED, BadRequest
 from service.open_inference.grpc_callers import Caller, longest_message
 from service.open_inference.grpc_calls import CONTENTS, MAX_VALUES, _input
 from service.open_inference.grpc_reception import Reception
-from service.open_inference.grpc_server import NOBODY, PREFIX, _Methods, hold_port, serving
+from service.open_inference.grpc_server import NOBODY, PREFIX, _Methods, serving
 from service.runtime import Runtime
 from service.telemetry.requests import Exchange, Seen
 from tests.service.in_process import Gateway
@@ -473,9 +473,9 @@ def test_only_workers_of_one_gateway_share_a_port(
 
 def test_another_gateway_finds_the_port_of_workers_taken(runtime: Runtime, port: int) -> None:
     workers = replace(runtime.settings, grpc_port=port, workers=2)
-    hold_port(replace(runtime.settings, grpc_port=0))
-    hold_port(replace(workers, workers=1))  # which only looks
-    hold_port(workers)
+    grpc_port.hold(replace(runtime.settings, grpc_port=0))
+    grpc_port.hold(replace(workers, workers=1))  # which only looks
+    grpc_port.hold(workers)
     try:
         with contextlib.ExitStack() as held:
             for _ in range(2):  # the workers themselves
@@ -483,12 +483,12 @@ def test_another_gateway_finds_the_port_of_workers_taken(runtime: Runtime, port:
                 one.listen()
             for other in (1, 2):
                 with pytest.raises(SettingsError, match="another process listens on it"):
-                    hold_port(replace(workers, workers=other))
+                    grpc_port.hold(replace(workers, workers=other))
         with pytest.raises(SettingsError):  # before its workers listen, and between two of them
-            hold_port(workers)
+            grpc_port.hold(workers)
     finally:
-        while grpc_server._HELD:
-            grpc_server._HELD.pop().close()
+        while grpc_port._HELD:
+            grpc_port._HELD.pop().close()
 
 
 def test_a_second_gateway_on_one_port_does_not_start(spoken: Spoken, tmp_path: Path) -> None:
