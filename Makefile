@@ -26,7 +26,7 @@ test-slow: $(BIN)/munet         ## the rest: minutes each
 	$(BIN)/pytest -m slow
 
 test-ray: .venv-ray/installed   ## agents on a Ray cluster of several nodes, one of which is killed
-	.venv-ray/bin/pytest tests/evolution/test_cluster.py
+	.venv-ray/bin/pytest tests/evolution/agents/test_cluster.py
 
 fuzz: $(VENV)/installed         ## coverage-guided fuzzing of the store's parsers for FUZZ_SECONDS each
 	$(BIN)/python -m tests.model_store.fuzzing --seconds $(FUZZ_SECONDS)

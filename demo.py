@@ -27,7 +27,7 @@ from rich.columns import Columns
 from rich.console import Console
 from rich.text import Text
 
-from evolution.tasks import TaskSource
+from evolution.data.tasks import TaskSource
 from model_store import ModelStore
 
 FOLDER = Path(__file__).with_name("demo-store")

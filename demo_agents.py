@@ -26,7 +26,7 @@ from typing import Any
 from rich.markup import escape
 
 import demo
-from evolution.tasks import TaskSource
+from evolution.data.tasks import TaskSource
 from model_store import ModelStore
 
 FOLDER = Path(__file__).with_name("demo-agents-store")

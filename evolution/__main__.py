@@ -14,27 +14,33 @@ from rich.table import Table
 
 from evolution.agents.command import agents
 from evolution.agents.worker import work
-from evolution.baselines import baseline
-from evolution.bench import bench
-from evolution.characters import omniglot
 from evolution.checkpoints import CheckpointError, import_state
-from evolution.console import follow, say
-from evolution.download import DownloadError
-from evolution.experiments import EXPERIMENTS, Experiment, with_settings
-from evolution.measured import part_of
-from evolution.memory import exhausted
-from evolution.objectives import quality_in
-from evolution.plans import Plan, require_reasonable
-from evolution.prepare import PreparationError, default_data_dir, prepare
-from evolution.process import computing
-from evolution.roots import SHIPPED, RootError, RootTraining, encode_root, load_root, train_root
+from evolution.comparison import part_of
+from evolution.data.omniglot import omniglot
+from evolution.data.preparing import PreparationError, default_data_dir, prepare
+from evolution.data.tasks import TaskError, source_of
+from evolution.experiments.baselines import baseline
+from evolution.experiments.experiment import EXPERIMENTS, Experiment, with_settings
+from evolution.experiments.run_size import Plan, require_reasonable
+from evolution.experiments.settings import SettingError
+from evolution.process.computing import computing
+from evolution.reports.training_speed import bench
+from evolution.roots.download import DownloadError
+from evolution.roots.loading import (
+    SHIPPED,
+    RootError,
+    RootTraining,
+    encode_root,
+    load_root,
+    train_root,
+)
+from evolution.run import Root, Search, Source, require_run_name
+from evolution.runs.following import follow, say
 from evolution.scaling.command import scaling
-from evolution.search import Root, Search, Source, require_run_name
-from evolution.settings import SettingError
-from evolution.sources import source_of
 from evolution.state import StateError
 from evolution.state import runs as known_runs
-from evolution.tasks import TaskError
+from evolution.training.memory import exhausted
+from evolution.training.objectives import quality_in
 from model_store import ModelStore, StoreError
 from vit.components import Tree
 
@@ -215,7 +221,7 @@ def analyse_command(
     ] = None,
 ) -> None:
     """Writes an HTML page with figures and tables about the stored runs."""
-    from evolution.analysis import analyse  # takes seconds to load
+    from evolution.reports.stored_runs import analyse  # takes seconds to load
 
     console.print(f"wrote {analyse(ModelStore(store), out, run or ())}", soft_wrap=True)
 

@@ -43,7 +43,7 @@ class Method:
     root_counts: bool  # the root counts as a user of a component
 
     # Which examples it learns from.
-    splits: str  # the table of split rules (evolution.tasks)
+    splits: str  # the table of split rules (evolution.data.tasks)
 
 
 MUNET = Method(

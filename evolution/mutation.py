@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from evolution.experiments import Experiment
+from evolution.experiments.experiment import Experiment
 from evolution.methods import Method
 from evolution.population import POSITION_SOURCE, ROOT, Component, Path, Population
 from vit import Architecture, kind_of, shapes

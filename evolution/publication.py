@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from evolution.comparison import MEASURED
 from evolution.data.errors import listed
-from evolution.measured import MEASURED
-from evolution.outcome import TaskPublished, TaskWithdrawn
+from evolution.data.tasks import Split, StreamedSplit, Task, TaskError
+from evolution.events import TaskPublished, TaskWithdrawn
 from evolution.population import ROOT, Path, Population, accounted_params
 from evolution.state import Progress
-from evolution.tasks import Split, StreamedSplit, Task, TaskError
 from model_store import (
     DamagedStore,
     Digest,

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from evolution.experiments import Experiment
+from evolution.experiments.experiment import Experiment
+from evolution.experiments.settings import SettingError
 from evolution.population import Component, Path, Population, Score, Stored, components_of
-from evolution.settings import SettingError
 from model_store import Digest, ModelStore
 from vit import Architecture
 from vit.contract import Contract, contract_of
@@ -42,7 +42,9 @@ class Progress:
     archived: int = 0  # rows at the start of the history that are stored for good
     archive: list[Digest] = field(default_factory=list)  # where
     agent: str = ""  # its id; empty for a run
-    environments: list[dict[str, Any]] = field(default_factory=list)  # evolution.environment.moved
+    environments: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # evolution.process.environment.moved
     contract: Contract | None = None  # of the root's input; None for the plain one
 
     @property

@@ -61,18 +61,22 @@ OWNERS = {
     "opentelemetry": ("service/telemetry/tracing.py",),
     "openvino": ("service/compute/backends/openvino_library.py", "loadtests/engine/"),
     "flax": ("vit/", "evolution/adopting/"),
-    "matplotlib": ("evolution/analysis/", "loadtests/growth/"),
-    "ray": ("evolution/cluster.py", "loadtests/peers/apps/"),
+    "matplotlib": ("evolution/reports/", "loadtests/growth/"),
+    "ray": ("evolution/agents/ray_cluster.py", "loadtests/peers/apps/"),
     "safetensors": (
         "vit/pretrained.py",
         "evolution/adopting/",
         "loadtests/store/place.py",
         "loadtests/peers/apps/",
     ),
-    "optax": ("evolution/training.py", "evolution/objectives.py", "evolution/roots.py"),
+    "optax": (
+        "evolution/training/programs.py",
+        "evolution/training/objectives.py",
+        "evolution/roots/loading.py",
+    ),
     "tensorflow_datasets": (
-        "evolution/tasks.py",
-        "evolution/prepare.py",
+        "evolution/data/tasks.py",
+        "evolution/data/preparing.py",
         "evolution/data/prepared.py",
     ),
 }

@@ -20,11 +20,11 @@ from rich.console import Console
 from evolution.data.photographs import SURFACES
 from evolution.data.places import open_place
 from evolution.data.stored import Pictures, card_of, classes_of
-from evolution.growing import defaults
-from evolution.growing.machine import Machine
-from evolution.growing.probe import probe
-from evolution.growing.system import system_of
-from evolution.sources import source_of
+from evolution.data.tasks import source_of
+from evolution.growing import chosen_settings
+from evolution.growing.linear_probe import probe
+from evolution.growing.machine_speed import Machine
+from evolution.growing.starting_point import system_of
 from model_store import ModelStore
 from tests.evolution.published_states import write_mu2net
 from tests.model_store.registries import registry
@@ -143,9 +143,13 @@ def test_the_answers_are_right(terminal: Terminal, monkeypatch: pytest.MonkeyPat
 def linear_probe(name: str) -> float:
     """Test accuracy of a linear classifier on the shipped root's features."""
     machine = Machine("any", accelerator=False, flops=1e15)
-    shape = partial(defaults.shape, machine=machine, wanted=defaults.Wanted(None, None))
-    system = system_of(None, name, None, defaults.ROOT, shape)
-    experiment = defaults.experiment_of(name, system.root, system.architecture, system.params)
+    shape = partial(
+        chosen_settings.shape, machine=machine, wanted=chosen_settings.Wanted(None, None)
+    )
+    system = system_of(None, name, None, chosen_settings.ROOT, shape)
+    experiment = chosen_settings.experiment_of(
+        name, system.root, system.architecture, system.params
+    )
     task = source_of(experiment)(name)
     arch = replace(system.architecture, num_classes=task.num_classes)
     found = probe(replace(task, validation=task.test), system.of(task), arch, machine)

@@ -12,7 +12,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from evolution.adopting.errors import AdoptError
-from evolution.commands import rollback
+from evolution.runs.next_commands import rollback
 from model_store import ModelStore, StoreError
 from model_store.names import require_name
 

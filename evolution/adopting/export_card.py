@@ -14,7 +14,7 @@ from evolution.adopting.export_markdown import table, text
 from evolution.adopting.export_network import Export
 from evolution.adopting.export_pixels import differences
 from evolution.adopting.export_usage import pixels, use
-from evolution.confidence import interval
+from evolution.data.confidence import interval
 from evolution.data.rows import SPLITS
 from model_store import Published
 from vit import Architecture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from evolution.objectives import OBJECTIVES
+from evolution.training.objectives import OBJECTIVES
 from model_store import ModelStore, Published, StoreError
 
 MAX_ANCESTORS = 50

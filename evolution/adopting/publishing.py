@@ -13,7 +13,7 @@ from typing import Any
 from evolution.adopting.errors import AdoptError
 from evolution.adopting.models import Model
 from evolution.agents.snapshots import shape_hyperparameters
-from evolution.training import forward_flops
+from evolution.training.programs import forward_flops
 from model_store import Digest, ModelStore, Published, TaskPath, UnknownTask, digest_of, encode
 from vit.activation import FIELD, SOFTMAX
 from vit.contract import Contract

@@ -12,23 +12,23 @@ from dataclasses import replace
 from typing import Any
 
 from evolution import state
-from evolution.agents.classes import class_of
 from evolution.agents.cycle import Cycle
+from evolution.agents.kinds import class_of
 from evolution.agents.momenta import momenta_of, momenta_seen
-from evolution.agents.roots import root_document
+from evolution.agents.shared_root import root_document
 from evolution.agents.snapshots import Document, architecture_shared, population_at
-from evolution.environment import moved
-from evolution.experiments import RESUMABLE, Experiment, with_settings
-from evolution.failures import failures_kept
-from evolution.holding import hold
-from evolution.outcome import Event, Remark
+from evolution.data.tasks import Task, task_name
+from evolution.events import Event, Remark
+from evolution.experiments.experiment import RESUMABLE, Experiment, with_settings
+from evolution.experiments.settings import SettingError
 from evolution.population import ROOT, Population
+from evolution.process.environment import moved
+from evolution.process.exclusive import hold
+from evolution.process.failures import failures_kept
+from evolution.process.stopping import step
 from evolution.publication import require_its_classes
-from evolution.search import Source
-from evolution.settings import SettingError
+from evolution.run import Source
 from evolution.state import Progress, StateError
-from evolution.stopping import step
-from evolution.tasks import Task, task_name
 from model_store import Digest, Held, ModelStore
 
 Turn = Callable[[], AbstractContextManager[object]]  # an agent computes only within it

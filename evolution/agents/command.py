@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from evolution.agents.classes import CLASSES, class_of
-from evolution.agents.reports import View
+from evolution.agents.kinds import CLASSES, class_of
 from evolution.agents.supervisor import Supervisor, agent_id
+from evolution.agents.view import View
 from evolution.agents.worker import Order
-from evolution.experiments import with_settings
-from evolution.plans import Plan, require_reasonable
-from evolution.settings import SettingError
-from evolution.stopping import Stopped, exit_code
+from evolution.experiments.experiment import with_settings
+from evolution.experiments.run_size import Plan, require_reasonable
+from evolution.experiments.settings import SettingError
+from evolution.process.stopping import Stopped, exit_code
 from model_store import InvalidName
 from model_store.names import require_name
 
 if TYPE_CHECKING:
-    from evolution.cluster import Cluster
+    from evolution.agents.ray_cluster import Cluster
 
 
 def agents(
@@ -79,7 +79,7 @@ def agents(
 
 def _on_ray(address: str, orders: list[Order], view: View, cpus: float, gpus: float) -> Cluster:
     try:
-        from evolution.cluster import Cluster
+        from evolution.agents.ray_cluster import Cluster
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise

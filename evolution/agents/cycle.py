@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from evolution import state
-from evolution.agents.classes import publisher
-from evolution.experiments import Experiment
-from evolution.iteration import Iteration, Kind
-from evolution.measured import qualities
-from evolution.outcome import ChildTrained, Ended, TaskFailed
+from evolution.agents.kinds import publisher
+from evolution.comparison import qualities
+from evolution.cycle import Iteration, Kind
+from evolution.events import ChildTrained, Ended, TaskFailed
+from evolution.experiments.experiment import Experiment
 from evolution.population import ROOT, Path, Population
 from evolution.publication import publish_once, published_event
 from evolution.state import Progress

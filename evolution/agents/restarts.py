@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from evolution.agents.reports import View
+from evolution.agents.view import View
 from evolution.agents.worker import Order
 
 RESTARTS = 5  # in a row, without a report in between

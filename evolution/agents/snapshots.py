@@ -16,13 +16,13 @@ from typing import Any
 import jax
 
 from evolution import state
-from evolution.agents.classes import known_as, publisher
+from evolution.agents.kinds import known_as, publisher
 from evolution.agents.momenta import Momenta
-from evolution.measured import MEASURED, number_in, part_of, told_by
-from evolution.multipath.parts import is_multipath, parts_told
-from evolution.objectives import quality_in
+from evolution.comparison import MEASURED, number_in, part_of, told_by
+from evolution.multipath.frozen_paths import is_multipath, parts_told
 from evolution.population import ROOT, Component, Path, Population, Stored
-from evolution.training import forward_flops
+from evolution.training.objectives import quality_in
+from evolution.training.programs import forward_flops
 from model_store import Digest, ModelStore, Published, TaskPath
 from vit import Architecture, shapes
 from vit.contract import Contract, contract_of

@@ -18,11 +18,11 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from evolution.agents.reports import Report, View
 from evolution.agents.restarts import Member
+from evolution.agents.view import Report, View
 from evolution.agents.worker import STOP, Order
-from evolution.stopping import step, stoppable
-from evolution.tasks import task_name
+from evolution.data.tasks import task_name
+from evolution.process.stopping import step, stoppable
 
 COMMAND = (sys.executable, "-m", "evolution", "agent-process")
 POLL_S = 0.2

@@ -19,13 +19,13 @@ from dataclasses import asdict, dataclass
 from io import FileIO
 from typing import Any
 
-from evolution import stopping
 from evolution.agents.agent import Agent, NoTurn
-from evolution.agents.reports import reports
-from evolution.holding import PATIENCE_S
-from evolution.memory import exhausted
-from evolution.search import Source
-from evolution.sources import source_of
+from evolution.agents.view import reports
+from evolution.data.tasks import source_of
+from evolution.process import stopping
+from evolution.process.exclusive import PATIENCE_S
+from evolution.run import Source
+from evolution.training.memory import exhausted
 from model_store import MissingComponent, ModelStore, StorageError
 
 # Errors that another try may avoid: a store that does not answer, or a publication removed while it

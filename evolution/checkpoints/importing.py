@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evolution import state
-from evolution.checkpoints.agents import is_agents, read_agents
+from evolution.checkpoints.agent_states import is_agents, read_agents
 from evolution.checkpoints.checks import (
     require_finite,
     require_plain,
     require_publishable,
     require_storable,
 )
-from evolution.checkpoints.earlier import require_replaceable
 from evolution.checkpoints.files import CheckpointError, arrays
 from evolution.checkpoints.histories import population_of, progress_of
 from evolution.checkpoints.layouts import (
@@ -35,8 +34,9 @@ from evolution.checkpoints.layouts import (
     read_mu2net,
 )
 from evolution.checkpoints.networks import Multipath, Network, multipath, num_params, single_path
+from evolution.checkpoints.replacing import require_replaceable
 from evolution.checkpoints.versions import agent_name, multipath_version, single_path_version
-from evolution.measured import quality_told
+from evolution.comparison import quality_told
 from evolution.population import ROOT, Component, Population
 from evolution.population import Path as PopulationPath
 from evolution.state import Progress

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from evolution.checkpoints.files import CheckpointError
-from evolution.settings import DEFAULTS_PREFIX, HYPERPARAMETERS, SettingError, check
+from evolution.experiments.settings import DEFAULTS_PREFIX, HYPERPARAMETERS, SettingError, check
 
 # Not `float(text)`: Python reads "0_2", a list of two blocks, as the number 2.
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")

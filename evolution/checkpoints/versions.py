@@ -9,12 +9,12 @@ from typing import Any
 
 from evolution.checkpoints.layouts import Key, Model
 from evolution.checkpoints.networks import Multipath, Network
+from evolution.data.splits import MU2NET_SPLITS
+from evolution.data.vtab import Share, is_thousand, vtab_task
 from evolution.multipath.specs import PublishedPart, multipath_spec
 from evolution.population import ROOT, accounted_params
 from evolution.population import Path as PopulationPath
 from evolution.publication import numbered
-from evolution.splits import MU2NET_SPLITS
-from evolution.vtab import Share, is_thousand, vtab_task
 from model_store import Digest, Published, TaskPath
 from vit.decode import TENSORFLOW, Decoding
 from vit.multipath import SubPath

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from evolution.data.check import MAX_BAD, Finding, Report, check, refused
 from evolution.data.duplicates import groups_of
 from evolution.data.errors import DataError, counted
-from evolution.data.layout import schema_of
 from evolution.data.opening import Asked, open_source, public_name
-from evolution.data.pictures import Facts, facts_of
+from evolution.data.parquet_layout import schema_of
+from evolution.data.picture_facts import Facts, facts_of
 from evolution.data.places import CARD, Place
 from evolution.data.rows import SPLITS, Row, Skipped, Source, in_order, require_text
 from evolution.data.splitting import drawn, missing, split_up

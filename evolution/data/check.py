@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.confidence import interval
+from evolution.data.confidence import interval
 from evolution.data.errors import counted, listed
 from evolution.data.rows import SPLITS
 from evolution.data.splitting import TEST, TRAIN

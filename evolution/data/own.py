@@ -10,10 +10,10 @@ import numpy as np
 
 from evolution.data.check import ACCURACY, Report
 from evolution.data.errors import DataError
+from evolution.data.images import Examples
 from evolution.data.places import Place, open_place
 from evolution.data.rows import SPLITS
 from evolution.data.stored import Card, Pictures, card_of, classes_of
-from evolution.examples import Examples
 
 LABEL_BYTES = 8
 LONGEST_TOLD = 200  # characters of a finding in a path spec

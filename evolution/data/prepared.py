@@ -34,9 +34,9 @@ def prepared_source(name: str, scratch: Path) -> Source:
     Raises DataError.
     """
     # TFDS takes seconds to load.
-    from evolution.examples import TaskError
-    from evolution.prepare import PreparationError, default_data_dir, prepared_by
-    from evolution.tasks import SHIPPED, is_published, prepared_builder
+    from evolution.data.images import TaskError
+    from evolution.data.preparing import PreparationError, default_data_dir, prepared_by
+    from evolution.data.tasks import SHIPPED, is_published, prepared_builder
 
     path, places = Path(name).expanduser(), (SHIPPED, default_data_dir())
     try:
@@ -55,7 +55,7 @@ def prepared_source(name: str, scratch: Path) -> Source:
 
 def _published_source(name: str, places: tuple[Path, ...]) -> Source:
     """A set with the splits and classes of its benchmark."""
-    from evolution.tasks import prepared_examples
+    from evolution.data.tasks import prepared_examples
 
     labels, examples = prepared_examples(name, places)
     scales = {each.decoding.pixel_scale for each in examples.values()}
@@ -193,7 +193,7 @@ def builder_class(path: Path) -> type[DatasetBuilder]:
 
 
 def _records(builder: DatasetBuilder, split: str) -> Iterator[bytes]:
-    from evolution.tasks import records
+    from evolution.data.tasks import records
 
     if builder.info.file_format is None or builder.info.file_format.value != TFRECORD:
         found = records(builder, split)

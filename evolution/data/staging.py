@@ -17,7 +17,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.data.pictures import THUMB, Facts
+from evolution.data.picture_facts import THUMB, Facts
 from evolution.data.rows import SPLITS, Skipped
 
 NO_SPLIT = -1

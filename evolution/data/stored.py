@@ -1,7 +1,7 @@
 """Stored sets: written whole, found by name, read by row.
 
 NAME/card.json                           facts about the set
-NAME/data/train-00000-of-00001.parquet   the pictures, in the Hub's layout (layout.py)
+NAME/data/train-00000-of-00001.parquet   the pictures, in the Hub's layout (parquet_layout.py)
 """
 
 from __future__ import annotations
@@ -23,8 +23,14 @@ import pyarrow.parquet as pq
 
 from evolution.data.check import Report
 from evolution.data.errors import DataError
-from evolution.data.layout import BYTES_A_GROUP, BYTES_A_SHARD, ROWS_A_GROUP, classes_in, is_list
-from evolution.data.layout import shard as shard_name
+from evolution.data.parquet_layout import (
+    BYTES_A_GROUP,
+    BYTES_A_SHARD,
+    ROWS_A_GROUP,
+    classes_in,
+    is_list,
+)
+from evolution.data.parquet_layout import shard as shard_name
 from evolution.data.places import CARD, Place
 from evolution.data.rows import SPLITS
 from model_store import InvalidName

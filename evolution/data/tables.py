@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from evolution.data.buckets import SCHEMES, Buckets, is_url
 from evolution.data.errors import DataError, listed
-from evolution.data.layout import classes_in, is_list
+from evolution.data.parquet_layout import classes_in, is_list
 from evolution.data.rows import (
     MAX_FILE_BYTES,
     SPLIT_NAMES,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evolution.growing.asked import Asked, GrowthError, budget_of
+from evolution.growing.options import Asked, GrowthError, budget_of
 
 ERRORS = (GrowthError,)
 app = typer.Typer(add_completion=False, help=__doc__)
@@ -54,7 +54,7 @@ def evolve(
     """
     began = time.monotonic()
     seconds = budget_of(budget)
-    from evolution.growing.running import run  # takes seconds to load
+    from evolution.growing.growth import run  # takes seconds to load
 
     named = tuple(dict.fromkeys(tasks))
     run(Asked(named, store, seconds, children, baseline, root, seed), began)

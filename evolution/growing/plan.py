@@ -9,12 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from evolution.data.printing import one_line
-from evolution.experiments import Experiment
-from evolution.growing.defaults import Costs
-from evolution.growing.machine import Machine
-from evolution.growing.system import System
-from evolution.growing.words import ACCURACY, counted, duration, share, spread
-from evolution.tasks import Task
+from evolution.data.tasks import Task
+from evolution.experiments.experiment import Experiment
+from evolution.growing.chosen_settings import Costs
+from evolution.growing.machine_speed import Machine
+from evolution.growing.starting_point import System
+from evolution.runs.formats import ACCURACY, counted, duration, share, spread
 
 PARENTS = 3  # named in the plan
 

@@ -2,7 +2,7 @@
 
 The answers of the paths are computed beforehand or, if images are augmented, in each step. A
 program depends on the sizes of the answers only. Hyperparameters and the router's rate are traced
-values. The optimiser is that of `evolution.training`.
+values. The optimiser is that of `evolution.training.programs`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from evolution.augment import augment
-from evolution.objectives import Objective
-from evolution.training import (
+from evolution.training.augment import augment
+from evolution.training.objectives import Objective
+from evolution.training.programs import (
     Descent,
     Hyperparameters,
     TrainState,

@@ -17,24 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from evolution import feeding
-from evolution.experiments import Experiment
-from evolution.feeding import (
-    AnySplit,
-    Batches,
-    Drawn,
-    Resident,
-    Streamed,
-    augments,
-    chunks,
-    on_device,
-    padded,
-    power_of_two,
-    require_examples,
-    resident_images,
-)
-from evolution.multipath.children import ROUTER_RATE
-from evolution.multipath.parts import Part, parts_of
+from evolution.data.tasks import Task
+from evolution.experiments.experiment import Experiment
+from evolution.multipath.frozen_paths import Part, parts_of
 from evolution.multipath.programs import (
     Answers,
     judge_mixed,
@@ -42,11 +27,26 @@ from evolution.multipath.programs import (
     train_on_answers,
     train_on_images,
 )
-from evolution.objectives import Judged, Objective
+from evolution.multipath.sampling import ROUTER_RATE
 from evolution.population import Component, Path
-from evolution.tasks import Task
-from evolution.trainer import Round
-from evolution.training import Descent, Hyperparameters, TrainState, run_prefix
+from evolution.training.batches import (
+    AnySplit,
+    Batches,
+    Drawn,
+    Resident,
+    Streamed,
+    augments,
+    chunks,
+    may_stay,
+    on_device,
+    padded,
+    power_of_two,
+    require_examples,
+    resident_images,
+)
+from evolution.training.objectives import Judged, Objective
+from evolution.training.programs import Descent, Hyperparameters, TrainState, run_prefix
+from evolution.training.trainer import Round
 from model_store import Digest
 from vit.components import Tree
 from vit.multipath import SubPath, mixer_names
@@ -110,7 +110,7 @@ class MixerTrainer:
     def _step(self, parts: Sequence[Part], hp: Hyperparameters, router_rate: float) -> Step:
         """The function that trains a round of steps of a candidate of these parts."""
         outputs = sum(part.network.outputs for part in parts)
-        fits = 4 * outputs * power_of_two(len(self._task.train)) <= feeding.RESIDENT_BYTES
+        fits = may_stay(4 * outputs * power_of_two(len(self._task.train)))
         if fits and not augments(hp.strengths):
             answers = self._training.of(parts)
             known = (self._task.objective, answers, self._training.labels)
@@ -210,7 +210,7 @@ class _Answers:
             kept = self._kept.pop(key, None)
             found[key] = self._computed(part) if kept is None else kept
         self._kept |= found  # the last used come last
-        while len(self._kept) > len(found) and self._bytes() > feeding.RESIDENT_BYTES:
+        while len(self._kept) > len(found) and not may_stay(self._bytes()):
             del self._kept[next(iter(self._kept))]
         return tuple(found[key] for key in keys)
 

@@ -1,7 +1,7 @@
 """Losses and learning rates of a run's children as files for other programs: CSV, TensorBoard.
 
-A point is the mean over a stretch of steps (evolution.curves), and its step is the last of them,
-counted from 1.
+A point is the mean over a stretch of steps (evolution.training.curves). Its step is the last of
+them, counted from 1.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evolution.curves import points
+from evolution.training.curves import points
 
 Row = Mapping[str, Any]  # a child in a history
 COLUMNS = ("child", "task", "iteration", "generation", "step", "loss", "learning_rate")

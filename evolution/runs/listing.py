@@ -17,10 +17,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from evolution import commands, state
-from evolution.outcome import child_of
+from evolution import state
+from evolution.data.tasks import task_name
+from evolution.events import child_of
 from evolution.population import ROOT
-from evolution.tasks import task_name
+from evolution.runs import next_commands
 from model_store import DamagedStore, ModelStore
 
 RunState = Literal["running", "waiting", "stopped", "finished", "failed", "imported", "unreadable"]
@@ -70,7 +71,9 @@ def look(store: ModelStore, name: str) -> Listed:
         return Listed(name, "unreadable", why=why)
     if not document["settings"]:
         tasks = {path["task"] for path in document["paths"] if path["owner"] != ROOT}
-        return Listed(name, "imported", tasks=len(tasks), command=commands.extend(name, store.url))
+        return Listed(
+            name, "imported", tasks=len(tasks), command=next_commands.extend(name, store.url)
+        )
     return _Look(store, name, document).listed()
 
 
@@ -127,7 +130,7 @@ class _Look:
             return "failed", None
         if self._finished:
             return "finished", None
-        command = commands.grown_by(self._name)
+        command = next_commands.grown_by(self._name)
         holder = self._store.holder(command) if command else None
         return ("waiting" if holder else "stopped"), holder
 
@@ -135,10 +138,10 @@ class _Look:
         store, document = self._store.url, self._document
         if self._agent:
             cycles = document["iteration"] + 1
-            return commands.agents(self._name, self._entry, cycles, store)
-        if self._name.startswith(commands.GROWN):
-            return commands.evolve(task, store)
-        return commands.resume(self._name, store, "TASK" if self._finished else None)
+            return next_commands.agents(self._name, self._entry, cycles, store)
+        if self._name.startswith(next_commands.GROWN):
+            return next_commands.evolve(task, store)
+        return next_commands.resume(self._name, store, "TASK" if self._finished else None)
 
     def _left_s(self) -> float | None:
         """Seconds left, by the mean of the children so far, of this task if there are some."""

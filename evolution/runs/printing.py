@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evolution.console import say
-from evolution.curves import points
-from evolution.growing.words import counted, duration, share
 from evolution.population import ROOT
+from evolution.runs.following import say
+from evolution.runs.formats import counted, duration, share
 from evolution.runs.listing import Listed
+from evolution.training.curves import points
 
 WIDTH, INDENT = 80, "    "
 NEWEST = 8  # children to show

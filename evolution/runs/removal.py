@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
-from evolution import commands, state
+from evolution import state
+from evolution.runs import next_commands
 from evolution.state import SNAPSHOTS, StateError
 from model_store import AgentBusy, ModelStore
 
@@ -18,7 +19,7 @@ def remove(store: ModelStore, run: str) -> None:
     if run not in state.runs(store):
         known = ", ".join(state.runs(store)) or "none"
         raise StateError(f"store has no run called {run!r}; runs there: {known}")
-    command = commands.grown_by(run)
+    command = next_commands.grown_by(run)
     try:
         with store.hold(run), store.hold(command) if command else nullcontext():
             snapshot = f"{SNAPSHOTS}/{run}"

@@ -7,9 +7,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from evolution.augment import DRAWS, Strengths
-from evolution.objectives import OBJECTIVES
-from evolution.training import Hyperparameters, TrainState, forward_flops, train_steps
+from evolution.training.augment import DRAWS, Strengths
+from evolution.training.objectives import OBJECTIVES
+from evolution.training.programs import Hyperparameters, TrainState, forward_flops, train_steps
 from loadtests.gpu.plans import Plan, Told, images_of, median_seconds, random_params
 from vit.activation import SOFTMAX
 

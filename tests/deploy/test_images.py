@@ -46,7 +46,7 @@ def test_the_image_of_evolution_holds_all_that_evolution_imports() -> None:
     code = (
         "import sys; sys.path[0] = sys.argv[1];"
         " sys.modules.update(dict.fromkeys(('service', 'loadtests', 'tests')));"
-        " import evolution.growing.running,"
+        " import evolution.growing.growth,"
         " evolution.data.command, evolution.runs.command, model_store.__main__, munet"
     )
     assert not {"service", "loadtests", "tests"} & set(copied)

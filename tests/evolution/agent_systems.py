@@ -13,15 +13,15 @@ from unittest.mock import patch
 import jax
 import numpy as np
 
-from evolution import roots
-from evolution.agents import classes
+from evolution.agents import kinds
 from evolution.agents.agent import Agent
-from evolution.agents.classes import AgentClass
+from evolution.agents.kinds import AgentClass
+from evolution.events import Event
+from evolution.experiments.search_space import MU2NET_PLUS
 from evolution.methods import MU3NET, MU4NET
-from evolution.outcome import Event
 from evolution.population import Score
-from evolution.roots import random_root
-from evolution.search_space import MU2NET_PLUS
+from evolution.roots import loading
+from evolution.roots.loading import random_root
 from model_store import ModelStore, Published, TaskPath
 from tests.evolution.systems import ROOT, tasks, tiny
 from vit import shapes
@@ -43,8 +43,8 @@ def tiny_classes() -> Iterator[None]:
     """Agents of classes `three` (μ3Net) and `four` (μ4Net), from a tiny root."""
     found = {e.name: AgentClass(e) for e in (THREE, FOUR)}
     with (
-        patch.object(classes, "CLASSES", found),
-        patch.object(roots, "load_root", lambda *_: (ROOT, random_root(ROOT))),
+        patch.object(kinds, "CLASSES", found),
+        patch.object(loading, "load_root", lambda *_: (ROOT, random_root(ROOT))),
     ):
         yield
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from evolution.examples import Examples, StreamedSplit
-from evolution.tasks import PRIVATE_PREFIX, Task, task_name
+from evolution.data.images import Examples, StreamedSplit
+from evolution.data.tasks import PRIVATE_PREFIX, Task, task_name
 from tests.service.pictures.kinds import orientation
 from vit.decode import TENSORFLOW, VIEWER, Decoding
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from evolution import state
-from evolution.curves import Curve
-from evolution.experiments import EXPERIMENTS, with_settings
-from evolution.outcome import Outcome
+from evolution.events import Outcome
+from evolution.experiments.experiment import EXPERIMENTS, with_settings
 from evolution.population import ROOT, Component, Path, Population, Score
 from evolution.state import Progress
+from evolution.training.curves import Curve
 from model_store import ModelStore
 from vit import Architecture
 

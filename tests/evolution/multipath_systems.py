@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from evolution.agents.classes import DEMO_MULTIVIT
-from evolution.experiments import Experiment
+from evolution.agents.kinds import DEMO_MULTIVIT
+from evolution.experiments.experiment import Experiment
 from evolution.methods import MU4NET
-from evolution.multipath.kind import MultipathPaths
+from evolution.multipath.children import MultipathPaths
 from evolution.population import ROOT, Component, Path, Population, Stored
 from evolution.state import Progress
 from model_store import ModelStore

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from evolution.experiments import Experiment
+from evolution.data.tasks import PRIVATE_PREFIX, Split, Task, task_name
+from evolution.experiments.experiment import Experiment
+from evolution.experiments.search_space import DEFAULTS, MU2NET_V2
 from evolution.methods import MU2NET
 from evolution.population import Score
-from evolution.roots import random_root
-from evolution.search import Search
-from evolution.search_space import DEFAULTS, MU2NET_V2
-from evolution.tasks import PRIVATE_PREFIX, Split, Task, task_name
+from evolution.roots.loading import random_root
+from evolution.run import Search
 from model_store import ModelStore
 from vit import Architecture
 

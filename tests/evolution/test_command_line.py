@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from evolution.__main__ import console, main
-from evolution.search import Search
+from evolution.run import Search
 from model_store import ModelStore
 from tests.evolution.systems import start
 

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from evolution.outcome import ChildTrained, TaskFailed
+from evolution.events import ChildTrained, TaskFailed
 from evolution.population import ROOT
-from evolution.training import LARGEST_WEIGHT
+from evolution.training.programs import LARGEST_WEIGHT
 from model_store import ModelStore
 from tests.evolution.agent_systems import THREE, run, tiny_classes
 from tests.evolution.systems import TINY, start, tiny
@@ -72,9 +72,9 @@ def test_an_agents_child_that_diverged_is_not_kept(tmp_path):
     wild = replace(THREE, defaults=with_rate(1e30), ranges={})
     store = ModelStore(tmp_path, create=True)
     with tiny_classes():
-        from evolution.agents import classes
+        from evolution.agents import kinds
 
-        classes.CLASSES = {"three": classes.AgentClass(wild)}  # type: ignore[assignment]
+        kinds.CLASSES = {"three": kinds.AgentClass(wild)}  # type: ignore[assignment]
         events = run(store, "three:toy/a")
     assert isinstance(events[-1], TaskFailed)
     assert store.tasks() == []

@@ -9,21 +9,20 @@ import jax
 import numpy as np
 import pytest
 
-from evolution import feeding, trainer
-from evolution.analysis import comparison_page
-from evolution.analysis.measures import quality_word
-from evolution.analysis.stored_runs import analyse, load
-from evolution.examples import Split
-from evolution.feeding import Batches
-from evolution.measured import measured_on
-from evolution.objectives import mean_average_precision
-from evolution.outcome import Event, TaskPublished
+from evolution.comparison import measured_on
+from evolution.data.images import Split
+from evolution.data.tasks import Task, task_name
+from evolution.events import Event, TaskPublished
+from evolution.experiments.search_space import DEFAULTS
 from evolution.population import Component, Path
-from evolution.roots import random_root
-from evolution.search import Search
-from evolution.search_space import DEFAULTS
-from evolution.tasks import Task, task_name
-from evolution.trainer import Trainer
+from evolution.reports import comparison_page
+from evolution.reports.measures import quality_word
+from evolution.reports.stored_runs import analyse, load
+from evolution.roots.loading import random_root
+from evolution.run import Search
+from evolution.training.batches import Batches
+from evolution.training.objectives import mean_average_precision
+from evolution.training.trainer import Trainer
 from model_store import ModelStore
 from tests.evolution.systems import ROOT, tiny
 from vit import Architecture
@@ -87,16 +86,16 @@ def flat(tree):
 
 @pytest.mark.slow  # tests of the trainer say so of one label a picture, by the same code
 @pytest.mark.parametrize(
-    ("module", "name", "value"),
+    ("name", "value"),
     [
-        (trainer, "WORTHWHILE_FLOPS", 0),  # on what a frozen prefix makes of the images
-        (feeding, "RESIDENT_BYTES", 0),  # images that stream
+        ("trainer.WORTHWHILE_FLOPS", 0),  # on what a frozen prefix makes of the images
+        ("batches.RESIDENT_BYTES", 0),  # images that stream
     ],
 )
-def test_however_data_come_the_same_child_is_trained(monkeypatch, module, name, value):
+def test_however_data_come_the_same_child_is_trained(monkeypatch, name, value):
     path = child({"encoder_norm", "head"})
     plain = trained(path)
-    monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(f"evolution.training.{name}", value)
     other = trained(path)
     np.testing.assert_allclose(flat(other.state.params), flat(plain.state.params), atol=2e-5)
     assert other.quality == pytest.approx(plain.quality, abs=1e-6)

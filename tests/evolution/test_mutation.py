@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evolution import mutation
-from evolution.experiments import Experiment
+from evolution.experiments.experiment import Experiment
+from evolution.experiments.search_space import DEFAULTS, MU2NET_V2
 from evolution.methods import METHODS, MU2NET, MU2NET_PLUS, MUNET
 from evolution.population import POSITION_SOURCE, ROOT, Path, Population
-from evolution.roots import random_root
-from evolution.search import population_of_root
-from evolution.search_space import DEFAULTS, MU2NET_V2
+from evolution.roots.loading import random_root
+from evolution.run import population_of_root
 from tests.evolution.systems import ROOT as ROOT_ARCH
 from tests.evolution.systems import TINY, tiny
 

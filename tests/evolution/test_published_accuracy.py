@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evolution.analysis import analyse
 from evolution.data.adding import Request, add
+from evolution.data.images import StreamedSplit
 from evolution.data.places import FolderPlace
-from evolution.examples import StreamedSplit
-from evolution.roots import random_root
-from evolution.search import Search
-from evolution.tasks import Task, load
+from evolution.data.tasks import Task, load
+from evolution.reports.stored_runs import analyse
+from evolution.roots.loading import random_root
+from evolution.run import Search
 from model_store import ModelStore
 from tests.evolution.files import CLASSES, KINDS, drawn_files, file_task
 from tests.evolution.systems import ROOT, TINY, tiny

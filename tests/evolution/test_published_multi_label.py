@@ -16,9 +16,9 @@ from PIL import Image, ImageDraw
 from evolution.data.adding import Request, add
 from evolution.data.places import FolderPlace
 from evolution.data.stored import Pictures, card_of
-from evolution.roots import random_root
-from evolution.search import Search
-from evolution.tasks import Task, load
+from evolution.data.tasks import Task, load
+from evolution.roots.loading import random_root
+from evolution.run import Search
 from model_store import ModelStore
 from tests.evolution.data.drawn import encoded
 from tests.evolution.systems import ROOT, TINY, tiny

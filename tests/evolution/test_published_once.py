@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from evolution.agents.agent import Agent
-from evolution.console import line_of
-from evolution.outcome import ChildTrained, Event, TaskPublished, TaskWithdrawn
-from evolution.search import Search
-from evolution.single import SinglePaths
+from evolution.events import ChildTrained, Event, TaskPublished, TaskWithdrawn
+from evolution.run import Search
+from evolution.runs.following import line_of
+from evolution.single_path import SinglePaths
 from model_store import ModelStore, TaskPath
 from model_store.names import quote
 from tests.evolution.agent_systems import run as run_agent
@@ -192,7 +192,7 @@ def two_iterations(tmp_path_factory) -> Iterator[dict]:
 @pytest.fixture
 def no_better(monkeypatch) -> None:
     """No child is good enough: the former path stays."""
-    monkeypatch.setattr("evolution.iteration.Iteration._bar", lambda *_: np.inf)
+    monkeypatch.setattr("evolution.cycle.Iteration._bar", lambda *_: np.inf)
 
 
 def test_a_rollback_holds_while_the_path_stays(finished, no_better):

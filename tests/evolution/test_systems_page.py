@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import evolution
-from evolution import search_space
-from evolution.agents.classes import CLASSES
-from evolution.experiments import B_16, EXPERIMENTS, L_16, TI_16, Experiment
+from evolution.agents.kinds import CLASSES
+from evolution.experiments import search_space
+from evolution.experiments.experiment import B_16, EXPERIMENTS, L_16, TI_16, Experiment
 from evolution.methods import METHODS, Method
 
 FOLDER = Path(evolution.__file__).parent

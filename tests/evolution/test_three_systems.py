@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 
+from evolution.events import ChildTrained, TaskPublished
+from evolution.experiments.search_space import MU2NET_PLUS as PLUS_RANGES
+from evolution.experiments.search_space import MUNET as MUNET_RANGES
 from evolution.methods import MU2NET, MU2NET_PLUS, MUNET, Method
-from evolution.outcome import ChildTrained, TaskPublished
 from evolution.population import ROOT, Score
-from evolution.roots import random_root
-from evolution.search import Search
-from evolution.search_space import MU2NET_PLUS as PLUS_RANGES
-from evolution.search_space import MUNET as MUNET_RANGES
+from evolution.roots.loading import random_root
+from evolution.run import Search
 from evolution.state import load
-from evolution.training import compiled_programs
+from evolution.training.programs import compiled_programs
 from model_store import ModelStore
 from tests.evolution.systems import ROOT as ROOT_ARCH
 from tests.evolution.systems import TINY, start, tasks, tiny

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from evolution.agents.snapshots import shape_hyperparameters
-from evolution.growing.system import population_of, system_of
-from evolution.measured import qualities
-from evolution.search import Search
+from evolution.comparison import qualities
+from evolution.data.tasks import Task
+from evolution.growing.starting_point import population_of, system_of
+from evolution.run import Search
 from evolution.state import load
-from evolution.tasks import Task
 from model_store import ModelStore
 from tests.evolution.adopting.test_adopted_served import model
 from tests.evolution.systems import TINY, toy_task

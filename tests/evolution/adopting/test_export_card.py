@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import munet
 from evolution.adopting.export import write
-from evolution.confidence import interval
+from evolution.data.confidence import interval
 from model_store import ModelStore, Published
 from tests.evolution.adopting.exported import ADAPTED, TINY, publish, random_params
 from vit.decode import TENSORFLOW

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from evolution.confidence import interval
 from evolution.data.adding import Request, add
+from evolution.data.confidence import interval
 from evolution.data.places import open_place
 from evolution.data.stored import Pictures
-from evolution.experiments import DEMO
-from evolution.roots import load_root
-from evolution.search import Search
-from evolution.sources import source_of
+from evolution.data.tasks import source_of
+from evolution.experiments.experiment import DEMO
+from evolution.roots.loading import load_root
+from evolution.run import Search
 from model_store import ModelStore
 from tests.service.servers import Server
 

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from evolution.data.adding import Request, add
 from evolution.data.check import check
 from evolution.data.errors import DataError
-from evolution.data.layout import METADATA, classes_in
 from evolution.data.own import own_data
-from evolution.data.pictures import Facts
+from evolution.data.parquet_layout import METADATA, classes_in
+from evolution.data.picture_facts import Facts
 from evolution.data.printing import print_card
 from evolution.data.rows import SPLITS
 from evolution.data.splitting import drawn, split_up
 from evolution.data.staging import Seen
 from evolution.data.stored import Pictures, classes_of
-from evolution.tasks import load
+from evolution.data.tasks import load
 from tests.evolution.data.drawn import SHAPES, encoded, picture
 from vit.activation import SIGMOID
 

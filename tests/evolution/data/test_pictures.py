@@ -4,7 +4,7 @@ import zlib
 
 import pytest
 
-from evolution.data.pictures import facts_of
+from evolution.data.picture_facts import facts_of
 from tests.service.pictures.kinds import CLEAR, FILES, PICTURE, REFUSED, TURNED, with_chunk
 from tests.service.pictures.made import saved
 from vit.decode import decode

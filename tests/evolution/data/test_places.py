@@ -17,7 +17,7 @@ from evolution.data.command import app
 from evolution.data.errors import DataError
 from evolution.data.places import open_place
 from evolution.data.stored import card_of, cards
-from evolution.tasks import load
+from evolution.data.tasks import load
 from tests.evolution.data.drawn import class_folders
 
 

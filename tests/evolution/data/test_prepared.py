@@ -12,10 +12,10 @@ import tensorflow_datasets as tfds
 from evolution.data.adding import Request, add
 from evolution.data.errors import DataError
 from evolution.data.prepared import builder_class
+from evolution.data.preparing import prepared_by
 from evolution.data.rows import SPLITS
 from evolution.data.stored import Pictures
-from evolution.prepare import prepared_by
-from evolution.tasks import load
+from evolution.data.tasks import load
 from tests.evolution.data.drawn import SHAPES, encoded, picture
 
 BUILDER = '''

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from evolution.data.adding import Request, add
+from evolution.data.tasks import TaskError, load
 from evolution.population import Path
 from evolution.publication import require_its_classes
-from evolution.roots import random_root
-from evolution.search import Search
-from evolution.tasks import TaskError, load
+from evolution.roots.loading import random_root
+from evolution.run import Search
 from model_store import ModelStore, TaskPath
 from tests.evolution.data.drawn import class_folders
 from tests.evolution.systems import ROOT, tiny

@@ -16,7 +16,7 @@ from PIL import Image
 from evolution.data import tables
 from evolution.data.adding import Request, add, classes_of
 from evolution.data.errors import DataError
-from evolution.data.layout import IMAGE
+from evolution.data.parquet_layout import IMAGE
 from evolution.data.rows import SPLITS
 from evolution.data.stored import Pictures
 from evolution.data.tables import Columns

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 from evolution.data.duplicates import groups_of
-from evolution.data.pictures import facts_of
+from evolution.data.picture_facts import facts_of
 from evolution.data.splitting import TEST, TRAIN, VALIDATION, drawn, missing, share, split_up
 from evolution.data.staging import NO_SPLIT, Seen
 from tests.evolution.data.drawn import SHAPES, encoded, picture

@@ -1,0 +1,354 @@
+"""Tasks from TensorFlow Datasets and VTAB: found, split and labelled; read without TensorFlow.
+
+The builders are TFDS' own and are read as data sources (array_record files). Nothing is downloaded
+here: a data set that is not prepared is an error that says how to prepare it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from evolution.data.errors import DataError
+from evolution.data.images import Examples, Split, StreamedSplit, TaskError
+from evolution.data.own import own_data
+from evolution.data.preparing import (
+    UNKNOWN,
+    builders,
+    default_data_dir,
+    unknown_told,
+    warn_of_version,
+)
+from evolution.data.rows import SPLITS
+from evolution.data.splits import (
+    MU2NET_SPLITS,
+    MUNET_SPLITS,
+    Label,
+    SplitRule,
+    SplitRules,
+    decoding_rules,
+    published_version,
+    split_rule,
+)
+from evolution.data.vtab import is_thousand, vtab_task
+from evolution.experiments.experiment import Experiment
+from evolution.training.objectives import OBJECTIVES, Objective
+from model_store.names import require_name
+from vit.activation import SIGMOID, SOFTMAX
+from vit.contract import Contract
+from vit.decode import Decoding
+
+logger = logging.getLogger(__name__)
+
+SHIPPED = Path(__file__).with_name("embedded")
+READABLE_FORMAT = "array_record"
+PRIVATE_PREFIX = "private:"  # in a task list: no other task may start from this path
+# Side in pixels of training images if a data set has images of many sizes; large enough for crops.
+# The command line passes less to experiments of small images.
+CANVAS = 448
+MEMORY_LIMIT = 2 << 30  # bytes: splits with more training pixels are streamed from the disk
+KEPT_BYTES = 4 << 30  # what a TaskSource keeps for later use
+SPLIT_RULES = {"munet": MUNET_SPLITS, "mu2net": MU2NET_SPLITS}  # Method.splits
+
+
+class NoSuchTask(TaskError):
+    """No data set has that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One image classification task."""
+
+    name: str  # the TFDS or VTAB name, which is also the task's id in the store
+    private: bool
+    labels: tuple[str, ...]
+    train: Split | StreamedSplit
+    validation: Split | StreamedSplit
+    test: Split | StreamedSplit
+    data: Mapping[str, Any] | None = None  # a user's own set: name, fingerprint, source, licence
+    activation: str = SOFTMAX  # one class a picture; SIGMOID: several labels, or none
+
+    def under(self, contract: Contract | None) -> Task:
+        """The same task with its images prepared by a contract; None for the plain way."""
+        train, validation, test = (
+            replace(split, contract=contract) for split in (self.train, self.validation, self.test)
+        )
+        return replace(self, train=train, validation=validation, test=test)
+
+    @property
+    def contract(self) -> Contract | None:
+        """How its images are prepared; None for the plain way."""
+        return self.train.contract
+
+    @property
+    def objective(self) -> Objective:
+        """How its heads are trained and judged."""
+        return OBJECTIVES[self.activation]
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.labels)
+
+    @property
+    def decoding(self) -> Decoding:
+        """The rules by which its files become pixels, in training and in serving."""
+        return self.train.decoding
+
+    @property
+    def bytes_in_memory(self) -> int:
+        """The pixels of all splits that are held in memory."""
+        splits = (self.train, self.validation, self.test)
+        return sum(split.images.nbytes for split in splits if isinstance(split, Split))
+
+
+@dataclass(slots=True)
+class TaskSource:
+    """Loads tasks by name; keeps those used last."""
+
+    data_dirs: tuple[Path, ...] = field(default_factory=lambda: (SHIPPED, default_data_dir()))
+    rules: SplitRules = field(default_factory=lambda: MU2NET_SPLITS)
+    canvas: int = CANVAS
+    memory_limit: int = MEMORY_LIMIT
+    _loaded: dict[str, Task] = field(default_factory=dict)
+
+    def __call__(self, entry: str) -> Task:
+        """The task of an entry of a task list; raises TaskError."""
+        task = self._loaded.pop(entry, None)
+        if task is None:
+            task = load(
+                entry, self.data_dirs, self.rules, self.canvas, self.memory_limit, self._make_room
+            )
+        self._loaded[entry] = task  # last in the order of eviction
+        return task
+
+    def _make_room(self, needed: int) -> None:
+        """Drops the tasks used longest ago, until `needed` bytes fit too."""
+        kept = self._loaded
+        while kept and needed + sum(t.bytes_in_memory for t in kept.values()) > KEPT_BYTES:
+            kept.pop(next(iter(kept)))
+
+
+def task_name(entry: str) -> str:
+    """A task list's entry without the prefix of a private task."""
+    return entry.removeprefix(PRIVATE_PREFIX)
+
+
+def load(
+    entry: str,
+    data_dirs: tuple[Path, ...],
+    rules: SplitRules = MU2NET_SPLITS,
+    canvas: int = CANVAS,
+    memory_limit: int = MEMORY_LIMIT,
+    make_room: Callable[[int], object] = lambda needed: None,
+) -> Task:
+    """Opens all three splits of a task: in memory up to `memory_limit` bytes each, else streamed.
+
+    `canvas` is the side of training images if originals differ in size. `make_room` is called with
+    the bytes of all splits in memory before they are read. Raises TaskError.
+    """
+    name = require_name("task", task_name(entry))
+    found = _own(name) or _prepared(name, data_dirs, rules)
+    streamed = [StreamedSplit(split, examples, canvas) for split, examples in found.parts]
+
+    def fits(split: StreamedSplit) -> bool:
+        return split.bytes_in_memory <= memory_limit
+
+    make_room(sum(split.bytes_in_memory for split in streamed if fits(split)))
+    train, validation, test = (split.in_memory() if fits(split) else split for split in streamed)
+    return Task(
+        name=name,
+        private=entry.startswith(PRIVATE_PREFIX),
+        labels=found.labels,
+        train=train,
+        validation=validation,
+        test=test,
+        data=found.data,
+        activation=SIGMOID if found.multi_label else SOFTMAX,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Originals:
+    """A task's images as they lie on the disk."""
+
+    labels: tuple[str, ...]
+    parts: tuple[tuple[str, Examples], ...]  # names and images of training, validation and test
+    data: Mapping[str, Any] | None = None
+    multi_label: bool = False
+
+
+def _own(name: str) -> _Originals | None:
+    """A user's own set of that name, if there is one."""
+    try:
+        own = own_data(name)
+    except DataError as error:
+        raise TaskError(str(error)) from error
+    if own is None:
+        return None
+    for warning in own.warnings:
+        logger.info("event=caution task=%s caution=%r", name, warning)
+    return _Originals(own.labels, tuple(own.examples.items()), own.told, own.multi_label)
+
+
+def _prepared(name: str, data_dirs: tuple[Path, ...], rules: SplitRules) -> _Originals:
+    builder, rule = _recipe(name, data_dirs, rules)
+    if rule.caution:
+        logger.warning("event=caution task=%s caution=%r", name, rule.caution)
+    validating = builder
+    if rule.validation_dataset:
+        validating = prepared_builder(rule.validation_dataset, data_dirs)
+    parts = ((builder, rule.train), (validating, rule.validation), (builder, rule.test))
+    decoding = replace(decoding_rules(builder.name), pixel_scale=rule.pixel_scale)
+    examples = tuple((split, _examples(of, split, rule, decoding)) for of, split in parts)
+    return _Originals(_class_names(builder, rule.label), examples)
+
+
+def prepared_examples(
+    name: str, data_dirs: tuple[Path, ...], rules: SplitRules = MU2NET_SPLITS
+) -> tuple[tuple[str, ...], dict[str, Examples]]:
+    """Class names of a TFDS or VTAB task, and its training, validation and test images.
+
+    Raises TaskError.
+    """
+    found = _prepared(name, data_dirs, rules)
+    images = (examples for _, examples in found.parts)
+    return found.labels, dict(zip(SPLITS, images, strict=True))
+
+
+def is_published(name: str) -> bool:
+    """Whether a benchmark has splits and classes of its own for a name."""
+    named = any(fnmatchcase(name, pattern) for pattern in MU2NET_SPLITS)
+    return named or vtab_task(name) is not None or published_version(name) is not None
+
+
+def _recipe(
+    name: str, data_dirs: tuple[Path, ...], rules: SplitRules
+) -> tuple[tfds.core.DatasetBuilder, SplitRule]:
+    """The data set that a task is made of, and how it is split and labelled."""
+    vtab = vtab_task(name)
+    if vtab is None:
+        builder = prepared_builder(name, data_dirs)
+        return builder, split_rule(name, rules, builder.info.splits)
+    builder = prepared_builder(vtab.dataset, data_dirs)
+    counts = {split: info.num_examples for split, info in builder.info.splits.items()}
+    return builder, vtab.rule(counts, is_thousand(name))
+
+
+def prepared_builder(name: str, data_dirs: tuple[Path, ...]) -> tfds.core.DatasetBuilder:
+    """The builder of the first folder that has the data set prepared.
+
+    All folders are tried: a data set whose builder is not part of TFDS is known in its folder only.
+    """
+    looked = ", ".join(str(data_dir) for data_dir in data_dirs)
+    unknown = []
+    for data_dir in data_dirs:
+        try:
+            prepared = next((b for b in builders(name, data_dir) if b.info.splits), None)
+        except UNKNOWN as error:
+            unknown.append(error)
+            continue
+        if prepared is not None:
+            warn_of_version(name, prepared)
+            return prepared
+    if len(unknown) == len(data_dirs):
+        raise NoSuchTask(
+            f"no TensorFlow data set is called {name!r}: {unknown_told(name, unknown[-1])}\n"
+            f"none of that name is prepared in {looked} either, nor is one of your own there "
+            "(munet data ls)"
+        )
+    raise TaskError(
+        f"data set {name!r} is not prepared in {looked}; run: python -m evolution prepare {name}"
+    )
+
+
+def readable(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBuilder:
+    """The builder; raises TaskError if its examples cannot be read at random without TensorFlow."""
+    written = builder.info.file_format
+    if written is None or written.value != READABLE_FORMAT:
+        raise TaskError(
+            f"{builder.data_path} is prepared as {written.value if written else 'nothing'}, and "
+            f"only {READABLE_FORMAT} is read at random without TensorFlow; prepare it as that "
+            f"(TFDS_DATA_DIR=FOLDER python -m evolution prepare {builder.name}), or add it:\n"
+            f"munet data add NAME --from tfds:{builder.data_path}"
+        )
+    return builder
+
+
+def _feature(builder: tfds.core.DatasetBuilder, name: str) -> Any:
+    features: Any = builder.info.features  # TFDS' types do not say that it is a mapping
+    if name not in features:
+        raise TaskError(
+            f"{builder.name}: expected a feature {name!r}, found {', '.join(sorted(features))}; "
+            "only data sets of images with one class each make tasks"
+        )
+    return features[name]
+
+
+def _class_names(builder: tfds.core.DatasetBuilder, label: Label) -> tuple[str, ...]:
+    if label.classes:
+        return label.classes
+    feature = _feature(builder, label.feature)
+    if not isinstance(feature, tfds.features.ClassLabel):
+        raise TaskError(f"{builder.name}: expected {label.feature!r} to be classes: {feature}")
+    return tuple(feature.names)
+
+
+def _examples(
+    builder: tfds.core.DatasetBuilder, split: str, rule: SplitRule, decoding: Decoding
+) -> Examples:
+    image, label = _feature(builder, "image"), _feature(builder, rule.label.feature)
+    shape = tuple(image.shape)
+    if image.np_dtype != np.uint8 or len(shape) != 3 or shape[2] not in (1, 3):
+        raise TaskError(
+            f"{builder.name}: expected uint8 images of 1 or 3 channels, found {image}; "
+            "other images need a conversion of their own"
+        )
+    return Examples(
+        source=f"{builder.name} {split}",
+        records=records(builder, split),
+        parse=_parser(image, label, rule.label),
+        num_classes=len(_class_names(builder, rule.label)),
+        shape=shape,
+        decoding=decoding,
+    )
+
+
+def records(builder: tfds.core.DatasetBuilder, split: str) -> Any:
+    """The encoded examples of a split, by random access. Raises TaskError."""
+    builder, raw = readable(builder), tfds.decode.DeserializeMethod.RAW_BYTES
+    try:
+        # TFDS' decorator hides the parameters of this method from type checkers.
+        records: Any = builder.as_data_source(split=split, deserialize_method=raw)  # pyright: ignore[reportCallIssue]
+    except (KeyError, ValueError) as error:
+        raise TaskError(
+            f"{builder.name}: expected examples in split {split!r}, found splits "
+            f"{', '.join(sorted(builder.info.splits))}: {error}"
+        ) from error
+    return records
+
+
+def _parser(image: Any, label: Any, rule: Label) -> Callable[[bytes], Mapping[str, Any]]:
+    """Reads image and label only; other features, which may be images, are not decoded."""
+    wanted = tfds.features.FeaturesDict({"image": image, rule.feature: label})
+    undecoded = {"image": tfds.decode.SkipDecoding()}
+
+    def parse(record: bytes) -> Mapping[str, Any]:
+        example: Any = wanted.deserialize_example_np(record, decoders=undecoded)
+        return {"image": example["image"], "label": rule.convert(example[rule.feature])}
+
+    return parse
+
+
+def source_of(experiment: Experiment) -> TaskSource:
+    """The tasks of an experiment, as its method splits them."""
+    # Crops need more pixels, if a data set has images of many sizes.
+    canvas = min(2 * experiment.defaults["ds_image_size"], CANVAS)
+    return TaskSource(rules=SPLIT_RULES[experiment.method.splits], canvas=canvas)

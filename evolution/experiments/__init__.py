@@ -1,0 +1,1 @@
+"""Experiments: their settings, their benchmarks and baselines."""

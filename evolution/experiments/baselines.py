@@ -1,0 +1,94 @@
+"""The papers' baselines: an experiment's tasks, root and training budget, without the search.
+
+All children of a task start from the root. Each trains as long as all generations of a search
+together, and the best by validation is kept (SYSTEMS.md, Baselines).
+
+    finetune-all    every component is copied and trained
+    freeze:N        blocks 0 .. N-1 and all below them stay those of the root
+    adapters:R      trains an adapter of inner width R before each block, norm and head
+    size-scale:X    not a baseline: the search with size in its score, factor X / 100
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from evolution.experiments.experiment import Experiment
+from evolution.experiments.settings import SettingError
+
+
+def _trained_from_root(
+    experiment: Experiment, rate: float, forced: tuple[str, ...], **defaults: Any
+) -> Experiment:
+    children = experiment.children_per_generation
+    generations = max(1, experiment.passes * experiment.samples_per_task // children)
+    return replace(
+        experiment,
+        method=replace(
+            experiment.method,
+            sweeps_seeds=False,
+            from_root_only=True,
+            learned_rates=False,
+            forced_copies=("encoder_norm", *forced),
+        ),
+        passes=1,
+        samples_per_task=children,
+        rounds_per_child=experiment.rounds_per_child * generations,
+        defaults={**experiment.defaults, "_mu_": rate, **defaults},
+        ranges={},
+        mutate_adapters=False,
+    )
+
+
+def _finetune_all(experiment: Experiment, _: int) -> Experiment:
+    return _trained_from_root(experiment, 1.0, ())
+
+
+def _freeze(experiment: Experiment, blocks: int) -> Experiment:
+    trained = range(blocks, experiment.defaults["num_layers"])
+    return _trained_from_root(experiment, 0.0, tuple(f"encoderblock_{i}" for i in trained))
+
+
+def _adapters(experiment: Experiment, width: int) -> Experiment:
+    every = list(range(experiment.defaults["num_layers"]))
+    return _trained_from_root(experiment, 0.0, (), adapters=every, adapter_dim=width)
+
+
+def _size_scale(experiment: Experiment, percent: int) -> Experiment:
+    depth = experiment.defaults["num_layers"]
+    return replace(
+        experiment,
+        score=replace(experiment.score, factor=percent / 100),
+        ranges={"num_layers": tuple(range(1, depth + 1)), **experiment.ranges},
+    )
+
+
+# Name -> how it changes an experiment, and the numbers it takes.
+BASELINES: Mapping[str, tuple[Callable[[Experiment, int], Experiment], range]] = {
+    "finetune-all": (_finetune_all, range(1)),
+    "freeze": (_freeze, range(100)),
+    "adapters": (_adapters, range(1, 10_000)),
+    "size-scale": (_size_scale, range(1, 101)),
+}
+
+
+def baseline(spec: str, experiment: Experiment) -> Experiment:
+    """The experiment turned into a baseline, such as `freeze:2`; raises SettingError."""
+    name, _, number = spec.partition(":")
+    if name not in BASELINES or bool(number) == (name == "finetune-all"):
+        raise SettingError(
+            f"unknown baseline {spec!r}: expected one of finetune-all, freeze:N, adapters:R, "
+            "size-scale:X"
+        )
+    change, numbers = BASELINES[name]
+    if number and (not number.isdecimal() or int(number) not in numbers):
+        raise SettingError(
+            f"baseline {spec!r}: expected a whole number from {numbers[0]} to {numbers[-1]} "
+            "after the colon"
+        )
+    changed, label = change(experiment, int(number or 0)), spec.replace(":", "-")
+    return replace(
+        changed, name=f"{experiment.name}/{label}", method=replace(changed.method, name=label)
+    )

@@ -1,0 +1,82 @@
+"""The quality of a linear classifier on the root's features: a task should reach at least this.
+
+Ridge regression to the classes, from the standardised class token, or from the mean of all tokens
+if the head reads others too. It uses as many pictures as take a few seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from evolution.data.images import Labels
+from evolution.data.tasks import Task
+from evolution.growing.machine_speed import Machine
+from evolution.growing.starting_point import System
+from evolution.training.batches import AnySplit
+from evolution.training.objectives import mean_average_precision
+from evolution.training.programs import forward_flops, run_prefix
+from vit import Architecture
+from vit.components import Tree, init, position_embedding_for
+
+SECONDS = 3.0  # that it may take
+MOST_PICTURES = 1_000  # of training; half as many of validation
+FEWEST_A_CLASS = 2
+RIDGE = 100.0  # measured: from 1 to 1,000, the best or nearly the best on five sets
+AT_ONCE = 64  # pictures
+
+
+def probe(task: Task, system: System, arch: Architecture, machine: Machine) -> float | None:
+    """The quality of its answers to validation pictures; None if that takes too long.
+
+    `arch` is the root's for the size of the images.
+    """
+    task = task.under(system.contract)
+    affordable = int(SECONDS * machine.flops / forward_flops(arch) / 1.5)
+    count = min(MOST_PICTURES, affordable, len(task.train))
+    if count < FEWEST_A_CLASS * task.num_classes:
+        return None
+    params = _params(system, arch)
+    features, labels = _features(task.train, count, arch, params)
+    asked, answers = _features(task.validation, min(count, len(task.validation)), arch, params)
+    mean, deviation = features.mean(0), features.std(0) + 1e-6
+    x, asked = (_with_one((f - mean) / deviation) for f in (features, asked))
+    several = labels.ndim == 2  # labels a picture
+    wanted = labels if several else np.eye(task.num_classes)[labels]
+    found = asked @ np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ wanted)
+    if several:
+        return mean_average_precision(found, answers > 0)
+    return float((found.argmax(1) == answers).mean())
+
+
+def _params(system: System, arch: Architecture) -> dict[str, Tree]:
+    names = arch.component_names[:-1]  # without the head
+    found = {n: system.components[n] if n in system.components else init(arch, n) for n in names}
+    found["posembed_input"] = position_embedding_for(arch, found["posembed_input"])
+    return jax.device_put(found)
+
+
+def _features(
+    split: AnySplit, count: int, arch: Architecture, params: dict[str, Tree]
+) -> tuple[NDArray[np.float64], Labels]:
+    rows = np.unique(np.linspace(0, len(split) - 1, count, dtype=np.int64))
+    inputs, labels = split.evaluation_inputs(rows, arch.image_size)
+    missing = -len(inputs) % AT_ONCE
+    inputs = np.pad(inputs, [(0, missing), (0, 0), (0, 0), (0, 0)])
+    prefix = len(arch.component_names) - 1
+    found = [
+        np.asarray(
+            run_prefix(replace(arch, num_classes=1), prefix, params, inputs[i : i + AT_ONCE])
+        )
+        for i in range(0, len(inputs), AT_ONCE)
+    ]
+    tokens = np.concatenate(found)[: len(labels)].astype(np.float64)
+    tokens = tokens.reshape(len(labels), -1, arch.width)
+    return (tokens[:, 0] if arch.one_token_answers else tokens.mean(1)), labels
+
+
+def _with_one(features: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.hstack([features, np.ones((len(features), 1))])

@@ -1,0 +1,1 @@
+"""One process that computes: held alone, stopped between steps, its failures kept."""

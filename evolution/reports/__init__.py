@@ -1,0 +1,1 @@
+"""Pages and tables about stored runs, and how fast training is."""

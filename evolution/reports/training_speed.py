@@ -1,0 +1,177 @@
+"""How fast children of an experiment train here, against what the machine could do.
+
+It uses generated images and a random root of the experiment's size, so it needs no data and no
+weights. Two references are measured in the same run: the machine's matrix multiplication, and a
+bare compiled training step of the same network on inputs that are on the device.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.monitoring
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from evolution.data.tasks import Split, Task
+from evolution.events import ChildTrained
+from evolution.experiments.experiment import Experiment
+from evolution.roots.loading import load_root, random_root
+from evolution.run import Search
+from evolution.training.programs import compiled_programs, compute_dtype, forward_flops
+from model_store import ModelStore
+from vit import Architecture
+from vit.components import Tree
+from vit.forward import forward
+
+COMPILING = "/jax/core/compile/backend_compile_duration"
+MATRIX = 2048  # side of the matrices whose product is the machine's peak
+CHILDREN = 6
+CLASSES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The measurements: medians over children without the first, which compiles."""
+
+    programs: int  # compiled for training and evaluation
+    compile_s: float
+    child_s: float  # of a child with every component trainable, until it is saved
+    outside: float  # share of that which is not spent in compiled programs
+    steps_per_s: float
+    images_per_s: float
+    flops: float  # of training, per second; a backward pass is two forward passes
+    peak_flops: float  # per second
+    bare: float  # our images per second / those of a bare compiled step
+
+    def lines(self) -> list[str]:
+        """For people."""
+        return [
+            f"compiling            {self.compile_s:.1f} s for {self.programs} programs",
+            f"a child              {self.child_s:.2f} s, {self.outside:.1%} of it outside "
+            "compiled programs",
+            f"training             {self.steps_per_s:.2f} steps/s, {self.images_per_s:,.0f} "
+            f"images/s, {self.bare:.0%} of a bare compiled step",
+            f"achieved             {self.flops / 1e9:,.0f} GFLOP/s, "
+            f"{self.flops / self.peak_flops:.0%} of matrix multiplication's "
+            f"{self.peak_flops / 1e9:,.0f}",
+        ]
+
+
+def bench(experiment: Experiment, size: str) -> Report:
+    """Trains children on generated images; `size` names the network, such as Ti/16."""
+    experiment = _everything_trainable(experiment)
+    defaults = experiment.defaults
+    root = load_root(f"random:{size}", defaults["ds_image_size"], defaults["num_layers"])
+    arch = replace(root[0], num_classes=CLASSES)
+    examples = experiment.train_examples_per_round
+    task = _made_up_task(arch.image_size, examples)
+    before = compiled_programs()
+    with tempfile.TemporaryDirectory() as directory, _compile_seconds() as compiling:
+        store = ModelStore(directory, create=True)
+        search = Search.start(experiment, root, store, 0, lambda _: lambda _: task)
+        children = list(_timed(e for e in search.run() if isinstance(e, ChildTrained)))
+    wall = statistics.median(seconds for seconds, _ in children[1:])
+    in_programs = statistics.median(event.outcome.device_s for _, event in children[1:])
+    steps = experiment.steps_per_round(examples) * experiment.rounds_per_child
+    bare_s, peak = _yardsticks(arch, experiment.batch_size)
+    return Report(
+        programs=compiled_programs() - before,
+        compile_s=sum(compiling),
+        child_s=wall,
+        outside=1 - in_programs / wall,
+        steps_per_s=steps / wall,
+        images_per_s=steps * experiment.batch_size / wall,
+        flops=3 * forward_flops(arch) * steps * experiment.batch_size / wall,
+        peak_flops=peak,
+        bare=bare_s * steps / wall,
+    )
+
+
+def _everything_trainable(experiment: Experiment) -> Experiment:
+    """Short children of one shape, which copy every component and augment as the defaults say."""
+    return replace(
+        experiment,
+        tasks=("bench",),
+        passes=1,
+        samples_per_task=CHILDREN,
+        children_per_generation=1,
+        train_examples_per_round=4 * experiment.batch_size,
+        validation_examples=experiment.batch_size,
+        rounds_per_child=2,
+        method=replace(experiment.method, sweeps_seeds=False, learned_rates=False),
+        defaults={**experiment.defaults, "_mu_": 1.0},
+        ranges={},
+        mutate_adapters=False,
+    )
+
+
+def _made_up_task(size: int, examples: int) -> Task:
+    rng = np.random.default_rng(0)
+
+    def split(name: str) -> Split:
+        images = rng.integers(0, 256, (examples, size, size, 3), dtype=np.uint8)
+        return Split(name, images, rng.integers(CLASSES, size=examples).astype(np.int32))
+
+    labels = tuple(str(i) for i in range(CLASSES))
+    return Task("bench", False, labels, split("train"), split("validation"), split("test"))
+
+
+def _timed(events: Iterator[ChildTrained]) -> Iterator[tuple[float, ChildTrained]]:
+    started = time.monotonic()
+    for event in events:
+        yield time.monotonic() - started, event
+        started = time.monotonic()
+
+
+@contextmanager
+def _compile_seconds() -> Iterator[list[float]]:
+    seconds: list[float] = []
+
+    def note(event: str, duration_secs: float, **_: Any) -> None:
+        if event == COMPILING:
+            seconds.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield seconds
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
+def _yardsticks(arch: Architecture, batch: int) -> tuple[float, float]:
+    """Seconds of a bare training step, and the machine's floating-point operations per second."""
+    rng = np.random.default_rng(0)
+    shape = (batch, arch.image_size, arch.image_size, 3)
+    images = jnp.asarray(rng.uniform(-1, 1, shape), compute_dtype())
+    labels = jnp.asarray(rng.integers(CLASSES, size=batch))
+    params = jax.device_put(random_root(arch))
+    square = jnp.ones((MATRIX, MATRIX), compute_dtype())
+
+    @jax.jit
+    def bare(params: dict[str, Tree]) -> dict[str, Tree]:
+        def loss(params: dict[str, Tree]) -> Array:
+            params = jax.tree.map(lambda leaf: leaf.astype(compute_dtype()), params)
+            scores = jax.nn.log_softmax(forward(arch, params, images).astype(jnp.float32))
+            return -jnp.take_along_axis(scores, labels[:, None], axis=1).mean()
+
+        return jax.tree.map(lambda p, g: p - 0.01 * g, params, jax.grad(loss)(params))
+
+    product = jax.jit(lambda a: a @ a)
+    steps, products = [], []
+    for _ in range(10):  # in turn, so that both see the same machine
+        steps.append(_seconds(lambda: bare(params)))
+        products.append(_seconds(lambda: product(square)))
+    return statistics.median(steps[1:]), 2 * MATRIX**3 / min(products)
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    started = time.monotonic()
+    jax.block_until_ready(call())
+    return time.monotonic() - started

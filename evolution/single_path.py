@@ -1,0 +1,110 @@
+"""Single paths as children: sampled by the rules of the method, trained, published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from evolution import mutation
+from evolution.comparison import compared, measure_again, measured_on, validation_count
+from evolution.data.tasks import Task
+from evolution.experiments.experiment import Experiment
+from evolution.population import ROOT, Path, Population
+from evolution.publication import task_path
+from evolution.state import Progress
+from evolution.training.programs import forward_flops
+from evolution.training.trainer import Batches, Round, Trainer, Watch
+from model_store import TaskPath
+from vit import Architecture
+
+
+class SinglePaths:
+    """Children of an owner that are single paths of a task (evolution.cycle.Kind)."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        task: Task,
+        population: Population,
+        progress: Progress,
+        owner: str,
+        watch: Watch | None = None,
+    ) -> None:
+        """Reads the task's images. Raises TaskError.
+
+        Paths that children are compared with are measured again if they were on other examples.
+        """
+        self._experiment = experiment
+        self.task = task = task.under(progress.contract)
+        self._population = population
+        self._progress = progress
+        self._owner = owner
+        own_only = experiment.method.beats_own_only
+        others = compared(population, owner, task.name, own_only)
+        count = validation_count(experiment, task, others)
+        self.measured = measured_on(task.name, task.validation, count)
+        self._trainer = Trainer(experiment, task, count, watch)
+        measure_again(others, self.measured, self._quality)
+        self.batches = self._trainer.batches
+
+    def child(
+        self, number: int, data_hp: dict[str, Any], rng: np.random.Generator
+    ) -> tuple[Path, Path]:
+        """A new child and its parent, which counts it."""
+        experiment, population, method = self._experiment, self._population, self._experiment.method
+        sweeps = method.sweeps_seeds and number < len(self._progress.seeds)
+        parent, mutate = self._parent(number, sweeps, rng), not sweeps
+        hp = {**experiment.defaults, **parent.hyperparameters, **data_hp}
+        if mutate:
+            hp = mutation.mutate_hyperparameters(hp, experiment, rng) | data_hp
+        arch = mutation.architecture_of(self._progress.architecture, hp, self.task.num_classes)
+        child = mutation.make_child(
+            population, parent, self.task.name, arch, hp, experiment, mutate, rng
+        )
+        child.owner = self._owner
+        child.private = self.task.private or population.is_private(self._owner)
+        child.metrics["flops"] = forward_flops(arch)
+        return child, parent
+
+    def _parent(self, number: int, sweeps: bool, rng: np.random.Generator) -> Path:
+        root = self._population.paths[ROOT][0]
+        if self._experiment.method.from_root_only:
+            return root
+        paths = {path.id: path for path in self._population}
+        seeds = [paths[i] for i in self._progress.seeds]
+        if sweeps:
+            mutation.count_child(seeds[number], self._owner)
+            return seeds[number]
+        method = self._experiment.method
+        parent = mutation.sample_parent(self._population, self._owner, seeds, method, rng)
+        self._progress.seeds = [path.id for path in seeds]
+        return parent
+
+    def train(self, child: Path, batches: Batches) -> Iterator[Round]:
+        """Trains a child, round by round. Does not change its components."""
+        return self._trainer.train(child, architecture(self._progress.architecture, child), batches)
+
+    def _quality(self, path: Path) -> float:
+        arch = architecture(self._progress.architecture, path)
+        return self._trainer.validation_quality(path, arch)
+
+    def test_quality(self, path: Path) -> float:
+        """The quality of a path's answers to the whole test split."""
+        arch = architecture(self._progress.architecture, path)
+        return self._trainer.test_quality(path, arch)
+
+    def spec(self, path: Path, run: str) -> TaskPath:
+        """The path spec of a retained path whose components are stored."""
+        return task_path(
+            path, self.task, architecture(self._progress.architecture, path), self._population,
+            self._progress, run, self._experiment.method.name,
+        )  # fmt: skip
+
+
+def architecture(base: Architecture, path: Path) -> Architecture:
+    """The architecture of a single path; width and patch size are the root's, `base`."""
+    head = path.named("head")
+    assert head is not None
+    return mutation.architecture_of(base, path.hyperparameters, head.params["bias"].shape[0])

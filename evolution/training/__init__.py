@@ -1,0 +1,1 @@
+"""Trains children: compiled programs, batches, objectives, augmentation."""

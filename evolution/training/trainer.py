@@ -1,0 +1,328 @@
+"""The training of children on a task's data, and their evaluation.
+
+The output of a frozen prefix for unchanging inputs (validation always; training without
+augmentation) is computed once. It is computed in the same way if it is not kept for the next child,
+so results do not depend on what ran before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+from evolution.data.tasks import Task
+from evolution.experiments.experiment import Experiment
+from evolution.population import ROOT, Component, Path
+from evolution.training.batches import (
+    AnySplit,
+    Batches,
+    Chunk,
+    Resident,
+    Streamed,
+    augments,
+    chunks,
+    may_stay,
+    padded,
+    power_of_two,
+    require_examples,
+    resident_images,
+)
+from evolution.training.curves import Curve
+from evolution.training.objectives import Judged, Objective
+from evolution.training.programs import (
+    Descent,
+    Hyperparameters,
+    TrainState,
+    boundary,
+    judge,
+    run_prefix,
+    train_steps,
+)
+from vit import Architecture, shapes
+from vit.components import Tree
+
+# A frozen prefix runs separately if that saves this many operations: the programs that start above
+# it must be compiled too.
+WORTHWHILE_FLOPS = 1e9
+
+# Steps of a call while progress is shown: enough that the call itself costs little.
+WATCHED_STEPS = 8
+
+# Called with the steps done, all steps and the mean loss of the last few, for the present child;
+# returns whether training continues.
+Watch = Callable[[int, int, float], bool]
+
+NO_ADAPTER = -1  # id of an absent adapter
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """The result of one round of training."""
+
+    quality: float  # of the answers to the validation examples
+    state: TrainState
+    finite: bool  # whether training is sound: losses, answers and weights (training.descend)
+    curve: Curve  # of its steps
+    device_s: float  # seconds from the first call of a compiled program to the last result
+
+    @classmethod
+    def of(
+        cls,
+        quality: float,
+        finite: bool,
+        state: TrainState,
+        descents: Sequence[tuple[Descent, int]],
+        started: float,
+    ) -> Round:
+        """From the training calls, with the steps of each, and the answers after them.
+
+        `started` is the time of the first call, by time.monotonic.
+        """
+        sound = finite and all(bool(descent.sound) for descent, _ in descents)
+        curve = Curve.of(descents)
+        return cls(quality, state, sound, curve, time.monotonic() - started)
+
+
+class Trainer:
+    """Trains and evaluates paths of one task."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        task: Task,
+        validation_count: int | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        """Moves the training set to the device if it is small enough. Raises TaskError.
+
+        `validation_count` replaces the experiment's number of validation examples.
+        """
+        require_examples(task)
+        self._experiment = experiment
+        self._watch = watch
+        self._task = task
+        wanted = experiment.validation_count(len(task.validation))
+        self.validation_count = wanted if validation_count is None else validation_count
+        self._validation = _Evaluation(task.objective, task.validation, self.validation_count)
+        self._resident, self._features = resident_images(task.train), None
+
+    def batches(self, seed: int, key: tuple[int, ...]) -> Batches:
+        """Batches for the children of one generation."""
+        return Batches.of(self._experiment, self._task, seed, key)
+
+    def validation_quality(self, path: Path, arch: Architecture) -> float:
+        """The quality of the path's answers to the validation examples."""
+        return self._quality(path, arch, self._validation)
+
+    def test_quality(self, path: Path, arch: Architecture) -> float:
+        """The quality of the path's answers to the whole test split."""
+        task = self._task
+        return self._quality(path, arch, _Evaluation(task.objective, task.test, len(task.test)))
+
+    def _quality(self, path: Path, arch: Architecture, examples: _Evaluation) -> float:
+        if self._experiment.mutate_adapters:
+            path, arch = _with_all_adapters(path, arch)
+        return examples.quality(arch, path, 0, jax.device_put(_params(path.components)))[0]
+
+    def train(self, child: Path, arch: Architecture, batches: Batches) -> Iterator[Round]:
+        """Trains one child, round by round. Does not change its components.
+
+        Showing progress does not change any bit of the result. If `watch` returns False, training
+        ends with a shorter round.
+        """
+        method, hp = self._experiment.method, child.hyperparameters
+        traced = Hyperparameters.of(hp, batches.steps, batches.rounds, method.warmup_start)
+        if self._experiment.mutate_adapters:
+            child, arch = _with_all_adapters(child, arch)
+        trainable = frozenset(c.name for c in child.components if c.trainable)
+        prefix = boundary(arch, trainable)
+        frozen = jax.device_put(_params(child.components[:prefix]))
+        above = child.components[prefix:]
+        momentum = {c.name: _trace(c, method.inherits_momentum) for c in above}
+        state = jax.device_put(TrainState(_params(above), momentum))
+        masks = {c.name: c.name in trainable for c in above}
+        source = self._source(child, arch, prefix, traced, batches.steps)
+        shared = self._validation.count * (self._experiment.rounds_per_child - 1)
+        evaluated = prefix if _worthwhile(child, arch, prefix, shared) else 0
+        for drawn in batches.drawn():
+            started = time.monotonic()
+            descents: list[tuple[Descent, int]] = []
+            goes_on = True
+            for first, inputs, labels, order, draws in self._calls(source.chunks(drawn)):
+                state, descent = train_steps(
+                    self._task.objective, arch, prefix, source.augmentation, frozen, state, masks,
+                    traced, inputs, labels, padded(order), padded(draws), first, len(order),
+                    self._task.contract,
+                )  # fmt: skip
+                descents.append((descent, len(order)))
+                goes_on = self._goes_on(first + len(order), batches.steps, descents[-1])
+                if not goes_on:
+                    break
+            params = {**frozen, **state.params}
+            quality, finite = self._validation.quality(arch, child, evaluated, params)
+            yield Round.of(quality, finite, state, descents, started)
+            if not goes_on:
+                return
+
+    def _calls(self, chunks: Iterator[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+        """The chunks of a round; in short pieces if progress is shown."""
+        if self._watch is None:
+            yield from chunks
+            return
+        for first, inputs, labels, order, draws in chunks:
+            for at in range(0, len(order), WATCHED_STEPS):
+                part = slice(at, at + WATCHED_STEPS)
+                yield first + at, inputs, labels, order[part], draws[part]
+
+    def _goes_on(self, done: int, steps: int, descent: tuple[Descent, int]) -> bool:
+        if self._watch is None:
+            return True
+        losses = np.asarray(descent[0].losses)[: descent[1]]  # waits for them
+        return self._watch(done, steps, float(losses.mean()))
+
+    def _source(
+        self, child: Path, arch: Architecture, prefix: int, hp: Hyperparameters, steps: int
+    ) -> Resident | Streamed:
+        split, batch_size = self._task.train, self._experiment.batch_size
+        saved = steps * batch_size - len(split)
+        # If images were resized to one canvas, evaluation sees other pixels than training.
+        as_evaluated = self._resident is not None and getattr(split, "originals", None) is None
+        plain = as_evaluated and not augments(hp.strengths)
+        if plain and _worthwhile(child, arch, prefix, saved):
+            features = self._training_features(child, arch, prefix)
+            if features is not None:
+                return features
+        augmentation = "bytes" if self._experiment.method.augments_bytes else "scaled"
+        if self._resident is not None:
+            return Resident(*self._resident, augmentation)
+        return Streamed(split, batch_size, augmentation)
+
+    def _training_features(self, child: Path, arch: Architecture, prefix: int) -> Resident | None:
+        """The frozen prefix's output for the training images, if it is small enough to keep."""
+        split = self._task.train
+        if not may_stay(_feature_bytes(arch, prefix) * power_of_two(len(split))):
+            return None
+        key = _prefix_key(child, arch, prefix)
+        if self._features is None or self._features[0] != key:
+            self._features = None  # frees the former before the next takes its place
+            data = _Evaluation(self._task.objective, split, len(split))
+            chunks = list(data.inputs(arch, child, prefix))
+            inputs = jnp.concatenate([c.inputs[: c.count] for c in chunks])
+            labels = jnp.concatenate([c.labels[: c.count] for c in chunks])
+            missing = power_of_two(len(labels)) - len(labels)
+            inputs = jnp.pad(inputs, [(0, missing)] + [(0, 0)] * (inputs.ndim - 1))
+            labels = jnp.pad(labels, [(0, missing)] + [(0, 0)] * (labels.ndim - 1))
+            self._features = (key, Resident(inputs, labels, "none"))
+        return self._features[1]
+
+
+# ---- evaluation
+
+
+class _Evaluation:
+    """The first `count` examples of a split as they enter a path, without augmentation."""
+
+    def __init__(self, objective: Objective, split: AnySplit, count: int) -> None:
+        self._objective = objective
+        self._split = split
+        self.count = count
+        self._kept: tuple[Any, list[Chunk]] | None = None  # of one prefix
+
+    def quality(
+        self, arch: Architecture, path: Path, prefix: int, params: Mapping[str, Tree]
+    ) -> tuple[float, bool]:
+        """The quality of the path's answers with `params` above its first `prefix` components.
+
+        Also whether all answers are finite.
+        """
+        above = {name: params[name] for name in arch.component_names[prefix:]}
+        judged: list[Judged] = []
+        finite: Any = True
+        for c in self.inputs(arch, path, prefix):
+            found, sound = judge(self._objective, arch, prefix, above, c.inputs, c.labels, c.count)
+            judged.append(Judged(found, c.labels, c.count))
+            finite &= sound
+        return self._objective.quality(judged), bool(finite)
+
+    def inputs(self, arch: Architecture, path: Path, prefix: int) -> Iterator[Chunk]:
+        """The outputs of the path's first `prefix` components, chunk by chunk."""
+        key = _prefix_key(path, arch, prefix)
+        if self._kept is not None and self._kept[0] == key:
+            yield from self._kept[1]
+            return
+        self._kept, kept = None, []
+        fits = may_stay(_feature_bytes(arch, prefix) * power_of_two(self.count))
+        frozen = jax.device_put(_params(path.components[:prefix]))
+        for chunk in chunks(self._split, self.count, arch.image_size):
+            features = run_prefix(arch, prefix, frozen, chunk.inputs) if prefix else chunk.inputs
+            kept.append(Chunk(features, chunk.labels, chunk.count))
+            yield kept[-1]
+            if not fits:
+                kept.clear()
+        if fits:
+            self._kept = key, kept
+
+
+def _prefix_key(path: Path, arch: Architecture, prefix: int) -> tuple[Any, ...]:
+    return (
+        arch.image_size,
+        _ends_in_last_block(arch, prefix),
+        *(component.id for component in path.components[:prefix]),
+    )
+
+
+def _ends_in_last_block(arch: Architecture, prefix: int) -> bool:
+    """Whether only the first token comes out of the prefix (vit.components.apply)."""
+    return (
+        arch.one_token_answers
+        and arch.num_layers > 0
+        and prefix == arch.component_names.index("encoder_norm")
+    )
+
+
+def _worthwhile(path: Path, arch: Architecture, prefix: int, passes: int) -> bool:
+    """Whether to run a prefix once, instead of in each of `passes` further passes of an image."""
+    each = 2 * arch.tokens * sum(component.num_params for component in path.components[:prefix])
+    return each * passes > WORTHWHILE_FLOPS
+
+
+def _feature_bytes(arch: Architecture, prefix: int) -> int:
+    """float32 bytes of one example where it enters the component after the prefix."""
+    if prefix == 0:
+        return arch.image_size**2 * 3 * 4
+    return (1 if _ends_in_last_block(arch, prefix) else arch.tokens) * arch.width * 4
+
+
+def _with_all_adapters(child: Path, arch: Architecture) -> tuple[Path, Architecture]:
+    """The same function with an adapter before every block; added adapters add zero.
+
+    So all sets of adapters share one program. An adapter costs about 3 % of its block.
+    """
+    arch = replace(arch, adapters=tuple(range(arch.num_layers)))
+    known = {component.name: component for component in child.components}
+    components = tuple(
+        known.get(name) or Component(NO_ADAPTER, name, _zeros(shapes(arch, name)), 0, locks={ROOT})
+        for name in arch.component_names
+    )
+    return replace(child, components=components), arch
+
+
+def _zeros(tree: Any) -> Tree:
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), tree)
+
+
+def _params(components: tuple[Component, ...]) -> dict[str, Tree]:
+    return {component.name: component.params for component in components}
+
+
+def _trace(component: Component, inherits: bool) -> Tree:
+    if inherits and component.momentum is not None:
+        return component.momentum
+    return jax.tree.map(lambda p: np.zeros(p.shape, ml_dtypes.bfloat16), component.params)
