@@ -10,7 +10,7 @@ imports no ring. A file that puts the program together (ASSEMBLY) imports core a
 CORE = {
     "vit": ["", "pictures"],
     "model_store": [""],
-    "evolution": ["", "data"],
+    "evolution": ["", "experiments", "training", "data", "roots", "process"],
     "service": ["", "tasks", "compute", "http"],
     "loadtests": [""],
 }
@@ -24,15 +24,29 @@ ROOMS = {
         "cli": [""],
     },
     "evolution": {
-        "": ["data"],
-        "data": [""],
-        "adopting": ["", "agents", "data"],
-        "agents": ["", "multipath"],
-        "analysis": [""],
-        "checkpoints": ["", "multipath"],
-        "growing": ["", "agents", "data", "multipath"],
-        "multipath": [""],
-        "runs": ["", "growing"],
+        "": ["experiments", "training", "data", "process"],
+        "experiments": [""],
+        "training": ["", "experiments", "data"],
+        "data": ["experiments", "training"],
+        "roots": ["", "training", "data"],
+        "process": ["", "training"],
+        "adopting": ["training", "data", "agents", "runs"],
+        "agents": ["", "experiments", "training", "data", "roots", "process", "multipath", "runs"],
+        "checkpoints": ["", "experiments", "data", "multipath"],
+        "growing": [
+            "",
+            "experiments",
+            "training",
+            "data",
+            "roots",
+            "process",
+            "agents",
+            "multipath",
+            "runs",
+        ],
+        "multipath": ["", "experiments", "training", "data"],
+        "reports": ["", "experiments", "training", "data", "roots", "process"],
+        "runs": ["", "training", "data", "process"],
         "scaling": [""],
     },
     "service": {
@@ -74,7 +88,6 @@ ASSEMBLY = {
 }
 # Arrows that are still against the rule: (from, to). An arrow that is gone must go from here too.
 STILL = {
-    "evolution": [("", "agents")],
     "service": [
         ("", "access"),
         ("", "host"),
