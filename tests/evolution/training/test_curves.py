@@ -49,7 +49,7 @@ def test_recording_changes_no_bit_of_a_training(monkeypatch):
         return list(Trainer(EXPERIMENT, toy_task("toy/a")).train(child, ARCH, batches()))
 
     recorded = rounds()
-    monkeypatch.setattr(training, "descend", unrecorded)
+    monkeypatch.setattr(programs, "descend", unrecorded)
     bare = rounds()
     programs.train_steps.clear_cache()
     for one, other in zip(recorded, bare, strict=True):

@@ -166,7 +166,7 @@ def test_training_in_bfloat16_learns_the_same(monkeypatch):
     """As on an accelerator: masters and their steps stay float32."""
     child, drawn = path(ARCH, ARCH.component_names), batches(steps=120, per_round=60)
     exact = trained(child, drawn=drawn)
-    monkeypatch.setattr(training, "compute_dtype", lambda: jnp.bfloat16)
+    monkeypatch.setattr(programs, "compute_dtype", lambda: jnp.bfloat16)
     programs.train_steps.clear_cache()  # what is compiled has the type in it
     rough = trained(child, drawn=drawn)
     programs.train_steps.clear_cache()
