@@ -22,7 +22,7 @@ from loadtests.gpu.plans import (
     random_params,
     random_tree,
 )
-from service.compute import programs
+from service.compute.backends.jax_backend import JaxBackend
 from service.compute.engine import Engine
 from service.compute.paths import Component, LoadedPath, Row, Stage, Walk, cut
 from service.images import named
@@ -35,9 +35,8 @@ class Loaded:
 
     def __init__(self, arch: Architecture, tasks: int, rows: int, tokens: int | None) -> None:
         """`tokens`: at most in one call, instead of the engine's own number."""
-        self.arch, self.usual = arch, programs.BUCKET_TOKENS
-        programs.BUCKET_TOKENS = tokens or self.usual
-        programs.buckets_of.cache_clear()
+        self.arch, self.usual = arch, JaxBackend.call_tokens
+        JaxBackend.call_tokens = tokens or self.usual
         self.engine = Engine(MagicMock(), max_rows=rows, compilation_cache=None, backend="jax")
         if tokens:
             self.engine.programs.buckets = (
@@ -53,8 +52,7 @@ class Loaded:
     def close(self) -> None:
         """Ends its threads, and gives the engine's own number back."""
         self.engine.close()
-        programs.BUCKET_TOKENS = self.usual
-        programs.buckets_of.cache_clear()
+        JaxBackend.call_tokens = self.usual
 
     def _component(self, name: str, tree: Any) -> Component:
         classes = self.arch.num_classes if name == "head" else 0

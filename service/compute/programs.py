@@ -14,7 +14,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Protocol
 
@@ -26,7 +26,6 @@ from vit import shapes
 
 logger = logging.getLogger(__name__)
 COMPILING_THREADS = 2
-BUCKET_TOKENS = 1024  # in one call at most: more would take memory and save nothing
 CALL_TOKENS = 16  # what a call costs, in tokens: its weights are read from memory
 FUSED = 4  # equal stages of a fused program
 SIDE_BY_SIDE = 4  # rows of a program that runs a stage for each with its own weights
@@ -70,6 +69,7 @@ class Programs:
         self._metrics = metrics
         self.memory: Memory = _Unbounded()
         self.buckets = tuple(1 << i for i in range(max_rows.bit_length()))
+        self._buckets_of = functools.partial(_buckets_of, self.buckets, backend.call_tokens)
         self._programs: dict[_Name, Future[Any]] = {}  # of Run
         # By the first stage, the longest first: fused programs that are ready, for which rows.
         self._fused: dict[Program, list[tuple[Chain, frozenset[int]]]] = {}
@@ -100,7 +100,7 @@ class Programs:
         with self._lock:
             first = [self._single(program, 1, stacked=False) for program in stages]
             for rows, program in itertools.product(self.buckets[1:], stages):
-                if rows in buckets_of(self.buckets, program):
+                if rows in self._buckets_of(program):
                     self._single(program, rows, stacked=False)
                     if program.stackable:
                         self._single(program, rows, stacked=True)
@@ -171,7 +171,7 @@ class Programs:
         return sum(map(_fused_stages, self._programs))
 
     def _fuse(self, walk: Chain) -> None:
-        for name in _fusable(walk, self.buckets):
+        for name in _fusable(walk, self._buckets_of):
             fits = self.fused_stages + _fused_stages(name) <= MOST_FUSED
             if name not in self._programs and fits:
                 self._programs[name] = self._background.submit(self._compile_fused, *name)
@@ -213,16 +213,16 @@ class Programs:
         return self._programs[chain, rows, stacked].result()
 
 
-def _fusable(walk: Chain, buckets: tuple[int, ...]) -> Iterator[_Name]:
+def _fusable(walk: Chain, buckets_of: Callable[[Program], Sequence[int]]) -> Iterator[_Name]:
     """What to fuse for a walk: runs of equal stages, all of it for one row, stages side by side."""
     for program in dict.fromkeys(walk):
         chain = (program,) * FUSED
         if any(walk[i : i + FUSED] == chain for i in range(len(walk))):
-            for rows in buckets_of(buckets, program):
+            for rows in buckets_of(program):
                 yield chain, rows, False
     yield walk, 1, False
     for program in dict.fromkeys(walk):
-        small = _weights(program) <= SMALL_WEIGHTS and SIDE_BY_SIDE in buckets_of(buckets, program)
+        small = _weights(program) <= SMALL_WEIGHTS and SIDE_BY_SIDE in buckets_of(program)
         if small and not program.stackable and program.tokens:  # a stem is most often shared
             yield (program,), SIDE_BY_SIDE, True
 
@@ -243,9 +243,9 @@ def _weights(program: Program) -> int:
 
 
 @functools.cache
-def buckets_of(buckets: tuple[int, ...], program: Program) -> tuple[int, ...]:
+def _buckets_of(buckets: tuple[int, ...], call_tokens: int, program: Program) -> tuple[int, ...]:
     """The buckets for which a stage has programs."""
-    most = max(1, BUCKET_TOKENS // tokens_of(program))
+    most = max(1, call_tokens // tokens_of(program))
     return tuple(bucket for bucket in buckets if bucket <= most)
 
 
@@ -259,5 +259,8 @@ def split(buckets: tuple[int, ...], tokens: int, rows: int) -> tuple[int, ...]:
     """The cheapest buckets that hold a number of rows; only the last may have padding."""
     if rows <= 0:
         return ()
+    if rows > buckets[-1]:
+        whole = rows // buckets[-1]
+        return (buckets[-1],) * whole + split(buckets, tokens, rows - whole * buckets[-1])
     options = [(bucket, *split(buckets, tokens, rows - bucket)) for bucket in buckets[::-1]]
     return min(options, key=lambda found: sum(CALL_TOKENS + tokens * bucket for bucket in found))

@@ -35,6 +35,7 @@ class Backend(Protocol):
     device: str
     streams: int  # runs at the same time that are of use
     inline: bool  # programs run in the thread that calls, whose time is all that they cost
+    call_tokens: int  # of all rows of a call at most: more would take memory and save nothing
     fuses: bool  # whether programs of several stages pay, and answer the same bit for bit
 
     def place(self, kind: str, tree: Any) -> Any:

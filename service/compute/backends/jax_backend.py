@@ -31,6 +31,7 @@ class JaxBackend:
     name = "jax"
     streams = 1  # a run takes what cores there are
     inline = False
+    call_tokens = 1024
     fuses = False  # XLA would fuse operations across stages, and round otherwise
 
     def __init__(self, compilation_cache: str | None) -> None:

@@ -239,6 +239,11 @@ def test_rows_are_split_into_buckets_that_waste_little(tokens: int) -> None:
             assert sum(found) == rows
 
 
+def test_a_batch_of_many_calls_is_split() -> None:
+    assert split((1,), 197, 1024) == (1,) * 1024
+    assert split((1, 2, 4), 50, 1023) == (*(4,) * 255, 2, 1)
+
+
 def test_rows_that_part_and_meet_again_get_their_own_tokens(system: System) -> None:
     """Pairs change partners between the blocks, each row keeping its place in its pair."""
     blocks = ((1, 3), (1, 4), (2, 4), (2, 3))
