@@ -15,7 +15,6 @@ from rich.table import Table
 from evolution.agents.command import agents
 from evolution.agents.worker import work
 from evolution.checkpoints import CheckpointError, import_state
-from evolution.comparison import part_of
 from evolution.data.omniglot import omniglot
 from evolution.data.preparing import PreparationError, default_data_dir, prepare
 from evolution.data.tasks import TaskError, source_of
@@ -41,6 +40,7 @@ from evolution.state import StateError
 from evolution.state import runs as known_runs
 from evolution.training.memory import exhausted
 from evolution.training.objectives import quality_in
+from evolution.training.validation import part_of
 from model_store import ModelStore, StoreError
 from vit.components import Tree
 

@@ -1,63 +1,47 @@
-"""One search for a better path of a task: a run's task iteration or an agent's cycle.
+"""One cycle of one task: sample, train, keep, save, publish, promote; for runs and agents alike.
 
 Rules: SYSTEMS.md, Search. All randomness of a generation is derived from the seed and its place in
-the search: a search that was stopped and resumed makes the same decisions as one that never
+the schedule: a cycle that was stopped and resumed makes the same decisions as one that never
 stopped.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import numpy as np
 
-from evolution import mutation
-from evolution.comparison import MEASURED, Measured
-from evolution.data.tasks import Task
-from evolution.events import ChildTrained, Outcome
+from evolution import mutation, state
+from evolution.children import Children
+from evolution.events import ChildTrained, Ended, Outcome, TaskFailed
 from evolution.experiments.experiment import Experiment
 from evolution.population import Path, Population
+from evolution.promotion import Promotion, qualities
+from evolution.publication import publish_once, published_by, published_event
 from evolution.state import Progress
+from evolution.training.batches import Batches
 from evolution.training.curves import Curve
 from evolution.training.programs import TrainState
-from evolution.training.trainer import Batches, Round
-from model_store import TaskPath
+from evolution.training.validation import MEASURED, told_by
+from model_store import ModelStore, Published, TaskPath
 
 
-class Kind(Protocol):
-    """How the children of a search are made, trained and published."""
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """The run or agent that a cycle belongs to."""
 
-    task: Task
-    measured: Measured  # the examples that a child is validated with
-
-    def batches(self, seed: int, key: tuple[int, ...]) -> Batches:
-        """Batches for the children of one generation."""
-        ...
-
-    def child(
-        self, number: int, data_hp: dict[str, Any], rng: np.random.Generator
-    ) -> tuple[Path, Path]:
-        """Child `number` of this search, and its parent, which counts it."""
-        ...
-
-    def train(self, child: Path, batches: Batches) -> Iterator[Round]:
-        """Trains a child, round by round. Does not change its components."""
-        ...
-
-    def test_quality(self, path: Path) -> float:
-        """The quality of a path's answers to the whole test split."""
-        ...
-
-    def spec(self, path: Path, run: str) -> TaskPath:
-        """The path spec that a run or agent publishes; the path's components must be stored."""
-        ...
+    store: ModelStore
+    name: str  # in the store
+    save: Callable[[], None]  # saves its state, which gives each component its digest
+    promotion: Promotion
+    publisher_of: Callable[[TaskPath], str | None] = published_by
 
 
-class Iteration:
-    """The generations of one search, which add to the population and to the history."""
+class Cycle:
+    """The generations of one cycle, which add to the population and to the history; its end."""
 
     def __init__(
         self,
@@ -65,17 +49,19 @@ class Iteration:
         population: Population,
         progress: Progress,
         owner: str,
-        kind: Kind,
+        children: Children,
+        publisher: Publisher,
     ) -> None:
         """The children become paths of `owner`.
 
-        The kind has measured the paths that children are compared with on its own examples.
+        The paths that they are compared with have been measured on the children's own examples.
         """
         self._experiment = experiment
         self._population = population
         self._progress = progress
         self._owner = owner
-        self._kind = kind
+        self._children = children
+        self._publisher = publisher
 
     @property
     def complete(self) -> bool:
@@ -84,7 +70,7 @@ class Iteration:
         return done >= self._experiment.samples_per_task
 
     def generation(self) -> list[ChildTrained]:
-        """Samples all children, trains each on the same batches, and adds the better ones."""
+        """Samples all children, trains each on the same batches, keeps the better ones, saves."""
         experiment, population, progress = self._experiment, self._population, self._progress
         rng = progress.rng("decisions")
         first = progress.generation * experiment.children_per_generation
@@ -93,8 +79,8 @@ class Iteration:
         sweeps = method.sweeps_seeds and first < len(progress.seeds)
         mutate = not sweeps and (best is not None or not method.data_follows_best)
         data_hp = mutation.shared_data_hyperparameters(experiment, best, mutate, rng)
-        pairs = [self._kind.child(i, data_hp, rng) for i in range(first, last)]
-        batches = self._kind.batches(progress.entropy, progress.stream("batches"))
+        pairs = [self._children.child(i, data_hp, rng) for i in range(first, last)]
+        batches = self._children.batches(progress.entropy, progress.stream("batches"))
         outcomes = [self._train(*pair, batches) for pair in pairs]
         for outcome in outcomes:
             if outcome.improved:
@@ -117,7 +103,42 @@ class Iteration:
             for number, outcome in enumerate(outcomes, first)
         ]  # fmt: skip
         progress.generation += 1
+        self._publisher.save()
         return events
+
+    def finish(self) -> Ended:
+        """Keeps the best path, publishes it if that is new, and ends the cycle."""
+        best = self._population.finish(self._owner)
+        ended = self._publish(best) if best else TaskFailed(self._children.task.name)
+        self._progress.iteration += 1
+        self._progress.generation, self._progress.seeds = 0, []
+        state.archive_history(self._publisher.store, self._progress)
+        self._publisher.save()
+        return ended
+
+    def _publish(self, best: Path) -> Ended:
+        if "test_quality" not in best.metrics:
+            best.metrics["test_quality"] = self._children.test_quality(best)
+        self._publisher.save()
+        store, name = self._publisher.store, self._publisher.name
+        version, added = publish_once(
+            store, best, name,
+            spec=lambda: self._children.spec(best, name),
+            may_replace=lambda live: self._may_replace(best, live),
+        )  # fmt: skip
+        return published_event(store, best, version, added)
+
+    def _may_replace(self, path: Path, live: Published | None) -> bool:
+        if live is None:
+            return True
+        children, publisher = self._children, self._publisher
+        return publisher.promotion.replaces(
+            own=publisher.publisher_of(live.path) == publisher.name,
+            same_examples=told_by(live.path) == children.measured,
+            qualities=lambda: qualities(
+                publisher.store, children.task, children.spec(path, publisher.name), live
+            ),
+        )
 
     def _train(self, child: Path, parent: Path, batches: Batches) -> Outcome:
         """Trains a child and gives it the parameters of its best round, if that was good enough.
@@ -131,7 +152,7 @@ class Iteration:
         qualities: list[float] = []
         curves: list[Curve] = []
         device_s, diverged = 0.0, False
-        for reached in self._kind.train(child, batches):
+        for reached in self._children.train(child, batches):
             device_s += reached.device_s
             curves.append(reached.curve)
             if not reached.finite:
@@ -145,7 +166,7 @@ class Iteration:
                 threshold, snapshot = score, reached.state
         child.quality = 0.0 if diverged else max(qualities, default=0.0)
         child.metrics["evaluations"] = qualities
-        child.metrics[MEASURED] = self._kind.measured
+        child.metrics[MEASURED] = self._children.measured
         if snapshot is not None:
             _keep_snapshot(child, snapshot)
         return Outcome(

@@ -1,16 +1,16 @@
-"""What a finished iteration publishes: its best path, once, with its path spec."""
+"""What a finished cycle publishes: its best path, once, with its path spec."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from evolution.comparison import MEASURED
 from evolution.data.errors import listed
 from evolution.data.tasks import Split, StreamedSplit, Task, TaskError
 from evolution.events import TaskPublished, TaskWithdrawn
 from evolution.population import ROOT, Path, Population, accounted_params
 from evolution.state import Progress
+from evolution.training.validation import MEASURED
 from model_store import (
     DamagedStore,
     Digest,
@@ -109,6 +109,11 @@ def lineage_of(path: Path, progress: Progress, run: str, method: str) -> dict[st
     }
 
 
+def published_by(version: TaskPath) -> str | None:
+    """The run or agent that published a version."""
+    return version.lineage.get("agent")
+
+
 def publish_once(
     store: ModelStore,
     path: Path,
@@ -151,7 +156,7 @@ def standing(store: ModelStore, spec: TaskPath, run: str) -> Published | None:
             version = store.resolve(spec.task, number)
         except (DamagedStore, UnknownVersion):
             continue  # its publisher is unknown, and it cannot be served
-        if version.path.lineage.get("agent") == run:
+        if published_by(version.path) == run:
             return version if version.path.components == spec.components else None
     return None
 

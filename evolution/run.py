@@ -8,10 +8,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from evolution import mutation, state
-from evolution.comparison import qualities, quality_told, told_by
-from evolution.cycle import Iteration
+from evolution.cycle import Cycle, Publisher
 from evolution.data.tasks import Task
-from evolution.events import Ended, Event, Remark, TaskFailed
+from evolution.events import Event, Remark
 from evolution.experiments.experiment import RESUMABLE, Experiment, with_settings
 from evolution.experiments.settings import SettingError
 from evolution.population import ROOT, Path, Population
@@ -20,11 +19,13 @@ from evolution.process.exclusive import hold
 from evolution.process.failures import failures_kept
 from evolution.process.stopping import step
 from evolution.process.time_budget import Budget, Clock
-from evolution.publication import publish_once, published_event, require_its_classes, standing
+from evolution.promotion import BASELINE, RUN, qualities_told
+from evolution.publication import published_by, require_its_classes, standing
 from evolution.single_path import SinglePaths, architecture
 from evolution.state import Progress, StateError
 from evolution.training.programs import forward_flops
 from evolution.training.trainer import Watch
+from evolution.training.validation import told_by
 from model_store import Digest, ModelStore, Published
 from model_store.names import require_name
 from vit import Architecture
@@ -206,20 +207,23 @@ class Search:
         if progress.generation == 0:
             self._begin(task)
         watch = self._watch(budget) if self.on_steps or self.experiment.budget_s else None
-        kind = SinglePaths(self.experiment, task, self.population, progress, task.name, watch)
-        iteration = Iteration(self.experiment, self.population, progress, task.name, kind)
-        while not iteration.complete and budget.allows_child():
+        children = SinglePaths(self.experiment, task, self.population, progress, task.name, watch)
+        publisher = Publisher(
+            self.store, self.name, self.save,
+            BASELINE if self.experiment.method.from_root_only else RUN,
+        )  # fmt: skip
+        cycle = Cycle(self.experiment, self.population, progress, task.name, children, publisher)
+        while not cycle.complete and budget.allows_child():
             if self.stopping:
                 return
             with step():
-                events = iteration.generation()
-                self.save()
+                events = cycle.generation()
             budget.children_done(len(events))
             yield from events
         if budget.remark:
             yield Remark(f"{task.name}: {budget.remark}")
         with step():
-            event = self._finish(task, kind)
+            event = cycle.finish()
         yield event
 
     def _budget(self) -> Budget:
@@ -254,46 +258,6 @@ class Search:
     def save(self) -> None:
         """Saves the state; any process can continue from it."""
         self.saved = state.save(self.store, self.name, self.progress, self.population, self.saved)
-
-    # ---- the end of a task iteration
-
-    def _finish(self, task: Task, kind: SinglePaths) -> Ended:
-        best = self.population.finish(task.name)
-        outcome = self._publish(best, kind) if best else TaskFailed(task.name)
-        self.progress.iteration += 1
-        self.progress.generation = 0
-        state.archive_history(self.store, self.progress)
-        self.save()
-        return outcome
-
-    def _publish(self, best: Path, kind: SinglePaths) -> Ended:
-        if "test_quality" not in best.metrics:
-            best.metrics["test_quality"] = kind.test_quality(best)
-        self.save()  # gives every component its digest
-        version, added = publish_once(
-            self.store, best, self.name,
-            spec=lambda: kind.spec(best, self.name),
-            may_replace=lambda live: self._may_replace(best, kind, live),
-        )  # fmt: skip
-        return published_event(self.store, best, version, added)
-
-    def _may_replace(self, path: Path, kind: SinglePaths, live: Published | None) -> bool:
-        """Whether the live version is this run's own, or not better by validation.
-
-        Within a run paths are compared already; but on other examples if its settings have changed
-        since the version was published.
-        """
-        if live is None:
-            return True
-        own = live.path.lineage.get("agent") == self.name
-        if own and told_by(live.path) == kind.measured:
-            return True
-        found = qualities(self.store, kind.task, kind.spec(path, self.name), live)
-        if found is None:
-            return False
-        ours, theirs = found
-        # A baseline is not part of the system. If equal, the version that shares components stays.
-        return theirs < ours if self.experiment.method.from_root_only else theirs <= ours
 
 
 def population_of_root(experiment: Experiment, params: dict[str, Tree]) -> Population:
@@ -348,7 +312,7 @@ def _copy_version(path: Path, source: ModelStore, store: ModelStore) -> None:
         )
     original = source.resolve(path.task, numbers[0])
     served = source.live().get(path.task) == (original.version, original.digest)
-    copy = standing(store, original.path, str(original.path.lineage.get("agent")))
+    copy = standing(store, original.path, str(published_by(original.path)))
     copy = copy or store.publish(original.path, live=False)
 
     def chosen(live: Published | None) -> bool:
@@ -356,7 +320,8 @@ def _copy_version(path: Path, source: ModelStore, store: ModelStore) -> None:
             return live is None
         # There are no data here to measure with.
         same = bool(told_by(live.path)) and told_by(live.path) == told_by(original.path)
-        return same and quality_told(live.path) <= quality_told(original.path)
+        found = qualities_told(original.path, live.path) if same else None
+        return RUN.replaces(own=False, same_examples=same, qualities=lambda: found)
 
     store.promote(path.task, copy.version, chosen)
     path.published = copy.digest

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from evolution import mutation
-from evolution.comparison import compared, measure_again, measured_on, validation_count
 from evolution.data.tasks import Task
 from evolution.experiments.experiment import Experiment
 from evolution.population import ROOT, Path, Population
@@ -16,12 +15,13 @@ from evolution.publication import task_path
 from evolution.state import Progress
 from evolution.training.programs import forward_flops
 from evolution.training.trainer import Batches, Round, Trainer, Watch
+from evolution.training.validation import compared, measure_again, measured_on, validation_count
 from model_store import TaskPath
 from vit import Architecture
 
 
 class SinglePaths:
-    """Children of an owner that are single paths of a task (evolution.cycle.Kind)."""
+    """Children of an owner that are single paths of a task (evolution.children.Children)."""
 
     def __init__(
         self,

@@ -12,11 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 from evolution import state
-from evolution.agents.cycle import Cycle
-from evolution.agents.kinds import class_of
+from evolution.agents.kinds import class_of, publisher_of
 from evolution.agents.momenta import momenta_of, momenta_seen
+from evolution.agents.saved_state import SavedState
 from evolution.agents.shared_root import root_document
 from evolution.agents.snapshots import Document, architecture_shared, population_at
+from evolution.cycle import Cycle, Publisher
 from evolution.data.tasks import Task, task_name
 from evolution.events import Event, Remark
 from evolution.experiments.experiment import RESUMABLE, Experiment, with_settings
@@ -26,6 +27,7 @@ from evolution.process.environment import moved
 from evolution.process.exclusive import hold
 from evolution.process.failures import failures_kept
 from evolution.process.stopping import step
+from evolution.promotion import AGENT
 from evolution.publication import require_its_classes
 from evolution.run import Source
 from evolution.state import Progress, StateError
@@ -130,13 +132,12 @@ class Agent:
         require_its_classes(self._store, task, population.paths.get(self._owner, ()))
         if not document["snapshot"]:
             progress.seeds = [path.id for path in population.seeds(self._owner)]
-        kind = self._class.kind(experiment, task, population, progress, self._owner)
-        cycle = Cycle(
-            self._store, held, experiment, population, progress, self._owner, kind, saved, snapshot
-        )
+        children = self._class.children(experiment, task, population, progress, self._owner)
+        own = SavedState(self._store, held, population, progress, self._owner, saved, snapshot)
+        publisher = Publisher(self._store, self.id, own.save, AGENT, publisher_of)
         self._remarks = moved(progress, f"agent {self.id}")
-        cycle.save()
-        return cycle
+        own.save()
+        return Cycle(experiment, population, progress, self._owner, children, publisher)
 
     def _require_task(self, experiment: Experiment) -> Task:
         """The task, which is read once; raises TaskError."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from evolution.cycle import Kind
+from evolution.children import Children
 from evolution.data.tasks import Task
 from evolution.experiments import search_space
 from evolution.experiments.experiment import (
@@ -30,7 +30,7 @@ from evolution.single_path import SinglePaths
 from evolution.state import Progress
 from model_store import TaskPath
 
-MakeKind = Callable[[Experiment, Task, Population, Progress, str], Kind]
+MakeChildren = Callable[[Experiment, Task, Population, Progress, str], Children]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class AgentClass:
 
     experiment: Experiment  # has the class's name; its task list is replaced by the agent's task
     original: str | None = None  # its name in published checkpoints, whose agents it continues
-    kind: MakeKind = SinglePaths  # the kind of its children
+    children: MakeChildren = SinglePaths
     single: Experiment | None = None  # of the class whose paths a multipath class mixes
 
     @property
@@ -167,9 +167,9 @@ CLASSES: Mapping[str, AgentClass] = {
         AgentClass(MULTIVIT_B, "MultiVitB", MultipathPaths, VIT4_B),
         AgentClass(MULTIVIT_L, "MultiVit", MultipathPaths, VIT4_L),
         AgentClass(DEMO_VIT),
-        AgentClass(DEMO_MULTIVIT, kind=MultipathPaths, single=DEMO_VIT),
+        AgentClass(DEMO_MULTIVIT, children=MultipathPaths, single=DEMO_VIT),
         AgentClass(CHARS5_VIT),
-        AgentClass(CHARS5_MULTIVIT, kind=MultipathPaths, single=CHARS5_VIT),
+        AgentClass(CHARS5_MULTIVIT, children=MultipathPaths, single=CHARS5_VIT),
     )
 }
 
@@ -189,7 +189,7 @@ _CONTINUED = {
 }
 
 
-def publisher(path: TaskPath) -> str:
+def publisher_of(path: TaskPath) -> str:
     """The agent or run that published a path; for an import, the agent that continues it."""
     return known_as(str(path.lineage.get("agent")), str(path.lineage.get("method")))
 

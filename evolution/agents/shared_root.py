@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from evolution import state
-from evolution.agents.kinds import AgentClass, publisher
+from evolution.agents.kinds import AgentClass, publisher_of
 from evolution.agents.snapshots import Document, shape_hyperparameters
 from evolution.experiments.experiment import Experiment
 from evolution.population import ROOT, Population
@@ -63,7 +63,7 @@ def _imported_run(
     runs = [
         published.path.lineage.get("experiment")
         for published in publications
-        if publisher(published.path).split("/")[0] == experiment.name
+        if publisher_of(published.path).split("/")[0] == experiment.name
     ]
     known = set(store.agents())
     return next((run for run in reversed(runs) if run in known), None)

@@ -16,13 +16,13 @@ from typing import Any
 import jax
 
 from evolution import state
-from evolution.agents.kinds import known_as, publisher
+from evolution.agents.kinds import known_as, publisher_of
 from evolution.agents.momenta import Momenta
-from evolution.comparison import MEASURED, number_in, part_of, told_by
 from evolution.multipath.frozen_paths import is_multipath, parts_told
 from evolution.population import ROOT, Component, Path, Population, Stored
 from evolution.training.objectives import quality_in
 from evolution.training.programs import forward_flops
+from evolution.training.validation import MEASURED, number_in, part_of, told_by
 from model_store import Digest, ModelStore, Published, TaskPath
 from vit import Architecture, shapes
 from vit.contract import Contract, contract_of
@@ -48,7 +48,7 @@ def population_at(
     taking = Taking(store, population, Architecture.from_json(document["architecture"]), owner)
     has_own = owner in population.paths
     manifests = {row["id"]: row["parent_published"] for row in document["paths"]}
-    newest = {f"{publisher(p.path)}:{p.task}": p for p in publications}
+    newest = {f"{publisher_of(p.path)}:{p.task}": p for p in publications}
     for name, published in newest.items():
         if not has_own if name == owner else not is_multipath(published.path):
             path = taking.path(name, published, momenta.get(published.digest, {}))

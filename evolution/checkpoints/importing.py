@@ -36,10 +36,11 @@ from evolution.checkpoints.layouts import (
 from evolution.checkpoints.networks import Multipath, Network, multipath, num_params, single_path
 from evolution.checkpoints.replacing import require_replaceable
 from evolution.checkpoints.versions import agent_name, multipath_version, single_path_version
-from evolution.comparison import quality_told
 from evolution.population import ROOT, Component, Population
 from evolution.population import Path as PopulationPath
+from evolution.promotion import IMPORT, qualities_told
 from evolution.state import Progress
+from evolution.training.validation import quality_told
 from model_store import Digest, ModelStore, Published, TaskPath
 from model_store import UnknownTask as NoSuchTask
 from model_store.errors import listed
@@ -349,7 +350,8 @@ class _Import:
             return True
         live = self._store.resolve(spec.task).path
         alike = "model" in live.lineage and live.lineage.get("method") == spec.lineage["method"]
-        return alike and quality_told(live) < quality_told(spec)
+        found = qualities_told(spec, live) if alike else None
+        return IMPORT.replaces(own=False, same_examples=False, qualities=lambda: found)
 
     def _save(self, run: Run, population: Population) -> bool:
         """Saves the run's state, to continue from; False if that is not possible."""

@@ -6,13 +6,13 @@ from contextlib import closing
 
 from rich.console import Console
 
-from evolution.comparison import MEASURED
 from evolution.data.tasks import Task
 from evolution.events import ChildTrained, Ended
 from evolution.growing.progress_line import ChildLine
 from evolution.run import Search
 from evolution.runs.following import line_of, stoppable
 from evolution.runs.formats import ACCURACY, share, spread, tell
+from evolution.training.validation import MEASURED
 
 
 def follow(search: Search, task: Task, console: Console, command: str) -> None:

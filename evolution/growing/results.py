@@ -11,13 +11,13 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from evolution.comparison import MEASURED, number_in, part_of
 from evolution.data.tasks import Task
 from evolution.population import ROOT, Path
 from evolution.run import Search
 from evolution.runs.following import say
 from evolution.runs.formats import INDENT, counted, duration, measured, share, tell
 from evolution.runs.next_commands import rollback
+from evolution.training.validation import MEASURED, number_in, part_of
 from model_store import ModelStore, Published
 
 OWNERS = 3  # named in the report

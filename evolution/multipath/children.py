@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from evolution.comparison import compared, measure_again, measured_on, validation_count
 from evolution.data.tasks import Task
 from evolution.experiments.experiment import Experiment
 from evolution.multipath.frozen_paths import Part, freeze, parts_of
@@ -21,11 +20,12 @@ from evolution.state import Progress
 from evolution.training.batches import Batches
 from evolution.training.programs import forward_flops
 from evolution.training.trainer import Round
+from evolution.training.validation import compared, measure_again, measured_on, validation_count
 from model_store import TaskPath
 
 
 class MultipathPaths:
-    """Children of an agent that mix paths of others (evolution.cycle.Kind)."""
+    """Children of an agent that mix paths of others (evolution.children.Children)."""
 
     def __init__(
         self,

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evolution import state
-from evolution.comparison import part_of
 from evolution.reports import comparison_page, figures, folder, run_page
 from evolution.reports.measures import Run, run_of
 from evolution.state import StateError
 from evolution.training.objectives import OBJECTIVES, quality_in
+from evolution.training.validation import part_of
 from model_store import ModelStore, TaskPath, UnknownTask
 from vit.activation import activation_of
 

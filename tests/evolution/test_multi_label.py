@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 
-from evolution.comparison import measured_on
 from evolution.data.images import Split
 from evolution.data.tasks import Task, task_name
 from evolution.events import Event, TaskPublished
@@ -23,6 +22,7 @@ from evolution.run import Search
 from evolution.training.batches import Batches
 from evolution.training.objectives import mean_average_precision
 from evolution.training.trainer import Trainer
+from evolution.training.validation import measured_on
 from model_store import ModelStore
 from tests.evolution.systems import ROOT, tiny
 from vit import Architecture

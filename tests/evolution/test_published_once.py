@@ -192,7 +192,7 @@ def two_iterations(tmp_path_factory) -> Iterator[dict]:
 @pytest.fixture
 def no_better(monkeypatch) -> None:
     """No child is good enough: the former path stays."""
-    monkeypatch.setattr("evolution.cycle.Iteration._bar", lambda *_: np.inf)
+    monkeypatch.setattr("evolution.cycle.Cycle._bar", lambda *_: np.inf)
 
 
 def test_a_rollback_holds_while_the_path_stays(finished, no_better):

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from evolution.cycle import Iteration
+from evolution.cycle import Cycle
 from evolution.data.tasks import TaskError
 from evolution.events import ChildTrained, Outcome, TaskFailed, TaskPublished
 from evolution.population import Path
@@ -226,7 +226,7 @@ def test_a_path_that_stayed_the_best_is_not_published_again(tmp_path, monkeypatc
         return Outcome(child, parent, (), False, True, {}, 0.0, 0.0)
 
     failed: list[Path] = []
-    monkeypatch.setattr(Iteration, "_train", fails)
+    monkeypatch.setattr(Cycle, "_train", fails)
     stayed = [e for e in again.run() if isinstance(e, TaskPublished)]
     assert failed and {e.task: e.version for e in stayed} == published
     assert not any(e.added for e in stayed)

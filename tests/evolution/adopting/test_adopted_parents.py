@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from evolution.agents.snapshots import shape_hyperparameters
-from evolution.comparison import qualities
 from evolution.data.tasks import Task
 from evolution.growing.starting_point import population_of, system_of
+from evolution.promotion import qualities
 from evolution.run import Search
 from evolution.state import load
 from model_store import ModelStore

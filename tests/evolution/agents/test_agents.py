@@ -9,10 +9,10 @@ import pytest
 
 from evolution import state
 from evolution.agents.agent import Agent
-from evolution.comparison import measured_on
 from evolution.events import ChildTrained, TaskFailed, TaskPublished
 from evolution.reports import measures, stored_runs
 from evolution.state import StateError
+from evolution.training.validation import measured_on
 from model_store import AgentBusy, AgentMoved, ModelStore
 from tests.evolution.agent_systems import publish, run, tiny_classes, versions
 from tests.evolution.systems import tasks, toy_task
@@ -225,7 +225,7 @@ def test_killed_between_publishing_and_saving_it_publishes_once(store, monkeypat
         raise Killed
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr("evolution.agents.cycle.published_event", killed)
+        patched.setattr("evolution.cycle.published_event", killed)
         run(store, MINE)
     assert len(versions(store, MINE)) == 1
     (published,) = run(store, MINE)
@@ -235,7 +235,7 @@ def test_killed_between_publishing_and_saving_it_publishes_once(store, monkeypat
 
 def test_an_agent_whose_best_path_stays_publishes_no_further_version(store, monkeypatch):
     run(store, MINE)
-    monkeypatch.setattr("evolution.cycle.Iteration._bar", lambda *_: np.inf)
+    monkeypatch.setattr("evolution.cycle.Cycle._bar", lambda *_: np.inf)
     *_, published = run(store, MINE, cycles=2)
     assert isinstance(published, TaskPublished)
     assert (published.version, published.added) == (1, False)
@@ -243,7 +243,7 @@ def test_an_agent_whose_best_path_stays_publishes_no_further_version(store, monk
 
 def test_an_agent_without_a_path_tries_again_in_its_next_cycle(store, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr("evolution.cycle.Iteration._bar", lambda *_: np.inf)
+        patched.setattr("evolution.cycle.Cycle._bar", lambda *_: np.inf)
         assert run(store, MINE)[-1] == TaskFailed("toy/a")
     assert isinstance(run(store, MINE, cycles=2)[-1], TaskPublished)
 

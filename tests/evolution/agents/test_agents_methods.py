@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evolution import mutation
-from evolution.cycle import Iteration
+from evolution.cycle import Cycle
 from evolution.methods import MU2NET_PLUS, MU3NET, MU4NET
 from evolution.state import Progress
 from tests.evolution.systems import ROOT as ROOT_ARCH
@@ -84,9 +84,9 @@ def test_whether_another_agents_path_of_the_same_task_sets_the_bar(method, bar):
     system = population()
     parent = add(system, "a", root_of(system), 0.5)
     experiment, progress = tiny(method=method), Progress("x", 0, [], ROOT_ARCH)
-    iteration = Iteration(experiment, system, progress, "x/a:a", cast(Any, None))
+    cycle = Cycle(experiment, system, progress, "x/a:a", cast(Any, None), cast(Any, None))
     child = replace(parent, owner="x/a:a", parent=parent)
-    assert iteration._bar(child, parent) == bar
-    assert iteration._bar(child, child) == 0.5
+    assert cycle._bar(child, parent) == bar
+    assert cycle._bar(child, child) == 0.5
     unknown = replace(parent, quality=None)  # as an import may have it
-    assert iteration._bar(child, unknown) == -np.inf
+    assert cycle._bar(child, unknown) == -np.inf

@@ -8,7 +8,7 @@ import pytest
 
 from evolution import state
 from evolution.agents import kinds
-from evolution.agents.kinds import CLASSES, AgentClass, publisher
+from evolution.agents.kinds import CLASSES, AgentClass
 from evolution.agents.momenta import momenta_of
 from evolution.agents.shared_root import root_document
 from evolution.agents.snapshots import population_at
@@ -206,7 +206,7 @@ def test_an_agent_that_continues_an_import_publishes_each_path_once(store, conti
     publish(store, "VitT3/toy/a", "toy/a", 1, metrics=worst)
     (*_, first) = run(store, "three:toy/a")
     assert isinstance(first, TaskPublished) and first.added
-    monkeypatch.setattr("evolution.cycle.Iteration._bar", lambda *_: np.inf)
+    monkeypatch.setattr("evolution.cycle.Cycle._bar", lambda *_: np.inf)
     (*_, second) = run(store, "three:toy/a", 2)
     assert isinstance(second, TaskPublished)
     assert (second.version, second.added) == (first.version, False)
@@ -228,4 +228,4 @@ def test_every_published_class_is_continued_by_one_of_ours():
 
 
 def test_a_run_is_known_by_its_name(store):
-    assert publisher(publish(store, "demo", "toy/a", 1).path) == "demo"
+    assert publisher_of(publish(store, "demo", "toy/a", 1).path) == "demo"

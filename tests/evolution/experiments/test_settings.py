@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from evolution.__main__ import console, main
 from evolution.agents.kinds import CLASSES
-from evolution.cycle import Iteration
+from evolution.cycle import Cycle
 from evolution.events import ChildTrained
 from evolution.experiments.experiment import EXPERIMENTS, SIZES, Experiment, with_settings
 from evolution.experiments.search_space import DEFAULTS
@@ -352,7 +352,7 @@ def test_memory_that_ran_out_is_one_short_error_and_the_run_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr("evolution.__main__.source_of", tasks)
-        patch.setattr(Iteration, "_train", fails)
+        patch.setattr(Cycle, "_train", fails)
         code, lines = evolution("resume", TINY.name, "--store", str(tmp_path))
     text = "\n".join(lines)
     assert code == 1 and len(lines) <= 5 and len(text) < 800

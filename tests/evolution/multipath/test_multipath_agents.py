@@ -41,7 +41,7 @@ MULTI = replace(
 @pytest.fixture(autouse=True)
 def small_classes() -> Iterator[None]:
     """Also multipath agents that build on those of class `four`."""
-    multi = AgentClass(MULTI, kind=MultipathPaths, single=FOUR)
+    multi = AgentClass(MULTI, children=MultipathPaths, single=FOUR)
     with tiny_classes(), patch.dict(kinds.CLASSES, {"multi": multi}):
         yield
 

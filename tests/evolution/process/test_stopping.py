@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import pytest
 
 from evolution import __main__ as program
-from evolution.cycle import Iteration
+from evolution.cycle import Cycle
 from evolution.roots.loading import random_root
 from evolution.run import Search
 from tests.evolution.systems import ROOT, TINY, tasks
@@ -86,7 +86,7 @@ def counts(*_: Any) -> Any:
 
 
 REPLACED: dict[str, Callable[[Any], Any]] = {
-    "generation": lambda work: patch.object(Iteration, "generation", work),
+    "generation": lambda work: patch.object(Cycle, "generation", work),
     "data": lambda work: patch.object(program, "source_of", lambda _: work),
     "start": lambda work: patch.object(Search, "save", work),
     "root": lambda work: patch.object(program, "_root", work),

@@ -10,16 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evolution import comparison
+from evolution import promotion
 from evolution.agents import kinds
 from evolution.agents.kinds import AgentClass
-from evolution.comparison import MEASURED, measured_on, qualities, told_by
 from evolution.data.images import Examples, Split, StreamedSplit
 from evolution.events import TaskPublished
 from evolution.experiments.search_space import NO_AUGMENTATION
 from evolution.multipath.children import MultipathPaths
+from evolution.promotion import qualities
 from evolution.run import Search
 from evolution.state import load
+from evolution.training.validation import MEASURED, measured_on, told_by
 from model_store import ModelStore, Published
 from tests.evolution.agent_systems import FOUR, publish, run, tiny_classes
 from tests.evolution.multipath_systems import EXPERIMENT as MULTI
@@ -36,7 +37,7 @@ ONE = "validation_examples=1"
 
 def really(store: ModelStore, version: Published) -> float:
     """A version's accuracy on all validation examples."""
-    return comparison._quality(store, TASK, version.path, ALL)
+    return promotion._quality(store, TASK, version.path, ALL)
 
 
 def live(store: ModelStore) -> float:
@@ -215,7 +216,7 @@ def test_a_version_of_other_classes_stays_and_the_log_says_why(shared, caplog):
 
 
 def test_a_multipath_version_is_measured_as_it_was(shared):
-    multi = AgentClass(MULTI, kind=MultipathPaths, single=FOUR)
+    multi = AgentClass(MULTI, children=MultipathPaths, single=FOUR)
     with patch.dict(kinds.CLASSES, {"multi": multi}):
         run(shared, "four:toy/b")
         run(shared, "multi:toy/b")
@@ -265,7 +266,7 @@ def test_the_digest_of_a_streamed_split_is_of_its_records():
 
 
 def test_equal_sets_are_compared_as_told_and_nothing_is_measured(good, monkeypatch):
-    monkeypatch.setattr(comparison, "_quality", None)
+    monkeypatch.setattr(promotion, "_quality", None)
     version = good.resolve("toy/b")
     told = version.path.metrics[MEASURED]["accuracy"]
     assert qualities(good, TASK, version.path, version) == (told, told)
