@@ -17,7 +17,7 @@ from evolution.data.images import Examples, Split, StreamedSplit
 from evolution.events import TaskPublished
 from evolution.experiments.search_space import NO_AUGMENTATION
 from evolution.multipath.children import MultipathPaths
-from evolution.promotion import qualities
+from evolution.promotion import AGENT, BASELINE, IMPORT, RUN, qualities
 from evolution.run import Search
 from evolution.state import load
 from evolution.training.validation import MEASURED, measured_on, told_by
@@ -270,3 +270,32 @@ def test_equal_sets_are_compared_as_told_and_nothing_is_measured(good, monkeypat
     version = good.resolve("toy/b")
     told = version.path.metrics[MEASURED]["accuracy"]
     assert qualities(good, TASK, version.path, version) == (told, told)
+
+
+# ---- the one rule
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("rule", [RUN, BASELINE, AGENT, IMPORT])
+def test_better_goes_live_worse_and_unknown_do_not_for_every_publisher(rule, own):
+    """Only a tie depends on the publisher."""
+    assert rule.replaces(own, False, lambda: (0.6, 0.5))
+    assert not rule.replaces(own, False, lambda: (0.5, 0.6))
+    assert not rule.replaces(own, False, lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("rule", "own", "other"),
+    [(RUN, True, True), (BASELINE, False, False), (AGENT, True, False), (IMPORT, False, False)],
+)
+def test_who_wins_a_tie(rule, own, other):
+    assert rule.replaces(True, False, lambda: (0.5, 0.5)) == own
+    assert rule.replaces(False, False, lambda: (0.5, 0.5)) == other
+
+
+def test_a_run_has_compared_its_own_versions_by_score():
+    def measured() -> None:
+        raise AssertionError
+
+    assert RUN.replaces(True, True, measured) and BASELINE.replaces(True, True, measured)
+    assert not AGENT.replaces(True, True, lambda: (0.5, 0.6))

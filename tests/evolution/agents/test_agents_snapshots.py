@@ -8,7 +8,7 @@ import pytest
 
 from evolution import state
 from evolution.agents import kinds
-from evolution.agents.kinds import CLASSES, AgentClass
+from evolution.agents.kinds import CLASSES, AgentClass, publisher_of
 from evolution.agents.momenta import momenta_of
 from evolution.agents.shared_root import root_document
 from evolution.agents.snapshots import population_at
