@@ -32,7 +32,7 @@ ROOMS = {
         "process": ["", "training"],
         "adopting": ["training", "data", "agents", "runs"],
         "agents": ["", "experiments", "training", "data", "roots", "process", "multipath", "runs"],
-        "checkpoints": ["", "experiments", "data", "multipath"],
+        "checkpoints": ["", "experiments", "training", "data", "multipath"],
         "growing": [
             "",
             "experiments",
