@@ -32,7 +32,9 @@ SIDE_BY_SIDE = 4  # rows of a program that runs a stage for each with its own we
 SMALL_WEIGHTS = 2**22  # bytes of such a stage: a larger one takes much longer than a call costs
 MOST_FUSED = 96  # stages in all fused programs: each takes about 0.8 MB, and so does a copy
 
-# What a program may take while it is made and afterwards: copies of its weights in its own layout.
+# What a program, and each copy of it, may take while it is made and afterwards: copies of its
+# weights in its own layout. Before one is made, so much is asked for: components are evicted for a
+# program of one stage; a fused one, or another copy of any, is made only where memory is left.
 WEIGHT_COPIES, PROGRAM_BYTES = 2, 2**24
 
 _Name = tuple[Chain, int, bool]  # stages, rows, stacked
@@ -132,7 +134,7 @@ class Programs:
 
     def _compile_single(self, program: Program, rows: int, *, stacked: bool) -> Run:
         try:
-            self.memory.require_room(self._size((program,)))
+            self.memory.require_room(_size((program,)))
             run = self._compile((program,), rows, stacked=stacked)
         except Exception as error:  # those for fewer rows go on to answer
             logger.warning("event=program_not_made rows=%d error=%r", rows, error)
@@ -144,13 +146,10 @@ class Programs:
             self._ready[program] = tuple(sorted(usable))
         return run
 
-    def _size(self, chain: Chain) -> int:
-        """Bytes that a program may take."""
-        return self._backend.streams * (PROGRAM_BYTES + WEIGHT_COPIES * sum(map(_weights, chain)))
-
     def _compile(self, chain: Chain, rows: int, *, stacked: bool) -> Run:
         started = time.monotonic()
-        compiled = self._backend.compile(chain, rows, stacked=stacked)
+        spare = functools.partial(self._spare, (chain, rows, stacked))
+        compiled = self._backend.compile(chain, rows, stacked=stacked, spare=spare)
         source = "cache" if compiled.cached else "compiler"
         fused = _fused_stages((chain, rows, stacked))
         counter = self._metrics.fusions if fused else self._metrics.compilations
@@ -165,6 +164,11 @@ class Programs:
         )
         return compiled.run
 
+    def _spare(self, name: _Name) -> bool:
+        """Whether there is memory for one that nobody waits for: a fused one, or another copy."""
+        chain = name[0] * (max(1, _fused_stages(name) // len(name[0])))
+        return self.memory.has_spare(_size(chain))
+
     @property
     def fused_stages(self) -> int:
         """In all fused programs, also those that are being made."""
@@ -178,7 +182,7 @@ class Programs:
 
     def _compile_fused(self, chain: Chain, rows: int, stacked: bool) -> Run | None:
         stages = _fused_stages((chain, rows, stacked))
-        if not self.memory.has_spare(self._size(chain * (stages // len(chain)))):
+        if not self._spare((chain, rows, stacked)):
             with self._lock:  # the next load of such a path asks again
                 del self._programs[chain, rows, stacked]
             return None
@@ -234,6 +238,11 @@ def _fused_stages(name: _Name) -> int:
     if others:
         return len(chain)
     return rows if stacked and not first.stackable else 0
+
+
+def _size(chain: Chain) -> int:
+    """Bytes that a program of these stages may take, and each copy of it."""
+    return PROGRAM_BYTES + WEIGHT_COPIES * sum(map(_weights, chain))
 
 
 @functools.cache

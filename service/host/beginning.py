@@ -56,8 +56,11 @@ def begin() -> None:
 
 
 def _tell_workers(settings: Settings, store: ModelStore) -> None:
+    cores = str(Machine().cores())
     # NumPy's library starts a thread for each of the machine's processors.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(Machine().cores()))
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", cores)
+    # glibc has up to eight heaps a processor; what is freed in one is of no use in the others.
+    os.environ.setdefault("MALLOC_ARENA_MAX", cores)
     # Workers of a built Bento run in its folder: the path is meant from here.
     os.environ["MUNET_STORE"] = store.url
     os.environ["MUNET_COMPILATION_CACHE"] = os.path.abspath(settings.compilation_cache)

@@ -20,6 +20,11 @@ Chain = tuple[Program, ...]  # stages that one program runs, one after the other
 Run = Callable[[Sequence[Sequence[Any]], Any], Any]
 
 
+def always() -> bool:
+    """For who compiles where nothing else needs the memory."""
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Compiled:
     """A program that is ready to run, from any thread."""
@@ -42,8 +47,14 @@ class Backend(Protocol):
         """A component's arrays as programs take them; `tree` holds NumPy float32 of its own."""
         ...
 
-    def compile(self, chain: Chain, rows: int, *, stacked: bool) -> Compiled:
-        """The program for `rows` rows, with weights for all of them or, stacked, for each."""
+    def compile(
+        self, chain: Chain, rows: int, *, stacked: bool, spare: Callable[[], bool] = always
+    ) -> Compiled:
+        """The program for `rows` rows, with weights for all of them or, stacked, for each.
+
+        Its caller has made room for it; `spare` says whether memory is left for one more of it,
+        which some back ends make later. Without it, always.
+        """
         ...
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from jax import Array
 from jax.experimental.compilation_cache import compilation_cache as compilation_cache_of_jax
 
 from model_store.machine import Machine
-from service.compute.backends import Chain, Compiled
+from service.compute.backends import Chain, Compiled, always
 from service.compute.backends.keeping import writable
 from service.compute.paths import Program
 from vit import shapes
@@ -64,7 +64,9 @@ class JaxBackend:
         del kind
         return jax.device_put(tree)
 
-    def compile(self, chain: Chain, rows: int, *, stacked: bool) -> Compiled:
+    def compile(
+        self, chain: Chain, rows: int, *, stacked: bool, spare: Callable[[], bool] = always
+    ) -> Compiled:
         """Compiles, or loads what was compiled before."""
 
         def stage(trees: Sequence[Any], x: Array) -> Array:

@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.compute.backends import Chain, Compiled, Run, openvino_graph
+from service.compute.backends import Chain, Compiled, Run, always, openvino_graph
 from service.compute.backends.keeping import not_kept
 from service.compute.backends.openvino_library import ov
 from service.compute.decode_memory import give_back_free_memory
@@ -34,6 +35,7 @@ from service.compute.priority import BACKGROUND, give_way
 logger = logging.getLogger(__name__)
 F32 = NDArray[np.float32]
 DIGEST_BYTES = 32
+COPY_AGAIN_S = 1.0  # after a copy of a program could not be made
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -92,7 +94,9 @@ class OpenVinoBackend:
         """Arrays in the order in which programs read them."""
         return _placed(openvino_graph.layout(kind, tree))
 
-    def compile(self, chain: Chain, rows: int, *, stacked: bool) -> Compiled:
+    def compile(
+        self, chain: Chain, rows: int, *, stacked: bool, spare: Callable[[], bool] = always
+    ) -> Compiled:
         """Compiles, or loads what was compiled before."""
         key = hashlib.sha256(f"{self._version} {chain} {rows} {stacked}".encode()).hexdigest()
         file = None if self._cache is None else self._cache / key
@@ -106,20 +110,23 @@ class OpenVinoBackend:
             if self._cache is not None:
                 _keep(self._cache, key, blob)
         shape = (rows, *chain[-1].result_shape)
-        copies = _Copies(first, shape[0], self.streams, partial(self._copy, blob))
+        copies = _Copies(first, shape[0], self.streams, partial(self._copy, blob, spare))
         fill = stacked and chain[0].stackable
         return Compiled(_runner(copies, shape, fill=fill), cached)
 
-    def _copy(self, blob: bytes, add: Callable[[ov.CompiledModel], None]) -> None:
+    def _copy(self, blob: bytes, spare: Callable[[], bool], copies: _Copies) -> None:
         """In the background: a batch does not wait for it."""
         with suppress(RuntimeError):  # the back end has been closed
-            self._copying.submit(self._add_copy, blob, add)
+            self._copying.submit(self._add_copy, blob, spare, copies)
 
-    def _add_copy(self, blob: bytes, add: Callable[[ov.CompiledModel], None]) -> None:
+    def _add_copy(self, blob: bytes, spare: Callable[[], bool], copies: _Copies) -> None:
         try:
-            add(self._import(blob))
+            if spare():
+                copies.add(self._import(blob))
+                return
         except Exception as error:  # threads go on to wait for the copies that there are
             logger.warning("event=program_not_copied error=%r", error)
+        copies.put_off()
 
     def _import(self, blob: bytes) -> ov.CompiledModel:
         return self._core.import_model(io.BytesIO(blob), "CPU", self._settings)
@@ -189,24 +196,31 @@ class _Copies:
         first: ov.CompiledModel,
         rows: int,
         most: int,
-        make: Callable[[Callable[[ov.CompiledModel], None]], None],
+        make: Callable[[_Copies], None],
     ) -> None:
-        """`make` makes a copy, later, and adds it; there are at most so many in all."""
+        """`make` adds a copy later, or puts it off; there are at most `most` in all."""
         self._rows, self._make = rows, make
         self._idle = LifoQueue[_Copy]()
         self._more = Semaphore(most - 1)  # that may still be made
-        self._add(first)
+        self._again_at = 0.0
+        self.add(first)
 
-    def _add(self, model: ov.CompiledModel) -> None:
+    def add(self, model: ov.CompiledModel) -> None:
+        """There is one more."""
         self.put(_Copy(model, self._rows))
+
+    def put_off(self) -> None:
+        """One could not be made now; it is tried again, but not at once."""
+        self._again_at = time.monotonic() + COPY_AGAIN_S
+        self._more.release()
 
     def get(self) -> _Copy:
         """One that nobody uses; waits for it."""
         try:
             return self._idle.get_nowait()
         except Empty:
-            if self._more.acquire(blocking=False):
-                self._make(self._add)
+            if time.monotonic() >= self._again_at and self._more.acquire(blocking=False):
+                self._make(self)
             return self._idle.get()
 
     def put(self, copy: _Copy) -> None:

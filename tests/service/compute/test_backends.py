@@ -7,10 +7,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from service.compute.backends import Backend, Compiled, openvino_backend
 from service.compute.backends.jax_backend import JaxBackend
 from service.compute.backends.openvino_backend import OpenVinoBackend
 from service.compute.paths import Program, cut
+from service.compute.programs import Programs
+from service.telemetry.metrics import Metrics
 from tests.service.systems import TINY, random_component
 from tests.service.waiting import PATIENCE_S, eventually
 from vit import Architecture, shapes
@@ -341,7 +344,7 @@ _Copy(Core().compile_model(graph, "CPU"), 1)
 def test_a_program_is_copied_when_a_thread_finds_it_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the background, and never more often than threads may run it."""
     monkeypatch.setattr(openvino_backend, "_Copy", lambda model, rows: model)
-    asked: list[Callable[[Any], None]] = []
+    asked: list[openvino_backend._Copies] = []
     copies = openvino_backend._Copies("first", 1, 2, asked.append)  # type: ignore[arg-type]
     first = copies.get()
     assert first == "first" and not asked
@@ -350,19 +353,80 @@ def test_a_program_is_copied_when_a_thread_finds_it_in_use(monkeypatch: pytest.M
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(copies.get) for _ in range(2)]
         eventually(lambda: bool(asked))
-        asked[0]("second")
+        asked[0].add("second")  # type: ignore[arg-type]
         eventually(lambda: any(one.done() for one in waiting))
         copies.put(first)
         assert {one.result() for one in waiting} == {"first", "second"}
     assert len(asked) == 1
 
 
-def test_a_copy_that_cannot_be_made_is_told(
-    backends: tuple[Backend, Backend], caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("spare", [True, False])
+def test_a_copy_that_cannot_be_made_is_put_off(
+    backends: tuple[Backend, Backend],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    spare: bool,
 ) -> None:
-    """Those that there are go on to answer."""
+    """Those that there are go on to answer; it is tried again later, not at once."""
     _, openvino = backends
     assert isinstance(openvino, OpenVinoBackend)
-    added: list[Any] = []
-    openvino._add_copy(b"no program", added.append)
-    assert not added and "event=program_not_copied" in caplog.text
+    monkeypatch.setattr(openvino_backend, "_Copy", lambda model, rows: model)
+    now = [100.0]
+    monkeypatch.setattr(openvino_backend, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    asked: list[openvino_backend._Copies] = []
+    copies = openvino_backend._Copies("first", 1, 2, asked.append)  # type: ignore[arg-type]
+    copies.get()
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(copies.get)]
+        eventually(lambda: len(asked) == 1)
+        openvino._add_copy(b"no program", lambda: spare, copies)
+        assert ("event=program_not_copied" in caplog.text) == spare
+        waiting.append(pool.submit(copies.get))
+        time.sleep(0.05)
+        assert len(asked) == 1 and not any(one.done() for one in waiting)
+        now[0] += openvino_backend.COPY_AGAIN_S
+        waiting.append(pool.submit(copies.get))
+        eventually(lambda: len(asked) == 2)
+        for number in range(3):
+            copies.put(number)  # type: ignore[arg-type]
+
+
+def test_each_program_and_each_copy_asks_for_the_memory_of_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many threads may run it."""
+    first: list[int] = []
+    more: list[int] = []
+
+    class Asked:
+        def require_room(self, size: int) -> None:
+            first.append(size)
+
+        def has_spare(self, size: int) -> bool:
+            more.append(size)
+            return len(more) == 1
+
+    backend = OpenVinoBackend(None, 3)
+    programs = Programs(backend, Metrics(), 1)
+    programs.memory = Asked()
+    program, _ = cut(TINY)[1]
+    kept: list[openvino_backend._Copies] = []
+    runner = openvino_backend._runner
+
+    def kept_runner(copies: openvino_backend._Copies, *rest: Any, **more: Any) -> Any:
+        kept.append(copies)
+        return runner(copies, *rest, **more)
+
+    monkeypatch.setattr(openvino_backend, "_runner", kept_runner)
+    monkeypatch.setattr(OpenVinoBackend, "fuses", False)
+    programs.make((program,))
+    (copies,) = kept
+    mine = copies.get()
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(copies.get) for _ in range(2)]
+        eventually(lambda: len(more) == 2)  # of which one was granted
+        eventually(lambda: sum(one.done() for one in waiting) == 1)
+        copies.put(mine)
+    assert len(first) == 1 and set(more) == set(first)
+    programs.close()
+    backend.close()

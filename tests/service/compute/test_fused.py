@@ -94,11 +94,11 @@ def test_a_program_that_cannot_be_fused_is_not_needed(
     compile_ = system.engine.programs._backend.compile
     tried = threading.Event()
 
-    def refused(chain: Any, rows: int, *, stacked: bool) -> Compiled:
+    def refused(chain: Any, rows: int, *, stacked: bool, spare: Any) -> Compiled:
         if len(chain) > 1 or (stacked and not chain[0].stackable):
             tried.set()
             raise RuntimeError("no memory")
-        return compile_(chain, rows, stacked=stacked)
+        return compile_(chain, rows, stacked=stacked, spare=spare)
 
     monkeypatch.setattr(system.engine.programs._backend, "compile", refused)
     mine = row(system.load(publish(system.store, "a")), 1)
