@@ -19,7 +19,8 @@ from evolution.data.omniglot import omniglot
 from evolution.data.preparing import PreparationError, default_data_dir, prepare
 from evolution.data.tasks import TaskError, source_of
 from evolution.experiments.baselines import baseline
-from evolution.experiments.experiment import EXPERIMENTS, Experiment, with_settings
+from evolution.experiments.experiment import Experiment, with_settings
+from evolution.experiments.named import EXPERIMENTS
 from evolution.experiments.run_size import Plan, require_reasonable
 from evolution.experiments.settings import SettingError
 from evolution.process.computing import computing

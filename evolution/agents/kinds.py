@@ -9,23 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from evolution.agents import mu3net, mu4net, small
 from evolution.children import Children
 from evolution.data.tasks import Task
-from evolution.experiments import search_space
-from evolution.experiments.experiment import (
-    DEMO,
-    EXPERIMENTS,
-    PLUS_CHARS,
-    PLUS_CMATERDB,
-    PLUS_VDD,
-    PLUS_VIT,
-    Experiment,
-)
-from evolution.experiments.search_space import DEFAULTS, NO_AUGMENTATION, SHAPE
-from evolution.methods import MU3NET, MU4NET
+from evolution.experiments.experiment import Experiment
 from evolution.multipath.children import MultipathPaths
-from evolution.multipath.sampling import MAIN_WEIGHT, NUM_PATHS, ROUTER_RATE
-from evolution.population import Population, Score
+from evolution.population import Population
 from evolution.single_path import SinglePaths
 from evolution.state import Progress
 from model_store import TaskPath
@@ -57,119 +46,23 @@ class AgentClass:
         return replace(self.experiment, tasks=(entry,), passes=1)
 
 
-# ---- μ3Net: single-path agents that follow μ2Net+
-
-VIT_T3 = replace(PLUS_CHARS, name="vit-ti3", method=MU3NET)
-VIT_T0 = replace(PLUS_CMATERDB, name="vit-ti0", method=MU3NET)
-VIT_B = replace(PLUS_VDD, name="vit-b", method=MU3NET)
-VIT_L = replace(PLUS_VIT, name="vit-l", method=MU3NET)
-
-# ---- μ4Net: no adapters; one score for all sizes
-
-_DEFAULTS_4 = {
-    **DEFAULTS,
-    **NO_AUGMENTATION,
-    "_mu_": 0.2,
-    "opt_lr": 0.02,
-    "opt_lr_warmup_ratio": 0.02,
-    "opt_momentum": 0.8,
-    "opt_nesterov": True,
-}
-_RANGES_4 = {
-    **search_space.MU2NET_PLUS,
-    "opt_lr": (*search_space.MU2NET_PLUS["opt_lr"], 1.0),
-    "ds_image_size": tuple(range(16, 113, 16)),
-}
-
-
-def _blocks_to(most: int) -> dict[str, tuple[int, ...]]:
-    return {"num_layers": tuple(range(most + 1))}
-
-
-VIT4_T3 = replace(
-    VIT_T3,
-    name="vit4-ti3",
-    method=MU4NET,
-    samples_per_task=16,
-    train_examples_per_round=300_000,
-    validation_examples=10_000,
-    max_population=5,
-    defaults=_DEFAULTS_4,
-    ranges={**_RANGES_4, **_blocks_to(3)},
-    score=Score(0.99, reference_params=2.2e9, reference_flops=3.8e12),
-    mutate_adapters=False,
-)
-VIT4_B = replace(
-    VIT4_T3,
-    name="vit4-b",
-    root=VIT_B.root,
-    batch_size=256,
-    defaults={**_DEFAULTS_4, "num_layers": 12, "ds_image_size": 80},
-    ranges={**_RANGES_4, **_blocks_to(12)},
-)
-VIT4_L = replace(
-    VIT4_T3,
-    name="vit4-l",
-    root=VIT_L.root,
-    batch_size=16,
-    defaults={**_DEFAULTS_4, "num_layers": 24, "ds_image_size": 384},
-    # One block more than the root has.
-    ranges={**_RANGES_4, **_blocks_to(25), "ds_image_size": (224, 384)},
-)
-
-# ---- for 2 cores, from the shipped root
-
-DEMO_VIT = replace(
-    DEMO,
-    name="demo-vit",
-    method=MU4NET,
-    defaults={**DEMO.defaults, **NO_AUGMENTATION},
-    ranges={k: v for k, v in DEMO.ranges.items() if not k.startswith("ds_")},
-)
-
-# ---- as large as the runs that make compare-agents compares with agents
-
-CHARS5_VIT = replace(EXPERIMENTS["mu2net-plus-chars5"], name="chars5-vit", method=MU3NET)
-
-# ---- μ4Net's multipath agents: shapes are those of their paths, the score is the quality
-
-_MIXING = {ROUTER_RATE: (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0), NUM_PATHS: (2, 3)}
-
-
-def _multipath(single: Experiment, name: str) -> Experiment:
-    mixing = {MAIN_WEIGHT: 0.8, ROUTER_RATE: 0.05, NUM_PATHS: 2}
-    return replace(
-        single,
-        name=name,
-        defaults={k: v for k, v in single.defaults.items() if k not in SHAPE} | mixing,
-        ranges={k: v for k, v in single.ranges.items() if k not in SHAPE} | _MIXING,
-        score=Score(reference_params=0.0),
-    )
-
-
-MULTIVIT_T3 = _multipath(VIT4_T3, "multivit-ti3")
-MULTIVIT_B = _multipath(VIT4_B, "multivit-b")
-MULTIVIT_L = _multipath(VIT4_L, "multivit-l")
-DEMO_MULTIVIT = _multipath(DEMO_VIT, "demo-multivit")
-CHARS5_MULTIVIT = replace(_multipath(CHARS5_VIT, "chars5-multivit"), method=MU4NET)
-
 CLASSES: Mapping[str, AgentClass] = {
     c.name: c
     for c in (
-        AgentClass(VIT_T0, "VitT0"),
-        AgentClass(VIT_T3, "VitT3"),
-        AgentClass(VIT_B, "VitB"),
-        AgentClass(VIT_L, "Vit"),
-        AgentClass(VIT4_T3, "VitT3"),
-        AgentClass(VIT4_B, "VitB"),
-        AgentClass(VIT4_L, "Vit"),
-        AgentClass(MULTIVIT_T3, "MultiVitT3", MultipathPaths, VIT4_T3),
-        AgentClass(MULTIVIT_B, "MultiVitB", MultipathPaths, VIT4_B),
-        AgentClass(MULTIVIT_L, "MultiVit", MultipathPaths, VIT4_L),
-        AgentClass(DEMO_VIT),
-        AgentClass(DEMO_MULTIVIT, children=MultipathPaths, single=DEMO_VIT),
-        AgentClass(CHARS5_VIT),
-        AgentClass(CHARS5_MULTIVIT, children=MultipathPaths, single=CHARS5_VIT),
+        AgentClass(mu3net.VIT_T0, "VitT0"),
+        AgentClass(mu3net.VIT_T3, "VitT3"),
+        AgentClass(mu3net.VIT_B, "VitB"),
+        AgentClass(mu3net.VIT_L, "Vit"),
+        AgentClass(mu4net.VIT4_T3, "VitT3"),
+        AgentClass(mu4net.VIT4_B, "VitB"),
+        AgentClass(mu4net.VIT4_L, "Vit"),
+        AgentClass(mu4net.MULTIVIT_T3, "MultiVitT3", MultipathPaths, mu4net.VIT4_T3),
+        AgentClass(mu4net.MULTIVIT_B, "MultiVitB", MultipathPaths, mu4net.VIT4_B),
+        AgentClass(mu4net.MULTIVIT_L, "MultiVit", MultipathPaths, mu4net.VIT4_L),
+        AgentClass(small.DEMO_VIT),
+        AgentClass(small.DEMO_MULTIVIT, children=MultipathPaths, single=small.DEMO_VIT),
+        AgentClass(small.CHARS5_VIT),
+        AgentClass(small.CHARS5_MULTIVIT, children=MultipathPaths, single=small.CHARS5_VIT),
     )
 }
 

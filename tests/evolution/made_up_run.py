@@ -7,7 +7,8 @@ import numpy as np
 
 from evolution import state
 from evolution.events import Outcome
-from evolution.experiments.experiment import EXPERIMENTS, with_settings
+from evolution.experiments.experiment import with_settings
+from evolution.experiments.named import EXPERIMENTS
 from evolution.population import ROOT, Component, Path, Population, Score
 from evolution.state import Progress
 from evolution.training.curves import Curve

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from evolution.agents.kinds import DEMO_MULTIVIT
+from evolution.agents.small import DEMO_MULTIVIT
 from evolution.experiments.experiment import Experiment
 from evolution.methods import MU4NET
 from evolution.multipath.children import MultipathPaths

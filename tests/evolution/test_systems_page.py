@@ -10,7 +10,9 @@ import pytest
 import evolution
 from evolution.agents.kinds import CLASSES
 from evolution.experiments import search_space
-from evolution.experiments.experiment import B_16, EXPERIMENTS, L_16, TI_16, Experiment
+from evolution.experiments.experiment import Experiment
+from evolution.experiments.named import EXPERIMENTS
+from evolution.experiments.weights import B_16, L_16, TI_16
 from evolution.methods import METHODS, Method
 
 FOLDER = Path(evolution.__file__).parent

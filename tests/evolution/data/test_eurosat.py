@@ -18,7 +18,7 @@ from evolution.data.confidence import interval
 from evolution.data.places import open_place
 from evolution.data.stored import Pictures
 from evolution.data.tasks import source_of
-from evolution.experiments.experiment import DEMO
+from evolution.experiments.small import DEMO
 from evolution.roots.loading import load_root
 from evolution.run import Search
 from model_store import ModelStore

@@ -6,7 +6,8 @@ import pytest
 
 from evolution.experiments import benchmarks
 from evolution.experiments.baselines import baseline
-from evolution.experiments.experiment import EXPERIMENTS, Experiment, with_settings
+from evolution.experiments.experiment import Experiment, with_settings
+from evolution.experiments.named import EXPERIMENTS
 from evolution.experiments.search_space import MU2NET_V2
 from evolution.population import Score
 

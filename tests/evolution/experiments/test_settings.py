@@ -19,7 +19,8 @@ from evolution.__main__ import console, main
 from evolution.agents.kinds import CLASSES
 from evolution.cycle import Cycle
 from evolution.events import ChildTrained
-from evolution.experiments.experiment import EXPERIMENTS, SIZES, Experiment, with_settings
+from evolution.experiments.experiment import SIZES, Experiment, with_settings
+from evolution.experiments.named import EXPERIMENTS
 from evolution.experiments.search_space import DEFAULTS
 from evolution.experiments.settings import HYPERPARAMETERS, SettingError, check
 from evolution.run import Search

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from evolution.agents import kinds
-from evolution.agents.kinds import DEMO_MULTIVIT, AgentClass
+from evolution.agents.kinds import AgentClass
+from evolution.agents.small import DEMO_MULTIVIT
 from evolution.checkpoints import import_state
 from evolution.events import ChildTrained, TaskPublished
 from evolution.multipath.children import MultipathPaths

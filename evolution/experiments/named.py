@@ -1,0 +1,26 @@
+"""All named experiments. Names are METHOD-BENCHMARK, and `demo`.
+
+Methods: munet, mu2net, mu2net-plus. Benchmarks of the papers: cmaterdb, chars, vdd, vit, vtab-full,
+vtab-1k (EXPERIMENTS.md, Task lists). Sizes and defaults are those of the published configurations
+(EXPERIMENTS.md, Runs) on one device. chars5 and demo are for 2 cores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from evolution.experiments import mu2net, mu2net_plus, munet, small
+from evolution.experiments.experiment import Experiment
+
+EXPERIMENTS: Mapping[str, Experiment] = {
+    experiment.name: experiment
+    for experiment in (
+        munet.MUNET_CHARS, munet.MUNET_VDD, munet.MUNET_VIT,
+        munet.MUNET_VTAB_FULL, munet.MUNET_VTAB_1K, munet.MUNET_CMATERDB,
+        mu2net.MU2NET_CMATERDB, mu2net.MU2NET_CHARS, mu2net.MU2NET_VDD, mu2net.MU2NET_VIT,
+        mu2net.MU2NET_VTAB_FULL, mu2net.MU2NET_VTAB_1K,
+        mu2net_plus.PLUS_CMATERDB, mu2net_plus.PLUS_CHARS, mu2net_plus.PLUS_VDD,
+        mu2net_plus.PLUS_VIT, mu2net_plus.PLUS_VTAB_FULL, mu2net_plus.PLUS_VTAB_1K,
+        small.MUNET_CHARS5, small.MU2NET_CHARS5, small.PLUS_CHARS5, small.DEMO,
+    )
+}  # fmt: skip

@@ -1,0 +1,151 @@
+"""Experiments for 2 cores, from the shipped root. Each shows all its values.
+
+chars5
+    Compares methods and baselines on the five data sets of Chars that are small downloads.
+    Command:  python -m evolution run mu2net-chars5 --store STORE --seed 0
+demo
+    What `make demo` runs: two CMATERdb tasks, and then the third.
+    Command:  python -m evolution run demo --store STORE
+              python -m evolution resume demo --store STORE --task cmaterdb/telugu
+    Expected: test accuracy .93 to .99; under a minute a task on 2 cores once compiled.
+"""
+
+from __future__ import annotations
+
+from evolution.experiments import benchmarks, search_space
+from evolution.experiments.experiment import Experiment
+from evolution.methods import MU2NET, MU2NET_PLUS, MUNET
+from evolution.population import Score
+
+# Ranges have no sizes of images and adapters, whose values need compiled programs of their own.
+# muNet tries each of up to 5 seeds first, so a task has 8 children.
+MUNET_CHARS5 = Experiment(
+    name="munet-chars5",
+    method=MUNET,
+    tasks=("mnist", "omniglot", "cmaterdb/bangla", "cmaterdb/devanagari", "cmaterdb/telugu"),
+    passes=1,
+    samples_per_task=8,
+    root="shipped",
+    batch_size=128,
+    train_examples_per_round=1_024,
+    rounds_per_child=3,
+    validation_examples=1_024,
+    defaults={
+        "_mu_": 0.1, "num_layers": 3, "adapters": [], "adapter_dim": 32,
+        "opt_lr": 0.05, "opt_lr_schedule": "cosine", "opt_lr_warmup_ratio": 0.1,
+        "opt_momentum": 0.9, "opt_nesterov": False,
+        "ds_image_size": 32, "ds_crop": True, "ds_area_range_min": 1.0,
+        "ds_aspect_ratio_range_min": 1.0, "ds_flip_left_right": False, "ds_brightness_delta": 0.0,
+        "ds_contrast_delta": 0.0, "ds_saturation_delta": 0.0, "ds_hue_delta": 0.0,
+        "ds_quality_delta": 0.0,
+    },
+    ranges={
+        "opt_lr": (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1),
+        "opt_lr_schedule": ("constant", "cosine", "restarts"),
+        "opt_lr_warmup_ratio": (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4),
+        "opt_momentum": (None, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99),
+        "opt_nesterov": (True, False), "ds_area_range_min": (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
+        "ds_aspect_ratio_range_min": (0.25, 0.5, 0.75, 1.0), "ds_flip_left_right": (True, False),
+        "ds_brightness_delta": search_space.DELTAS, "ds_contrast_delta": search_space.DELTAS,
+        "ds_saturation_delta": search_space.DELTAS, "ds_hue_delta": search_space.DELTAS,
+        "num_layers": (1, 2, 3),
+    },
+    score=Score(),
+    mutate_adapters=True,
+    max_population=None,
+)  # fmt: skip
+
+MU2NET_CHARS5 = Experiment(
+    name="mu2net-chars5",
+    method=MU2NET,
+    tasks=("mnist", "omniglot", "cmaterdb/bangla", "cmaterdb/devanagari", "cmaterdb/telugu"),
+    passes=1,
+    samples_per_task=8,
+    root="shipped",
+    batch_size=128,
+    train_examples_per_round=1_024,
+    rounds_per_child=3,
+    validation_examples=1_024,
+    defaults={
+        "_mu_": 0.1, "num_layers": 3, "adapters": [], "adapter_dim": 32,
+        "opt_lr": 0.05, "opt_lr_schedule": "cosine", "opt_lr_warmup_ratio": 0.1,
+        "opt_momentum": 0.9, "opt_nesterov": False,
+        "ds_image_size": 32, "ds_crop": True, "ds_area_range_min": 1.0,
+        "ds_aspect_ratio_range_min": 1.0, "ds_flip_left_right": False, "ds_brightness_delta": 0.0,
+        "ds_contrast_delta": 0.0, "ds_saturation_delta": 0.0, "ds_hue_delta": 0.0,
+        "ds_quality_delta": 0.0,
+    },
+    ranges={
+        "opt_lr": (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
+        "opt_lr_schedule": ("constant", "cosine", "restarts"),
+        "opt_lr_warmup_ratio": (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4),
+        "opt_momentum": (None, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99),
+        "opt_nesterov": (True, False), "ds_area_range_min": (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
+        "ds_aspect_ratio_range_min": (0.25, 0.5, 0.75, 1.0), "ds_flip_left_right": (True, False),
+        "ds_brightness_delta": search_space.DELTAS, "ds_contrast_delta": search_space.DELTAS,
+        "ds_saturation_delta": search_space.DELTAS, "ds_hue_delta": search_space.DELTAS,
+        "num_layers": (1, 2, 3),
+    },
+    score=Score(),
+    mutate_adapters=True,
+    max_population=None,
+)  # fmt: skip
+
+PLUS_CHARS5 = Experiment(
+    name="mu2net-plus-chars5",
+    method=MU2NET_PLUS,
+    tasks=("mnist", "omniglot", "cmaterdb/bangla", "cmaterdb/devanagari", "cmaterdb/telugu"),
+    passes=1,
+    samples_per_task=8,
+    root="shipped",
+    batch_size=128,
+    train_examples_per_round=1_024,
+    rounds_per_child=3,
+    validation_examples=1_024,
+    defaults={
+        "_mu_": 0.1, "num_layers": 3, "adapters": [], "adapter_dim": 32,
+        "opt_lr": 0.05, "opt_lr_schedule": "cosine", "opt_lr_warmup_ratio": 0.1,
+        "opt_momentum": 0.9, "opt_nesterov": False,
+        "ds_image_size": 32, "ds_crop": True, "ds_area_range_min": 1.0,
+        "ds_aspect_ratio_range_min": 1.0, "ds_flip_left_right": False, "ds_brightness_delta": 0.0,
+        "ds_contrast_delta": 0.0, "ds_saturation_delta": 0.0, "ds_hue_delta": 0.0,
+        "ds_quality_delta": 0.0,
+    },
+    ranges={**search_space.MU2NET_PLUS, "num_layers": (0, 1, 2, 3)},
+    score=Score(),
+    mutate_adapters=True,
+    max_population=None,
+)  # fmt: skip
+
+# The characters fill their images: if mirrored, or cut to less than half, they become others.
+# A copied block lowers the score by up to 0.6 % if many tasks share the original.
+DEMO = Experiment(
+    name="demo",
+    method=MU2NET,
+    tasks=benchmarks.CMATERDB[:2],
+    passes=1,
+    samples_per_task=4,
+    root="shipped",
+    batch_size=128,
+    train_examples_per_round=2_000,
+    rounds_per_child=3,
+    validation_examples=5_120,
+    defaults={
+        "_mu_": 0.2, "num_layers": 3, "adapters": [], "adapter_dim": 32,
+        "opt_lr": 0.05, "opt_lr_schedule": "cosine", "opt_lr_warmup_ratio": 0.1,
+        "opt_momentum": 0.9, "opt_nesterov": False,
+        "ds_image_size": 32, "ds_crop": True, "ds_area_range_min": 0.7,
+        "ds_aspect_ratio_range_min": 0.75, "ds_flip_left_right": False, "ds_brightness_delta": 0.0,
+        "ds_contrast_delta": 0.0, "ds_saturation_delta": 0.0, "ds_hue_delta": 0.0,
+        "ds_quality_delta": 0.0,
+    },
+    ranges={
+        "_mu_": (0.1, 0.15, 0.2, 0.25, 0.3),
+        "opt_lr": (0.02, 0.05, 0.1, 0.2), "opt_lr_warmup_ratio": (0.02, 0.05, 0.1, 0.2),
+        "opt_momentum": (0.8, 0.85, 0.9, 0.95), "opt_nesterov": (True, False),
+        "ds_area_range_min": (0.5, 0.6, 0.7, 0.8), "ds_aspect_ratio_range_min": (0.65, 0.75, 0.85),
+    },
+    score=Score(factor=0.98),
+    mutate_adapters=False,
+    max_population=None,
+)  # fmt: skip
