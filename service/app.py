@@ -92,7 +92,7 @@ def _runtime(request: Request) -> Runtime:
 async def tasks(request: Request) -> Response:
     """GET /tasks"""
     runtime = _runtime(request)
-    grants = runtime.access.of(request)
+    grants = runtime.access.of(request.scope)
     grants.require_read()
     runtime.catalog.require_followed()
     entries = runtime.catalog.entries()
@@ -107,7 +107,7 @@ async def task(request: Request) -> Response:
     """GET /tasks/{task}"""
     runtime = _runtime(request)
     name = request.path_params["task"]
-    grants = runtime.access.of(request)
+    grants = runtime.access.of(request.scope)
     grants.require_read()
     query(request)
     async with runtime.in_time():
@@ -131,7 +131,7 @@ async def metrics(request: Request) -> Response:
     runtime = _runtime(request)
     tasks = frozenset(request.query_params.getlist("task"))
     encoding = compression.wanted(request)
-    page = runtime.private_page if runtime.access.is_admin(request) else runtime.page
+    page = runtime.private_page if runtime.access.is_admin(request.scope) else runtime.page
     async with runtime.in_time():
         text = await page.ask()
 

@@ -22,8 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.access import Grants
-from service.compute.batching import Ask
+from service.compute.batching import Ask, Done
 from service.compute.paths import LoadedPath, Row
 from service.errors import (
     ClientGone,
@@ -35,10 +34,9 @@ from service.errors import (
     UploadTimeout,
 )
 from service.images import Decoded, Source, Undecoded
+from service.request import Request
 from service.runtime import Runtime
 from service.tasks import hiding
-from service.telemetry.requests import Course
-from service.timings import Timings
 from vit.activation import SIGMOID, SOFTMAX, sigmoid
 from vit.contract import Target
 from vit.decode import Decoding
@@ -54,20 +52,6 @@ LOOK_AFTER_S = 0.05  # an answer that is sooner costs no look at whether the cli
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a request asks for, beside its images."""
-
-    tasks: tuple[str, ...]  # distinct
-    grants: Grants  # of who asks
-    caller: str  # who that is, of those who share the queue
-    deadline_s: float  # since the request came
-    version: int | str | None = None  # number or alias; None is the live one
-    top_k: int | None = None  # classes that the answer lists at most, if the request says so
-    min_probability: float = 0.0  # of the classes that the answer lists
-    priority: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Classified:
     """One task's answer."""
 
@@ -75,18 +59,11 @@ class Classified:
     logits: Sequence[Logits]  # of each image
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What became of each task, in the order asked for."""
-
-    outcomes: Sequence[Classified | GatewayError]
-    course: Course
+Outcome = Classified | GatewayError  # of one task
 
 
-async def classify(
-    runtime: Runtime, wanted: Wanted, read: Read, gone: Gone, timings: Timings
-) -> Result:
-    """Every task's answer to every image that `read` gives; `timings` follow it.
+async def classify(runtime: Runtime, request: Request, read: Read, gone: Gone) -> Sequence[Outcome]:
+    """Every task's answer to every image that `read` gives, in the order asked for.
 
     A task that cannot answer does not fail the others; if none can, the first one's error is
     raised. `gone` returns when the client has left. Raises GatewayError.
@@ -94,25 +71,26 @@ async def classify(
     No local variable may hold an exception or a failed future: its traceback holds this frame, and
     the cycle would keep the body in memory until the next garbage collection.
     """
-    deadline, limit = timings.started + wanted.deadline_s, f"within {wanted.deadline_s:g} s"
-    left_s = deadline - timings.enter("load")
+    timings, within = request.timings, f"within {request.patience_s:g} s"
+    left_s = request.deadline - timings.enter("load")
     if left_s <= 0:
-        raise DeadlineExceeded(f"not answered {limit}: it was read {-left_s:.3f} s after that")
+        raise DeadlineExceeded(f"not answered {within}: it was read {-left_s:.3f} s after that")
     late: Callable[[], GatewayError] = partial(
-        Unavailable, f"{_named(wanted.tasks)} still loading", retry_after_s=1
+        Unavailable, f"{_named(request.tasks)} still loading", retry_after_s=1
     )
     try:
         async with asyncio.timeout(left_s):
-            found = await _paths(runtime, wanted)
+            found = await _paths(runtime, request)
             timings.enter("receive")
             paths = [path for path in found if isinstance(path, LoadedPath)]
-            late = partial(UploadTimeout, f"the image did not arrive {limit}")
-            sources = await read(lambda: runtime.batcher.check(_ask(paths, 1, deadline, wanted)))
-            late = partial(DeadlineExceeded, f"not answered {limit}")
+            late = partial(UploadTimeout, f"the image did not arrive {within}")
+            sources = await read(lambda: runtime.batcher.check(_ask(paths, 1, request)))
+            late = partial(DeadlineExceeded, f"not answered {within}")
             timings.enter("decode")
-            ask = _ask(paths, len(sources), deadline, wanted)
             rows = _Rows(runtime, paths, sources)
-            answer = runtime.batcher.submit(ask, rows, runtime.decoders, timings)
+            answer = runtime.batcher.submit(
+                _ask(paths, len(sources), request), rows, runtime.decoders, timings
+            )
             try:
                 done = await _unless_gone(answer, gone)
             finally:
@@ -120,32 +98,42 @@ async def classify(
                 timings.follow()
     except TimeoutError:
         raise late() from None
-    logits = iter([one.answer for one in done])
-    outcomes = [
-        Classified(path, [next(logits) for _ in sources]) if isinstance(path, LoadedPath) else path
-        for path in found
-    ]
-    versions = [one.published.version if isinstance(one, LoadedPath) else None for one in found]
-    course = Course(
-        versions=versions,
-        rows=len(done),
-        batch_rows=done[0].batch_rows,
-        batch_tasks=done[0].batch_tasks,
-    )
-    return Result(outcomes, course)
+    return _outcomes(request, found, done)
+
+
+def _outcomes(
+    request: Request, found: Sequence[LoadedPath | GatewayError], done: Sequence[Done[Logits]]
+) -> Sequence[Outcome]:
+    """The rows' answers by task; the request is told what ran for it."""
+    outcomes: list[Outcome] = []
+    versions: list[int | None] = []
+    answering = sum([isinstance(path, LoadedPath) for path in found])
+    each, at = len(done) // answering, 0
+    for path in found:
+        if isinstance(path, LoadedPath):
+            logits = [one.answer for one in done[at : at + each]]
+            outcomes.append(Classified(path, logits))
+            versions.append(path.published.version)
+            at += each
+        else:
+            outcomes.append(path)
+            versions.append(None)
+    request.status, request.versions, request.rows = 200, versions, len(done)
+    request.batch_rows, request.batch_tasks = done[0].batch_rows, done[0].batch_tasks
+    return outcomes
 
 
 def _named(tasks: Sequence[str]) -> str:
     return f"task {tasks[0]!r} is" if len(tasks) == 1 else f"one of {len(tasks)} tasks is"
 
 
-async def _paths(runtime: Runtime, wanted: Wanted) -> Sequence[LoadedPath | GatewayError]:
+async def _paths(runtime: Runtime, request: Request) -> Sequence[LoadedPath | GatewayError]:
     """The tasks' paths, or why not; raises the first's error if there is none at all."""
-    if len(wanted.tasks) == 1:
-        return [await _path(runtime, wanted, wanted.tasks[0])]
+    if len(request.tasks) == 1:
+        return [await _path(runtime, request, request.tasks[0])]
     found: list[LoadedPath | GatewayError] = []
     for path in await asyncio.gather(
-        *(_path(runtime, wanted, task) for task in wanted.tasks), return_exceptions=True
+        *(_path(runtime, request, task) for task in request.tasks), return_exceptions=True
     ):
         if not isinstance(path, LoadedPath | GatewayError):
             raise path
@@ -155,8 +143,8 @@ async def _paths(runtime: Runtime, wanted: Wanted) -> Sequence[LoadedPath | Gate
     return found
 
 
-async def _path(runtime: Runtime, wanted: Wanted, task: str) -> LoadedPath:
-    return await hiding.acquire(runtime.catalog, wanted.grants, task, wanted.version)
+async def _path(runtime: Runtime, request: Request, task: str) -> LoadedPath:
+    return await hiding.acquire(runtime.catalog, request.grants, task, request.version)
 
 
 class _Rows:
@@ -174,10 +162,7 @@ class _Rows:
         self._intake = runtime.intake
         self._paths = paths
         self._sources = sources
-        self._targets: dict[Decoding, set[Target]] = {}
-        for path in paths:
-            targets = self._targets.setdefault(path.decoding, set())
-            targets.update(walk.target for walk in path.walks)
+        self._targets = paths[0].targets if len(paths) == 1 else _targets(paths)
         self._left: deque[Undecoded] | None = None
         self._decoded: list[Mapping[Decoding, Mapping[Target, Decoded]]] = []
 
@@ -213,12 +198,23 @@ class _Rows:
         return images
 
 
-def _ask(paths: Sequence[LoadedPath], images: int, deadline: float, wanted: Wanted) -> Ask:
+def _targets(paths: Sequence[LoadedPath]) -> Mapping[Decoding, Collection[Target]]:
+    """What an image is brought to for all of these paths, by the rules of decoding."""
+    found: dict[Decoding, set[Target]] = {}
+    for path in paths:
+        for decoding, targets in path.targets.items():
+            found.setdefault(decoding, set()).update(targets)
+    return found
+
+
+def _ask(paths: Sequence[LoadedPath], images: int, request: Request) -> Ask:
     """What the queues need to know of the rows that `_Rows` makes."""
-    each = [path for path in paths for _ in range(images)]
-    tasks = [path.published.task for path in each]
-    costs = [path.cost for path in each]
-    return Ask(tasks, costs, deadline, wanted.priority, wanted.caller)
+    tasks: list[str] = []
+    costs: list[float] = []
+    for path in paths:
+        tasks += [path.published.task] * images
+        costs += [path.cost] * images
+    return Ask(tasks, costs, request.deadline, request.priority, request.caller)
 
 
 async def _unless_gone(answer: asyncio.Future[T], gone: Gone) -> T:
@@ -258,9 +254,10 @@ def predictions(
     values: list[float] = logits.tolist()
     found = _LISTED[path.activation](path, values)
     usual = TOP_K if path.activation == SOFTMAX else len(values)
-    best: list[int] = np.argsort(-logits, kind="stable")[: top_k or usual].tolist()
+    best: list[int] = (-logits).argsort(kind="stable")[: top_k or usual].tolist()
+    labels = path.labels
     return [
-        {"label": path.labels[index], "index": index, "probability": found[index]}
+        {"label": labels[index], "index": index, "probability": found[index]}
         for index in best
         if found[index] >= min_probability
     ]

@@ -29,6 +29,7 @@ from service.http.room import Room
 from service.http.uploads import Intake
 from service.memory import Headroom, divided, own_memory
 from service.open_inference.statistics import Tally
+from service.request import identified
 from service.settings import Settings
 from service.tasks.catalog import Catalog
 from service.tasks.eviction import Budget, Recency
@@ -58,7 +59,7 @@ class Runtime:
         """
         self.store = ModelStore(settings.store, later=True)
         self.trust = Trust(self.store, settings.trusted_keys)
-        self.access = Access(settings.tokens, settings.cors_origins)
+        self.access = Access(settings.tokens, settings.cors_origins, identified=identified)
         self.metrics = Metrics(per_task=settings.task_metrics)
         self.engine = Engine(
             self.metrics,
@@ -110,6 +111,7 @@ class Runtime:
     def _compute(self, settings: Settings) -> None:
         """What decodes pictures and runs batches."""
         self.tally = Tally(self.catalog.entries)
+        self.counters = self.metrics.count, self.tally.count  # of requests that have ended
         self.batcher = Batcher[Row, NDArray[np.float32]](
             self.tally.counted(self.engine.run),
             Limits(

@@ -25,28 +25,33 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
-from service.access.grants import ANONYMOUS, LOCAL, Grants
+from service.access.grants import LOCAL, NOTHING, Grants
 from service.access.local import foreign, origins
 from service.access.tokens import TokenFile
 from service.errors import Forbidden, Unauthenticated
-from service.telemetry.requests import identified
-
-NOTHING = Grants(ANONYMOUS)  # what a request without a token may do, if no entry says
 
 
 class Access:
     """The tokens of one gateway; any thread."""
 
     def __init__(
-        self, file: str, pages: str = "", *, clock: Callable[[], float] = time.monotonic
+        self,
+        file: str,
+        pages: str = "",
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        identified: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`file` is a path, "" for none; `pages` are the origins of web pages that may ask.
+
+        `identified` is told the name of the token that a request came with.
 
         Raises SettingsError if they cannot be used.
         """
         self.pages = origins(pages)
+        self._identified = identified
         self._file = TokenFile(Path(file), clock=clock) if file else None
 
     def start(self) -> None:
@@ -64,16 +69,15 @@ class Access:
         """Since the file could last be used; 0 if there is none."""
         return 0.0 if self._file is None else self._file.age_s
 
-    def of(self, connection: HTTPConnection) -> Grants:
+    def of(self, scope: Scope) -> Grants:
         """What an HTTP request may do; raises as `grants` does."""
-        return self.grants(
-            connection.headers.items(), _peer(connection), connection.scope["scheme"]
-        )
+        client = scope.get("client")
+        return self.grants(_headers(scope), client and client[0], scope["scheme"])
 
-    def is_admin(self, connection: HTTPConnection) -> bool:
+    def is_admin(self, scope: Scope) -> bool:
         """Whether a request that needs no permission comes with a token for admin calls."""
         try:
-            return self._known(connection.headers.items()).admin
+            return self._known(_headers(scope)).admin
         except Unauthenticated:
             return False
 
@@ -105,7 +109,7 @@ class Access:
                 )
             return LOCAL
         grants = self._known(headers)
-        identified(grants.name)
+        self._identified(grants.name)
         return grants
 
     def _known(self, headers: Sequence[tuple[str, str]]) -> Grants:
@@ -122,5 +126,5 @@ class Access:
         return found
 
 
-def _peer(connection: HTTPConnection) -> str | None:
-    return connection.client.host if connection.client else None
+def _headers(scope: Scope) -> Sequence[tuple[str, str]]:
+    return [(name.decode("latin-1"), text.decode("latin-1")) for name, text in scope["headers"]]

@@ -89,4 +89,5 @@ class Grants:
         return Forbidden(f"{self.name} may not {what}; its entry in MUNET_TOKENS says what it may")
 
 
+NOTHING = Grants(ANONYMOUS)  # what a request without a token may do, if no entry says
 LOCAL = Grants("a request without tokens set up", classify=("*",), read=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
 
 from service.errors import SettingsError
@@ -35,7 +35,7 @@ ENDINGS = (
     *("-remote-addr", "-originating-ip"),
 )
 
-Headers = Iterable[tuple[str, str]]
+Headers = Sequence[tuple[str, str]]
 
 
 def origins(text: str) -> frozenset[str]:
@@ -62,22 +62,32 @@ def foreign(
     """
     if not is_loopback(peer or ""):
         return "it comes from another address"
-    given = list(headers)
-    added = _by_proxy(tuple(name for name, _ in given))
+    added = _by_proxy(tuple([name for name, _ in headers]))
     if added is not None:
         return f"it came through a proxy, which added {added[:SHOWN_CHARACTERS]!r}"
     if scheme is None:
         return None
-    hosts = [value for name, value in given if name == "host"]
+    hosts: list[str] = []
+    pages: list[str] = []
+    sites: list[str] = []
+    for name, value in headers:
+        if name == "host":
+            hosts.append(value)
+        elif name == "origin":
+            pages.append(value)
+        elif name == "sec-fetch-site":
+            sites.append(value)
     if len(hosts) != 1 or not _is_own(hosts[0]):
         shown = ", ".join(hosts)[:SHOWN_CHARACTERS]
         return f"its Host is {shown!r}, and not localhost or a loopback address"
-    return _of_page(given, f"{scheme}://{hosts[0].lower()}", allowed)
+    if not pages and not sites:
+        return None
+    return _of_page(pages, sites, f"{scheme}://{hosts[0].lower()}", allowed)
 
 
-def _of_page(given: Headers, own: str, allowed: frozenset[str]) -> str | None:
-    sites = [value for name, value in given if name == "sec-fetch-site"]
-    pages = [value for name, value in given if name == "origin"]
+def _of_page(
+    pages: Sequence[str], sites: Sequence[str], own: str, allowed: frozenset[str]
+) -> str | None:
     if pages and all(page in allowed for page in pages):
         return None
     if any(page.lower() != own for page in pages) or any(site not in OWN_SITE for site in sites):

@@ -80,9 +80,10 @@ class Admission:
         ahead = self._ahead(ask, self._work, ask.work)
         wait_s = max(0.0, (next_end or now) - now) + self._throughput.drain(ahead) / streams
         for task in ask.tasks:
-            if self._by_task[task] + ask.tasks.count(task) > self._limits.per_task:
+            waiting = self._by_task.get(task, 0)
+            if waiting + ask.tasks.count(task) > self._limits.per_task:
                 raise TaskQueueFull(
-                    f"{self._by_task[task]} rows for task {task!r} are waiting already, at most "
+                    f"{waiting} rows for task {task!r} are waiting already, at most "
                     f"{self._limits.per_task} may",
                     retry_after_s=wait_s,
                 )
@@ -113,9 +114,12 @@ class Admission:
 
         Until its flow is given what waits in it, any other flow gets what it has, or its share.
         """
-        own = waiting.get(ask.flow, 0.0)
-        share = (own + work) / WEIGHTS[ask.level]
-        return sum(min(more, share * WEIGHTS[flow[1]]) for flow, more in waiting.items())
+        share = (waiting.get(ask.flow, 0.0) + work) / WEIGHTS[ask.level]
+        ahead = 0.0
+        for flow, more in waiting.items():  # some hundred flows, at each request: no calls in here
+            most = share * WEIGHTS[flow[1]]
+            ahead += more if more < most else most
+        return ahead
 
     def _expected(self, ask: Ask) -> float:
         """Seconds that its decoding takes; 0 while nothing is known of its flow."""

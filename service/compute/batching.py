@@ -26,7 +26,7 @@ from service.compute.priority import BATCH, give_way
 from service.compute.request import Done, Outcome, Request, State, settle, split
 from service.compute.throughput import Throughput
 from service.errors import DeadlineExceeded, GatewayError, InternalError, Unavailable
-from service.timings import Timings
+from service.request import Timings
 
 __all__ = ["Ask", "BatchReport", "Batcher", "Done", "Limits"]
 logger = logging.getLogger(__name__)

@@ -113,21 +113,20 @@ class LoadedPath:
     walks: tuple[Walk, ...]  # one; of a multipath version one for each sub-path, the main one first
     cost: float  # estimated work of one row: parameters times tokens, in millions
     mixer: Mixer | None = None  # of a multipath version
+    labels: tuple[str, ...] = field(init=False, repr=False)  # the classes, by index
+    activation: str = field(init=False, repr=False)  # what makes probabilities of its logits
+    decoding: Decoding = field(init=False, repr=False)  # the rules for its images
+    targets: Mapping[Decoding, frozenset[Target]] = field(init=False, repr=False)  # of each image
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The classes, by index."""
-        return self.published.path.labels
-
-    @property
-    def activation(self) -> str:
-        """What makes probabilities of its logits."""
-        return activation_of(self.published.path.extra)
-
-    @property
-    def decoding(self) -> Decoding:
-        """The rules by which the version's images are decoded."""
-        return decoding_of(self.published.path.input)
+    def __post_init__(self) -> None:
+        """Read once from its spec. Raises ValueError for rules of decoding that are not known."""
+        spec = self.published.path
+        decoding = decoding_of(spec.input)
+        targets = frozenset(walk.target for walk in self.walks)
+        object.__setattr__(self, "labels", spec.labels)
+        object.__setattr__(self, "activation", activation_of(spec.extra))
+        object.__setattr__(self, "decoding", decoding)
+        object.__setattr__(self, "targets", {decoding: targets})
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from service.compute.decoders import Turn
 from service.compute.fair_queue import Ask
 from service.errors import GatewayError
-from service.timings import Timings
+from service.request import Timings
 
 RowT = TypeVar("RowT")
 AnswerT = TypeVar("AnswerT")

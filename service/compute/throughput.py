@@ -50,6 +50,7 @@ class Throughput:
         self._most = most_rows
         self._passed, self._costs = _Means(), _Means()
         self._bucket = 1  # of full batches
+        self._each_s = 0.0  # of a unit of work that is done in them
         self._tries = 0
 
     def note(self, rows: int, work: float, seconds: float, cost_s: float) -> None:
@@ -58,6 +59,7 @@ class Throughput:
         self._passed.note(bucket, seconds / work)
         self._costs.note(bucket, cost_s / work)
         self._bucket = self._smallest(WORTHWHILE)
+        self._each_s = self.seconds(self._bucket, 1.0)
 
     def _smallest(self, part: float) -> int:
         """The smallest batch that reaches this part of the best throughput."""
@@ -86,7 +88,7 @@ class Throughput:
 
     def drain(self, work: float) -> float:
         """Estimated time for work that is done in full batches."""
-        return self.seconds(self._bucket, work)
+        return self._each_s * work
 
     def limit(self, waiting: int, *, considerate: bool = False) -> int:
         """Rows of the next batch at most, when so many wait; `considerate` of light tasks."""

@@ -33,6 +33,7 @@ import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.http import heads
+from service.http.answers import SEND_WHOLE
 from service.http.loop_delay import ARRIVED, LOOP
 from service.http.uploads import JOINED_AT_ONCE, WHOLE
 
@@ -161,7 +162,31 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        cycle.scope[SEND_WHOLE] = self._send_whole  # type: ignore[literal-required]
         super()._start_asgi_task(cycle, app)
+
+    def _send_whole(self, head: bytes, body: bytes) -> bool:
+        """Answers the request that runs, as its `send` would with 200 and these header lines.
+
+        That costs the event loop a tenth of a request. False where its client has to be waited for.
+        """
+        cycle = self._running
+        assert cycle is not None and not cycle.response_started
+        if self.flow.write_paused:
+            return False
+        if cycle.disconnected:
+            return True
+        cycle.response_started = cycle.response_complete = True
+        lines = [b"%s: %s\r\n" % field for field in cycle.default_headers]
+        if not cycle.keep_alive:
+            lines.append(b"connection: close\r\n")
+        self.transport.write(b"HTTP/1.1 200 OK\r\n%s%s\r\n" % (b"".join(lines), head))
+        self.transport.write(body)
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+        return True
 
     def on_response_complete(self) -> None:
         cast(_Joined, self.transport).flush()  # of a HEAD request no body comes
@@ -304,7 +329,10 @@ class Connection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # else it trails a body
-            super().on_header(name, value.rstrip(b" \t"))
+            name, value = name.lower(), value.rstrip(b" \t")
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         # Only a large piece of data can hold a large head: the sum is seldom needed.

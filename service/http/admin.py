@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 def _runtime(request: Request) -> Runtime:
     """For an admin. Raises Unauthenticated or Forbidden."""
     runtime: Runtime = request.app.state.runtime
-    runtime.access.of(request).require_admin()
+    runtime.access.of(request.scope).require_admin()
     return runtime
 
 

@@ -10,26 +10,28 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HttpRequest
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from model_store.versions import ALIAS
-from service.access import Grants
-from service.classify import Classified, Result, Wanted, classify, predictions
+from service.classify import Classified, Outcome, classify, predictions
 from service.errors import BadParameter, ClientGone, GatewayError
 from service.http import heads, problems
-from service.http.queries import Query, query
+from service.http.answers import Answer
+from service.http.queries import NO_QUERY, Query, query
 from service.http.room import Holder, caller_of, holders
 from service.http.uploads import WHOLE, gone, read_image
 from service.http.watching import Watched
 from service.images import File, Source
+from service.request import Request
 from service.runtime import Runtime
 from service.settings import Settings
-from service.telemetry.requests import Seen
 
 DEADLINE_HEADER = "munet-deadline-ms"
 PRIORITY_HEADER = "munet-priority"
@@ -41,53 +43,72 @@ MOST = 999_999_999  # of a whole number
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
-Content = Callable[[Wanted, Result], Mapping[str, Any]]
+Content = Callable[[Request, "Listed", Sequence[Outcome]], Mapping[str, Any]]
 
 
-async def _answered(content: Content, request: Request, runtime: Runtime, seen: Seen) -> Response:
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Which classes the answer lists."""
+
+    top_k: int | None = None  # at most, if the request says so
+    min_probability: float = 0.0
+
+
+ALL = Listed()
+
+
+async def _answered(
+    content: Content, http: HttpRequest, runtime: Runtime, request: Request
+) -> ASGIApp:
     """Raises GatewayError."""
-    grants = runtime.access.of(request)
-    given = query(request, *QUERY, repeated=() if seen.tasks else ("task",))
-    tasks = tuple(seen.tasks or given.getlist("task"))
-    seen.tasks = tasks[: runtime.settings.max_batch_rows]  # more are refused
-    wanted = _wanted(request, tasks, grants, given, runtime.settings)
-    seen.patience_s = wanted.deadline_s
-    of = holders(tasks, wanted.caller)
-    read, left = partial(_read, request, runtime, of), partial(gone, request)
-    result = await classify(runtime, wanted, read, left, seen.timings)
-    values = sum(len(one.path.labels) for one in result.outcomes if isinstance(one, Classified))
+    grants = request.grants = runtime.access.of(http.scope)
+    given = query(http, *QUERY, repeated=() if request.tasks else ("task",))
+    tasks = tuple(request.tasks or given.getlist("task"))
+    settings = runtime.settings
+    request.tasks = tasks[: settings.max_batch_rows]  # more are refused
+    listed = _wanted(http, request, tasks, given, settings)
+    request.caller = caller_of(grants.name, http.scope)
+    of = holders(tasks, request.caller)
+    read, left = partial(_read, http, runtime, of), partial(gone, http)
+    outcomes = await classify(runtime, request, read, left)
+    values = 0
+    for one in outcomes:
+        if isinstance(one, Classified):
+            values += len(one.path.labels)
 
-    def response() -> Response:
-        answer = content(wanted, result)
-        seen.problems = _problems(answer)
-        return _response(answer, seen.classified(result.course))
+    def response() -> ASGIApp:
+        answer = content(request, listed, outcomes)
+        return _response(answer, request.timings.seconds())
 
     return await runtime.made(values, response)
 
 
-def _response(answer: Mapping[str, Any], seconds: Mapping[str, float]) -> Response:
+def _response(answer: Mapping[str, Any], seconds: Mapping[str, float]) -> ASGIApp:
     milliseconds = {stage: round(value * 1e3, 3) for stage, value in seconds.items()}
     timing = ", ".join([f"{stage};dur={value}" for stage, value in milliseconds.items()])
     content = _encode({**answer, "timing_ms": milliseconds}).encode()
-    return Response(content, headers={"server-timing": timing}, media_type="application/json")
+    return Answer(content, timing.encode())
 
 
 def _wanted(
-    request: Request, tasks: tuple[str, ...], grants: Grants, given: Query, settings: Settings
-) -> Wanted:
-    version = _version(given.get("version"))
-    _check_tasks(tasks, version, settings.max_batch_rows)
-    own_ms = _count(DEADLINE_HEADER, heads.value(request, _DEADLINE))
-    return Wanted(
-        tasks=tasks,
-        grants=grants,
-        caller=caller_of(grants.name, request),
-        deadline_s=min(own_ms or settings.deadline_ms, settings.deadline_ms) / 1e3,
-        version=version,
-        top_k=_count("top_k", given.get("top_k")),
-        min_probability=_probability("min_probability", given.get("min_probability")),
-        priority=_whole(PRIORITY_HEADER, heads.value(request, _PRIORITY)) or 0,
-    )
+    http: HttpRequest, request: Request, tasks: tuple[str, ...], given: Query, settings: Settings
+) -> Listed:
+    """Fills in what is asked for; which classes are to be listed. Raises BadParameter."""
+    if given is not NO_QUERY:
+        request.version = _version(given.get("version"))
+    _check_tasks(tasks, request.version, settings.max_batch_rows)
+    deadline, priority = heads.values(http.scope, _DEADLINE, _PRIORITY)
+    own_ms = settings.deadline_ms if deadline is None else _count(DEADLINE_HEADER, deadline)
+    request.patience_s = min(own_ms or settings.deadline_ms, settings.deadline_ms) / 1e3
+    listed = ALL
+    if given is not NO_QUERY:
+        listed = Listed(
+            _count("top_k", given.get("top_k")),
+            _probability("min_probability", given.get("min_probability")),
+        )
+    if priority is not None:
+        request.priority = _whole(PRIORITY_HEADER, priority) or 0
+    return listed
 
 
 def _check_tasks(tasks: Sequence[str], version: object, most: int) -> None:
@@ -95,7 +116,7 @@ def _check_tasks(tasks: Sequence[str], version: object, most: int) -> None:
         raise BadParameter(
             f"expected 1 to {most} tasks, as in /classify?task=a&task=b, found {len(tasks)}"
         )
-    if len(set(tasks)) < len(tasks):
+    if len(tasks) > 1 and len(set(tasks)) < len(tasks):
         raise BadParameter("the same task is named twice")
     if version is not None and len(tasks) > 1:
         raise BadParameter("version is for one task; ask for versions of several one by one")
@@ -134,60 +155,48 @@ def _probability(name: str, text: str | None) -> float:
 
 
 async def _read(
-    request: Request, runtime: Runtime, of: Sequence[Holder], check: Callable[[], None]
+    http: HttpRequest, runtime: Runtime, of: Sequence[Holder], check: Callable[[], None]
 ) -> Sequence[Source]:
-    settings = runtime.settings
-    if not request.scope.get(WHOLE):
+    if WHOLE not in http.scope:
         check()
     try:
-        body = await read_image(request, settings.max_body_bytes, runtime.parsers, of)
+        body = await read_image(http, runtime.settings.max_body_bytes, runtime.parsers, of)
     except ClientDisconnect:
         raise ClientGone("the client closed the connection") from None
     return [File(body)]
 
 
-def _one(wanted: Wanted, result: Result) -> Mapping[str, Any]:
-    (outcome,) = result.outcomes
+def _one(request: Request, listed: Listed, outcomes: Sequence[Outcome]) -> Mapping[str, Any]:
+    (outcome,) = outcomes
     assert isinstance(outcome, Classified)  # its error would have been raised
-    return _answer(wanted, outcome)
+    return _answer(listed, outcome)
 
 
-def _several(wanted: Wanted, result: Result) -> Mapping[str, Any]:
-    """Answers, and in the place of each that is missing the refusal."""
-    return {
-        "results": [
-            _answer_or_problem(wanted, task, outcome)
-            for task, outcome in zip(wanted.tasks, result.outcomes, strict=True)
-        ]
+def _several(request: Request, listed: Listed, outcomes: Sequence[Outcome]) -> Mapping[str, Any]:
+    """Answers, and in the place of each that is missing the refusal, which the request notes."""
+    results: list[Mapping[str, Any]] = []
+    for task, outcome in zip(request.tasks, outcomes, strict=True):
+        try:
+            classified = isinstance(outcome, Classified)
+            results.append(_answer(listed, outcome) if classified else _problem(task, outcome))
+        except GatewayError as error:
+            results.append(_problem(task, error))
+    request.problems = {
+        one["task"]: one["problem"]["status"] for one in results if "problem" in one
     }
+    return {"results": results}
 
 
-def _problems(answer: Mapping[str, Any]) -> Mapping[str, int]:
-    """Of the tasks that could not answer, the status."""
-    return {
-        one["task"]: one["problem"]["status"]
-        for one in answer.get("results", ())
-        if "problem" in one
-    }
+def _problem(task: str, error: GatewayError) -> Mapping[str, Any]:
+    return {"task": task, "problem": problems.content(error)}
 
 
-def _answer_or_problem(
-    wanted: Wanted, task: str, outcome: Classified | GatewayError
-) -> Mapping[str, Any]:
-    try:
-        if isinstance(outcome, Classified):
-            return _answer(wanted, outcome)
-    except GatewayError as error:
-        outcome = error
-    return {"task": task, "problem": problems.content(outcome)}
-
-
-def _answer(wanted: Wanted, outcome: Classified) -> Mapping[str, Any]:
+def _answer(listed: Listed, outcome: Classified) -> Mapping[str, Any]:
     path, logits = outcome.path, outcome.logits[0]
     return {
         "task": path.published.task,
         "version": path.published.version,
-        "predictions": predictions(path, logits, wanted.top_k, wanted.min_probability),
+        "predictions": predictions(path, logits, listed.top_k, listed.min_probability),
     }
 
 

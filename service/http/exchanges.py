@@ -16,8 +16,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.loop_delay import ARRIVED
+from service.request import Exchange, Report, exchanged
 from service.telemetry import audit
-from service.telemetry.requests import Exchange, Report, exchanged
 
 REQUEST_ID = "x-request-id"
 SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from http import HTTPStatus
 
-from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 HOST = re.compile(
     rb"(?:[A-Za-z0-9._~%!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"  # a name or [IPv6]
@@ -25,26 +25,29 @@ def refusal(version: str, method: bytes, target: bytes, headers: Headers) -> HTT
         return HTTPStatus.HTTP_VERSION_NOT_SUPPORTED
     if method == b"CONNECT":  # what follows would be for somebody else
         return HTTPStatus.NOT_IMPLEMENTED
-    names = [name for name, _ in headers]
-    if not _one_host(version, target, _values(headers, b"host")):
+    hosts: list[bytes] = []
+    encodings: list[bytes] = []
+    credentials = 0
+    for name, value in headers:
+        if name == b"host":
+            hosts.append(value)
+        elif name == b"transfer-encoding":
+            encodings.append(value)
+        elif name == b"authorization":
+            credentials += 1
+    if not _one_host(version, target, hosts) or credentials > 1:  # a proxy may have read another
         return HTTPStatus.BAD_REQUEST
-    if names.count(b"authorization") > 1:  # a proxy may have looked at the other one
-        return HTTPStatus.BAD_REQUEST
-    if b"transfer-encoding" not in names:
+    if not encodings:
         return None
     if version == "1.0":  # it had none: a proxy of that time takes the body otherwise
         return HTTPStatus.BAD_REQUEST
-    chunked = [one.lower() for one in _values(headers, b"transfer-encoding")] == [b"chunked"]
+    chunked = [one.lower() for one in encodings] == [b"chunked"]
     return None if chunked else HTTPStatus.NOT_IMPLEMENTED
-
-
-def _values(headers: Headers, wanted: bytes) -> Sequence[bytes]:
-    return [value for name, value in headers if name == wanted]
 
 
 def _one_host(version: str, target: bytes, hosts: Sequence[bytes]) -> bool:
     """Whether there is one host, also where the target names it; HTTP/1.0 needs to name none."""
-    if len(hosts) > 1 or not all(HOST.fullmatch(host) for host in hosts):
+    if len(hosts) > 1 or (hosts and not HOST.fullmatch(hosts[0])):
         return False
     if target[:1] in (b"/", b"*"):
         return bool(hosts) or version == "1.0"
@@ -53,9 +56,10 @@ def _one_host(version: str, target: bytes, hosts: Sequence[bytes]) -> bool:
     return scheme.lower() in SCHEMES and [authority.lower()] == [host.lower() for host in hosts]
 
 
-def value(request: HTTPConnection, name: bytes) -> str | None:
-    """The first header of this name, in lower case; what Starlette's mapping says, sooner."""
-    for found, text in request.scope["headers"]:
-        if found == name:
-            return text.decode("latin-1")
-    return None
+def values(scope: Scope, *wanted: bytes) -> Sequence[str | None]:
+    """The first header of each name, which is in lower case; what Starlette's mapping says."""
+    found: dict[bytes, str | None] = dict.fromkeys(wanted)
+    for name, text in scope["headers"]:
+        if name in found and found[name] is None:
+            found[name] = text.decode("latin-1")
+    return list(found.values())

@@ -10,8 +10,8 @@ from starlette.responses import Response
 from service import VERSION
 from service.open_inference import openapi as v2
 from service.open_inference.openapi import NAME, Content, array, obj, operation, ref, reply
+from service.request import STAGES, TOTAL
 from service.telemetry.logs import LEVELS, OWN, QUIET
-from service.timings import STAGES, TOTAL
 
 DEADLINE = {
     "name": "munet-deadline-ms",

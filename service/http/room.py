@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from service.access import ANONYMOUS, LOCAL
 from service.errors import Unavailable
@@ -28,9 +28,10 @@ def caller(token: str, host: str | None) -> str:
     return f"address {host}"
 
 
-def caller_of(token: str, request: HTTPConnection) -> str:
+def caller_of(token: str, scope: Scope) -> str:
     """The same of a request over HTTP."""
-    return caller(token, request.client.host if request.client else None)
+    client = scope.get("client")
+    return caller(token, client and client[0])
 
 
 def holders(tasks: Sequence[str], caller: str) -> Sequence[Holder]:

@@ -14,16 +14,15 @@ from __future__ import annotations
 import time
 
 from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import Unavailable
 from service.http import problems
 from service.http.classify import DEADLINE_HEADER
 from service.http.loop_delay import ARRIVED, LATE_S, LOOP
+from service.request import Request, Timings, Watch
 from service.runtime import Runtime
-from service.telemetry.requests import Seen, watched
-from service.timings import Timings
 
 CLASSIFY, MODELS, INFER = "/classify", "/v2/models/", "/infer"
 RETRY_AFTER_S = 1.0
@@ -50,11 +49,11 @@ class Shedding:
         runtime.batcher.missed()
         LOOP.missed()
         protocol = "http" if scope["path"].startswith(CLASSIFY) else "v2-http"
-        seen = Seen(protocol, (_task(scope["path"]),), Timings(arrived))
-        with watched(runtime.metrics, seen, runtime.tally.count):
-            seen.patience_s = deadline_s
-            seen.refused(refusal)
-            response = await problems.problem(Request(scope), refusal)
+        request = Request(protocol, (_task(scope["path"]),), Timings(arrived))
+        with Watch(request, *runtime.counters):
+            request.patience_s = deadline_s
+            request.refused(refusal)
+            response = await problems.problem(HttpRequest(scope), refusal)
             await response(scope, receive, send)
 
 

@@ -8,6 +8,7 @@ from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
 from service.http import classify
+from service.http.answers import SEND_WHOLE
 from service.http.loop_delay import ARRIVED, LATE_S
 from service.runtime import Runtime
 
@@ -22,6 +23,7 @@ class ShortWay(Starlette):
             scope["path_params"] = {"task": scope["path"][len(classify.PREFIX) :]}
             await classify.ONE(scope, receive, send)
         else:
+            scope.pop(SEND_WHOLE, None)  # layers see what is sent
             await super().__call__(scope, receive, send)
 
     def _does(self, scope: Scope) -> bool:
@@ -32,5 +34,4 @@ class ShortWay(Starlette):
         runtime: Runtime = self.state.runtime
         if runtime.draining or runtime.access.pages or runtime.reporting.reports:
             return False
-        arrived: float | None = scope.get(ARRIVED)
-        return arrived is None or time.monotonic() - arrived < LATE_S
+        return ARRIVED not in scope or time.monotonic() - scope[ARRIVED] < LATE_S

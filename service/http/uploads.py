@@ -97,9 +97,11 @@ async def read_image(
     Raises UnsupportedMedia, TooLarge, BadRequest, BadParameter and as `read_body`. A body that
     announces too much is refused unread; one that does not is cut off at the limit.
     """
-    content_type = heads.value(request, b"content-type") or ""
+    content_type, encoding = heads.values(request.scope, b"content-type", b"content-encoding")
+    content_type = content_type or ""
     media = content_type.partition(";")[0].strip().lower()
-    form, encoding = media == FORM, compression.encoding(request)
+    form = media == FORM
+    encoding = "" if encoding is None else compression.encoding(request)
     if not form and media not in ("", "application/octet-stream") and media[:6] != "image/":
         raise UnsupportedMedia(
             f"content type {media[:100]!r}: expected image/*, application/octet-stream or "
@@ -124,7 +126,7 @@ async def read_body(request: Request, max_bytes: int, of: Sequence[Holder] = ())
     Raises TooLarge, Unavailable while too many bodies are in memory, or ClientDisconnect.
     """
     runtime = request.app.state.runtime
-    if request.scope.get(WHOLE):
+    if WHOLE in request.scope:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
@@ -153,7 +155,7 @@ async def _chunks(
     request: Request, max_bytes: int, intake: Intake, of: Sequence[Holder]
 ) -> list[bytes]:
     """The body as it came; `intake` counts its bytes, which the caller gives back."""
-    announced = heads.value(request, b"content-length") or ""
+    announced = heads.values(request.scope, b"content-length")[0] or ""
     if announced.isdecimal() and int(announced) > max_bytes:
         raise _too_large(max_bytes)
     chunks: list[bytes] = []

@@ -6,19 +6,18 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import ClientGone, GatewayError
 from service.http import problems
 from service.http.loop_delay import ARRIVED
+from service.request import Request, Timings, Watch
 from service.runtime import Runtime
-from service.telemetry.requests import Seen, watched
-from service.timings import Timings
 
 logger = logging.getLogger(__name__)
-Respond = Callable[[Request, Runtime, Seen], Awaitable[Response]]
+Respond = Callable[[HttpRequest, Runtime, Request], Awaitable[ASGIApp]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +28,23 @@ class Watched:
     respond: Respond  # raises GatewayError
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        runtime: Runtime = request.app.state.runtime
-        named = tuple(request.path_params.values())[:1]  # a model's version comes second
-        seen = Seen(self.protocol, named, Timings(scope.get(ARRIVED)))
-        with watched(runtime.metrics, seen, runtime.tally.count):
+        http = HttpRequest(scope, receive)
+        runtime: Runtime = scope["app"].state.runtime
+        named = scope["path_params"]
+        tasks = (named[next(iter(named))],) if named else ()  # a model's version comes second
+        request = Request(self.protocol, tasks, Timings(scope.get(ARRIVED)))
+        with Watch(request, *runtime.counters):
             try:
-                response = await self.respond(request, runtime, seen)
+                response = await self.respond(http, runtime, request)
             except GatewayError as error:
-                seen.refused(error)
+                request.refused(error)
                 response = (
                     Response(status_code=error.status)  # nobody is left to read it
                     if isinstance(error, ClientGone)
-                    else await problems.problem(request, error)
+                    else await problems.problem(http, error)
                 )
             except Exception as error:
                 logger.exception("event=request_crashed path=%r", scope["path"])
-                seen.refused(error)
-                response = await problems.crash(request, error)
+                request.refused(error)
+                response = await problems.crash(http, error)
             await response(scope, receive, send)

@@ -26,15 +26,14 @@ from service.http.loop_delay import LOOP
 from service.open_inference import grpc_core, grpc_port
 from service.open_inference.errors import NOT_SERVED, BadRequest, NotSupported
 from service.open_inference.grpc_callers import Caller, Context, longest_message
-from service.open_inference.grpc_calls import MAX_CONTROL_BYTES, Asking, Calls, parsed
+from service.open_inference.grpc_calls import MAX_CONTROL_BYTES, Calls, parsed
 from service.open_inference.grpc_connections import Connections
 from service.open_inference.grpc_reception import Arrival, Reception, handler, refusal, refuse
 from service.open_inference.grpc_standard import HEALTH, REFLECTION, Health, Reflection
 from service.open_inference.inference_pb2 import DESCRIPTOR, ModelStreamInferResponse
+from service.request import Exchange, Request, Timings, Watch
 from service.runtime import Runtime
 from service.settings import LONGEST_DEADLINE_MS
-from service.telemetry.requests import Exchange, Seen, watched
-from service.timings import Timings
 
 logger = logging.getLogger(__name__)
 SERVICE = DESCRIPTOR.services_by_name["GRPCInferenceService"]
@@ -54,8 +53,8 @@ NOT_SERVED_METHODS = (
 SERVICES = (SERVICE.full_name, HEALTH, REFLECTION)
 UNREAD = PROBES | {"ServerMetadata", *NOT_SERVED_METHODS}  # by anybody: their messages say nothing
 PROTOCOL = "v2-grpc"
-NOBODY = Asking(Grants("nobody"), "nobody", 0.0)
-Call = Callable[[Any, Asking], Awaitable[Message | bytes]]
+NOBODY = Request(PROTOCOL, (), grants=Grants("nobody"), caller="nobody")
+Call = Callable[[Any, Request], Awaitable[Message | bytes]]
 
 
 @asynccontextmanager
@@ -125,22 +124,22 @@ class _Methods:
                             reply = await call(b"", NOBODY)
                             await reception.answer(arrival, _encoded(reply))
                         elif name in INFER:
-                            with self._watched() as seen:
-                                await answer(arrival, exchange, seen)
+                            with self._watched() as request:
+                                await answer(arrival, exchange, request)
                         else:
-                            await answer(arrival, exchange, Seen(PROTOCOL, ()))
+                            await answer(arrival, exchange, Request(PROTOCOL, ()))
                     exchange.status = 200
                 except Exception as error:
                     exchange.status = refuse(context, error)
 
-        async def answer(arrival: Arrival, exchange: Exchange, seen: Seen) -> None:
+        async def answer(arrival: Arrival, exchange: Exchange, request: Request) -> None:
             with reception.admitted(arrival, _required(name)) as (caller, grants):
                 async with reception.message(caller, arrival.context) as data:
                     if data is None:
                         raise BadRequest("expected a message, found none")
                     exchange.bytes_in = len(data)
-                    asking = self._asking(grants, caller, arrival.context, seen)
-                    reply = await call(data, asking)
+                    self._ask(request, grants, caller, arrival.context)
+                    reply = await call(data, request)
                 encoded = _encoded(reply)
                 exchange.bytes_out = len(encoded)
                 await reception.answer(arrival, encoded, caller)
@@ -172,9 +171,9 @@ class _Methods:
             async with reception.message(caller, arrival.context) as data:
                 if data is None:
                     return False
-                with reception.noted(path, arrival.context) as exchange, self._watched() as seen:
+                with reception.noted(path, arrival.context) as exchange, self._watched() as request:
                     exchange.bytes_in = len(data)
-                    reply = await reply_to(data, arrival, caller, exchange, seen)
+                    reply = await reply_to(data, arrival, caller, exchange, request)
                     del data
                     encoded = reply.SerializeToString()
                     exchange.bytes_out = len(encoded)
@@ -182,39 +181,40 @@ class _Methods:
             return True
 
         async def reply_to(
-            data: bytes, arrival: Arrival, caller: Caller, exchange: Exchange, seen: Seen
+            data: bytes, arrival: Arrival, caller: Caller, exchange: Exchange, request: Request
         ) -> Message:
             """A request that is refused ends nothing: its answer says so."""
             try:
                 grants = reception.grants(arrival)  # the token may be gone by now
-                found: Any = await call(data, self._asking(grants, caller, arrival.context, seen))
+                self._ask(request, grants, caller, arrival.context)
+                found: Any = await call(data, request)
                 exchange.status = 200
                 return ModelStreamInferResponse(infer_response=found)
             except Exception as error:
                 told = refusal(error)
                 exchange.status = told.status
-                seen.refused(error)
+                request.refused(error)
                 return ModelStreamInferResponse(error_message=told.detail)
 
         return handler(handle)
 
-    def _asking(self, grants: Grants, caller: Caller, context: Context, seen: Seen) -> Asking:
-        deadline, left = seen.timings.started + self._reception.limit_s, context.time_remaining()
+    def _ask(self, request: Request, grants: Grants, caller: Caller, context: Context) -> None:
+        """Fills in who asks, and until when the answer is of use."""
+        request.grants, request.caller = grants, caller.name
+        request.patience_s, left = self._reception.limit_s, context.time_remaining()
         if left is not None:
-            deadline = min(deadline, time.monotonic() + left)
-            seen.patience_s = deadline - seen.timings.started
-        return Asking(grants, caller.name, deadline, seen)
+            given_s = time.monotonic() + left - request.timings.started
+            request.patience_s = min(request.patience_s, given_s)
 
     @contextmanager
-    def _watched(self) -> Iterator[Seen]:
+    def _watched(self) -> Iterator[Request]:
         now = time.monotonic()  # it has waited for a turn of the event loop, as long as these take
-        seen = Seen(PROTOCOL, (), Timings(now - LOOP.seconds(now)))
-        runtime = self._reception.runtime
-        with watched(runtime.metrics, seen, runtime.tally.count):
+        request = Request(PROTOCOL, (), Timings(now - LOOP.seconds(now)))
+        with Watch(request, *self._reception.runtime.counters):
             try:
-                yield seen
+                yield request
             except asyncio.CancelledError:  # how gRPC says that the client has left
-                seen.status = ClientGone.status
+                request.status = ClientGone.status
                 raise
 
 
@@ -237,14 +237,14 @@ def _may_classify(grants: Grants) -> None:
 def _small(kind: type[Message], call: Call) -> Call:
     """The call with a message in place of its bytes."""
 
-    async def parsing(data: bytes, asking: Asking) -> Message | bytes:
+    async def parsing(data: bytes, request: Request) -> Message | bytes:
         if len(data) > MAX_CONTROL_BYTES:
             raise BadRequest(f"a message of {len(data)} bytes, at most {MAX_CONTROL_BYTES}")
-        return await call(parsed(kind, data), asking)
+        return await call(parsed(kind, data), request)
 
     return parsing
 
 
-async def _not_served(data: bytes, asking: Asking) -> Message:
-    del data, asking
+async def _not_served(data: bytes, request: Request) -> Message:
+    del data, request
     raise NotSupported(NOT_SERVED)

@@ -11,21 +11,19 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.access import Grants
-from service.classify import Classified, Gone, Wanted, classify, probabilities
+from service.classify import Classified, Gone, classify, probabilities
 from service.compute.batching import Ask
 from service.compute.paths import LoadedPath
 from service.errors import GatewayError, TooLarge, Unavailable, UploadTimeout
 from service.images import Decoded, File, Pixels, Source, named
 from service.open_inference.errors import BadRequest, shown
 from service.open_inference.models import INPUTS
-from service.open_inference.requests import Output, Request
+from service.open_inference.requests import InferRequest, Output
 from service.open_inference.tensors import Sent, images, numbers
+from service.request import Request
 from service.runtime import Runtime
 from service.settings import Settings
 from service.tasks import hiding
-from service.telemetry.requests import Seen
-from service.timings import Timings
 from vit.contract import Target, range_of, size_of
 from vit.decode import Decoding
 
@@ -64,73 +62,48 @@ class Answer:
     outputs: Sequence[Given]
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """Of whom a request is, which model it names, and until when it must be answered."""
-
-    grants: Grants
-    caller: str
-    model: str
-    version: int | str | None
-    deadline: float  # of the transport, a time of `time.monotonic`
-
-
 async def receive(
-    runtime: Runtime, asked: Asked, read: Callable[[LoadedPath], Awaitable[T]], timings: Timings
+    runtime: Runtime, request: Request, read: Callable[[LoadedPath], Awaitable[T]]
 ) -> T:
     """What `read` reads, which it does only if the model can answer. Raises GatewayError."""
+    (model,), timings = request.tasks, request.timings
     late: Callable[[], GatewayError] = partial(
-        Unavailable, f"task {asked.model!r} is still loading", retry_after_s=1
+        Unavailable, f"task {model!r} is still loading", retry_after_s=1
     )
     try:
-        async with asyncio.timeout(asked.deadline - timings.enter("load")):
-            path = await hiding.acquire(runtime.catalog, asked.grants, asked.model, asked.version)
+        async with asyncio.timeout(request.deadline - timings.enter("load")):
+            path = await hiding.acquire(runtime.catalog, request.grants, model, request.version)
             timings.enter("receive")
             late = partial(UploadTimeout, "the body did not arrive in time")
-            runtime.batcher.check(_ask(asked, path))
+            ask = Ask([model], [path.cost], request.deadline, caller=request.caller)
+            runtime.batcher.check(ask)
             return await read(path)
     except TimeoutError:
         raise late() from None
 
 
 async def infer(
-    runtime: Runtime,
-    seen: Seen,
-    asked: Asked,
-    request: Request,
-    sources: Sequence[Source],
-    gone: Gone,
+    runtime: Runtime, request: Request, asked: InferRequest, sources: Sequence[Source], gone: Gone
 ) -> Answer:
     """Classifies the images. Raises GatewayError."""
-    deadline = asked.deadline
-    if request.timeout_s is not None:
-        deadline = min(deadline, seen.timings.started + request.timeout_s)
-
-    seen.patience_s = deadline - seen.timings.started
+    request.priority = asked.priority
+    if asked.timeout_s is not None:
+        request.patience_s = min(request.patience_s, asked.timeout_s)
 
     async def read(_: Callable[[], None]) -> Sequence[Source]:
         return sources
 
-    wanted = Wanted(
-        tasks=(asked.model,),
-        grants=asked.grants,
-        caller=asked.caller,
-        deadline_s=seen.patience_s,
-        version=asked.version,
-        priority=request.priority,
-    )
-    result = await classify(runtime, wanted, read, gone, seen.timings)
-    (outcome,) = result.outcomes
+    (outcome,) = await classify(runtime, request, read, gone)
     assert isinstance(outcome, Classified)  # its error would have been raised
-    values = len(request.outputs) * len(outcome.logits) * len(outcome.path.labels)
-    outputs = await runtime.made(values, partial(_outputs, request, outcome))
-    seen.classified(result.course)
-    return Answer(asked.model, outcome.path.published.version, outputs)
+    values = len(asked.outputs) * len(outcome.logits) * len(outcome.path.labels)
+    outputs = await runtime.made(values, partial(_outputs, asked, outcome))
+    request.timings.enter("answer")
+    return Answer(request.tasks[0], outcome.path.published.version, outputs)
 
 
 def prepare(
-    request: Request, path: LoadedPath, settings: Settings, keep: Keep
-) -> tuple[Request, Sequence[Source]]:
+    request: InferRequest, path: LoadedPath, settings: Settings, keep: Keep
+) -> tuple[InferRequest, Sequence[Source]]:
     """The request without its tensor, and its images, each to be decoded at some sizes; blocks.
 
     What images need in memory beside the request's body goes through `keep`, which counts it.
@@ -164,10 +137,6 @@ def prepare(
 
 def _kept(array: NDArray[Any], keep: Keep) -> NDArray[Any]:
     return np.frombuffer(keep(array.tobytes()), array.dtype).reshape(array.shape)
-
-
-def _ask(asked: Asked, path: LoadedPath) -> Ask:
-    return Ask([asked.model], [path.cost], asked.deadline, caller=asked.caller)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +175,7 @@ class _Preprocessed:
         return {target: named(self.array)}
 
 
-def _outputs(request: Request, outcome: Classified) -> Sequence[Given]:
+def _outputs(request: InferRequest, outcome: Classified) -> Sequence[Given]:
     return [_given(output, outcome) for output in request.outputs]
 
 

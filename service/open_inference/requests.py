@@ -34,7 +34,7 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class InferRequest:
     """What a client asks of a model."""
 
     id: str
@@ -62,14 +62,14 @@ def parse_json(body: memoryview) -> Any:
         raise BadRequest(f"reading the JSON: {error}"[:200]) from None
 
 
-def parse_body(body: memoryview, header_size: int | None) -> Request:
+def parse_body(body: memoryview, header_size: int | None) -> InferRequest:
     """An HTTP body: JSON of `header_size` bytes (None is all), then the inputs' binary data.
 
     With a header of 0 bytes all of it is one image. Blocks; raises BadRequest or NotSupported.
     """
     if header_size == 0:
         image = Sent("image", "BYTES", [1], data=[bytes(body)])
-        return Request("", image, [Output(name, binary=False) for name in OUTPUTS])
+        return InferRequest("", image, [Output(name, binary=False) for name in OUTPUTS])
     if header_size is not None and header_size > len(body):
         raise BadRequest(f"a JSON header of {header_size} bytes in a body of {len(body)}")
     content = _object("the request", parse_json(body[:header_size]))
@@ -90,7 +90,7 @@ def parse_body(body: memoryview, header_size: int | None) -> Request:
     return parse(content, raw)
 
 
-def parse(content: Mapping[str, Any], raw: Sequence[memoryview | None]) -> Request:
+def parse(content: Mapping[str, Any], raw: Sequence[memoryview | None]) -> InferRequest:
     """A request whose inputs' binary data, if any, is `raw`. Raises BadRequest or NotSupported."""
     name = content.get("id", "")
     if not isinstance(name, str) or len(name) > MAX_ID_CHARACTERS:
@@ -103,7 +103,7 @@ def parse(content: Mapping[str, Any], raw: Sequence[memoryview | None]) -> Reque
     parameters = _parameters(content)
     every = parameters.get("binary_data_output", False)
     timeout_us = _whole("timeout", parameters.get("timeout", 0))
-    return Request(
+    return InferRequest(
         id=name,
         input=_input(_object("an input", inputs[0]), raw[0]),
         outputs=_outputs(content.get("outputs"), _flag("binary_data_output", every)),

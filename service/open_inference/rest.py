@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -26,14 +27,13 @@ from service.http.watching import Watched
 from service.images import Source
 from service.open_inference import models
 from service.open_inference.errors import NOT_SERVED, BadRequest, NotSupported, shown
-from service.open_inference.inference import Answer, Asked, Given, infer, prepare, receive
+from service.open_inference.inference import Answer, Given, infer, prepare, receive
 from service.open_inference.model_paths import ModelRoute, require_one_reading
 from service.open_inference.models import Models, parse_version
-from service.open_inference.requests import Request as InferRequest
-from service.open_inference.requests import parse_body, parse_json
+from service.open_inference.requests import InferRequest, parse_body, parse_json
 from service.open_inference.tensors import binary
+from service.request import Request
 from service.runtime import Runtime
-from service.telemetry.requests import Seen
 
 HEADER_SIZE = "inference-header-content-length"
 MAX_CONTROL_BYTES = 1 << 16  # of a body that is not a request to infer
@@ -46,56 +46,56 @@ NOT_SERVED_PATHS = (
 )
 
 
-def _runtime(request: Request) -> Runtime:
+def _runtime(request: HttpRequest) -> Runtime:
     return request.app.state.runtime
 
 
-def _models(request: Request) -> Models:
+def _models(request: HttpRequest) -> Models:
     runtime = _runtime(request)
-    return Models(runtime, runtime.access.of(request))
+    return Models(runtime, runtime.access.of(request.scope))
 
 
-async def _long(request: Request, content: Any) -> Response:
+async def _long(request: HttpRequest, content: Any) -> Response:
     """JSON of all tasks, which is made beside the event loop."""
     return await _runtime(request).lists.ask(JSONResponse, content)
 
 
-async def _named(request: Request, grants: Grants) -> tuple[str, int | str | None]:
+async def _named(request: HttpRequest, grants: Grants) -> tuple[str, int | str | None]:
     """The model and the version in the path of a request that reads; raises what is wrong there."""
     grants.require_read()
     await require_one_reading(request, _runtime(request), grants)
     return request.path_params["model"], _version(request)
 
 
-def _version(request: Request) -> int | str | None:
+def _version(request: HttpRequest) -> int | str | None:
     return parse_version(request.path_params.get("version", ""))
 
 
-async def live(request: Request) -> Response:
+async def live(request: HttpRequest) -> Response:
     """GET /v2/health/live"""
     good = _runtime(request).alive
     return JSONResponse({"live": good}, 200 if good else 503)
 
 
-async def ready(request: Request) -> Response:
+async def ready(request: HttpRequest) -> Response:
     """GET /v2/health/ready"""
     good = _runtime(request).ready
     return JSONResponse({"ready": good}, 200 if good else 503)
 
 
-async def server(request: Request) -> Response:
+async def server(request: HttpRequest) -> Response:
     """GET /v2"""
     del request
     return JSONResponse(models.server())
 
 
-async def listed(request: Request) -> Response:
+async def listed(request: HttpRequest) -> Response:
     """GET /v2/models"""
     found = await _models(request).index(only_ready=False)
     return await _long(request, {"models": [one["name"] for one in found]})
 
 
-async def model_ready(request: Request) -> Response:
+async def model_ready(request: HttpRequest) -> Response:
     """GET /v2/models/{model}[/versions/{version}]/ready"""
     known = _models(request)
     model, version = await _named(request, known.grants)
@@ -103,33 +103,33 @@ async def model_ready(request: Request) -> Response:
     return JSONResponse({"name": model, "ready": good}, 200 if good else 503)
 
 
-async def metadata(request: Request) -> Response:
+async def metadata(request: HttpRequest) -> Response:
     """GET /v2/models/{model}[/versions/{version}]"""
     known = _models(request)
     asked = await _named(request, known.grants)
     return JSONResponse(await known.metadata(*asked))
 
 
-async def config(request: Request) -> Response:
+async def config(request: HttpRequest) -> Response:
     """GET /v2/models/{model}[/versions/{version}]/config"""
     known = _models(request)
     asked = await _named(request, known.grants)
     return JSONResponse(await known.config(*asked))
 
 
-async def statistics(request: Request) -> Response:
+async def statistics(request: HttpRequest) -> Response:
     """GET /v2/models/{model}[/versions/{version}]/stats"""
     known = _models(request)
     asked = await _named(request, known.grants)
     return JSONResponse({"model_stats": await known.statistics(*asked)})
 
 
-async def all_statistics(request: Request) -> Response:
+async def all_statistics(request: HttpRequest) -> Response:
     """GET /v2/models/stats"""
     return await _long(request, {"model_stats": await _models(request).statistics("", None)})
 
 
-async def index(request: Request) -> Response:
+async def index(request: HttpRequest) -> Response:
     """POST /v2/repository/index"""
     known = _models(request)
     known.grants.require_read()
@@ -140,7 +140,7 @@ async def index(request: Request) -> Response:
     return await _long(request, await known.index(only_ready))
 
 
-async def load(request: Request) -> Response:
+async def load(request: HttpRequest) -> Response:
     """POST /v2/repository/models/{model}/load"""
     known = _models(request)
     known.grants.require_admin()
@@ -149,7 +149,7 @@ async def load(request: Request) -> Response:
     return JSONResponse({})
 
 
-async def unload(request: Request) -> Response:
+async def unload(request: HttpRequest) -> Response:
     """POST /v2/repository/models/{model}/unload"""
     known = _models(request)
     known.grants.require_admin()
@@ -158,13 +158,13 @@ async def unload(request: Request) -> Response:
     return JSONResponse({})
 
 
-async def not_served(request: Request) -> Response:
+async def not_served(request: HttpRequest) -> Response:
     """What other servers have and this one does not."""
     del request
     raise NotSupported(NOT_SERVED)
 
 
-async def _control(request: Request) -> Mapping[str, Any]:
+async def _control(request: HttpRequest) -> Mapping[str, Any]:
     """A small body of JSON, or none."""
     limit_s = _runtime(request).settings.deadline_ms / 1e3
     try:
@@ -181,35 +181,29 @@ async def _control(request: Request) -> Mapping[str, Any]:
     return content
 
 
-async def _body(request: Request, max_bytes: int, of: Sequence[Holder] = ()) -> bytes:
+async def _body(request: HttpRequest, max_bytes: int, of: Sequence[Holder] = ()) -> bytes:
     try:
         return await read_body(request, max_bytes, of)
     except ClientDisconnect:
         raise ClientGone("the client closed the connection") from None
 
 
-async def model_infer(request: Request, runtime: Runtime, seen: Seen) -> Response:
+async def model_infer(http: HttpRequest, runtime: Runtime, request: Request) -> Response:
     """POST /v2/models/{model}[/versions/{version}]/infer"""
-    model = request.path_params["model"]
-    grants = runtime.access.of(request)
+    (model,) = request.tasks
+    grants = request.grants = runtime.access.of(http.scope)
     grants.require_classify(model)
-    await require_one_reading(request, runtime, grants)
-    asked = Asked(
-        grants=grants,
-        caller=caller_of(grants.name, request),
-        model=model,
-        version=_version(request),
-        deadline=seen.timings.started + runtime.settings.deadline_ms / 1e3,
-    )
-    of = holders((model,), asked.caller)
-    reading = partial(_infer_request, request, of)
-    wanted, sources = await receive(runtime, asked, reading, seen.timings)
-    answer = await infer(runtime, seen, asked, wanted, sources, partial(gone, request))
-    return await _responded(request, wanted, answer)
+    await require_one_reading(http, runtime, grants)
+    request.caller, request.version = caller_of(grants.name, http.scope), _version(http)
+    request.patience_s = runtime.settings.deadline_ms / 1e3
+    of = holders(request.tasks, request.caller)
+    asked, sources = await receive(runtime, request, partial(_infer_request, http, of))
+    answer = await infer(runtime, request, asked, sources, partial(gone, http))
+    return await _responded(http, asked, answer)
 
 
 async def _infer_request(
-    request: Request, of: Sequence[Holder], path: LoadedPath
+    request: HttpRequest, of: Sequence[Holder], path: LoadedPath
 ) -> tuple[InferRequest, Sequence[Source]]:
     runtime = _runtime(request)
     body = await _body(request, runtime.settings.max_body_bytes, of)
@@ -218,7 +212,7 @@ async def _infer_request(
 
 
 def _parse(
-    request: Request, of: Sequence[Holder], body: bytes, path: LoadedPath
+    request: HttpRequest, of: Sequence[Holder], body: bytes, path: LoadedPath
 ) -> tuple[InferRequest, Sequence[Source]]:
     settings, keep = _runtime(request).settings, _runtime(request).intake.keeper(of, len(body))
     inflated = compression.inflate(body, compression.encoding(request), settings.max_body_bytes)
@@ -226,7 +220,7 @@ def _parse(
     return prepare(parse_body(memoryview(body), _header_size(request)), path, settings, keep)
 
 
-def _header_size(request: Request) -> int | None:
+def _header_size(request: HttpRequest) -> int | None:
     text = request.headers.get(HEADER_SIZE)
     if text is None:
         return None
@@ -235,12 +229,12 @@ def _header_size(request: Request) -> int | None:
     return int(text)
 
 
-async def _responded(request: Request, wanted: InferRequest, answer: Answer) -> Response:
+async def _responded(request: HttpRequest, wanted: InferRequest, answer: Answer) -> Response:
     values = sum(math.prod(one.shape) for one in answer.outputs)
     return await _runtime(request).made(values, partial(_respond, request, wanted, answer))
 
 
-def _respond(request: Request, wanted: InferRequest, answer: Answer) -> Response:
+def _respond(request: HttpRequest, wanted: InferRequest, answer: Answer) -> Response:
     content = {"model_name": answer.model, "model_version": str(answer.version)}
     if wanted.id:
         content["id"] = wanted.id
@@ -265,7 +259,7 @@ def _output(given: Given) -> tuple[dict[str, Any], bytes]:
     return {**content, "data": given.plain()}, b""
 
 
-Handler = Callable[[Request], Awaitable[Response]] | Watched
+Handler = Callable[[HttpRequest], Awaitable[Response]] | Watched
 
 
 def _of_model(rest: str, handler: Handler, method: str) -> list[Route]:

@@ -17,14 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.compute.paths import Row
+from service.request import TOTAL, Request
 from service.tasks.catalog import Entry
-from service.telemetry.requests import Course, Seen
-from service.timings import TOTAL
 
 KEPT_VERSIONS = 8  # of a task, those that were used first go first
-STAGES = {"queue": "queue", "decode": "compute_input", "execute": "compute_infer"}
-# Taking the logits off the device is part of compute_infer, so compute_output is always 0.
-DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+# Ours -> the protocol's. Taking the logits off the device is part of compute_infer, so its
+# compute_output is always 0.
+STAGES = {
+    TOTAL: "success",
+    "queue": "queue",
+    "decode": "compute_input",
+    "execute": "compute_infer",
+}
 Run = Callable[[Sequence[Row]], Sequence[NDArray[np.float32]]]
 
 
@@ -47,9 +51,9 @@ class _Counts:
 
     last_ms: int = 0  # since 1970
     rows: int = 0
-    durations: dict[str, _Duration] = field(
-        default_factory=lambda: {name: _Duration() for name in DURATIONS}
-    )
+    answered: int = 0  # requests
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))  # of them
+    fail: _Duration = field(default_factory=lambda: _Duration())
     batches: dict[int, _Duration] = field(default_factory=dict)  # by rows of this version in it
 
 
@@ -81,30 +85,27 @@ class Tally:
                 if counts is not None:
                     counts.batches.setdefault(size, _Duration()).add(seconds)
 
-    def count(self, seen: Seen) -> None:
+    def count(self, request: Request) -> None:
         """Counts a request that has ended."""
-        course = seen.course if seen.status == 200 else None
-        versions = [None] * len(seen.tasks) if course is None else course.versions
-        for task, version in zip(seen.tasks, versions, strict=True):
-            if course is None or version is None or task in seen.problems:
-                self._failed(task, seen.seconds[TOTAL])
+        answered = request.status == 200 and request.rows
+        for place, task in enumerate(request.tasks):
+            version = request.versions[place] if answered else None
+            if version is None or task in request.problems:
+                self._failed(task, request.seconds[TOTAL])
             else:
-                self._answered(task, version, course, seen.seconds)
+                self._answered(task, version, request)
 
-    def _answered(
-        self, task: str, version: int, course: Course, seconds: Mapping[str, float]
-    ) -> None:
-        answering = sum(one is not None for one in course.versions)
+    def _answered(self, task: str, version: int, request: Request) -> None:
+        images = request.rows // (len(request.versions) - request.versions.count(None))
         with self._lock:
             counts = self._of(task, version)
             if counts is None:
                 return
             counts.last_ms = time.time_ns() // 1_000_000
-            counts.rows += course.rows // answering
-            counts.durations["success"].add(seconds[TOTAL])
-            counts.durations["compute_output"].add(0.0)
-            for stage, name in STAGES.items():
-                counts.durations[name].add(seconds[stage])
+            counts.rows += images
+            counts.answered += 1
+            for stage in STAGES:
+                counts.seconds[stage] += request.seconds[stage]
 
     def _failed(self, task: str, took: float) -> None:
         """A refusal counts for the version that answers now: often there was none yet."""
@@ -114,7 +115,7 @@ class Tally:
         with self._lock:
             counts = self._of(task, entry.slot.version)
             if counts is not None:
-                counts.durations["fail"].add(took)
+                counts.fail.add(took)
 
     def _of(self, task: str, version: int) -> _Counts | None:
         """None for a task that there is no more: only what is registered takes room."""
@@ -157,7 +158,7 @@ def _content(task: str, version: int, counts: _Counts) -> dict[str, Any]:
         "last_inference": counts.last_ms,
         "inference_count": counts.rows,
         "execution_count": sum(batch.count for batch in counts.batches.values()),
-        "inference_stats": {name: one.content() for name, one in counts.durations.items()},
+        "inference_stats": _durations(counts),
         "batch_stats": [
             {
                 "batch_size": size,
@@ -167,4 +168,17 @@ def _content(task: str, version: int, counts: _Counts) -> dict[str, Any]:
             }
             for size, batch in sorted(counts.batches.items())
         ],
+    }
+
+
+def _durations(counts: _Counts) -> dict[str, Any]:
+    answered = {
+        name: {"count": counts.answered, "ns": int(counts.seconds[stage] * 1e9)}
+        for stage, name in STAGES.items()
+    }
+    return {
+        "success": answered.pop("success"),
+        "fail": counts.fail.content(),
+        **answered,
+        "compute_output": {"count": counts.answered, "ns": 0},
     }

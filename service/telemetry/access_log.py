@@ -16,7 +16,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from service.telemetry.requests import Exchange, Seen
+from service.request import Exchange, Request
 
 WAITING_LINES = 10_000  # about 5 MB
 LONGEST_LINE = 4096  # bytes; what Linux writes to a pipe at once
@@ -86,24 +86,24 @@ def line(exchange: Exchange) -> bytes:
         "request_id": exchange.request_id,
         "trace_id": exchange.trace_id,
     }
-    seen = _seen(exchange.seen) if exchange.seen is not None else {}
-    text = _encode(fields | seen)
+    classified = _classified(exchange.request) if exchange.request is not None else {}
+    text = _encode(fields | classified)
     if len(text) >= LONGEST_LINE:  # in ASCII, a byte for each character
-        text = _encode(fields | seen | {"path": None, "tasks": None, "versions": None})
+        text = _encode(fields | classified | {"path": None, "tasks": None, "versions": None})
     return text.encode() + b"\n"
 
 
-def _seen(seen: Seen) -> dict[str, Any]:
-    course = seen.course
+def _classified(request: Request) -> dict[str, Any]:
+    ran = request.rows > 0
     return {
-        "protocol": seen.protocol,
-        "tasks": [task[:SHOWN_CHARACTERS] for task in seen.tasks],
-        "versions": None if course is None else course.versions,
-        "rows": None if course is None else course.rows,
-        "batch_rows": None if course is None else course.batch_rows,
-        "batch_tasks": None if course is None else course.batch_tasks,
-        "refusal": seen.refusal,
-        "stages_ms": {stage: _milliseconds(s) for stage, s in seen.seconds.items()},
+        "protocol": request.protocol,
+        "tasks": [task[:SHOWN_CHARACTERS] for task in request.tasks],
+        "versions": request.versions if ran else None,
+        "rows": request.rows if ran else None,
+        "batch_rows": request.batch_rows if ran else None,
+        "batch_tasks": request.batch_tasks if ran else None,
+        "refusal": request.refusal,
+        "stages_ms": {stage: _milliseconds(s) for stage, s in request.seconds.items()},
     }
 
 

@@ -11,7 +11,7 @@ import re
 import threading
 import time
 
-from service.telemetry.requests import Exchange
+from service.request import Exchange
 
 logger = logging.getLogger(__name__)
 SHOWN_CHARACTERS = 200

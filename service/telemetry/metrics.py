@@ -26,6 +26,7 @@ from prometheus_client import (
 from prometheus_client.core import Metric
 
 from service import VERSION
+from service.request import TOTAL, Request
 from service.telemetry.gauges import Gauges, Snapshot
 from service.telemetry.stage_seconds import StageSeconds
 
@@ -213,6 +214,16 @@ class Metrics:
                 self.requests.remove(task, status)
                 self._classified.pop((task, status), None)
             self.request_seconds.remove(task)
+
+    def count(self, request: Request) -> None:
+        """Counts a request to classify, which has ended."""
+        self.ended(request.outcome, request.seconds, request.reason)
+        tasks = request.tasks
+        if request.problems:
+            for task, status in request.problems.items():
+                self.answered([task], status, None)
+            tasks = [task for task in tasks if task not in request.problems]
+        self.answered(tasks, request.status, request.seconds[TOTAL] if request.rows else None)
 
     def ended(self, outcome: str, seconds: Mapping[str, float], refusal: str | None) -> None:
         """Counts a request's stages (with `total`), and the kind of its refusal."""

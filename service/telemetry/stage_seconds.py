@@ -15,7 +15,7 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from service.timings import STAGES, TOTAL
+from service.request import STAGES, TOTAL
 
 OUTCOMES = ("answered", "refused", "failed")
 

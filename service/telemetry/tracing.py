@@ -13,7 +13,7 @@ from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
-from service.telemetry.requests import Exchange, Seen
+from service.request import Exchange, Request
 
 LAST_WORDS_S = 2.0
 SHOWN_CHARACTERS = 200  # of a name that somebody sent
@@ -52,13 +52,13 @@ class Tracing:
         if found.trace_flags.sampled:
             exchange.trace_id = trace.format_trace_id(found.trace_id)
             inside = trace.set_span_in_context(span)
-            seen = exchange.seen
-            spans = () if seen is None else seen.timings.spans(exchange.ended)
+            request = exchange.request
+            spans = () if request is None else request.timings.spans(exchange.ended)
             for name, began, ended in spans:
                 stage = self._tracer.start_span(
                     name,
                     inside,
-                    attributes=_batch(seen) if name == "execute" else {},
+                    attributes=_batch(request) if name == "execute" else {},
                     start_time=at(began),
                 )
                 stage.end(at(ended))
@@ -83,23 +83,23 @@ def _attributes(exchange: Exchange) -> dict[str, AttributeValue]:
     }
     if exchange.route is not None:
         attributes["http.route"] = exchange.route
-    seen = exchange.seen
-    if seen is not None:
-        attributes["munet.tasks"] = [task[:SHOWN_CHARACTERS] for task in seen.tasks]
-        if seen.refusal is not None:
-            attributes["error.type"] = seen.refusal
-        if seen.course is not None:
+    request = exchange.request
+    if request is not None:
+        attributes["munet.tasks"] = [task[:SHOWN_CHARACTERS] for task in request.tasks]
+        if request.refusal is not None:
+            attributes["error.type"] = request.refusal
+        if request.rows:
             # 0 for a task that could not answer: an attribute's list holds no nulls.
-            attributes["munet.versions"] = [version or 0 for version in seen.course.versions]
-            attributes["munet.rows"] = seen.course.rows
+            attributes["munet.versions"] = [version or 0 for version in request.versions]
+            attributes["munet.rows"] = request.rows
     return attributes
 
 
-def _batch(seen: Seen | None) -> dict[str, AttributeValue]:
+def _batch(request: Request | None) -> dict[str, AttributeValue]:
     """That it ran in; nothing of one that came to nothing."""
-    if seen is None or seen.course is None:
+    if request is None or not request.rows:
         return {}
     return {
-        "munet.batch.rows": seen.course.batch_rows,
-        "munet.batch.tasks": seen.course.batch_tasks,
+        "munet.batch.rows": request.batch_rows,
+        "munet.batch.tasks": request.batch_tasks,
     }

@@ -16,7 +16,7 @@ import pytest
 from service.compute.batching import Ask, Batcher, BatchReport, Done, Limits
 from service.compute.decoders import Piece, Turn
 from service.errors import DeadlineExceeded, InternalError, TaskQueueFull, Unavailable
-from service.timings import Timings
+from service.request import Timings
 from tests.service.simulation import AtOnce
 from tests.service.waiting import PATIENCE_S
 
@@ -80,7 +80,7 @@ class Bench:
         )
         for size in [size for size in (1, 2, 4) if size <= rows]:
             for _ in range(4):
-                self.batcher._pace.note(size, float(size), 1e-9, 1e-9)
+                self.batcher._throughput.note(size, float(size), 1e-9, 1e-9)
 
     def submit(self, rows: Sequence[int], tasks: str, deadline: float = FAR, **more: Any) -> Answer:
         costs = more.pop("costs", [1.0] * len(tasks))

@@ -56,7 +56,7 @@ async def test_each_stream_runs_a_batch_while_the_other_does() -> None:
     batcher = two_streams(run)
     for size in (1, 2, 4):
         for _ in range(4):
-            batcher._pace.note(size, float(size), 1e-9, 1e-9)
+            batcher._throughput.note(size, float(size), 1e-9, 1e-9)
     batcher.start()
     answers = [submit(batcher, 0)]
     await run.wait()
@@ -116,7 +116,7 @@ async def test_what_fits_into_the_next_batches_runs_in_the_order_of_arrival() ->
         run.end(9)
         limits = Limits(4, per_task=16, total=16, streams=2)
         batcher = Batcher[int, int](run, limits, clock=Clock())
-        batcher._pace.limit = lambda *_, **__: 4
+        batcher._throughput.limit = lambda *_, **__: 4
         for row in range(waiting):
             submit(batcher, row, "b" if row == waiting - 1 else "a")
         batcher.step(0)
@@ -127,7 +127,7 @@ async def test_what_fits_into_the_next_batches_runs_in_the_order_of_arrival() ->
 async def test_a_request_is_certain_of_its_turn_while_any_stream_is_free() -> None:
     clock, run = Clock(), Held()
     batcher = two_streams(run, clock=clock)
-    batcher._pace.note(1, 1.0, 10.0, 10.0)
+    batcher._throughput.note(1, 1.0, 10.0, 10.0)
     batcher.start()
     soon_enough = Ask(["a"], [1.0], 1.0)  # forecasts say 10 s
     batcher.check(soon_enough)
@@ -147,7 +147,7 @@ async def test_two_streams_are_through_what_waits_in_half_the_time() -> None:
     seconds = {}
     for streams in (1, 2):
         batcher = Batcher[int, int](Held(), Limits(4, 8, 16, streams=streams), clock=Clock())
-        batcher._pace.note(1, 1.0, 10.0, 10.0)
+        batcher._throughput.note(1, 1.0, 10.0, 10.0)
         for row in range(4):
             submit(batcher, row)
         with pytest.raises(TaskQueueFull) as refused:

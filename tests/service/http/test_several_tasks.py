@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from model_store import ModelStore
-from service.timings import STAGES
+from service.request import STAGES
 from tests.service.http.test_limits import Client
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.systems import TINY, png, publish

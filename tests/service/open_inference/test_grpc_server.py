@@ -33,8 +33,8 @@ from service.open_inference.grpc_callers import Caller, longest_message
 from service.open_inference.grpc_calls import CONTENTS, MAX_VALUES, _input
 from service.open_inference.grpc_reception import Reception
 from service.open_inference.grpc_server import NOBODY, PREFIX, _Methods, serving
+from service.request import Exchange, Request
 from service.runtime import Runtime
-from service.telemetry.requests import Exchange, Seen
 from tests.service.in_process import Gateway
 from tests.service.open_inference.conftest import Spoken
 from tests.service.servers import ROOT, environment
@@ -394,8 +394,9 @@ def test_a_deadline_that_has_passed_is_one(runtime: Runtime) -> None:
     late: Any = Late()
     nothing: Any = None
     one = Caller("one", asyncio.Semaphore())
-    methods, seen = _Methods(Reception(runtime, nothing)), Seen("v2-grpc", ())
-    assert methods._asking(NOBODY.grants, one, late, seen).deadline <= time.monotonic()
+    methods, request = _Methods(Reception(runtime, nothing)), Request("v2-grpc", ())
+    methods._ask(request, NOBODY.grants, one, late)
+    assert request.deadline <= time.monotonic()
 
 
 def test_the_memory_of_a_message_is_its_callers(

@@ -15,9 +15,9 @@ import pytest
 from model_store import ModelStore
 from service.access import Grants
 from service.open_inference.statistics import KEPT_VERSIONS, Tally
+from service.request import Request
 from service.tasks import hiding
 from service.tasks.loading import Slot
-from service.telemetry.requests import Course, Seen
 from tests.model_store.samples import blob_file
 from tests.service.in_process import Gateway, refused
 from tests.service.systems import png, publish
@@ -123,11 +123,10 @@ def test_only_the_latest_versions_are_counted(gateway: Gateway) -> None:
     tally = Tally(gateway.app.state.runtime.catalog.entries)
     for version in range(1, 2 * KEPT_VERSIONS + 1):
         for task in ("plain", "nothing"):
-            seen = Seen("http", [task])
-            seen.classified(Course([version], 1, 1, 1))
-            seen.end()
-            seen.seconds = {**seen.seconds, "execute": 0.001}
-            tally.count(seen)
+            request = Request("http", [task], status=200, versions=[version], rows=1)
+            request.end()
+            request.seconds = {**request.seconds, "execute": 0.001}
+            tally.count(request)
     found = tally.content(["plain", "nothing"])
     assert [one["version"] for one in found] == [str(KEPT_VERSIONS + i) for i in range(1, 9)]
     assert {one["name"] for one in found} == {"plain"}

@@ -14,10 +14,9 @@ import httpx
 import pytest
 
 from model_store import ModelStore
+from service.request import STAGES, Exchange, Request, Watch, exchanged
 from service.telemetry.access_log import LONGEST_LINE, AccessLog, line
 from service.telemetry.metrics import Metrics
-from service.telemetry.requests import Exchange, Seen, exchanged, watched
-from service.timings import STAGES
 from tests.service.in_process import Gateway
 from tests.service.systems import png, publish
 from tests.service.waiting import eventually
@@ -130,7 +129,7 @@ def exchange(**fields: Any) -> Exchange:
 
 def test_no_name_or_path_makes_a_line_two_or_longer_than_a_pipe_takes_at_once() -> None:
     evil = exchange(path="/\n\u2028\x1b[31m" + "\U0001f600" * 500, method="X" * 5000)
-    evil.seen = Seen("http", ["\U0001f600\n" * 300] * 32)
+    evil.request = Request("http", ["\U0001f600\n" * 300] * 32)
     text = line(evil)
     assert len(text) <= LONGEST_LINE
     assert text.isascii()
@@ -181,11 +180,11 @@ def test_what_is_seen_belongs_to_the_request_around_it() -> None:
     def broken(_: Exchange) -> None:
         raise ValueError("a report that fails harms nobody")
 
-    seen = Seen("v2-grpc", ["a"])
-    with exchanged([broken, found.append], outer), watched(Metrics(), seen):
+    request = Request("v2-grpc", ["a"])
+    with exchanged([broken, found.append], outer), Watch(request, Metrics().count):
         pass
-    with watched(Metrics(), Seen("http", ["b"])):  # outside of any
+    with Watch(Request("http", ["b"]), Metrics().count):  # outside of any
         pass
     assert found == [outer]
-    assert outer.seen is seen
+    assert outer.request is request
     assert outer.ended >= outer.started

@@ -24,10 +24,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from model_store import ModelStore
 from service.images import File
 from service.open_inference import inference_pb2 as pb
+from service.request import STAGES, TOTAL, Exchange, Timings
 from service.telemetry.access_log import line
-from service.telemetry.requests import Exchange
 from service.telemetry.tracing import Tracing
-from service.timings import STAGES, TOTAL, Timings
 from tests.service.in_process import OCTETS, Gateway
 from tests.service.systems import png, publish
 from tests.service.waiting import PATIENCE_S, eventually
@@ -199,9 +198,9 @@ def test_the_stages_of_a_request_are_the_whole_of_it(told: Told, kind: str) -> N
     act(told)
     eventually(lambda: len(told.exchanges) > many)
     last = told.last
-    assert last.seen is not None
-    assert last.seen.outcome == outcome
-    spans = list(last.seen.timings.spans(last.ended))
+    assert last.request is not None
+    assert last.request.outcome == outcome
+    spans = list(last.request.timings.spans(last.ended))
     names = [name for name, _, _ in spans]
     assert names in (stages, [*stages, "answer"])
     # One after the other, with no gap and no overlap, from the first byte to the last.
@@ -239,8 +238,8 @@ def test_the_stages_in_an_answer_are_the_whole_until_it_is_formed(
     whole = times.pop(TOTAL)
     assert list(times) == list(STAGES)
     assert sum(times.values()) == pytest.approx(whole, abs=ROUNDED_MS)
-    assert told.last.seen is not None
-    assert whole / 1e3 <= told.last.seen.seconds[TOTAL] + 1e-6
+    assert told.last.request is not None
+    assert whole / 1e3 <= told.last.request.seconds[TOTAL] + 1e-6
 
 
 class Gate:
@@ -330,7 +329,9 @@ def test_what_holds_a_request_up_is_blamed(
     held = Held(told, stage)
     held.hold(monkeypatch)
     told.gateway.runner.run(held.story(task))
-    seen = [one.seen for one in told.exchanges if one.seen and one.seen.tasks == (task,)][-1]
+    seen = [one.request for one in told.exchanges if one.request and one.request.tasks == (task,)][
+        -1
+    ]
     assert seen.seconds[stage] > 0.29
 
 

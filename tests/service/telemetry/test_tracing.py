@@ -14,9 +14,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler
 
-from service.telemetry.requests import Course, Exchange, Seen
+from service.request import Exchange, Request, Timings
 from service.telemetry.tracing import Tracing
-from service.timings import Timings
 from tests.service.collectors import Collector
 from tests.service.waiting import PATIENCE_S
 
@@ -42,20 +41,20 @@ def exchange(**fields: Any) -> Exchange:
     return Exchange(**{**made, **times, "trace": {}, "route": "/classify/{task:path}", **fields})
 
 
-def classified(found: Exchange) -> Seen:
+def classified(found: Exchange) -> Request:
     """Received for 0.5 s, then decoded, queued and executed."""
     timings = Timings(found.started)
     timings.marks.append(("decode", found.started + 0.5))
     timings.queued, timings.running = found.started + 0.6, found.started + 0.8
     timings.ran = found.started + 0.95
     timings.follow()
-    course = Course([3, None], 2, 8, 4)
-    return Seen("http", ["a", "b"], timings, status=200, course=course)
+    ran = {"versions": [3, None], "rows": 2, "batch_rows": 8, "batch_tasks": 4}
+    return Request("http", ["a", "b"], timings, status=200, **ran)
 
 
 def test_stages_follow_each_other_inside_the_request(collector: Collector) -> None:
     found = exchange(status=200)
-    found.seen = classified(found)
+    found.request = classified(found)
     traces = tracing(collector.url)
     traces.note(found)
     traces.stop()
@@ -91,7 +90,7 @@ def test_a_trace_that_the_request_names_goes_on(collector: Collector) -> None:
 @pytest.mark.parametrize("header", [f"00-{TRACE}-{PARENT}-00", None, "nonsense", "00-0-0-01"])
 def test_what_is_not_sampled_is_not_sent(collector: Collector, header: str | None) -> None:
     found = exchange(trace={"traceparent": header} if header else {})
-    found.seen = classified(found)
+    found.request = classified(found)
     traces = tracing(collector.url, ParentBased(ALWAYS_OFF))
     traces.note(found)
     traces.stop()
@@ -100,8 +99,8 @@ def test_what_is_not_sampled_is_not_sent(collector: Collector, header: str | Non
 
 
 def test_refusals_say_why_and_only_our_own_failures_are_errors(collector: Collector) -> None:
-    refused = exchange(status=404, seen=Seen("http", ["x" * 500], refusal="unknown-task"))
-    crashed = exchange(status=500, seen=Seen("http", ["a"], refusal="internal"))
+    refused = exchange(status=404, request=Request("http", ["x" * 500], refusal="unknown-task"))
+    crashed = exchange(status=500, request=Request("http", ["a"], refusal="internal"))
     traces = tracing(collector.url)
     traces.note(refused)
     traces.note(crashed)
