@@ -25,7 +25,6 @@ from service.http.short_way import ShortWay
 from service.open_inference import rest
 from service.runtime import Runtime
 from service.settings import Settings
-from service.tasks import hiding
 from service.telemetry.metrics import CONTENT_TYPE
 from service.telemetry.selection import of_tasks
 from service.telemetry.workers import Worker
@@ -111,10 +110,10 @@ async def task(request: Request) -> Response:
     grants.require_read()
     query(request)
     async with runtime.in_time():
-        await hiding.require(runtime.catalog, grants, name, runtime.facts.ask)
+        await runtime.catalog.require(name, grants, runtime.facts.ask)
         entries = runtime.catalog.entries()
         if name not in entries:  # removed since
-            raise await hiding.unknown(runtime.catalog, grants, name)
+            raise await runtime.catalog.unknown(name, grants)
         return await runtime.facts.ask(
             lambda: JSONResponse(
                 listing.describe_task(runtime.store, name, entries, grants, runtime.sharing)

@@ -36,7 +36,6 @@ from service.errors import (
 from service.images import Decoded, Source, Undecoded
 from service.request import Request
 from service.runtime import Runtime
-from service.tasks import hiding
 from vit.activation import SIGMOID, SOFTMAX, sigmoid
 from vit.contract import Target
 from vit.decode import Decoding
@@ -130,10 +129,11 @@ def _named(tasks: Sequence[str]) -> str:
 async def _paths(runtime: Runtime, request: Request) -> Sequence[LoadedPath | GatewayError]:
     """The tasks' paths, or why not; raises the first's error if there is none at all."""
     if len(request.tasks) == 1:
-        return [await _path(runtime, request, request.tasks[0])]
+        return [await runtime.catalog.acquire(request.tasks[0], request.grants, request.version)]
     found: list[LoadedPath | GatewayError] = []
     for path in await asyncio.gather(
-        *(_path(runtime, request, task) for task in request.tasks), return_exceptions=True
+        *(runtime.catalog.acquire(task, request.grants, request.version) for task in request.tasks),
+        return_exceptions=True,
     ):
         if not isinstance(path, LoadedPath | GatewayError):
             raise path
@@ -141,10 +141,6 @@ async def _paths(runtime: Runtime, request: Request) -> Sequence[LoadedPath | Ga
     if not any(isinstance(path, LoadedPath) for path in found):
         raise next(path for path in found if isinstance(path, GatewayError))
     return found
-
-
-async def _path(runtime: Runtime, request: Request, task: str) -> LoadedPath:
-    return await hiding.acquire(runtime.catalog, request.grants, task, request.version)
 
 
 class _Rows:

@@ -50,11 +50,11 @@ ROOMS = {
         "scaling": [""],
     },
     "service": {
-        "": ["tasks", "compute"],
+        "": ["compute"],
         "tasks": ["", "compute"],
         "compute": [""],
         "http": ["", "tasks"],
-        "access": ["", "telemetry"],
+        "access": [""],
         "client": [],
         "compute/backends": ["", "compute"],
         "host": ["", "http"],
@@ -91,7 +91,6 @@ STILL = {
     "service": [
         ("", "access"),
         ("", "host"),
-        ("", "telemetry"),
         ("compute", "compute/backends"),
         ("compute", "telemetry"),
         ("http", "access"),

@@ -15,7 +15,7 @@ requests from this machine (`local.py`) may classify and read, others nothing, a
 
 Every protocol asks `Access.grants` once per request, before its body is read, and then the `Grants`
 it got. Health and metrics ask nobody: probes and scrapes come from elsewhere. What a private task
-is to others is in `tasks/hiding.py`.
+is to others is in `tasks/entry.py`.
 """
 
 from __future__ import annotations

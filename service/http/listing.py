@@ -12,8 +12,7 @@ from typing import Any
 from model_store import Digest, ModelStore, StoreError, TaskPath
 from service.access import Grants
 from service.errors import BadParameter
-from service.tasks import hiding
-from service.tasks.catalog import Entry
+from service.tasks.entry import Entry
 from service.tasks.reasons import reason
 from service.tasks.sharing import Sharing
 from service.tasks.store_health import StoreAway
@@ -59,7 +58,7 @@ class Known:
     def name(self, task: object) -> str | None:
         """A task's name if it may be known: it may be private, or gone."""
         entry = self._entries.get(task) if isinstance(task, str) else None
-        if entry is None or not hiding.sees(self._grants, str(task), entry):
+        if entry is None or not entry.seen_by(str(task), self._grants):
             return None
         return str(task)
 
@@ -72,7 +71,7 @@ def list_tasks(
     """
     names = list(entries)  # in order
     following = itertools.islice(names, bisect.bisect_right(names, page.after), None)
-    visible = (task for task in following if hiding.sees(grants, task, entries[task]))
+    visible = (task for task in following if entries[task].seen_by(task, grants))
     shown = list(itertools.islice(visible, page.limit))
     sharing.learn({task: entries[task] for task in shown})
     known = Known(entries, grants, sharing)

@@ -23,7 +23,6 @@ from service.open_inference.tensors import Sent, images, numbers
 from service.request import Request
 from service.runtime import Runtime
 from service.settings import Settings
-from service.tasks import hiding
 from vit.contract import Target, range_of, size_of
 from vit.decode import Decoding
 
@@ -72,7 +71,7 @@ async def receive(
     )
     try:
         async with asyncio.timeout(request.deadline - timings.enter("load")):
-            path = await hiding.acquire(runtime.catalog, request.grants, model, request.version)
+            path = await runtime.catalog.acquire(model, request.grants, request.version)
             timings.enter("receive")
             late = partial(UploadTimeout, "the body did not arrive in time")
             ask = Ask([model], [path.cost], request.deadline, caller=request.caller)

@@ -20,7 +20,6 @@ from starlette.types import Scope
 from service.access import Grants
 from service.open_inference.errors import BadRequest, shown
 from service.runtime import Runtime
-from service.tasks import hiding
 
 READINGS = "munet.readings"  # in a request's scope: names that its path may be about too
 CALLS = {"POST": ("/infer",), "GET": ("/ready", "/config", "/stats", "")}
@@ -88,7 +87,7 @@ async def require_one_reading(request: Request, runtime: Runtime, grants: Grants
         if (entry := entries.get(other)) is None:
             continue
         async with runtime.in_time():
-            visible = await hiding.visible(grants, other, entry, runtime.catalog.versions.ask)
+            visible = await runtime.catalog.visible(other, entry, grants)
         if visible:
             model = request.path_params["model"]
             raise BadRequest(

@@ -21,8 +21,7 @@ from service.errors import Unavailable, UnknownTask
 from service.open_inference.errors import BadRequest, NotSupported, shown
 from service.open_inference.tensors import ANY, Spec
 from service.runtime import Runtime
-from service.tasks import hiding
-from service.tasks.catalog import Entry
+from service.tasks.entry import Entry, seen
 from service.tasks.loading import Slot
 from service.tasks.reasons import no_task, no_version, reason
 from service.tasks.specs import input_sizes
@@ -172,8 +171,8 @@ class Models:
         self.grants.require_admin()
         if parameters:
             raise NotSupported("load with parameters: what a task is, is published to the store")
-        await self._known(model)
-        await self.runtime.catalog.acquire(model)
+        entry = await self._known(model)
+        await self.runtime.catalog.loaded(entry.slot)
 
     @_in_time
     async def unload(self, model: str) -> None:
@@ -214,14 +213,14 @@ class Models:
     async def _known(self, model: str) -> Entry:
         """Raises UnknownTask."""
         runtime = self.runtime
-        return await hiding.require(runtime.catalog, self.grants, model, runtime.facts.ask)
+        return await runtime.catalog.require(model, self.grants, runtime.facts.ask)
 
     async def _of_seen(self, make: Callable[[Mapping[str, Entry]], T]) -> T:
         """What `make` makes of all tasks that the request may know of, where lists are made."""
         self.grants.require_read()
         self.runtime.catalog.require_followed()
         entries = self.runtime.catalog.entries()
-        return await self.runtime.lists.ask(lambda: make(hiding.seen(entries, self.grants)))
+        return await self.runtime.lists.ask(lambda: make(seen(entries, self.grants)))
 
     async def _number(self, model: str, version: int | str) -> int:
         if isinstance(version, int):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from service.compute.paths import Row
 from service.request import TOTAL, Request
-from service.tasks.catalog import Entry
+from service.tasks.entry import Entry
 
 KEPT_VERSIONS = 8  # of a task, those that were used first go first
 # Ours -> the protocol's. Taking the logits off the device is part of compute_infer, so its

@@ -3,56 +3,46 @@
 A task is loaded by its first request (or at once if preloaded). When another version of a loaded
 task becomes live, it is loaded and warmed first and then swapped in; if it cannot be loaded, the
 old one goes on answering and the new one is tried again. Requests hold the path they run on.
+
+Who asks says what may be known: to a request that may not know of a private task (`entry.py`), it
+looks like a task that does not exist. No answer, header, hint, list or error names, counts or
+orders it, and it is refused before anything of it is loaded. Totals of `/metrics`, and how loaded
+the gateway is, are the stated exceptions.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import threading
-from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from model_store import Digest, StoreError, UnknownVersion
-from model_store import UnknownTask as NoSuchTask
+from model_store import Digest, UnknownVersion
 from model_store.watching import View
+from service.access import Grants
 from service.compute.paths import LoadedPath
-from service.errors import GatewayError, Unavailable
+from service.errors import GatewayError, Unavailable, UnknownTask
 from service.tasks.aliases import Aliases
+from service.tasks.entry import Entry
 from service.tasks.following import Follower
 from service.tasks.loading import Loader, Slot, Unread
 from service.tasks.lookups import Lookups
 from service.tasks.near_names import NearNames
+from service.tasks.older_versions import OlderVersions
 from service.tasks.reasons import no_task, no_version, reason
 from service.tasks.store_health import StoreAway
 from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
-OLDER_VERSIONS = 4  # versions that are not live and stay loaded after `?version=`
+Version = int | str | None  # a number or a name; None is the one that answers
+HINTS = 3  # names that a refusal tells
 READERS, REQUESTS = 6, 1000  # threads for what is read before a load, and requests at them
-
-
-@dataclass(slots=True)
-class Entry:
-    """A task: the version that answers, and the live one while that is still loading."""
-
-    slot: Slot
-    successor: Slot | None = None
-    private: bool | None = None  # the last version that could be read; None until there is one
-    read_again_at: float = 0.0  # a time of `time.monotonic`, where its manifest cannot be read
-    unread: str | None = None  # why its refs cannot be read now: they last said what answers
-
-    def known_private(self) -> bool | None:
-        """Whether the task is private, by what has been read of it; None if nothing was yet."""
-        summary, following = self.slot.known_summary, self.successor
-        later = None if following is None else following.known_summary
-        if summary is not None or later is not None:
-            self.private = any(one.private for one in (summary, later) if one is not None)
-        return self.private
+Look = Callable[[Callable[[], bool | None]], Awaitable[bool | None]] | None
 
 
 class Catalog:
@@ -88,7 +78,7 @@ class Catalog:
         self.names = Lookups(
             "names of tasks", 1, self._health
         )  # of what is unknown: they take no other threads
-        self._older: OrderedDict[tuple[str, int], Slot] = OrderedDict()
+        self._older = OlderVersions(loader, self._confirm)
         self._view = View({}, {})  # what was last taken in
         self._overdue: set[str] = set()  # tasks whose live version is not the one that answers
         self._awaited: set[str] = set()  # preloaded tasks found at first, still loading
@@ -106,23 +96,91 @@ class Catalog:
 
     # -- requests
 
-    async def acquire(self, task: str, version: int | str | None = None) -> LoadedPath:
+    async def acquire(self, task: str, grants: Grants, version: Version = None) -> LoadedPath:
         """The path that answers for a task, or for its version of this number or name, loaded first
-        if need be. Raises UnknownTask, or Unavailable with the reason if it cannot be loaded.
-        """
-        return await self.loaded(await self.slot(task, version))
+        if need be, for a request to classify.
 
-    async def slot(self, task: str, version: int | str | None = None) -> Slot:
-        """The place of what `acquire` gives, loaded or not. Raises UnknownTask or Unavailable."""
-        await self.require(task)
+        Raises what the grants refuse, UnknownTask, or Unavailable if it cannot be loaded.
+        """
+        grants.require_classify(task)
+        entry = await self.require(task, grants)
+        slot = entry.slot if version is None else await self.slot(task, version)
+        path = slot.path
+        if path is None:
+            path = await self._loaded_for(grants, slot)
+        else:
+            slot.use()
+        if path.published.path.private and not grants.sees(task, private=True):  # another by now
+            raise no_version(task, path.published.version)
+        return path
+
+    async def _loaded_for(self, grants: Grants, slot: Slot) -> LoadedPath:
+        """Of a private version nothing is loaded for a request that may not know of it."""
+        if not (slot.summarised or grants.sees(slot.task, private=True)):
+            with suppress(Exception):  # loading it says what is wrong
+                await self.versions.ask(slot.summary)
+        summary = slot.known_summary
+        if summary is not None and not grants.sees(slot.task, summary.private):
+            raise no_version(slot.task, slot.version)
+        return await self.loaded(slot)
+
+    async def require(self, task: str, grants: Grants, look: Look = None) -> Entry:
+        """The task, as far as a request may know of it; raises UnknownTask else.
+
+        `look` runs in a thread what may read the store, by default in those of the catalog:
+        questions about tasks bring threads of their own, so that they take none from answers.
+        """
+        try:
+            entry = self._entries.get(task) or await self._known(task)
+        except UnknownTask:
+            raise await self.unknown(task, grants) from None
+        if not (entry.is_public or await self.visible(task, entry, grants, look)):
+            await asyncio.wrap_future(self.refresh())  # as long as for a task that does not exist
+            raise await self.unknown(task, grants)
+        return entry
+
+    async def visible(self, task: str, entry: Entry, grants: Grants, look: Look = None) -> bool:
+        """Whether a request may know of a task; `look` reads what is not known yet."""
+        if grants.sees(task, private=True):
+            return True
+        if not entry.slot.summarised:
+            await (look or self.versions.ask)(entry.read_private)
+        return grants.sees(task, entry.known_private())
+
+    async def unknown(self, task: str, grants: Grants) -> UnknownTask:
+        """What a request is told of a name that is no task's, with the names that it may mean.
+
+        These are the same whatever tasks there are that the request may not know of or do nothing
+        with.
+        """
+        entries = self._entries
+
+        def useful(name: str) -> bool:
+            allowed = grants.read or grants.classifies(name)
+            return allowed and name in entries and entries[name].seen_by(name, grants)
+
+        def near() -> list[str]:
+            return list(itertools.islice(filter(useful, self.near(task)), HINTS))
+
+        try:
+            return no_task(task, await self.names.ask(near))
+        except Unavailable:  # of too many unknown names at once: they do without
+            return no_task(task)
+
+    async def slot(self, task: str, version: Version = None) -> Slot:
+        """The place of a task's version, loaded or not, for those who may know of it.
+
+        Raises UnknownTask or Unavailable.
+        """
+        entry = await self._known(task)
         if isinstance(version, str):
             version = await self._aliases.number(task, version)
-        slot = self._find(task, version)
-        if slot is None and version is not None:
-            slot = await self.versions.ask(self._older_slot, task, version)
-        if slot is None:
-            raise no_task(task)
-        return slot
+        for slot in (entry.slot, entry.successor):
+            if slot is not None and version in (None, slot.version):
+                return slot
+        assert version is not None
+        found = self._older.find(task, version)
+        return found or await self.versions.ask(self._older.read, task, version)
 
     async def loaded(self, slot: Slot) -> LoadedPath:
         """The path of a slot, loaded first if need be. Raises as `acquire`."""
@@ -147,7 +205,7 @@ class Catalog:
         self._metrics.cache_misses.inc()
         return asyncio.wrap_future(job)
 
-    async def require(self, task: str) -> Entry:
+    async def _known(self, task: str) -> Entry:
         """Raises UnknownTask if there is none, having looked at the store before saying so."""
         if task not in self._entries:  # perhaps published a moment ago
             await asyncio.wrap_future(self.refresh())  # Unavailable where the store cannot tell
@@ -169,37 +227,6 @@ class Catalog:
     def _current(self, task: str) -> Slot | None:
         entry = self._entries.get(task)
         return None if entry is None else entry.slot
-
-    def _find(self, task: str, version: int | None) -> Slot | None:
-        entry = self._entries.get(task)
-        if entry is None or version is None or entry.slot.version == version:
-            return None if entry is None else entry.slot
-        with self._lock:
-            if entry.successor is not None and entry.successor.version == version:
-                return entry.successor
-            slot = self._older.get((task, version))
-            if slot is not None:
-                self._older.move_to_end((task, version))
-            return slot
-
-    def _older_slot(self, task: str, version: int) -> Slot:
-        """Room for a version that is not live, if the store has it; blocks."""
-        try:
-            self._health.require()
-            digest = self._loader.store.version(task, version)
-        except (NoSuchTask, UnknownVersion):  # numbers nobody published take no room
-            self._confirm()
-            raise no_version(task, version) from None
-        except (StoreError, OSError) as error:
-            detail = f"version {version} of {task!r}: {reason(error)}"
-            raise Unavailable(detail, retry_after_s=1) from None
-        with self._lock:
-            slot = self._older.setdefault(
-                (task, version), Slot(self._loader, task, version, digest)
-            )
-            while len(self._older) > OLDER_VERSIONS:
-                self._older.popitem(last=False)
-            return slot
 
     def near(self, task: str) -> Iterator[str]:
         """The names that are like this one, the most alike first; some may be private."""
@@ -230,12 +257,12 @@ class Catalog:
         """Every version that is in memory, or that somebody asked for."""
         with self._lock:
             both = [slot for one in self._entries.values() for slot in (one.slot, one.successor)]
-            return [slot for slot in both if slot is not None] + list(self._older.values())
+        return [slot for slot in both if slot is not None] + self._older.slots()
 
     def public(self, task: str) -> bool:
         """Whether there is such a task and it is known not to be private."""
         entry = self._entries.get(task)
-        return entry is not None and entry.known_private() is False
+        return entry is not None and (entry.is_public or entry.known_private() is False)
 
     def counts(self) -> Mapping[str, int]:
         """Tasks by state."""
@@ -258,7 +285,7 @@ class Catalog:
             view = self._loader.store.watched()
             recovered = self._health.good()
             self._apply(view)
-            self._drop_removed_versions()
+            self._older.drop_removed()
             self._load_again(recovered)
         except Exception as error:  # an unreadable store must not end what is being served
             self._metrics.catalog_polls.labels("error").inc()
@@ -311,24 +338,6 @@ class Catalog:
             self._entries = {task: entries[task] for task in self._names}
         self._view = view  # last: what an error interrupted is done again
 
-    def _drop_removed_versions(self) -> None:
-        """A few small files: the versions that `?version=` keeps loaded."""
-        with self._lock:
-            older = list(self._older.items())
-        for (task, version), slot in older:
-            try:
-                gone = self._loader.store.version(task, version) != slot.digest
-            except (NoSuchTask, UnknownVersion):
-                gone = True
-            except (StoreError, OSError) as error:  # of this version alone: it stays
-                logger.warning(
-                    "event=version_unreadable task=%s version=%d error=%r", task, version, error
-                )
-                continue
-            if gone:
-                with self._lock:
-                    self._older.pop((task, version), None)
-
     def _added(self, task: str, version: int, digest: Digest) -> Entry:
         slot = self._slot(task, version, digest)
         self._metrics.register(task)
@@ -352,8 +361,7 @@ class Catalog:
 
     def _remove(self, task: str, entry: Entry) -> None:
         self._overdue.discard(task)
-        for key in [key for key in self._older if key[0] == task]:
-            del self._older[key]
+        self._older.forget(task)
         self._metrics.forget(task)
         self._changed("removed", task, entry.slot.version)
 

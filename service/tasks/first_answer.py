@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
-from service.tasks.catalog import Entry
+from service.tasks.entry import Entry
 from service.tasks.loading import Slot
 from service.tasks.reasons import reason
 

@@ -16,8 +16,7 @@ from collections.abc import Callable, Mapping
 
 from model_store import Digest, StoreError
 from service.access import Grants
-from service.tasks import hiding
-from service.tasks.catalog import Entry
+from service.tasks.entry import Entry
 from service.tasks.summaries import Summary
 
 logger = logging.getLogger(__name__)
@@ -130,4 +129,4 @@ def _is_private(entry: Entry, summary: Summary) -> bool:
     """A task is also private as soon as the version that is to follow is."""
     if entry.successor is None:
         return summary.private
-    return hiding.private(entry) is not False
+    return entry.read_private() is not False

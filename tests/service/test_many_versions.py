@@ -19,7 +19,7 @@ from model_store.versions import Version, Versions
 from service.access import LOCAL, Grants
 from service.http.listing import VERSIONS
 from service.open_inference import models
-from service.tasks.catalog import Entry
+from service.tasks.entry import Entry
 from service.tasks.lookups import WAITING
 from service.tasks.sharing import FEW, Sharing
 from service.tasks.summaries import Summary

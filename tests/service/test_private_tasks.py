@@ -32,7 +32,7 @@ from service.access import Access, Grants
 from service.open_inference import inference_pb2 as pb
 from service.open_inference.grpc_server import PREFIX, SERVICE, serving
 from service.settings import Settings
-from service.tasks import hiding
+from service.tasks import entry as entries
 from service.tasks.catalog import Catalog
 from service.tasks.near_names import NearNames
 from service.tasks.sharing import Sharing
@@ -419,7 +419,7 @@ def test_what_cannot_be_read_is_not_read_for_every_hint(
         raise OSError("of no use")
 
     monkeypatch.setattr(store, "resolve", unreadable)
-    monkeypatch.setattr(hiding, "READ_AGAIN_S", 1e6)
+    monkeypatch.setattr(entries, "READ_AGAIN_S", 1e6)
     for _ in range(5):
         assert told(gateway, "a", "GET", "/tasks/secret/bad-x")[0] == 404
     assert max(reads.values(), default=0) <= 1
@@ -459,7 +459,7 @@ def test_a_task_is_private_as_soon_as_its_live_version_is(pair: Pair) -> None:
     assert told(gateway, "a", "POST", f"/classify/{task}", content=png(1))[0] == 404
     entry = gateway.app.state.runtime.catalog.entries()[task]
     assert (entry.slot.version, entry.slot.state) == (1, "ready")
-    assert hiding.seen({task: entry}, Grants("x", (task,))) == {task: entry}
+    assert entries.seen({task: entry}, Grants("x", (task,))) == {task: entry}
     gateway.store.rm(task)
 
 

@@ -183,7 +183,7 @@ def test_a_task_that_becomes_private_is_hidden_and_so_are_its_older_versions(
     async def hidden() -> None:
         catalog = guarded.app.state.runtime.catalog
         async with asyncio.timeout(PATIENCE_S):
-            while (await catalog.require("fruit/new")).slot.version != 2:
+            while (await catalog.slot("fruit/new")).version != 2:
                 await asyncio.sleep(0.01)
 
     guarded.runner.run(hidden())

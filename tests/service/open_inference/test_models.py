@@ -14,9 +14,10 @@ import pytest
 
 from model_store import ModelStore
 from service.access import Grants
+from service.open_inference import models
 from service.open_inference.statistics import KEPT_VERSIONS, Tally
 from service.request import Request
-from service.tasks import hiding
+from service.tasks.entry import Entry
 from service.tasks.loading import Slot
 from tests.model_store.samples import blob_file
 from tests.service.in_process import Gateway, refused
@@ -92,7 +93,7 @@ def test_a_store_that_hangs_is_not_waited_for(
 ) -> None:
     runtime, hanging = gateway.app.state.runtime, threading.Event()
     monkeypatch.setattr(runtime, "settings", replace(runtime.settings, deadline_ms=200))
-    for where, what in ((runtime.store, "newest"), (hiding, "seen"), (runtime.sharing, "learn")):
+    for where, what in ((runtime.store, "newest"), (models, "seen"), (runtime.sharing, "learn")):
         monkeypatch.setattr(where, what, lambda *_: hanging.wait(PATIENCE_S))
     try:
         for path in ("/v2/models/plain", "/v2/models", "/v2/models/stats", "/tasks"):
@@ -137,13 +138,13 @@ def test_lists_of_all_models_take_no_thread_of_facts_and_are_made_beside_the_eve
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime, hanging = gateway.app.state.runtime, threading.Event()
-    seen, content, threads = hiding.seen, runtime.tally.content, list[str]()
+    seen, content, threads = models.seen, runtime.tally.content, list[str]()
 
     def noted(tasks: Iterable[str]) -> list[dict[str, Any]]:
         threads.append(threading.current_thread().name)
         return content(tasks)
 
-    monkeypatch.setattr(hiding, "seen", lambda *of: hanging.wait(PATIENCE_S) and seen(*of))
+    monkeypatch.setattr(models, "seen", lambda *of: hanging.wait(PATIENCE_S) and seen(*of))
     monkeypatch.setattr(runtime.tally, "content", noted)
 
     async def story() -> list[httpx.Response]:
@@ -180,7 +181,7 @@ def test_the_other_reading_of_a_path_is_not_waited_for_without_end(
     monkeypatch.setattr(runtime, "settings", replace(runtime.settings, deadline_ms=200))
     publish(gateway.store, "plain/ready")
     eventually(lambda: "plain/ready" in runtime.catalog.entries())
-    monkeypatch.setattr(hiding, "private", lambda _: hanging.wait(20))
+    monkeypatch.setattr(Entry, "read_private", lambda _: hanging.wait(20))
     monkeypatch.setattr(Slot, "summarised", False)
     monkeypatch.setattr(Grants, "sees", lambda *_, **__: False)
     try:

@@ -16,13 +16,14 @@ from model_store.versions import Version, Versions
 from service.access import Grants
 from service.compute.paths import LoadedPath
 from service.errors import Told, Unavailable, UnknownTask
-from service.tasks import hiding
-from service.tasks.catalog import OLDER_VERSIONS, Catalog
+from service.tasks.catalog import Catalog
 from service.tasks.eviction import Recency
 from service.tasks.loading import FIRST_RETRY_S, Loader, Slot
+from service.tasks.older_versions import KEPT
 from service.telemetry.metrics import Metrics
 from tests.model_store.samples import document, write_value
 from tests.service.systems import publish
+from tests.service.tasks.loads import loaded
 from tests.service.waiting import eventually
 
 
@@ -79,7 +80,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def acquire(catalog: Catalog, task: str, version: int | None = None) -> LoadedPath:
-    return asyncio.run(catalog.acquire(task, version))
+    return asyncio.run(loaded(catalog, task, version))
 
 
 def answers_with(catalog: Catalog, task: str, version: int) -> Callable[[], bool]:
@@ -104,13 +105,13 @@ def test_requests_for_a_loading_task_wait_for_one_load(world: World) -> None:
     world.prepare.gate.clear()
 
     async def story() -> list[LoadedPath]:
-        waiting = [asyncio.create_task(catalog.acquire("slow")) for _ in range(5)]
-        impatient = asyncio.create_task(catalog.acquire("slow"))
+        waiting = [asyncio.create_task(loaded(catalog, "slow")) for _ in range(5)]
+        impatient = asyncio.create_task(loaded(catalog, "slow"))
         while catalog.counts()["loading"] == 0:
             await asyncio.sleep(0.01)
         impatient.cancel()  # one client gives up; the load stays for the others
         await asyncio.gather(impatient, return_exceptions=True)
-        await catalog.acquire("other")  # and nobody else waits for it
+        await loaded(catalog, "other")  # and nobody else waits for it
         world.prepare.gate.set()
         return await asyncio.gather(*waiting)
 
@@ -257,16 +258,16 @@ def test_older_versions_are_reached_by_number(world: World) -> None:
 
 
 def test_numbers_nobody_published_take_no_room(world: World) -> None:
-    for seed in range(1 + OLDER_VERSIONS):
+    for seed in range(1 + KEPT):
         publish(world.store, "a", own={"head": seed})
     catalog = world.catalog()
-    older = range(1, 1 + OLDER_VERSIONS)
+    older = range(1, 1 + KEPT)
     held = [acquire(catalog, "a", version) for version in older]
-    for junk in range(90, 90 + 2 * OLDER_VERSIONS):
+    for junk in range(90, 90 + 2 * KEPT):
         with pytest.raises(UnknownTask):
             acquire(catalog, "a", junk)
     assert [acquire(catalog, "a", version) for version in older] == held
-    assert len(world.prepare.loads) == OLDER_VERSIONS
+    assert len(world.prepare.loads) == KEPT
 
 
 def test_a_removed_older_version_stops_answering(world: World) -> None:
@@ -421,8 +422,8 @@ def test_a_private_version_of_a_public_task_is_refused_before_it_is_loaded(world
     catalog = world.catalog()
     for version in (1, "first"):
         with pytest.raises(UnknownTask, match="has no version 1"):
-            asyncio.run(hiding.acquire(catalog, Grants("x", ("*",)), "a", version))
+            asyncio.run(catalog.acquire("a", Grants("x", ("*",)), version))
     assert world.prepare.loads == []
-    assert asyncio.run(hiding.acquire(catalog, Grants("x", ("a",)), "a", 1)).published.version == 1
-    found = asyncio.run(hiding.acquire(catalog, Grants("x", ("*",)), "a"))
+    assert asyncio.run(catalog.acquire("a", Grants("x", ("a",)), 1)).published.version == 1
+    found = asyncio.run(catalog.acquire("a", Grants("x", ("*",))))
     assert found.published.version == 2

@@ -21,6 +21,7 @@ from service.tasks.eviction import NoRoom, Recency
 from service.tasks.loading import FIRST_RETRY_S, LONGEST_RETRY_S, Loader, Slot
 from service.telemetry.metrics import Metrics
 from tests.service.systems import publish
+from tests.service.tasks.loads import loaded
 from tests.service.waiting import PATIENCE_S, eventually
 
 
@@ -78,7 +79,7 @@ def world(tmp_path: Path) -> Iterator[Store]:
 
 
 def acquire(catalog: Catalog, task: str) -> LoadedPath:
-    return asyncio.run(catalog.acquire(task))
+    return asyncio.run(loaded(catalog, task))
 
 
 def state(catalog: Catalog, task: str) -> str:
@@ -245,16 +246,16 @@ def test_retries_that_hang_take_no_thread_from_other_tasks(
     catalog = world.serve(*dead, "good")
 
     async def ask() -> None:
-        await asyncio.gather(*(catalog.acquire(task) for task in dead), return_exceptions=True)
+        await asyncio.gather(*(loaded(catalog, task) for task in dead), return_exceptions=True)
 
     asyncio.run(ask())
     world.held.update(dead)
     world.now += FIRST_RETRY_S
 
     async def ask_again() -> LoadedPath:
-        waiting = [asyncio.create_task(catalog.acquire(task)) for task in dead]
+        waiting = [asyncio.create_task(loaded(catalog, task)) for task in dead]
         try:
-            return await catalog.acquire("good")
+            return await loaded(catalog, "good")
         finally:
             world.gate.set()
             await asyncio.gather(*waiting, return_exceptions=True)
@@ -278,7 +279,7 @@ def test_requests_and_evictions_at_once_disturb_neither(world: Store) -> None:
     async def ask() -> None:
         end, turn = time.monotonic() + PATIENCE_S, 0
         while turn < 2000 or not (world.value("munet_evictions_total") or time.monotonic() > end):
-            await catalog.acquire(names[turn % 4])
+            await loaded(catalog, names[turn % 4])
             turn += 1
 
     try:

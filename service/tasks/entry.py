@@ -1,0 +1,68 @@
+"""A task of the catalog, and who may know of it.
+
+Private is what the manifest of the version that answers says, or that of the live one, which may
+still be loading or be one that cannot be loaded. While they cannot be read, what was last read of
+the task holds; where nothing ever was, the task may be private, and only those see it who have to
+look after it (`Grants.sees`): to others it does not exist.
+
+Hidden are tasks, not single versions: of a task that is public now, the numbers, names, digests and
+times of all its versions are told. What an earlier private version is, and what it answers, is told
+only to those who may know of private tasks of this name.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from service.access import Grants
+from service.tasks.loading import Slot
+
+READ_AGAIN_S = 1.0  # after a manifest could not be read
+
+
+@dataclass(slots=True)
+class Entry:
+    """A task: the version that answers, and the live one while that is still loading."""
+
+    slot: Slot
+    successor: Slot | None = None
+    private: bool | None = None  # the last version that could be read; None until there is one
+    read_again_at: float = 0.0  # a time of `time.monotonic`, where its manifest cannot be read
+    unread: str | None = None  # why its refs cannot be read now: they last said what answers
+
+    @property
+    def is_public(self) -> bool:
+        """Whether everybody may know of it, as far as that is plain: what answers is in memory, and
+        nothing is about to take its place.
+        """
+        path = self.slot.path
+        return path is not None and self.successor is None and not path.published.path.private
+
+    def known_private(self) -> bool | None:
+        """Whether the task is private, by what has been read of it; None if nothing was yet."""
+        summary, following = self.slot.known_summary, self.successor
+        later = None if following is None else following.known_summary
+        if summary is not None or later is not None:
+            self.private = any(one.private for one in (summary, later) if one is not None)
+        return self.private
+
+    def read_private(self) -> bool | None:
+        """Whether it is; None if that is not known. May read the store: call it in a thread."""
+        slot = self.slot
+        if not slot.summarised and time.monotonic() >= self.read_again_at:
+            try:
+                slot.summary()
+            except Exception:  # whatever keeps it from being read: the task's own failure says what
+                self.read_again_at = time.monotonic() + READ_AGAIN_S
+        return self.known_private()
+
+    def seen_by(self, task: str, grants: Grants) -> bool:
+        """Whether a request may know of it. May read the store: call it in a thread."""
+        return grants.sees(task, private=True) or grants.sees(task, self.read_private())
+
+
+def seen(entries: Mapping[str, Entry], grants: Grants) -> dict[str, Entry]:
+    """The tasks that a request may know of. Reads the store: call it in a thread."""
+    return {task: entry for task, entry in entries.items() if entry.seen_by(task, grants)}
