@@ -16,7 +16,6 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -47,7 +46,7 @@ Logits = NDArray[np.float32]  # [classes]
 Read = Callable[[Callable[[], None]], Awaitable[Sequence[Source]]]
 Gone = Callable[[], Awaitable[None]]
 TOP_K = 5  # classes listed of a softmax where the request does not say; of sigmoids all are
-LOOK_AFTER_S = 0.05  # an answer that is sooner costs no look at whether the client is still there
+LOOK_AFTER_S = 0.1  # an answer that is sooner costs no look at whether the client is still there
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +69,17 @@ async def classify(runtime: Runtime, request: Request, read: Read, gone: Gone) -
     No local variable may hold an exception or a failed future: its traceback holds this frame, and
     the cycle would keep the body in memory until the next garbage collection.
     """
-    timings, within = request.timings, f"within {request.patience_s:g} s"
+    timings = request.timings
     left_s = request.deadline - timings.enter("load")
     if left_s <= 0:
+        within = f"within {request.patience_s:g} s"
         raise DeadlineExceeded(f"not answered {within}: it was read {-left_s:.3f} s after that")
-    late: Callable[[], GatewayError] = partial(
-        Unavailable, f"{_named(request.tasks)} still loading", retry_after_s=1
-    )
     try:
         async with asyncio.timeout(left_s):
             found = await _paths(runtime, request)
             timings.enter("receive")
             paths = [path for path in found if isinstance(path, LoadedPath)]
-            late = partial(UploadTimeout, f"the image did not arrive {within}")
             sources = await read(lambda: runtime.batcher.check(_ask(paths, 1, request)))
-            late = partial(DeadlineExceeded, f"not answered {within}")
             timings.enter("decode")
             rows = _Rows(runtime, paths, sources)
             answer = runtime.batcher.submit(
@@ -96,18 +91,30 @@ async def classify(runtime: Runtime, request: Request, read: Read, gone: Gone) -
                 del answer
                 timings.follow()
     except TimeoutError:
-        raise late() from None
-    return _outcomes(request, found, done)
+        raise _late(request) from None
+    return _outcomes(request, found, done, len(sources))
+
+
+def _late(request: Request) -> GatewayError:
+    """What its deadline passed amid."""
+    stage, within = request.timings.stage, f"within {request.patience_s:g} s"
+    if stage == "load":
+        return Unavailable(f"{_named(request.tasks)} still loading", retry_after_s=1)
+    if stage == "receive":
+        return UploadTimeout(f"the image did not arrive {within}")
+    return DeadlineExceeded(f"not answered {within}")
 
 
 def _outcomes(
-    request: Request, found: Sequence[LoadedPath | GatewayError], done: Sequence[Done[Logits]]
+    request: Request,
+    found: Sequence[LoadedPath | GatewayError],
+    done: Sequence[Done[Logits]],
+    each: int,
 ) -> Sequence[Outcome]:
-    """The rows' answers by task; the request is told what ran for it."""
+    """The rows' answers by task, of each to as many images; the request is told what ran for it."""
     outcomes: list[Outcome] = []
     versions: list[int | None] = []
-    answering = sum([isinstance(path, LoadedPath) for path in found])
-    each, at = len(done) // answering, 0
+    at = 0
     for path in found:
         if isinstance(path, LoadedPath):
             logits = [one.answer for one in done[at : at + each]]

@@ -60,6 +60,11 @@ class Timings:
         """When the request came."""
         return self.marks[0][1]
 
+    @property
+    def stage(self) -> str:
+        """In which it is."""
+        return self.marks[-1][0]
+
     def begin(self, started: float) -> None:
         """It came at this time."""
         self.marks[0] = (self.marks[0][0], started)

@@ -146,7 +146,7 @@ class Batcher(Generic[RowT, AnswerT]):
         with self._lock:
             certain = self._check(ask)
             expected_s = self._admission.enter(ask)
-            request = Request[RowT, AnswerT](
+            request: Request[RowT, AnswerT] = Request(
                 ask, self._clock(), certain, expected_s, future, timings or Timings()
             )
             request.turn = threads.submit(ask, partial(self._make, request, make))

@@ -79,9 +79,9 @@ class Decoders:
             thread.join()
 
     def _enter(self, turn: Turn) -> None:
-        tasks = tuple(dict.fromkeys(turn.ask.tasks))
-        costs = [self._usual_s / len(tasks)] * len(tasks)
         ask = turn.ask
+        tasks = ask.tasks if len(ask.tasks) == 1 else tuple(dict.fromkeys(ask.tasks))
+        costs = [self._usual_s / len(tasks)] * len(tasks)
         turn.ask = Ask(tasks, costs, ask.deadline, ask.priority, ask.caller)
         self._queue.push(turn)
 

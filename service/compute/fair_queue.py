@@ -40,7 +40,7 @@ class Ask:
 
     def __post_init__(self) -> None:
         """Computed once, read at every turn."""
-        self.level = min(self.priority or MIDDLE, LOWEST)
+        self.level = min(self.priority, LOWEST) if self.priority else MIDDLE
         self.flow = self.tasks[0], self.level, self.caller
         self.work = sum(self.costs)
 

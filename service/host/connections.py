@@ -24,7 +24,6 @@ import resource
 import socket
 import time
 from asyncio import BaseTransport, TimerHandle
-from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -32,6 +31,7 @@ import httptools
 import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.host.transports import Joined
 from service.http import heads
 from service.http.answers import SEND_WHOLE
 from service.http.loop_delay import ARRIVED, LOOP
@@ -47,7 +47,6 @@ READ_S = 30.0  # in which a client has to read what the transport's buffer holds
 LOOK_S = 0.1  # between looks at whether a client that has ended its sending is still there
 LINGER_S, LINGER_BYTES = 5.0, 256 * 1024  # of what comes after a last answer
 PIECE = 64 * 1024  # bytes that are parsed before the bounds are looked at again
-BEGINNING = b"HTTP/1.1 "  # of every answer
 
 
 def install() -> None:
@@ -57,64 +56,6 @@ def install() -> None:
 
 class _Refused(Exception):
     """Ends the parsing; what is answered is noted in the connection."""
-
-
-class _Joined:
-    """A transport that sends the head of an answer together with the first of its body.
-
-    uvicorn writes them one by one, which is two system calls and wakes the client for nothing.
-    """
-
-    __slots__ = ("_begun", "_head", "_lingers", "_transport", "ends")
-
-    def __init__(self, transport: Any, lingers: Callable[[], bool]) -> None:
-        """`lingers` says at a close whether what still comes is to be read first."""
-        self._transport = transport
-        self._lingers = lingers
-        self.ends = False  # it is as good as closed
-        self._head = b""
-        self._begun = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        """Keeps a head, sends all else behind the head that is kept."""
-        if not self._head and data[-4:] == b"\r\n\r\n" and data.startswith(BEGINNING):
-            self._head = data[len(BEGINNING) :] if self._begun else data
-            self._begun = False
-            if data[9:12] == b"100":  # nothing follows before the client has heard of it
-                self.flush()
-        else:
-            self._head, head = b"", self._head
-            self._transport.writelines((head, data))
-
-    def writelines(self, parts: Iterable[bytes]) -> None:
-        """As `write`."""
-        self.write(b"".join(parts))
-
-    def begin(self) -> None:
-        """Sends what the next answer begins with, whatever it is."""
-        self._begun = True
-        self._transport.write(BEGINNING)
-
-    def flush(self) -> None:
-        """Sends a head that nothing follows."""
-        if self._head and not self._transport.is_closing():
-            self.write(b"")
-
-    def is_closing(self) -> bool:
-        """Whether nothing more can be sent."""
-        return self.ends or self._transport.is_closing()
-
-    def close(self) -> None:
-        """Sends what there is first."""
-        self.flush()
-        if self._lingers():
-            self.ends = True
-            self._transport.write_eof()
-        else:
-            self._transport.close()
 
 
 class Connection(HttpToolsProtocol):
@@ -143,7 +84,7 @@ class Connection(HttpToolsProtocol):
     # -- waiting
 
     def connection_made(self, transport: BaseTransport) -> None:  # type: ignore[override]
-        joined = _Joined(transport, self._lingers)
+        joined = Joined(transport, self._lingers)
         super().connection_made(joined)  # type: ignore[arg-type]
         LOOP.watch(self.loop)
         self._wait()
@@ -180,8 +121,8 @@ class Connection(HttpToolsProtocol):
         lines = [b"%s: %s\r\n" % field for field in cycle.default_headers]
         if not cycle.keep_alive:
             lines.append(b"connection: close\r\n")
-        self.transport.write(b"HTTP/1.1 200 OK\r\n%s%s\r\n" % (b"".join(lines), head))
-        self.transport.write(body)
+        head = b"HTTP/1.1 200 OK\r\n%s%s\r\n" % (b"".join(lines), head)
+        cast(Joined, self.transport).write_whole(head, body)
         cycle.message_event.set()
         if not cycle.keep_alive:
             self.transport.close()
@@ -189,7 +130,7 @@ class Connection(HttpToolsProtocol):
         return True
 
     def on_response_complete(self) -> None:
-        cast(_Joined, self.transport).flush()  # of a HEAD request no body comes
+        cast(Joined, self.transport).flush()  # of a HEAD request no body comes
         last = not self.pipeline
         super().on_response_complete()
         if self.transport.is_closing():
@@ -201,7 +142,8 @@ class Connection(HttpToolsProtocol):
 
     def _wait(self) -> None:
         """Also ends a body that goes on after its request was answered."""
-        self._stop_waiting()
+        if self._waiting is not None:
+            self._stop_waiting()
         self._since = time.monotonic()
         self._waiting = self.loop.call_later(HEAD_S, self._out_of_time)
 
@@ -239,7 +181,7 @@ class Connection(HttpToolsProtocol):
     # -- the end
 
     def _lingers(self) -> bool:
-        joined = cast(_Joined, self.transport)
+        joined = cast(Joined, self.transport)
         sends = self._in_head or (self.cycle is not None and self.cycle.more_body)
         if joined.is_closing() or self._ended or self.scheme == "https" or not sends:
             return False
@@ -266,7 +208,7 @@ class Connection(HttpToolsProtocol):
             return None
         elif not self.cycle.response_started:
             # From a client that is gone altogether, this brings an error back.
-            cast(_Joined, self.transport).begin()
+            cast(Joined, self.transport).begin()
             self._look()
         return True
 
@@ -293,7 +235,8 @@ class Connection(HttpToolsProtocol):
                 self._fruit = False
                 self._fruitless += len(piece)
                 self._parse(piece)
-                self._hand_on()
+                if self._chunks:
+                    self._hand_on()
                 if self._fruit:
                     self._fruitless = 0
                 elif self._fruitless > MAX_HEAD_BYTES:
@@ -363,15 +306,15 @@ class Connection(HttpToolsProtocol):
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
     def _hand_on(self) -> None:
-        if self._chunks:
-            self._fruit = True
-            super().on_body(b"".join(self._chunks))
-            self._chunks.clear()
+        self._fruit = True
+        super().on_body(b"".join(self._chunks))
+        self._chunks.clear()
 
     def on_message_complete(self) -> None:
         if self._in_head:  # of a head that comes again: there is no message yet
             return
-        self._hand_on()
+        if self._chunks:
+            self._hand_on()
         super().on_message_complete()
         if len(self.cycle.body) <= JOINED_AT_ONCE:
             self.scope[WHOLE] = True  # type: ignore[literal-required]

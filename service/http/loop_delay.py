@@ -87,9 +87,10 @@ class LoopDelay:
 
     def seconds(self, now: float) -> float:
         """How long something has to wait for its turn now; 0 of a loop that has ended."""
-        if self._ended():
+        if self._loop is not None and not self._loop.is_running():
             return 0.0
-        return max(self._late_s, now - self._due)
+        late_s = now - self._due
+        return late_s if late_s > self._late_s else self._late_s
 
     def overloaded(self, now: float) -> bool:
         """Whether more comes than the loop can do."""

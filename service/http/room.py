@@ -70,7 +70,7 @@ class Room:
         Raises Unavailable if there is none.
         """
         with self._lock:
-            free = self.free
+            free = self._limit - self._held
             if size > free:
                 raise self._full("all together have", self._held)
             for holder in of:

@@ -24,7 +24,7 @@ import pytest
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.host import connections
+from service.host import connections, transports
 
 HOST = "service/host/"
 USED = [  # the object, what is used of it, and by which file
@@ -33,9 +33,9 @@ USED = [  # the object, what is used of it, and by which file
     ("bentoml:on_deployment", "gateway.py"),
     ("bentoml:on_startup", "gateway.py"),
     ("bentoml:asgi_app", "gateway.py"),
-    ("bentoml._internal.configuration.containers:BentoMLContainer.http.host.get", "gateway.py"),
-    ("bentoml._internal.configuration.containers:BentoMLContainer.http.port.get", "gateway.py"),
-    ("bentoml._internal.configuration.containers:BentoMLContainer.tracer_provider", "gateway.py"),
+    ("bentoml._internal.configuration.containers:BentoMLContainer.http.host.get", "beginning.py"),
+    ("bentoml._internal.configuration.containers:BentoMLContainer.http.port.get", "beginning.py"),
+    ("bentoml._internal.configuration.containers:BentoMLContainer.tracer_provider", "worker.py"),
     ("starlette.applications:Starlette.build_middleware_stack", "direct.py"),
     ("uvicorn.config:HTTP_PROTOCOLS", "connections.py"),
     ("httptools:HttpRequestParser.set_dangerous_leniencies", "connections.py"),
@@ -117,7 +117,7 @@ def test_uvicorn_calls_what_is_overridden_with_the_same_arguments(name: str) -> 
 
 
 def test_uvicorn_writes_a_head_and_then_what_follows() -> None:
-    """The law by which `connections.py` joins them: a head is one write, and ends with an empty
+    """The law by which `transports.py` joins them: a head is one write, and ends with an empty
     line. It would go on to work if this changed, at the cost of a system call for each answer.
     """
     written: list[bytes] = []
@@ -139,9 +139,9 @@ def test_uvicorn_writes_a_head_and_then_what_follows() -> None:
 
     asyncio.run(story())
     head, *rest = written
-    assert head.startswith(connections.BEGINNING) and head.endswith(b"\r\n\r\n"), (
-        f"uvicorn {uvicorn.__version__} writes a head in another way: look at _Joined in "
-        f"{HOST}connections.py; found {written}"
+    assert head.startswith(transports.BEGINNING) and head.endswith(b"\r\n\r\n"), (
+        f"uvicorn {uvicorn.__version__} writes a head in another way: look at Joined in "
+        f"{HOST}transports.py; found {written}"
     )
     assert b"answer" in b"".join(rest)
 

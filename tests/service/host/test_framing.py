@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from service.host.connections import BEGINNING, Connection
+from service.host.connections import Connection
+from service.host.transports import BEGINNING
 from tests.service.conftest import Served
 from tests.service.host.test_connections import Running, read
 from tests.service.waiting import PATIENCE_S, eventually
