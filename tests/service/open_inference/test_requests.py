@@ -17,7 +17,7 @@ from service.errors import GatewayError, TooLarge
 from service.open_inference import tensors
 from service.open_inference.errors import BadRequest
 from service.open_inference.inference import prepare
-from service.open_inference.requests import Request, parse_body, parse_json
+from service.open_inference.requests import InferRequest, parse_body, parse_json
 from service.settings import Settings
 from tests.service.in_process import Gateway
 from tests.service.systems import png
@@ -67,7 +67,7 @@ class Path:
     walks = (SimpleNamespace(target=16),)
 
 
-def read(body: bytes, header_size: int | None) -> tuple[Request, list[Any]]:
+def read(body: bytes, header_size: int | None) -> tuple[InferRequest, list[Any]]:
     """A body's request and images, as a transport reads them."""
     path: Any = Path()
     request, sources = prepare(parse_body(memoryview(body), header_size), path, LIMITS, bytes)
