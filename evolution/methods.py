@@ -6,7 +6,6 @@ for a method's name. Sizes and search spaces belong to the experiments.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 
@@ -116,5 +115,3 @@ MU4NET = replace(
     newest_wins=False,
     beats_own_only=True,
 )
-
-METHODS: Mapping[str, Method] = {m.name: m for m in (MUNET, MU2NET, MU2NET_PLUS, MU3NET, MU4NET)}

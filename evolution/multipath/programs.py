@@ -119,9 +119,3 @@ def mean_weights(router: Tree, main: Array, count: Array) -> Array:
 def mean_weights_of(mixer: Mapping[str, Tree], main: Array, count: int) -> list[float]:
     """The same on the host."""
     return [float(w) for w in mean_weights(mixer[ROUTER], main, jnp.asarray(count))]
-
-
-def compiled_mixers() -> int:
-    """How many of these programs this process has compiled."""
-    programs: tuple[Any, ...] = (train_on_answers, train_on_images, judge_mixed)
-    return sum(program._cache_size() for program in programs)

@@ -1,7 +1,8 @@
 """Files over HTTP(S) into a cache: resumed where they were cut off, retried, checked, atomic.
 
 A download in progress is `NAME.part`. `NAME.part.json` names the version of the file, and only that
-version is resumed.
+version is resumed. Written by hand: pooch resumes nothing, huggingface_hub reads the Hub only, and
+neither is a dependency.
 """
 
 from __future__ import annotations

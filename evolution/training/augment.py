@@ -5,6 +5,7 @@ hue, then bilinear resize and clip. The first systems change the image scaled to
 and the later ones its bytes (SYSTEMS.md, Images), with TensorFlow's rounding.
 Every strength is a traced value, so a change of one compiles nothing. An operation of strength 0
 changes nothing and costs nothing, unless a batch holds several strengths (under vmap).
+Written by hand: dm-pix has neither TensorFlow's rounding nor JPEG noise, and is no dependency.
 """
 
 from __future__ import annotations

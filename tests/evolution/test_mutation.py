@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from evolution import mutation
 from evolution.experiments.experiment import Experiment
 from evolution.experiments.search_space import DEFAULTS, MU2NET_V2
-from evolution.methods import METHODS, MU2NET, MU2NET_PLUS, MUNET
+from evolution.methods import MU2NET, MU2NET_PLUS, MU3NET, MU4NET, MUNET
 from evolution.population import POSITION_SOURCE, ROOT, Path, Population
 from evolution.roots.loading import random_root
 from evolution.run import population_of_root
@@ -92,12 +92,12 @@ def test_if_all_are_refused_the_choice_is_uniform():
     assert seeds == [root]
 
 
-@pytest.mark.parametrize("name", ["munet", "mu2net-plus", "mu3net", "mu4net"])
-def test_only_mu2net_walks_the_seeds(name):
+@pytest.mark.parametrize("method", [MUNET, MU2NET_PLUS, MU3NET, MU4NET], ids=lambda m: m.name)
+def test_only_mu2net_walks_the_seeds(method):
     """The others draw uniformly as soon as no own path is accepted."""
     system = population()
     seeds = [add(system, f"t{i}", root_of(system), 0.5) for i in range(5)]
-    assert mutation.sample_parent(system, "a", seeds, METHODS[name], Draws(3)) is seeds[3]
+    assert mutation.sample_parent(system, "a", seeds, method, Draws(3)) is seeds[3]
 
 
 def test_every_seed_is_tried_once_before_any_twice():

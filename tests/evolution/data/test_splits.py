@@ -11,17 +11,15 @@ from evolution.data.splits import (
 )
 from evolution.data.vtab import vtab_task
 from evolution.experiments.benchmarks import (
-    ALL_124,
-    CATALOG_76,
     CHARS,
     CMATERDB,
-    MU2NET_69,
     VDD,
     VIT,
     VTAB_1K,
     VTAB_FULL,
 )
 from model_store.names import require_name
+from tests.evolution.data.published_tasks import ALL_124, CATALOG_76, MU2NET_69
 
 
 def splits(name, available=("train", "test"), rules=MU2NET_SPLITS):

@@ -10,7 +10,7 @@ import pytest
 
 from evolution.data.tasks import Split, Task
 from evolution.multipath.frozen_paths import parts_of
-from evolution.multipath.programs import compiled_mixers
+from evolution.multipath.programs import judge_mixed, train_on_answers, train_on_images
 from evolution.multipath.sampling import Origin, make_child
 from evolution.multipath.trainer import MixerTrainer, mixer_of
 from evolution.population import Path
@@ -132,13 +132,13 @@ def test_each_path_runs_once_over_the_images_whatever_the_children(made):
     task = counted(TASK)
     trainer, children = MixerTrainer(STILL, task), [child_of(made, seed) for seed in range(12)]
     assert len({parts_of(child)[1].task for child in children}) == 2
-    programs = set()
+    compiled, programs = set(), (train_on_answers, train_on_images, judge_mixed)
     for child in children:
         trained(child, trainer)
-        programs.add(compiled_mixers())
+        compiled.add(sum(program._cache_size() for program in programs))
     all_images = len(task.train) + trainer.validation_count
     assert reads == {8: all_images, 12: 2 * all_images}  # one path of 8 px, two of 12
-    assert len(programs) == 1
+    assert len(compiled) == 1
 
 
 def test_answers_are_forgotten_when_there_are_too_many(made, monkeypatch):
