@@ -36,7 +36,6 @@ from evolution.roots.loading import (
 )
 from evolution.run import Root, Search, Source, require_run_name
 from evolution.runs.following import follow, say
-from evolution.scaling.command import scaling
 from evolution.state import StateError
 from evolution.state import runs as known_runs
 from evolution.training.memory import exhausted
@@ -239,7 +238,6 @@ def bench_command(
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-app.command()(scaling)
 app.command()(agents)
 
 

@@ -124,6 +124,37 @@ def store_costs(
 
 
 @app.command()
+def agents(
+    store: Annotated[
+        str, typer.Option(help="Directory or URL for a store to measure; removed afterwards.")
+    ],
+    children: Annotated[
+        str, typer.Option(help="Store with the agents whose children are the model.")
+    ],
+    agent: Annotated[
+        list[str] | None, typer.Option(help="Agents or runs of that store; all by default.")
+    ] = None,
+    number: Annotated[
+        list[int] | None, typer.Option("--agents", help="How many agents to simulate.")
+    ] = None,
+    cycles: Annotated[float, typer.Option(help="Cycles of each agent.")] = 10.0,
+    per_task: Annotated[int, typer.Option(help="Agents that share a task.")] = 3,
+) -> None:
+    """Simulate many agents on a store, from measured children and calls to the store.
+
+    Measure on a machine without other jobs: their work would count as the store's.
+    """
+    from loadtests.agents.command import show  # reads runs of evolution, which needs JAX
+
+    console = Console(emoji=False, highlight=False)
+    try:
+        show(store, children, agent or (), number or (), cycles, per_task, console)
+    except LoadTestError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+@app.command()
 def overhead(
     rounds: Annotated[int, typer.Option(help="In each, every server is asked in turn.")] = 5,
     seconds: Annotated[float, typer.Option(help="Of each server, load and round.")] = 1.0,

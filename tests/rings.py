@@ -47,7 +47,6 @@ ROOMS = {
         "multipath": ["", "experiments", "training", "data"],
         "reports": ["", "experiments", "training", "data", "roots", "process"],
         "runs": ["", "training", "data", "process"],
-        "scaling": [""],
     },
     "service": {
         "": ["compute"],
@@ -63,6 +62,7 @@ ROOMS = {
     },
     "loadtests": {
         "": [],
+        "agents": [""],
         "engine": ["", "peers/apps"],
         "gpu": [],
         "growth": [""],

@@ -33,6 +33,7 @@ EXCEPTIONS = {
     "loadtests/engine/": {"model_store", "service", "vit"},
     "loadtests/peers/networks.py": {"vit"},  # what each answer is compared with
     "loadtests/growth/measure.py": {"vit"},
+    "loadtests/agents/": {"evolution", "model_store"},  # the children of measured runs
     "loadtests/gpu/": {"evolution", "model_store", "service", "vit"},
 }
 # Library -> the only files, or folders, that may import it.

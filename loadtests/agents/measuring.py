@@ -19,7 +19,7 @@ from multiprocessing.synchronize import Barrier
 
 import numpy as np
 
-from evolution.scaling.simulation import Cost, Costs
+from loadtests.agents.simulation import Cost, Costs
 from model_store import Digest, ModelStore, TaskPath
 from model_store.blobs import key_of
 from model_store.leases import LEASE_S

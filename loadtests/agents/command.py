@@ -1,53 +1,45 @@
-"""`python -m evolution scaling`: measures a store and simulates many agents on it."""
+"""`python -m loadtests agents`: measures a store and simulates many agents on it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated
 
 import numpy as np
-import typer
 from rich.console import Console
 from rich.table import Table
 
-from evolution.scaling.measuring import measure
-from evolution.scaling.observed import observed
-from evolution.scaling.simulation import Cost, Costs, Result, Work, simulate
-from model_store import ModelStore
+from evolution.state import StateError
+from loadtests.agents.measuring import measure
+from loadtests.agents.observed import observed
+from loadtests.agents.simulation import Cost, Costs, Result, Work, simulate
+from loadtests.errors import LoadTestError
+from model_store import ModelStore, StoreError
 
 AGENTS = (1, 2, 10, 30, 100, 300, 1000)
 SHARE = 0.1  # of the agents' time in the store; above, the store is the limit
 
 
-def scaling(
-    store: Annotated[
-        str, typer.Option(help="Directory or URL for a store to measure; removed afterwards.")
-    ],
-    children: Annotated[
-        str, typer.Option(help="Store with the agents whose children are the model.")
-    ],
-    agent: Annotated[
-        list[str] | None, typer.Option(help="Agents or runs of that store; all by default.")
-    ] = None,
-    number: Annotated[
-        list[int] | None, typer.Option("--agents", help="How many agents to simulate.")
-    ] = None,
-    cycles: Annotated[float, typer.Option(help="Cycles of each agent.")] = 10.0,
-    per_task: Annotated[int, typer.Option(help="Agents that share a task.")] = 3,
+def show(
+    store: str,
+    children: str,
+    agents: Sequence[str],
+    counts: Sequence[int],
+    cycles: float,
+    per_task: int,
+    console: Console,
 ) -> None:
-    """Simulates many agents on a store, from measured children and calls to the store.
+    """Measures `store`, a new place, and prints what a given number of agents would do on it.
 
-    Measure on a machine without other jobs: their work would count as the store's.
+    `children` is the store of the agents whose children are the model. Raises LoadTestError.
     """
-    work, child = observed(ModelStore(children), agent or ())
     try:
+        work, child = observed(ModelStore(children), agents)
         costs = measure(store, child)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    console = Console(emoji=False, highlight=False)
+    except (StateError, StoreError, ValueError) as error:
+        raise LoadTestError(str(error)) from error
     for line in (*_measured(work, costs), ""):
         console.print(line, soft_wrap=True, markup=False)
-    results = [simulate(count, costs, work, cycles, per_task) for count in sorted(number or AGENTS)]
+    results = [simulate(count, costs, work, cycles, per_task) for count in sorted(counts or AGENTS)]
     console.print(_table(results))
     console.print(_limit(results), soft_wrap=True, markup=False)
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from evolution import state
 from evolution.population import ROOT
-from evolution.scaling.measuring import Child
-from evolution.scaling.simulation import Work
 from evolution.state import StateError
+from loadtests.agents.measuring import Child
+from loadtests.agents.simulation import Work
 from model_store import ModelStore
 
 PARAMETER_BYTES = 4

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from evolution.scaling.measuring import Child, measure
-from evolution.scaling.observed import observed
-from evolution.scaling.simulation import LOOKS, SAVES, Cost, Costs, Work, simulate
 from evolution.state import StateError
+from loadtests.agents.measuring import Child, measure
+from loadtests.agents.observed import observed
+from loadtests.agents.simulation import LOOKS, SAVES, Cost, Costs, Work, simulate
 from model_store import ModelStore
 from tests.evolution.made_up_run import MadeUpRun
 
