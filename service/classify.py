@@ -276,7 +276,7 @@ def probabilities(path: LoadedPath, logits: NDArray[np.float32]) -> NDArray[np.f
 def _softmax_list(path: LoadedPath, values: list[float]) -> list[float]:
     """In plain Python, which is done with some hundred classes before NumPy is with its calls."""
     highest = max(values)
-    odds = [math.exp(value - highest) for value in values]
+    odds = list(map(math.exp, [value - highest for value in values]))
     total = sum(odds)
     if not math.isfinite(total + min(values)):
         raise _not_finite(path)

@@ -22,13 +22,13 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from starlette.types import Scope
 
 from service.access.grants import LOCAL, NOTHING, Grants
-from service.access.local import foreign, origins
+from service.access.local import Headers, foreign, origins
 from service.access.tokens import TokenFile
 from service.errors import Forbidden, Unauthenticated
 
@@ -72,18 +72,16 @@ class Access:
     def of(self, scope: Scope) -> Grants:
         """What an HTTP request may do; raises as `grants` does."""
         client = scope.get("client")
-        return self.grants(_headers(scope), client and client[0], scope["scheme"])
+        return self.grants(scope["headers"], client and client[0], scope["scheme"])
 
     def is_admin(self, scope: Scope) -> bool:
         """Whether a request that needs no permission comes with a token for admin calls."""
         try:
-            return self._known(_headers(scope)).admin
+            return self._known(scope["headers"]).admin
         except Unauthenticated:
             return False
 
-    def grants(
-        self, headers: Sequence[tuple[str, str]], peer: str | None, scheme: str | None = None
-    ) -> Grants:
+    def grants(self, headers: Headers, peer: str | None, scheme: str | None = None) -> Grants:
         """As `rights`, of a request that counts; raises RateExceeded for a token that has asked too
         often.
         """
@@ -91,9 +89,7 @@ class Access:
         grants.spend()
         return grants
 
-    def rights(
-        self, headers: Sequence[tuple[str, str]], peer: str | None, scheme: str | None = None
-    ) -> Grants:
+    def rights(self, headers: Headers, peer: str | None, scheme: str | None = None) -> Grants:
         """What a request with these headers, their names in lower case, from this address may do.
 
         `peer` is the address of the socket's other end, None if it is not known; `scheme` is http
@@ -112,19 +108,15 @@ class Access:
         self._identified(grants.name)
         return grants
 
-    def _known(self, headers: Sequence[tuple[str, str]]) -> Grants:
+    def _known(self, headers: Headers) -> Grants:
         """Raises Unauthenticated."""
-        given = [value for name, value in headers if name == "authorization"]
+        given = [value for name, value in headers if name == b"authorization"]
         if self._file is None or not given:
             return (self._file and self._file.find("")) or NOTHING
-        scheme, _, token = given[0].partition(" ")
+        scheme, _, token = given[0].decode("latin-1").partition(" ")
         if len(given) > 1 or scheme.lower() != "bearer":
             raise Unauthenticated("expected one `Authorization: Bearer …`, found something else")
         found = self._file.find(hashlib.sha256(token.strip().encode()).hexdigest())
         if found is None:
             raise Unauthenticated("the token is not known here")
         return found
-
-
-def _headers(scope: Scope) -> Sequence[tuple[str, str]]:
-    return [(name.decode("latin-1"), text.decode("latin-1")) for name, text in scope["headers"]]

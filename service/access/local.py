@@ -35,7 +35,7 @@ ENDINGS = (
     *("-remote-addr", "-originating-ip"),
 )
 
-Headers = Sequence[tuple[str, str]]
+Headers = Sequence[tuple[bytes, bytes]]  # names in lower case
 
 
 def origins(text: str) -> frozenset[str]:
@@ -56,9 +56,9 @@ def foreign(
 ) -> str | None:
     """Why a request is not local; None if it is.
 
-    `peer` is the address of the socket's other end, None if it is not known; header names are in
-    lower case; `scheme` is http or https, None over gRPC. Pages of the `allowed` origins are taken
-    for local ones, but not those of any origin ("*").
+    `peer` is the address of the socket's other end, None if it is not known; `scheme` is http or
+    https, None over gRPC. Pages of the `allowed` origins are taken for local ones, but not those of
+    any origin ("*").
     """
     if not is_loopback(peer or ""):
         return "it comes from another address"
@@ -71,12 +71,12 @@ def foreign(
     pages: list[str] = []
     sites: list[str] = []
     for name, value in headers:
-        if name == "host":
-            hosts.append(value)
-        elif name == "origin":
-            pages.append(value)
-        elif name == "sec-fetch-site":
-            sites.append(value)
+        if name == b"host":
+            hosts.append(value.decode("latin-1"))
+        elif name == b"origin":
+            pages.append(value.decode("latin-1"))
+        elif name == b"sec-fetch-site":
+            sites.append(value.decode("latin-1"))
     if len(hosts) != 1 or not _is_own(hosts[0]):
         shown = ", ".join(hosts)[:SHOWN_CHARACTERS]
         return f"its Host is {shown!r}, and not localhost or a loopback address"
@@ -97,9 +97,10 @@ def _of_page(
 
 
 @lru_cache(64)  # a client sends the same headers with each request
-def _by_proxy(names: tuple[str, ...]) -> str | None:
+def _by_proxy(names: tuple[bytes, ...]) -> str | None:
     """The first header of a proxy's."""
-    return next((name for name in names if _is_of_proxy(name.replace("_", "-"))), None)
+    texts = [name.decode("latin-1") for name in names]
+    return next((name for name in texts if _is_of_proxy(name.replace("_", "-"))), None)
 
 
 def _is_of_proxy(name: str) -> bool:

@@ -125,9 +125,9 @@ class Batcher(Generic[RowT, AnswerT]):
         if self._stopping:
             raise _stopping()
         now = self._clock()
-        ends = [one.busy_until for one in self._streams if one.busy_until is not None]
-        free = self._cores.free(now)
-        next_end = min(ends) if len(ends) >= free else None
+        free, next_end = self._cores.free(now), None
+        if self._running >= free:
+            next_end = min(one.busy_until for one in self._streams if one.busy_until is not None)
         return self._admission.check(ask, now, next_end, free)
 
     def submit(

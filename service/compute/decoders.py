@@ -80,8 +80,9 @@ class Decoders:
 
     def _enter(self, turn: Turn) -> None:
         ask = turn.ask
-        tasks = ask.tasks if len(ask.tasks) == 1 else tuple(dict.fromkeys(ask.tasks))
-        costs = [self._usual_s / len(tasks)] * len(tasks)
+        tasks = tuple(dict.fromkeys(ask.tasks))
+        count = len(tasks)
+        costs = [self._usual_s / count] * count
         turn.ask = Ask(tasks, costs, ask.deadline, ask.priority, ask.caller)
         self._queue.push(turn)
 

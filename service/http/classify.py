@@ -98,8 +98,10 @@ def _wanted(
         request.version = _version(given.get("version"))
     _check_tasks(tasks, request.version, settings.max_batch_rows)
     deadline, priority = heads.values(http.scope, _DEADLINE, _PRIORITY)
-    own_ms = settings.deadline_ms if deadline is None else _count(DEADLINE_HEADER, deadline)
-    request.patience_s = min(own_ms or settings.deadline_ms, settings.deadline_ms) / 1e3
+    request.patience_s = settings.deadline_ms / 1e3
+    if deadline is not None:
+        own_ms = _count(DEADLINE_HEADER, deadline) or settings.deadline_ms
+        request.patience_s = min(own_ms, settings.deadline_ms) / 1e3
     listed = ALL
     if given is not NO_QUERY:
         listed = Listed(
@@ -116,9 +118,11 @@ def _check_tasks(tasks: Sequence[str], version: object, most: int) -> None:
         raise BadParameter(
             f"expected 1 to {most} tasks, as in /classify?task=a&task=b, found {len(tasks)}"
         )
-    if len(tasks) > 1 and len(set(tasks)) < len(tasks):
+    if len(tasks) == 1:
+        return
+    if len(set(tasks)) < len(tasks):
         raise BadParameter("the same task is named twice")
-    if version is not None and len(tasks) > 1:
+    if version is not None:
         raise BadParameter("version is for one task; ask for versions of several one by one")
 
 

@@ -125,7 +125,7 @@ async def read_body(request: Request, max_bytes: int, of: Sequence[Holder] = ())
 
     Raises TooLarge, Unavailable while too many bodies are in memory, or ClientDisconnect.
     """
-    runtime = request.app.state.runtime
+    runtime = request.scope["app"].state.runtime
     if WHOLE in request.scope:
         message = await request.receive()
         if message["type"] == "http.disconnect":

@@ -54,12 +54,12 @@ async def read(context: Context) -> bytes | None:
 
 def texts(context: Context) -> dict[str, str]:
     """The metadata that came with a call, but for binary ones."""
-    return dict(_pairs(context))
+    return {name.decode(): value.decode() for name, value in _pairs(context)}
 
 
-def _pairs(context: Context) -> list[tuple[str, str]]:
+def _pairs(context: Context) -> list[tuple[bytes, bytes]]:
     found = context.invocation_metadata() or ()
-    return [(name, value) for name, value in found if isinstance(value, str)]
+    return [(name.encode(), value.encode()) for name, value in found if isinstance(value, str)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,8 @@ that is not known to be public is counted there as well, so that no sum falls wh
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
-from typing import TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -29,8 +27,8 @@ from service import VERSION
 from service.request import TOTAL, Request
 from service.telemetry.gauges import Gauges, Snapshot
 from service.telemetry.stage_seconds import StageSeconds
+from service.telemetry.task_requests import OTHER, TaskRequests
 
-T = TypeVar("T")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (
     *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
@@ -38,7 +36,6 @@ SECONDS = (
 )
 AGES = (0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86400.0)
 ALERTED = ("unavailable", "deadline", "task-queue-full", "short-deadline")  # kinds of refusal
-OTHER = "other"  # for the label `task`: no task, or none that everybody may know of
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -51,8 +48,6 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._per_task = per_task
         self._tasks: set[str] = set()
-        self._classified: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
-        self._statuses: set[str] = set()  # answered so far: the second label of a task's series
         self._lock = threading.Lock()
         self._public: Callable[[str], bool] = lambda _: True
         self._requests()
@@ -70,18 +65,8 @@ class Metrics:
         )
 
     def _requests(self) -> None:
-        self.requests, self._hidden_requests = self._by_task(
-            Counter,
-            "munet_requests_total",
-            "Requests to classify, by task and HTTP status.",
-            ("task", "status"),
-        )
-        self.request_seconds, self._hidden_seconds = self._by_task(
-            partial(Histogram, buckets=SECONDS),
-            "munet_request_duration_seconds",
-            "Whole time of an answered request.",
-            ("task",),
-        )
+        self._by_task = TaskRequests(SECONDS)
+        self.registry.register(self._by_task)
         self.stage_seconds = StageSeconds(
             "munet_stage_duration_seconds",
             "Time of a request in each stage, up to the last byte of its answer: receive, decode "
@@ -193,14 +178,6 @@ class Metrics:
     ) -> Histogram:
         return Histogram(name, text, labels.split(), buckets=buckets, registry=self.registry)
 
-    def _by_task(
-        self, make: Callable[..., T], name: str, text: str, labels: Sequence[str]
-    ) -> tuple[T, T]:
-        """An instrument, and its form for the public page: all that is not public, as `other`."""
-        return make(name, text, labels, registry=self.registry), make(
-            name, text, labels, registry=None
-        )
-
     def register(self, task: str) -> None:
         """From now on the task has series of its own."""
         with self._lock:
@@ -210,14 +187,13 @@ class Metrics:
         """Removes the task's series."""
         with self._lock:
             self._tasks.discard(task)
-            for status in self._statuses:  # a search by task would look at all tasks' series
-                self.requests.remove(task, status)
-                self._classified.pop((task, status), None)
-            self.request_seconds.remove(task)
+            self._by_task.forget(task)
 
     def count(self, request: Request) -> None:
-        """Counts a request to classify, which has ended."""
-        self.ended(request.outcome, request.seconds, request.reason)
+        """Counts a request to classify, which has ended: stages, tasks, why it was refused."""
+        self.stage_seconds.add(request.outcome, request.seconds)
+        if request.refusal is not None:
+            self.rejected.labels(request.reason).inc()
         tasks = request.tasks
         if request.problems:
             for task, status in request.problems.items():
@@ -225,37 +201,12 @@ class Metrics:
             tasks = [task for task in tasks if task not in request.problems]
         self.answered(tasks, request.status, request.seconds[TOTAL] if request.rows else None)
 
-    def ended(self, outcome: str, seconds: Mapping[str, float], refusal: str | None) -> None:
-        """Counts a request's stages (with `total`), and the kind of its refusal."""
-        if refusal is not None:
-            self.rejected.labels(refusal).inc()
-        self.stage_seconds.add(outcome, seconds)
-
     def answered(self, tasks: Sequence[str], status: int, seconds: float | None) -> None:
         """Counts a request for its tasks; its whole time if it was classified."""
         with self._lock:  # a task forgotten between label and increment would come back
-            text = str(status)
-            self._statuses.add(text)
             for task in tasks:
                 label, public = self._label(task)
-                if seconds is None:
-                    self.requests.labels(label, text).inc()
-                else:
-                    requests, request_seconds = self._series(label, text)
-                    requests.inc()
-                    request_seconds.observe(seconds)
-                if not public:
-                    self._hidden_requests.labels(OTHER, text).inc()
-                    if seconds is not None:
-                        self._hidden_seconds.labels(OTHER).observe(seconds)
-
-    def _series(self, label: str, status: str) -> tuple[Counter, Histogram]:
-        """Of a task's classified requests, kept: to look them up costs more than to count."""
-        found = self._classified.get((label, status))
-        if found is None:
-            found = self.requests.labels(label, status), self.request_seconds.labels(label)
-            self._classified[label, status] = found
-        return found
+                self._by_task.add(label, status, seconds, public=public)
 
     def _label(self, task: str) -> tuple[str, bool]:
         """Of the series for admins; and whether everybody may see that."""
@@ -284,18 +235,9 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """What everybody may see."""
-        hidden = {
-            metric.name: metric
-            for one in (self._hidden_requests, self._hidden_seconds)
-            for metric in one.collect()
-        }
+        public = {metric.name: metric for metric in self._by_task.public(self._shown)}
         for metric in self.registry.collect():
-            if metric.name in hidden:
-                metric.samples = [
-                    *(one for one in metric.samples if self._shown(one.labels["task"])),
-                    *hidden[metric.name].samples,
-                ]
-            yield metric
+            yield public.get(metric.name, metric)
 
     def _shown(self, label: str) -> bool:
         return self._public(label) if self._per_task else label == "all"

@@ -236,7 +236,8 @@ def test_what_comes_through_is_not_taken_for_local(replicas: Replicas) -> None:
     replicas.headers.clear()
     replicas.ask("POST", "/classify/plain")
     (seen,) = replicas.headers
-    reason = foreign("127.0.0.1", seen.items(), "http", frozenset())
+    headers = [(name.encode(), value.encode()) for name, value in seen.items()]
+    reason = foreign("127.0.0.1", headers, "http", frozenset())
     assert reason is not None and "proxy" in reason
 
 

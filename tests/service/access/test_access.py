@@ -210,7 +210,7 @@ class Clock:
 
 def granted(guard: Access, token: str | None) -> Grants:
     """What a request from elsewhere may do."""
-    headers = [] if token is None else [("authorization", f"Bearer {token}")]
+    headers = [] if token is None else [(b"authorization", f"Bearer {token}".encode())]
     return guard.grants(headers, "192.0.2.7", "http")
 
 
@@ -417,7 +417,7 @@ def test_a_rate_holds_for_every_protocol_but_not_for_health_and_metrics(
             assert "slow may make" in body["detail"]
             assert 0 < int(answer.headers["retry-after"]) <= 1_000_000
         with pytest.raises(RateExceeded):
-            guard.grants([("authorization", "Bearer s")], "127.0.0.1")
+            guard.grants([(b"authorization", b"Bearer s")], "127.0.0.1")
         refused(gateway.request("GET", "/tasks", headers=bearer("x")), 401, "unauthenticated")
     finally:
         gateway.close()

@@ -66,8 +66,9 @@ def sent(**headers: str | Sequence[str]) -> list[tuple[str, str]]:
 
 
 def local(peer: str | None = "127.0.0.1", pages: str = "", **headers: str | Sequence[str]) -> bool:
+    given = [(name.encode(), value.encode()) for name, value in sent(**headers)]
     try:
-        return Access("", pages).grants(sent(**headers), peer, "http") is LOCAL
+        return Access("", pages).grants(given, peer, "http") is LOCAL
     except Forbidden as error:
         assert "MUNET_TOKENS" in error.detail
         assert len(error.detail) < 500
@@ -111,7 +112,7 @@ def test_it_has_not_come_through_a_proxy(header: str) -> None:
     for value in ("127.0.0.1", "", "localhost"):
         assert not local(**{header.lower(): value})
     with pytest.raises(Forbidden):  # over gRPC too
-        Access("").grants([(header.lower(), "127.0.0.1")], "127.0.0.1")
+        Access("").grants([(header.lower().encode(), b"127.0.0.1")], "127.0.0.1")
 
 
 def test_headers_that_clients_send_by_themselves_are_no_proxy_s() -> None:
@@ -126,7 +127,8 @@ def test_headers_that_clients_send_by_themselves_are_no_proxy_s() -> None:
 def test_odd_headers_are_refused_or_plain(headers: list[tuple[str, str]]) -> None:
     own = {"host": OWN_HOSTS, "sec-fetch-site": ("none", "same-origin")}
     try:
-        Access("").grants(headers, "127.0.0.1", "http")
+        raw = [(name.encode(), value.encode("utf-8", "replace")) for name, value in headers]
+        Access("").grants(raw, "127.0.0.1", "http")
     except Forbidden:
         return
     assert [name for name, _ in headers].count("host") == 1

@@ -1,0 +1,86 @@
+"""Requests by task: how many, with which status, and how long those took that were classified.
+
+One instrument that counts a request with one call: those of prometheus_client take five for each
+number. It also keeps what is counted for tasks that not everybody may know of a second time, as
+`other`, so that no sum falls on the page for everybody when such a task goes.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+OTHER = "other"  # for the label `task`: no task, or none that everybody may know of
+REQUESTS = "munet_requests", "Requests to classify, by task and HTTP status."
+SECONDS = "munet_request_duration_seconds", "Whole time of an answered request."
+
+
+@dataclass(slots=True)
+class _Series:
+    """Of one task."""
+
+    buckets: list[int]
+    statuses: dict[int, int] = field(default_factory=dict)  # requests
+    seconds: float = 0.0
+
+    def add(self, status: int, place: int | None, seconds: float) -> None:
+        self.statuses[status] = self.statuses.get(status, 0) + 1
+        if place is not None:
+            self.buckets[place] += 1
+            self.seconds += seconds
+
+
+class TaskRequests(Collector):
+    """For one thread at a time, but for reading."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        """`bounds` are the upper ones of the buckets of seconds, ascending; the last has none."""
+        self._bounds = tuple(bounds)
+        self._series: dict[str, _Series] = {}
+        self._hidden = self._empty()
+
+    def _empty(self) -> _Series:
+        return _Series([0] * (len(self._bounds) + 1))
+
+    def add(self, label: str, status: int, seconds: float | None, *, public: bool) -> None:
+        """Counts a request; `seconds` are those of one that was classified."""
+        place = None if seconds is None else bisect_left(self._bounds, seconds)
+        series = self._series.get(label)
+        if series is None:
+            series = self._series[label] = self._empty()
+        series.add(status, place, seconds or 0.0)
+        if not public:
+            self._hidden.add(status, place, seconds or 0.0)
+
+    def forget(self, label: str) -> None:
+        """Removes what is counted for a task."""
+        self._series.pop(label, None)
+
+    def collect(self) -> Iterator[Metric]:
+        """All of it."""
+        return self._families(list(self._series.items()))
+
+    def public(self, shown: Callable[[str], bool]) -> Iterator[Metric]:
+        """Of the labels that everybody may see, and of all others together."""
+        found = [(label, one) for label, one in list(self._series.items()) if shown(label)]
+        return self._families([*found, (OTHER, self._hidden)])
+
+    def _families(self, series: Iterable[tuple[str, _Series]]) -> Iterator[Metric]:
+        requests = CounterMetricFamily(*REQUESTS, labels=("task", "status"))
+        seconds = HistogramMetricFamily(*SECONDS, labels=("task",))
+        bounds = [floatToGoString(bound) for bound in (*self._bounds, math.inf)]
+        for label, one in series:
+            for status, count in list(one.statuses.items()):
+                requests.add_metric((label, str(status)), count)
+            below = [sum(one.buckets[: place + 1]) for place in range(len(bounds))]
+            if below[-1]:
+                buckets = list(zip(bounds, below, strict=True))
+                seconds.add_metric((label,), buckets, one.seconds)
+        yield requests
+        yield seconds
