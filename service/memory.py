@@ -7,10 +7,15 @@ have equal parts of it. What the gateway itself takes is measured. Each part has
 bodies, decoding and components, those that the settings leave open share the rest. What programs
 take is known only when they are made, and others on this machine may grow too: `Headroom` says what
 is really left, and components go before the kernel ends a process.
+
+A limit that is accepted at the start is one in which every ordinary picture is answered: a JPEG or
+a PNG of as many pixels as a phone takes, or of MUNET_MAX_PIXELS if that is less. Where there is no
+room for one, the start is refused with the sum. Only a MUNET_DECODE_MEMORY that is set may be less.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -29,12 +34,14 @@ UPLOADS, MOST_UPLOADS = 1 / 8, 512 * MIB  # shares are of the rest
 DECODING, ENOUGH_DECODING = 1 / 8, 512 * MIB
 PROGRAMS, ENOUGH_PROGRAMS = 1 / 8, 256 * MIB
 MOST = 1 / 4  # but no more than this of the rest for each of these two.
-LEAST_DECODING, LEAST_COMPONENTS = 8 * MIB, 64 * MIB
+LEAST_COMPONENTS = 64 * MIB
+# What an ordinary picture takes (`service/images.py`): 12 megapixels, for an input of 384 pixels.
+ORDINARY_PIXELS, PIXEL_BYTES, PICTURE_BYTES = 4032 * 3024, 4.25, 32 * MIB
 # Of a ViT-Ti: each program once, and for each compute thread what it runs them with, copies of
 # those among it that another thread runs just then.
-LEAST_PROGRAMS, THREAD_PROGRAMS = 128 * MIB, 32 * MIB
+LEAST_PROGRAMS, THREAD_PROGRAMS = 80 * MIB, 32 * MIB
 # Of the gateway itself with OpenVINO, before it serves anything: in each worker, and once.
-LEAST_WORKER, LEAST_MAIN = 136 * MIB, 80 * MIB
+LEAST_WORKER, LEAST_MAIN = 132 * MIB, 72 * MIB
 
 
 def own_memory(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
@@ -63,6 +70,12 @@ def require_enough(settings: Settings) -> None:
     divided(settings, Machine().memory(), LEAST_WORKER + LEAST_MAIN // settings.workers)
 
 
+def ordinary_picture(max_pixels: int) -> int:
+    """Bytes that decoding the largest ordinary picture takes."""
+    pixels = PIXEL_BYTES * min(max_pixels, ORDINARY_PIXELS)
+    return PICTURE_BYTES + math.ceil(pixels / MIB) * MIB
+
+
 def divided(settings: Settings, limit: Limit, base: int) -> Settings:
     """The settings with every share of the memory filled in, for one worker.
 
@@ -72,7 +85,7 @@ def divided(settings: Settings, limit: Limit, base: int) -> Settings:
     all_bytes = limit.bytes // settings.workers
     least = {
         "upload_memory": settings.max_body_bytes,
-        "decode_memory": LEAST_DECODING,
+        "decode_memory": ordinary_picture(settings.max_pixels),
         "memory_budget": LEAST_COMPONENTS,
     }
     found = {name: getattr(settings, name) or size for name, size in least.items()}
@@ -96,13 +109,14 @@ def divided(settings: Settings, limit: Limit, base: int) -> Settings:
 def _too_little(
     settings: Settings, limit: Limit, base: int, programs: int, parts: Mapping[str, int]
 ) -> SettingsError:
+    least = base + programs + sum(parts.values())  # told in whole MiB that are enough
     each = f" for each of {settings.workers} workers" if settings.workers > 1 else ""
     uploads, decoding, components = (
         f"{_mib(size)} MUNET_{name.upper()}" for name, size in parts.items()
     )
     source = limit.source if len(limit.source) < 70 else f"…{limit.source[-70:]}"
     return SettingsError(
-        f"starting the gateway: expected at least {_mib(base + programs + sum(parts.values()))} of "
+        f"starting the gateway: expected at least {math.ceil(least / MIB)} MiB of "
         f"memory{each}:\n"
         f"  {_mib(base)} for itself + {_mib(programs)} for programs (MUNET_COMPUTE_THREADS is "
         f"{settings.compute_threads})\n"

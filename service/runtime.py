@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,7 @@ from service.telemetry.workers import Worker
 
 T = TypeVar("T")
 PARSERS = 2  # threads; the cost of one piece of work is bounded by the limits of its body
+LAST_READS_S = 3.0  # that the end waits for what reads the store
 HUNG_S = 60.0  # without a turn of the event loop: no load explains that
 MANY_VALUES = 4096  # of an answer, which take the event loop milliseconds
 
@@ -164,14 +166,11 @@ class Runtime:
             self.health.start()
 
     def stop(self) -> None:
-        """Ends all threads; rows that still wait are refused."""
-        self.first_answer.stop()
-        self.sharing.stop()
-        self.trust.stop()
+        """Ends all threads, but those that a store holds that hangs; rows that wait are refused."""
         self.access.stop()
-        self.catalog.stop()
-        self.loader.close()
-        self.residency.close()
+        reading = threading.Thread(target=self._stop_reading, name="stop", daemon=True)
+        reading.start()
+        reading.join(LAST_READS_S)
         self.batcher.stop()
         self.decoders.shutdown()  # the batcher refuses what waits for its turn in them
         for lookups in (self.lists, self.facts, self.page, self.private_page):
@@ -182,6 +181,15 @@ class Runtime:
         self.reporting.stop()
         if self.health is not None:
             self.health.stop()
+
+    def _stop_reading(self) -> None:
+        """Ends what may wait for the store."""
+        self.first_answer.stop()
+        self.sharing.stop()
+        self.trust.stop()
+        self.catalog.stop()
+        self.loader.close()
+        self.residency.close()
 
     @property
     def ready(self) -> bool:

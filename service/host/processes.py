@@ -43,6 +43,7 @@ CANNOT_START = 2  # exit code
 TRIES = 3  # to start a worker that ends without a word, as one that is killed
 LOOK_S = 0.5  # how often a worker looks whether its main process is there
 LONGEST_END_S = 30.0  # from the order to end to a worker's end, whatever its clients do
+LAST_THREADS_S = 3.0  # once its app has ended: Python would wait for threads that a store holds
 
 
 class MainProcess:
@@ -126,15 +127,15 @@ class MainProcess:
         os._exit(CANNOT_START)
 
 
-def end_at_last() -> None:
+def end_at_last(longest_s: float = LONGEST_END_S) -> None:
     """Ends this process if it has not ended by itself in time."""
 
     def end() -> None:
-        logger.error("event=ended_hard seconds=%.0f", LONGEST_END_S)
+        logger.error("event=ended_hard seconds=%.0f", longest_s)
         logging.shutdown()
         os._exit(1)
 
-    timer = threading.Timer(LONGEST_END_S, end)
+    timer = threading.Timer(longest_s, end)
     timer.daemon = True
     timer.start()
 

@@ -67,6 +67,8 @@ def _lifespan(app: Starlette, declared: Settings, main: MainProcess | None) -> A
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[Any]:
         async with AsyncExitStack() as stack:
+            if main is not None:  # when all else has ended
+                stack.callback(processes.end_at_last, processes.LAST_THREADS_S)
             try:
                 _arm(app, declared, main)
                 state = await stack.enter_async_context(inner(app))

@@ -111,8 +111,9 @@ def test_in_little_memory_it_serves_or_says_at_the_start_what_it_needs(
         if server.process.poll() is None:
             with server:
                 found = cold_load(server, TASKS // 2, LOAD_S / 4)
+                largest = server.classify("t1", encoded(image(1, (4032, 3024)), "JPEG"))
             assert group.kills == 0
-            assert found.keys() == {200}, found
+            assert found.keys() == {200} and largest.status == 200, (found, largest)
             return
         assert server.process.wait() == 2
         needed(server.log.read_text())

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from model_store import ModelStore
 from model_store.machine import Limit, Machine
 from service.errors import SettingsError
-from service.memory import Headroom, divided, own_memory
+from service.images import File
+from service.memory import Headroom, divided, ordinary_picture, own_memory
 from service.settings import Bytes, Settings
 from service.tasks.eviction import Budget, Recency
 from service.telemetry.metrics import Metrics
@@ -51,19 +55,44 @@ def test_all_parts_fit_into_the_limit_or_the_start_is_refused(
         return
     parts = {name: getattr(found, name) for name in PARTS}
     assert given.items() <= parts.items()
-    programs = (128 + 32 * threads) * MIB
+    programs = (80 + 32 * threads) * MIB
     assert (base + programs + sum(parts.values())) * workers <= size
     assert parts["upload_memory"] >= found.max_body_bytes
-    assert parts["decode_memory"] >= 8 * MIB
+    if "decode_memory" not in given:
+        assert parts["decode_memory"] >= ordinary_picture(found.max_pixels) > 80 * MIB
     assert parts["memory_budget"] >= (16 if "memory_budget" in given else 64) * MIB
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+@pytest.mark.parametrize("size", [(1, 1), (800, 600), (1600, 1200), (4032, 3024), (3024, 4032)])
+def test_an_ordinary_picture_takes_no_more_than_is_kept_for_one(
+    form: str, size: tuple[int, int]
+) -> None:
+    file = BytesIO()
+    Image.new("RGB", size).save(file, form)
+    taken = File(file.getvalue()).look(size[0] * size[1]).memory({384})[0]
+    assert taken <= ordinary_picture(size[0] * size[1])
+    assert ordinary_picture(2**30) == ordinary_picture(4032 * 3024)
+
+
+def test_a_gateway_with_the_least_memory_has_room_for_an_ordinary_picture() -> None:
+    """A byte less, and it is refused at the start, with the sum."""
+    base = 200 * MIB + 1
+    least = base + sum((80 + 64, 10, 64)) * MIB + ordinary_picture(4096**2)
+    found = divided(Settings("s", compute_threads=2), limit(least), base)
+    assert found.decode_memory == ordinary_picture(4096**2)
+    with pytest.raises(SettingsError, match=f"at least {math.ceil(least / MIB)} MiB"):
+        divided(Settings("s", compute_threads=2), limit(least - 1), base)
+    smaller = Settings("s", compute_threads=2, max_pixels=2**20)
+    assert divided(smaller, limit(least - 40 * MIB), base).decode_memory > 36 * MIB
 
 
 def test_a_container_of_1_gib() -> None:
     found = divided(Settings("s", compute_threads=1), limit(GIB), 200 * MIB)
     assert {name: getattr(found, name) // MIB for name in PARTS} == {
-        "upload_memory": 82,
-        "decode_memory": 153,
-        "memory_budget": 282,  # and 305 for programs
+        "upload_memory": 79,
+        "decode_memory": 221,
+        "memory_budget": 272,  # and 252 for programs
     }
 
 
@@ -78,9 +107,10 @@ def test_what_is_too_little_is_said_with_the_sum() -> None:
         wanted = Settings("s", memory_budget=Bytes(900 * MIB), compute_threads=2)
         divided(wanted, limit(GIB), 300 * MIB)
     assert str(refused.value).splitlines() == [
-        "starting the gateway: expected at least 1410 MiB of memory:",
-        "  300 MiB for itself + 192 MiB for programs (MUNET_COMPUTE_THREADS is 2)",
-        "  + 10 MiB MUNET_UPLOAD_MEMORY + 8 MiB MUNET_DECODE_MEMORY + 900 MiB MUNET_MEMORY_BUDGET,",
+        "starting the gateway: expected at least 1436 MiB of memory:",
+        "  300 MiB for itself + 144 MiB for programs (MUNET_COMPUTE_THREADS is 2)",
+        "  + 10 MiB MUNET_UPLOAD_MEMORY + 82 MiB MUNET_DECODE_MEMORY"
+        " + 900 MiB MUNET_MEMORY_BUDGET,",
         "found 1024 MiB by /sys/fs/cgroup/memory.max;",
         "raise that limit, or lower these settings",
     ]
