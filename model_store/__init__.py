@@ -29,13 +29,13 @@ from model_store.errors import (
     Unsure,
     Untrusted,
 )
-from model_store.gc import GcReport
-from model_store.leases import Held
+from model_store.files.leases import Held
 from model_store.manifest import TaskPath
 from model_store.store import ModelStore, Published
 from model_store.tensors import Tree, decode, encode
-from model_store.usage import TaskUsage, Usage
-from model_store.verification import Problem
+from model_store.upkeep.gc import GcReport
+from model_store.upkeep.usage import TaskUsage, Usage
+from model_store.upkeep.verification import Problem
 
 __all__ = [
     "AgentBusy",

@@ -11,8 +11,8 @@ from typing import NewType
 
 from model_store.canonical_json import shown
 from model_store.errors import BlobNotFound, CorruptBlob, InvalidName, Malformed, NotAFile
-from model_store.gc_handshake import Handshake
-from model_store.storage import CutShort, Entry, Storage, TooLarge
+from model_store.files.gc_handshake import Handshake
+from model_store.files.protocol import CutShort, Entry, Storage, TooLarge
 
 Digest = NewType("Digest", str)  # "sha256:<64 lower case hex digits>"
 

@@ -2,6 +2,7 @@
 digests; and strict parsing of documents that somebody else may have written.
 """
 
+import hashlib
 import json
 import math
 import reprlib
@@ -122,3 +123,24 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
+
+
+# -- small files that carry a digest of what they say, so that no byte can change unnoticed
+
+
+def seal(key: str, content: dict[str, Any]) -> bytes:
+    """A file of this content; `check` is the SHA-256 of its key and content."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    check = hashlib.sha256(f"{key}\n{text}".encode()).hexdigest()
+    return f'{{"check":"{check}",{text[1:]}\n'.encode()
+
+
+def unseal(key: str, data: bytes) -> dict[str, Any]:
+    """The content of a file. Raises ValueError or RecursionError if it is not as it was written."""
+    content = json.loads(data)
+    if not isinstance(content, dict) or "check" not in content:
+        raise ValueError("expected a JSON object with a check")
+    del content["check"]
+    if seal(key, content) != data:
+        raise ValueError("its content is not what its check says")
+    return content

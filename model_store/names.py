@@ -1,7 +1,8 @@
-"""Names of tasks, agents and components: which are allowed, and how they become file names."""
+"""Names of tasks, agents and components: which are allowed, and the files that they stand for."""
 
 import re
 
+from model_store.blobs import Digest
 from model_store.errors import InvalidName
 
 MAX_CHARACTERS = 200
@@ -40,3 +41,43 @@ def unquote(file_name: str) -> str:
     name = file_name.replace("%2F", "/")
     # "." and ".." as segments are refused here too, so no file name leads out of its directory
     return require_name("file name", name)
+
+
+# -- the keys of documents
+
+LIVE = "live"
+TASKS, AGENTS, PINS, SIGNATURES = "refs/tasks", "refs/agents", "refs/pins", "refs/signatures"
+KINDS = (TASKS, AGENTS, PINS, SIGNATURES)
+
+
+def copy_key(key: str) -> str:
+    """The key of a document's second copy, or the folder of the copies of a kind."""
+    return f"copies/{key.removeprefix('refs/')}"
+
+
+def task_key(task: str) -> str:
+    """The key of a task's document."""
+    return f"{TASKS}/{quote(task)}"
+
+
+def agent_key(agent: str) -> str:
+    """The key of an agent's document."""
+    return f"{AGENTS}/{quote(agent)}"
+
+
+def pin_key(name: str) -> str:
+    """The key of a pin's document."""
+    return f"{PINS}/{quote(name)}"
+
+
+def signature_key(manifest: Digest) -> str:
+    """The key of the document that names a manifest's signatures."""
+    return f"{SIGNATURES}/{manifest.removeprefix('sha256:')}"
+
+
+def name_in(key: str) -> str | None:
+    """The task, agent or pin that a document is of; None for a key that nothing here makes."""
+    try:
+        return unquote(key.rpartition("/")[2])
+    except InvalidName:
+        return None

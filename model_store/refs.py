@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 from model_store.blobs import Digest, parse_digest
+from model_store.canonical_json import seal, unseal
 from model_store.errors import (
     CorruptRef,
     DamagedStore,
@@ -30,9 +31,8 @@ from model_store.errors import (
     Unstorable,
     Unsure,
 )
-from model_store.keys import TASKS, copy_key, name_in, task_key
-from model_store.sealed import seal, unseal
-from model_store.storage import MAX_SMALL_BYTES, Read, Small, Storage
+from model_store.files.protocol import MAX_SMALL_BYTES, Read, Small, Storage
+from model_store.names import TASKS, copy_key, name_in, task_key
 from model_store.versions import Versions
 
 TOKENS = 32  # kept of the last writes

@@ -12,22 +12,23 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from typing import Any, Literal
 
-from model_store import agents, marker, usage, verification, watching
+from model_store import watching
 from model_store.blobs import Blobs, Digest, parse_digest
 from model_store.canonical_json import encode_json
 from model_store.errors import DamagedStore, Malformed
-from model_store.gc import Collector, GcReport
-from model_store.keys import AGENTS, LIVE, PINS, agent_key, pin_key
-from model_store.leases import Held
+from model_store.exchange.signing import Signature
+from model_store.files import format_marker
+from model_store.files.leases import Held, agent_holder, hold_agent
+from model_store.files.opening import open_storage
+from model_store.files.protocol import Unneeded
 from model_store.manifest import Manifest, TaskPath, agent_manifest, path_manifest
-from model_store.names import require_name
-from model_store.publications import Publications
-from model_store.published import Published, load_manifest, load_state, path_of
-from model_store.reading import Listed, Reader
+from model_store.names import AGENTS, LIVE, PINS, agent_key, pin_key, require_name
+from model_store.publishers import Publications
+from model_store.reading import Listed, Published, Reader, load_manifest, load_state, path_of
 from model_store.refs import Refs
-from model_store.signing import Signature
-from model_store.storage import Unneeded, open_storage
 from model_store.tensors import Tree, decode, encode
+from model_store.upkeep import usage, verification
+from model_store.upkeep.gc import Collector, GcReport
 from model_store.versions import require_alias
 from model_store.writing import Needs, Writer
 
@@ -51,7 +52,7 @@ class ModelStore:
         self._storage = storage = open_storage(os.fspath(url))
         if create and not storage.exists():
             storage.prepare()
-            marker.begin(storage)
+            format_marker.begin(storage)
             watching.begin(storage)
         self._opened = False
         if not later:
@@ -71,7 +72,7 @@ class ModelStore:
     def require_open(self) -> None:
         """Raises StoreNotFound or UnknownFormat unless there is a store that can be read."""
         if not self._opened:
-            marker.read(self._storage)
+            format_marker.read(self._storage)
             self._opened = True
 
     # -- components
@@ -309,7 +310,7 @@ class ModelStore:
         renews its lease, within LEASE_S / 4. A dead one's right goes to the next: at once in a
         directory, unless a process that it forked lives on; after LEASE_S in an object store.
         """
-        return agents.hold(self._storage, agent)
+        return hold_agent(self._storage, agent)
 
     def holder(self, agent: str) -> str | None:
         """The process that is the agent now; None if there is none that lives. Changes nothing.
@@ -317,7 +318,7 @@ class ModelStore:
         To be shown: who has to know for certain uses `hold`. In an object store, one that was
         killed is named until its lease has run out, by this machine's clock and the store's.
         """
-        return agents.holder(self._storage, agent)
+        return agent_holder(self._storage, agent)
 
     def save_agent(
         self,
@@ -395,6 +396,6 @@ class ModelStore:
         parts = (self._storage, self._blobs, self._refs)
         if dry_run:
             return Collector(*parts, Unneeded()).plan(grace_s)
-        marker.read(self._storage).require_writable(self.url)
+        format_marker.read(self._storage).require_writable(self.url)
         with self._storage.alone("gc") as lease:
             return Collector(*parts, lease).run(grace_s, fewer_documents=fewer_documents)

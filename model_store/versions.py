@@ -7,7 +7,7 @@ from typing import Any
 
 from model_store.blobs import Digest, parse_digest
 from model_store.errors import InvalidName
-from model_store.keys import LIVE
+from model_store.names import LIVE
 
 ALIAS_PATTERN = r"(?!v[0-9]+$|live$)[a-z][a-z0-9_-]{0,31}"
 ALIAS = re.compile(ALIAS_PATTERN)

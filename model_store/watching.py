@@ -15,12 +15,11 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from model_store.blobs import Digest
+from model_store.canonical_json import seal, unseal
 from model_store.errors import CorruptRef, InvalidName
-from model_store.keys import task_key
-from model_store.names import require_name
+from model_store.files.protocol import Read, Storage
+from model_store.names import require_name, task_key
 from model_store.refs import UNREADABLE, Refs
-from model_store.sealed import seal, unseal
-from model_store.storage import Read, Storage
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from model_store.machine import Limit, Machine
+from model_store.files.limits import Limit, Machine
 from service.compute.decode_memory import give_back_free_memory
 from service.errors import SettingsError
 from service.host.processes import PID

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store import ModelStore, Published
-from model_store.machine import Machine
+from model_store.files.limits import Machine
 from service import images
 from service.access import Access
 from service.compute import built_in, probe

@@ -13,9 +13,8 @@ from typing import Any, NewType
 from urllib.parse import urlsplit
 
 from model_store import InvalidName
-from model_store.machine import Machine
+from model_store.files.limits import SIZE, Machine, parse_size
 from model_store.names import require_name
-from model_store.sizes import SIZE, parse_size
 from service.errors import SettingsError
 
 PREFIX = "MUNET_"

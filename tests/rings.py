@@ -9,7 +9,7 @@ imports no ring. A file that puts the program together (ASSEMBLY) imports core a
 # "" is the package's top.
 CORE = {
     "vit": ["", "pictures"],
-    "model_store": [""],
+    "model_store": ["", "files"],
     "evolution": ["", "experiments", "training", "data", "roots", "process"],
     "service": ["", "tasks", "compute", "http"],
     "loadtests": [""],
@@ -20,8 +20,11 @@ ROOMS = {
         "pictures": [],
     },
     "model_store": {
-        "": [],
-        "cli": [""],
+        "": ["files"],
+        "files": [""],
+        "cli": ["", "exchange", "upkeep"],
+        "exchange": ["", "files"],
+        "upkeep": ["", "exchange", "files"],
     },
     "evolution": {
         "": ["experiments", "training", "data", "process"],
@@ -88,6 +91,7 @@ ASSEMBLY = {
 }
 # Arrows that are still against the rule: (from, to). An arrow that is gone must go from here too.
 STILL = {
+    "model_store": [("", "exchange"), ("", "upkeep")],
     "service": [
         ("", "access"),
         ("", "host"),
@@ -115,7 +119,7 @@ LATE_IMPORTS = {
     "loadtests/__main__.py": STARTS_FAST,
     "loadtests/engine/peers.py": "a process that makes networks for other libraries holds torch",
     "loadtests/gpu/__main__.py": "the report is drawn where there is no GPU",
-    "model_store/storage.py": "STILL a circle of files",
+    "model_store/files/opening.py": "obstore takes 10 ms and 4.5 MB, which a local store spares",
     "service/app.py": "gRPC takes memory: it is loaded where its port is set",
     "service/compute/backends/choice.py": "OpenVINO is an extra: only the library chosen is loaded",
 }
@@ -130,8 +134,4 @@ WORK_AT_IMPORT = {
     "service/open_inference/inference_pb2.py": "generated",
 }
 # Circles of files that are still there.
-CIRCLES = {
-    "model_store": [
-        ["atomic", "cache", "leases", "local", "objects", "reserve", "storage"],
-    ]
-}
+CIRCLES: dict[str, list[list[str]]] = {}

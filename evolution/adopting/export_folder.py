@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from evolution.adopting.export_errors import OccupiedFolder
-from model_store.atomic import sync_directory
+from model_store.files.atomic import sync_directory
 
 RECORD = "munet.json"
 

@@ -35,7 +35,7 @@ from evolution.data.stored import (
     folder_of,
     write_split,
 )
-from model_store.machine import Machine
+from model_store.files.limits import Machine
 
 AT_ONCE = 64  # pictures decoded at a time
 BYTES_AT_ONCE = 64 << 20

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.machine import Machine
+from model_store.files.limits import Machine
 from vit.contract import Contract, Target, size_of
 from vit.decode import VIEWER, Decoding, decode
 from vit.preprocess import cut, preprocess, resample

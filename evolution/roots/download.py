@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from model_store.atomic import Lock, sync_directory
+from model_store.files.atomic import Lock, sync_directory
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,9 @@ import numpy as np
 from loadtests.agents.simulation import Cost, Costs
 from model_store import Digest, ModelStore, TaskPath
 from model_store.blobs import key_of
-from model_store.leases import LEASE_S
-from model_store.storage import Unneeded, open_storage
+from model_store.files.leases import LEASE_S
+from model_store.files.opening import open_storage
+from model_store.files.protocol import Unneeded
 
 PROCESSES, THREADS = 4, 4  # callers at once: enough to keep a server of one machine busy
 ROUNDS = 15

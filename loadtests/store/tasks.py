@@ -16,8 +16,8 @@ from loadtests.store.sample import Size, model, task_path
 from loadtests.store.timing import Seconds, interleaved, median, milliseconds
 from model_store import Digest, ModelStore, digest_of
 from model_store.blobs import key_of
-from model_store.keys import copy_key, task_key
 from model_store.manifest import path_manifest
+from model_store.names import copy_key, task_key
 from model_store.refs import Document
 from model_store.versions import Version, Versions
 

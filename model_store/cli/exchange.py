@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
-from model_store.backup import backup
 from model_store.cli.printing import Store
 from model_store.errors import ExchangeError
-from model_store.exchange import Place, StorePlace, transfer
-from model_store.layout import LayoutPlace
-from model_store.registry import Reference, RegistryPlace
-from model_store.repair import BlobSource, StoreSource
+from model_store.exchange.oci_layout import LayoutPlace
+from model_store.exchange.registry import Reference, RegistryPlace
+from model_store.exchange.transfer import Place, StorePlace, transfer
 from model_store.store import ModelStore
+from model_store.upkeep.backup import backup
+from model_store.upkeep.repair import BlobSource, StoreSource
 
 app = typer.Typer()
 

@@ -18,7 +18,7 @@ from model_store.cli.printing import (
     print_json,
     table,
 )
-from model_store.diffing import FACTS, difference
+from model_store.upkeep.difference import FACTS, difference
 
 app = typer.Typer()
 

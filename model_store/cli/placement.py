@@ -8,7 +8,7 @@ from rich.filesize import decimal
 
 from model_store import ModelStore, Published, StoreError
 from model_store.cli.printing import Store
-from model_store.placement import Member, Placement, place
+from model_store.upkeep.placement import Member, Placement, place
 
 ERRORS = (StoreError,)
 EVERY = 2**31  # version of a task

@@ -8,7 +8,13 @@ import typer
 
 from model_store.cli.printing import Store, Task, Version
 from model_store.errors import Untrusted
-from model_store.signing import fingerprint, load_private_key, load_public_keys, sign, verify
+from model_store.exchange.signing import (
+    fingerprint,
+    load_private_key,
+    load_public_keys,
+    sign,
+    verify,
+)
 from model_store.store import ModelStore
 
 app = typer.Typer()

@@ -10,9 +10,9 @@ import typer
 from model_store.cli.exchange import blob_source
 from model_store.cli.printing import Store
 from model_store.errors import ExchangeError
-from model_store.repair import repair as repair_store
 from model_store.store import ModelStore
-from model_store.verification import Problem
+from model_store.upkeep.repair import repair as repair_store
+from model_store.upkeep.verification import Problem
 
 app = typer.Typer()
 

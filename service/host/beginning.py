@@ -12,7 +12,7 @@ import click
 from bentoml._internal.configuration.containers import BentoMLContainer
 
 from model_store import DamagedStore, ModelStore, StoreError, UnknownFormat
-from model_store.machine import Machine
+from model_store.files.limits import Machine
 from service.access import Access
 from service.compute import installed
 from service.errors import SettingsError

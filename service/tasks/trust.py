@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from model_store import DamagedStore, Digest, ModelStore, Published, StoreError, Untrusted
-from model_store.signing import verify
+from model_store.exchange.signing import verify
 from service.tasks.trusted_keys import TrustedKeys
 
 logger = logging.getLogger(__name__)

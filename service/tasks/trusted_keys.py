@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model_store import InvalidKey, StoreError
-from model_store.signing import (
+from model_store.exchange.signing import (
     KEY_SUFFIXES,
     MAX_KEY_FILE_BYTES,
     PublicKey,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from model_store.sizes import parse_size
+from model_store.files.limits import parse_size
 from service.access import Access
 from service.app import create_app
 from service.settings import LONGEST_DEADLINE_MS, OTHERS, PREFIX, Settings

@@ -18,7 +18,7 @@ from loadtests.store import (
     measure_costs,
     render,
 )
-from model_store.reserve import SIZE
+from model_store.files.ballast import SIZE
 from tests.model_store.object_stores import s3_server
 
 PEERS = ["store", "plain copy", "safetensors"]

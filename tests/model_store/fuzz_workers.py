@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from model_store import StoreError, leases
+from model_store import StoreError
+from model_store.files import leases
 from tests.model_store.places import Place
 from tests.model_store.simulation.actors import Actor, Op, Script
 from tests.model_store.simulation.world import World

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from model_store import ModelStore, StoreError
-from model_store.signing import sign
+from model_store.exchange.signing import sign
 from tests.model_store.places import Place
 from tests.model_store.samples import arrays, path
 

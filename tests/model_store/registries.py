@@ -28,8 +28,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509.oid import NameOID
 
 from model_store import ModelStore
-from model_store.exchange import Report, StorePlace, transfer
-from model_store.registry import Reference, RegistryPlace
+from model_store.exchange.registry import Reference, RegistryPlace
+from model_store.exchange.transfer import Report, StorePlace, transfer
 from tests.model_store.object_stores import dying_with_parent
 
 PASSWORD = "open sesame"

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 
 from model_store import Digest, ModelStore, TaskPath
-from model_store.keys import copy_key, task_key
-from model_store.names import quote
+from model_store.names import copy_key, quote, task_key
 from model_store.refs import Document
 
 

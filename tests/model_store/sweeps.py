@@ -9,9 +9,9 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from model_store import ModelStore
+from model_store.exchange.signing import sign
+from model_store.files.protocol import MARKER
 from model_store.refs import Document
-from model_store.signing import sign
-from model_store.storage import MARKER
 from tests.model_store.samples import arrays, publish
 
 # No acknowledged operation needs these: locks, the note of a gc, the log of changes, room for rm.

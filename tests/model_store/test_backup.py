@@ -17,14 +17,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from model_store import AgentMoved, ExchangeError, ModelStore, StoreNotFound, UnknownFormat
-from model_store.backup import BackupReport, backup
-from model_store.exchange import StorePlace, transfer
-from model_store.layout import LayoutPlace
-from model_store.local import LocalStorage
-from model_store.objects import ObjectStorage
-from model_store.published import load_manifest
-from model_store.repair import repair
-from model_store.signing import sign
+from model_store.exchange.oci_layout import LayoutPlace
+from model_store.exchange.signing import sign
+from model_store.exchange.transfer import StorePlace, transfer
+from model_store.files.local import LocalStorage
+from model_store.files.objects import ObjectStorage
+from model_store.reading import load_manifest
+from model_store.upkeep.backup import BackupReport, backup
+from model_store.upkeep.repair import repair
 from tests.model_store.object_stores import S3Server
 from tests.model_store.places import Place
 from tests.model_store.samples import arrays, blob_file, document, new_store, publish
@@ -161,7 +161,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, source: str, copy: str) -> tuple[Co
         for url, c in zip((source, copy), calls, strict=True)
     }
     with monkeypatch.context() as patch:
-        patch.setattr("model_store.backup.open_storage", storages.__getitem__)
+        patch.setattr("model_store.upkeep.backup.open_storage", storages.__getitem__)
         whole(backup(source, copy))
     return calls
 
@@ -374,7 +374,7 @@ def test_two_names_of_one_place_are_noticed(
     other = ObjectStorage.open(s3_store.url)
     other.url = "s3://other/name"
     there = {s3_store.url: ObjectStorage.open(s3_store.url), other.url: other}
-    monkeypatch.setattr("model_store.backup.open_storage", there.__getitem__)
+    monkeypatch.setattr("model_store.upkeep.backup.open_storage", there.__getitem__)
     with pytest.raises(ExchangeError, match="two places"):
         backup(s3_store.url, other.url)
     assert store.verify() == []
@@ -584,7 +584,7 @@ def test_a_store_that_goes_away_is_no_damage_of_its_documents(
     monkeypatch.setattr(here, call, vanish)
     storages = {store.url: here, copy: LocalStorage(Path(copy))}
     with monkeypatch.context() as patch:
-        patch.setattr("model_store.backup.open_storage", storages.__getitem__)
+        patch.setattr("model_store.upkeep.backup.open_storage", storages.__getitem__)
         with pytest.raises(StoreNotFound, match="it was there"):
             backup(store.url, copy)
     if before:

@@ -17,9 +17,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from model_store import MissingComponent, ModelStore, StoreNotFound
-from model_store.backup import backup
-from model_store.local import LocalStorage
-from model_store.signing import sign
+from model_store.exchange.signing import sign
+from model_store.files.local import LocalStorage
+from model_store.upkeep.backup import backup
 from tests.model_store.object_stores import S3Server
 from tests.model_store.places import Place, local_place
 from tests.model_store.samples import arrays, new_store, publish
@@ -153,7 +153,7 @@ def test_overtaken_between_any_two_steps(
         overtaken = Overtaken(here, step, lambda s=source: MEANWHILE[other](s))
         storages = {source.url: overtaken, copy: there}
         with monkeypatch.context() as patch:
-            patch.setattr("model_store.backup.open_storage", storages.__getitem__)
+            patch.setattr("model_store.upkeep.backup.open_storage", storages.__getitem__)
             whole(backup(source.url, copy))
         found = ModelStore(copy)
         assert found.verify() == []

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from model_store import DamagedStore, ModelStore, leases
-from model_store.gc_handshake import KEY
+from model_store import DamagedStore, ModelStore
+from model_store.files import leases
+from model_store.files.gc_handshake import KEY
 from tests.model_store.fuzzing_processes import LEASE_S, Counts, Stage, play
 from tests.model_store.places import Place
 from tests.model_store.samples import arrays, publish

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from model_store.credentials import Credentials, challenges, credentials_of
 from model_store.errors import RegistryError
-from model_store.registry_client import RegistryClient
+from model_store.exchange.credentials import Credentials, challenges, credentials_of
+from model_store.exchange.registry_http import RegistryClient
 from model_store.store import ModelStore
 from tests.model_store.registries import (
     HTPASSWD,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from model_store import CorruptBlob, Digest, Malformed, ModelStore, encode
-from model_store.layout import LayoutPlace
+from model_store.exchange.oci_layout import LayoutPlace
 from model_store.manifest import COMPONENT, Descriptor
 from tests.model_store.places import Place
 from tests.model_store.samples import arrays, blob_file, new_store

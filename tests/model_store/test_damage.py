@@ -19,7 +19,7 @@ from model_store import (
 )
 from model_store.blobs import digest_of
 from model_store.refs import Refs
-from model_store.repair import repair
+from model_store.upkeep.repair import repair
 from tests.model_store.samples import (
     arrays,
     document,

@@ -29,8 +29,8 @@ from model_store import (
     UnknownTask,
     encode,
 )
+from model_store.files.ballast import SIZE
 from model_store.manifest import Manifest
-from model_store.reserve import SIZE
 from tests.model_store.samples import new_store, path
 
 HARMLESS = {"lock", "lock.gc", "reserve", "gc", "refs/changes"}

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from model_store import Malformed, ModelStore, UnknownTask
 from model_store.errors import ExchangeError
-from model_store.exchange import Content, Offer, Report, StorePlace, select, transfer
+from model_store.exchange.tags import by_task, tag_of, version_tag
+from model_store.exchange.transfer import Content, Offer, Report, StorePlace, select, transfer
 from model_store.manifest import Descriptor, Manifest
-from model_store.tags import by_task, tag_of, version_tag
 from tests.model_store.samples import arrays, path, publish
 
 

@@ -6,10 +6,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from model_store import Digest, ModelStore
-from model_store.exchange import Place, StorePlace, transfer
-from model_store.layout import LayoutPlace
-from model_store.registry import Reference, RegistryPlace
-from model_store.signing import sign, verify
+from model_store.exchange.oci_layout import LayoutPlace
+from model_store.exchange.registry import Reference, RegistryPlace
+from model_store.exchange.signing import sign, verify
+from model_store.exchange.transfer import Place, StorePlace, transfer
 from tests.model_store.registries import registry
 from tests.model_store.samples import new_store, publish
 

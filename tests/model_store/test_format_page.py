@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 import model_store
-from model_store import TaskPath, decode, digest_of, encode, refs, reserve
+from model_store import TaskPath, decode, digest_of, encode, refs
 from model_store.blobs import Digest, key_of
 from model_store.canonical_json import MAX_BYTES, MAX_SEPARATORS, encode_json
-from model_store.gc_handshake import Handshake
-from model_store.leases import LEASE_S
+from model_store.files import ballast
+from model_store.files.gc_handshake import Handshake
+from model_store.files.leases import LEASE_S
+from model_store.files.protocol import MAX_SMALL_BYTES, Unneeded
 from model_store.manifest import MAX_MANIFEST_BYTES, MAX_SPEC_BYTES, Manifest, path_manifest
 from model_store.refs import Document
-from model_store.storage import MAX_SMALL_BYTES, Unneeded
 from model_store.tensors import DTYPES, MAX_DEPTH, MAX_HEADER_BYTES, MAX_RANK, MAX_TENSOR_BYTES
 from model_store.versions import Versions
 from model_store.watching import ANNOUNCED_S, MAX_TASKS, RESCAN_S, announce
@@ -101,7 +102,7 @@ def test_limits_and_dtypes() -> None:
     assert f"beyond {refs.MAX_BYTES:,} bytes" in PAGE
     assert f"{MAX_SMALL_BYTES - refs.MAX_BYTES:,} more" in PAGE
     assert (MAX_TASKS, ANNOUNCED_S, RESCAN_S) == (500, 30.0, 120.0)
-    assert reserve.SIZE == 2 * 2**20 and "`reserve` (2 MiB" in PAGE
+    assert ballast.SIZE == 2 * 2**20 and "`reserve` (2 MiB" in PAGE
     assert LEASE_S == 120 and "has not changed for 120 seconds" in PAGE
     listed = re.search(r"`dtype` is one of `([^`]*)`", PAGE)
     assert listed and sorted(listed[1].split()) == sorted(DTYPES)

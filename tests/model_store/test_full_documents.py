@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from model_store import ModelStore, Unstorable, refs
+from model_store.files.protocol import MAX_SMALL_BYTES
 from model_store.refs import MAX_BYTES, Document
-from model_store.storage import MAX_SMALL_BYTES
 from tests.model_store.samples import document, new_store, publish
 
 LIMIT = 4000

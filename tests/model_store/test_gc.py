@@ -130,7 +130,7 @@ def test_a_task_that_a_list_leaves_out_while_it_is_written_stays(
     store = new_store(tmp_path)
     publish(store, "t", 1)
     if times == "equal":  # every directory has changed a moment ago
-        monkeypatch.setattr("model_store.local.time", SimpleNamespace(time_ns=lambda: 0))
+        monkeypatch.setattr("model_store.files.local.time", SimpleNamespace(time_ns=lambda: 0))
     listed, last, left_out = os.scandir, "", 0
 
     @contextmanager

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from model_store import CorruptBlob, Digest, Malformed, ModelStore, StoreError
-from model_store.exchange import Report, StorePlace, transfer
-from model_store.layout import LayoutPlace
+from model_store.exchange.oci_layout import LayoutPlace
+from model_store.exchange.signing import verify
+from model_store.exchange.transfer import Report, StorePlace, transfer
 from model_store.manifest import Descriptor
-from model_store.signing import verify
 from tests.model_store.gates import ACTIONS, ENDS, PUBLIC_KEY, End, Gate, Slow, publish
 from tests.model_store.places import Place, local_place
 from tests.model_store.samples import arrays, blob_file, path

@@ -10,7 +10,8 @@ from pathlib import Path
 import obstore
 import pytest
 
-from model_store import CorruptBlob, Digest, leases
+from model_store import CorruptBlob, Digest
+from model_store.files import leases
 from tests.model_store.faulty_proxy import Fault, Proxy, Request, proxy
 from tests.model_store.gates import ACTIONS, ENDS, End, Slow, publish
 from tests.model_store.object_stores import S3Server

@@ -14,10 +14,11 @@ import numpy as np
 import psutil
 import pytest
 
-from model_store import AgentBusy, AgentMoved, LeaseLost, ModelStore, StorageError, leases
-from model_store.leases import ObjectLease, renewed
-from model_store.local import LocalStorage
-from model_store.storage import Taken
+from model_store import AgentBusy, AgentMoved, LeaseLost, ModelStore, StorageError
+from model_store.files import leases
+from model_store.files.leases import ObjectLease, renewed
+from model_store.files.local import LocalStorage
+from model_store.files.protocol import Taken
 from tests.model_store.places import Place
 from tests.model_store.samples import new_store
 from tests.model_store.test_many_writers import start

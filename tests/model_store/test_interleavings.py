@@ -16,10 +16,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from model_store import LeaseLost, ModelStore, StoreError
-from model_store.gc_handshake import Handshake
-from model_store.local import LocalStorage
-from model_store.signing import sign
-from model_store.storage import Unneeded
+from model_store.exchange.signing import sign
+from model_store.files.gc_handshake import Handshake
+from model_store.files.local import LocalStorage
+from model_store.files.protocol import Unneeded
 from tests.model_store.samples import arrays, new_store, path, publish
 
 KEY = ed25519.Ed25519PrivateKey.generate()

@@ -13,8 +13,8 @@ import pytest
 
 from model_store import CorruptBlob, DamagedStore, ModelStore, StoreError, digest_of
 from model_store.errors import ExchangeError
-from model_store.exchange import Report, StorePlace, transfer
-from model_store.layout import LayoutPlace
+from model_store.exchange.oci_layout import LayoutPlace
+from model_store.exchange.transfer import Report, StorePlace, transfer
 from tests.model_store.registries import skopeo
 from tests.model_store.samples import new_store, publish
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_store.machine import Machine
+from model_store.files.limits import Machine
 
 MIB = 2**20
 NONE_V1 = 9223372036854771712

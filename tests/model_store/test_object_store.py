@@ -26,10 +26,10 @@ from model_store import (
     digest_of,
     encode,
 )
-from model_store.cache import BlobCache
-from model_store.gc_handshake import Handshake
-from model_store.objects import ObjectStorage
-from model_store.storage import Unneeded
+from model_store.files.cache import BlobCache
+from model_store.files.gc_handshake import Handshake
+from model_store.files.objects import ObjectStorage
+from model_store.files.protocol import Unneeded
 from tests.model_store.object_stores import SECRET, S3Server
 from tests.model_store.places import Place
 from tests.model_store.samples import arrays, new_store, path, publish
@@ -109,7 +109,7 @@ def test_a_file_url_is_a_folder(tmp_path: Path) -> None:
 def test_a_server_that_does_not_answer_is_a_storage_error(
     s3_store: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model_store.object_clients.RETRIES", {"max_retries": 0})
+    monkeypatch.setattr("model_store.files.object_clients.RETRIES", {"max_retries": 0})
     environment = {**s3_store.environment, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
     with pytest.raises(StorageError, match="s3://"):
         Place(s3_store.url, environment).open()
@@ -338,7 +338,7 @@ def test_processes_share_the_cache_and_may_be_killed(s3_store: Place, tmp_path: 
 def test_large_blobs_come_in_parts(
     s3_store: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model_store.objects.PART_BYTES", 100_000)
+    monkeypatch.setattr("model_store.files.objects.PART_BYTES", 100_000)
     store = s3_store.open(create=True)
     digest = store.put(arrays(1, 500))
     np.testing.assert_array_equal(
@@ -353,8 +353,8 @@ def test_large_blobs_come_in_parts(
 def test_a_lease_is_taken_over_when_its_holder_is_silent(
     s3_store: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model_store.leases.LEASE_S", 1.0)
-    monkeypatch.setattr("model_store.leases.LEASE_POLL_S", 0.05)
+    monkeypatch.setattr("model_store.files.leases.LEASE_S", 1.0)
+    monkeypatch.setattr("model_store.files.leases.LEASE_POLL_S", 0.05)
     store = s3_store.open(create=True)
     storage = store._storage  # pyright: ignore[reportPrivateUsage]
     # The second one gets it after a second of silence.
@@ -382,7 +382,7 @@ def test_what_a_dead_gc_was_removing_is_there_for_who_needs_it(s3_store: Place) 
 
 
 def test_credentials_are_not_in_messages(s3_store: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model_store.object_clients.RETRIES", {"max_retries": 0})
+    monkeypatch.setattr("model_store.files.object_clients.RETRIES", {"max_retries": 0})
     wrong = {**s3_store.environment, "AWS_SECRET_ACCESS_KEY": "not-the-secret"}
     with pytest.raises(StorageError) as caught:
         Place(s3_store.url, wrong).open()

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from model_store import Digest
 from model_store.cli.placement import app
-from model_store.placement import Member, Placement, place
+from model_store.upkeep.placement import Member, Placement, place
 from tests.model_store.registries import program
 from tests.model_store.samples import arrays, new_store, path
 from tests.service.servers import ROOT

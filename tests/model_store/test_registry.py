@@ -7,9 +7,9 @@ import pytest
 
 from model_store import ModelStore, digest_of
 from model_store.errors import ExchangeError
-from model_store.exchange import StorePlace, transfer
-from model_store.layout import LayoutPlace
-from model_store.registry import Reference
+from model_store.exchange.oci_layout import LayoutPlace
+from model_store.exchange.registry import Reference
+from model_store.exchange.transfer import StorePlace, transfer
 from tests.model_store.registries import (
     Asked,
     Harm,

@@ -37,7 +37,7 @@ def harmful(behind: str) -> Iterator[Proxy]:
 def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is configured on this machine does not count; nobody waits for long."""
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "none"))
-    monkeypatch.setattr("model_store.registry_client._FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("model_store.exchange.registry_http._FIRST_PAUSE_S", 0.01)
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_a_registry_that_stays_away_is_given_up(
     with pytest.raises(RegistryError, match=r"503 .*given up after 6 attempts"):
         push(sample(tmp_path), harmful.host, repository)
     assert 6 <= len(harmful.asked) <= 7 * 6  # of seven blobs at once the first error ends it
-    monkeypatch.setattr("model_store.registry_client._ATTEMPTS", 2)
+    monkeypatch.setattr("model_store.exchange.registry_http._ATTEMPTS", 2)
     with pytest.raises(RegistryError, match="no answer"):
         pull("127.0.0.1:9", repository, target(tmp_path))
 
@@ -273,7 +273,7 @@ def test_nonsense_is_an_error(
 def test_pages_of_tags_without_end_are_given_up(
     tmp_path: Path, harmful: Proxy, repository: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model_store.registry._MAX_PAGES", 20)
+    monkeypatch.setattr("model_store.exchange.registry._MAX_PAGES", 20)
     link = {"Link": f"</v2/{repository}/tags/list?n=1>; rel=next"}
     harmful.harm = lambda asked: Harm(200, link, data=b'{"tags":["a"]}')
     with pytest.raises(RegistryError, match="over 20 pages"):

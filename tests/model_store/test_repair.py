@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 from model_store import Digest, ModelStore
 from model_store.cli.verifying import app
 from model_store.errors import RegistryError, StoreError
-from model_store.exchange import StorePlace, transfer
-from model_store.layout import LayoutPlace
-from model_store.local import LocalStorage
-from model_store.object_clients import Clients
-from model_store.repair import BlobSource, RepairReport, StoreSource, repair
-from model_store.storage import MARKER
+from model_store.exchange.oci_layout import LayoutPlace
+from model_store.exchange.transfer import StorePlace, transfer
+from model_store.files.local import LocalStorage
+from model_store.files.object_clients import Clients
+from model_store.files.protocol import MARKER
+from model_store.upkeep.repair import BlobSource, RepairReport, StoreSource, repair
 from tests.model_store.memory_s3 import memory_s3
 from tests.model_store.registries import place as registry_place
 from tests.model_store.registries import push, registry

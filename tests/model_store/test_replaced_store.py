@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from model_store import LeaseLost, ModelStore, StoreError, StoreNotFound, atomic
-from model_store.backup import backup
-from model_store.leases import Held
+from model_store import LeaseLost, ModelStore, StoreError, StoreNotFound
+from model_store.files import atomic
+from model_store.files.leases import Held
+from model_store.upkeep.backup import backup
 from tests.model_store.samples import new_store, publish
 
 CALLS = ("open", "link", "replace", "unlink", "utime", "scandir", "fsync", "lstat")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from model_store import ModelStore
-from model_store.reserve import SIZE
+from model_store.files.ballast import SIZE
 from tests.model_store.samples import new_store, publish
 from tests.model_store.small_disks import fill, small_disk, small_ext4
 from tests.model_store.test_killed import fork, in_a_fresh_process

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_store import Malformed, StoreError, Unstorable, digest_of
-from model_store.manifest import Descriptor
-from model_store.signing import (
+from model_store.exchange.signing import (
     MAX_PAYLOAD_BYTES,
     MAX_SIGNATURES,
     SIGNATURE,
@@ -22,6 +21,7 @@ from model_store.signing import (
     signed_digest,
     verify,
 )
+from model_store.manifest import Descriptor
 from tests.model_store.test_signing import DIGEST, KEY, STRANGER
 
 JSON = st.recursive(

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from model_store import Malformed, digest_of
 from model_store.canonical_json import encode_json
 from model_store.errors import Untrusted
-from model_store.signing import (
+from model_store.exchange.signing import (
     PAYLOAD_TYPE,
     PrivateKey,
     Signature,

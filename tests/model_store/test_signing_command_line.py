@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 from model_store import ModelStore, StoreError, UnknownTask, UnknownVersion
 from model_store.cli.signing import app
 from model_store.errors import InvalidKey, Untrusted
-from model_store.signing import fingerprint
+from model_store.exchange.signing import fingerprint
 from tests.model_store.samples import new_store, publish
 from tests.model_store.test_signing import KEY, STRANGER
 from tests.model_store.test_signing_keys import private_pem, public_pem

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from model_store.errors import InvalidKey
-from model_store.signing import (
+from model_store.exchange.signing import (
     PrivateKey,
     fingerprint,
     load_private_key,

@@ -16,8 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from model_store import digest_of, encode
-from model_store.manifest import IMAGE_MANIFEST, path_manifest
-from model_store.signing import (
+from model_store.exchange.signing import (
     PrivateKey,
     Signature,
     fingerprint,
@@ -29,6 +28,7 @@ from model_store.signing import (
     signature_tag,
     verify,
 )
+from model_store.manifest import IMAGE_MANIFEST, path_manifest
 from tests.model_store.registries import program
 from tests.model_store.registries import registry as docker_registry
 from tests.model_store.samples import arrays, path

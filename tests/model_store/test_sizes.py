@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from model_store.cache import BlobCache
 from model_store.errors import StorageError
-from model_store.sizes import parse_size
+from model_store.files.cache import BlobCache
+from model_store.files.limits import parse_size
 
 
 def test_units() -> None:

@@ -16,7 +16,7 @@ import pytest
 from obstore.exceptions import GenericError, PermissionDeniedError
 
 from model_store import ModelStore, StorageError
-from model_store.layout import LayoutPlace
+from model_store.exchange.oci_layout import LayoutPlace
 from model_store.watching import View
 from tests.model_store.places import Place
 from tests.model_store.samples import arrays, document, new_store, publish

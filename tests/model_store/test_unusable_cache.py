@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from model_store.blobs import digest_of
-from model_store.cache import FOLDER, BlobCache
 from model_store.errors import CorruptBlob
-from model_store.storage import TooLarge
+from model_store.files.cache import FOLDER, BlobCache
+from model_store.files.protocol import TooLarge
 from tests.model_store.small_disks import PAGE, fill, small_disk
 
 BLOB = os.urandom(5 * PAGE)

@@ -11,8 +11,8 @@ import pytest
 
 from model_store import ModelStore
 from model_store.errors import StoreError
-from model_store.local import LocalStorage
-from model_store.verification import Problem
+from model_store.files.local import LocalStorage
+from model_store.upkeep.verification import Problem
 from tests.model_store.samples import arrays, new_store, publish
 from tests.model_store.sweeps import (
     Damage,

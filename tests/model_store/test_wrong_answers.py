@@ -15,8 +15,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from model_store import ModelStore, StoreError
-from model_store.object_clients import Clients
-from model_store.signing import sign
+from model_store.exchange.signing import sign
+from model_store.files.object_clients import Clients
 from tests.model_store.memory_s3 import Answer, MemoryS3, Request, memory_s3
 from tests.model_store.samples import arrays, publish
 
@@ -125,12 +125,12 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sample]:
             **s3.environment, "MUNET_CACHE": str(cache), "MUNET_STORE_LATE_S": "0"
         }.items():  # fmt: skip
             patch.setenv(name, value)
-        patch.setattr("model_store.object_clients.RETRIES", {"max_retries": 0})
+        patch.setattr("model_store.files.object_clients.RETRIES", {"max_retries": 0})
         # Of one bucket: to make them takes longer than all that is asked.
         patch.setattr(Clients, "of", functools.cache(Clients.of))
-        patch.setattr("model_store.objects.PAUSES_S", (0.0, None))
-        patch.setattr("model_store.leases.LEASE_S", 0.5)
-        patch.setattr("model_store.leases.LEASE_POLL_S", 0.01)
+        patch.setattr("model_store.files.objects.PAUSES_S", (0.0, None))
+        patch.setattr("model_store.files.leases.LEASE_S", 0.5)
+        patch.setattr("model_store.files.leases.LEASE_POLL_S", 0.01)
         made = Sample(s3, "s3://bucket/store", cache)
         store = ModelStore(made.url, create=True)
         for task, seed in (("a/t", 1), ("a/t", 2), ("b", 3), ("b", 4)):

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_store import Digest, ModelStore
-from model_store.local import LocalStorage
+from model_store.files.local import LocalStorage
 from model_store.versions import Version, Versions
 from service.access import LOCAL, Grants
 from service.http.listing import VERSIONS

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from model_store import ModelStore
-from model_store.machine import Limit, Machine
+from model_store.files.limits import Limit, Machine
 from service.errors import SettingsError
 from service.images import File
 from service.memory import Headroom, divided, ordinary_picture, own_memory

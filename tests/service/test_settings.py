@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_store import ModelStore
-from model_store.machine import Machine
+from model_store.files.limits import Machine
 from service.errors import SettingsError
 from service.settings import RANGES, Settings
 from tests.service.servers import ROOT

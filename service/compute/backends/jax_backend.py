@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental.compilation_cache import compilation_cache as compilation_cache_of_jax
 
-from model_store.machine import Machine
+from model_store.files.limits import Machine
 from service.compute.backends import Chain, Compiled, always
 from service.compute.backends.keeping import writable
 from service.compute.paths import Program

@@ -18,7 +18,13 @@ from evolution.events import ChildTrained
 from evolution.run import Search
 from evolution.runs import curve_files
 from evolution.runs.listing import listed, look
+<<<<<<< HEAD:tests/evolution/runs/test_runs.py
 from model_store import AgentMoved, ModelStore, leases
+=======
+from evolution.search import Search
+from model_store import AgentMoved, ModelStore
+from model_store.files import leases
+>>>>>>> ccf8823 (Store: rooms for its files, its upkeep and its exchange; no circle of files (moves and import lines only)):tests/evolution/test_runs.py
 from tests.evolution.systems import start, tasks, tiny
 from tests.model_store.places import Place, local_place
 from tests.model_store.test_many_writers import start as start_process

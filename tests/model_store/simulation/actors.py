@@ -11,8 +11,8 @@ import numpy as np
 
 from model_store import ModelStore, StoreError, TaskPath
 from model_store.blobs import Digest, digest_of
+from model_store.exchange.signing import Signature
 from model_store.manifest import path_manifest
-from model_store.signing import Signature
 from model_store.tensors import encode
 from tests.model_store.simulation.world import World
 

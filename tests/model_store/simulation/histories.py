@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from model_store import BlobNotFound, ModelStore, StoreError, UnknownTask, keys
+from model_store import BlobNotFound, ModelStore, StoreError, UnknownTask
 from model_store.blobs import Digest, digest_of, key_of
+from model_store.names import agent_key, pin_key, signature_key, task_key
 from model_store.tensors import encode
 from tests.model_store.simulation.actors import Actor, Op, component, manifest_of, signature
 from tests.model_store.simulation.disk import Disk
@@ -277,10 +278,10 @@ def _acknowledged_in(key: str, op: Op) -> bool:
     if not op.done or op.name in ("gc", "look", "signers", "later"):
         return False
     if op.name in ("pin", "unpin"):
-        return key == keys.pin_key("p")
+        return key == pin_key("p")
     if op.name == "sign":
-        return key == keys.signature_key(manifest_of(*op.arguments[:2]))
-    return key == (keys.agent_key if op.name == "save" else keys.task_key)(op.arguments[0])
+        return key == signature_key(manifest_of(*op.arguments[:2]))
+    return key == (agent_key if op.name == "save" else task_key)(op.arguments[0])
 
 
 def _pinned(said: tuple[Any, ...]) -> str | None:

@@ -18,9 +18,9 @@ from unittest.mock import patch
 
 from obstore.exceptions import BaseError, NotFoundError
 
-from model_store import leases, objects
 from model_store.errors import StorageError
-from model_store.storage import TooLarge
+from model_store.files import leases, objects
+from model_store.files.protocol import TooLarge
 from tests.model_store.simulation.actors import begin
 from tests.model_store.simulation.bucket import TRIES, Bucket, Client
 from tests.model_store.simulation.disk import Disk

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from model_store import ModelStore
-from model_store.local import LocalStorage
+from model_store.files.local import LocalStorage
 from service.tasks.store_health import StoreAway, StoreHealth
 from tests.model_store.faulty_proxy import Fault, proxy
 from tests.model_store.places import Place

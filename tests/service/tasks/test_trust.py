@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from model_store import Digest, InvalidKey, ModelStore, StorageError
-from model_store.keys import signature_key
-from model_store.signing import sign
+from model_store.exchange.signing import sign
+from model_store.names import signature_key
 from service.tasks import trust
 from service.tasks.trust import Trust
 from service.tasks.trusted_keys import TrustedKeys

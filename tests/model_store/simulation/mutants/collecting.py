@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from model_store import gc, gc_handshake, refs
-from model_store.gc_handshake import Handshake
-from model_store.storage import Unneeded
+from model_store import refs
+from model_store.files import gc_handshake
+from model_store.files.gc_handshake import Handshake
+from model_store.files.protocol import Unneeded
+from model_store.upkeep import gc
 from tests.model_store.simulation.mutants.mutant import Mutant
 
 

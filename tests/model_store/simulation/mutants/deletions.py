@@ -6,8 +6,8 @@ from contextlib import ExitStack, nullcontext
 from typing import Any
 from unittest.mock import patch
 
-from model_store import leases, local, objects
-from model_store.storage import Unneeded
+from model_store.files import leases, local, objects
+from model_store.files.protocol import Unneeded
 from tests.model_store.simulation.mutants.mutant import Mutant
 
 

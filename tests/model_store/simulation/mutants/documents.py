@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from model_store import atomic, objects, refs
+from model_store import refs
 from model_store.errors import Unsure
-from model_store.keys import copy_key
+from model_store.files import atomic, objects
+from model_store.names import copy_key
 from tests.model_store.simulation import bucket
 from tests.model_store.simulation.mutants.mutant import Mutant
 

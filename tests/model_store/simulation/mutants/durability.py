@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from typing import Any
 from unittest.mock import patch
 
-from model_store import atomic, blobs, local
+from model_store import blobs
+from model_store.files import atomic, local
 from tests.model_store.simulation.mutants.mutant import Mutant
 
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from model_store import gc, reading, writing
-from model_store.gc_handshake import Handshake
-from model_store.keys import signature_key
+from model_store import reading, writing
+from model_store.files.gc_handshake import Handshake
+from model_store.names import signature_key
+from model_store.upkeep import gc
 from tests.model_store.simulation.mutants.mutant import Mutant
 
 

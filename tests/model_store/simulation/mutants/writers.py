@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from model_store import blobs, gc_handshake, refs, writing
-from model_store.gc_handshake import Handshake
+from model_store import blobs, refs, writing
+from model_store.files import gc_handshake
+from model_store.files.gc_handshake import Handshake
 from tests.model_store.simulation.mutants.mutant import Mutant
 
 

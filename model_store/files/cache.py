@@ -17,10 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from model_store import atomic
 from model_store.errors import CorruptBlob, NotAFile, StorageError
-from model_store.local import read_file
-from model_store.sizes import parse_size
+from model_store.files import atomic
+from model_store.files.limits import parse_size
+from model_store.files.local import read_file
 
 logger = logging.getLogger(__name__)
 MOST_BYTES = 20 * 2**30  # where no limit is set

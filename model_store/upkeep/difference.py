@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from model_store.published import Published
+from model_store.reading import Published
 
 FACTS = ("architecture", "input", "hyperparameters", "metrics", "parameters", "lineage")
 

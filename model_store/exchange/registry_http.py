@@ -20,8 +20,8 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 
-from model_store.credentials import Credentials, challenges, credentials_of
 from model_store.errors import RegistryError
+from model_store.exchange.credentials import Credentials, challenges, credentials_of
 
 logger = logging.getLogger(__name__)
 

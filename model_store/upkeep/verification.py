@@ -4,21 +4,20 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from model_store import marker
 from model_store.blobs import Blobs, Digest, key_of
 from model_store.canonical_json import MAX_BYTES
 from model_store.errors import BlobNotFound, DamagedStore, InvalidName, StorageError
-from model_store.gc_handshake import KEY as GC
-from model_store.gc_handshake import Handshake, lacking
-from model_store.keys import AGENTS, KINDS, TASKS, name_in
+from model_store.files import format_marker
+from model_store.files.ballast import NAME as RESERVE
+from model_store.files.gc_handshake import KEY as GC
+from model_store.files.gc_handshake import Handshake, lacking
+from model_store.files.protocol import MARKER, Storage
 from model_store.manifest import COMPONENT, MAX_MANIFEST_BYTES, Descriptor
-from model_store.names import unquote
-from model_store.pairs import Pair, Severity
-from model_store.published import load_manifest, load_path, load_state
+from model_store.names import AGENTS, KINDS, TASKS, name_in, unquote
+from model_store.reading import load_manifest, load_path, load_state
 from model_store.refs import Document, Refs
-from model_store.reserve import NAME as RESERVE
-from model_store.storage import MARKER, Storage
 from model_store.tensors import decode
+from model_store.upkeep.second_copies import Pair, Severity
 from model_store.watching import KEY as CHANGES
 
 _FILES = re.compile(
@@ -78,8 +77,8 @@ class _Verification:
         self.problems.append(Problem(severity, path, digest, message))
 
     def check_marker(self) -> None:
-        """The id of this store, by which a backup knows it. Raises as `marker.look` does."""
-        found, where = marker.look(self._storage), self._storage.where(MARKER)
+        """The id of this store, by which a backup knows it. Raises as `format_marker.look` does."""
+        found, where = format_marker.look(self._storage), self._storage.where(MARKER)
         if found and not found.has_sound_id:
             message = (
                 f"{where}: the id {found.id} is none that a store was given; restore this file"

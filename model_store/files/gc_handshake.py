@@ -17,9 +17,9 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from model_store.canonical_json import seal, unseal
 from model_store.errors import DamagedStore, LeaseLost
-from model_store.sealed import seal, unseal
-from model_store.storage import Lease, Read, Small, Storage
+from model_store.files.protocol import Lease, Read, Small, Storage
 
 KEY = "gc"
 MAX_KEYS = 8000  # at once: the file has to stay small

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from model_store.blobs import Blobs, Digest
 from model_store.errors import CorruptBlob, DamagedStore, StorageError
-from model_store.exchange import in_parallel
-from model_store.published import load_manifest
+from model_store.exchange.transfer import in_parallel
+from model_store.reading import load_manifest
 
 UNREADABLE = (DamagedStore, StorageError, OSError)  # what reading one blob may end with
 

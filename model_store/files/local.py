@@ -10,11 +10,11 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from model_store import atomic
 from model_store.errors import DamagedStore, NotAFile, StoreNotFound, UnknownFormat
-from model_store.leases import FileLease
-from model_store.reserve import FULL, Reserve
-from model_store.storage import (
+from model_store.files import atomic
+from model_store.files.ballast import FULL, Reserve
+from model_store.files.leases import FileLease
+from model_store.files.protocol import (
     MARKER,
     MAX_SMALL_BYTES,
     CutShort,

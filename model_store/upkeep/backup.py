@@ -17,17 +17,20 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from model_store import marker, watching
-from model_store.blob_copy import UNREADABLE, BlobCopy
+from model_store import watching
 from model_store.blobs import Blobs, Digest
 from model_store.errors import CorruptRef, ExchangeError
-from model_store.exchange import in_parallel
-from model_store.gc_handshake import KEY as GC
-from model_store.gc_handshake import Handshake
-from model_store.keys import AGENTS, PINS, SIGNATURES, TASKS, copy_key, name_in
-from model_store.leases import Held, renewed
+from model_store.exchange.transfer import in_parallel
+from model_store.files import format_marker
+from model_store.files.format_marker import Marker
+from model_store.files.gc_handshake import KEY as GC
+from model_store.files.gc_handshake import Handshake
+from model_store.files.leases import Held, renewed
+from model_store.files.opening import open_storage
+from model_store.files.protocol import Lease, Read, Small, Storage
+from model_store.names import AGENTS, PINS, SIGNATURES, TASKS, copy_key, name_in
 from model_store.refs import TOKENS, Document, Refs
-from model_store.storage import Lease, Read, Small, Storage, open_storage
+from model_store.upkeep.blob_copy import UNREADABLE, BlobCopy
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +65,7 @@ def backup(source: str, destination: str) -> BackupReport:
     by then is not copied again.
     """
     from_, to = open_storage(source), open_storage(destination)
-    found = marker.read(from_)
+    found = format_marker.read(from_)
     found.require_writable(from_.url)  # it may keep more than this code would copy
     _require_apart(from_, to)
     made = _begin(found, to)
@@ -73,7 +76,7 @@ def backup(source: str, destination: str) -> BackupReport:
             run = _Run(from_, to, lease, held)
             for kind in ORDER:
                 run.copy(kind)
-            marker.complete(to)
+            format_marker.complete(to)
     logger.info("event=backup documents=%d blobs=%d", len(run.copied), run.blobs.copied)
     return BackupReport(
         made,
@@ -105,17 +108,18 @@ def _same_place(source: Storage, destination: Storage) -> ExchangeError:
     )
 
 
-def _begin(wanted: marker.Marker, storage: Storage) -> bool:
+def _begin(wanted: Marker, storage: Storage) -> bool:
     """Make sure that a place holds a copy of this store; whether it was empty before."""
-    found = marker.look(storage)
+    found = format_marker.look(storage)
     if found is None:
         _require_empty(storage)
     else:
         _require_copy(found, wanted, storage)
     if not storage.exists():  # or it has lost its folders
         storage.prepare()
-        marker.begin(storage, wanted)
-        _require_copy(marker.look(storage), wanted, storage)  # another process may have been first
+        format_marker.begin(storage, wanted)
+        # Another process may have been first.
+        _require_copy(format_marker.look(storage), wanted, storage)
     if storage.read(watching.KEY) is None:
         watching.begin(storage)
     return found is None
@@ -130,7 +134,7 @@ def _require_empty(storage: Storage) -> None:
             )
 
 
-def _require_copy(found: marker.Marker | None, wanted: marker.Marker, storage: Storage) -> None:
+def _require_copy(found: Marker | None, wanted: Marker, storage: Storage) -> None:
     if found is None or found.id != wanted.id:
         raise ExchangeError(
             f"backup to {storage.url}: expected a copy of the store with the id {wanted.id}, found"

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 from model_store.blobs import Blobs, Digest, key_of
 from model_store.errors import BlobNotFound, DamagedStore
-from model_store.gc_handshake import MAX_KEYS, Handshake
-from model_store.keys import KINDS, SIGNATURES, copy_key, signature_key
-from model_store.published import load_manifest
+from model_store.files.gc_handshake import MAX_KEYS, Handshake
+from model_store.files.protocol import Entry, Lease, Storage
+from model_store.names import KINDS, SIGNATURES, copy_key, signature_key
+from model_store.reading import load_manifest
 from model_store.refs import Document, Refs
-from model_store.storage import Entry, Lease, Storage
 
 logger = logging.getLogger(__name__)
 READ_AT_ONCE = 500

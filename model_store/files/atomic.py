@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from model_store.errors import NotAFile
-from model_store.storage import Lease, Taken, holder_told, this_process
+from model_store.files.protocol import Lease, Taken, holder_told, this_process
 
 _READABLE = stat.S_IRUSR | stat.S_IXUSR
 LOOKED_AT_S = 0.05  # longer than it takes to look who has a lock

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from model_store.blobs import Blobs, Digest
 from model_store.errors import CorruptRef, DamagedStore
-from model_store.keys import TASKS, name_in
-from model_store.published import Published, load_path
+from model_store.files.protocol import Entry, Storage
+from model_store.names import TASKS, name_in
+from model_store.reading import Published, load_path
 from model_store.refs import Refs
-from model_store.storage import Entry, Storage
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,15 @@ from urllib.parse import quote, urljoin
 from model_store.blobs import Digest, digest_of
 from model_store.canonical_json import decode_json
 from model_store.errors import BlobNotFound, CorruptBlob, ExchangeError, Malformed, RegistryError
-from model_store.exchange import (
+from model_store.exchange.registry_http import Answer, RegistryClient
+from model_store.exchange.signing import (
+    Signature,
+    read_signatures,
+    signature_manifest,
+    signature_tag,
+)
+from model_store.exchange.tags import by_task, tag_of, version_tag
+from model_store.exchange.transfer import (
     Content,
     Offer,
     added_signatures,
@@ -21,9 +29,6 @@ from model_store.exchange import (
     select,
 )
 from model_store.manifest import IMAGE_MANIFEST, MAX_MANIFEST_BYTES, Descriptor
-from model_store.registry_client import Answer, RegistryClient
-from model_store.signing import Signature, read_signatures, signature_manifest, signature_tag
-from model_store.tags import by_task, tag_of, version_tag
 
 _HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?")
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"

@@ -9,12 +9,12 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from model_store.atomic import is_at
-from model_store.errors import LeaseLost, StorageError
-from model_store.storage import (
+from model_store.errors import AgentBusy, LeaseLost, StorageError
+from model_store.files.atomic import is_at
+from model_store.files.protocol import (
     Lease,
     Small,
     Storage,
@@ -23,6 +23,7 @@ from model_store.storage import (
     holder_told,
     this_process,
 )
+from model_store.names import quote, require_name
 
 logger = logging.getLogger(__name__)
 
@@ -206,3 +207,29 @@ def renewed(lease: Lease) -> Iterator[Held]:
     finally:
         ended.set()
         thread.join()  # so that nothing renews what is given back
+
+
+# -- agents: at most one process, anywhere, is an agent
+
+
+def _purpose(agent: str) -> str:
+    return f"agents/{quote(require_name('agent', agent))}"
+
+
+@contextmanager
+def hold_agent(storage: Storage, agent: str) -> Iterator[Held]:
+    """See `ModelStore.hold`."""
+    with ExitStack() as stack:
+        try:
+            lease = stack.enter_context(storage.alone(_purpose(agent), wait=False))
+        except Taken as taken:
+            raise AgentBusy(
+                f"agent {agent}: held by another process that lives ({taken}), expected by"
+                f" none; end that one, or let it go on ({storage.url})"
+            ) from None
+        yield stack.enter_context(renewed(lease))
+
+
+def agent_holder(storage: Storage, agent: str) -> str | None:
+    """See `ModelStore.holder`."""
+    return storage.holder(_purpose(agent))

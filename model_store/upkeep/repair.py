@@ -11,15 +11,16 @@ import secrets
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from model_store import marker
 from model_store.blobs import Blobs, Digest
 from model_store.errors import DamagedStore, RegistryError, StorageError, StoreError
-from model_store.gc import Collector
-from model_store.keys import KINDS
-from model_store.pairs import Pair
+from model_store.files import format_marker
+from model_store.files.opening import open_storage
+from model_store.files.protocol import Small, Storage
+from model_store.names import KINDS
 from model_store.refs import TOKENS, Document, Refs
-from model_store.storage import Small, Storage, open_storage
-from model_store.verification import Problem, verify
+from model_store.upkeep.gc import Collector
+from model_store.upkeep.second_copies import Pair
+from model_store.upkeep.verification import Problem, verify
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class StoreSource:
         storage = open_storage(url)
         self._url = storage.url
         self._blobs = Blobs(storage)
-        self.id = marker.read(storage).id
+        self.id = format_marker.read(storage).id
         self.refs = Refs(storage)
 
     def __str__(self) -> str:
@@ -65,7 +66,7 @@ def repair(url: str, source: BlobSource | None = None) -> RepairReport:
     OSError or StorageError; what has been repaired by then stays so.
     """
     storage = open_storage(url)
-    mark = marker.read(storage)
+    mark = format_marker.read(storage)
     mark.require_writable(storage.url)
     backup = source if isinstance(source, StoreSource) and source.id == mark.id else None
     run = _Repair(storage, source, backup.refs if backup else None)

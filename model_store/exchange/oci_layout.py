@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from model_store import atomic
 from model_store.blobs import Digest, digest_of
 from model_store.canonical_json import MAX_BYTES, decode_json, encode_json
 from model_store.errors import (
@@ -23,12 +22,18 @@ from model_store.errors import (
     NotAFile,
     listed,
 )
-from model_store.exchange import Content, Offer, added_signatures, offer_of, select
-from model_store.local import read_file
+from model_store.exchange.signing import (
+    Signature,
+    read_signatures,
+    signature_manifest,
+    signature_tag,
+)
+from model_store.exchange.tags import tag_of, version_tag
+from model_store.exchange.transfer import Content, Offer, added_signatures, offer_of, select
+from model_store.files import atomic
+from model_store.files.local import read_file
+from model_store.files.protocol import CutShort, TooLarge
 from model_store.manifest import IMAGE_MANIFEST, MAX_MANIFEST_BYTES, MODEL, TITLE, Descriptor
-from model_store.signing import Signature, read_signatures, signature_manifest, signature_tag
-from model_store.storage import CutShort, TooLarge
-from model_store.tags import tag_of, version_tag
 
 TAG = "org.opencontainers.image.ref.name"
 _INDEX_TYPE = "application/vnd.oci.image.index.v1+json"

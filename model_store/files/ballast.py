@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from model_store import atomic
 from model_store.errors import NotAFile
+from model_store.files import atomic
 
 NAME = "reserve"
 SIZE = 2**21  # bytes; the file of a gc that removes 8,000 blobs takes a third

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from model_store.errors import CorruptRef
-from model_store.keys import copy_key
+from model_store.files.protocol import Read
+from model_store.names import copy_key
 from model_store.refs import Document, Refs
-from model_store.storage import Read
 
 # An error harms who reads; a warning nobody; a note tells of an operation that is under way.
 Severity = Literal["error", "warning", "note"]

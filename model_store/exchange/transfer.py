@@ -14,6 +14,8 @@ from typing import Any, Protocol, TypeVar, cast
 from model_store.blobs import Digest, digest_of
 from model_store.canonical_json import decode_json
 from model_store.errors import DamagedStore, ExchangeError, Malformed, UnknownTask, listed
+from model_store.exchange.signing import Signature
+from model_store.exchange.tags import by_task, tag_of
 from model_store.manifest import (
     MAX_SPEC_BYTES,
     MODEL,
@@ -23,10 +25,8 @@ from model_store.manifest import (
     TaskPath,
     require_agreement,
 )
-from model_store.published import Published
-from model_store.signing import Signature
+from model_store.reading import Published
 from model_store.store import ModelStore
-from model_store.tags import by_task, tag_of
 
 logger = logging.getLogger(__name__)
 

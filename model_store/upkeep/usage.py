@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from model_store.blobs import Blobs
-from model_store.published import Published
+from model_store.reading import Published
 
 
 @dataclass(frozen=True, slots=True)

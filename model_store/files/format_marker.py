@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from model_store.errors import DamagedStore, StoreNotFound, UnknownFormat
-from model_store.gc_handshake import Handshake
-from model_store.storage import MARKER, Storage
+from model_store.files.gc_handshake import Handshake
+from model_store.files.protocol import MARKER, Storage
 
 FORMAT = 2
 FEATURES = frozenset[str]()  # that this code knows

@@ -2,26 +2,21 @@
 
 A key is the path of a file inside the store, such as `refs/tasks/cmaterdb%2Fbangla`. Nothing
 here knows what a file means. `LocalStorage` (local.py) and `ObjectStorage` (objects.py) implement
-the protocol; `open_storage` picks one by the form of a URL.
+the protocol; `open_storage` (opening.py) picks one by the form of a URL.
 """
 
 import os
-import re
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote, urlsplit
 
-from model_store.errors import DamagedStore, StorageError, StoreNotFound
+from model_store.errors import DamagedStore, StorageError
 
 MARKER = "munet-store"  # the file that makes a place a store
 MAX_SMALL_BYTES = 2**23  # of what `read` takes: a document of 60,000 versions
-OBJECT_SCHEMES = ("s3", "gs", "az")
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")  # with or without the slashes it needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,29 +217,3 @@ class Storage(Protocol):
     def tidy(self, before: float, *, dry_run: bool) -> int:
         """Remove what dead writers left and what is out of use since `before`; how many files."""
         ...
-
-
-def open_storage(url: str) -> Storage:
-    """The storage at a directory, or at a file://, s3://, gs:// or az:// URL.
-
-    Raises StoreNotFound for other URLs. What an object store needs to be told beside its URL
-    (endpoint, region, credentials) comes from the usual environment variables: AWS_…, GOOGLE_…,
-    AZURE_….
-    """
-    found = _SCHEME.match(url)
-    scheme = found[1] if found else ""
-    if scheme in OBJECT_SCHEMES and url.startswith(f"{scheme}://"):
-        from model_store.objects import ObjectStorage  # obstore takes a while to load
-
-        return ObjectStorage.open(url)
-    from model_store.local import LocalStorage
-
-    if scheme == "file" and url.startswith("file:///"):
-        return LocalStorage(Path(unquote(urlsplit(url).path)))
-    if scheme or not url:
-        raise StoreNotFound(
-            f"opening the store {url!r}: expected a directory, file:///DIRECTORY, s3://BUCKET/PREFIX,"
-            " gs://BUCKET/PREFIX or az://CONTAINER/PREFIX; a directory with a colon in its name"
-            " begins with ./ or /"
-        )
-    return LocalStorage(Path(url))

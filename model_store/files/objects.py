@@ -16,8 +16,6 @@ from typing import Any, BinaryIO, TypeVar, cast
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
 
-from model_store import leases
-from model_store.cache import BlobCache
 from model_store.errors import (
     CorruptBlob,
     DamagedStore,
@@ -28,8 +26,10 @@ from model_store.errors import (
     UnsafeStorage,
     Unsure,
 )
-from model_store.object_clients import Clients, late_s, told
-from model_store.storage import (
+from model_store.files import leases
+from model_store.files.cache import BlobCache
+from model_store.files.object_clients import Clients, late_s, told
+from model_store.files.protocol import (
     MARKER,
     MAX_SMALL_BYTES,
     Entry,

@@ -1,0 +1,1 @@
+"""Versions go to other places and come from them: OCI layouts, registries, signatures."""
