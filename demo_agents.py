@@ -28,6 +28,7 @@ from rich.markup import escape
 import demo
 from evolution.data.tasks import TaskSource
 from model_store import ModelStore
+from model_store.upkeep import verify_store
 
 FOLDER = Path(__file__).with_name("demo-agents-store")
 STORE = FOLDER / "store"
@@ -189,7 +190,7 @@ def evolve(url: str) -> None:
         require(
             document.get("iteration") == CYCLES, f"the agent of {task} ended its {CYCLES} cycles"
         )
-    require(not store.verify(), "the store is sound")
+    require(not verify_store(store), "the store is sound")
 
 
 def kill(running: Agents, task: str) -> str:

@@ -33,9 +33,6 @@ from model_store.files.leases import Held
 from model_store.manifest import TaskPath
 from model_store.store import ModelStore, Published
 from model_store.tensors import Tree, decode, encode
-from model_store.upkeep.gc import GcReport
-from model_store.upkeep.usage import TaskUsage, Usage
-from model_store.upkeep.verification import Problem
 
 __all__ = [
     "AgentBusy",
@@ -46,7 +43,6 @@ __all__ = [
     "DamagedStore",
     "Digest",
     "ExchangeError",
-    "GcReport",
     "Held",
     "InvalidKey",
     "InvalidName",
@@ -56,14 +52,12 @@ __all__ = [
     "MissingComponent",
     "ModelStore",
     "NotAFile",
-    "Problem",
     "Published",
     "RegistryError",
     "StorageError",
     "StoreError",
     "StoreNotFound",
     "TaskPath",
-    "TaskUsage",
     "Tree",
     "UnknownFormat",
     "UnknownName",
@@ -73,7 +67,6 @@ __all__ = [
     "Unstorable",
     "Unsure",
     "Untrusted",
-    "Usage",
     "decode",
     "digest_of",
     "encode",

@@ -17,7 +17,6 @@ from model_store.errors import (
     UnknownVersion,
     listed,
 )
-from model_store.exchange.signing import Signature, read_signatures
 from model_store.manifest import (
     AGENT_STATE,
     COMPONENT,
@@ -31,6 +30,7 @@ from model_store.manifest import (
 )
 from model_store.names import signature_key
 from model_store.refs import UNREADABLE, Refs
+from model_store.signatures import Signature, read_signatures
 from model_store.versions import Version, Versions
 from model_store.watching import Watcher
 

@@ -16,19 +16,16 @@ from model_store import watching
 from model_store.blobs import Blobs, Digest, parse_digest
 from model_store.canonical_json import encode_json
 from model_store.errors import DamagedStore, Malformed
-from model_store.exchange.signing import Signature
 from model_store.files import format_marker
 from model_store.files.leases import Held, agent_holder, hold_agent
 from model_store.files.opening import open_storage
-from model_store.files.protocol import Unneeded
 from model_store.manifest import Manifest, TaskPath, agent_manifest, path_manifest
 from model_store.names import AGENTS, LIVE, PINS, agent_key, pin_key, require_name
 from model_store.publishers import Publications
 from model_store.reading import Listed, Published, Reader, load_manifest, load_state, path_of
 from model_store.refs import Refs
+from model_store.signatures import Signature
 from model_store.tensors import Tree, decode, encode
-from model_store.upkeep import usage, verification
-from model_store.upkeep.gc import Collector, GcReport
 from model_store.versions import require_alias
 from model_store.writing import Needs, Writer
 
@@ -36,9 +33,11 @@ logger = logging.getLogger(__name__)
 
 
 class ModelStore:
-    """A store at a directory or a URL; may be used by several threads. After a fork, open it anew.
+    """A store at a directory or a URL; may be used by several threads. After a fork, open it again.
 
-    Where a disk fails, OSError comes through, where an object store does, StorageError.
+    `storage`, `blobs` and `refs` are its parts, for those who look after it (upkeep/): to them its
+    versions are files. Where a disk fails, OSError comes through, where an object store does,
+    StorageError.
     """
 
     def __init__(
@@ -49,7 +48,7 @@ class ModelStore:
         With `create`, make it if there is none; with `later`, `require_open` or the first `watched`
         looks at it. Raises StoreNotFound, UnsafeStorage, or StorageError for unusable variables.
         """
-        self._storage = storage = open_storage(os.fspath(url))
+        self.storage = storage = open_storage(os.fspath(url))
         if create and not storage.exists():
             storage.prepare()
             format_marker.begin(storage)
@@ -57,22 +56,22 @@ class ModelStore:
         self._opened = False
         if not later:
             self.require_open()
-        self._blobs = Blobs(storage)
-        self._refs = Refs(storage)
-        self._watcher = watching.Watcher(storage, self._refs)
-        self._reader = Reader(storage.url, self._blobs, self._refs, self._watcher)
-        self._writer = Writer(storage, self._blobs, self._refs, self._reader)
-        self._publications = Publications(storage, self._blobs, self._refs)
+        self.blobs = Blobs(storage)
+        self.refs = Refs(storage)
+        self._watcher = watching.Watcher(storage, self.refs)
+        self._reader = Reader(storage.url, self.blobs, self.refs, self._watcher)
+        self._writer = Writer(storage, self.blobs, self.refs, self._reader)
+        self._publications = Publications(storage, self.blobs, self.refs)
 
     @property
     def url(self) -> str:
         """Where the store is: an absolute path, or a URL. Equal for two names of one folder."""
-        return self._storage.url
+        return self.storage.url
 
     def require_open(self) -> None:
         """Raises StoreNotFound or UnknownFormat unless there is a store that can be read."""
         if not self._opened:
-            format_marker.read(self._storage)
+            format_marker.read(self.storage)
             self._opened = True
 
     # -- components
@@ -83,7 +82,7 @@ class ModelStore:
         Equal arrays give equal digests and are stored once. gc removes a component that no path is
         published with, after its grace period. Raises Unstorable.
         """
-        return self._blobs.put(encode(tree))
+        return self.blobs.put(encode(tree))
 
     def component(self, digest: str, limit: int | None = None) -> Tree:
         """The arrays of a component, of at most `limit` bytes: read-only, verified on every call.
@@ -91,29 +90,29 @@ class ModelStore:
         Raises BlobNotFound, CorruptBlob or Malformed, naming file and digest.
         """
         known = parse_digest(digest)
-        data = self._blobs.read(known, limit=limit)
+        data = self.blobs.read(known, limit=limit)
         try:
             return decode(data)
         except Malformed as error:
-            raise Malformed(f"blob {known} at {self._blobs.where(known)}: {error}") from error
+            raise Malformed(f"blob {known} at {self.blobs.where(known)}: {error}") from error
 
     def size(self, digest: str) -> int:
         """Bytes a component takes in the store. Raises BlobNotFound."""
-        return self._blobs.size(parse_digest(digest))
+        return self.blobs.size(parse_digest(digest))
 
     # -- blobs, for those who move versions from one place to another
 
     def read_blob(self, digest: Digest, size: int | None = None) -> memoryview:
         """The bytes of a blob, verified. Raises BlobNotFound or CorruptBlob."""
-        return self._blobs.read(digest, size)
+        return self.blobs.read(digest, size)
 
     def put_blob(self, data: bytes | memoryview) -> Digest:
         """Store bytes as a blob; gc removes it after its grace period if nothing needs it."""
-        return self._blobs.put(data)
+        return self.blobs.put(data)
 
     def lacks(self, digests: Iterable[Digest]) -> list[Digest]:
         """Which of these blobs are not here; gc spares the others for its grace period."""
-        there = set(self._blobs.renew(wanted := list(digests)))
+        there = set(self.blobs.renew(wanted := list(digests)))
         return [digest for digest in wanted if digest not in there]
 
     # -- versions
@@ -138,7 +137,7 @@ class ModelStore:
         that one is returned, and served from now on unless `live` is false.
         """
         parsed = Manifest.from_bytes(manifest)
-        path = path_of(self._blobs, parsed)
+        path = path_of(self.blobs, parsed)
         blobs = {str(blob.digest): blob.digest for blob in parsed.blobs()}
         sizes = {blob.digest: blob.size for blob in parsed.blobs()}
         needs = Needs(f"task {path.task}", blobs, [manifest], sizes)
@@ -188,12 +187,12 @@ class ModelStore:
 
         Reads one small file; empty where there is no version. Raises CorruptRef.
         """
-        found = self._refs.versions(require_name("task", task)).versions
+        found = self.refs.versions(require_name("task", task)).versions
         return {number: version.manifest for number, version in found.items()}
 
     def chosen_since(self, task: str, version: int) -> bool:
         """Whether what is live was chosen after this version was added, or together with it."""
-        return self._refs.versions(require_name("task", task)).chosen > version
+        return self.refs.versions(require_name("task", task)).chosen > version
 
     def history(self, task: str) -> list[Published]:
         """All versions of a task, oldest first. Raises UnknownTask."""
@@ -238,7 +237,7 @@ class ModelStore:
 
     def aliases(self, task: str) -> dict[str, int]:
         """Alias -> version of a task. Raises CorruptRef."""
-        return dict(self._refs.versions(require_name("task", task)).aliases)
+        return dict(self.refs.versions(require_name("task", task)).aliases)
 
     def named(self, task: str, alias: str) -> int | None:
         """The version of one alias; None if there is no such alias. Raises CorruptRef."""
@@ -269,15 +268,15 @@ class ModelStore:
         Raises BlobNotFound, CorruptBlob or Malformed where not all of that is there and whole.
         """
         digest = parse_digest(manifest)
-        needed = load_manifest(self._blobs, digest).blobs()
+        needed = load_manifest(self.blobs, digest).blobs()
         blobs = {str(blob.digest): blob.digest for blob in needed}
         sizes = {blob.digest: blob.size for blob in needed}
-        data = bytes(self._blobs.read(digest))
+        data = bytes(self.blobs.read(digest))
         self._writer.pin(require_name("pin", name), Needs(f"pin {name}", blobs, [data], sizes))
 
     def pins(self) -> dict[str, Digest]:
         """Pin -> the manifest it keeps. Raises CorruptRef."""
-        found = {name: self._refs.manifest(pin_key(name)) for name in self._refs.owners(PINS)}
+        found = {name: self.refs.manifest(pin_key(name)) for name in self.refs.owners(PINS)}
         return {name: manifest for name, manifest in found.items() if manifest}
 
     def unpin(self, name: str) -> None:
@@ -310,7 +309,7 @@ class ModelStore:
         renews its lease, within LEASE_S / 4. A dead one's right goes to the next: at once in a
         directory, unless a process that it forked lives on; after LEASE_S in an object store.
         """
-        return hold_agent(self._storage, agent)
+        return hold_agent(self.storage, agent)
 
     def holder(self, agent: str) -> str | None:
         """The process that is the agent now; None if there is none that lives. Changes nothing.
@@ -318,7 +317,7 @@ class ModelStore:
         To be shown: who has to know for certain uses `hold`. In an object store, one that was
         killed is named until its lease has run out, by this machine's clock and the store's.
         """
-        return agent_holder(self._storage, agent)
+        return agent_holder(self.storage, agent)
 
     def save_agent(
         self,
@@ -345,8 +344,8 @@ class ModelStore:
 
     def agent_state(self, agent: str) -> tuple[Digest, dict[str, Any]] | None:
         """An agent's state, with its digest; None if it has saved none. Raises DamagedStore."""
-        digest = self._refs.manifest(agent_key(require_name("agent", agent)))
-        return None if digest is None else (digest, load_state(self._blobs, agent, digest))
+        digest = self.refs.manifest(agent_key(require_name("agent", agent)))
+        return None if digest is None else (digest, load_state(self.blobs, agent, digest))
 
     def load_agent(self, agent: str) -> dict[str, Any] | None:
         """The document an agent has saved; None if it has saved none. Raises DamagedStore."""
@@ -354,48 +353,13 @@ class ModelStore:
 
     def remove_agent(self, agent: str) -> None:
         """Forget an agent's state; what it has published stays. Hold the agent meanwhile."""
-        self._refs.swap(agent_key(require_name("agent", agent)), lambda d: replace(d, value=None))
+        self.refs.swap(agent_key(require_name("agent", agent)), lambda d: replace(d, value=None))
 
     def agents(self) -> list[str]:
         """Agents that have saved a state, sorted."""
-        return [agent for agent in self._refs.owners(AGENTS) if self._has_saved(agent)]
+        return [agent for agent in self.refs.owners(AGENTS) if self._has_saved(agent)]
 
     def _has_saved(self, agent: str) -> bool:
         with suppress(DamagedStore):  # who loads it is told
-            return self._refs.manifest(agent_key(agent)) is not None
+            return self.refs.manifest(agent_key(agent)) is not None
         return True
-
-    # -- maintenance
-
-    def du(self) -> usage.Usage:
-        """Bytes used, per task and in all; damaged tasks are logged and left out."""
-        return usage.usage(self._blobs, self.served())
-
-    def verify(self, *, under_way: bool = False) -> list[verification.Problem]:
-        """Everything wrong with the store; empty when it is sound. Reads every byte of it.
-
-        With `under_way`, also notes of operations that go on, or were stopped.
-        """
-        found = verification.verify(self._storage, self._blobs, self._refs)
-        return [problem for problem in found if under_way or problem.severity != "note"]
-
-    def gc(
-        self, *, grace_s: float = 3600, dry_run: bool = False, fewer_documents: bool = False
-    ) -> GcReport:
-        """Remove what no version, agent or pin refers to and nothing has touched for `grace_s`.
-
-        The grace period has to be longer than any writer takes from its first put to its publish,
-        and is never shorter than the time after which the storage executes no request that it has
-        not answered. Nobody waits meanwhile but another gc, and who needs the very blobs it is
-        removing. `fewer_documents` forgets the tasks, agents, pins and signatures whose documents
-        are lost. Raises DamagedStore, having removed nothing that is needed, where it cannot tell
-        what that is, or where a document is lost; StorageError for deletions that were not
-        answered; LeaseLost; and UnknownFormat.
-        """
-        grace_s = max(grace_s, self._storage.late_s)
-        parts = (self._storage, self._blobs, self._refs)
-        if dry_run:
-            return Collector(*parts, Unneeded()).plan(grace_s)
-        format_marker.read(self._storage).require_writable(self.url)
-        with self._storage.alone("gc") as lease:
-            return Collector(*parts, lease).run(grace_s, fewer_documents=fewer_documents)

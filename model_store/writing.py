@@ -25,11 +25,11 @@ from model_store.errors import (
     UnknownVersion,
     listed,
 )
-from model_store.exchange.signing import Signature, signature_manifest
 from model_store.files.protocol import Storage
 from model_store.names import LIVE, agent_key, pin_key, signature_key, task_key
 from model_store.reading import Published, Reader
 from model_store.refs import Document, Refs
+from model_store.signatures import Signature, signature_manifest
 from model_store.versions import Version, Versions
 from model_store.watching import announce
 

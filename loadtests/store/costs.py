@@ -24,6 +24,7 @@ from loadtests.store.sample import model, task_path
 from loadtests.store.tasks import COMPONENTS, fill
 from loadtests.store.timing import median
 from model_store import ModelStore
+from model_store.upkeep import collect_garbage
 
 TASK = "task/00000"
 GARBAGE = 100  # blobs
@@ -109,11 +110,11 @@ def _operations(store: ModelStore, number: int) -> Mapping[str, Callable[[], obj
 
 
 def _collect(place: Place, store: ModelStore) -> Iterator[tuple[str, tuple[float, Counter[str]]]]:
-    store.gc(grace_s=0)
-    yield "gc, nothing to remove", _measured(place, lambda: store.gc(grace_s=0))
+    collect_garbage(store, grace_s=0)
+    yield "gc, nothing to remove", _measured(place, lambda: collect_garbage(store, grace_s=0))
     for number in range(GARBAGE):
         store.put(np.full(3, number, np.float32))
-    yield f"gc of {GARBAGE} blobs", _measured(place, lambda: store.gc(grace_s=0))
+    yield f"gc of {GARBAGE} blobs", _measured(place, lambda: collect_garbage(store, grace_s=0))
 
 
 def _measured(place: Place, operation: Callable[[], object]) -> tuple[float, Counter[str]]:

@@ -7,6 +7,7 @@ from rich.filesize import decimal
 
 from model_store import ModelStore
 from model_store.cli.printing import Store, Task, Version, console, table
+from model_store.upkeep import collect_garbage
 
 app = typer.Typer()
 
@@ -34,7 +35,9 @@ def gc(
     ] = False,
 ) -> None:
     """Remove blobs and temporary files that nothing needs."""
-    report = ModelStore(store).gc(grace_s=grace_s, dry_run=dry_run, fewer_documents=fewer_documents)
+    report = collect_garbage(
+        ModelStore(store), grace_s=grace_s, dry_run=dry_run, fewer_documents=fewer_documents
+    )
     console.print(
         f"{'would remove' if dry_run else 'removed'} {len(report.removed)} blobs"
         f" ({decimal(report.freed_bytes)}) and {report.temporary_files} temporary files;"

@@ -18,6 +18,7 @@ from model_store.cli.printing import (
     print_json,
     table,
 )
+from model_store.upkeep import usage_of
 from model_store.upkeep.difference import FACTS, difference
 
 app = typer.Typer()
@@ -88,7 +89,7 @@ def show(task: Task, store: Store, version: Version = None, as_json: AsJson = Fa
 @app.command()
 def du(store: Store, as_json: AsJson = False) -> None:
     """Show the bytes of each task, and what sharing saves."""
-    usage = ModelStore(store).du()
+    usage = usage_of(ModelStore(store))
     if as_json:
         print_json({**asdict(usage), "ratio": usage.ratio})
         return

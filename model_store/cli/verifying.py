@@ -11,6 +11,7 @@ from model_store.cli.exchange import blob_source
 from model_store.cli.printing import Store
 from model_store.errors import ExchangeError
 from model_store.store import ModelStore
+from model_store.upkeep import verify_store
 from model_store.upkeep.repair import repair as repair_store
 from model_store.upkeep.verification import Problem
 
@@ -42,7 +43,7 @@ def verify(
     if not repair:
         if source is not None:
             raise ExchangeError("verify: expected --repair with --from, found --from alone")
-        _tell(ModelStore(store).verify(under_way=True))
+        _tell(verify_store(ModelStore(store), under_way=True))
         return
     report = repair_store(store, blob_source(source) if source else None)
     for line in report.repaired:

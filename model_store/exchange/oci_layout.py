@@ -22,18 +22,13 @@ from model_store.errors import (
     NotAFile,
     listed,
 )
-from model_store.exchange.signing import (
-    Signature,
-    read_signatures,
-    signature_manifest,
-    signature_tag,
-)
-from model_store.exchange.tags import tag_of, version_tag
+from model_store.exchange.tags import signature_tag, tag_of, version_tag
 from model_store.exchange.transfer import Content, Offer, added_signatures, offer_of, select
 from model_store.files import atomic
 from model_store.files.local import read_file
 from model_store.files.protocol import CutShort, TooLarge
 from model_store.manifest import IMAGE_MANIFEST, MAX_MANIFEST_BYTES, MODEL, TITLE, Descriptor
+from model_store.signatures import Signature, read_signatures, signature_manifest
 
 TAG = "org.opencontainers.image.ref.name"
 _INDEX_TYPE = "application/vnd.oci.image.index.v1+json"

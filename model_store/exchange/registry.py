@@ -13,13 +13,7 @@ from model_store.blobs import Digest, digest_of
 from model_store.canonical_json import decode_json
 from model_store.errors import BlobNotFound, CorruptBlob, ExchangeError, Malformed, RegistryError
 from model_store.exchange.registry_http import Answer, RegistryClient
-from model_store.exchange.signing import (
-    Signature,
-    read_signatures,
-    signature_manifest,
-    signature_tag,
-)
-from model_store.exchange.tags import by_task, tag_of, version_tag
+from model_store.exchange.tags import by_task, signature_tag, tag_of, version_tag
 from model_store.exchange.transfer import (
     Content,
     Offer,
@@ -29,6 +23,7 @@ from model_store.exchange.transfer import (
     select,
 )
 from model_store.manifest import IMAGE_MANIFEST, MAX_MANIFEST_BYTES, Descriptor
+from model_store.signatures import Signature, read_signatures, signature_manifest
 
 _HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?")
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"

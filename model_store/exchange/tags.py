@@ -7,6 +7,8 @@ import hashlib
 import re
 from collections.abc import Iterable
 
+from model_store.blobs import Digest, parse_digest
+
 _PLAIN_CHARACTERS = 100  # of the 128 a registry takes; the rest is for the version
 _SEPARATOR = "--"
 _VERSION = re.compile(r"(.+)\.v([1-9][0-9]{0,8})")
@@ -54,3 +56,8 @@ def by_task(tags: Iterable[str]) -> dict[str, list[str]]:
         else:
             found.setdefault(tag, [])
     return {tag: [name for _, name in sorted(versions)] for tag, versions in found.items()}
+
+
+def signature_tag(manifest_digest: Digest) -> str:
+    """The tag under which a registry holds the signatures of a manifest."""
+    return f"{parse_digest(manifest_digest).replace(':', '-')}.sig"

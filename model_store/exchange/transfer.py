@@ -14,7 +14,6 @@ from typing import Any, Protocol, TypeVar, cast
 from model_store.blobs import Digest, digest_of
 from model_store.canonical_json import decode_json
 from model_store.errors import DamagedStore, ExchangeError, Malformed, UnknownTask, listed
-from model_store.exchange.signing import Signature
 from model_store.exchange.tags import by_task, tag_of
 from model_store.manifest import (
     MAX_SPEC_BYTES,
@@ -26,6 +25,7 @@ from model_store.manifest import (
     require_agreement,
 )
 from model_store.reading import Published
+from model_store.signatures import Signature
 from model_store.store import ModelStore
 
 logger = logging.getLogger(__name__)

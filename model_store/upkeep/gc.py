@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 
 from model_store.blobs import Blobs, Digest, key_of
 from model_store.errors import BlobNotFound, DamagedStore
+from model_store.files import format_marker
 from model_store.files.gc_handshake import MAX_KEYS, Handshake
-from model_store.files.protocol import Entry, Lease, Storage
+from model_store.files.protocol import Entry, Lease, Storage, Unneeded
 from model_store.names import KINDS, SIGNATURES, copy_key, signature_key
 from model_store.reading import load_manifest
 from model_store.refs import Document, Refs
+from model_store.store import ModelStore
 
 logger = logging.getLogger(__name__)
 READ_AT_ONCE = 500
@@ -31,6 +33,32 @@ class GcReport:
     kept: int  # blobs left
     temporary_files: int  # left behind by writers that died
     dry_run: bool
+
+
+def collect_garbage(
+    store: ModelStore,
+    *,
+    grace_s: float = 3600,
+    dry_run: bool = False,
+    fewer_documents: bool = False,
+) -> GcReport:
+    """Remove what no version, agent or pin refers to and nothing has touched for `grace_s`.
+
+    The grace period has to be longer than any writer takes from its first put to its publish, and
+    is never shorter than the time after which the storage executes no request that it has not
+    answered. Nobody waits meanwhile but another gc, and who needs the very blobs it is removing.
+    `fewer_documents` forgets the tasks, agents, pins and signatures whose documents are lost.
+    Raises DamagedStore, having removed nothing that is needed, where it cannot tell what that is,
+    or where a document is lost; StorageError for deletions that were not answered; LeaseLost; and
+    UnknownFormat.
+    """
+    grace_s = max(grace_s, store.storage.late_s)
+    parts = (store.storage, store.blobs, store.refs)
+    if dry_run:
+        return Collector(*parts, Unneeded()).plan(grace_s)
+    format_marker.read(store.storage).require_writable(store.url)
+    with store.storage.alone("gc") as lease:
+        return Collector(*parts, lease).run(grace_s, fewer_documents=fewer_documents)
 
 
 class Collector:

@@ -3,8 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from model_store.blobs import Blobs
-from model_store.reading import Published
+from model_store.store import ModelStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +32,9 @@ class Usage:
         return self.logical / self.stored if self.stored else 1.0
 
 
-def usage(blobs: Blobs, published: list[Published]) -> Usage:
-    """Who uses how much, given the live version of every task."""
+def usage_of(store: ModelStore) -> Usage:
+    """Bytes used, per task and in all; damaged tasks are logged and left out."""
+    published = store.served()
     components = {
         item.task: {digest: item.sizes[name] for name, digest in item.path.components.items()}
         for item in published
@@ -51,5 +51,5 @@ def usage(blobs: Blobs, published: list[Published]) -> Usage:
         tuple(tasks),
         logical=sum(task.total for task in tasks),
         stored=sum(distinct.values()),
-        disk=sum(entry.size for _, entry in blobs.all()),
+        disk=sum(entry.size for _, entry in store.blobs.all()),
     )

@@ -16,6 +16,7 @@ from model_store.manifest import COMPONENT, MAX_MANIFEST_BYTES, Descriptor
 from model_store.names import AGENTS, KINDS, TASKS, name_in, unquote
 from model_store.reading import load_manifest, load_path, load_state
 from model_store.refs import Document, Refs
+from model_store.store import ModelStore
 from model_store.tensors import decode
 from model_store.upkeep.second_copies import Pair, Severity
 from model_store.watching import KEY as CHANGES
@@ -42,6 +43,15 @@ class Problem:
     path: str  # of the file
     digest: Digest | None  # of the blob, or of the manifest a ref names
     message: str
+
+
+def verify_store(store: ModelStore, *, under_way: bool = False) -> list[Problem]:
+    """Everything wrong with the store; empty when it is sound. Reads every byte of it.
+
+    With `under_way`, also notes of operations that go on, or were stopped.
+    """
+    found = verify(store.storage, store.blobs, store.refs)
+    return [problem for problem in found if under_way or problem.severity != "note"]
 
 
 def verify(storage: Storage, blobs: Blobs, refs: Refs) -> list[Problem]:

@@ -29,7 +29,7 @@ def dying(directory: Path, at: int) -> Iterator[tuple[ModelStore, list[tuple[str
         return call
 
     for name in WRITES:
-        setattr(store._storage, name, mortal(name, getattr(store._storage, name)))
+        setattr(store.storage, name, mortal(name, getattr(store.storage, name)))
     with suppress(Killed):
         yield store, writes
 

@@ -19,6 +19,7 @@ from evolution.roots.loading import random_root
 from evolution.run import Search
 from evolution.state import StateError
 from model_store import ModelStore
+from model_store.upkeep import verify_store
 from tests.evolution.systems import ROOT, TINY, start, tasks, tiny, toy_task
 from vit import Architecture, preprocess
 from vit.forward import forward
@@ -44,7 +45,7 @@ def test_every_task_is_published_once_a_pass(finished):
     assert all(event.live for event in events if isinstance(event, TaskPublished))
     assert store.tasks() == ["toy/a", "toy/b", "toy/c"]
     assert len([e for e in events if isinstance(e, ChildTrained)]) == 18
-    assert store.verify() == []
+    assert verify_store(store) == []
 
 
 def test_quality_never_falls_from_pass_to_pass(finished):
@@ -142,7 +143,7 @@ def test_killed_at_random_moments_and_resumed_equals_never_stopped(finished, tmp
             break
     assert child.returncode == 0 and attempt >= 4
     assert published(ModelStore(tmp_path / "store")) == published(store)
-    assert ModelStore(tmp_path / "store").verify() == []
+    assert verify_store(ModelStore(tmp_path / "store")) == []
 
 
 def test_a_finished_run_takes_in_a_further_task(finished, tmp_path):
@@ -335,6 +336,6 @@ def test_a_full_disk_loses_the_generation_under_way_and_nothing_else(finished, t
         ballast.unlink()
         list(Search.resume(ModelStore(disk / "store"), TINY.name, tasks).run())
         assert published(ModelStore(disk / "store")) == published(store)
-        assert ModelStore(disk / "store").verify() == []
+        assert verify_store(ModelStore(disk / "store")) == []
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)  # its files are mapped

@@ -14,6 +14,7 @@ from evolution.run import Search
 from evolution.state import load
 from evolution.training.programs import compiled_programs
 from model_store import ModelStore
+from model_store.upkeep import verify_store
 from tests.evolution.systems import ROOT as ROOT_ARCH
 from tests.evolution.systems import TINY, start, tasks, tiny
 
@@ -98,7 +99,7 @@ def test_what_is_frozen_never_changes(method, finished, tmp_path):
                     key = f"{task} v{version.version}"
                     made_of = {version.digest, *version.path.components.values()}
                     assert digests.setdefault(key, made_of) == made_of
-    assert store.verify() == []
+    assert verify_store(store) == []
     locked = [c for c in search.population.components() if c.locks]
     assert locked and all(store.put(c.params) == c.digest for c in locked)
 
@@ -181,7 +182,7 @@ def test_a_run_continues_the_system_of_another(finished, tmp_path):
     search = Search.extend(further, copied, 0, tasks, (store, TINY.name))
     events = list(search.run())
     assert copied.tasks() == ["toy/a", "toy/b", "toy/c", "toy/d"]
-    assert copied.verify() == []
+    assert verify_store(copied) == []
     for task in store.tasks():
         assert copied.resolve(task).digest == store.resolve(task).digest
     parents = {e.outcome.parent.task for e in events if isinstance(e, ChildTrained)}

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from model_store import ModelStore, UnknownTask
+from model_store.upkeep import collect_garbage, verify_store
 from tests.model_store.faulty_proxy import Fault, Proxy, Request, proxy
 from tests.model_store.fuzz_workers import Worker, read_log, shorten_leases, work
 from tests.model_store.object_stores import s3_server
@@ -244,8 +245,8 @@ def play(stage: Stage, seed: int, batches: int, until: float, counts: Counts) ->
                 kept.append((played, found))
             else:
                 played.forget(store)
-    store.gc(grace_s=0)
-    problems = [problem.message for problem in store.verify() if problem.severity == "error"]
+    collect_garbage(store, grace_s=0)
+    problems = [problem.message for problem in verify_store(store) if problem.severity == "error"]
     counts.lost += [f"seed {seed}: {message}" for message in problems]
     for played, found in kept:
         if (now := played.says(stage.place.open())) != found:

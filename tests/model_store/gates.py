@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from model_store import ModelStore, StoreError
 from model_store.exchange.signing import sign
+from model_store.upkeep import collect_garbage
 from tests.model_store.places import Place
 from tests.model_store.samples import arrays, path
 
@@ -134,7 +135,7 @@ class _Gates:
     """The gates of this process."""
 
     def __init__(self, store: ModelStore, gates: tuple[Gate, ...], pipe: Connection) -> None:
-        self._storage = store._storage  # pyright: ignore[reportPrivateUsage]
+        self._storage = store.storage
         self._gates = gates
         self._pipe = pipe
         self._calls = dict.fromkeys(range(len(gates)), 0)
@@ -212,5 +213,5 @@ ACTIONS: dict[str, Action] = {
     "sign 1": lambda store: sign_version(store, 1),
     "sign live": sign_version,
     "sign 3": lambda store: sign_version(store, 3),
-    "gc": lambda store: store.gc(grace_s=0),
+    "gc": lambda store: collect_garbage(store, grace_s=0),
 }

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from model_store import InvalidName, ModelStore, StoreError
+from model_store.upkeep import collect_garbage, usage_of, verify_store
 from tests.model_store.samples import path
 
 HEADROOM_BYTES = 384 * 2**20  # beyond what the process takes before it reads anything
@@ -62,7 +63,7 @@ def names(store: ModelStore, _: list[str]) -> Any:
 
 def verify(store: ModelStore, _: list[str]) -> Any:
     """How many errors `verify` finds."""
-    return sum(problem.severity == "error" for problem in store.verify())
+    return sum(problem.severity == "error" for problem in verify_store(store))
 
 
 def publish(store: ModelStore, _: list[str]) -> Any:
@@ -78,9 +79,9 @@ READERS: dict[str, Callable[[ModelStore, list[str]], Any]] = {
     "component": component,
     "agent": agent,
     "names": names,
-    "du": lambda store, _: store.du().disk,
+    "du": lambda store, _: usage_of(store).disk,
     "verify": verify,
-    "gc": lambda store, _: len(store.gc(grace_s=0).removed),
+    "gc": lambda store, _: len(collect_garbage(store, grace_s=0).removed),
     "publish": publish,
 }
 WRITERS = ("gc", "publish")  # these may fail as the disk does

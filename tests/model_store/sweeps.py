@@ -12,6 +12,7 @@ from model_store import ModelStore
 from model_store.exchange.signing import sign
 from model_store.files.protocol import MARKER
 from model_store.refs import Document
+from model_store.upkeep import collect_garbage, verify_store
 from tests.model_store.samples import arrays, publish
 
 # No acknowledged operation needs these: locks, the note of a gc, the log of changes, room for rm.
@@ -62,8 +63,8 @@ def sample_store(folder: Path) -> dict[str, bytes]:
     store.pin("keep", store.resolve("a/t", 3).digest)
     store.save_agent("agent", {"n": 2}, [store.put(arrays(8))])
     sign_live(store, "a/t")
-    store.gc(grace_s=0)
-    assert store.verify() == []
+    collect_garbage(store, grace_s=0)
+    assert verify_store(store) == []
     return {name: data for name, data in earlier.items() if name.startswith(("refs/", "copies/"))}
 
 

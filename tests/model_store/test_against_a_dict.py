@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from model_store import Digest, LiveVersion, ModelStore, TaskPath, UnknownVersion, digest_of, encode
+from model_store.upkeep import collect_garbage, verify_store
 from tests.model_store.samples import arrays, path
 
 TASKS = st.sampled_from(["a", "a/b", "c"])
@@ -113,7 +114,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
     @rule()
     def collect_garbage(self) -> None:
         """Everything the dicts refer to must survive, and nothing else."""
-        self.store.gc(grace_s=0)
+        collect_garbage(self.store, grace_s=0)
         blobs = {file.name for file in (self.directory / "blobs/sha256").iterdir()}
         components = {
             digest[7:]
@@ -143,7 +144,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
         assert self.store.agents() == sorted(self.agents)
         for agent, (seed, _) in self.agents.items():
             assert self.store.load_agent(agent) == {"seed": seed}
-        assert self.store.verify() == []
+        assert verify_store(self.store) == []
 
 
 TestStoreAgainstDict = StoreAgainstDict.TestCase

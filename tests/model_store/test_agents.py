@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from model_store import AgentMoved, Digest, MissingComponent, ModelStore, Unstorable
+from model_store.upkeep import collect_garbage, verify_store
 from tests.model_store.places import Place
 from tests.model_store.samples import arrays, files, new_store
 from tests.model_store.test_many_writers import start
@@ -19,13 +20,13 @@ def test_state_is_kept_with_its_components(tmp_path: Path) -> None:
     momentum = store.put(arrays(2))
     document = {"generation": 3, "head": head, "momentum": momentum, "scores": [0.5, None]}
     digest = store.save_agent("vit/cmaterdb/bangla", document, iter([head, momentum, head]))
-    store.gc(grace_s=0)
+    collect_garbage(store, grace_s=0)
     again = ModelStore(store.url)
     assert again.load_agent("vit/cmaterdb/bangla") == document
     assert again.agents() == ["vit/cmaterdb/bangla"]
     assert again.size(momentum) > 0 and again.size(head) > 0
     assert again.tasks() == [] and again.live() == {}
-    assert again.verify() == []
+    assert verify_store(again) == []
     assert again.save_agent("vit/cmaterdb/bangla", document, [head, momentum]) == digest
 
 
@@ -35,7 +36,7 @@ def test_a_new_state_replaces_the_old_one(tmp_path: Path) -> None:
     store.save_agent("a", {"n": 1}, [old])
     store.save_agent("b", {"n": 2}, [])
     store.save_agent("a", {"n": 3}, [])
-    assert store.gc(grace_s=0).removed.count(old) == 1
+    assert collect_garbage(store, grace_s=0).removed.count(old) == 1
     assert (store.load_agent("a"), store.load_agent("b")) == ({"n": 3}, {"n": 2})
 
 
@@ -63,7 +64,7 @@ def test_only_the_state_that_was_read_is_replaced(place: Place) -> None:
         assert place.open().agent_state("a") == (second, {"n": 2})
     with pytest.raises(AgentMoved, match="found None"):
         store.save_agent("b", {"n": 1}, [], replacing=first)
-    assert store.agents() == ["a"] and store.verify() == []
+    assert store.agents() == ["a"] and verify_store(store) == []
 
 
 def test_a_save_may_be_repeated(tmp_path: Path) -> None:
@@ -92,4 +93,4 @@ def test_of_many_processes_that_save_at_once_no_save_is_lost(place: Place) -> No
     for _, answers in [start(count_up, place, 8) for _ in range(4)]:
         answers.recv()
     state = store.load_agent("a")
-    assert state and state["n"] == 32 and store.verify() == []
+    assert state and state["n"] == 32 and verify_store(store) == []

@@ -23,6 +23,7 @@ from model_store.exchange.transfer import StorePlace, transfer
 from model_store.files.local import LocalStorage
 from model_store.files.objects import ObjectStorage
 from model_store.reading import load_manifest
+from model_store.upkeep import collect_garbage, verify_store
 from model_store.upkeep.backup import BackupReport, backup
 from model_store.upkeep.repair import repair
 from tests.model_store.object_stores import S3Server
@@ -51,7 +52,7 @@ def fill(store: ModelStore) -> None:
 def content(store: ModelStore) -> dict[str, Any]:
     """All that a store tells its users, every byte of it read."""
     tasks = {}
-    for task in store._refs.tasks():  # pyright: ignore[reportPrivateUsage]
+    for task in store.refs.tasks():
         numbers = store.versions(task)
         history = [store.resolve(task, number) for number in numbers]
         for item in history:
@@ -73,7 +74,7 @@ def content(store: ModelStore) -> dict[str, Any]:
 def require_equal(source: ModelStore, copy: str) -> None:
     """The copy is sound, and tells what the source tells."""
     found = ModelStore(copy)
-    assert found.verify() == []
+    assert verify_store(found) == []
     assert content(found) == content(source)
 
 
@@ -219,12 +220,12 @@ def test_what_is_removed_is_removed_from_the_copy_and_its_gc_frees_it(
     store.rm("a/b")
     whole(backup(store.url, copy))
     assert "a/b" not in ModelStore(copy).tasks()
-    assert ModelStore(copy).gc(grace_s=0).removed
+    assert collect_garbage(ModelStore(copy), grace_s=0).removed
     require_equal(store, copy)
     # The gc there has forgotten the signatures too; that is no change of somebody else.
     assert ModelStore(copy).signatures(signed) == []
     whole(backup(store.url, copy))
-    store.gc(grace_s=0)
+    collect_garbage(store, grace_s=0)
     whole(backup(store.url, copy))
     require_equal(store, copy)
 
@@ -239,7 +240,7 @@ OPERATIONS: dict[str, Callable[[ModelStore, random.Random], object]] = {
     "unpin": lambda s, r: s.unpin(r.choice("pq")),
     "save": lambda s, r: s.save_agent("x", {"n": r.randrange(4)}, [s.put(arrays(r.randrange(4)))]),
     "sign": lambda s, r: sign_one(s, r.choice("abc")),
-    "gc": lambda s, r: s.gc(grace_s=0),
+    "gc": lambda s, r: collect_garbage(s, grace_s=0),
 }
 
 
@@ -264,7 +265,7 @@ def test_histories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -
             require_equal(current, copy)
         elif what == "gc there":
             if Path(copy).exists():
-                ModelStore(copy).gc(grace_s=0)
+                collect_garbage(ModelStore(copy), grace_s=0)
         elif what == "restore":
             whole(backup(current.url, copy))
             places += 1
@@ -291,7 +292,7 @@ def test_histories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -
 def test_a_claim_of_a_writer_stays_where_it_is(store: ModelStore, tmp_path: Path) -> None:
     copy = tmp_path / "backup"
     claimed = store.resolve("other").digest
-    store._refs.claim("refs/tasks/a%2Fb", claimed)  # pyright: ignore[reportPrivateUsage]
+    store.refs.claim("refs/tasks/a%2Fb", claimed)
     whole(backup(store.url, str(copy)))
     for kind in ("refs", "copies"):
         assert json.loads((copy / kind / "tasks/a%2Fb").read_bytes())["claims"] == {}
@@ -306,7 +307,7 @@ def test_second_copies_that_are_lost_are_written_again(store: ModelStore, tmp_pa
     shutil.rmtree(copy / "copies")
     assert whole(backup(store.url, str(copy))).copied_blobs == 0
     after = {p.name: p.read_bytes() for p in (copy / "copies").rglob("*") if p.is_file()}
-    assert after == before and ModelStore(copy).verify() == []
+    assert after == before and verify_store(ModelStore(copy)) == []
 
 
 # -- what is refused
@@ -377,7 +378,7 @@ def test_two_names_of_one_place_are_noticed(
     monkeypatch.setattr("model_store.upkeep.backup.open_storage", there.__getitem__)
     with pytest.raises(ExchangeError, match="two places"):
         backup(s3_store.url, other.url)
-    assert store.verify() == []
+    assert verify_store(store) == []
 
 
 @pytest.mark.parametrize("which", ["source", "destination"])
@@ -420,7 +421,7 @@ def test_a_document_that_is_newer_in_the_copy_is_left_there(
         "refs/tasks/only%2Fthere",
     ]
     assert copy.versions("a/b") == there and copy.versions("only/there")
-    assert copy.versions("other") == store.versions("other") and copy.verify() == []
+    assert copy.versions("other") == store.versions("other") and verify_store(copy) == []
 
 
 def test_both_written_to_apart(store: ModelStore, tmp_path: Path) -> None:
@@ -462,7 +463,7 @@ def test_a_document_of_the_source_that_was_put_back(store: ModelStore, tmp_path:
 
 def require_equal_task(store: ModelStore, task: str, newest: int) -> None:
     """A task has this version, and the store is sound."""
-    assert store.verify() == [] and max(store.versions(task)) == newest
+    assert verify_store(store) == [] and max(store.versions(task)) == newest
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
@@ -498,14 +499,14 @@ def test_what_is_damaged_is_named_and_all_else_copied(
         if "copy" in what:
             DAMAGES[damage](Path(store.url) / "copies/tasks/a%2Fb")
     else:
-        spec = next(b.digest for b in load_manifest(store._blobs, found.digest).layers)
+        spec = next(b.digest for b in load_manifest(store.blobs, found.digest).layers)
         digests = {"head": found.path.components["head"], "manifest": found.digest, "spec": spec}
         DAMAGES[damage](blob_file(store, digests[what]))
     report = backup(store.url, copy)
     assert any("refs/tasks/a%2Fb" in problem for problem in report.problems)
     assert all(str(store.url) in problem for problem in report.problems)
     saved = ModelStore(copy)
-    assert saved.verify() == []
+    assert verify_store(saved) == []
     assert saved.versions("other") == store.versions("other") and saved.agents() == ["agent/x"]
     if before:
         assert content(saved)["tasks"]["a/b"] == good["tasks"]["a/b"]
@@ -520,7 +521,7 @@ def test_a_blob_that_only_the_copy_has_is_no_loss(store: ModelStore, tmp_path: P
     publish(store, "a/b", 9)
     blob_file(store, shared).unlink()
     whole(backup(store.url, copy))
-    assert ModelStore(copy).verify() == [] and 4 in ModelStore(copy).versions("a/b")
+    assert verify_store(ModelStore(copy)) == [] and 4 in ModelStore(copy).versions("a/b")
 
 
 def test_a_damaged_copy_is_named_and_left(store: ModelStore, tmp_path: Path) -> None:
@@ -547,7 +548,7 @@ def test_a_copy_that_was_repaired_goes_on(store: ModelStore, tmp_path: Path) -> 
     for number, lost in enumerate((os.unlink, lambda file: os.truncate(file, 10))):
         lost(copy / "refs/tasks/a%2Fb")
         repair(str(copy))
-        assert ModelStore(copy).verify() == []
+        assert verify_store(ModelStore(copy)) == []
         whole(backup(store.url, str(copy)))
         publish(store, "a/b", 20 + number)
         whole(backup(store.url, str(copy)))
@@ -610,7 +611,7 @@ def test_a_restored_store_goes_on(store: ModelStore, tmp_path: Path) -> None:
     assert publish(restored, "gone", 9) == 2  # a number is never used again
     with pytest.raises(AgentMoved):
         restored.save_agent("agent/x", {}, [], replacing=None)
-    restored.gc(grace_s=0)
+    collect_garbage(restored, grace_s=0)
     whole(backup(restored.url, copy))
     require_equal(restored, copy)
 
@@ -624,13 +625,13 @@ def test_documents_are_restored_in_place(store: ModelStore, tmp_path: Path) -> N
         shutil.rmtree(Path(store.url) / lost)
         whole(backup(copy, store.url))
         found = ModelStore(store.url)
-        assert found.verify() == [] and content(found) == told
+        assert verify_store(found) == [] and content(found) == told
     publish(store, "other", 9)
     document(store, "a/b").unlink()
     report = backup(copy, store.url)
     assert len(report.problems) == 1 and "tasks/other" in report.problems[0]
     assert max(store.versions("a/b")) == 3 and max(store.versions("other")) == 2
-    assert ModelStore(store.url).verify() == []
+    assert verify_store(ModelStore(store.url)) == []
 
 
 def test_what_was_acknowledged_since_is_not_taken_back(store: ModelStore, tmp_path: Path) -> None:
@@ -658,7 +659,7 @@ def test_what_the_page_says_of_single_files(store: ModelStore, tmp_path: Path) -
     shutil.copy2(copy / "blobs/sha256" / head[7:], root / "blobs/sha256")
     shutil.move(root / "munet-store", tmp_path)
     shutil.copy2(copy / "munet-store", root)
-    assert ModelStore(root).verify() == [] and content(store) == told
+    assert verify_store(ModelStore(root)) == [] and content(store) == told
     store = ModelStore(root)  # by another marker
     store.rm("other")
     transfer(StorePlace(ModelStore(copy)), StorePlace(store), ["other"])

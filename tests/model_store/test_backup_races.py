@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from model_store import MissingComponent, ModelStore, StoreNotFound
 from model_store.exchange.signing import sign
 from model_store.files.local import LocalStorage
+from model_store.upkeep import collect_garbage, verify_store
 from model_store.upkeep.backup import backup
 from tests.model_store.object_stores import S3Server
 from tests.model_store.places import Place, local_place
@@ -36,27 +37,27 @@ Action = Callable[[ModelStore], object]
 def remove_and_collect(store: ModelStore) -> None:
     """A version goes, with its bytes."""
     store.rm("a/b", 3) if "canary" not in store.aliases("a/b") else store.rm("a/b")
-    store.gc(grace_s=0)
+    collect_garbage(store, grace_s=0)
 
 
 def publish_again(store: ModelStore) -> None:
     """The same bytes go, and come again as another version."""
     store.rm("other")
-    store.gc(grace_s=0)
+    collect_garbage(store, grace_s=0)
     publish(store, "other", 4)
 
 
 def save_and_collect(store: ModelStore) -> None:
     """An agent's state goes, with its bytes."""
     store.save_agent("agent/x", {"n": 2}, [store.put(arrays(7))])
-    store.gc(grace_s=0)
+    collect_garbage(store, grace_s=0)
 
 
 def unpin_and_collect(store: ModelStore) -> None:
     """What only a pin kept goes."""
     store.rm("other")
     store.unpin("keep/this")
-    store.gc(grace_s=0)
+    collect_garbage(store, grace_s=0)
 
 
 def save_a_pair(store: ModelStore, number: int = 2) -> None:
@@ -68,7 +69,7 @@ def save_a_pair(store: ModelStore, number: int = 2) -> None:
 def save_a_pair_and_collect(store: ModelStore) -> None:
     """The former two go."""
     save_a_pair(store)
-    store.gc(grace_s=0)
+    collect_garbage(store, grace_s=0)
 
 
 def require_a_pair(store: ModelStore) -> None:
@@ -156,7 +157,7 @@ def test_overtaken_between_any_two_steps(
             patch.setattr("model_store.upkeep.backup.open_storage", storages.__getitem__)
             whole(backup(source.url, copy))
         found = ModelStore(copy)
-        assert found.verify() == []
+        assert verify_store(found) == []
         if not overtaken.done():
             require_equal(source, copy)
             break
@@ -236,7 +237,7 @@ def kill_backups(folder: Path, before: bool, stride: int) -> int:
         except StoreNotFound:  # not whole yet, and nobody takes it for a store
             assert not before
         else:
-            assert not [p for p in found.verify() if p.severity == "error"]
+            assert not [p for p in verify_store(found) if p.severity == "error"]
             for key, value in parts(found).items():
                 assert value in (held.get(key), told.get(key)), (step, key)
             assert parts(found).keys() >= held.keys() & told.keys()
@@ -295,17 +296,17 @@ def publish_and_remove(place: Place, count: int, answers: Connection) -> None:
     answers.send(None)
 
 
-def collect_garbage(place: Place, stop: Connection, answers: Connection) -> None:
+def keep_collecting(place: Place, stop: Connection, answers: Connection) -> None:
     """A gc after the other."""
     store = place.open()
     while not stop.poll():
-        store.gc(grace_s=0)
+        collect_garbage(store, grace_s=0)
     answers.send(None)
 
 
 def require_acknowledged(copy: ModelStore, known: Sequence[Answer]) -> None:
     """What was acknowledged is there, readable, and nothing is wrong."""
-    assert [p for p in copy.verify() if p.severity == "error"] == []
+    assert [p for p in verify_store(copy) if p.severity == "error"] == []
     told = content(copy)
     for name, number, seed in known:
         if name == "agent":
@@ -327,7 +328,7 @@ def back_up_beside(source: Place, copy: Place, count: int) -> int:
         start(save_and_pin, source, count)[1],
         start(publish_and_remove, source, count)[1],
     ]
-    collecting, _ = start(collect_garbage, source, stopped)
+    collecting, _ = start(keep_collecting, source, stopped)
     known: list[Answer] = []
     backups = 0
     give_up = time.monotonic() + HANG_S

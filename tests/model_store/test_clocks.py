@@ -8,6 +8,7 @@ import pytest
 from model_store import DamagedStore, ModelStore
 from model_store.files import leases
 from model_store.files.gc_handshake import KEY
+from model_store.upkeep import collect_garbage, verify_store
 from tests.model_store.fuzzing_processes import LEASE_S, Counts, Stage, play
 from tests.model_store.places import Place
 from tests.model_store.samples import arrays, publish
@@ -29,8 +30,8 @@ def test_the_grace_of_a_gc_goes_by_the_clock_of_the_storage(
     store = place.open(create=True)
     digest = store.put(arrays(1))
     set_clock(monkeypatch, ahead_s)
-    assert store.gc(grace_s=HOUR_S / 2).removed == ()
-    assert store.gc(grace_s=0).removed == (digest,)
+    assert collect_garbage(store, grace_s=HOUR_S / 2).removed == ()
+    assert collect_garbage(store, grace_s=0).removed == (digest,)
 
 
 def test_a_gc_that_does_not_see_its_own_file_goes_by_no_other_clock(
@@ -39,14 +40,14 @@ def test_a_gc_that_does_not_see_its_own_file_goes_by_no_other_clock(
     store = place.open(create=True)
     digest = store.put(arrays(1))
     set_clock(monkeypatch, HOUR_S)
-    storage = store._storage  # pyright: ignore[reportPrivateUsage]
+    storage = store.storage
     with monkeypatch.context() as patch:
         stat = storage.stat
         patch.setattr(storage, "stat", lambda key: None if key == KEY else stat(key))
         with pytest.raises(DamagedStore, match="run gc again"):
-            store.gc(grace_s=HOUR_S / 2)
+            collect_garbage(store, grace_s=HOUR_S / 2)
     assert store.size(digest)
-    assert store.gc(grace_s=HOUR_S / 2).removed == ()
+    assert collect_garbage(store, grace_s=HOUR_S / 2).removed == ()
 
 
 @pytest.mark.parametrize("ahead_s", [-HOUR_S, HOUR_S])
@@ -61,13 +62,13 @@ def test_a_version_is_whole_beside_a_gc_whose_clock_is_apart(
         other = place.open()
         publish(other, "t", 3)
         other.rm("t", 1)
-        other.gc(grace_s=0)
+        collect_garbage(other, grace_s=0)
     publish(store, "t", 1)
-    store.gc(grace_s=0)
+    collect_garbage(store, grace_s=0)
     for item in place.open().history("t"):
         for digest in item.path.components.values():
             store.component(digest)
-    assert store.verify() == []
+    assert verify_store(store) == []
 
 
 @pytest.mark.slow
@@ -82,4 +83,4 @@ def test_processes_whose_clocks_are_apart_lose_nothing(
     play(Stage(place, None, tmp_path / "logs", (0.0, 1.0)), seed, 2, float("inf"), counts)
     assert counts.lost == []
     assert counts.acknowledged.total() > 20
-    assert [p for p in ModelStore(place.url).verify() if p.severity == "error"] == []
+    assert [p for p in verify_store(ModelStore(place.url)) if p.severity == "error"] == []

@@ -19,6 +19,7 @@ from model_store import (
 )
 from model_store.blobs import digest_of
 from model_store.refs import Refs
+from model_store.upkeep import collect_garbage, verify_store
 from model_store.upkeep.repair import repair
 from tests.model_store.samples import (
     arrays,
@@ -37,7 +38,7 @@ def store(tmp_path: Path) -> ModelStore:
     for seed in (1, 2):
         publish(made, "a/t", seed)
     made.save_agent("agent", {"generation": 1}, [made.put(arrays(5))])
-    assert made.verify() == []
+    assert verify_store(made) == []
     return made
 
 
@@ -91,7 +92,7 @@ def test_a_flipped_byte(store: ModelStore, kind: str, position: int) -> None:
     data = bytearray(file.read_bytes())
     data[position] ^= 1
     file.write_bytes(data)
-    found = [problem for problem in store.verify() if problem.path == str(file)]
+    found = [problem for problem in verify_store(store) if problem.path == str(file)]
     assert len(found) == 1 and found[0].severity == "error" and found[0].digest == digest
     assert digest in found[0].message and str(file) in found[0].message
     if kind in READERS:
@@ -106,7 +107,7 @@ def test_a_blob_of_another_size(store: ModelStore, kind: str, size: int) -> None
     digest = BLOBS[kind](store)
     file = blob(store, digest)
     file.write_bytes(file.read_bytes()[:size].ljust(size))
-    assert any(p.severity == "error" and p.digest == digest for p in store.verify())
+    assert any(p.severity == "error" and p.digest == digest for p in verify_store(store))
     if kind in READERS:
         # where the size is known, it is compared before anything is hashed
         message = "bytes, expected" if kind == "path spec" else file.name
@@ -118,7 +119,7 @@ def test_a_blob_of_another_size(store: ModelStore, kind: str, size: int) -> None
 def test_a_missing_blob(store: ModelStore, kind: str) -> None:
     digest = BLOBS[kind](store)
     blob(store, digest).unlink()
-    problems = store.verify()
+    problems = verify_store(store)
     assert problems and all(p.severity == "error" for p in problems)
     assert any(digest in p.message and p.path for p in problems)
     if kind in READERS:
@@ -148,10 +149,10 @@ def test_a_document_that_contradicts_itself(store: ModelStore) -> None:
         write_value(store, "refs/tasks/a%2Ft", value)
         with pytest.raises(CorruptRef, match="a%2Ft"):
             store.resolve("a/t")
-        assert str(document(store, "a/t")) in {problem.path for problem in store.verify()}
+        assert str(document(store, "a/t")) in {problem.path for problem in verify_store(store)}
         assert ModelStore(store.url).tasks() == ["other"]  # the damage hides no other task
         with pytest.raises(CorruptRef):  # gc cannot tell what it needs, and removes nothing
-            store.gc(grace_s=0)
+            collect_garbage(store, grace_s=0)
         with pytest.raises(CorruptRef):  # nothing is written over what cannot be read
             publish(store, "a/t", 3)
 
@@ -163,33 +164,35 @@ def test_a_damaged_document(store: ModelStore, key: str, content: bytes) -> None
     file.write_bytes(content)
     with pytest.raises(CorruptRef, match=file.name):
         store.load_agent("agent") if "agents" in key else store.resolve("a/t")
-    assert str(file) in {problem.path for problem in store.verify() if problem.severity == "error"}
+    assert str(file) in {
+        problem.path for problem in verify_store(store) if problem.severity == "error"
+    }
 
 
 def test_a_lost_document_is_found(store: ModelStore) -> None:
     """Of a task that changed lately by the log, of all others once a gc has counted them."""
     document(store, "a/t").unlink()
-    assert {problem.path for problem in store.verify()} == {str(document(store, "a/t"))}
+    assert {problem.path for problem in verify_store(store)} == {str(document(store, "a/t"))}
     with pytest.raises(UnknownTask):
         store.resolve("a/t")
 
 
 def test_a_store_restored_in_part_is_not_collected(store: ModelStore) -> None:
     store.pin("p", manifest(store))
-    store.gc(grace_s=0)
+    collect_garbage(store, grace_s=0)
     for lost in ("refs/tasks/a%2Ft", "refs/agents/agent", "refs/pins/p"):
         file = Path(store.url) / lost
         kept = file.read_bytes()
         file.unlink()
-        assert any(p.severity == "error" for p in store.verify())
+        assert any(p.severity == "error" for p in verify_store(store))
         store.put(arrays(50))
         with pytest.raises(DamagedStore, match="--fewer-documents"):
-            store.gc(grace_s=0)
+            collect_garbage(store, grace_s=0)
         file.write_bytes(kept)
-    assert store.verify() == []
+    assert verify_store(store) == []
     (Path(store.url) / "refs/agents/agent").unlink()
-    assert store.gc(grace_s=0, fewer_documents=True).removed
-    assert store.verify() == [] and store.resolve("a/t").version == 2
+    assert collect_garbage(store, grace_s=0, fewer_documents=True).removed
+    assert verify_store(store) == [] and store.resolve("a/t").version == 2
 
 
 LOST = {
@@ -205,7 +208,7 @@ def test_documents_that_are_lost_with_their_copies_are_missed(
 ) -> None:
     """As in a store of which the blobs were restored first: a gc has counted the documents."""
     store.pin("p", manifest(store))
-    store.gc(grace_s=0)
+    collect_garbage(store, grace_s=0)
     root = Path(store.url)
     blobs = sorted((root / "blobs/sha256").iterdir())
     shutil.copytree(root, tmp_path / "backup")
@@ -213,15 +216,15 @@ def test_documents_that_are_lost_with_their_copies_are_missed(
         for file in [*root.glob(f"refs/{pattern}"), *root.glob(f"copies/{pattern}")]:
             file.unlink()
     for _ in range(2):
-        found = [p for p in ModelStore(root).verify() if p.severity == "error"]
+        found = [p for p in verify_store(ModelStore(root)) if p.severity == "error"]
         assert "an earlier gc found" in found[-1].message
         with pytest.raises(DamagedStore, match="--fewer-documents"):
-            ModelStore(root).gc(grace_s=0)
+            collect_garbage(ModelStore(root), grace_s=0)
     assert set(blobs) <= set((root / "blobs/sha256").iterdir())
     shutil.copytree(tmp_path / "backup/refs", root / "refs", dirs_exist_ok=True)
     shutil.copytree(tmp_path / "backup/copies", root / "copies", dirs_exist_ok=True)
-    assert ModelStore(root).verify() == []
-    ModelStore(root).gc(grace_s=0)
+    assert verify_store(ModelStore(root)) == []
+    collect_garbage(ModelStore(root), grace_s=0)
     assert set(blobs) <= set((root / "blobs/sha256").iterdir())
 
 
@@ -233,19 +236,19 @@ def test_a_store_of_which_no_document_is_there_yet_is_not_collected(store: Model
     for file in [*root.glob("refs/*/*"), *root.glob("copies/*/*")]:
         file.unlink()
     with pytest.raises(DamagedStore, match="--fewer-documents"):
-        ModelStore(root).gc(grace_s=0)
+        collect_garbage(ModelStore(root), grace_s=0)
     assert sorted((root / "blobs/sha256").iterdir()) == blobs
-    assert ModelStore(root).gc(grace_s=0, fewer_documents=True).removed
+    assert collect_garbage(ModelStore(root), grace_s=0, fewer_documents=True).removed
     assert not list((root / "blobs/sha256").iterdir())
 
 
 def test_told_so_a_gc_forgets_documents_that_are_lost_with_their_copies(store: ModelStore) -> None:
-    store.gc(grace_s=0)
+    collect_garbage(store, grace_s=0)
     root = Path(store.url)
     for place in ("refs", "copies"):
         (root / place / "agents/agent").unlink()
-    assert store.gc(grace_s=0, fewer_documents=True).removed
-    assert store.verify() == [] and store.gc(grace_s=0).removed == ()
+    assert collect_garbage(store, grace_s=0, fewer_documents=True).removed
+    assert verify_store(store) == [] and collect_garbage(store, grace_s=0).removed == ()
     assert store.resolve("a/t").version == 2
 
 
@@ -262,7 +265,9 @@ def test_a_directory_in_the_place_of_a_document(store: ModelStore) -> None:
     file.mkdir()
     with pytest.raises(CorruptRef, match="directory"):
         store.resolve("a/t")
-    assert str(file) in {problem.path for problem in store.verify() if problem.severity == "error"}
+    assert str(file) in {
+        problem.path for problem in verify_store(store) if problem.severity == "error"
+    }
 
 
 def test_a_damaged_live_version_does_not_stop_its_replacement(store: ModelStore) -> None:
@@ -278,7 +283,7 @@ def test_putting_over_a_truncated_blob_is_refused(store: ModelStore) -> None:
         store.put(arrays(2))
     file.unlink()
     store.put(arrays(2))
-    assert store.verify() == []
+    assert verify_store(store) == []
 
 
 def put_raw(store: ModelStore, data: bytes) -> Digest:
@@ -323,7 +328,7 @@ def test_honest_digests_of_things_that_are_no_manifests(store: ModelStore) -> No
         digest = point_to(store, json.dumps(content).encode())
         with pytest.raises(Malformed, match=digest):
             store.resolve("a/t")
-        problems = [p for p in store.verify() if p.digest == digest]
+        problems = [p for p in verify_store(store) if p.digest == digest]
         assert problems and problems[0].severity == "error"
     point_to(store, b"[" * 100_000)
     with pytest.raises(Malformed):
@@ -336,11 +341,13 @@ def test_honest_digests_of_things_that_are_no_manifests(store: ModelStore) -> No
 def test_an_honest_digest_of_a_component_that_is_none(store: ModelStore) -> None:
     data = b"not a component"
     digest = put_raw(store, data)
-    assert store.verify() == []  # a blob may be anything until something uses it as a component
+    assert (
+        verify_store(store) == []
+    )  # a blob may be anything until something uses it as a component
     with pytest.raises(Malformed, match=digest):
         store.component(digest)
     store.publish(path("bad", {"head": digest}))
-    (problem,) = store.verify()
+    (problem,) = verify_store(store)
     assert problem.digest == digest and str(blob(store, digest)) in problem.message
 
 
@@ -355,13 +362,13 @@ def test_unknown_files_are_warnings(store: ModelStore) -> None:
     ]
     for name in unknown:
         (Path(store.url) / name).write_text("?")
-    problems = store.verify()
+    problems = verify_store(store)
     assert {p.severity for p in problems} == {"warning"}
     assert sorted(p.path for p in problems) == sorted(
         str(Path(store.url) / name) for name in unknown
     )
     assert store.tasks() == ["a/t"]
-    assert store.gc(grace_s=0).removed == ()
+    assert collect_garbage(store, grace_s=0).removed == ()
     assert store.history("a/t")[0].version == 1
 
 
@@ -372,9 +379,9 @@ def test_a_gc_removes_nothing_beside_a_document_that_was_put_back(store: ModelSt
     now = file.read_bytes()
     file.write_bytes(before)
     with pytest.raises(CorruptRef, match="verify --repair"):
-        store.gc(grace_s=0)
+        collect_garbage(store, grace_s=0)
     file.write_bytes(now)
-    assert store.resolve("a/t").version == version and store.verify() == []
+    assert store.resolve("a/t").version == version and verify_store(store) == []
 
 
 def test_after_a_gc_no_copy_names_what_it_removed(
@@ -390,7 +397,7 @@ def test_after_a_gc_no_copy_names_what_it_removed(
         patch.setattr(Refs, "_keep", killed)
         with pytest.raises(KeyboardInterrupt):
             store.rm("a/t", removed)
-    assert store.gc(grace_s=0).removed
+    assert collect_garbage(store, grace_s=0).removed
     document(store, "a/t").unlink()
     repair(store.url)
-    assert removed not in store.versions("a/t") and store.verify() == []
+    assert removed not in store.versions("a/t") and verify_store(store) == []

@@ -31,6 +31,7 @@ from model_store import (
 )
 from model_store.files.ballast import SIZE
 from model_store.manifest import Manifest
+from model_store.upkeep import verify_store
 from tests.model_store.samples import new_store, path
 
 HARMLESS = {"lock", "lock.gc", "reserve", "gc", "refs/changes"}
@@ -127,7 +128,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
         if file.is_file()
     }
     made = Sample(Path(store.url), files, readers)
-    assert store.verify() == [] and 5000 < sum(map(len, files.values())) - SIZE < 12000
+    assert verify_store(store) == [] and 5000 < sum(map(len, files.values())) - SIZE < 12000
     made.before = {name: read(store) for name, read in readers.items()}
     for name in files.keys() - {MARKER}:
         with made.holding({name: b"?"}):
@@ -180,7 +181,7 @@ def require_read_or_refused(
 
 
 def errors(sample: Sample) -> list[Problem]:
-    return [problem for problem in sample.opened().verify() if problem.severity == "error"]
+    return [problem for problem in verify_store(sample.opened()) if problem.severity == "error"]
 
 
 def require_found(sample: Sample, names: Iterable[str]) -> None:
@@ -379,7 +380,7 @@ def test_extra_files_are_a_warning_and_nothing_else(
     file = sample.root / folder / extra
     file.mkdir() if as_folder else file.write_bytes(b"v1\n")
     try:
-        found = [(problem.severity, problem.path) for problem in sample.opened().verify()]
+        found = [(problem.severity, problem.path) for problem in verify_store(sample.opened())]
         assert found == [("warning", str(file))] or (as_folder and not found)
         assert require_read_or_refused(sample, "", sample.readers) == 0
     finally:

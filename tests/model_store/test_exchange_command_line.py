@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from model_store import ModelStore
 from model_store.cli.exchange import app
 from model_store.errors import ExchangeError, RegistryError, StoreNotFound, UnknownTask
+from model_store.upkeep import verify_store
 from tests.model_store.registries import docker_config, registry
 from tests.model_store.samples import new_store, publish
 
@@ -50,7 +51,7 @@ def test_export_and_import(tmp_path: Path, store: ModelStore) -> None:
     assert again.startswith("2 versions: 0 blobs (0 bytes) sent, 7 blobs (")
     assert " received, 0 blobs" in run("import", "--oci", layout, "--store", other)
     assert ModelStore(other).tasks() == store.tasks()
-    assert ModelStore(other).verify() == []
+    assert verify_store(ModelStore(other)) == []
 
 
 def test_push_and_pull(tmp_path: Path, store: ModelStore, host: str) -> None:
@@ -91,7 +92,7 @@ def test_copy_between_any_two_places(tmp_path: Path, store: ModelStore, host: st
         assert run("copy", source, target).startswith("2 versions: 7 blobs (")
         assert run("copy", source, target).startswith("2 versions: 0 blobs (0 bytes) sent, 7")
     end = ModelStore(tmp_path / "end")
-    assert end.verify() == []
+    assert verify_store(end) == []
     assert {task: end.resolve(task).digest for task in end.tasks()} == {
         task: store.resolve(task).digest for task in store.tasks()
     }

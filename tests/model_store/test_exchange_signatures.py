@@ -10,6 +10,7 @@ from model_store.exchange.oci_layout import LayoutPlace
 from model_store.exchange.registry import Reference, RegistryPlace
 from model_store.exchange.signing import sign, verify
 from model_store.exchange.transfer import Place, StorePlace, transfer
+from model_store.upkeep import verify_store
 from tests.model_store.registries import registry
 from tests.model_store.samples import new_store, publish
 
@@ -53,7 +54,7 @@ def test_signatures_go_along_and_are_joined(kind: str, tmp_path: Path) -> None:
         transfer(StorePlace(first), middle)
         transfer(middle, StorePlace(first))
         require_signed(first, digest, [0, 1])
-        assert first.verify() == second.verify() == []
+        assert verify_store(first) == verify_store(second) == []
         assert first.tasks() == ["a/t", "unsigned"]
 
 
@@ -69,4 +70,4 @@ def test_copies_share_no_file(tmp_path: Path) -> None:
     blobs = list(tmp_path.rglob("blobs/sha256/*"))
     assert len(blobs) == 4 * len(list((tmp_path / "layout/blobs/sha256").iterdir()))
     assert all(blob.stat().st_nlink == 1 for blob in blobs)
-    assert second.verify() == third.verify() == []
+    assert verify_store(second) == verify_store(third) == []

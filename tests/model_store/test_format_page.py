@@ -67,8 +67,8 @@ def on_page(field: str) -> dict[str, Any]:
 def test_the_log_and_the_file_of_a_gc(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     for task in ("cmaterdb/bangla", "a", "cmaterdb/bangla"):
-        announce(store._storage, task)  # pyright: ignore[reportPrivateUsage]
-    handshake = Handshake(store._storage)  # pyright: ignore[reportPrivateUsage]
+        announce(store.storage, task)
+    handshake = Handshake(store.storage)
     handshake.begin(Unneeded())
     handshake.count(1, fewer=False)
     handshake.end()

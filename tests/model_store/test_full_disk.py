@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from model_store import ModelStore
+from model_store.upkeep import collect_garbage, verify_store
 from tests.model_store.samples import new_store, publish
 
 
@@ -31,7 +32,7 @@ def publish_with_limit(root: Path, limit_bytes: int) -> int | None:
 
 def require_unharmed(store: ModelStore) -> None:
     """Version 1 and the agent's state are as they were, and no temporary file is left."""
-    assert store.verify() == []
+    assert verify_store(store) == []
     store.component(store.resolve("t", 1).path.components["head"])
     assert store.load_agent("a") in ({"n": 1}, {"n": 2, "long": "x" * 3000})
     assert not list((Path(store.url) / "tmp").iterdir())
@@ -91,5 +92,5 @@ def test_a_disk_that_is_full(small_disk: Path) -> None:
         require_unharmed(store)
         for item in store.history("t")[1:-1]:
             store.rm("t", item.version)
-        store.gc(grace_s=0)
+        collect_garbage(store, grace_s=0)
     assert 3 <= failures < 12

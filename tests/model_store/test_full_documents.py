@@ -10,6 +10,7 @@ import pytest
 from model_store import ModelStore, Unstorable, refs
 from model_store.files.protocol import MAX_SMALL_BYTES
 from model_store.refs import MAX_BYTES, Document
+from model_store.upkeep import collect_garbage, verify_store
 from tests.model_store.samples import document, new_store, publish
 
 LIMIT = 4000
@@ -35,7 +36,7 @@ def test_nothing_is_published_that_could_not_be_read_again(store: ModelStore) ->
             assert publish(store, "t", published + 1) == published + 1
             published += 1
     assert published > 5 and os.path.getsize(document(store, "t")) <= LIMIT
-    assert store.resolve("t").version == published and store.verify(under_way=True) == []
+    assert store.resolve("t").version == published and verify_store(store, under_way=True) == []
     for number in range(1, 4):
         store.rm("t", number)  # what makes it smaller is never refused
     assert publish(store, "t", 99) == published + 1
@@ -66,5 +67,5 @@ def test_claims_of_writers_that_died_do_not_end_a_task(store: ModelStore) -> Non
     with pytest.raises(Unstorable, match="gc"):
         for seed in range(2, 10):
             publish(store, "t", seed)
-    store.gc()
+    collect_garbage(store)
     assert publish(store, "t", 20) == store.resolve("t").version

@@ -17,6 +17,7 @@ from model_store.exchange.oci_layout import LayoutPlace
 from model_store.exchange.signing import verify
 from model_store.exchange.transfer import Report, StorePlace, transfer
 from model_store.manifest import Descriptor
+from model_store.upkeep import collect_garbage, verify_store
 from tests.model_store.gates import ACTIONS, ENDS, PUBLIC_KEY, End, Gate, Slow, publish
 from tests.model_store.places import Place, local_place
 from tests.model_store.samples import arrays, blob_file, path
@@ -93,7 +94,7 @@ def require_sound(place: Place, done: set[str]) -> None:
     """The store is whole, stays so through a gc, and all that was done is so."""
     for _ in range(2):
         store = place.open()
-        assert [problem for problem in store.verify() if problem.severity == "error"] == []
+        assert [problem for problem in verify_store(store) if problem.severity == "error"] == []
         for task in store.tasks():
             for digest in store.resolve(task).path.components.values():
                 store.component(digest)
@@ -101,7 +102,7 @@ def require_sound(place: Place, done: set[str]) -> None:
         for action in done & FACTS.keys():
             holds, undone_by = FACTS[action]
             assert done & undone_by or holds(store), action
-        store.gc(grace_s=0)
+        collect_garbage(store, grace_s=0)
 
 
 def attempt(store: ModelStore, action: str) -> set[str]:
@@ -325,7 +326,7 @@ def test_a_copy_does_not_remove_what_a_gc_was_removing_when_it_was_begun(
     publish(store, "t", 1)
     shutil.copytree(store.url, copy.url)
     (Path(copy.url) / "gc").write_bytes(note)
-    assert [problem for problem in copy.open().verify() if problem.severity == "error"] == []
+    assert [problem for problem in verify_store(copy.open()) if problem.severity == "error"] == []
     ACTIONS[who](copy.open())
     require_sound(copy, set())
     assert seeds(copy.open())[4] == 1
@@ -406,5 +407,5 @@ def test_an_export_takes_nothing_from_another(
         export()
     target = ModelStore(tmp_path / "target", create=True)
     transfer(LayoutPlace(layout), StorePlace(target))
-    assert target.resolve("t").digest == store.resolve("t").digest and target.verify() == []
+    assert target.resolve("t").digest == store.resolve("t").digest and verify_store(target) == []
     assert export().moved_blobs == 0

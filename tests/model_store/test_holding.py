@@ -19,6 +19,7 @@ from model_store.files import leases
 from model_store.files.leases import ObjectLease, renewed
 from model_store.files.local import LocalStorage
 from model_store.files.protocol import Taken
+from model_store.upkeep import verify_store
 from tests.model_store.places import Place
 from tests.model_store.samples import new_store
 from tests.model_store.test_many_writers import start
@@ -67,7 +68,7 @@ def test_an_agent_is_held_by_one_at_a_time(place: Place) -> None:
             pass
         held.check()
     with place.open().hold(AGENT):
-        assert store.agents() == [] and store.verify() == []
+        assert store.agents() == [] and verify_store(store) == []
 
 
 def test_an_error_gives_the_agent_back(place: Place) -> None:
@@ -297,7 +298,7 @@ def test_a_removed_state_is_gone_and_its_name_can_begin_anew(place: Place) -> No
     component = store.put({"kernel": np.zeros(3, np.float32)})
     store.save_agent(AGENT, {"cycle": 1}, [component], replacing=None)
     store.remove_agent(AGENT)
-    assert store.agents() == [] and store.agent_state(AGENT) is None and store.verify() == []
+    assert store.agents() == [] and store.agent_state(AGENT) is None and verify_store(store) == []
     store.remove_agent(AGENT)  # nothing is there to be lost
     saved = store.save_agent(AGENT, {"cycle": 2}, [component], replacing=None)
     assert place.open().agent_state(AGENT) == (saved, {"cycle": 2})

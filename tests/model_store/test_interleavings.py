@@ -20,6 +20,7 @@ from model_store.exchange.signing import sign
 from model_store.files.gc_handshake import Handshake
 from model_store.files.local import LocalStorage
 from model_store.files.protocol import Unneeded
+from model_store.upkeep import collect_garbage, verify_store
 from tests.model_store.samples import arrays, new_store, path, publish
 
 KEY = ed25519.Ed25519PrivateKey.generate()
@@ -146,7 +147,7 @@ ACTIONS: dict[str, Action] = {
     "save": lambda store: store.save_agent("agent", {"n": 2}, [store.put(arrays(7))]),
     "remove a version": lambda store: store.rm("t", 3),
     "remove the task": lambda store: store.rm("t"),
-    "gc": lambda store: store.gc(grace_s=0),
+    "gc": lambda store: collect_garbage(store, grace_s=0),
 }
 
 
@@ -161,9 +162,9 @@ def attempt(action: Action, store: ModelStore) -> bool:
 
 def require_sound(store: ModelStore, done: set[str]) -> None:
     """No ref names what is not there, gc works, and what was acknowledged is so."""
-    assert store.verify() == []
-    store.gc(grace_s=0)
-    assert store.verify() == []
+    assert verify_store(store) == []
+    collect_garbage(store, grace_s=0)
+    assert verify_store(store) == []
     live = store.live().get("t")
     if live:
         resolved = store.resolve("t")
@@ -216,7 +217,7 @@ def test_two_gcs_as_when_a_lease_ran_out(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_gc_whose_lease_was_taken_ends(tmp_path: Path) -> None:
     store = prepared(tmp_path)
     key = f"blobs/sha256/{store.put(arrays(7))[7:]}"
-    slow, fast = (Handshake(store._storage) for _ in range(2))  # pyright: ignore
+    slow, fast = (Handshake(store.storage) for _ in range(2))
     slow.begin(Unneeded())
     slow.propose([key])
     fast.begin(Unneeded())
@@ -230,11 +231,11 @@ def test_what_a_dead_gc_had_doomed_is_there_for_who_needs_it(tmp_path: Path) -> 
     store = prepared(tmp_path)
     digest = store.put(arrays(7))
     key = f"blobs/sha256/{digest[7:]}"
-    dead = Handshake(store._storage)  # pyright: ignore[reportPrivateUsage]
+    dead = Handshake(store.storage)
     dead.begin(Unneeded())
     dead.propose([key])
     assert dead.doom([key]) == {key}
     assert store.put(arrays(7)) == digest  # at once: nobody holds the gc's lock
     store.publish(path("u", {"head": digest}))
-    store.gc(grace_s=0)
+    collect_garbage(store, grace_s=0)
     assert store.component(digest)

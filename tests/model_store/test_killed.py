@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from model_store import ModelStore, Published
+from model_store.upkeep import collect_garbage, verify_store
 from tests.model_store.samples import arrays, new_store, path, publish
 
 Action = Callable[[ModelStore], object]
@@ -46,7 +47,7 @@ def fork(action: Callable[[], object]) -> int:
 def require_sound(root: Path, tasks: list[str]) -> dict[str, list[Published]]:
     """The store is valid, serves these tasks, and their versions have no gap; all versions."""
     store = ModelStore(root)
-    assert store.verify() == []
+    assert verify_store(store) == []
     assert set(tasks) <= set(store.tasks())
     versions = {task: store.history(task) for task in tasks}
     for history in versions.values():
@@ -107,7 +108,7 @@ def test_killed_at_random(tmp_path: Path, stores: int) -> None:
     assert in_a_fresh_process(kill_ten_times_each, tmp_path, stores) >= 10 * stores
     for number in range(stores):
         store = ModelStore(tmp_path / str(number))
-        store.gc(grace_s=0)
+        collect_garbage(store, grace_s=0)
         assert not list((Path(store.url) / "tmp").iterdir())
         require_sound(Path(store.url), store.tasks())
 
@@ -159,11 +160,11 @@ def save_agent(store: ModelStore) -> None:
     store.save_agent("agent", {"generation": 2}, [store.put(arrays(6))])
 
 
-def collect_garbage(store: ModelStore) -> None:
+def make_and_collect_garbage(store: ModelStore) -> None:
     """Remove what three components, a path and an agent's state left."""
     for seed in (11, 12, 13):
         store.put(arrays(seed))
-    store.gc(grace_s=0)
+    collect_garbage(store, grace_s=0)
 
 
 def kill_before_every_step(directory: Path, action: Action) -> int:
@@ -184,7 +185,7 @@ def kill_before_every_step(directory: Path, action: Action) -> int:
         store = ModelStore(root)
         assert store.load_agent("agent") in ({"generation": 1}, {"generation": 2})
         store.publish(path("after", {"head": store.put(arrays(9))}))
-        store.gc(grace_s=0)
+        collect_garbage(store, grace_s=0)
         require_sound(root, ["task/0", "after"])
         shutil.rmtree(root)
         if not status:
@@ -201,7 +202,7 @@ def kill_before_every_step(directory: Path, action: Action) -> int:
         (roll_back, 3),
         (remove_task, 4),
         (save_agent, 12),
-        (collect_garbage, 15),
+        (make_and_collect_garbage, 15),
     ],
 )
 def test_killed_before_every_step(tmp_path: Path, action: Action, steps: int) -> None:

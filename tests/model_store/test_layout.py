@@ -15,6 +15,7 @@ from model_store import CorruptBlob, DamagedStore, ModelStore, StoreError, diges
 from model_store.errors import ExchangeError
 from model_store.exchange.oci_layout import LayoutPlace
 from model_store.exchange.transfer import Report, StorePlace, transfer
+from model_store.upkeep import verify_store
 from tests.model_store.registries import skopeo
 from tests.model_store.samples import new_store, publish
 
@@ -56,7 +57,7 @@ def test_what_is_exported_imports_into_a_new_store(tmp_path: Path) -> None:
     exported(store, layout)
     target = ModelStore(tmp_path / "target", create=True)
     assert imported(layout, target).moved_blobs == 7
-    assert target.verify() == []
+    assert verify_store(target) == []
     for task in store.tasks():
         assert target.resolve(task).digest == store.resolve(task).digest
     assert imported(layout, target).moved_blobs == 0
@@ -258,7 +259,7 @@ def test_a_hostile_layout_is_refused_and_nothing_is_added(
         imported(layout, target)
     assert isinstance(raised.value, StoreError)
     assert target.tasks() == []
-    assert target.verify() == []
+    assert verify_store(target) == []
 
 
 def test_wrong_bytes_are_named_by_digest_and_path(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from model_store import BlobNotFound, MissingComponent, ModelStore, digest_of, encode
+from model_store.upkeep import collect_garbage, verify_store
 from tests.model_store.places import Place
 from tests.model_store.samples import arrays, blob_file, new_store, publish
 
@@ -91,7 +92,7 @@ def require_all(store: ModelStore, acknowledged: list[Answer], tasks: list[str])
         seeds = {item.version: item.path.lineage["seed"] for item in history}
         assert versions.items() <= seeds.items()
         assert store.resolve(task).version >= max(versions)
-    assert store.verify() == []
+    assert verify_store(store) == []
 
 
 @pytest.mark.parametrize(
@@ -148,14 +149,14 @@ def test_a_swap_waits_for_the_lock_and_reading_does_not(
         assert store.live()["t"][0] == 2 and store.agents() == [] and store.aliases("t") == {}
     changing.join(60)
     assert not changing.is_alive()
-    assert store.verify() == []
+    assert verify_store(store) == []
 
 
 def test_nobody_waits_for_a_gc_but_another_gc(place: Place) -> None:
     store = place.open(create=True)
     publish(store, "t", 1)
-    with store._storage.alone("gc"):  # pyright: ignore[reportPrivateUsage]
-        collecting = threading.Thread(target=store.gc, daemon=True)
+    with store.storage.alone("gc"):
+        collecting = threading.Thread(target=collect_garbage, args=(store,), daemon=True)
         collecting.start()
         for name in ("publish", "rollback", "alias", "save_agent"):
             SWAPS[name](store)
@@ -163,7 +164,7 @@ def test_nobody_waits_for_a_gc_but_another_gc(place: Place) -> None:
         assert collecting.is_alive()
     collecting.join(60)
     assert not collecting.is_alive()
-    assert store.verify() == []
+    assert verify_store(store) == []
 
 
 class Reader:
@@ -217,7 +218,7 @@ def test_gc_takes_nothing_from_under_a_publisher(tmp_path: Path) -> None:
     def collect_garbage() -> None:
         nonlocal removed
         published, _ = store.live().get("a", (0, ""))
-        removed += len(store.gc(grace_s=OLD_S - STEP_S * (published + 2)).removed)
+        removed += len(collect_garbage(store, grace_s=OLD_S - STEP_S * (published + 2)).removed)
 
     acknowledged = collect(start_writers(Place(store.url), 2, ["a"], 30), collect_garbage)
     assert len(acknowledged) == 60 and removed > 0
@@ -245,10 +246,10 @@ def test_without_any_grace_a_version_is_whole_or_was_refused(place: Place) -> No
 
     def collect_garbage() -> None:
         with suppress(BlobNotFound):  # a version whose publisher is just putting its manifest again
-            store.gc(grace_s=0)
+            collect_garbage(store, grace_s=0)
 
     acknowledged = collect(answers, collect_garbage)
-    assert store.verify() == []
+    assert verify_store(store) == []
     versions = {item.version: item.path.lineage["seed"] for item in store.history("a")}
     assert {version: seed for _, version, seed in acknowledged} == versions
 
@@ -257,7 +258,9 @@ def collect_until_told(place: Place, answers: Connection) -> None:
     """A gc that goes on and on, and says so."""
     store = place.open()
     while True:
-        answers.send(len(store.gc(grace_s=5).removed))  # longer than a publish takes, under load
+        answers.send(
+            len(collect_garbage(store, grace_s=5).removed)
+        )  # longer than a publish takes, under load
 
 
 def kill_and_replace(place: Place, kills: int, apart: int) -> tuple[list[Answer], int]:

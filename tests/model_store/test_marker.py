@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from model_store import ModelStore, StoreError, StoreNotFound, UnknownFormat
+from model_store.upkeep import collect_garbage, verify_store
 from tests.model_store.samples import arrays, new_store, path, publish
 
 
@@ -21,9 +22,9 @@ def test_a_store_with_unknown_features_is_read_and_not_collected(tmp_path: Path)
     garbage = store.put(arrays(9))
     marked(store, features=["further-refs"])
     opened = ModelStore(store.url)
-    assert opened.resolve("t").version == 1 and opened.verify() == []
+    assert opened.resolve("t").version == 1 and verify_store(opened) == []
     with pytest.raises(UnknownFormat, match="further-refs"):
-        opened.gc(grace_s=0)
+        collect_garbage(opened, grace_s=0)
     assert opened.size(garbage)
 
 
@@ -60,7 +61,7 @@ def test_a_store_that_vanishes_is_not_made_again(tmp_path: Path, left: bool) -> 
         lambda: store.publish(path("t", components, labels=("other",))),
         lambda: store.rollback("t", 1),
         lambda: store.rm("t"),
-        lambda: store.gc(grace_s=0),
+        lambda: collect_garbage(store, grace_s=0),
         lambda: store.save_agent("a", {}, []),
     ):
         with pytest.raises((StoreError, OSError)):
@@ -71,4 +72,4 @@ def test_a_store_that_vanishes_is_not_made_again(tmp_path: Path, left: bool) -> 
     if left:
         root.rmdir()
     (tmp_path / "away").rename(root)
-    assert publish(store, "t", 2) == 2 and ModelStore(root).verify() == []
+    assert publish(store, "t", 2) == 2 and verify_store(ModelStore(root)) == []

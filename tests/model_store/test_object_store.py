@@ -30,6 +30,7 @@ from model_store.files.cache import BlobCache
 from model_store.files.gc_handshake import Handshake
 from model_store.files.objects import ObjectStorage
 from model_store.files.protocol import Unneeded
+from model_store.upkeep import collect_garbage, usage_of, verify_store
 from tests.model_store.object_stores import SECRET, S3Server
 from tests.model_store.places import Place
 from tests.model_store.samples import arrays, new_store, path, publish
@@ -57,8 +58,8 @@ def test_a_store_on_s3_has_the_objects_a_folder_has_as_files(
             assert data == (Path(local.url) / name).read_bytes(), name
     assert remote.versions("a/b") == local.versions("a/b") and remote.pins() == local.pins()
     assert remote.aliases("a/b") == local.aliases("a/b") == {"stable": 2}
-    assert remote.verify() == local.verify() == []
-    assert remote.du() == local.du()
+    assert verify_store(remote) == verify_store(local) == []
+    assert usage_of(remote) == usage_of(local)
     assert remote.load_agent("agent") == {"n": 1} and remote.agents() == ["agent"]
 
 
@@ -196,13 +197,13 @@ def test_damaged_objects_are_found(s3: S3Server, s3_store: Place, tmp_path: Path
         store = fresh(s3_store, tmp_path / str(number))
         with pytest.raises(CorruptBlob, match=digest):
             store.component(digest)
-        (problem,) = store.verify()
+        (problem,) = verify_store(store)
         assert problem.digest == digest and problem.path == f"{s3_store.url}/{key}"
     obstore.delete(s3.client(tmp_path.name), key)
     store = fresh(s3_store, tmp_path / "missing")
     with pytest.raises(BlobNotFound, match=key):
         store.component(digest)
-    assert store.put(arrays(1)) == digest and store.verify() == []
+    assert store.put(arrays(1)) == digest and verify_store(store) == []
 
 
 @pytest.mark.parametrize("data", [b"", b"v1", b"v9\n", b"x" * 2_000_000])
@@ -211,7 +212,7 @@ def test_damaged_refs_are_found(s3: S3Server, s3_store: Place, tmp_path: Path, d
     overwrite(s3, tmp_path, "refs/tasks/t", data)
     with pytest.raises(CorruptRef, match="refs/tasks/t"):
         s3_store.open().resolve("t")
-    assert [p.severity for p in s3_store.open().verify()] == ["error"]
+    assert [p.severity for p in verify_store(s3_store.open())] == ["error"]
 
 
 def test_verify_reads_the_store_and_not_the_copies_here(
@@ -221,10 +222,10 @@ def test_verify_reads_the_store_and_not_the_copies_here(
     publish(store, "t", 1)
     digest = store.resolve("t").path.components["head"]
     assert store.component(digest)
-    assert store.verify() == []
+    assert verify_store(store) == []
     key = f"blobs/sha256/{digest[7:]}"
     overwrite(s3, tmp_path, key, b"x" * store.size(digest))
-    (problem,) = store.verify()
+    (problem,) = verify_store(store)
     assert f"{s3_store.url}/{key}" in problem.message and digest in problem.message
 
 
@@ -356,28 +357,28 @@ def test_a_lease_is_taken_over_when_its_holder_is_silent(
     monkeypatch.setattr("model_store.files.leases.LEASE_S", 1.0)
     monkeypatch.setattr("model_store.files.leases.LEASE_POLL_S", 0.05)
     store = s3_store.open(create=True)
-    storage = store._storage  # pyright: ignore[reportPrivateUsage]
+    storage = store.storage
     # The second one gets it after a second of silence.
     with storage.alone("gc") as silent, storage.alone("gc") as next_one:
         next_one.renew()
         with pytest.raises(LeaseLost, match="leases/gc"):
             time.sleep(0.2)
             silent.renew()
-    store.gc()
+    collect_garbage(store)
 
 
 def test_what_a_dead_gc_was_removing_is_there_for_who_needs_it(s3_store: Place) -> None:
     store = s3_store.open(create=True)
     publish(store, "t", 1)
     old = store.put(arrays(5))
-    storage = store._storage  # pyright: ignore[reportPrivateUsage]
+    storage = store.storage
     assert isinstance(storage, ObjectStorage)
     dead = Handshake(storage)
     dead.begin(Unneeded())
     dead.propose([f"blobs/sha256/{old[7:]}"])
     assert dead.doom([f"blobs/sha256/{old[7:]}"])
     assert store.put(arrays(5)) == old  # needs what is doomed, and nobody holds the lease
-    assert store.component(old) and store.verify() == []
+    assert store.component(old) and verify_store(store) == []
     store.publish(path("u", {"head": old}))
 
 

@@ -103,7 +103,7 @@ def test_a_second_call_reads_only_what_is_new(
     store = place.open(create=True)
     for number in range(20):
         publish(store, f"t{number}", "x")
-    storage = store._storage  # pyright: ignore[reportPrivateUsage]
+    storage = store.storage
     read: list[str] = []
     load, read_many = storage.load, storage.read_many
 

@@ -10,6 +10,7 @@ from model_store.errors import ExchangeError
 from model_store.exchange.oci_layout import LayoutPlace
 from model_store.exchange.registry import Reference
 from model_store.exchange.transfer import StorePlace, transfer
+from model_store.upkeep import verify_store
 from tests.model_store.registries import (
     Asked,
     Harm,
@@ -89,7 +90,7 @@ def test_what_is_pushed_pulls_into_a_new_store(
     report = pull(harmful.host, repository, other)
     assert (report.versions, report.moved_blobs) == (2, 7)
     assert harmful.count("GET", "/blobs/") == 7  # each once, path specs too
-    assert other.verify() == []
+    assert verify_store(other) == []
     for task in store.tasks():
         assert other.resolve(task).digest == store.resolve(task).digest
     assert pull(harmful.host, repository, other).moved_blobs == 0
@@ -108,7 +109,7 @@ def test_skopeo_reads_what_is_pushed_and_its_layout_imports(
         skopeo("copy", "--src-tls-verify=false", image, f"oci:{tmp_path}/layout:{tag}")
     other = target(tmp_path)
     transfer(LayoutPlace(tmp_path / "layout"), StorePlace(other))
-    assert other.verify() == []
+    assert verify_store(other) == []
     for task in store.tasks():
         assert other.resolve(task).digest == store.resolve(task).digest
 
@@ -166,7 +167,7 @@ def test_a_large_blob(tmp_path: Path, running: Registry, repository: str) -> Non
     store.publish(path("large", {"body": store.put(arrays(1, 1200))}))
     push(store, running.host, repository)
     pull(running.host, repository, other)
-    assert other.verify() == []
+    assert verify_store(other) == []
     assert other.resolve("large").digest == store.resolve("large").digest
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from model_store import CorruptBlob, ModelStore, digest_of
 from model_store.errors import RegistryError
+from model_store.upkeep import verify_store
 from tests.model_store.registries import Asked, Harm, Proxy, proxy, pull, push, registry
 from tests.model_store.samples import arrays, new_store, path, publish
 
@@ -101,7 +102,7 @@ def test_a_connection_that_breaks_off_is_taken_up_where_it_ended(
     push(store, harmful.host, repository)
     harmful.harm = Times("GET", f"/blobs/{body}", Harm(cut_after=1_000_000), Harm(cut_after=0))
     pull(harmful.host, repository, other)
-    assert other.verify() == []
+    assert verify_store(other) == []
     ranges = [
         asked.headers.get("Range")
         for asked in harmful.asked
@@ -122,7 +123,7 @@ def test_a_registry_that_knows_no_ranges_is_asked_for_the_whole_again(
     part, whole = Harm(cut_after=1_000_000), Harm(without_range=True)
     harmful.harm = Times("GET", f"/blobs/{body}", part, whole)
     pull(harmful.host, repository, other)
-    assert other.verify() == []
+    assert verify_store(other) == []
 
 
 def test_wrong_bytes_are_refused_and_nothing_is_added(
@@ -135,7 +136,7 @@ def test_wrong_bytes_are_refused_and_nothing_is_added(
     with pytest.raises(CorruptBlob, match="nothing was stored"):
         pull(harmful.host, repository, other)
     assert other.tasks() == []
-    assert other.verify() == []
+    assert verify_store(other) == []
     harmful.harm = lambda asked: Harm(spoil=True) if "/manifests/" in asked.path else None
     with pytest.raises(CorruptBlob, match="the registry says"):
         pull(harmful.host, repository, other)
@@ -209,7 +210,7 @@ def test_a_killed_push_is_taken_up_where_it_ended(
     assert report.moved_blobs + report.present_blobs == 31
     assert 0 < report.present_blobs < 31
     pull(harmful.host, repository, other)
-    assert other.verify() == []
+    assert verify_store(other) == []
     assert other.tasks() == store.tasks()
 
 
@@ -222,11 +223,11 @@ def test_a_killed_pull_is_taken_up_where_it_ended(
     push(store, harmful.host, repository)
     command = ("pull", f"{harmful.host}/{repository}", "--store", other.url)
     killed(harmful, ("GET", "/blobs/"), 10 + 12, *command)  # ten path specs come first
-    assert other.verify() == []
+    assert verify_store(other) == []
     report = pull(harmful.host, repository, other)
     assert report.moved_blobs + report.present_blobs == 31
     assert 0 < report.present_blobs < 31
-    assert other.verify() == []
+    assert verify_store(other) == []
     assert other.tasks() == store.tasks()
 
 

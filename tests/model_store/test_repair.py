@@ -18,6 +18,7 @@ from model_store.exchange.transfer import StorePlace, transfer
 from model_store.files.local import LocalStorage
 from model_store.files.object_clients import Clients
 from model_store.files.protocol import MARKER
+from model_store.upkeep import collect_garbage, verify_store
 from model_store.upkeep.repair import BlobSource, RepairReport, StoreSource, repair
 from tests.model_store.memory_s3 import memory_s3
 from tests.model_store.registries import place as registry_place
@@ -60,7 +61,7 @@ def test_every_damage_is_repaired_from_a_backup(
         damage.do(root)
         report = repair(str(root), backup)
         assert errors(report) == [], str(damage)
-        assert ModelStore(root).verify() == [] and repair(str(root)).repaired == ()
+        assert verify_store(ModelStore(root)) == [] and repair(str(root)).repaired == ()
         assert facts(ModelStore(root)) == original.facts, str(damage)
 
 
@@ -77,7 +78,7 @@ def test_documents_are_repaired_from_their_own_copies(
         root = copied(original.folder, tmp_path / "store")
         damage.do(root)
         assert errors(repair(str(root))) == [], str(damage)
-        assert ModelStore(root).verify() == []
+        assert verify_store(ModelStore(root)) == []
         assert facts(ModelStore(root)) == original.facts, str(damage)
         publish(ModelStore(root), "a/t", 70)  # writers go on
 
@@ -95,7 +96,7 @@ def test_a_damaged_blob_that_nothing_needs_is_removed(original: Original, tmp_pa
     digest = ModelStore(root).put(arrays(99))
     (root / "blobs/sha256" / digest[7:]).write_bytes(b"?")
     assert len(repair(str(root)).repaired) == 1
-    assert ModelStore(root).verify() == [] and ModelStore(root).put(arrays(99)) == digest
+    assert verify_store(ModelStore(root)) == [] and ModelStore(root).put(arrays(99)) == digest
     assert facts(ModelStore(root)) == original.facts
 
 
@@ -256,7 +257,7 @@ def test_a_repair_runs_beside_publishers_and_a_gc(
         for change in (
             lambda: publish(store, "a/t", 81, labels=("beside",)),
             lambda: publish(store, "b", 5),  # needs blobs that may be damaged
-            lambda: store.gc(grace_s=0),
+            lambda: collect_garbage(store, grace_s=0),
         ):
             with suppress(StoreError):  # what is damaged is refused
                 change()
@@ -272,7 +273,7 @@ def test_a_repair_runs_beside_publishers_and_a_gc(
             break
         assert errors(repair(str(root), backup)) == [], number
         store = ModelStore(root)
-        assert store.verify() == [] and store.resolve("other").version == 1
+        assert verify_store(store) == [] and store.resolve("other").version == 1
         for task in ("a/t", "b"):
             assert (
                 ModelStore(original.folder).versions(task).items() <= store.versions(task).items()

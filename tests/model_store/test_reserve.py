@@ -14,6 +14,7 @@ import pytest
 
 from model_store import ModelStore
 from model_store.files.ballast import SIZE
+from model_store.upkeep import collect_garbage, verify_store
 from tests.model_store.samples import new_store, publish
 from tests.model_store.small_disks import fill, small_disk, small_ext4
 from tests.model_store.test_killed import fork, in_a_fresh_process
@@ -69,7 +70,7 @@ def require_room(store: ModelStore) -> None:
     """What is new can be published, the reserve is whole, and nothing is wrong."""
     publish(store, "new", 99)
     assert reserve(Path(store.url)) == SIZE
-    assert store.verify() == []
+    assert verify_store(store) == []
     assert not list((Path(store.url) / "tmp").iterdir())
 
 
@@ -89,13 +90,13 @@ def test_a_full_disk_can_be_emptied(disk: Path) -> None:
         work(store, "t", "stable")
         if number % 10 == 0:
             store.unpin(f"p{number // 10}")
-        store.gc(grace_s=1000)
+        collect_garbage(store, grace_s=1000)
         assert (reserve(Path(store.url)) or 0) >= SIZE - SLACK
     store.rm("t", 1)
     store.rm("gone")
     with (disk / "filler").open("ab") as filler:
         filler.truncate(filler.tell() - SLACK)
-    assert store.gc(grace_s=0).removed
+    assert collect_garbage(store, grace_s=0).removed
     require_room(store)
 
 
@@ -105,7 +106,7 @@ def test_what_a_gc_frees_is_room(disk: Path) -> None:
     publish(store, "t", 1)
     fill(disk)
     require_full(store)
-    report = store.gc(grace_s=0)
+    report = collect_garbage(store, grace_s=0)
     assert set(large) <= set(report.removed)
     require_room(store)
 
@@ -117,7 +118,7 @@ def test_a_gc_of_many_blobs_needs_no_more_than_the_reserve(disk: Path) -> None:
         (Path(store.url) / f"blobs/sha256/{number:064x}").touch()
     fill(disk)
     require_full(store)
-    assert len(store.gc(grace_s=0).removed) == 0  # of no bytes
+    assert len(collect_garbage(store, grace_s=0).removed) == 0  # of no bytes
     (disk / "filler").unlink()
     require_room(store)
 
@@ -128,7 +129,7 @@ def busy(root: Path, task: str, name: str, times: int) -> None:
     for _ in range(times):
         work(store, task, name)
         require_full(store)
-        store.gc(grace_s=1000)
+        collect_garbage(store, grace_s=1000)
 
 
 def test_several_processes_at_once(disk: Path) -> None:
@@ -205,7 +206,7 @@ def test_killed_before_every_step(disk: Path) -> None:
     assert (reserve(Path(store.url)) or 0) >= SIZE / 2
     store.rm("gone")
     (disk / "filler").unlink()
-    store.gc(grace_s=0)
+    collect_garbage(store, grace_s=0)
     require_room(store)
 
 
@@ -214,13 +215,13 @@ def test_it_is_made_again(tmp_path: Path) -> None:
     file = Path(store.url) / "reserve"
     assert reserve(Path(store.url)) == SIZE
     file.unlink()
-    store.gc()
+    collect_garbage(store)
     assert reserve(Path(store.url)) == SIZE
     file.write_bytes(b"short")
     publish(store, "t", 1)
     assert reserve(Path(store.url)) == SIZE
     assert file.read_bytes().startswith(b"short")
-    assert store.verify() == []
+    assert verify_store(store) == []
 
 
 def test_what_is_there_is_not_written_again(disk: Path) -> None:
@@ -238,8 +239,8 @@ def test_a_small_disk_is_not_filled_with_it(tmp_path: Path) -> None:
         store = new_store(disk)
         publish(store, "t", 1)
         assert reserve(Path(store.url)) is None
-        store.gc(grace_s=0)
-        assert store.verify() == []
+        collect_garbage(store, grace_s=0)
+        assert verify_store(store) == []
 
 
 def test_a_copy_without_it_works(tmp_path: Path) -> None:
@@ -277,7 +278,7 @@ def test_what_is_no_file_of_the_store_is_left_alone(tmp_path: Path, kind: str) -
     store = new_store(tmp_path)
     other = strange(Path(store.url), kind)
     publish(store, "t", 1)
-    store.gc(grace_s=0)
+    collect_garbage(store, grace_s=0)
     assert other.read_bytes() == b"of somebody else"
     assert not (tmp_path / "nothing").exists()
     assert store.resolve("t").version == 1

@@ -9,19 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_store import Malformed, StoreError, Unstorable, digest_of
-from model_store.exchange.signing import (
+from model_store.exchange.signing import sign, signed_digest, verify
+from model_store.exchange.tags import signature_tag
+from model_store.manifest import Descriptor
+from model_store.signatures import (
     MAX_PAYLOAD_BYTES,
     MAX_SIGNATURES,
     SIGNATURE,
     Signature,
     read_signatures,
-    sign,
     signature_manifest,
-    signature_tag,
-    signed_digest,
-    verify,
 )
-from model_store.manifest import Descriptor
 from tests.model_store.test_signing import DIGEST, KEY, STRANGER
 
 JSON = st.recursive(

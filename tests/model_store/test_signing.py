@@ -14,12 +14,12 @@ from model_store.errors import Untrusted
 from model_store.exchange.signing import (
     PAYLOAD_TYPE,
     PrivateKey,
-    Signature,
     fingerprint,
     sign,
     signed_digest,
     verify,
 )
+from model_store.signatures import Signature
 
 DIGEST, OTHER = digest_of(b"a manifest"), digest_of(b"another")
 KEY, STRANGER = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())

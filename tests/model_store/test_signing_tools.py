@@ -18,17 +18,15 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from model_store import digest_of, encode
 from model_store.exchange.signing import (
     PrivateKey,
-    Signature,
     fingerprint,
     load_private_key,
     load_public_keys,
-    read_signatures,
     sign,
-    signature_manifest,
-    signature_tag,
     verify,
 )
+from model_store.exchange.tags import signature_tag
 from model_store.manifest import IMAGE_MANIFEST, path_manifest
+from model_store.signatures import Signature, read_signatures, signature_manifest
 from tests.model_store.registries import program
 from tests.model_store.registries import registry as docker_registry
 from tests.model_store.samples import arrays, path

@@ -17,6 +17,7 @@ from obstore.exceptions import GenericError, PermissionDeniedError
 
 from model_store import ModelStore, StorageError
 from model_store.exchange.oci_layout import LayoutPlace
+from model_store.upkeep import verify_store
 from model_store.watching import View
 from tests.model_store.places import Place
 from tests.model_store.samples import arrays, document, new_store, publish
@@ -259,7 +260,7 @@ def test_everything_in_a_store_has_the_permissions_of_its_folder(tmp_path: Path,
         assert stat.S_IMODE(status.st_mode) == expected, path
         assert (status.st_uid, status.st_gid) == (found.st_uid, found.st_gid), path
     assert seen > 20
-    assert ModelStore(root).verify() == []
+    assert verify_store(ModelStore(root)) == []
 
 
 @pytest.mark.parametrize("mode", [0, 0o100, 0o300])
@@ -305,7 +306,7 @@ def test_verify_names_what_cannot_be_read_and_goes_on(tmp_path: Path) -> None:
         publish(store, task, 1)
     place = Place(store.url)
     with failing(place, "EACCES", "refs/tasks/bad"):
-        found = ModelStore(store.url).verify()
+        found = verify_store(ModelStore(store.url))
     errors = [problem.path for problem in found if problem.severity == "error"]
     assert errors == [str(document(store, "bad"))]
     assert [task.task for task in store.served()] == ["bad", "good"]

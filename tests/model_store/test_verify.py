@@ -12,6 +12,7 @@ import pytest
 from model_store import ModelStore
 from model_store.errors import StoreError
 from model_store.files.local import LocalStorage
+from model_store.upkeep import collect_garbage, verify_store
 from model_store.upkeep.verification import Problem
 from tests.model_store.samples import arrays, new_store, publish
 from tests.model_store.sweeps import (
@@ -28,7 +29,7 @@ from tests.model_store.sweeps import (
 def errors(folder: Path) -> list[Problem]:
     """Of a store, also where it cannot even be opened."""
     try:
-        return [p for p in ModelStore(folder).verify() if p.severity == "error"]
+        return [p for p in verify_store(ModelStore(folder)) if p.severity == "error"]
     except StoreError as error:
         return [Problem("error", "", None, str(error))]
 
@@ -66,7 +67,7 @@ def test_every_damage_of_every_single_file_is_found_and_named(
 def _again(store: ModelStore) -> None:
     components = dict(store.resolve("b", 1).path.components)
     store.rm("b", 1)
-    store.gc(grace_s=0)
+    collect_garbage(store, grace_s=0)
     publish(store, "b", 3)
     assert dict(store.resolve("b").path.components) == components
 
@@ -74,7 +75,7 @@ def _again(store: ModelStore) -> None:
 def _then_gc(change: Callable[[ModelStore], object]) -> Callable[[ModelStore], object]:
     def both(store: ModelStore) -> None:
         change(store)
-        store.gc(grace_s=0)
+        collect_garbage(store, grace_s=0)
 
     return both
 
@@ -102,16 +103,16 @@ def test_no_alarm_about_what_others_do_meanwhile(
 ) -> None:
     """At each call of the storage in turn, another process does something."""
     calls = Overtaken(monkeypatch)
-    calls.count(lambda: ModelStore(original[0]).verify())
+    calls.count(lambda: verify_store(ModelStore(original[0])))
     assert calls.made > 70
     for number in range(1, calls.made, every):
         root = copied(original[0], tmp_path / "store")
         store = ModelStore(root)
         publish(store, "b", 6)
         calls.overtake(number, lambda root=root: MEANWHILE[meanwhile](ModelStore(root)))
-        assert store.verify() == [], number
+        assert verify_store(store) == [], number
         assert calls.overtaken
-        assert ModelStore(root).verify() == []
+        assert verify_store(ModelStore(root)) == []
 
 
 def _is_free(root: Path) -> bool:
@@ -170,15 +171,15 @@ def test_what_no_writer_gets_past_is_named(tmp_path: Path, name: str, kind: str)
     publish(store, "t", 1)
     place = Path(store.url) / name
     place.unlink()
-    assert store.verify() == []  # it is made again
+    assert verify_store(store) == []  # it is made again
     if kind == "folder":
         place.mkdir()
     elif kind == "link":
         place.symlink_to("elsewhere")
     else:
         os.mkfifo(place)
-    (problem,) = store.verify()
+    (problem,) = verify_store(store)
     assert (problem.severity, problem.path) == ("error", str(place))
     assert store.resolve("t").version == 1
     place.rmdir() if kind == "folder" else place.unlink()
-    assert publish(store, "t", 2) == 2 and store.verify() == []
+    assert publish(store, "t", 2) == 2 and verify_store(store) == []

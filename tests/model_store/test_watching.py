@@ -105,7 +105,7 @@ def test_a_change_long_after_its_announcement_is_seen(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     publish(store, "t", 1)
     watcher = ModelStore(store.url)
-    watching.announce(store._storage, "u")  # pyright: ignore[reportPrivateUsage]
+    watching.announce(store.storage, "u")
     for _ in range(3):
         assert versions(watcher) == {"t": 1}
     copy_document(store, "t", "u")

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from model_store import ModelStore, StoreError
 from model_store.exchange.signing import sign
 from model_store.files.object_clients import Clients
+from model_store.upkeep import collect_garbage, usage_of, verify_store
 from tests.model_store.memory_s3 import Answer, MemoryS3, Request, memory_s3
 from tests.model_store.samples import arrays, publish
 
@@ -59,10 +60,10 @@ OPERATIONS: dict[str, Callable[[ModelStore], object]] = {
     "load": lambda store: store.load_agent("agent"),
     "agents": lambda store: store.agents(),
     "hold": lambda store: store.hold("agent").__enter__,
-    "du": lambda store: store.du(),
-    "verify": lambda store: store.verify(),
-    "gc": lambda store: store.gc(grace_s=0),
-    "gc dry": lambda store: store.gc(grace_s=0, dry_run=True),
+    "du": lambda store: usage_of(store),
+    "verify": lambda store: verify_store(store),
+    "gc": lambda store: collect_garbage(store, grace_s=0),
+    "gc dry": lambda store: collect_garbage(store, grace_s=0, dry_run=True),
 }
 
 

@@ -1,5 +1,6 @@
 """A gateway on a store in S3: loads, takes in new versions, and outlives the server."""
 
+from model_store.upkeep import collect_garbage
 from tests.model_store.places import Place
 from tests.service.in_process import Gateway
 from tests.service.systems import png, publish
@@ -20,7 +21,7 @@ def test_tasks_are_served_from_an_object_store(s3_store: Place, compilations: st
         eventually(lambda: gateway.classify("early", png(1)).json()["version"] == 1)
         store.rm("late")
         eventually(lambda: gateway.classify("late", png(1)).status_code == 404)
-        store.gc(grace_s=0)
+        collect_garbage(store, grace_s=0)
         assert gateway.classify("early", png(1)).json()["version"] == 1
     finally:
         gateway.close()

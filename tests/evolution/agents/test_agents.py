@@ -14,6 +14,7 @@ from evolution.reports import measures, stored_runs
 from evolution.state import StateError
 from evolution.training.validation import measured_on
 from model_store import AgentBusy, AgentMoved, ModelStore
+from model_store.upkeep import collect_garbage, verify_store
 from tests.evolution.agent_systems import publish, run, tiny_classes, versions
 from tests.evolution.systems import tasks, toy_task
 from vit import Architecture, preprocess
@@ -58,7 +59,7 @@ def test_a_cycle_ends_with_a_version_that_says_where_it_comes_from(store):
     reached = predictions(store)[store.resolve("toy/a").digest].argmax(-1)
     accuracy = float((reached == toy_task("toy/a").test.labels).mean())
     assert accuracy == path.metrics["test"]["accuracy"]
-    assert store.verify() == []
+    assert verify_store(store) == []
 
 
 def test_cycles_are_counted_over_an_agents_life(store):
@@ -94,9 +95,9 @@ def test_what_a_cycle_began_with_is_kept_for_it(store):
     publish(store, OTHER, "toy/b", 1)
     run(store, MINE, stop_after=1)
     store.rm("toy/b")
-    store.gc(grace_s=0)
+    collect_garbage(store, grace_s=0)
     run(store, MINE)
-    assert len(versions(store, MINE)) == 1 and store.verify() == []
+    assert len(versions(store, MINE)) == 1 and verify_store(store) == []
 
 
 def test_nothing_that_is_published_ever_changes(store):

@@ -17,6 +17,7 @@ from evolution.agents.supervisor import Supervisor
 from evolution.agents.view import View
 from evolution.agents.worker import Order
 from model_store import ModelStore
+from model_store.upkeep import verify_store
 from tests.evolution.agent_systems import agents_command, run, tiny_classes
 
 AGENTS = ("three:toy/a", "three:toy/b", "four:toy/a")
@@ -65,7 +66,7 @@ def test_agents_that_are_killed_go_on_and_the_others_do_not_notice(tmp_path, cac
     for agent in AGENTS:
         progress = state.load(store, agent.replace(":", "/"))[0]
         assert progress.iteration == 2 and len(progress.history) == 4
-    assert store.verify() == []
+    assert verify_store(store) == []
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from evolution.checkpoints import import_state
 from evolution.events import TaskPublished
 from evolution.population import ROOT, Path, Population, accounted_params
 from model_store import ModelStore, Published
+from model_store.upkeep import collect_garbage
 from tests.evolution.agent_systems import THREE, publish, run, tiny_classes, versions
 from tests.evolution.published_states import write_agents
 from tests.evolution.systems import ROOT as ARCHITECTURE
@@ -147,7 +148,7 @@ def test_momenta_once_seen_are_kept_whatever_becomes_of_the_publisher_and_the_pr
             for row in document["components"]:
                 row["momentum"] = None
             store.save_agent("three/toy/b", document, state.needed(document))
-            store.gc(grace_s=0)
+            collect_garbage(store, grace_s=0)
         run(store, "three:toy/a", cycle)
         snapshot = store.load_agent("snapshots/three/toy/a")
         assert snapshot is not None

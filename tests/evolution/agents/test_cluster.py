@@ -17,6 +17,7 @@ from evolution.agents.ray_cluster import Cluster
 from evolution.agents.view import Report
 from evolution.agents.worker import Order
 from model_store import ModelStore
+from model_store.upkeep import verify_store
 from tests.evolution import systems
 from tests.model_store.object_stores import s3_server
 
@@ -88,7 +89,7 @@ def test_a_node_is_killed_and_every_agent_comes_to_its_end(nodes, url):
     assert len(set(listener.nodes(victim))) == 2, listener.said
     assert any(line.startswith(f"{victim} lost its actor") for line in listener.said)
     store = ModelStore(url)
-    assert store.verify() == []
+    assert verify_store(store) == []
     for task in tasks:
         progress, _ = state.load(store, f"demo-vit/{task}")
         assert progress.iteration == CYCLES

@@ -19,6 +19,7 @@ from evolution.multipath.children import MultipathPaths
 from evolution.multipath.frozen_paths import parts_of
 from evolution.state import StateError
 from model_store import ModelStore, Published
+from model_store.upkeep import collect_garbage, verify_store
 from service.tasks import specs
 from tests.evolution.agent_systems import FOUR, publish, run, tiny_classes
 from tests.evolution.published_states import write_agents
@@ -111,8 +112,8 @@ def test_it_can_be_assembled_when_single_paths_have_moved_on(store):
     for seed, task in enumerate(("toy/a", "toy/b"), 5):
         publish(store, f"four/{task}", task, seed)
         store.rm(task, 1)
-    store.gc(grace_s=0)
-    assert store.verify() == []
+    collect_garbage(store, grace_s=0)
+    assert verify_store(store) == []
     np.testing.assert_array_equal(answers(store, version), before)
     # It goes on with the new main path, and keeps what else it has.
     run(store, "multi:toy/a", 4)
@@ -211,7 +212,7 @@ def test_networks_that_see_other_pixels_are_built_on_by_no_agent(store, agent):
     assert not theirs & set(version.path.components.values())
     assert contract_of(version.path.input) is None
     assert specs.read(version.path).networks
-    assert store.verify() == []
+    assert verify_store(store) == []
 
 
 def test_an_agent_says_that_it_finds_no_path_of_its_kind(tmp_path):

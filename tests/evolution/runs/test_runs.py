@@ -18,13 +18,9 @@ from evolution.events import ChildTrained
 from evolution.run import Search
 from evolution.runs import curve_files
 from evolution.runs.listing import listed, look
-<<<<<<< HEAD:tests/evolution/runs/test_runs.py
-from model_store import AgentMoved, ModelStore, leases
-=======
-from evolution.search import Search
 from model_store import AgentMoved, ModelStore
 from model_store.files import leases
->>>>>>> ccf8823 (Store: rooms for its files, its upkeep and its exchange; no circle of files (moves and import lines only)):tests/evolution/test_runs.py
+from model_store.upkeep import collect_garbage, verify_store
 from tests.evolution.systems import start, tasks, tiny
 from tests.model_store.places import Place, local_place
 from tests.model_store.test_many_writers import start as start_process
@@ -172,7 +168,7 @@ def test_one_that_runs_is_running_and_one_that_was_killed_is_stopped(
         time.sleep(0.1)
     assert look(store, "demo").state == "stopped"
     assert asked("rm", "demo", "--store", place.url).exit_code == 0
-    assert listed(store) == [] and store.verify() == []
+    assert listed(store) == [] and verify_store(store) == []
 
 
 def test_a_removed_run_leaves_what_it_published(tmp_path):
@@ -184,8 +180,8 @@ def test_a_removed_run_leaves_what_it_published(tmp_path):
     assert told.exit_code == 0, told.output
     assert shlex.split(told.stdout)[-1] == str(tmp_path)
     assert store.live() == served and listed(store) == []
-    store.gc(grace_s=0)
-    assert store.resolve("toy/a").version == 1 and store.verify() == []
+    collect_garbage(store, grace_s=0)
+    assert store.resolve("toy/a").version == 1 and verify_store(store) == []
     list(start(tmp_path, ONE, seed=1).run())  # its name is free
 
 

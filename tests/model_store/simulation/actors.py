@@ -11,9 +11,10 @@ import numpy as np
 
 from model_store import ModelStore, StoreError, TaskPath
 from model_store.blobs import Digest, digest_of
-from model_store.exchange.signing import Signature
 from model_store.manifest import path_manifest
+from model_store.signatures import Signature
 from model_store.tensors import encode
+from model_store.upkeep import collect_garbage
 from tests.model_store.simulation.world import World
 
 Script = list[tuple[Any, ...]]  # operations: a name and arguments
@@ -182,7 +183,7 @@ class Actor:
         return [signature.payload.decode().split(" ")[0] for signature in found]
 
     def gc(self, grace_s: float) -> Any:
-        return len(self.store.gc(grace_s=grace_s).removed)
+        return len(collect_garbage(self.store, grace_s=grace_s).removed)
 
     def look(self, task: str) -> Any:
         """Reads all of what is live."""

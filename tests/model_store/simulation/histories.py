@@ -12,6 +12,7 @@ from model_store import BlobNotFound, ModelStore, StoreError, UnknownTask
 from model_store.blobs import Digest, digest_of, key_of
 from model_store.names import agent_key, pin_key, signature_key, task_key
 from model_store.tensors import encode
+from model_store.upkeep import collect_garbage, verify_store
 from tests.model_store.simulation.actors import Actor, Op, component, manifest_of, signature
 from tests.model_store.simulation.disk import Disk
 from tests.model_store.simulation.fate import Chance, Events, Fate, Script, Turns
@@ -135,10 +136,10 @@ class _History:
             store = ModelStore(url)
             found, signers = self._read(store), self._signers(store)
             store = ModelStore(url)
-            store.gc(grace_s=0.0)
+            collect_garbage(store, grace_s=0.0)
             for task, seed in signers:
                 store.add_signature(manifest_of(task, seed), signature("w", task, seed))
-            problems = [p.message for p in store.verify() if p.severity == "error"]
+            problems = [p.message for p in verify_store(store) if p.severity == "error"]
             self.wrong += [f"damaged: {message}"[:300] for message in problems]
             if not problems and self._read(ModelStore(url)) != found:
                 self.wrong.append("a gc changed what is there")
@@ -195,8 +196,6 @@ class _History:
 
     def _damage(self, place: Place) -> None:
         """While a document is lost, or what it was before it was written, verify sees that."""
-        if not hasattr(keys, "copy_key"):  # an earlier format
-            return
         damages: list[tuple[str, bytes | None]] = []
         for key, contents in sorted(self._world.written.items()):
             latest = max(
@@ -268,7 +267,7 @@ class _History:
 def _errors(url: str) -> list[str]:
     """What verify finds, or that it cannot."""
     try:
-        return [p.message for p in ModelStore(url).verify() if p.severity == "error"]
+        return [p.message for p in verify_store(ModelStore(url)) if p.severity == "error"]
     except (StoreError, OSError) as error:
         return [str(error)]
 

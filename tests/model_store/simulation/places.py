@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import importlib
 import os
 import secrets
 import shutil
@@ -19,7 +18,7 @@ from unittest.mock import patch
 from obstore.exceptions import BaseError, NotFoundError
 
 from model_store.errors import StorageError
-from model_store.files import leases, objects
+from model_store.files import leases, object_clients, objects
 from model_store.files.protocol import TooLarge
 from tests.model_store.simulation.actors import begin
 from tests.model_store.simulation.bucket import TRIES, Bucket, Client
@@ -126,17 +125,10 @@ def _connect(world: World, bucket: Bucket, stack: ExitStack) -> None:
 
     storage = objects.ObjectStorage
     stack.enter_context(patch.object(objects, "obstore", bucket))
-    stack.enter_context(patch.object(_clients(), "from_url", _client))
+    stack.enter_context(patch.object(object_clients, "from_url", _client))
     stack.enter_context(patch.object(storage, "_at_once", at_once))
     stack.enter_context(patch.object(storage, "load", _load))
     stack.enter_context(patch.object(storage, "forget", lambda s, k: False))
-
-
-def _clients() -> Any:
-    """Where the code connects to a bucket; another version of it may do so elsewhere."""
-    return importlib.import_module(
-        objects.__dict__.get("Clients", objects.ObjectStorage).__module__
-    )
 
 
 def _client(url: str, **options: Any) -> Client:
