@@ -23,7 +23,6 @@ import pytest
 from model_store import (
     DamagedStore,
     ModelStore,
-    Problem,
     StoreNotFound,
     UnknownFormat,
     UnknownTask,
@@ -31,7 +30,7 @@ from model_store import (
 )
 from model_store.files.ballast import SIZE
 from model_store.manifest import Manifest
-from model_store.upkeep import verify_store
+from model_store.upkeep import Problem, verify_store
 from tests.model_store.samples import new_store, path
 
 HARMLESS = {"lock", "lock.gc", "reserve", "gc", "refs/changes"}
