@@ -228,6 +228,7 @@ WRITE = """
 import os, sys
 os.umask(0o077)
 from model_store import ModelStore
+from model_store.upkeep import collect_garbage
 from tests.model_store.samples import arrays, publish
 store = ModelStore(sys.argv[1], create=True)
 publish(store, "a/b", 1)
@@ -238,7 +239,7 @@ with store.hold("agent/x"):
     store.save_agent("agent/x", {"n": 1}, [store.put(arrays(3))])
 store.rollback("a/b", 1)
 store.rm("a/b", 2)
-store.gc(grace_s=0)
+collect_garbage(store, grace_s=0)
 """
 
 
