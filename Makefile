@@ -52,27 +52,27 @@ soak: $(VENV)/installed         ## 20 minutes of load while 1,000 tasks come and
 # The shipped root is trained on Omniglot. `make root DATA=folder` takes the raw files from there;
 # without DATA, TFDS downloads them.
 root: $(VENV)/installed         ## trains the shipped root anew
-	$(BIN)/python -m evolution prepare omniglot --data-dir build/data $(if $(DATA),--source $(DATA))
-	$(BIN)/python -m evolution root --data-dir build/data
+	$(BIN)/munet experiments prepare omniglot --data-dir build/data $(if $(DATA),--source $(DATA))
+	$(BIN)/munet experiments root --data-dir build/data
 
 # Needs MNIST and Omniglot: DATA=folder has the raw files as folder/mnist/… and folder/omniglot/…;
 # without DATA, TFDS downloads them.
 compare: $(VENV)/installed      ## three methods and three baselines on five data sets, three seeds each
 	for name in mnist omniglot; do \
-	  $(BIN)/python -m evolution prepare $$name --data-dir build/data $(if $(DATA),--source $(DATA)) || exit 1; \
+	  $(BIN)/munet experiments prepare $$name --data-dir build/data $(if $(DATA),--source $(DATA)) || exit 1; \
 	done
 	rm -rf build/compare
 	export TFDS_DATA_DIR=build/data; for seed in 0 1 2; do \
 	  for method in munet mu2net mu2net-plus; do \
-	    $(BIN)/python -m evolution run $$method-chars5 --store build/compare --seed $$seed \
+	    $(BIN)/munet experiments run $$method-chars5 --store build/compare --seed $$seed \
 	      --name $$method-$$seed || exit 1; \
 	  done; \
 	  for kind in finetune-all freeze:2 adapters:32; do \
-	    $(BIN)/python -m evolution baseline $$kind mu2net-chars5 --store build/compare --seed $$seed \
+	    $(BIN)/munet experiments baseline $$kind mu2net-chars5 --store build/compare --seed $$seed \
 	      --name $$(echo $$kind | tr : -)-$$seed || exit 1; \
 	  done; \
 	done
-	$(BIN)/python -m evolution analyse --store build/compare --out build/compare-page
+	$(BIN)/munet experiments analyse --store build/compare --out build/compare-page
 
 # The same data: 80 children of one loop over the tasks, or of five agents that compute by turns or
 # two at a time; and then multipath agents. `time -p` tells each one's seconds.
@@ -81,20 +81,20 @@ SEEDS  ?= 0
 compare-agents: SHELL := /bin/bash
 compare-agents: $(VENV)/installed ## agents beside the sequential loop at equal compute
 	for name in mnist omniglot; do \
-	  $(BIN)/python -m evolution prepare $$name --data-dir build/data $(if $(DATA),--source $(DATA)) || exit 1; \
+	  $(BIN)/munet experiments prepare $$name --data-dir build/data $(if $(DATA),--source $(DATA)) || exit 1; \
 	done
 	rm -rf build/agents
 	export TFDS_DATA_DIR=build/data; for seed in $(SEEDS); do \
-	  time -p $(BIN)/python -m evolution run mu2net-plus-chars5 --store build/agents/loop-$$seed --seed $$seed \
+	  time -p $(BIN)/munet experiments run mu2net-plus-chars5 --store build/agents/loop-$$seed --seed $$seed \
 	    --set passes=2 || exit 1; \
 	  for jobs in 1 2; do \
-	    time -p $(BIN)/python -m evolution agents --store build/agents/jobs-$$jobs-$$seed --seed $$seed --jobs $$jobs \
+	    time -p $(BIN)/munet experiments agents --store build/agents/jobs-$$jobs-$$seed --seed $$seed --jobs $$jobs \
 	      --cycles 2 $(CHARS5:%=--agent chars5-vit:%) || exit 1; \
 	  done; \
-	  $(BIN)/python -m evolution agents --store build/agents/jobs-2-$$seed --seed $$seed --jobs 2 \
+	  $(BIN)/munet experiments agents --store build/agents/jobs-2-$$seed --seed $$seed --jobs 2 \
 	    $(CHARS5:%=--agent chars5-multivit:%) || exit 1; \
 	  for store in loop jobs-1 jobs-2; do \
-	    COLUMNS=160 $(BIN)/python -m evolution leaderboard --store build/agents/$$store-$$seed; \
+	    COLUMNS=160 $(BIN)/munet experiments leaderboard --store build/agents/$$store-$$seed; \
 	  done; \
 	done
 
@@ -133,7 +133,7 @@ proto: $(VENV)/installed        ## makes the messages of service/open_inference/
 	  -e '1i # Made by `make proto` of inference.proto.' service/open_inference/inference_pb2.py
 	sed -i '1i # Made by `make proto` of inference.proto.' service/open_inference/inference_pb2.pyi
 
-peers: .venv-peers/installed .venv-peers-triton/installed ## the servers that `python -m loadtests peers` and `overhead` compare
+peers: .venv-peers/installed .venv-peers-triton/installed ## the servers that `munet loadtest peers` and `overhead` compare
 
 .venv-peers/installed .venv-peers-triton/installed: .venv-%/installed: loadtests/%.lock
 	$(PYTHON) -m venv .venv-$*

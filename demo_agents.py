@@ -82,7 +82,7 @@ def tasks(url: str) -> dict[str, dict[str, Any]]:
 
 @dataclass
 class Agents:
-    """`python -m evolution agents` as a process, and what it has said so far."""
+    """`munet experiments agents` as a process, and what it has said so far."""
 
     process: subprocess.Popen[str]
     log: Path

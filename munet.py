@@ -2,9 +2,9 @@
 
 A group is imported when one of its commands is asked for, so that help and mistakes cost nothing.
 A module of commands has `app` (Typer) and, if it wants, ERRORS: what its commands raise for a
-user to read, which ends as a message of at most five lines and exit code 1. On a terminal these are
-broken between words; nothing in them, such as the name of a file, tells the terminal to do
-anything.
+user to read. Such an error ends as a message of at most five lines and exit code 1, or the error's
+own `exit_code`. On a terminal a message is broken between words; nothing in it, such as the name of
+a file, tells the terminal to do anything. COMMANDS.md lists the commands and the exit codes.
 """
 
 from __future__ import annotations
@@ -13,23 +13,28 @@ import errno
 import sys
 import textwrap
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
-# Name -> module of its commands, and what it is for; in the order of use.
+OWN, STORED, SERVED, RESEARCH = "Your own tasks", "What is published", "Serving", "Research"
+# Name -> module of its commands, what it is for, and the part of the help that it stands in.
 COMMANDS = {
-    "data": ("evolution.data.command", "Brings your own pictures in, and checks them."),
-    "evolve": ("evolution.growing.command", "Grows the system of a store by your tasks."),
-    "runs": ("evolution.runs.command", "Lists runs: how far each is, and what goes on with it."),
-    "adopt": ("evolution.adopting.command", "Makes a fine-tuned ViT of others a task."),
-    "export": ("evolution.adopting.export_command", "Writes a task as a Hugging Face folder."),
-    "store": ("model_store.__main__", "Looks at, looks after and exchanges what was published."),
-    "placement": ("model_store.cli.placement", "Says which of several gateways serves which task."),
-    "serve": ("service.host.command", "Serves every task of a store over HTTP."),
-    "classify": ("service.client.command", "Asks a running gateway about pictures."),
+    "data": ("evolution.data.command", "Brings your own pictures in, and checks them.", OWN),
+    "evolve": ("evolution.growing.command", "Grows the system of a store by your tasks.", OWN),
+    "runs": ("evolution.runs.command", "Lists runs: how far each is, and how it goes on.", OWN),
+    "adopt": ("evolution.adopting.command", "Makes a fine-tuned ViT of others a task.", OWN),
+    "export": ("evolution.adopting.export_command", "Writes a task as a Hub folder.", OWN),
+    "store": ("model_store.cli.app", "Looks at stores, looks after them, and copies them.", STORED),
+    "placement": ("model_store.cli.placement", "Says which gateway serves which task.", STORED),
+    "serve": ("service.host.command", "Serves every task of a store over HTTP.", SERVED),
+    "classify": ("service.client.command", "Asks a running gateway about pictures.", SERVED),
+    "tasks": ("service.client.tasks_command", "Lists the tasks of a running gateway.", SERVED),
+    "token": ("service.access.command", "Makes tokens for a gateway.", SERVED),
+    "experiments": ("evolution.__main__", "Runs and compares the systems of the papers.", RESEARCH),
+    "loadtest": ("loadtests.__main__", "Puts load on a gateway, and measures it.", RESEARCH),
 }
 LONGEST_MESSAGE = 5  # lines
 WIDEST_MESSAGE = 100  # characters, on a terminal
@@ -45,44 +50,51 @@ REMEDIES = {
 }
 
 
-class Deferred(TyperCommand):
-    """A command, or a group of commands, whose module is imported when it runs."""
-
-    def __init__(self, name: str, module: str, help: str) -> None:
-        super().__init__(name, help=help)
-        self._module = module
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
-    ):
-        """That of the command itself, once it is loaded."""
-        loaded = typer.main.get_command(import_module(self._module).app)
-        return loaded.make_context(info_name, args, parent=parent, **extra)
-
-
 class Munet(TyperGroup):
-    """The commands of COMMANDS, in that order, not loaded yet."""
+    """The commands of COMMANDS, in that order; each is loaded when it is to run."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.commands = {name: Deferred(name, *where) for name, where in COMMANDS.items()}
+        self.commands = {
+            name: TyperCommand(name, help=help, rich_help_panel=panel)
+            for name, (_, help, panel) in COMMANDS.items()
+        }
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        """The command that the first word names, loaded, and the words that are left."""
+        name, known, rest = super().resolve_command(ctx, args)
+        if name is None or known is None:  # only while a shell asks how a line may go on
+            return name, known, rest
+        return name, typer.main.get_command(import_module(COMMANDS[name][0]).app), rest
 
 
 app = typer.Typer(
     cls=Munet,
     no_args_is_help=True,
-    add_completion=False,
     help="Grows one vision system that solves many tasks, and serves them.",
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from service import VERSION
+
+        typer.echo(f"munet {VERSION}")
+        raise typer.Exit
+
+
 @app.callback()
-def munet() -> None:
+def munet(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Says which it is."),
+    ] = False,
+) -> None:
     """Nothing is common to all commands."""
 
 
 def main() -> None:
-    """Runs the command line; a known error is a message and exit code 1."""
+    """Runs the command line; a known error is a message and its exit code."""
     try:
         app(prog_name="munet")
     except Exception as error:
@@ -99,7 +111,7 @@ def main() -> None:
                 for line in lines
             ]
         console.print("\n".join(lines))
-        raise SystemExit(1) from None
+        raise SystemExit(getattr(error, "exit_code", 1)) from None
 
 
 def message_of(error: Exception) -> list[str]:
@@ -115,7 +127,7 @@ def message_of(error: Exception) -> list[str]:
 
 def known_errors() -> tuple[type[Exception], ...]:
     """Those of the modules that were loaded."""
-    loaded = [sys.modules.get(module) for module, _ in COMMANDS.values()]
+    loaded = [sys.modules.get(module) for module, *_ in COMMANDS.values()]
     return (OSError, *(error for module in loaded for error in getattr(module, "ERRORS", ())))
 
 

@@ -1,16 +1,17 @@
-"""`python -m evolution`: runs, resumes and compares experiments, and prepares data."""
+"""`munet experiments`: runs, resumes and compares the systems of the papers; prepares data."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import jax
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 from rich.table import Table
+from typer.core import TyperGroup
 
 from evolution.agents.command import agents
 from evolution.agents.worker import work
@@ -22,7 +23,7 @@ from evolution.experiments.baselines import baseline
 from evolution.experiments.experiment import Experiment, with_settings
 from evolution.experiments.named import EXPERIMENTS
 from evolution.experiments.run_size import Plan, require_reasonable
-from evolution.experiments.settings import SettingError
+from evolution.experiments.settings import SettingError, suggestion
 from evolution.process.computing import computing
 from evolution.reports.training_speed import bench
 from evolution.roots.download import DownloadError
@@ -48,13 +49,48 @@ KNOWN_ERRORS = (
     StateError, StoreError, TaskError, PreparationError, RootError, DownloadError, CheckpointError,
     OSError,
 )  # fmt: skip
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+
+
+class Computing(TyperGroup):
+    """Commands that compute. A known failure becomes one message, and exit code 1 or 2.
+
+    A command that is told to stop ends with 130 (Ctrl-C) or 143 (SIGTERM).
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command."""
+        with computing():
+            try:
+                return super().invoke(ctx)
+            except SettingError as error:
+                _fail(str(error), code=2)
+            except (MemoryError, jax.errors.JaxRuntimeError, *KNOWN_ERRORS) as error:
+                message = exhausted(error)
+                if message is None and not isinstance(error, KNOWN_ERRORS):
+                    raise
+                _fail(message or str(error))
+
+
+app = typer.Typer(
+    cls=Computing,
+    add_completion=False,
+    no_args_is_help=True,
+    help="Runs, resumes and compares the systems of the papers; prepares data for them.",
+)
 console = Console(emoji=False)
 
 StoreOption = Annotated[
     str, typer.Option("--store", envvar="MUNET_STORE", help="Directory or URL of the store.")
 ]
-ExperimentArgument = Annotated[str, typer.Argument(metavar="EXPERIMENT", show_default=False)]
+ExperimentArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="EXPERIMENT",
+        help=f"One of {', '.join(EXPERIMENTS)}.",
+        autocompletion=lambda: list(EXPERIMENTS),
+        show_default=False,
+    ),
+]
 
 
 SeedOption = Annotated[int, typer.Option(min=0, help="Same seed, same machine: same result.")]
@@ -83,7 +119,7 @@ _LONGEST_MESSAGE = 5  # lines
 
 def _experiment(name: str, root: str | None, settings: list[str] | None) -> Experiment:
     if name not in EXPERIMENTS:
-        raise SettingError(f"unknown experiment {name!r}; there are: {', '.join(EXPERIMENTS)}")
+        raise SettingError(f"unknown experiment {name!r}; {suggestion(name, EXPERIMENTS)}")
     experiment = with_settings(EXPERIMENTS[name], settings or [])
     return replace(experiment, root=root) if root else experiment
 
@@ -308,33 +344,17 @@ def root(
     console.print(f"wrote {out}", highlight=False)
 
 
-def main() -> None:
-    """Runs the command line. A known failure becomes one line and exit code 1.
-
-    A command that is told to stop ends with 130 (Ctrl-C) or 143 (SIGTERM).
-    """
-    with computing():
-        _run()
-
-
-def _run() -> None:
-    try:
-        app()
-    except SettingError as error:
-        _fail(str(error), code=2)
-    except (MemoryError, jax.errors.JaxRuntimeError, *KNOWN_ERRORS) as error:
-        message = exhausted(error)
-        if message is None and not isinstance(error, KNOWN_ERRORS):
-            raise
-        _fail(message or str(error))
-
-
 def _fail(message: str, code: int = 1) -> NoReturn:
     text = "\n".join(message.splitlines()[:_LONGEST_MESSAGE])
     Console(emoji=False, stderr=True, style="red").print(
         f"error: {text}", highlight=False, soft_wrap=True, markup=False
     )
     raise SystemExit(code)
+
+
+def main() -> None:
+    """Runs the commands without `munet`: so an agent's process begins."""
+    app(prog_name="munet experiments")
 
 
 if __name__ == "__main__":

@@ -159,13 +159,13 @@ class Search:
         progress = state.progress_of(store, run, document)
         if progress.agent:
             raise StateError(
-                f"{run!r} is an agent: continue it with `python -m evolution agents --store "
+                f"{run!r} is an agent: continue it with `munet experiments agents --store "
                 f"{store.url} --agent {run.replace('/', ':', 1)} --cycles N`"
             )
         if not progress.settings:
             raise StateError(
                 f"run {run!r} was imported and has no experiment of its own: start one with "
-                f"`python -m evolution run EXPERIMENT --continue-from {store.url}#{run}`"
+                f"`munet experiments run EXPERIMENT --continue-from {store.url}#{run}`"
             )
         waiting = progress.schedule[progress.iteration :]
         progress.schedule += [task for task in further_tasks if task not in waiting]
@@ -282,7 +282,7 @@ def _require_new(name: str, store: ModelStore) -> None:
     if name in store.agents():
         raise StateError(
             f"store already holds a run {name!r}: continue it with "
-            f"`python -m evolution resume {name}`, or give this one another --name"
+            f"`munet experiments resume {name}`, or give this one another --name"
         )
 
 

@@ -1,32 +1,6 @@
-"""Command line of the model store: `munet store --help`, or `python -m model_store --help`."""
+"""`python -m model_store`: the store's commands where only this package is installed."""
 
-import logging
-import sys
-
-import typer
-
-from model_store import StoreError
-from model_store.cli import changing, exchange, looking, signing, verifying
-
-ERRORS = (StoreError,)
-app = typer.Typer(
-    help="Look at, look after and exchange stores of multitask models.",
-    no_args_is_help=True,
-    add_completion=False,
-)
-for part in (looking, verifying, changing, exchange, signing):
-    app.add_typer(part.app)
-
-
-def main() -> None:
-    """Run a command; an error is one line and exit code 1."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    try:
-        app(prog_name="python -m model_store")
-    except (*ERRORS, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-
+from model_store.cli.app import main
 
 if __name__ == "__main__":
     main()

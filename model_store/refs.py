@@ -250,7 +250,7 @@ class Refs:
         if len(data) > MAX_BYTES and (current is None or len(data) > len(current.data)):
             raise Unstorable(
                 f"ref {self.where(key)}: expected at most {MAX_BYTES} bytes, found {len(data)};"
-                " remove versions that nobody needs (`python -m model_store rm TASK --version N`),"
+                " remove versions that nobody needs (`munet store rm TASK --version N`),"
                 " and run gc, which takes back what writers that died have left"
             )
 

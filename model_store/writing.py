@@ -259,7 +259,7 @@ class Writer:
 
         def change(document: Document) -> Document:
             if document.value is None:
-                raise UnknownName(f"no pin {name!r}; `python -m model_store pins` lists all pins")
+                raise UnknownName(f"no pin {name!r}; `munet store pins` lists all pins")
             return replace(document, value=None)
 
         self._refs.swap(pin_key(name), change)

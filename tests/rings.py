@@ -127,7 +127,7 @@ WORK_AT_IMPORT = {
     "evolution/__main__.py": "mounts commands of other files",
     "evolution/checkpoints/tables.py": "the CSV reader's limit is one of the process",
     "evolution/data/tables.py": "the CSV reader's limit is one of the process",
-    "model_store/__main__.py": "mounts the commands of its folder",
+    "model_store/cli/app.py": "mounts the commands of its folder",
     "service/compute/backends/openvino_library.py": "no telemetry, set before the library loads",
     "service/open_inference/grpc_core.py": "gRPC's log, set before the library loads",
     "service/open_inference/inference_pb2.py": "generated",

@@ -1,4 +1,4 @@
-"""`python -m evolution agents`: several agents on one machine, on a shared store."""
+"""`munet experiments agents`: several agents on one machine, on a shared store."""
 
 from __future__ import annotations
 

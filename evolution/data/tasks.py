@@ -265,7 +265,7 @@ def prepared_builder(name: str, data_dirs: tuple[Path, ...]) -> tfds.core.Datase
             "(munet data ls)"
         )
     raise TaskError(
-        f"data set {name!r} is not prepared in {looked}; run: python -m evolution prepare {name}"
+        f"data set {name!r} is not prepared in {looked}; run: munet experiments prepare {name}"
     )
 
 
@@ -276,7 +276,7 @@ def readable(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBuilder:
         raise TaskError(
             f"{builder.data_path} is prepared as {written.value if written else 'nothing'}, and "
             f"only {READABLE_FORMAT} is read at random without TensorFlow; prepare it as that "
-            f"(TFDS_DATA_DIR=FOLDER python -m evolution prepare {builder.name}), or add it:\n"
+            f"(TFDS_DATA_DIR=FOLDER munet experiments prepare {builder.name}), or add it:\n"
             f"munet data add NAME --from tfds:{builder.data_path}"
         )
     return builder

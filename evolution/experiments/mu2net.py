@@ -1,6 +1,6 @@
 """μ2Net's experiments. Each shows all its values (EXPERIMENTS.md, Runs; Search spaces).
 
-Command:  python -m evolution run mu2net-cmaterdb --store STORE --seed 0
+Command:  munet experiments run mu2net-cmaterdb --store STORE --seed 0
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """μ2Net+'s experiments: no augmentation by default, smaller cycles, costs in the score.
 
 Each shows all its values (EXPERIMENTS.md, Runs; Search spaces).
-    Command:  python -m evolution run mu2net-plus-cmaterdb --store STORE --seed 0
+    Command:  munet experiments run mu2net-plus-cmaterdb --store STORE --seed 0
 """
 
 from __future__ import annotations

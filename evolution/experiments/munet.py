@@ -1,7 +1,7 @@
 """muNet's experiments. Its paper tunes the number of blocks; its ranges are "auto-tune".
 
 Each shows all its values (EXPERIMENTS.md, Runs; Search spaces).
-    Command:  python -m evolution run munet-chars --store STORE --seed 0
+    Command:  munet experiments run munet-chars --store STORE --seed 0
 """
 
 from __future__ import annotations

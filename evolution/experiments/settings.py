@@ -151,6 +151,14 @@ def parsed(setting: str, allowed: Collection[str]) -> tuple[str, Any]:
     return key, value
 
 
+def suggestion(name: str, known: Collection[str]) -> str:
+    """What a wrong name was meant to be: the nearest names, or all where none is near."""
+    near = get_close_matches(name[:100], known, n=3)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"expected one of {', '.join(known)}"
+
+
 def _split(key: str) -> tuple[str, str]:
     prefix = DEFAULTS_PREFIX if key.startswith(DEFAULTS_PREFIX) else ""
     return prefix, key.removeprefix(prefix)

@@ -2,11 +2,11 @@
 
 chars5
     Compares methods and baselines on the five data sets of Chars that are small downloads.
-    Command:  python -m evolution run mu2net-chars5 --store STORE --seed 0
+    Command:  munet experiments run mu2net-chars5 --store STORE --seed 0
 demo
     What `make demo` runs: two CMATERdb tasks, and then the third.
-    Command:  python -m evolution run demo --store STORE
-              python -m evolution resume demo --store STORE --task cmaterdb/telugu
+    Command:  munet experiments run demo --store STORE
+              munet experiments resume demo --store STORE --task cmaterdb/telugu
     Expected: test accuracy .93 to .99; under a minute a task on 2 cores once compiled.
 """
 

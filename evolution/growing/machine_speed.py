@@ -16,7 +16,7 @@ from evolution.training.programs import compute_dtype
 MATRIX = 1024  # side of the matrices whose product is measured
 PRODUCTS = 8
 # The share of a matrix product's speed that training reaches: small networks on 2 cores, augmented
-# (python -m evolution bench: 40 to 50 % without other jobs).
+# (munet experiments bench: 40 to 50 % without other jobs).
 EFFICIENCY = 0.35
 
 

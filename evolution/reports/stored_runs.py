@@ -31,7 +31,7 @@ def analyse(store: ModelStore, out: Path, runs: Sequence[str] = ()) -> Path:
     if not names:
         raise StateError(
             f"analysing store {store.url}: expected at least one run, found none; "
-            "`python -m evolution run` makes one"
+            "`munet experiments run` makes one"
         )
     loaded = [load(store, name) for name in names]
     several = len(loaded) > 1

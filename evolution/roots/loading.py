@@ -1,7 +1,7 @@
 """Where a system starts: random components, the small trained root that ships, published weights.
 
 The shipped root is a Ti/8 with 3 blocks at 32 px, trained to tell the 1,623 characters of Omniglot
-apart (MIT licence; `python -m evolution root` trains it again). It has never seen a numeral of
+apart (MIT licence; `munet experiments root` trains it again). It has never seen a numeral of
 CMATERdb. AdamW and label smoothing are our choice: no published system trains a root.
 """
 

@@ -22,7 +22,7 @@ def grown_by(run: str) -> str | None:
 def resume(run: str, store: str, task: str | None = None) -> str:
     """Continues a run; with `task`, adds that task after all others."""
     further = "" if task is None else f" --task {task}"
-    return f"python -m evolution resume {shlex.quote(run)} --store {shlex.quote(store)}{further}"
+    return f"munet experiments resume {shlex.quote(run)} --store {shlex.quote(store)}{further}"
 
 
 def evolve(task: str, store: str) -> str:
@@ -47,10 +47,10 @@ def agents(agent: str, entry: str, cycles: int, store: str) -> str:
     """
     named = shlex.quote(f"{agent.split('/')[0]}:{entry}")
     return (
-        f"python -m evolution agents --store {shlex.quote(store)} --agent {named} --cycles {cycles}"
+        f"munet experiments agents --store {shlex.quote(store)} --agent {named} --cycles {cycles}"
     )
 
 
 def extend(run: str, store: str) -> str:
     """Grows the system of a run that has no experiment of its own."""
-    return f"python -m evolution run EXPERIMENT --continue-from {shlex.quote(f'{store}#{run}')}"
+    return f"munet experiments run EXPERIMENT --continue-from {shlex.quote(f'{store}#{run}')}"

@@ -1,4 +1,4 @@
-"""`python -m loadtests agents`: measures a store and simulates many agents on it."""
+"""`munet loadtest agents`: measures a store and simulates many agents on it."""
 
 from __future__ import annotations
 

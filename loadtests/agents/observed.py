@@ -26,7 +26,7 @@ def observed(store: ModelStore, names: Sequence[str] = ()) -> tuple[Work, Child]
     if not rows:
         raise StateError(
             f"measuring children in {store.url}: expected the history of a run or an agent, found"
-            " none; `python -m evolution run` or `agents` makes one"
+            " none; `munet experiments run` or `agents` makes one"
         )
     generations = Counter(
         ((name, row["task"], row["iteration"]), row["generation"])

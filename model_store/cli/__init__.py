@@ -1,1 +1,1 @@
-"""Commands of the model store, by subject; `model_store/__main__.py` puts them together."""
+"""Commands of the model store, by subject; app.py puts them together."""

@@ -6,7 +6,7 @@ import typer
 from rich.filesize import decimal
 
 from model_store import ModelStore
-from model_store.cli.printing import Store, Task, Version, console, table
+from model_store.cli.printing import AsJson, Store, Task, Version, console, print_json, table
 from model_store.upkeep import collect_garbage
 
 app = typer.Typer()
@@ -109,9 +109,13 @@ def unpin(name: Annotated[str, typer.Argument(help="The pin's name.")], store: S
 
 
 @app.command()
-def pins(store: Store) -> None:
+def pins(store: Store, as_json: AsJson = False) -> None:
     """List the pins."""
+    found = ModelStore(store).pins()
+    if as_json:
+        print_json([{"pin": name, "manifest": digest} for name, digest in found.items()])
+        return
     rows = table("pin", "manifest")
-    for name, digest in ModelStore(store).pins().items():
+    for name, digest in found.items():
         rows.add_row(name, digest)
     console.print(rows)

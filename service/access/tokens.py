@@ -55,7 +55,7 @@ class TokenFile:
         except (OSError, ValueError) as error:
             raise SettingsError(
                 f"starting the gateway: MUNET_TOKENS must be a TOML file of tokens, found "
-                f"{str(path)!r}: {error}; `python -m service.access new NAME` prints an entry"
+                f"{str(path)!r}: {error}; `munet token new NAME` prints an entry"
             ) from None
 
     def start(self) -> None:

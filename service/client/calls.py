@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,24 +67,40 @@ class Gateway:
         path = f"{self.path}/classify/{quote(task)}?{urlencode({'top_k': top_k})}"
         give_up = time.monotonic() + PATIENCE_S
         while True:
-            status, again_s, content = self._post(path, picture)
+            status, again_s, content = self._ask("POST", path, picture)
             if status == 200:
                 return self._answer(content)
             if status not in (429, 503) or time.monotonic() + again_s > give_up:
                 raise self._refusal(status, content)
             time.sleep(again_s)
 
-    def _post(self, path: str, body: bytes) -> tuple[int, float, Any]:
+    def tasks(self) -> Iterator[Mapping[str, Any]]:
+        """What the gateway says of each of its tasks, in order of their names.
+
+        Raises Unanswered.
+        """
+        after: str | None = ""
+        while after is not None:
+            path = f"{self.path}/tasks?{urlencode({'after': after})}"
+            status, _, content = self._ask("GET", path)
+            if status != 200:
+                raise self._refusal(status, content)
+            if not isinstance(content, Mapping) or not isinstance(content.get("tasks"), list):
+                raise self._stranger()
+            yield from content["tasks"]
+            after = content.get("next")
+
+    def _ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, float, Any]:
         """Status, seconds until the next attempt, and the JSON of the answer."""
         kind = http.client.HTTPSConnection if self.secure else http.client.HTTPConnection
         connection = kind(self.host, self.port, timeout=ANSWER_S)
-        headers = {"content-type": "application/octet-stream"}
+        headers = {} if body is None else {"content-type": "application/octet-stream"}
         if self.token:
             headers["authorization"] = f"Bearer {self.token}"
         try:
             connection.connect()
             with suppress(BrokenPipeError, ConnectionResetError):  # refused before it was sent
-                connection.request("POST", path, body, headers)
+                connection.request(method, path, body, headers)
             response = connection.getresponse()
             content = json.loads(response.read(LONGEST_ANSWER))
             return response.status, _seconds(response.getheader("retry-after")), content

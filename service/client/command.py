@@ -24,6 +24,8 @@ ERRORS = (Unanswered,)
 TOKEN = "MUNET_TOKEN"  # the variable that holds it: on the command line all users would see it
 app = typer.Typer(add_completion=False)
 
+UrlOption = Annotated[str, typer.Option(metavar="URL", help="Where the gateway is.")]
+
 
 @app.command(epilog=f"Where a gateway wants a token, it is taken from the variable {TOKEN}.")
 def classify(
@@ -31,9 +33,7 @@ def classify(
     image: Annotated[
         list[str], typer.Argument(metavar="IMAGE", help="PNG, JPEG, WEBP, BMP or GIF.")
     ],
-    url: Annotated[
-        str, typer.Option(metavar="URL", help="Where the gateway is.")
-    ] = "http://127.0.0.1:3000",
+    url: UrlOption = "http://127.0.0.1:3000",
     top_k: Annotated[int, typer.Option(min=1, help="How many labels for each picture.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
@@ -70,16 +70,16 @@ def _print(answers: list[Mapping[str, Any]], as_json: bool) -> None:
     )
     for answer in answers:
         if "error" in answer:
-            errors.print(f"error: {_one_line(answer['image'])}: {answer['error']}")
+            errors.print(f"error: {one_line(answer['image'])}: {answer['error']}")
             continue
-        name = _one_line(answer["image"])
+        name = one_line(answer["image"])
         for one in answer["predictions"]:
-            table.add_row(Text(name), Text(_one_line(one["label"])), f"{one['probability']:.3f}")
+            table.add_row(Text(name), Text(one_line(one["label"])), f"{one['probability']:.3f}")
             name = ""
     if table.rows:  # in a pipe there is no width to fit into
         Console(emoji=False, width=None if sys.stdout.isatty() else 250).print(table)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """With what would break a line, or tell a terminal to do something, made visible."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

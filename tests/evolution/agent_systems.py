@@ -122,7 +122,7 @@ with tiny_classes(), patch.object(program, "work", lambda known: worker.work(kno
 def agents_command(
     store: File | str, cache: File, *arguments: str, **environment: str
 ) -> subprocess.Popen[str]:
-    """`python -m evolution agents` as a process of its own; its output is to be read."""
+    """`munet experiments agents` as a process of its own; its output is to be read."""
     environment = {
         **os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "COLUMNS": "300", **environment,
     }  # fmt: skip

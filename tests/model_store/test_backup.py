@@ -670,7 +670,7 @@ def test_what_the_page_says_of_single_files(store: ModelStore, tmp_path: Path) -
 
 
 def command(*arguments: str) -> tuple[int, str, str]:
-    """Exit code, output and errors of `python -m model_store backup`."""
+    """Exit code, output and errors of `munet store backup`."""
     done = subprocess.run(
         [sys.executable, "-m", "model_store", "backup", *arguments],
         capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "80"},

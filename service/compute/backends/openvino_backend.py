@@ -1,6 +1,6 @@
 """OpenVINO on the CPU, with weights as parameters.
 
-`python -m loadtests engine` measures it beside OpenVINO with weights inside, and beside others.
+`munet loadtest engine` measures it beside OpenVINO with weights inside, and beside others.
 """
 
 from __future__ import annotations

@@ -119,9 +119,9 @@ def test_a_source_makes_room_before_it_reads_another_task(tmp_path, monkeypatch)
 
 
 def test_a_data_set_that_is_not_prepared_says_how_to_prepare_it(tmp_path):
-    with pytest.raises(TaskError, match="python -m evolution prepare mnist"):
+    with pytest.raises(TaskError, match="munet experiments prepare mnist"):
         load("mnist", (SHIPPED, tmp_path))
-    with pytest.raises(TaskError, match="python -m evolution prepare sun397/tfds"):
+    with pytest.raises(TaskError, match="munet experiments prepare sun397/tfds"):
         load("sun397/1k", (SHIPPED, tmp_path))
 
 

@@ -54,7 +54,7 @@ def test_ctrl_c_ends_after_the_generation_and_the_rest_follows(tmp_path):
     printed += process.stdout.read()
     assert process.wait() == 130
     assert "stopping after the generation under way" in printed
-    assert f"python -m evolution resume {TINY.name} --store {tmp_path / 'store'}" in printed
+    assert f"munet experiments resume {TINY.name} --store {tmp_path / 'store'}" in printed
     assert "Traceback" not in printed
     assert printed.count(" child ") < 18
     store = ModelStore(tmp_path / "store")

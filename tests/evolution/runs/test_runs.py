@@ -45,7 +45,7 @@ def test_a_finished_run_is_listed_with_what_goes_on_with_it(finished):
     best = max(row["quality"] for row in state.load(ModelStore(finished), "demo")[0].history)
     first, second = told.stdout.splitlines()
     assert first.startswith("demo  finished") and f"{best:.3f}".lstrip("0") in first
-    assert second.strip() == f"python -m evolution resume demo --store {finished} --task TASK"
+    assert second.strip() == f"munet experiments resume demo --store {finished} --task TASK"
 
 
 def test_an_empty_store_says_what_begins_a_run(tmp_path):
@@ -69,7 +69,7 @@ def test_a_stopped_run_tells_how_far_it_is(tmp_path):
     taken = [row["seconds"] for row in search.progress.history if row["task"] == "toy/b"]
     assert run.left_s == pytest.approx(sum(taken) / 2 * 4)  # one more here, three of the last task
     assert run.best == max(row["quality"] for row in search.progress.history[-2:])
-    assert run.command == f"python -m evolution resume demo --store {tmp_path}"
+    assert run.command == f"munet experiments resume demo --store {tmp_path}"
 
 
 def test_a_budget_may_end_a_run_before_all_of_its_children(tmp_path):
@@ -257,7 +257,7 @@ def test_an_agent_is_between_cycles_or_within_one(tmp_path):
         assert (run.state, run.task, run.tasks) == (told, "toy/a", None)
     assert run.progress == "cycle 2, child 0 of 3"
     assert run.command == (
-        f"python -m evolution agents --store {tmp_path} --agent demo-vit:private:toy/a --cycles 2"
+        f"munet experiments agents --store {tmp_path} --agent demo-vit:private:toy/a --cycles 2"
     )
 
 

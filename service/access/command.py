@@ -1,4 +1,4 @@
-"""python -m service.access new NAME: makes a token."""
+"""`munet token new NAME`: makes a token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=N
 
 @app.callback()
 def main() -> None:
-    """Make tokens for the gateway."""
+    """Makes tokens for the gateway."""
 
 
 @app.command()
@@ -32,7 +32,7 @@ def new(
         bool, typer.Option("--admin", help="May load and unload tasks, set log levels, see dumps.")
     ] = False,
 ) -> None:
-    """Print a fresh token (on stderr) and its entry for the file (on stdout, to be appended)."""
+    """Prints a new token (on stderr) and its entry for the file (on stdout, to be appended)."""
     if not NAME.fullmatch(name) or name == ANONYMOUS:
         raise typer.BadParameter(f"expected up to 64 of A-Z a-z 0-9 . _ -, found {name!r}")
     token = "munet_" + secrets.token_urlsafe(32)
@@ -43,7 +43,3 @@ def new(
         f"classify = {json.dumps(classify or [])}\n"
         f"read = {json.dumps(read)}\nadmin = {json.dumps(admin)}"
     )
-
-
-if __name__ == "__main__":
-    app(prog_name="python -m service.access")
