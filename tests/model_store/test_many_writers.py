@@ -215,12 +215,12 @@ def test_gc_takes_nothing_from_under_a_publisher(tmp_path: Path) -> None:
     make_old(store, [s for pair in zip(range(30), range(1000, 1030), strict=True) for s in pair])
     removed = 0
 
-    def collect_garbage() -> None:
+    def keep_collecting() -> None:
         nonlocal removed
         published, _ = store.live().get("a", (0, ""))
         removed += len(collect_garbage(store, grace_s=OLD_S - STEP_S * (published + 2)).removed)
 
-    acknowledged = collect(start_writers(Place(store.url), 2, ["a"], 30), collect_garbage)
+    acknowledged = collect(start_writers(Place(store.url), 2, ["a"], 30), keep_collecting)
     assert len(acknowledged) == 60 and removed > 0
     require_all(store, acknowledged, ["a"])
     for item in store.history("a"):
@@ -244,11 +244,11 @@ def test_without_any_grace_a_version_is_whole_or_was_refused(place: Place) -> No
     store = place.open(create=True)
     answers = [start(publish_what_may_go, place, first, 8)[1] for first in (0, 1000)]
 
-    def collect_garbage() -> None:
+    def keep_collecting() -> None:
         with suppress(BlobNotFound):  # a version whose publisher is just putting its manifest again
             collect_garbage(store, grace_s=0)
 
-    acknowledged = collect(answers, collect_garbage)
+    acknowledged = collect(answers, keep_collecting)
     assert verify_store(store) == []
     versions = {item.version: item.path.lineage["seed"] for item in store.history("a")}
     assert {version: seed for _, version, seed in acknowledged} == versions
