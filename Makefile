@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 60
 .PHONY: demo demo-agents serve install test test-slow test-ray fuzz fuzz-gateway fuzz-store simulate lint lock proto peers adopt-fixtures root compare compare-agents soak clean
 
 demo: $(BIN)/munet              ## evolve, publish, serve, add a task while serving, measure
-	$(BIN)/python demo.py
+	$(BIN)/munet demo
 
 demo-agents: $(BIN)/munet       ## agents evolve while the gateway serves; one is killed; a multipath agent
 	$(BIN)/python demo_agents.py
@@ -51,13 +51,13 @@ soak: $(VENV)/installed         ## 20 minutes of load while 1,000 tasks come and
 
 # The shipped root is trained on Omniglot. `make root DATA=folder` takes the raw files from there;
 # without DATA, TFDS downloads them.
-root: $(VENV)/installed         ## trains the shipped root anew
+root: $(BIN)/munet         ## trains the shipped root anew
 	$(BIN)/munet experiments prepare omniglot --data-dir build/data $(if $(DATA),--source $(DATA))
 	$(BIN)/munet experiments root --data-dir build/data
 
 # Needs MNIST and Omniglot: DATA=folder has the raw files as folder/mnist/… and folder/omniglot/…;
 # without DATA, TFDS downloads them.
-compare: $(VENV)/installed      ## three methods and three baselines on five data sets, three seeds each
+compare: $(BIN)/munet      ## three methods and three baselines on five data sets, three seeds each
 	for name in mnist omniglot; do \
 	  $(BIN)/munet experiments prepare $$name --data-dir build/data $(if $(DATA),--source $(DATA)) || exit 1; \
 	done
@@ -79,7 +79,7 @@ compare: $(VENV)/installed      ## three methods and three baselines on five dat
 CHARS5 := mnist omniglot cmaterdb/bangla cmaterdb/devanagari cmaterdb/telugu
 SEEDS  ?= 0
 compare-agents: SHELL := /bin/bash
-compare-agents: $(VENV)/installed ## agents beside the sequential loop at equal compute
+compare-agents: $(BIN)/munet ## agents beside the sequential loop at equal compute
 	for name in mnist omniglot; do \
 	  $(BIN)/munet experiments prepare $$name --data-dir build/data $(if $(DATA),--source $(DATA)) || exit 1; \
 	done

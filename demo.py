@@ -1,6 +1,6 @@
-"""The whole way once, on real data: evolve, publish, serve, add a task while serving, measure.
+"""`munet demo`: evolve, publish, serve, add a task while serving, measure; on real data.
 
-Run by `make demo`. It drives the project as a user would, through its command lines and over HTTP.
+It drives the project as a user would, by its command line and over HTTP.
 """
 
 from __future__ import annotations
@@ -19,36 +19,42 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 from PIL import Image
 from rich.columns import Columns
 from rich.console import Console
 from rich.text import Text
 
+from evolution.data.images import StreamedSplit
 from evolution.data.tasks import TaskSource
 from model_store import ModelStore
 
-FOLDER = Path(__file__).with_name("demo-store")
+MUNET = [sys.executable, str(Path(__file__).with_name("munet.py"))]
+FOLDER = Path("demo-store").absolute()
 STORE = FOLDER / "store"
 START_TIMEOUT_S = 120
 PATIENCE_S = 120  # with a task that is loaded for the first time: its programs are compiled
 ANSWER_TIMEOUT_S = 60
 LOAD_RATE, LOAD_SECONDS = 40, 15
 console = Console(emoji=False, highlight=False)
+app = typer.Typer(add_completion=False)
 
 
+@app.command()
 def main() -> None:
-    """Runs the demo; raises SystemExit where a step fails."""
+    """Evolves three tasks, serves them and asks for them, in the folder demo-store; minutes."""
     started = time.monotonic()
     logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS advises OpenCV
     heading("1. Evolve two tasks and publish them")
     if FOLDER.exists():
         shutil.rmtree(FOLDER)
-    command("evolution", "run", "demo", "--store", str(STORE))
+    command("experiments", "run", "demo", "--store", str(STORE))
     heading("2. What the store holds: components that tasks share are stored once")
-    command("model_store", "du", "--store", str(STORE))
+    command("store", "du", "--store", str(STORE))
     heading("3. Start the gateway and ask it")
     with gateway() as url:
         for task in ("cmaterdb/bangla", "cmaterdb/devanagari"):
@@ -59,14 +65,14 @@ def main() -> None:
         heading("5. A short mixed load over all three tasks")
         write_test_images(FOLDER / "images")
         command(
-            "loadtests", "run", "--url", url, "--rate", str(LOAD_RATE),
+            "loadtest", "run", "--url", url, "--rate", str(LOAD_RATE),
             "--seconds", str(LOAD_SECONDS), "--popularity", "zipf:1.1",
             "--images", str(FOLDER / "images"),
         )  # fmt: skip
-    command("evolution", "leaderboard", "--store", str(STORE))
+    command("experiments", "leaderboard", "--store", str(STORE))
     console.print(
         f"\nThe demo took {time.monotonic() - started:.0f} s. The store stays in "
-        f"{FOLDER.name}/store; next:\n  make serve\n  curl -s http://127.0.0.1:3000/tasks\n"
+        f"{FOLDER.name}/store; next:\n  munet serve --store demo-store/store\n  curl -s http://127.0.0.1:3000/tasks\n"
         "  curl -s --data-binary @demo-store/images/telugu_0.png -H 'content-type: image/png' "
         "http://127.0.0.1:3000/classify/cmaterdb/telugu",
         soft_wrap=True,
@@ -78,33 +84,27 @@ def heading(text: str) -> None:
     console.print(f"\n[bold]{text}[/bold]")
 
 
-def command(module: str, *arguments: str) -> None:
-    """Runs one of the project's command lines as a user would, its output shown."""
-    console.print(f"[dim]$ python -m {module} {' '.join(arguments)}[/dim]", soft_wrap=True)
-    if subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode:
-        raise SystemExit(f"demo: `python -m {module}` failed")
+def command(*arguments: str) -> None:
+    """Runs a command as a user would, its output shown."""
+    console.print(f"[dim]$ munet {' '.join(arguments)}[/dim]", soft_wrap=True)
+    if subprocess.run([*MUNET, *arguments], check=False).returncode:
+        raise SystemExit(f"demo: `munet {' '.join(arguments)}` failed")
 
 
 @contextmanager
 def gateway(folder: Path = FOLDER) -> Iterator[str]:
-    """The gateway on the folder's store, as a BentoML server process on a free port; its URL."""
+    """The gateway on the folder's store, as a process of its own on a free port; its URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url, log_path = f"http://127.0.0.1:{port}", folder / "gateway.log"
-    environment = {
-        **os.environ,
-        "MUNET_STORE": str(folder / "store"),
-        "BENTOML_HOME": str(folder / ".bentoml"),
-        "BENTOML_DO_NOT_TRACK": "True",
-    }
-    bentoml = str(Path(sys.executable).with_name("bentoml"))
-    console.print(f"[dim]$ MUNET_STORE={folder.name}/store bentoml serve . --port {port}[/dim]")
+    environment = {**os.environ, "BENTOML_HOME": str(folder / ".bentoml")}
+    arguments = ["serve", "--store", str(folder / "store"), "--port", str(port)]
+    console.print(f"[dim]$ munet {' '.join(arguments)}[/dim]", soft_wrap=True)
     with log_path.open("w") as log:
         server = subprocess.Popen(
-            [bentoml, "serve", ".", "--host", "127.0.0.1", "--port", str(port)],
-            cwd=folder.parent, env=environment, stdout=log, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            [*MUNET, *arguments], env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
         try:
             wait_until_ready(url, server, log_path)
             yield url
@@ -113,7 +113,7 @@ def gateway(folder: Path = FOLDER) -> Iterator[str]:
             console.print("gateway stopped")
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
     """Asks a process of ours to stop, and makes it."""
     process.terminate()
     try:
@@ -158,11 +158,9 @@ def classify(url: str, task: str, png: bytes) -> dict:
 
 def show_answers(url: str, task: str, count: int = 4) -> None:
     """Posts test images and shows image, answer and truth."""
-    loaded = TaskSource()(task)
-    shown = []
-    for image, label in zip(loaded.test.images[:count], loaded.test.labels, strict=False):
+    shown: list[Any] = []
+    for image, truth in test_images(task, count):
         answer = classify(url, task, png_bytes(image))["predictions"][0]
-        truth = loaded.labels[label]
         right = answer["label"] == truth
         caption = Text(
             f"\n{answer['label']} ({answer['probability']:.2f}), truth {truth}",
@@ -183,6 +181,16 @@ def picture(image: NDArray[np.uint8]) -> Text:
     )
 
 
+def test_images(task: str, count: int) -> list[tuple[NDArray[np.uint8], str]]:
+    """The first images of a task's test split, with their labels."""
+    loaded = TaskSource()(task)
+    split = loaded.test
+    if isinstance(split, StreamedSplit):
+        raise SystemExit(f"demo: {task} does not fit in memory")
+    pairs = zip(split.images[:count], split.labels, strict=False)
+    return [(image, loaded.labels[label]) for image, label in pairs]
+
+
 def png_bytes(image: NDArray[np.uint8]) -> bytes:
     """The image as a PNG file."""
     buffer = io.BytesIO()
@@ -192,12 +200,12 @@ def png_bytes(image: NDArray[np.uint8]) -> bytes:
 
 def add_task_while_serving(url: str, task: str) -> None:
     """Evolves a further task and times publish -> first answer, while other tasks are asked."""
-    arguments = ["evolution", "resume", "demo", "--store", str(STORE), "--task", task]
-    console.print(f"[dim]$ python -m {' '.join(arguments)}[/dim]", soft_wrap=True)
-    image = png_bytes(TaskSource()(task).test.images[0])
+    arguments = ["experiments", "resume", "demo", "--store", str(STORE), "--task", task]
+    console.print(f"[dim]$ munet {' '.join(arguments)}[/dim]", soft_wrap=True)
+    image = png_bytes(test_images(task, 1)[0][0])
     store, document = ModelStore(STORE), STORE / "refs" / "tasks" / task.replace("/", "%2F")
     others = 0
-    evolving = subprocess.Popen([sys.executable, "-m", *arguments])
+    evolving = subprocess.Popen([*MUNET, *arguments])
     try:
         while task not in store.live():
             if evolving.poll() is not None and task not in store.live():
@@ -234,10 +242,9 @@ def write_test_images(directory: Path, count: int = 20) -> None:
     """Test images of all tasks as PNG files."""
     directory.mkdir()
     for name in ("bangla", "devanagari", "telugu"):
-        images = TaskSource()(f"cmaterdb/{name}").test.images[:count]
-        for i, image in enumerate(images):
+        for i, (image, _) in enumerate(test_images(f"cmaterdb/{name}", count)):
             (directory / f"{name}_{i}.png").write_bytes(png_bytes(image))
 
 
 if __name__ == "__main__":
-    main()
+    app()

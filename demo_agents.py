@@ -14,7 +14,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -26,11 +25,10 @@ from typing import Any
 from rich.markup import escape
 
 import demo
-from evolution.data.tasks import TaskSource
 from model_store import ModelStore
 from model_store.upkeep import verify_store
 
-FOLDER = Path(__file__).with_name("demo-agents-store")
+FOLDER = Path("demo-agents-store").absolute()
 STORE = FOLDER / "store"
 TASKS = ("cmaterdb/bangla", "cmaterdb/devanagari", "cmaterdb/telugu")
 # Three paths: at least one is of another task. With this seed no child gives one up.
@@ -54,10 +52,10 @@ def main() -> None:
         demo.heading("2. Three agents evolve at the same time; one of them is killed")
         evolve(url)
         demo.heading("3. What they share is stored once")
-        demo.command("model_store", "du", "--store", str(STORE))
+        demo.command("store", "du", "--store", str(STORE))
         demo.heading("4. A multipath agent combines what they published")
         combine(url)
-    demo.command("evolution", "leaderboard", "--store", str(STORE))
+    demo.command("experiments", "leaderboard", "--store", str(STORE))
     say(
         f"\nThe demo took {time.monotonic() - started:.0f} s. The store stays in"
         f" {FOLDER.name}/store; next:\n  make serve STORE={FOLDER.name}/store"
@@ -109,17 +107,16 @@ class Agents:
 @contextmanager
 def agents(name: str, ids: list[str], cycles: int, *more: str) -> Iterator[Agents]:
     """Starts agents; they are ended with the block."""
-    arguments = ["agents", "--store", str(STORE), "--cycles", str(cycles), "--jobs", "2"]
-    arguments += ["--set", f"samples_per_task={CHILDREN}", *more]
+    arguments = ["experiments", "agents", "--store", str(STORE), "--cycles", str(cycles)]
+    arguments += ["--jobs", "2", "--set", f"samples_per_task={CHILDREN}", *more]
     for agent in ids:
         arguments += ["--agent", agent]
-    say(f"[dim]$ python -m evolution {' '.join(arguments)}[/dim]", soft_wrap=True)
+    say(f"[dim]$ munet {' '.join(arguments)}[/dim]", soft_wrap=True)
     log = FOLDER / f"{name}.log"
     with log.open("w") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "evolution", *arguments],
-            stdout=out, stderr=subprocess.STDOUT, text=True, cwd=FOLDER.parent,
-        )  # fmt: skip
+            [*demo.MUNET, *arguments], stdout=out, stderr=subprocess.STDOUT, text=True
+        )
         try:
             yield Agents(process, log)
         finally:
@@ -160,9 +157,7 @@ class Watch:
 @functools.cache
 def test_images(task: str, count: int) -> list[tuple[bytes, str]]:
     """Images of the task's test split, with their labels."""
-    loaded = TaskSource()(task)
-    pairs = zip(loaded.test.images[:count], loaded.test.labels, strict=False)
-    return [(demo.png_bytes(image), loaded.labels[label]) for image, label in pairs]
+    return [(demo.png_bytes(image), label) for image, label in demo.test_images(task, count)]
 
 
 def evolve(url: str) -> None:

@@ -2,9 +2,9 @@
 
 A group is imported when one of its commands is asked for, so that help and mistakes cost nothing.
 A module of commands has `app` (Typer) and, if it wants, ERRORS: what its commands raise for a
-user to read. Such an error ends as a message of at most five lines and exit code 1, or the error's
-own `exit_code`. On a terminal a message is broken between words; nothing in it, such as the name of
-a file, tells the terminal to do anything. COMMANDS.md lists the commands and the exit codes.
+user to read. Such an error ends as a message of at most five lines and exit code 1. On a terminal a
+message is broken between words; nothing in it, such as the name of a file, tells the terminal to do
+anything. COMMANDS.md lists the commands and the exit codes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typer.core import TyperCommand, TyperGroup
 OWN, STORED, SERVED, RESEARCH = "Your own tasks", "What is published", "Serving", "Research"
 # Name -> module of its commands, what it is for, and the part of the help that it stands in.
 COMMANDS = {
+    "demo": ("demo", "Shows it all on three small tasks that come with it.", OWN),
     "data": ("evolution.data.command", "Brings your own pictures in, and checks them.", OWN),
     "evolve": ("evolution.growing.command", "Grows the system of a store by your tasks.", OWN),
     "runs": ("evolution.runs.command", "Lists runs: how far each is, and how it goes on.", OWN),
@@ -36,6 +37,7 @@ COMMANDS = {
     "experiments": ("evolution.__main__", "Runs and compares the systems of the papers.", RESEARCH),
     "loadtest": ("loadtests.__main__", "Puts load on a gateway, and measures it.", RESEARCH),
 }
+EXTRAS = {"evolution": "train", "demo": "train"}  # package -> the extra that its commands need
 LONGEST_MESSAGE = 5  # lines
 WIDEST_MESSAGE = 100  # characters, on a terminal
 # What to do about an error of the system.
@@ -65,7 +67,26 @@ class Munet(TyperGroup):
         name, known, rest = super().resolve_command(ctx, args)
         if name is None or known is None:  # only while a shell asks how a line may go on
             return name, known, rest
-        return name, typer.main.get_command(import_module(COMMANDS[name][0]).app), rest
+        return name, _loaded(COMMANDS[name][0]), rest
+
+
+class MissingExtra(Exception):
+    """A command needs a library that is not installed."""
+
+
+def _loaded(module: str) -> Any:
+    """The commands of a module. Raises MissingExtra."""
+    try:
+        return typer.main.get_command(import_module(module).app)
+    except ModuleNotFoundError as error:
+        package = module.split(".")[0]
+        library = (error.name or "").split(".")[0]
+        if package not in EXTRAS or library == package:
+            raise
+        raise MissingExtra(
+            f"this command needs {library}, which is not installed\n"
+            f"install munet-gateway[{EXTRAS[package]}]"
+        ) from None
 
 
 app = typer.Typer(
@@ -100,18 +121,21 @@ def main() -> None:
     except Exception as error:
         if not isinstance(error, known_errors()):
             raise
-        console = Console(
-            emoji=False, stderr=True, style="red", highlight=False, markup=False, soft_wrap=True
-        )
-        lines = message_of(error)
-        if console.is_terminal:
-            width = min(console.width, WIDEST_MESSAGE)
-            lines = [
-                textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
-                for line in lines
-            ]
-        console.print("\n".join(lines))
-        raise SystemExit(getattr(error, "exit_code", 1)) from None
+        _show(message_of(error))
+        raise SystemExit(1) from None
+
+
+def _show(lines: list[str]) -> None:
+    console = Console(
+        emoji=False, stderr=True, style="red", highlight=False, markup=False, soft_wrap=True
+    )
+    if console.is_terminal:
+        width = min(console.width, WIDEST_MESSAGE)
+        lines = [
+            textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+            for line in lines
+        ]
+    console.print("\n".join(lines))
 
 
 def message_of(error: Exception) -> list[str]:
@@ -128,7 +152,8 @@ def message_of(error: Exception) -> list[str]:
 def known_errors() -> tuple[type[Exception], ...]:
     """Those of the modules that were loaded."""
     loaded = [sys.modules.get(module) for module, *_ in COMMANDS.values()]
-    return (OSError, *(error for module in loaded for error in getattr(module, "ERRORS", ())))
+    theirs: list[type[Exception]] = [e for module in loaded for e in getattr(module, "ERRORS", ())]
+    return (OSError, MissingExtra, *theirs)
 
 
 if __name__ == "__main__":

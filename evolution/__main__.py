@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -42,7 +43,7 @@ from evolution.state import runs as known_runs
 from evolution.training.memory import exhausted
 from evolution.training.objectives import quality_in
 from evolution.training.validation import part_of
-from model_store import ModelStore, StoreError
+from model_store import ModelStore, Published, StoreError
 from vit.components import Tree
 
 KNOWN_ERRORS = (
@@ -62,6 +63,8 @@ class Computing(TyperGroup):
         with computing():
             try:
                 return super().invoke(ctx)
+            except KeyboardInterrupt:  # `computing` says that it stopped
+                raise SystemExit(130) from None
             except SettingError as error:
                 _fail(str(error), code=2)
             except (MemoryError, jax.errors.JaxRuntimeError, *KNOWN_ERRORS) as error:
@@ -284,26 +287,46 @@ def agent_process() -> None:
 
 
 @app.command()
-def leaderboard(store: StoreOption) -> None:
+def leaderboard(
+    store: StoreOption,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+) -> None:
     """Shows every task's live path."""
     opened = ModelStore(store)
+    rows = [_row(opened.resolve(name)) for name in opened.tasks()]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
     columns = ("task", "v", "valid.", "test", "parameters", "accounted", "by")
     table = Table(*columns, pad_edge=False)
     for column in table.columns:
         column.no_wrap = True
-    for name in opened.tasks():
-        published = opened.resolve(name)
-        path = published.path
+    for row in rows:
         table.add_row(
-            name + (" (private)" if path.private else ""),
-            str(published.version),
-            _number(quality_in(part_of(path.metrics, "validation")), ".4f"),
-            _number(quality_in(part_of(path.metrics, "test")), ".4f"),
-            _number(path.parameters.get("total"), ",d"),
-            _number(path.parameters.get("accounted"), ",.0f"),
-            str(path.lineage.get("agent") or "-").removesuffix(f"/{name}"),  # an agent's class
+            row["task"] + (" (private)" if row["private"] else ""),
+            str(row["version"]),
+            _number(row["validation"], ".4f"),
+            _number(row["test"], ".4f"),
+            _number(row["parameters"], ",d"),
+            _number(row["accounted"], ",.0f"),
+            row["by"] or "-",
         )
     console.print(table)
+
+
+def _row(published: Published) -> dict[str, Any]:
+    path = published.path
+    return {
+        "task": published.task,
+        "version": published.version,
+        "private": path.private,
+        "validation": quality_in(part_of(path.metrics, "validation")),
+        "test": quality_in(part_of(path.metrics, "test")),
+        "parameters": path.parameters.get("total"),
+        "accounted": path.parameters.get("accounted"),
+        # An agent's name is CLASS/TASK.
+        "by": str(path.lineage.get("agent") or "").removesuffix(f"/{published.task}") or None,
+    }
 
 
 def _number(value: float | None, form: str) -> str:

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 import typer.main
 
 import munet
+from service import VERSION
 
 TOP = Path(__file__).parent.parent
 
@@ -71,6 +73,72 @@ def test_every_command_has_help_that_fits_80_columns(
         assert max(map(len, out.splitlines())) <= 80
 
 
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        munet.app(["--version"], prog_name="munet")
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"munet {VERSION}\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("munet st", {"store"}),
+        ("munet store p", {"pin", "pins", "push", "pull"}),
+        ("munet experiments run mu2net-c", {"mu2net-chars", "mu2net-chars5", "mu2net-cmaterdb"}),
+        ("munet store ls --j", {"--json"}),
+    ],
+)
+def test_a_shell_completes_commands_options_and_values(line: str, expected: set[str]) -> None:
+    asked = {
+        "_MUNET_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(line.count(" ")),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "munet"],
+        cwd=TOP, env={**os.environ, **asked}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (set(done.stdout.split()), done.stderr) == (expected, "")
+
+
+def test_a_command_whose_extra_is_not_installed_says_which(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, munet.COMMANDS["adopt"][0], raising=False)
+    monkeypatch.setitem(sys.modules, "typer", typer)
+    monkeypatch.setattr(munet, "import_module", lambda _: exec("import nonsuch.inner"))
+    monkeypatch.setattr(sys, "argv", ["munet", "adopt"])
+    with pytest.raises(SystemExit) as ended:
+        munet.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == (
+        "error: this command needs nonsuch, which is not installed\ninstall munet-gateway[train]\n"
+    )
+
+
+def test_the_page_of_commands_names_each_of_them_and_no_other() -> None:
+    page = (TOP / "COMMANDS.md").read_text()
+    rows = set(re.findall(r"^\| `munet ([a-z]+(?: [a-z-]+)?)", page, re.MULTILINE))
+    known = set[str]()
+    for name, (module, *_) in munet.COMMANDS.items():
+        inner = getattr(typer.main.get_command(import_module(module).app), "commands", {})
+        known |= {f"{name} {sub}" for sub, made in inner.items() if not made.hidden} or {name}
+    assert rows - {"runs"} == known
+
+
+def lists(name: str, sub: str) -> bool:
+    return sub in {"ls", "show", "du", "history", "diff", "pins", "leaderboard"} or name == "tasks"
+
+
+def test_what_lists_has_json() -> None:
+    for name, (module, *_) in munet.COMMANDS.items():
+        command = typer.main.get_command(import_module(module).app)
+        for sub, made in (getattr(command, "commands", None) or {"": command}).items():
+            if lists(name, sub):
+                options = [text for one in made.params for text in one.opts]
+                assert "--json" in options, f"munet {name} {sub}"
+
+
 @pytest.mark.parametrize("meant", list(munet.COMMANDS))
 def test_a_typo_is_told_what_was_meant(
     meant: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -79,12 +147,15 @@ def test_a_typo_is_told_what_was_meant(
     with pytest.raises(SystemExit) as ended:
         munet.main()
     assert ended.value.code == 2
-    assert f"Did you mean '{meant}'?" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "Did you mean" in told and f"'{meant}'" in told
+    assert len(told.splitlines()) <= 6
 
 
 def test_the_store_s_commands_are_those_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """As where only the store is installed: in the image."""
     monkeypatch.setattr(sys, "argv", ["munet", "store", "ls", "--store", str(tmp_path)])
     with pytest.raises(SystemExit) as ended:
         munet.main()

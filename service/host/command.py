@@ -16,7 +16,8 @@ from service.memory import require_enough
 from service.settings import Settings
 
 app = typer.Typer(add_completion=False)
-CHECKOUT = Path(__file__).parents[2]
+TOP = Path(__file__).parents[2]  # the checkout, or the folder where the packages are installed
+GATEWAY = "service.host.gateway:Gateway"
 OF_OTHER_COMMANDS = ("MUNET_TOKEN",)  # the gateway would take it for a misspelt MUNET_TOKENS
 
 
@@ -38,7 +39,15 @@ def serve(
     except SettingsError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(CANNOT_START) from None
-    environment.setdefault("BENTOML_HOME", str(CHECKOUT / "build" / f"bentoml-{port}"))
+    environment.setdefault("BENTOML_HOME", str(_state() / f"bentoml-{port}"))
     bentoml = str(Path(sys.executable).with_name("bentoml"))
     # It becomes this process: signals and exit codes are its own.
-    os.execve(bentoml, [bentoml, "serve", str(CHECKOUT), "--port", str(port)], environment)
+    command = [bentoml, "serve", GATEWAY, "--working-dir", str(TOP), "--port", str(port)]
+    os.execve(bentoml, command, environment)
+
+
+def _state() -> Path:
+    """Where BentoML may keep files of its own."""
+    if (TOP / "bentofile.yaml").is_file():
+        return TOP / "build"
+    return Path.home() / ".cache" / "munet"

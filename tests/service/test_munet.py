@@ -22,7 +22,7 @@ import pytest
 import munet
 from model_store import ModelStore
 from service.client import calls
-from service.client.command import _one_line
+from service.client.command import one_line
 from service.host.greeting import greeting
 from service.settings import OTHERS, Settings
 from tests.service.servers import ROOT, Server
@@ -171,6 +171,26 @@ def test_or_in_json(ask: Run) -> None:
     assert bad["image"] == "notes.txt" and "PNG" in bad["error"]
 
 
+def test_the_tasks_of_a_gateway_are_listed(run: Run, server: Server) -> None:
+    url = f"http://127.0.0.1:{server.port}"
+    done = run("tasks", "--url", url)
+    assert done.code == 0
+    heading, *rows = done.out.splitlines()
+    assert heading.split()[:4] == ["task", "state", "version", "classes"]
+    listed = json.loads(run("tasks", "--url", url, "--json").out)
+    assert [row.split()[0] for row in rows] == [task["id"] for task in listed] != []
+
+
+def test_all_pages_of_tasks_are_asked_for(run: Run, other: Any) -> None:
+    other.answers = [
+        (200, {}, {"tasks": [{"id": "a", "state": "ready"}], "next": "a"}),
+        (200, {}, {"tasks": [{"id": "b", "state": "failed", "reason": "\x1b[31mwhy"}]}),
+    ]
+    done = run("tasks", "--url", f"http://127.0.0.1:{other.server_port}")
+    assert done.code == 0 and r"\x1b[31mwhy" in done.out
+    assert [line.split()[0] for line in done.out.splitlines()] == ["task", "a", "b"]
+
+
 def test_a_picture_that_cannot_be_answered_leaves_the_others_alone(ask: Run) -> None:
     bad = ["notes.txt", "large.png", "missing.png", "store", "nul\0.png"]
     done = ask("group/flowers", *bad, "other.png")
@@ -234,9 +254,12 @@ def test_a_gateway_that_is_not_there(run: Run, unused: int) -> None:
 class Stranger(http.server.BaseHTTPRequestHandler):
     """Answers with what its server has at hand, one answer a request."""
 
+    def do_GET(self) -> None:
+        self.do_POST()
+
     def do_POST(self) -> None:
         server: Any = self.server
-        self.rfile.read(int(self.headers["content-length"]))
+        self.rfile.read(int(self.headers["content-length"] or 0))
         server.seen.append(dict(self.headers))
         status, headers, body = server.answers.pop(0)
         self.send_response(status)
@@ -318,4 +341,4 @@ def test_the_token_of_the_environment_is_sent(
 
 @pytest.mark.parametrize("text", ["plain", "ünï côdé", "日本"])
 def test_labels_are_shown_as_they_are(text: str) -> None:
-    assert _one_line(text) == text
+    assert one_line(text) == text

@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 from model_store import ModelStore
-from service.access import Access, Grants, __main__
+from service.access import Access, Grants, command
 from service.errors import Forbidden, RateExceeded, SettingsError, Unauthenticated
 from service.open_inference import inference_pb2 as pb
 from service.open_inference.grpc_server import PREFIX
@@ -558,7 +558,7 @@ def test_the_server_does_not_start_with_a_broken_file(tmp_path: Path) -> None:
 def test_the_command_prints_a_token_and_an_entry_that_works(tmp_path: Path) -> None:
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
-        __main__.app(
+        command.app(
             ["new", "shop", "--classify", "fruit/*", "--classify", "x", "--read"],
             standalone_mode=False,
         )
