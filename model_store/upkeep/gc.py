@@ -1,6 +1,6 @@
 """Garbage collection: what no document refers to goes. Not for a server to run.
 
-Safe beside any number of writers and readers, on one machine or many (gc_handshake.py says how).
+Safe beside any number of writers and readers, on one machine or many (files/gc_handshake.py says how).
 """
 
 import logging
