@@ -1,6 +1,7 @@
 """Garbage collection: what no document refers to goes. Not for a server to run.
 
-Safe beside any number of writers and readers, on one machine or many (files/gc_handshake.py says how).
+Any number of writers and readers, on one machine or many, may work meanwhile:
+files/gc_handshake.py says how.
 """
 
 import logging
