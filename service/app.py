@@ -14,18 +14,19 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from service.errors import GatewayError
-from service.http import admin, classify, compression, listing, page, problems
+from service.http import classify, compression, listing, page, problems
 from service.http.browsers import Browsers
 from service.http.draining import Draining
-from service.http.exchanges import Exchanges
 from service.http.openapi import openapi
 from service.http.queries import query
 from service.http.shedding import Shedding
 from service.http.short_way import ShortWay
+from service.metrics.instruments import CONTENT_TYPE
 from service.open_inference import rest
 from service.runtime import Runtime
 from service.settings import Settings
-from service.telemetry.metrics import CONTENT_TYPE
+from service.telemetry import admin
+from service.telemetry.exchanges import Exchanges
 from service.telemetry.selection import of_tasks
 from service.telemetry.workers import Worker
 

@@ -25,9 +25,9 @@ from pathlib import Path
 from model_store.files.limits import Limit, Machine
 from service.compute.decode_memory import give_back_free_memory
 from service.errors import SettingsError
-from service.host.processes import PID
 from service.settings import Bytes, Settings
 
+PID = "MUNET_MAIN_PID"  # the variable by which a worker knows its main process
 MIB = 2**20
 UPLOADS, MOST_UPLOADS = 1 / 8, 512 * MIB  # shares are of the rest
 # At least one picture of the default MUNET_MAX_PIXELS, and programs of a network of middling size,

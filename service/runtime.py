@@ -29,6 +29,8 @@ from service.http.loop_delay import LOOP
 from service.http.room import Room
 from service.http.uploads import Intake
 from service.memory import Headroom, divided, own_memory
+from service.metrics.gauges import Snapshot
+from service.metrics.instruments import Metrics
 from service.open_inference.statistics import Tally
 from service.request import identified
 from service.settings import Settings
@@ -40,8 +42,6 @@ from service.tasks.lookups import Lookups, Shared
 from service.tasks.residency import Residency
 from service.tasks.sharing import Sharing
 from service.tasks.trust import Trust
-from service.telemetry.gauges import Snapshot
-from service.telemetry.metrics import Metrics
 from service.telemetry.reporting import Reporting
 from service.telemetry.workers import Worker
 

@@ -11,7 +11,7 @@ CORE = {
     "vit": ["", "pictures"],
     "model_store": ["", "files"],
     "evolution": ["", "experiments", "training", "data", "roots", "process"],
-    "service": ["", "tasks", "compute", "http"],
+    "service": ["", "access", "metrics", "tasks", "compute", "compute/backends", "http"],
     "loadtests": [""],
 }
 ROOMS = {
@@ -52,16 +52,17 @@ ROOMS = {
         "runs": ["", "training", "data", "process"],
     },
     "service": {
-        "": ["compute"],
-        "tasks": ["", "compute"],
-        "compute": [""],
-        "http": ["", "tasks"],
+        "": ["access", "compute"],
         "access": [""],
-        "client": [],
+        "metrics": [""],
+        "tasks": ["", "access", "compute", "metrics"],
+        "compute": ["", "compute/backends", "metrics"],
         "compute/backends": ["", "compute"],
+        "http": ["", "access", "tasks"],
+        "client": [],
         "host": ["", "http"],
-        "telemetry": ["", "compute"],
         "open_inference": ["", "access", "compute", "http", "tasks", "telemetry"],
+        "telemetry": ["", "compute", "http", "metrics"],
     },
     "loadtests": {
         "": [],
@@ -84,6 +85,7 @@ ASSEMBLY = {
     "loadtests/__main__.py",
     "model_store/__main__.py",
     "service/app.py",
+    "service/http/openapi.py",
     "service/host/beginning.py",
     "service/host/gateway.py",
     "service/host/worker.py",
@@ -91,17 +93,6 @@ ASSEMBLY = {
 }
 # Arrows that are still against the rule: (from, to). An arrow that is gone must go from here too.
 STILL = {
-    "service": [
-        ("", "access"),
-        ("", "host"),
-        ("compute", "compute/backends"),
-        ("compute", "telemetry"),
-        ("http", "access"),
-        ("http", "telemetry"),
-        ("http", "open_inference"),
-        ("tasks", "access"),
-        ("tasks", "telemetry"),
-    ],
     "loadtests": [("", "overload")],
 }
 # File -> why it imports our own packages inside functions.

@@ -44,7 +44,7 @@ OWNERS = {
         "loadtests/peers/apps/",
     ),
     "circus": ("service/host/",),
-    "prometheus_client": ("service/telemetry/",),
+    "prometheus_client": ("service/metrics/",),
     "cryptography": ("model_store/exchange/signing.py",),
     "obstore": (
         "model_store/files/objects.py",

@@ -9,9 +9,9 @@ import typer.main
 from typer.testing import CliRunner
 
 from munet import COMMANDS
+from service.metrics.gauges import Snapshot
+from service.metrics.instruments import Metrics
 from service.settings import Settings
-from service.telemetry.gauges import Snapshot
-from service.telemetry.metrics import Metrics
 
 TOP = Path(__file__).parent.parent
 README = (TOP / "README.md").read_text()

@@ -22,9 +22,9 @@ from loadtests.systems import System, adapters_and_head, backbone, with_adapters
 from service.compute.engine import Engine
 from service.compute.paths import LoadedPath, Row
 from service.images import named
+from service.metrics.instruments import Metrics
 from service.tasks.eviction import Budget, Recency
 from service.tasks.residency import Residency
-from service.telemetry.metrics import Metrics
 from vit import Architecture
 
 Progress = Callable[[str], None]

@@ -42,7 +42,7 @@ from service.compute.paths import (
 from service.compute.programs import SIDE_BY_SIDE, Programs, split, tokens_of
 from service.errors import Told
 from service.images import Decoded, Identity
-from service.telemetry.metrics import Metrics
+from service.metrics.instruments import Metrics
 from vit import Architecture, shapes
 
 SMALLEST = Architecture(

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from service.compute.backends import Backend, Chain, Run
 from service.compute.paths import Program, elements
 from service.compute.priority import BACKGROUND, BATCH, give_way
-from service.telemetry.metrics import Metrics
+from service.metrics.instruments import Metrics
 from vit import shapes
 
 logger = logging.getLogger(__name__)

@@ -35,9 +35,10 @@ from circus.sighandler import SysHandler
 
 from model_store import StoreError
 from service.errors import SettingsError
+from service.memory import PID
 
 logger = logging.getLogger(__name__)
-PID, FOLDER = "MUNET_MAIN_PID", "MUNET_WORKERS_FOLDER"  # from the main process to its workers
+FOLDER = "MUNET_WORKERS_FOLDER"  # from the main process to its workers, beside PID
 END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 CANNOT_START = 2  # exit code
 TRIES = 3  # to start a worker that ends without a word, as one that is killed

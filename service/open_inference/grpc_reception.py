@@ -15,13 +15,13 @@ import grpc.aio
 
 from service.access import Grants
 from service.errors import ClientGone, GatewayError, InternalError, Unavailable, UploadTimeout
-from service.http.exchanges import REQUEST_ID, TRACE_CONTEXT, request_id
 from service.http.room import caller, holders
 from service.open_inference.grpc_callers import Caller, Callers, Context, longest_message
 from service.open_inference.grpc_connections import READ_S, Connection, Connections
 from service.request import Exchange, exchanged
 from service.runtime import Runtime
 from service.telemetry import audit
+from service.telemetry.exchanges import REQUEST_ID, TRACE_CONTEXT, request_id
 
 logger = logging.getLogger(__name__)
 CODES = {

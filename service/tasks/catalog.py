@@ -27,6 +27,7 @@ from model_store.watching import View
 from service.access import Grants
 from service.compute.paths import LoadedPath
 from service.errors import GatewayError, Unavailable, UnknownTask
+from service.metrics.instruments import Metrics
 from service.tasks.aliases import Aliases
 from service.tasks.entry import Entry
 from service.tasks.following import Follower
@@ -36,7 +37,6 @@ from service.tasks.near_names import NearNames
 from service.tasks.older_versions import OlderVersions
 from service.tasks.reasons import no_task, no_version, reason
 from service.tasks.store_health import StoreAway
-from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 Version = int | str | None  # a number or a name; None is the one that answers

@@ -16,7 +16,7 @@ from typing import Protocol
 from model_store import Digest
 from service.compute.paths import LoadedPath
 from service.errors import Told
-from service.telemetry.metrics import Metrics
+from service.metrics.instruments import Metrics
 
 Key = tuple[str, Digest]  # of a component: the kind decides how it is held
 SPARE = 2**30  # bytes that are kept for components, at most

@@ -17,12 +17,12 @@ from typing import Protocol
 from model_store import Digest, ModelStore, Published, StorageError
 from service.compute.paths import LoadedPath
 from service.errors import Unavailable
+from service.metrics.instruments import Metrics
 from service.tasks.eviction import NoRoom, Recency
 from service.tasks.load_slots import LoadSlots
 from service.tasks.reasons import reason
 from service.tasks.store_health import KINDS, OF_AN_OUTAGE, StoreAway, StoreHealth
 from service.tasks.summaries import Summary, summarise
-from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 FIRST_RETRY_S = 1.0

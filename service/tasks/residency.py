@@ -25,10 +25,10 @@ import numpy as np
 
 from model_store import ModelStore, Published
 from service.compute.paths import Component, LoadedPath, Mixer, Program, Stage, Walk, elements
+from service.metrics.instruments import Metrics
 from service.tasks import specs
 from service.tasks.eviction import Budget, Key, NoRoom
 from service.tasks.specs import Network, Spec, UnservablePath
-from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 HELPERS = 6  # threads that read for all loads, beside each load's own

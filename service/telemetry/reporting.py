@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from service.metrics.instruments import Metrics
 from service.request import Report
 from service.settings import Settings
 from service.telemetry.access_log import AccessLog
 from service.telemetry.logs import LogLevels
-from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
 from service.telemetry.workers import Worker, Workers
 

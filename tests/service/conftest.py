@@ -11,9 +11,9 @@ from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 from model_store import ModelStore
 from service.compute.engine import Engine
+from service.metrics.instruments import Metrics
 from service.tasks.eviction import Budget, Recency
 from service.tasks.residency import Residency
-from service.telemetry.metrics import Metrics
 from tests.service.in_process import Gateway
 from tests.service.servers import Server
 from tests.service.systems import TINY, publish

@@ -17,7 +17,6 @@ import pytest
 from model_store import ModelStore, Published
 from service.errors import SettingsError
 from service.runtime import Runtime
-from service.telemetry import metrics
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.systems import image, png, publish, tree_of
 from tests.service.waiting import PATIENCE_S, eventually

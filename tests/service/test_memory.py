@@ -18,9 +18,9 @@ from model_store.files.limits import Limit, Machine
 from service.errors import SettingsError
 from service.images import File
 from service.memory import Headroom, divided, ordinary_picture, own_memory
+from service.metrics.instruments import Metrics
 from service.settings import Bytes, Settings
 from service.tasks.eviction import Budget, Recency
-from service.telemetry.metrics import Metrics
 from tests.service.in_process import Gateway
 from tests.service.systems import TINY, png, publish
 from tests.service.waiting import eventually

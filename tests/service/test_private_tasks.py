@@ -29,6 +29,8 @@ from hypothesis import strategies as st
 
 from model_store import InvalidName, ModelStore
 from service.access import Access, Grants
+from service.metrics.gauges import Snapshot
+from service.metrics.instruments import Metrics
 from service.open_inference import inference_pb2 as pb
 from service.open_inference.grpc_server import PREFIX, SERVICE, serving
 from service.settings import Settings
@@ -36,8 +38,6 @@ from service.tasks import entry as entries
 from service.tasks.catalog import Catalog
 from service.tasks.near_names import NearNames
 from service.tasks.sharing import Sharing
-from service.telemetry.gauges import Snapshot
-from service.telemetry.metrics import Metrics
 from service.telemetry.reporting import Reporting
 from service.telemetry.workers import Worker
 from tests.service.access.test_access import bearer, entry

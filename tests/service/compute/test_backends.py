@@ -25,7 +25,7 @@ from service.compute.backends.jax_backend import JaxBackend
 from service.compute.backends.openvino_backend import OpenVinoBackend
 from service.compute.paths import Program, cut
 from service.compute.programs import Programs
-from service.telemetry.metrics import Metrics
+from service.metrics.instruments import Metrics
 from tests.service.systems import TINY, random_component
 from tests.service.waiting import PATIENCE_S, eventually
 from vit import Architecture, shapes

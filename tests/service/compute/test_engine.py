@@ -23,9 +23,9 @@ from service.compute.engine import Engine
 from service.compute.paths import LoadedPath, Row
 from service.compute.programs import split
 from service.images import Pixels
+from service.metrics.instruments import Metrics
 from service.tasks.eviction import Budget, Recency
 from service.tasks.residency import Residency
-from service.telemetry.metrics import Metrics
 from tests.service.systems import TINY, publish, tree_of
 from vit import Architecture
 from vit.forward import forward

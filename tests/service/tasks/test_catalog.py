@@ -16,11 +16,11 @@ from model_store.versions import Version, Versions
 from service.access import Grants
 from service.compute.paths import LoadedPath
 from service.errors import Told, Unavailable, UnknownTask
+from service.metrics.instruments import Metrics
 from service.tasks.catalog import Catalog
 from service.tasks.eviction import Recency
 from service.tasks.loading import FIRST_RETRY_S, Loader, Slot
 from service.tasks.older_versions import KEPT
-from service.telemetry.metrics import Metrics
 from tests.model_store.samples import document, write_value
 from tests.service.systems import publish
 from tests.service.tasks.loads import loaded

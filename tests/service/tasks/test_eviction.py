@@ -15,11 +15,11 @@ import pytest
 from model_store import ModelStore, Published
 from service.compute.paths import LoadedPath
 from service.errors import Unavailable
+from service.metrics.instruments import Metrics
 from service.tasks import load_slots, loading
 from service.tasks.catalog import Catalog
 from service.tasks.eviction import NoRoom, Recency
 from service.tasks.loading import FIRST_RETRY_S, LONGEST_RETRY_S, Loader, Slot
-from service.telemetry.metrics import Metrics
 from tests.service.systems import publish
 from tests.service.tasks.loads import loaded
 from tests.service.waiting import PATIENCE_S, eventually

@@ -17,11 +17,11 @@ import pytest
 
 from model_store import CorruptBlob, Digest, Malformed, ModelStore, Published
 from service.compute.paths import LoadedPath, elements
+from service.metrics.instruments import Metrics
 from service.tasks import residency as residency_module
 from service.tasks.eviction import Budget, NoRoom, OverBudget, Recency
 from service.tasks.residency import Residency
 from service.tasks.specs import UnservablePath
-from service.telemetry.metrics import Metrics
 from tests.service.systems import TINY, multipath, publish, random_component
 from tests.service.waiting import PATIENCE_S, eventually
 

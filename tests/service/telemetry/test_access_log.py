@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from model_store import ModelStore
+from service.metrics.instruments import Metrics
 from service.request import STAGES, Exchange, Request, Watch, exchanged
 from service.telemetry.access_log import LONGEST_LINE, AccessLog, line
-from service.telemetry.metrics import Metrics
 from tests.service.in_process import Gateway
 from tests.service.systems import png, publish
 from tests.service.waiting import eventually

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from loadtests.exposition import Series, parse
-from service.telemetry.metrics import Metrics
+from service.metrics.instruments import Metrics
 from service.telemetry.workers import Worker, Workers, joined
 from tests.service.waiting import eventually
 

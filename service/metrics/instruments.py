@@ -24,10 +24,10 @@ from prometheus_client import (
 from prometheus_client.core import Metric
 
 from service import VERSION
+from service.metrics.gauges import Gauges, Snapshot
+from service.metrics.stage_seconds import StageSeconds
+from service.metrics.task_requests import OTHER, TaskRequests
 from service.request import TOTAL, Request
-from service.telemetry.gauges import Gauges, Snapshot
-from service.telemetry.stage_seconds import StageSeconds
-from service.telemetry.task_requests import OTHER, TaskRequests
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from service.telemetry.gauges import Snapshot
-from service.telemetry.metrics import Metrics
+from service.metrics.gauges import Snapshot
+from service.metrics.instruments import Metrics
 
 ROOT = Path(__file__).parents[3]
 SECONDS = 0.007

@@ -1,0 +1,1 @@
+"""What a gateway counts: instruments, and the page that Prometheus reads."""
