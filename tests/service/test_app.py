@@ -16,6 +16,7 @@ import pytest
 
 from model_store import ModelStore, Published
 from service.errors import SettingsError
+from service.metrics import instruments
 from service.runtime import Runtime
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.systems import image, png, publish, tree_of
@@ -212,14 +213,14 @@ def test_however_many_ask_for_the_metrics_one_page_is_made_at_a_time(
     """Who asks is told when a page takes too long, and the end waits for none."""
     made = Gateway(ModelStore(tmp_path, create=True), compilations, deadline_ms=300)
     hanging, pages = threading.Event(), list[object]()
-    generate = metrics.generate_latest
+    generate = instruments.generate_latest
 
     def slow(registry: Any) -> bytes:
         pages.append(registry)
         hanging.wait(20)
         return generate(registry)
 
-    monkeypatch.setattr(metrics, "generate_latest", slow)
+    monkeypatch.setattr(instruments, "generate_latest", slow)
 
     async def many() -> list[httpx.Response]:
         transport = httpx.ASGITransport(made.app)
