@@ -11,15 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from service.compute.fair_queue import WEIGHTS, Ask, Flow
+from service.compute.fair_queue import Ask, Flow
 from service.compute.throughput import Throughput
+from service.compute.tuning import DECODINGS, MARGIN, MOST_FLOWS, NOTHING_S, WEIGHTS
 from service.errors import GatewayError, TaskQueueFull, Unavailable
-
-# Forecasts are means and the machine is shared: what they say may take so many times as long.
-MARGIN = 2.0
-RECENT = 8  # requests that the mean of their decoding is of, about
-MOST_FLOWS = 1024  # whose decoding is remembered
-NOTHING_S = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +159,7 @@ class Admission:
         if seconds is not None:
             each = seconds / len(ask.tasks)
             before = self._decode_s.pop(ask.flow, each)
-            self._decode_s[ask.flow] = before + (each - before) / RECENT
+            self._decode_s[ask.flow] = before + (each - before) / DECODINGS
             if len(self._decode_s) > MOST_FLOWS:
                 del self._decode_s[next(iter(self._decode_s))]
 

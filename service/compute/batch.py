@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Generic, TypeVar
 
-from service.compute.request import Request
+from service.compute.submission import Submission
 
 RowT = TypeVar("RowT")
 AnswerT = TypeVar("AnswerT")
@@ -22,6 +23,14 @@ class BatchReport:
     waits: Sequence[float] = field(default=(), compare=False)  # of each request, in seconds
 
 
+class Order(Enum):
+    """How the next batch is filled from what waits."""
+
+    ARRIVAL = auto()  # the oldest first: all that waits fits into each stream's next batch
+    FAIR = auto()  # between flows: more waits than they take
+    CONSIDERATE = auto()  # fair, and short: light tasks come beside a flood
+
+
 class Batch(Generic[RowT, AnswerT]):
     """A batch on its way to be full."""
 
@@ -29,7 +38,7 @@ class Batch(Generic[RowT, AnswerT]):
         self._limit = limit  # rows
         self._free_rows = free_rows
         self._light_rows = 0
-        self.requests: list[Request[RowT, AnswerT]] = []
+        self.requests: list[Submission[RowT, AnswerT]] = []
         self.rows = 0
         self.work = 0.0
 
@@ -38,7 +47,7 @@ class Batch(Generic[RowT, AnswerT]):
         """Whether no further row may join."""
         return self.rows >= self._limit
 
-    def has_room(self, request: Request[RowT, AnswerT]) -> bool:
+    def has_room(self, request: Submission[RowT, AnswerT]) -> bool:
         """Whether it may join without making it too large, or a light task's wait long."""
         rows = self.rows + len(request.rows)
         if not self.requests:
@@ -47,7 +56,7 @@ class Batch(Generic[RowT, AnswerT]):
             return False
         return rows <= self._limit
 
-    def add(self, request: Request[RowT, AnswerT]) -> None:
+    def add(self, request: Submission[RowT, AnswerT]) -> None:
         """Joins it."""
         self.requests.append(request)
         self.rows += len(request.rows)

@@ -18,13 +18,14 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from service.compute.admission import Admission, Limits
-from service.compute.batch import Batch, BatchReport
+from service.compute.batch import Batch, BatchReport, Order
 from service.compute.cores import Cores, own_clock, seconds_of_others
 from service.compute.decoders import Threads
 from service.compute.fair_queue import Ask, FairQueue
 from service.compute.priority import BATCH, give_way
-from service.compute.request import Done, Outcome, Request, State, settle, split
+from service.compute.submission import Done, Outcome, State, Submission, settle, split
 from service.compute.throughput import Throughput
+from service.compute.tuning import FEW_LIGHT, LOOK_PAST, MANY_LIGHT, REMEMBERED, RETRY_AFTER_S
 from service.errors import DeadlineExceeded, GatewayError, InternalError, Unavailable
 from service.request import Timings
 
@@ -33,10 +34,6 @@ logger = logging.getLogger(__name__)
 RowT = TypeVar("RowT")
 AnswerT = TypeVar("AnswerT")
 Make = Callable[[], Sequence[RowT] | None]  # a request's rows; None while there is more to do
-RETRY_AFTER_S = 1.0  # when the gateway stops: another one should be up by then
-LOOK_PAST = 16  # requests that do not fit into the rest of a batch, before it goes without them
-# Light tasks are there while their part of the last so many requests that ran is between these.
-FEW_LIGHT, MANY_LIGHT, REMEMBERED = 0.002, 0.25, 64
 
 
 @dataclass(slots=True)
@@ -76,7 +73,7 @@ class Batcher(Generic[RowT, AnswerT]):
         self._report = report
         self._throughput = Throughput(limits.batch_rows)
         self._admission = Admission(limits, self._throughput, delay)
-        self._queue = FairQueue[Request[RowT, AnswerT]]()
+        self._queue = FairQueue[Submission[RowT, AnswerT]]()
         self._lock = threading.RLock()
         self._waiting = 0  # rows
         self._waiting_work = 0.0
@@ -90,7 +87,7 @@ class Batcher(Generic[RowT, AnswerT]):
         """Rows waiting."""
         return self._waiting
 
-    def waiting(self, patience_s: float) -> list[Request[RowT, AnswerT]] | None:
+    def waiting(self, patience_s: float) -> list[Submission[RowT, AnswerT]] | None:
         """Requests that wait, the oldest first; None where the lock is not free in time."""
         if not self._lock.acquire(timeout=patience_s):
             return None
@@ -146,14 +143,14 @@ class Batcher(Generic[RowT, AnswerT]):
         with self._lock:
             certain = self._check(ask)
             expected_s = self._admission.enter(ask)
-            request: Request[RowT, AnswerT] = Request(
+            request: Submission[RowT, AnswerT] = Submission(
                 ask, self._clock(), certain, expected_s, future, timings or Timings()
             )
             request.turn = threads.submit(ask, partial(self._make, request, make))
         future.add_done_callback(partial(self._forget, request))
         return future
 
-    def _make(self, request: Request[RowT, AnswerT], make: Make[RowT]) -> bool:
+    def _make(self, request: Submission[RowT, AnswerT], make: Make[RowT]) -> bool:
         """In a thread: makes a piece of a request's rows, or queues them; whether there is more."""
         try:
             if request.state is State.PREPARING and not self._stopping:
@@ -182,7 +179,7 @@ class Batcher(Generic[RowT, AnswerT]):
             self._fail(request, InternalError("the image could not be prepared"))
         return False
 
-    def _enqueue(self, request: Request[RowT, AnswerT], rows: Sequence[RowT]) -> None:
+    def _enqueue(self, request: Submission[RowT, AnswerT], rows: Sequence[RowT]) -> None:
         request.timings.queued = self._clock()
         request.rows, request.state = rows, State.WAITING
         self._admission.decoded(request.ask, request.expected_s, request.making_s)
@@ -198,7 +195,7 @@ class Batcher(Generic[RowT, AnswerT]):
                 stream.changed.notify()
                 break
 
-    def _fail(self, request: Request[RowT, AnswerT], error: GatewayError) -> None:
+    def _fail(self, request: Submission[RowT, AnswerT], error: GatewayError) -> None:
         with self._lock:
             if request.state is not State.PREPARING:
                 return
@@ -206,19 +203,20 @@ class Batcher(Generic[RowT, AnswerT]):
         request.timings.ran = self._clock()
         settle([(request, error)])
 
-    def _leave_unmade(self, request: Request[RowT, AnswerT]) -> None:
-        request.state = State.LEFT
+    def _leave_unmade(self, request: Submission[RowT, AnswerT]) -> None:
+        request.state = State.DROPPED
         self._admission.decoded(request.ask, request.expected_s, None)
         self._admission.leave(request.ask)
 
-    def _leave(self, request: Request[RowT, AnswerT]) -> None:
-        request.state = State.LEFT
+    def _leave(self, request: Submission[RowT, AnswerT], state: State) -> None:
+        """It waits no more."""
+        request.state = state
         self._waiting -= len(request.rows)
         self._waiting_work = self._waiting_work - request.ask.work if self._waiting else 0.0
         self._admission.leave(request.ask)
 
     def _forget(
-        self, request: Request[RowT, AnswerT], future: asyncio.Future[list[Done[AnswerT]]]
+        self, request: Submission[RowT, AnswerT], future: asyncio.Future[list[Done[AnswerT]]]
     ) -> None:
         """A cancelled request takes no room and no memory; what is left of it is dropped later."""
         if not future.cancelled():
@@ -229,7 +227,7 @@ class Batcher(Generic[RowT, AnswerT]):
             if request.state is State.PREPARING:
                 self._leave_unmade(request)
             elif request.state is State.WAITING:
-                self._leave(request)
+                self._leave(request, State.DROPPED)
                 request.rows = ()
 
     def step(self, timeout_s: float | None = None, stream: int = 0) -> bool:
@@ -275,16 +273,20 @@ class Batcher(Generic[RowT, AnswerT]):
                 break
         mine.idle = False
 
-    def _take(self, now: float) -> tuple[Batch[RowT, AnswerT], list[Request[RowT, AnswerT]]]:
+    def _order(self) -> Order:
+        if FEW_LIGHT < self._light_share < MANY_LIGHT and self._admission.flooded:
+            return Order.CONSIDERATE
+        all_fit = self._waiting <= self._limits.batch_rows * len(self._streams)
+        return Order.ARRIVAL if all_fit else Order.FAIR
+
+    def _take(self, now: float) -> tuple[Batch[RowT, AnswerT], list[Submission[RowT, AnswerT]]]:
         """The next batch, and what the engine cannot answer in time any more."""
-        pop = self._queue.pop
-        considerate = FEW_LIGHT < self._light_share < MANY_LIGHT and self._admission.flooded
-        limit = self._throughput.limit(self._waiting, considerate=considerate)
-        if not considerate and self._waiting <= self._limits.batch_rows * len(self._streams):
-            pop = self._queue.pop_oldest
+        order = self._order()
+        pop = self._queue.pop_oldest if order is Order.ARRIVAL else self._queue.pop
+        limit = self._throughput.limit(self._waiting, considerate=order is Order.CONSIDERATE)
         batch: Batch[RowT, AnswerT] = Batch(limit, self._throughput.free_rows)
-        late: list[Request[RowT, AnswerT]] = []
-        passed: list[Request[RowT, AnswerT]] = []
+        late: list[Submission[RowT, AnswerT]] = []
+        passed: list[Submission[RowT, AnswerT]] = []
         # As if the batch became as large as usual: small batches for urgent requests would cost
         # throughput when there is least to spare. Not as large as a trial's: of that size nothing
         # is known, or an old pause, and what it would refuse is what would show better.
@@ -295,12 +297,12 @@ class Batcher(Generic[RowT, AnswerT]):
                 self._queue.drop(request)
             elif request.ask.deadline < (now if request.certain else ends):
                 self._queue.drop(request)
-                self._leave(request)
+                self._leave(request, State.DROPPED)
                 request.timings.ran = now
                 late.append(request)
             elif batch.has_room(request):
                 self._queue.charge(request)
-                self._leave(request)
+                self._leave(request, State.RUNNING)
                 request.timings.running = now
                 batch.add(request)
                 self._light_share += (request.light - self._light_share) / REMEMBERED
@@ -312,9 +314,9 @@ class Batcher(Generic[RowT, AnswerT]):
 
     def _outcomes(
         self, stream: _Stream, batch: Batch[RowT, AnswerT], started: float
-    ) -> list[tuple[Request[RowT, AnswerT], Outcome[AnswerT]]]:
+    ) -> list[tuple[Submission[RowT, AnswerT], Outcome[AnswerT]]]:
         """Runs it. One bad row must not fail its batch mates: then each request runs alone."""
-        outcomes: list[tuple[Request[RowT, AnswerT], Outcome[AnswerT]]]
+        outcomes: list[tuple[Submission[RowT, AnswerT], Outcome[AnswerT]]]
         try:
             before_s = self._cost_clock()
             answers = self._run([row for request in batch.requests for row in request.rows])
@@ -335,7 +337,7 @@ class Batcher(Generic[RowT, AnswerT]):
             stream.free_since = ended
         return outcomes
 
-    def _alone(self, request: Request[RowT, AnswerT]) -> Outcome[AnswerT]:
+    def _alone(self, request: Submission[RowT, AnswerT]) -> Outcome[AnswerT]:
         try:
             answers = self._run(request.rows)
             return next(split([request], answers, self._clock()))[1]
@@ -373,17 +375,17 @@ class Batcher(Generic[RowT, AnswerT]):
         for stream in self._streams:
             if stream.thread is not None:
                 stream.thread.join()
-        refused: list[Request[RowT, AnswerT]] = []
+        refused: list[Submission[RowT, AnswerT]] = []
         with self._lock:
             while request := self._queue.pop():
                 self._queue.drop(request)
                 if request.state is State.WAITING:
-                    self._leave(request)
+                    self._leave(request, State.DROPPED)
                     refused.append(request)
         settle([(request, _stopping()) for request in refused])
 
 
-def _too_late(request: Request[RowT, AnswerT], now: float) -> DeadlineExceeded:
+def _too_late(request: Submission[RowT, AnswerT], now: float) -> DeadlineExceeded:
     passed = "passed" if request.ask.deadline < now else "would pass before the answer"
     waited_s = now - request.timings.queued
     return DeadlineExceeded(f"the deadline {passed}, after {waited_s:.3f} s waiting")

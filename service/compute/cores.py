@@ -13,11 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-WINDOW_S = 0.25  # of which the rest of the process is known
-# Where this many requests come for one that is let in, the event loop, which refuses the others,
-# has a core for itself until so long afterwards: it would get less than it needs.
-FLOOD, HELD_S = 3, 1.0
-SPARED = 0.75  # of a core: what the rest may take and still leave it to a batch
+from service.compute.tuning import FLOOD, HELD_S, SPARED, WINDOW_S
 
 
 class Cores:

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from service.compute.fair_queue import Ask, FairQueue
+from service.compute.tuning import FIRST_S, PIECES
 
 Piece = Callable[[], bool]  # does a piece of a request's work, and says whether there is more
-FIRST_S = 1e-3  # of a piece, until there is a mean
-RECENT = 16  # pieces that the mean is of, about
 
 
 @dataclass(slots=True, eq=False)
@@ -115,7 +114,7 @@ class Decoders:
         """Settles a piece; the turn that is next, if there is one at once."""
         with self._changed:
             self._queue.correct(turn.ask, seconds - turn.ask.work)
-            self._usual_s += (seconds - self._usual_s) / RECENT
+            self._usual_s += (seconds - self._usual_s) / PIECES
             if more:
                 self._enter(turn)
             else:

@@ -15,13 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from service.compute.tuning import LOWEST, MANY_ENTRIES, MANY_FINISHED, MIDDLE, WEIGHTS
+
 Flow = tuple[str, int, str]  # task, level and caller
-# Level -> how much work it gets beside one unit of another level. Shares, not strict order: the
-# lowest level is slow beside the highest, and never stands still.
-WEIGHTS = {1: 4.0, 2: 1.0, 3: 0.25}
-MIDDLE, LOWEST = 2, 3
-MANY_FINISHED = 256  # flows that are remembered without need before they are looked through
-MANY_ENTRIES = 64  # of the heap that are not valid any more before it is cleared of them
 ASIDE = -1  # no entry: the flow stands aside
 
 

@@ -12,18 +12,16 @@ import math
 from collections import deque
 from collections.abc import Collection
 
-KEPT = 24  # batches
-ENOUGH = 4  # batches before a bucket's throughput is believed
-# The smallest batch that reaches this part of the best throughput is large enough: beyond, rows
-# only wait longer.
-WORTHWHILE = 0.97
-# A batch that begins beside another one has rows enough to reach this part.
-BESIDE = 0.9
-# Where light tasks come beside a flood, a batch may take this many times as long as one row, if
-# it then still reaches this part of the best throughput: forecasts allow for no less.
-SHORT, LEAST = 2.0, 0.5
-TRY_EVERY = 16  # batches of a backlog: one of them is twice the size, or smaller
-FREE = 1.25  # times the seconds without them: what rows that join a light task's batch may cost
+from service.compute.tuning import (
+    BESIDE,
+    ENOUGH,
+    FREE,
+    KEPT,
+    LEAST,
+    SHORT,
+    TRY_EVERY,
+    WORTHWHILE,
+)
 
 
 class _Means(dict[int, float]):

@@ -9,7 +9,8 @@ import time
 import pytest
 
 from service.compute.batching import Batcher, Limits
-from service.compute.cores import WINDOW_S, Cores, own_clock, seconds_of_others
+from service.compute.cores import Cores, own_clock, seconds_of_others
+from service.compute.tuning import WINDOW_S
 from tests.service.compute.test_batching import Clock, soon, story
 from tests.service.compute.test_streams import Held, submit
 from tests.service.waiting import eventually

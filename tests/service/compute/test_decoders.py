@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.compute.decoders import Decoders, Turn
-from service.compute.fair_queue import WEIGHTS, Ask
+from service.compute.fair_queue import Ask
+from service.compute.tuning import WEIGHTS
 from tests.service.waiting import PATIENCE_S
 
 FAR = 1e9

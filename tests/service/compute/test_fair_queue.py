@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.compute.fair_queue import MANY_ENTRIES, MANY_FINISHED, WEIGHTS, Ask, FairQueue
+from service.compute.fair_queue import Ask, FairQueue
+from service.compute.tuning import MANY_ENTRIES, MANY_FINISHED, WEIGHTS
 
 
 @dataclass(frozen=True, eq=False)

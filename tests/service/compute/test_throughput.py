@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from service.compute.throughput import KEPT, Throughput
+from service.compute.throughput import Throughput
+from service.compute.tuning import KEPT
 
 
 def learn(throughput: Throughput, seconds: dict[int, float], times: int = KEPT) -> Throughput:

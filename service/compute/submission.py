@@ -1,4 +1,4 @@
-"""One request on its way through the batcher: its state, and how its answer gets to its client."""
+"""A request on its way through the batcher: its state, and how its answer gets to its client."""
 
 from __future__ import annotations
 
@@ -30,16 +30,20 @@ Outcome = GatewayError | list[Done[AnswerT]]
 
 
 class State(Enum):
-    """Where a request is; it only ever moves down this list."""
+    """Where a submission is; it only ever moves down this list, to one of the last two in the end.
+
+    While it prepares or waits it takes room in the queues.
+    """
 
     PREPARING = auto()  # its rows are being made, or wait for that
     WAITING = auto()  # for a batch
-    LEFT = auto()  # in a batch, refused or cancelled: it takes no room in the queues
+    RUNNING = auto()  # in a batch, or that has run
+    DROPPED = auto()  # refused, failed or cancelled
 
 
 @dataclass(slots=True, eq=False)
-class Request(Generic[RowT, AnswerT]):
-    """What the batcher knows of one."""
+class Submission(Generic[RowT, AnswerT]):
+    """What the batcher knows of a request."""
 
     ask: Ask
     since: float
@@ -55,8 +59,8 @@ class Request(Generic[RowT, AnswerT]):
 
 
 def split(
-    requests: Sequence[Request[RowT, AnswerT]], answers: Sequence[AnswerT], ended: float
-) -> Iterator[tuple[Request[RowT, AnswerT], Outcome[AnswerT]]]:
+    requests: Sequence[Submission[RowT, AnswerT]], answers: Sequence[AnswerT], ended: float
+) -> Iterator[tuple[Submission[RowT, AnswerT], Outcome[AnswerT]]]:
     """Each request's part of the answers of a batch that ran until this time."""
     rest = iter(answers)
     tasks = len({task for request in requests for task in request.ask.tasks})
@@ -65,14 +69,14 @@ def split(
         yield request, [Done(next(rest), len(answers), tasks) for _ in request.rows]
 
 
-def settle(outcomes: Sequence[tuple[Request[RowT, AnswerT], Outcome[AnswerT]]]) -> None:
+def settle(outcomes: Sequence[tuple[Submission[RowT, AnswerT], Outcome[AnswerT]]]) -> None:
     """Hands outcomes over to the event loop, which is woken up once for all of them."""
     if outcomes:
         loop = outcomes[0][0].future.get_loop()
         loop.call_soon_threadsafe(_set, outcomes)
 
 
-def _set(outcomes: Sequence[tuple[Request[RowT, AnswerT], Outcome[AnswerT]]]) -> None:
+def _set(outcomes: Sequence[tuple[Submission[RowT, AnswerT], Outcome[AnswerT]]]) -> None:
     for request, outcome in outcomes:
         if request.future.done():  # cancelled while it ran
             continue
