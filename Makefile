@@ -6,7 +6,7 @@ PORT   ?= 3000
 DATA   ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo demo-agents serve install test test-slow test-ray fuzz fuzz-gateway fuzz-store simulate lint lock proto peers adopt-fixtures root compare compare-agents soak clean
+.PHONY: demo demo-agents serve install test test-slow test-ray fuzz fuzz-gateway fuzz-store simulate lint lock proto peers adopt-fixtures root compare compare-agents soak clean help
 
 demo: $(BIN)/munet              ## evolve, publish, serve, add a task while serving, measure
 	$(BIN)/munet demo
@@ -16,6 +16,9 @@ demo-agents: $(BIN)/munet       ## agents evolve while the gateway serves; one i
 
 serve: $(BIN)/munet             ## the gateway on STORE (the demo's unless given)
 	$(BIN)/munet serve --store $(STORE) --port $(PORT)
+
+help:                           ## lists these targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 16
 
 install: $(BIN)/munet           ## the command .venv/bin/munet, and all that it needs
 
