@@ -11,7 +11,6 @@ import jax
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-from rich.table import Table
 from typer.core import TyperGroup
 
 from evolution.agents.command import agents
@@ -26,6 +25,7 @@ from evolution.experiments.named import EXPERIMENTS
 from evolution.experiments.run_size import Plan, require_reasonable
 from evolution.experiments.settings import SettingError, suggestion
 from evolution.process.computing import computing
+from evolution.reports.leaderboard import leaderboard, table_of
 from evolution.reports.training_speed import bench
 from evolution.roots.download import DownloadError
 from evolution.roots.loading import (
@@ -41,9 +41,7 @@ from evolution.runs.following import follow, say
 from evolution.state import StateError
 from evolution.state import runs as known_runs
 from evolution.training.memory import exhausted
-from evolution.training.objectives import quality_in
-from evolution.training.validation import part_of
-from model_store import ModelStore, Published, StoreError
+from model_store import ModelStore, StoreError
 from vit.components import Tree
 
 KNOWN_ERRORS = (
@@ -286,52 +284,17 @@ def agent_process() -> None:
     raise typer.Exit(work(KNOWN_ERRORS))
 
 
-@app.command()
-def leaderboard(
+@app.command("leaderboard")
+def leaderboard_command(
     store: StoreOption,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
     """Shows every task's live path."""
-    opened = ModelStore(store)
-    rows = [_row(opened.resolve(name)) for name in opened.tasks()]
+    rows = leaderboard(ModelStore(store))
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
-        return
-    columns = ("task", "v", "valid.", "test", "parameters", "accounted", "by")
-    table = Table(*columns, pad_edge=False)
-    for column in table.columns:
-        column.no_wrap = True
-    for row in rows:
-        table.add_row(
-            row["task"] + (" (private)" if row["private"] else ""),
-            str(row["version"]),
-            _number(row["validation"], ".4f"),
-            _number(row["test"], ".4f"),
-            _number(row["parameters"], ",d"),
-            _number(row["accounted"], ",.0f"),
-            row["by"] or "-",
-        )
-    console.print(table)
-
-
-def _row(published: Published) -> dict[str, Any]:
-    path = published.path
-    return {
-        "task": published.task,
-        "version": published.version,
-        "private": path.private,
-        "validation": quality_in(part_of(path.metrics, "validation")),
-        "test": quality_in(part_of(path.metrics, "test")),
-        "parameters": path.parameters.get("total"),
-        "accounted": path.parameters.get("accounted"),
-        # An agent's name is CLASS/TASK.
-        "by": str(path.lineage.get("agent") or "").removesuffix(f"/{published.task}") or None,
-    }
-
-
-def _number(value: float | None, form: str) -> str:
-    """Paths that no search published may lack it."""
-    return "-" if value is None else format(value, form)
+    else:
+        console.print(table_of(rows))
 
 
 @app.command("prepare")

@@ -6,7 +6,10 @@ import sys
 import jax
 import pytest
 
+from evolution import state
 from evolution.__main__ import console, main
+from evolution.reports.measures import standings
+from evolution.reports.stored_runs import load
 from evolution.run import Search
 from model_store import ModelStore
 from tests.evolution.systems import start
@@ -41,6 +44,22 @@ def test_the_leaderboard_shows_every_published_task(evolution, tmp_path):
         path = store.resolve(task).path
         assert f"{path.metrics['test']['accuracy']:.4f}" in line
         assert ("(private)" in line) == path.private
+
+
+def test_the_leaderboard_counts_what_tasks_share_now_as_the_analysis_does(evolution, tmp_path):
+    """A version tells what was shared when it was published; later tasks share more."""
+    list(start(tmp_path).run())
+    store = ModelStore(tmp_path)
+    (run,) = state.runs(store)
+    found = {line.task: line.accounted_params for line in standings(load(store, run))}
+    assert any(
+        f"{store.resolve(task).path.parameters['accounted']:,.0f}" != f"{count:,.0f}"
+        for task, count in found.items()
+    )
+    _, shown = evolution("leaderboard", "--store", str(tmp_path))
+    for task, count in found.items():
+        (line,) = (line for line in shown.splitlines() if task in line)
+        assert f" {count:,.0f} " in line
 
 
 @pytest.mark.parametrize(
