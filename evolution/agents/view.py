@@ -19,7 +19,7 @@ from rich.progress import (
 
 from evolution.agents.agent import Agent
 from evolution.events import ChildTrained, Remark
-from evolution.runs.following import line_of, say
+from evolution.runs.following import line_of, print_event
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,4 +84,4 @@ class View:
 
     def say(self, line: str) -> None:
         """Prints a line."""
-        say(self._console, line)
+        print_event(self._console, line)

@@ -10,8 +10,8 @@ from evolution.data.tasks import Task
 from evolution.events import ChildTrained, Ended
 from evolution.growing.progress_line import ChildLine
 from evolution.run import Search
-from evolution.runs.following import line_of, stoppable
-from evolution.runs.formats import ACCURACY, share, spread, tell
+from evolution.runs.following import line_of, stoppable, tell
+from evolution.runs.formats import ACCURACY, share, spread
 from evolution.training.validation import MEASURED
 
 

@@ -43,8 +43,8 @@ from evolution.process.exclusive import PATIENCE_S, hold
 from evolution.process.time_budget import Clock
 from evolution.roots.loading import RootError
 from evolution.run import Search, Source
-from evolution.runs.following import say
-from evolution.runs.formats import INDENT, duration, tell
+from evolution.runs.following import INDENT, say, tell
+from evolution.runs.formats import duration
 from evolution.runs.next_commands import BASELINE, GROWN, grown_by, remove_run
 from evolution.state import StateError
 from evolution.training.memory import exhausted

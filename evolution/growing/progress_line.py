@@ -12,7 +12,8 @@ from rich.text import Text
 from evolution.events import child_of
 from evolution.process.time_budget import Clock
 from evolution.run import Search
-from evolution.runs.formats import duration, tell
+from evolution.runs.following import tell
+from evolution.runs.formats import duration
 
 PLAIN_EVERY_S = 30.0  # between lines without a terminal
 

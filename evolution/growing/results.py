@@ -14,8 +14,8 @@ from rich.text import Text
 from evolution.data.tasks import Task
 from evolution.population import ROOT, Path
 from evolution.run import Search
-from evolution.runs.following import say
-from evolution.runs.formats import INDENT, counted, duration, measured, share, tell
+from evolution.runs.following import INDENT, say, tell
+from evolution.runs.formats import counted, duration, measured, share
 from evolution.runs.next_commands import rollback
 from evolution.training.validation import MEASURED, number_in, part_of
 from model_store import ModelStore, Published

@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from evolution.reports.hyperparameters import Distribution, sort_key
 
@@ -44,6 +44,7 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.formatter.useoffset": False,  # each tick tells its whole value
     "grid.alpha": 0.15,
     "grid.color": INK,
     "grid.linewidth": 0.6,
@@ -147,7 +148,7 @@ def curves(
     figure, axes = _single()
     for task, line in lines.items():
         axes.step(*line, where="post", color=colours[task], lw=1.1)
-    axes.plot(*mean, color=INK, lw=2, ls="--", label="mean of the tasks met so far")
+    axes.step(*mean, where="post", color=INK, lw=2, ls="--", label="mean of the tasks met so far")
     axes.set(xlabel="sampled paths", ylabel=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="lower right")
@@ -188,6 +189,7 @@ def trade_off(
         axes.plot(x, y, "+", ms=16, mew=2, color=INK, label="mean of the tasks", ls="")
         axes.set(xlabel=cost, ylabel=label)
         spread_out(axes, [x for x, _ in points.values()])
+        axes.xaxis.set_major_formatter(EngFormatter())
         axes.margins(0.12)
         axes.legend(loc="best")
     return figure
@@ -213,6 +215,7 @@ def groups_trade_off(
         )  # fmt: skip
     axes.set(xlabel="parameters per task", ylabel=label)
     spread_out(axes, [cost[0] for cost, _ in groups.values()])
+    axes.xaxis.set_major_formatter(EngFormatter())
     axes.margins(0.1)
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
@@ -349,5 +352,6 @@ def histograms(columns: Mapping[str, Sequence[float]]) -> Figure:
         whole = all(isinstance(value, int) for value in values)
         edges = np.arange(min(values) - 0.5, max(values) + 1).tolist() if whole else 30
         axes.hist(values, edges, color="#2878b5", rwidth=0.9)
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set(ylabel="sampled paths")
     return figure

@@ -27,7 +27,7 @@ _CSS = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --paper: #15171b; --soft: #a3a9b4;
   --line: #343941; --panel: #1d2025; --link: #8ab4f8; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1.25rem 4rem; max-width: 1080px; color: var(--ink);
+body { margin: 0 auto; padding: 1.5rem 1.25rem 4rem; max-width: 1240px; color: var(--ink);
   background: var(--paper); font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.6rem; margin: 0 0 .25rem; }
 h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; border-top: 1px solid var(--line);
@@ -40,6 +40,7 @@ nav ul { columns: 3 15rem; padding-left: 1.2rem; }
 table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .55rem; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; }
+td { overflow-wrap: anywhere; }
 th { color: var(--soft); font-weight: 600; }
 .number { text-align: right; white-space: nowrap; }
 figure { margin: 1rem 0 1.5rem; }

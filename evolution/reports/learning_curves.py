@@ -29,7 +29,7 @@ def add_convergence(report: Report, run: Run, colours: Mapping[str, str]) -> Non
         figures.curves(lines, colours, average, f"best validation {run.quality}"),
         "convergence",
         f"Best validation {run.quality} of each task by number of sampled paths of the run; "
-        "a line begins when its task does, and the dashed mean falls when a task joins.",
+        "a line begins when its task does, and the dashed mean jumps when a task joins.",
     )
     points = {
         task: [_number(run.rows[i].get("quality")) for i in run.rows if run.rows[i]["task"] == task]

@@ -6,6 +6,7 @@ generation, so it can be resumed in both cases.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 
@@ -19,6 +20,8 @@ from evolution.process import stopping
 from evolution.process.exclusive import PATIENCE_S
 from evolution.run import Search
 from evolution.runs import next_commands
+
+INDENT = "    "
 
 
 def follow(search: Search, console: Console) -> None:
@@ -46,7 +49,7 @@ def follow(search: Search, console: Console) -> None:
             if isinstance(event, ChildTrained):
                 bar.advance(row)
                 bar.update(row, description=f"{event.task} best {event.best_quality:.3f}")
-            say(console, line_of(event))
+            print_event(console, line_of(event))
 
 
 @contextmanager
@@ -67,7 +70,7 @@ def stoppable(search: Search, console: Console, command: Callable[[Search], str]
             yield
         if search.progress.iteration < len(search.progress.schedule):
             say(console, "stopped; go on with:")
-            say(console, f"    {command(search)}")
+            say(console, f"{INDENT}{command(search)}")
             raise stopping.Stopped(stopping.exit_code())
 
 
@@ -81,6 +84,23 @@ def _command(search: Search) -> str:
 def say(console: Console, line: str) -> None:
     """Prints a line as it is, above the bars."""
     console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def tell(console: Console, text: str) -> None:
+    """Prints a sentence in lines of the page's width; all but the first are indented.
+
+    Lines break between words only: a name or a command can be copied as it is.
+    """
+    lines = textwrap.fill(
+        text, console.width, subsequent_indent=INDENT, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+    say(console, lines)
+
+
+def print_event(console: Console, line: str) -> None:
+    """Prints an event: in lines of a terminal's width; elsewhere as one line, to be searched."""
+    (tell if console.is_terminal else say)(console, line)
 
 
 def line_of(event: Event) -> str:

@@ -1,22 +1,11 @@
-"""Numbers in the output of `munet evolve`."""
+"""Numbers in what commands print."""
 
 from __future__ import annotations
 
-import textwrap
-
-from rich.console import Console
-
 from evolution.data.confidence import interval
 from evolution.data.errors import counted
-from evolution.runs.following import say
 
 ACCURACY = "accuracy"  # the metric of tasks of one class a picture
-INDENT = "    "
-
-
-def tell(console: Console, text: str) -> None:
-    """Prints a sentence in lines of the page's width; all but the first are indented."""
-    say(console, textwrap.fill(text, console.width, subsequent_indent=INDENT))
 
 
 def share(value: float, digits: int = 3) -> str:

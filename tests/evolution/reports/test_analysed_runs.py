@@ -301,3 +301,20 @@ def test_an_analysis_that_fails_leaves_the_earlier_one(tmp_path):
         raise ValueError("broken")
     assert (tmp_path / "out/index.html").read_text() == "earlier"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_axes_name_whole_values_and_counts():
+    """No power of ten or offset beside an axis, and no half of a path on one."""
+    points = {"a": (3_000_000.0, 0.7), "b": (3_000_400.0, 0.70001)}
+    with figures.style():
+        drawn = [
+            figures.trade_off([("FLOPs", points)], {"a": "#000", "b": "#111"}, "accuracy"),
+            figures.histograms({"opt_lr": [0.1, 0.2], "num_layers": [1, 2]}),
+        ]
+        for figure in drawn:
+            figure.draw_without_rendering()
+    for axes in (axes for figure in drawn for axes in figure.axes):
+        assert not axes.xaxis.get_offset_text().get_text()
+        assert not axes.yaxis.get_offset_text().get_text()
+    for axes in drawn[1].axes:
+        assert all(tick == int(tick) for tick in axes.get_yticks())

@@ -1,13 +1,15 @@
 """What a run shows, and how it ends when it is told to."""
 
+import io
 import signal
 import subprocess
 import sys
 
+import pytest
 from rich.console import Console
 
 from evolution.run import Search
-from evolution.runs.following import follow
+from evolution.runs.following import follow, print_event
 from model_store import ModelStore
 from tests.evolution.systems import TINY, start, tasks
 
@@ -68,3 +70,17 @@ def test_a_finished_run_says_what_can_be_done(tmp_path):
     list(start(tmp_path).run())
     (line,) = shown(Search.resume(ModelStore(tmp_path), TINY.name, tasks))
     assert "is finished; resume --task adds a task" in line
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_terminal_breaks_lines_between_words_and_a_file_has_a_line_for_each_event(width):
+    line = (
+        "cmaterdb/bangla child 3 of 24, from mu2net-plus/a-very-long-name-of-a-task: validation "
+        "0.938 (+0.013), kept; trained encoderblock_1, residual_adapter_2, head; opt_lr 0.05→0.1"
+    )
+    for terminal in (True, False):
+        console = Console(width=width, force_terminal=terminal, file=io.StringIO())
+        print_event(console, line)
+        shown = console.file.getvalue()
+        assert shown.split() == line.split()
+        assert terminal or shown == f"{line}\n"
