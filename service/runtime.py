@@ -37,10 +37,11 @@ from service.settings import Settings
 from service.tasks.catalog import Catalog
 from service.tasks.eviction import Budget, Recency
 from service.tasks.first_answer import FirstAnswer
-from service.tasks.loading import Loader, Slot
+from service.tasks.loader import Loader
 from service.tasks.lookups import Lookups, Shared
 from service.tasks.residency import Residency
 from service.tasks.sharing import Sharing
+from service.tasks.slot import Slot
 from service.tasks.trust import Trust
 from service.telemetry.reporting import Reporting
 from service.telemetry.workers import Worker

@@ -24,7 +24,7 @@ from loadtests.gpu.plans import (
 )
 from service.compute.backends.jax_backend import JaxBackend
 from service.compute.engine import Engine
-from service.compute.paths import Component, LoadedPath, Row, Stage, Walk, cut
+from service.compute.paths import Component, LoadedPath, Row, Stage, Walk, stages_of
 from service.images import named
 from vit import Architecture, kind_of, shapes
 from vit.forward import forward
@@ -62,7 +62,7 @@ class Loaded:
     def _stages(self, params: Mapping[str, Any], others: Sequence[Stage] | None) -> list[Stage]:
         """Of a path; those of `others` where none of its components is a task's own."""
         found = []
-        for number, (program, names) in enumerate(cut(self.arch)):
+        for number, (program, names) in enumerate(stages_of(self.arch)):
             if others and not any(is_own(name) for name in names):
                 found.append(others[number])
             else:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from model_store import Digest, Published, TaskPath
-from service.compute.paths import Component, LoadedPath, Stage, Walk, cut
+from service.compute.paths import Component, LoadedPath, Stage, Walk, stages_of
 from vit import Architecture, shapes
 from vit.preprocess import CONTRACT
 
@@ -35,7 +35,7 @@ def path(place: Callable[[str, Any], Any]) -> LoadedPath:
                 for kind in program.kinds
             ),
         )
-        for program, _ in cut(NETWORK)
+        for program, _ in stages_of(NETWORK)
     )
     spec = TaskPath(
         task=NAME,

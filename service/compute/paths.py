@@ -138,7 +138,9 @@ class Row:
 
 
 @functools.lru_cache(maxsize=1024)
-def cut(arch: Architecture, *, head: bool = True) -> tuple[tuple[Program, tuple[str, ...]], ...]:
+def stages_of(
+    arch: Architecture, *, head: bool = True
+) -> tuple[tuple[Program, tuple[str, ...]], ...]:
     """The stages of an architecture, in forward order: program and names of the components.
 
     Without `head` they end in the features that the head would get.

@@ -22,8 +22,8 @@ from service.open_inference.errors import BadRequest, NotSupported, shown
 from service.open_inference.tensors import ANY, Spec
 from service.runtime import Runtime
 from service.tasks.entry import Entry, seen
-from service.tasks.loading import Slot
 from service.tasks.reasons import no_task, no_version, reason
+from service.tasks.slot import Slot
 from service.tasks.specs import input_sizes
 from service.tasks.summaries import known_activation
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from model_store import StoreError
 from service.errors import Unavailable, UnknownTask
-from service.tasks.loading import Loader
+from service.tasks.loader import Loader
 from service.tasks.lookups import Lookups
 from service.tasks.reasons import reason
 

@@ -31,11 +31,12 @@ from service.metrics.instruments import Metrics
 from service.tasks.aliases import Aliases
 from service.tasks.entry import Entry
 from service.tasks.following import Follower
-from service.tasks.loading import Loader, Slot, Unread
+from service.tasks.loader import Loader
 from service.tasks.lookups import Lookups
 from service.tasks.near_names import NearNames
 from service.tasks.older_versions import OlderVersions
 from service.tasks.reasons import no_task, no_version, reason
+from service.tasks.slot import Slot, Unread
 from service.tasks.store_health import StoreAway
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from service.access import Grants
-from service.tasks.loading import Slot
+from service.tasks.slot import Slot
 
 READ_AGAIN_S = 1.0  # after a manifest could not be read
 

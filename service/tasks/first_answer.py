@@ -17,8 +17,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from service.tasks.entry import Entry
-from service.tasks.loading import Slot
 from service.tasks.reasons import reason
+from service.tasks.slot import Slot
 
 logger = logging.getLogger(__name__)
 LOOK_S = 0.02  # how often it is looked whether the store has been read

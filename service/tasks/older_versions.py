@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 from model_store import StoreError, UnknownTask, UnknownVersion
 from service.errors import Unavailable
-from service.tasks.loading import Loader, Slot
+from service.tasks.loader import Loader
 from service.tasks.reasons import no_version, reason
+from service.tasks.slot import Slot
 
 logger = logging.getLogger(__name__)
 KEPT = 4

@@ -14,7 +14,7 @@ from typing import Any
 from model_store import Published, TaskPath
 from model_store.canonical_json import shown
 from service.compute import router
-from service.compute.paths import Program, Shapes, cut, held_bytes
+from service.compute.paths import Program, Shapes, held_bytes, stages_of
 from service.errors import Told
 from service.tasks.eviction import Key
 from vit import Architecture, kind_of
@@ -49,7 +49,7 @@ class Network(SubPath):
 
     def stages(self) -> Iterator[tuple[Program, tuple[str, ...]]]:
         """Each stage's program and components, by their names in the path spec."""
-        for program, names in cut(self.architecture, head=self.has_head):
+        for program, names in stages_of(self.architecture, head=self.has_head):
             yield program, tuple(self.prefix + name for name in names)
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from service.compute.backends import Backend
 from service.compute.backends.jax_backend import JaxBackend
 from service.compute.backends.openvino_backend import OpenVinoBackend
-from service.compute.paths import cut
+from service.compute.paths import stages_of
 from vit import Architecture, shapes
 
 # A block of a small network in a batch of middling size.
@@ -31,7 +31,7 @@ EQUAL = 1e-3  # answers are about 1
 def measure(jax: Backend, openvino: Backend) -> dict[str, Any]:
     """Processor seconds of one block with each, alternating, medians; and if they agree."""
     rng = np.random.default_rng(0)
-    program, _ = cut(SAMPLE)[1]
+    program, _ = stages_of(SAMPLE)[1]
     tree = _random(shapes(program.shape, "encoderblock"), rng)
     x = rng.standard_normal((SAMPLE_ROWS, *program.row_shape), np.float32)
     runs = {

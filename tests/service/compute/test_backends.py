@@ -23,7 +23,7 @@ from jax._src import compilation_cache as jax_cache
 from service.compute.backends import Backend, Compiled, openvino_backend
 from service.compute.backends.jax_backend import JaxBackend
 from service.compute.backends.openvino_backend import OpenVinoBackend
-from service.compute.paths import Program, cut
+from service.compute.paths import Program, stages_of
 from service.compute.programs import Programs
 from service.metrics.instruments import Metrics
 from tests.service.systems import TINY, random_component
@@ -106,7 +106,7 @@ def test_both_give_equal_answers(backends: tuple[Backend, Backend], examples: in
 
 
 def require_equal_answers(backends: tuple[Backend, Backend], arch: Architecture, rows: int) -> None:
-    programs = [program for head in (True, False) for program, _ in cut(arch, head=head)]
+    programs = [program for head in (True, False) for program, _ in stages_of(arch, head=head)]
     for program in dict.fromkeys(programs):
         x = inputs(program, rows)
         for stacked in {False, program.stackable and rows > 1}:
@@ -146,7 +146,7 @@ def test_kernels_in_blocks_give_equal_answers(
         num_layers=1,
         num_classes=5,
     )
-    for program in dict.fromkeys(program for program, _ in cut(arch)):
+    for program in dict.fromkeys(program for program, _ in stages_of(arch)):
         x = inputs(program, rows=3)
         assert apart(*(results(backend, program, x) for backend in backends)) < BOUND
 
@@ -154,7 +154,7 @@ def test_kernels_in_blocks_give_equal_answers(
 def test_a_stacked_program_equals_one_call_for_each(backends: tuple[Backend, Backend]) -> None:
     arch = replace(TINY, adapters=(0,), adapter_dim=8)
     for backend in backends:
-        for program in (program for program, _ in cut(arch) if program.stackable):
+        for program in (program for program, _ in stages_of(arch) if program.stackable):
             x = inputs(program, rows=3)
             together = results(backend, program, x, stacked=True)
             for row in range(3):
@@ -172,7 +172,7 @@ def test_a_result_keeps_its_bits_at_every_place_and_beside_any_mates(
     """At a width and a number of tokens at which all cores take part."""
     arch = Architecture.named("Ti", patch_size=16, image_size=80, num_layers=1, num_classes=10)
     for backend in backends:
-        for program, _ in cut(arch):
+        for program, _ in stages_of(arch):
             mine, found = inputs(program, 1, seed=99)[0], []
             weights = [tuple(map(backend.place, program.kinds, trees_of(program, 0)))]
             run = backend.compile((program,), 8, stacked=False).run
@@ -186,7 +186,7 @@ def test_a_result_keeps_its_bits_at_every_place_and_beside_any_mates(
 def test_placed_arrays_are_the_programs_only_weights(compilations: str) -> None:
     """One program, two components; and a result outlives the next call."""
     backend = OpenVinoBackend(compilations, 2)
-    program, _ = cut(TINY)[1]
+    program, _ = stages_of(TINY)[1]
     run = backend.compile((program,), 1, stacked=False).run
     x = inputs(program, 1)
     first, second = ([(backend.place("encoderblock", trees_of(program, i)[0]),)] for i in (1, 2))
@@ -200,7 +200,7 @@ def test_placed_arrays_are_the_programs_only_weights(compilations: str) -> None:
 def test_runs_compute_in_the_threads_that_call(backends: tuple[Backend, Backend]) -> None:
     """In two at the same time, and with equal answers: no run is handed over to another thread."""
     backend = backends[1]
-    (program, _), *_ = cut(replace(TINY, width=192, heads=3, mlp_dim=768))[1:]
+    (program, _), *_ = stages_of(replace(TINY, width=192, heads=3, mlp_dim=768))[1:]
     weights = [(backend.place("encoderblock", *trees_of(program, 0)),)]
     x = inputs(program, 4)
     run = backend.compile((program,), 4, stacked=False).run
@@ -226,7 +226,7 @@ def test_runs_compute_in_the_threads_that_call(backends: tuple[Backend, Backend]
 
 
 def compiled_anew(folder: Path) -> Compiled:
-    program, _ = cut(TINY)[1]
+    program, _ = stages_of(TINY)[1]
     return OpenVinoBackend(str(folder), 2).compile((program,), 2, stacked=False)
 
 
@@ -268,11 +268,11 @@ def test_openvino_reports_nothing_and_leaves_the_locale_alone(tmp_path: Path) ->
 import locale, sys
 from concurrent.futures import ThreadPoolExecutor
 from service.compute.backends.openvino_backend import OpenVinoBackend
-from service.compute.paths import cut
+from service.compute.paths import stages_of
 from tests.service.systems import TINY
 before = locale.setlocale(locale.LC_ALL)
 backend = OpenVinoBackend({str(tmp_path)!r}, 2)
-programs = [program for program, _ in cut(TINY)] * 4
+programs = [program for program, _ in stages_of(TINY)] * 4
 with ThreadPoolExecutor(4) as pool:
     list(pool.map(lambda program: backend.compile((program,), 1, stacked=False), programs))
 assert locale.setlocale(locale.LC_ALL) == before
@@ -305,7 +305,7 @@ def test_programs_that_are_compiled_at_once_are_all_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """JAX tells a thread that asks while another one decides that there is no cache."""
-    programs = [program for program, _ in cut(TINY)][:2]
+    programs = [program for program, _ in stages_of(TINY)][:2]
     for program in programs:  # it compiles small things of its own, under a lock
         for kind in program.kinds:
             shapes(program.shape, kind)
@@ -409,7 +409,7 @@ def test_each_program_and_each_copy_asks_for_the_memory_of_one(
     backend = OpenVinoBackend(None, 3)
     programs = Programs(backend, Metrics(), 1)
     programs.memory = Asked()
-    program, _ = cut(TINY)[1]
+    program, _ = stages_of(TINY)[1]
     kept: list[openvino_backend._Copies] = []
     runner = openvino_backend._runner
 

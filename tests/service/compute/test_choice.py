@@ -88,11 +88,11 @@ def test_jax_is_not_imported_where_openvino_computes(tmp_path: Path) -> None:
 import sys
 import service.app, service.host.gateway, service.runtime
 from service.compute.backends.choice import choose
-from service.compute.paths import cut
+from service.compute.paths import stages_of
 from tests.service.systems import TINY
 backend = choose("auto", {str(tmp_path)!r}, 2)
 assert backend.name == "openvino"
-backend.compile((cut(TINY)[0][0],), 1, stacked=False)
+backend.compile((stages_of(TINY)[0][0],), 1, stacked=False)
 print(*[name for name in ("jax", "flax", "scipy") if name in sys.modules])
 """
     done = subprocess.run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import partial
 
-from service.compute.paths import cut
+from service.compute.paths import stages_of
 from tests.service.conftest import MAX_ROWS, Served
 from tests.service.servers import Load, Server
 from tests.service.systems import TINY, png, publish
@@ -21,7 +21,7 @@ def programs(server: Server) -> float:
 
 def programs_of(arch: Architecture) -> int:
     """One for each stage and bucket; of a stage for rows with weights of their own, another."""
-    stages = dict.fromkeys(program for program, _ in cut(arch))
+    stages = dict.fromkeys(program for program, _ in stages_of(arch))
     buckets = MAX_ROWS.bit_length()
     return sum(buckets + (buckets - 1) * stage.stackable for stage in stages)
 

@@ -18,7 +18,7 @@ from service.open_inference import models
 from service.open_inference.statistics import KEPT_VERSIONS, Tally
 from service.request import Request
 from service.tasks.entry import Entry
-from service.tasks.loading import Slot
+from service.tasks.slot import Slot
 from tests.model_store.samples import blob_file
 from tests.service.in_process import Gateway, refused
 from tests.service.systems import png, publish

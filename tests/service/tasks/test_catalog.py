@@ -19,8 +19,9 @@ from service.errors import Told, Unavailable, UnknownTask
 from service.metrics.instruments import Metrics
 from service.tasks.catalog import Catalog
 from service.tasks.eviction import Recency
-from service.tasks.loading import FIRST_RETRY_S, Loader, Slot
+from service.tasks.loader import Loader
 from service.tasks.older_versions import KEPT
+from service.tasks.slot import FIRST_RETRY_S, Slot
 from tests.model_store.samples import document, write_value
 from tests.service.systems import publish
 from tests.service.tasks.loads import loaded

@@ -16,10 +16,11 @@ from model_store import ModelStore, Published
 from service.compute.paths import LoadedPath
 from service.errors import Unavailable
 from service.metrics.instruments import Metrics
-from service.tasks import load_slots, loading
+from service.tasks import load_slots, loader
 from service.tasks.catalog import Catalog
 from service.tasks.eviction import NoRoom, Recency
-from service.tasks.loading import FIRST_RETRY_S, LONGEST_RETRY_S, Loader, Slot
+from service.tasks.loader import Loader
+from service.tasks.slot import FIRST_RETRY_S, LONGEST_RETRY_S, Slot
 from tests.service.systems import publish
 from tests.service.tasks.loads import loaded
 from tests.service.waiting import PATIENCE_S, eventually
@@ -241,7 +242,7 @@ def test_retries_that_hang_take_no_thread_from_other_tasks(
 ) -> None:
     """As when a store does not answer for tasks that have failed before."""
     monkeypatch.setattr(load_slots, "SLOW_S", 0.01)
-    dead = [f"dead{i:02}" for i in range(loading.LOADS + 2)]
+    dead = [f"dead{i:02}" for i in range(loader.LOADS + 2)]
     world.broken.update(dead)
     catalog = world.serve(*dead, "good")
 
