@@ -6,7 +6,7 @@ PORT   ?= 3000
 DATA   ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo demo-agents serve install test test-slow test-ray fuzz fuzz-gateway fuzz-store simulate lint lock proto peers adopt-fixtures root compare compare-agents soak clean help
+.PHONY: demo demo-agents serve install test test-slow test-ray fuzz fuzz-gateway fuzz-store simulate lint lock proto peers adopt-fixtures root compare compare-agents soak sbom clean help
 
 demo: $(BIN)/munet              ## evolve, publish, serve, add a task while serving, measure
 	$(BIN)/munet demo
@@ -128,6 +128,12 @@ lock: $(VENV)/installed         ## resolves the lock files anew
 	  $(BIN)/uv pip compile $$name.txt $(LOCK_FLAGS) -o $$name.lock || exit 1; \
 	done
 LOCK_FLAGS := --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet
+
+# CycloneDX, of what a gateway's image installs; each part with version, hashes and licence.
+sbom: $(VENV)/installed         ## writes build/sbom.json: what the gateway is made of
+	mkdir -p build
+	$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements-serve.lock \
+	  --pyproject pyproject.toml --output-reproducible -o build/sbom.json
 
 # In a descriptor pool of its own: a process may hold the messages of another client as well.
 proto: $(VENV)/installed        ## makes the messages of service/open_inference/inference.proto anew

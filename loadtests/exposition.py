@@ -1,29 +1,14 @@
-"""Reads the Prometheus text format (0.0.4) and takes the increase between two readings.
-
-Strict: a line that the format does not allow is an error, never skipped. Comments, types among
-them, are ignored.
-"""
+"""Reads the Prometheus text format and takes the increase between two readings."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from loadtests.errors import ExpositionError
+from prometheus_client.parser import text_string_to_metric_families
 
-_SAMPLE = re.compile(
-    r"(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)[ \t]*"
-    r"(?:\{(?P<labels>.*)\}[ \t]*|(?<=[ \t]))"
-    r"(?P<value>[+-]?(?:Inf|NaN|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?))"
-    r"(?:[ \t]+-?\d+)?[ \t]*"  # a timestamp, of no use here
-)
-_LABEL = re.compile(
-    r'[ \t]*(?P<name>[a-zA-Z_][a-zA-Z0-9_]*)[ \t]*=[ \t]*"(?P<value>(?:[^"\\]|\\["\\n])*)"'
-    r"[ \t]*(?:,[ \t]*|$)"
-)
-_ESCAPE = re.compile(r'\\(["\\n])')
+from loadtests.errors import ExpositionError
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,42 +59,18 @@ class Histogram:
 
 
 def parse(text: str) -> dict[Series, float]:
-    """All samples of a metrics page. Raises ExpositionError, naming the line."""
+    """All samples of a metrics page. Raises ExpositionError."""
     samples: dict[Series, float] = {}
-    # Not splitlines(): a label value may hold any line separator but the newline itself.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip(" \t") or line.lstrip(" \t").startswith("#"):
-            continue
-        match = _SAMPLE.fullmatch(line.lstrip(" \t"))
-        if match is None:
-            raise _malformed(number, line, 'NAME{LABEL="VALUE",...} NUMBER')
-        series = Series(match["name"], _labels(match["labels"] or "", number, line))
-        if series in samples:
-            raise _malformed(number, line, "each series once")
-        samples[series] = float(match["value"])
+    try:
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                series = Series(sample.name, frozenset(sample.labels.items()))
+                if series in samples:
+                    raise ValueError(f"{sample.name} {sample.labels}: expected each series once")
+                samples[series] = sample.value
+    except (ValueError, IndexError, KeyError) as error:
+        raise ExpositionError(f"reading metrics: {str(error)[:200]}") from error
     return samples
-
-
-def _labels(text: str, number: int, line: str) -> frozenset[tuple[str, str]]:
-    labels: dict[str, str] = {}
-    at = 0
-    while at < len(text):
-        match = _LABEL.match(text, at)
-        if match is None or match["name"] in labels:
-            raise _malformed(number, line, 'distinct labels as NAME="VALUE", split by commas')
-        labels[match["name"]] = _ESCAPE.sub(_unescaped, match["value"])
-        at = match.end()
-    return frozenset(labels.items())
-
-
-def _unescaped(match: re.Match[str]) -> str:
-    return "\n" if match[1] == "n" else match[1]
-
-
-def _malformed(number: int, line: str, expected: str) -> ExpositionError:
-    return ExpositionError(
-        f"reading metrics, line {number}: expected {expected}, found {line[:120]!r}"
-    )
 
 
 def increases(

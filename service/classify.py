@@ -230,7 +230,7 @@ async def _unless_gone(answer: asyncio.Future[T], gone: Gone) -> T:
         nonlocal left
         await gone()
         left = True
-        answer.cancel()
+        answer.cancel()  # noqa: F821 (deleted below, when nobody looks any more)
 
     timer = loop.call_later(LOOK_AFTER_S, lambda: looking.append(loop.create_task(look())))
     try:

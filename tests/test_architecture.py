@@ -44,7 +44,7 @@ OWNERS = {
         "loadtests/peers/apps/",
     ),
     "circus": ("service/host/",),
-    "prometheus_client": ("service/metrics/",),
+    "prometheus_client": ("service/metrics/", "loadtests/exposition.py"),
     "cryptography": ("model_store/exchange/signing.py",),
     "obstore": (
         "model_store/files/objects.py",
