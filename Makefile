@@ -142,7 +142,7 @@ proto: $(VENV)/installed        ## makes the messages of service/open_inference/
 	  -e '1i # Made by `make proto` of inference.proto.' service/open_inference/inference_pb2.py
 	sed -i '1i # Made by `make proto` of inference.proto.' service/open_inference/inference_pb2.pyi
 
-peers: .venv-peers/installed .venv-peers-triton/installed ## the servers that `munet loadtest peers` and `overhead` compare
+peers: .venv-peers/installed .venv-peers-triton/installed ## the servers that `munet loadtest peers` and `noop` compare
 
 .venv-peers/installed .venv-peers-triton/installed: .venv-%/installed: loadtests/%.lock
 	$(PYTHON) -m venv .venv-$*

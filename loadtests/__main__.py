@@ -155,13 +155,13 @@ def agents(
 
 
 @app.command()
-def overhead(
+def noop(
     rounds: Annotated[int, typer.Option(help="In each, every server is asked in turn.")] = 5,
     seconds: Annotated[float, typer.Option(help="Of each server, load and round.")] = 1.0,
     output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
 ) -> None:
     """Measure what the gateway itself costs, beside bare Starlette and other model servers."""
-    from loadtests.overhead import Setup, json_line, measure, render  # publishes a task
+    from loadtests.noop import Setup, json_line, measure, render  # publishes a task
 
     def run(say: Callable[[str], None]) -> tuple[RenderableType, str]:
         report = measure(Setup(rounds, seconds), say)
@@ -340,7 +340,7 @@ def sharing(
 
 
 @app.command()
-def overload(
+def flood(
     size: Annotated[str, typer.Option(help="Of the backbone: a name and a patch.")] = "Ti/16",
     image_size: Annotated[int, typer.Option(help="Pixels; sets how much there is to do.")] = 128,
     tasks: Annotated[int, typer.Option(help="With adapters and a head of their own.")] = 16,
@@ -349,7 +349,7 @@ def overload(
     output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
 ) -> None:
     """Offer a gateway up to ten times what it can do; and a light task beside a flood."""
-    from loadtests.overload import Setup, json_line, measure, render  # publishes tasks
+    from loadtests.flood import Setup, json_line, measure, render  # publishes tasks
 
     def run(say: Callable[[str], None]) -> tuple[RenderableType, str]:
         setup = Setup(size, image_size, tasks=tasks, seconds=seconds, deadline_ms=deadline_ms)

@@ -22,9 +22,9 @@ from pathlib import Path
 from rich.table import Table
 
 from loadtests import traffic
+from loadtests.client import Client
 from loadtests.errors import GatewayError
 from loadtests.gateways import Gateway
-from loadtests.overload.client import Client
 from loadtests.systems import System, adapters_and_head, backbone, with_adapters
 from loadtests.traffic import Requests, Traffic
 

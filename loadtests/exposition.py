@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from loadtests.errors import ExpositionError
 
 
@@ -60,6 +58,9 @@ class Histogram:
 
 def parse(text: str) -> dict[Series, float]:
     """All samples of a metrics page. Raises ExpositionError."""
+    # At its first import it chooses how to keep values: a worker of a gateway sets that before.
+    from prometheus_client.parser import text_string_to_metric_families
+
     samples: dict[Series, float] = {}
     try:
         for family in text_string_to_metric_families(text):

@@ -156,9 +156,9 @@ def _task_lines(outcomes: Sequence[Outcome]) -> list[TaskLine]:
 def server_side(before: exposition.Samples, after: exposition.Samples) -> ServerSide:
     """What the server's metrics say happened between two readings. Raises ExpositionError."""
 
-    def seen(name: str, **labels: str) -> Distribution | None:
+    def seen(name: str, *, whole: bool = False, **labels: str) -> Distribution | None:
         histogram = exposition.histogram_increase(before, after, name, labels)
-        return None if histogram is None else _distribution(histogram)
+        return None if histogram is None else _distribution(histogram, whole)
 
     stages = {
         stage: seen("munet_stage_duration_seconds", stage=stage, outcome="answered")
@@ -166,17 +166,20 @@ def server_side(before: exposition.Samples, after: exposition.Samples) -> Server
     }
     return ServerSide(
         stages_s={stage: found for stage, found in stages.items() if found is not None},
-        batch_rows=seen("munet_batch_rows"),
-        batch_tasks=seen("munet_batch_tasks"),
+        batch_rows=seen("munet_batch_rows", whole=True),
+        batch_tasks=seen("munet_batch_tasks", whole=True),
         padded_rows=exposition.counter_increase(before, after, "munet_batch_padded_rows_total"),
         rows_shared=exposition.counter_increase(before, after, "munet_rows_shared_total"),
     )
 
 
-def _distribution(histogram: Histogram) -> Distribution:
+def _distribution(histogram: Histogram, whole: bool) -> Distribution:
+    """`whole` says that whole numbers were observed: then the quantiles are such too."""
     values = histogram.mean, histogram.quantile(0.5), histogram.quantile(0.95)
     # JSON has no NaN.
     mean, p50, p95 = (None if math.isnan(value) else value for value in values)
+    if whole and p50 is not None and p95 is not None:
+        p50, p95 = math.ceil(p50), math.ceil(p95)
     return Distribution(round(histogram.count), mean, p50, p95)
 
 
@@ -271,4 +274,6 @@ def _batches(server: ServerSide) -> Table:
 
 
 def _cell(value: float | None, *, scale: float = 1.0) -> str:
-    return "-" if value is None else f"{value * scale:.1f}"
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value * scale:.1f}"

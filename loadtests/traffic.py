@@ -19,9 +19,9 @@ import numpy as np
 from PIL import Image
 
 from loadtests import exposition, report
+from loadtests.client import Client, post
 from loadtests.errors import GatewayError
 from loadtests.gateways import Gateway
-from loadtests.overload.client import Client, post
 
 DEADLINE_MS = 10_000
 IMAGES = 64  # distinct ones: answers for equal images in one batch would be shared

@@ -27,7 +27,7 @@ OURS = {
 # File or folder -> what it alone may import beside that: the store's cost is that of calls to it,
 # synthetic tasks have to be published, and a gateway runs with an engine that does nothing.
 EXCEPTIONS = {
-    "loadtests/overhead/noop_gateway.py": {"service"},
+    "loadtests/noop/noop_gateway.py": {"service"},
     "loadtests/store/": {"model_store"},
     "loadtests/systems.py": {"model_store", "vit"},
     "loadtests/engine/": {"model_store", "service", "vit"},
@@ -40,7 +40,7 @@ EXCEPTIONS = {
 OWNERS = {
     "bentoml": (
         "service/host/",
-        "loadtests/overhead/peers/on_bentoml.py",
+        "loadtests/noop/peers/on_bentoml.py",
         "loadtests/peers/apps/",
     ),
     "circus": ("service/host/",),

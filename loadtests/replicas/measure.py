@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from loadtests import exposition, traffic
+from loadtests.client import Client
 from loadtests.errors import GatewayError
 from loadtests.exposition import Samples
 from loadtests.gateways import ROOT, Gateway
-from loadtests.overload.client import Client
 from loadtests.replicas import simulation
 from loadtests.replicas.proxy import Proxy
 from loadtests.systems import System, adapters_and_head, backbone, with_adapters

@@ -108,6 +108,15 @@ def test_the_servers_side_is_the_difference_of_two_pages() -> None:
     assert seen.batch_tasks == report.Distribution(0, None, None, None)
 
 
+def test_half_a_row_is_no_median() -> None:
+    """Rows are whole; the histogram's buckets begin between them."""
+    counts = {"1": 6, "2": 7, "4": 10, "+Inf": 10}
+    page = "".join(f'munet_batch_rows_bucket{{le="{le}"}} {n}\n' for le, n in counts.items())
+    seen = report.server_side({}, parse(page + "munet_batch_rows_sum 18\n"))
+    assert seen.batch_rows == report.Distribution(10, 1.8, 1, 4)
+    assert "0.5" not in printed(result(answered(10), seen))
+
+
 def test_the_table_shows_what_the_json_line_says() -> None:
     seen = result(answered(10, 20, 30), report.server_side(parse(BEFORE), parse(AFTER)))
     text = printed(seen)

@@ -1,6 +1,6 @@
 """What the gateway itself costs per request, beside bare Starlette and other model servers."""
 
-from loadtests.overhead.bench import Setup, measure
-from loadtests.overhead.report import Report, json_line, render
+from loadtests.noop.bench import Setup, measure
+from loadtests.noop.report import Report, json_line, render
 
 __all__ = ["Report", "Setup", "json_line", "measure", "render"]

@@ -18,9 +18,9 @@ import numpy as np
 import uvloop
 
 from loadtests import systems
+from loadtests.client import Client, Reply, closed_loop, open_loop, post
 from loadtests.errors import OptionError
 from loadtests.gateways import Gateway
-from loadtests.overload.client import Client, Reply, closed_loop, open_loop, post
 from loadtests.workload import pictures
 
 CLIENTS = 64  # of the closed loop: more rows than a batch
@@ -96,7 +96,7 @@ class Result:
 
 def measure(setup: Setup, say: Callable[[str], None]) -> Result:
     """Starts a gateway on a store of its own and measures it; about two minutes."""
-    with tempfile.TemporaryDirectory(prefix="munet-overload-") as folder:
+    with tempfile.TemporaryDirectory(prefix="munet-flood-") as folder:
         say("publishing")
         store = Path(folder) / "store"
         arch = systems.backbone(setup.size, image_size=setup.image_size, layers=setup.layers)
@@ -150,7 +150,7 @@ class _Run:
             replies = await open_loop(self.client, self.schedule(tasks, factor * before))
             cores = (_processor_s() - used) / (time.perf_counter() - began)
             after = await self.capacity(tasks)
-            found.append(self.overload(factor, (before + after) / 2, replies, cores))
+            found.append(self.offer(factor, (before + after) / 2, replies, cores))
             before = after
         return found
 
@@ -192,7 +192,7 @@ class _Run:
     def good(self, replies: Sequence[Reply]) -> list[bool]:
         return [r.status == 200 and r.latency_s * 1e3 <= self.setup.deadline_ms for r in replies]
 
-    def overload(
+    def offer(
         self, factor: float, capacity: float, replies: Sequence[Reply], cores: float
     ) -> Overload:
         refused = [reply for reply in replies if reply.status in REFUSED]

@@ -1,4 +1,4 @@
-"""The numbers of a run of the overhead benchmark: tables for people, a JSON line for machines."""
+"""The numbers of a run of the no-op benchmark: tables for people, a JSON line for machines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from loadtests.overhead.variants import BARE, OURS
+from loadtests.noop.variants import BARE, OURS
 from loadtests.report import commit
 
 MOST_MS = 1.0  # outside decode and compute, one request at a time
@@ -142,4 +142,4 @@ def json_line(report: Report) -> str:
         "commit": commit(),
         "host": machine,
     }
-    return json.dumps({"about": about, "overhead": asdict(report)}, allow_nan=False)
+    return json.dumps({"about": about, "noop": asdict(report)}, allow_nan=False)

@@ -1,12 +1,13 @@
 """The real gateway, BentoML and all, whose engine and decoder do nothing: what is left is its cost.
 
-`bentoml serve loadtests.overhead.noop_gateway:Gateway` needs a store with a task, as the gateway
+`bentoml serve loadtests.noop.noop_gateway:Gateway` needs a store with a task, as the gateway
 does. Nothing else of it is changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ class NoEngine:
     streams = 1
 
     def __init__(self, *_: Any, **__: Any) -> None:
-        pass
+        self.programs = SimpleNamespace()  # there are none
 
     def close(self) -> None:
         """Nothing to end."""

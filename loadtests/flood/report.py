@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from loadtests.overload.measure import Light, Result
+from loadtests.flood.measure import Light, Result
 from loadtests.report import commit
 
 

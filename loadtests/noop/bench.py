@@ -19,9 +19,9 @@ from PIL import Image
 
 from loadtests.errors import OptionError
 from loadtests.gateways import Gateway, Server
-from loadtests.overhead.client import Answers, header, load, milliseconds
-from loadtests.overhead.report import Cost, Outside, Report
-from loadtests.overhead.variants import PEERS_PYTHON, TASK, Variant, variants
+from loadtests.noop.client import Answers, header, load, milliseconds
+from loadtests.noop.report import Cost, Outside, Report
+from loadtests.noop.variants import PEERS_PYTHON, TASK, Variant, variants
 from loadtests.systems import System, adapters_and_head, backbone
 
 CONNECTIONS = (1, 16, 64)

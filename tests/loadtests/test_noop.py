@@ -14,10 +14,10 @@ from rich.console import Console
 
 from loadtests.errors import GatewayError, OptionError
 from loadtests.gateways import Server
-from loadtests.overhead import Report, Setup, json_line, measure, render
-from loadtests.overhead.client import header, load, milliseconds, post
-from loadtests.overhead.report import Cost, Outside
-from loadtests.overhead.variants import BARE, OURS, PEERS_PYTHON, variants
+from loadtests.noop import Report, Setup, json_line, measure, render
+from loadtests.noop.client import header, load, milliseconds, post
+from loadtests.noop.report import Cost, Outside
+from loadtests.noop.variants import BARE, OURS, PEERS_PYTHON, variants
 from tests.service.waiting import eventually
 
 HEAD = (
@@ -146,8 +146,8 @@ def test_the_report_names_what_did_not_run_and_what_is_not_met() -> None:
     ]
     assert met == ["no", "no"]
     line = json.loads(json_line(REPORT))
-    assert line["overhead"]["costs"][1]["rate"] == 800
-    assert line["overhead"]["outside"]["client_ms"] == 1.5
+    assert line["noop"]["costs"][1]["rate"] == 800
+    assert line["noop"]["outside"]["client_ms"] == 1.5
     assert line["about"]["host"]["cores"] > 0
 
 

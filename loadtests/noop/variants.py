@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests.gateways import ROOT, bentoml
-from loadtests.overhead.client import post
+from loadtests.noop.client import post
 
-PEERS = Path("loadtests/overhead/peers")
+PEERS = Path("loadtests/noop/peers")
 PEERS_PYTHON = ROOT / ".venv-peers/bin/python"  # made by `make peers`
 TASK = "noop"
 BARE = "Starlette"
@@ -39,7 +39,7 @@ def variants(image: bytes) -> tuple[Variant, ...]:
         Variant(BARE, _uvicorn("on_starlette:app"), "/ready", as_bytes),
         Variant(
             OURS,
-            bentoml("loadtests.overhead.noop_gateway:Gateway"),
+            bentoml("loadtests.noop.noop_gateway:Gateway"),
             "/readyz",
             post(f"/classify/{TASK}", image, "image/png"),
         ),

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 import pytest
 from rich.console import Console
 
+from loadtests.client import Client, Reply, closed_loop, open_loop, post
 from loadtests.errors import OptionError
-from loadtests.overload import Setup, json_line, measure, render
-from loadtests.overload.client import Client, Reply, closed_loop, open_loop, post
-from loadtests.overload.measure import _Run
+from loadtests.flood import Setup, json_line, measure, render
+from loadtests.flood.measure import _Run
 from tests.loadtests.fake_gateway import fake_gateway
 
 
@@ -68,7 +68,7 @@ def test_numbers_are_those_of_the_replies() -> None:
     run = _Run(Setup(seconds=2.0, deadline_ms=100), 1, print)
     good, slow, late = Reply(200, 0.05, 0, False), Reply(200, 0.2, 0, False), Reply(504, 0.1, 0, 0)
     refused = [Reply(503, 0.001, 0, True), Reply(429, 0.003, 0, False)]
-    load = run.overload(2.0, 10.0, [good, slow, late, *refused], 0.1)
+    load = run.offer(2.0, 10.0, [good, slow, late, *refused], 0.1)
     assert (load.goodput, load.accepted, load.in_time) == (0.5, 3, 1)
     assert load.statuses == {"200": 2, "429": 1, "503": 1, "504": 1}
     assert (load.refusal_p50_ms, load.without_retry_after) == (pytest.approx(2.0), 1)
