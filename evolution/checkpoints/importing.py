@@ -47,6 +47,7 @@ from model_store.errors import listed
 
 logger = logging.getLogger(__name__)
 
+PUBLISHED = "https://storage.googleapis.com/gresearch/munet/mu2net/mu2net186.zip"
 _LONGEST_HEADER = 1 << 20  # bytes
 _ANY_DIGEST = Digest("sha256:" + "0" * 64)  # until the real one is known
 
@@ -108,7 +109,10 @@ def import_state(
 def read_system(directory: Path) -> tuple[Path, System]:
     """Finds the state in a directory, or one level below, and reads all but its arrays."""
     if not directory.is_dir():
-        raise CheckpointError(f"{directory}: no such directory")
+        raise CheckpointError(
+            f"{directory}: no such directory; expected the unpacked folder of a published state\n"
+            f"one to download (65 GB): {PUBLISHED}"
+        )
     require_plain(directory)
     inside = sorted(path for path in directory.iterdir() if path.is_dir())
     found = [directory] if _holds_state(directory) else [p for p in inside if _holds_state(p)]

@@ -1,5 +1,6 @@
 """Commands that look at a store and change nothing."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from model_store.cli.printing import (
     print_json,
     table,
 )
+from model_store.errors import listed
 from model_store.upkeep import usage_of
 from model_store.upkeep.difference import FACTS, difference
 
@@ -76,7 +78,9 @@ def show(task: Task, store: Store, version: Version = None, as_json: AsJson = Fa
     facts.add_row("published", item.created)
     facts.add_row("manifest", item.digest)
     facts.add_row("signatures", str(len(opened.signatures(item.digest))))
-    facts.add_row("classes", str(len(item.path.labels)))
+    facts.add_row("labels", f"{len(item.path.labels)}: {listed(list(item.path.labels))}")
+    for split, quality in _qualities(item.path.metrics):
+        facts.add_row(split, quality)
     for name in FACTS:
         facts.add_row(name, as_text(getattr(item.path, name)))
     console.print(facts)
@@ -84,6 +88,18 @@ def show(task: Task, store: Store, version: Version = None, as_json: AsJson = Fa
     for name, digest in item.path.components.items():
         rows.add_row(name, decimal(item.sizes[name]), digest)
     console.print(rows)
+
+
+def _qualities(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each split that was measured, and its quality: `accuracy 0.9380 of 1,000 examples`."""
+    for split in ("validation", "test"):
+        found = metrics.get(split)
+        part: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+        for name, value in part.items():
+            if isinstance(value, float):
+                count = part.get("examples")
+                of = f" of {count:,} examples" if isinstance(count, int) else ""
+                yield split, f"{name.replace('_', ' ')} {value:.4f}{of}"
 
 
 @app.command()

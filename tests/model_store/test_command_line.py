@@ -45,6 +45,9 @@ def test_looking(store: ModelStore) -> None:
     first = store.resolve("cmaterdb/bangla", 1)
     for fact in ("v1", first.digest, first.path.components["head"], '"accuracy": 0.5'):
         assert fact in output
+    facts = {line.split()[0]: " ".join(line.split()[1:]) for line in output.splitlines() if line}
+    assert facts["labels"].startswith(f"{len(first.path.labels)}: {first.path.labels[0]}")
+    assert facts["validation"].startswith("accuracy 0.5000")
     code, output, _ = run(Path(store.url), "history", "cmaterdb/bangla")
     assert code == 0
     assert [line.split()[:2] for line in output.splitlines()][2] == ["v2", "live"]
