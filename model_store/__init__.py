@@ -1,5 +1,6 @@
 """A content-addressed store of multitask models: every component exists once."""
 
+from model_store.arrays import Tree, decode, encode
 from model_store.blobs import Digest, digest_of, parse_digest
 from model_store.errors import (
     AgentBusy,
@@ -32,7 +33,6 @@ from model_store.errors import (
 from model_store.files.leases import Held
 from model_store.manifest import TaskPath
 from model_store.store import ModelStore, Published
-from model_store.tensors import Tree, decode, encode
 
 __all__ = [
     "AgentBusy",

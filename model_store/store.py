@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from model_store import watching
+from model_store.arrays import Tree, decode, encode
 from model_store.blobs import Blobs, Digest, parse_digest
 from model_store.canonical_json import encode_json
 from model_store.errors import DamagedStore, Malformed
@@ -25,7 +26,6 @@ from model_store.publishers import Publications
 from model_store.reading import Listed, Published, Reader, load_manifest, load_state, path_of
 from model_store.refs import Refs
 from model_store.signatures import Signature
-from model_store.tensors import Tree, decode, encode
 from model_store.versions import require_alias
 from model_store.writing import Needs, Writer
 

@@ -108,6 +108,7 @@ LATE_IMPORTS = {
     "loadtests/engine/peers.py": "a process that makes networks for other libraries holds torch",
     "loadtests/gpu/__main__.py": "the report is drawn where there is no GPU",
     "model_store/files/opening.py": "obstore takes 10 ms and 4.5 MB, which a local store spares",
+    "model_store/arrays.py": "only who asks for arrays needs NumPy",
     "service/app.py": "gRPC takes memory: it is loaded where its port is set",
     "service/compute/backends/choice.py": "OpenVINO is an extra: only the library chosen is loaded",
 }

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from model_store.arrays import decode
 from model_store.blobs import Blobs, Digest, key_of
 from model_store.canonical_json import MAX_BYTES
 from model_store.errors import BlobNotFound, DamagedStore, InvalidName, StorageError
@@ -17,7 +18,6 @@ from model_store.names import AGENTS, KINDS, TASKS, name_in, unquote
 from model_store.reading import load_manifest, load_path, load_state
 from model_store.refs import Document, Refs
 from model_store.store import ModelStore
-from model_store.tensors import decode
 from model_store.upkeep.second_copies import Pair, Severity
 from model_store.watching import KEY as CHANGES
 

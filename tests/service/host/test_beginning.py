@@ -7,7 +7,7 @@ import sys
 
 from tests.service.servers import ROOT
 
-OF_WORKERS = ("PIL", "grpc", "openvino", "service.app", "service.runtime", "vit")
+OF_WORKERS = ("PIL", "grpc", "numpy", "openvino", "service.app", "service.runtime", "vit")
 CODE = """
 import sys
 import click
