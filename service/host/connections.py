@@ -118,10 +118,9 @@ class Connection(HttpToolsProtocol):
         if cycle.disconnected:
             return True
         cycle.response_started = cycle.response_complete = True
-        lines = [b"%s: %s\r\n" % field for field in cycle.default_headers]
-        if not cycle.keep_alive:
-            lines.append(b"connection: close\r\n")
-        head = b"HTTP/1.1 200 OK\r\n%s%s\r\n" % (b"".join(lines), head)
+        lines = b"".join([b"%s: %s\r\n" % field for field in cycle.default_headers])
+        close = b"" if cycle.keep_alive else b"connection: close\r\n"
+        head = b"HTTP/1.1 200 OK\r\n%s%s%s\r\n" % (lines, head, close)
         cast(Joined, self.transport).write_whole(head, body)
         cycle.message_event.set()
         if not cycle.keep_alive:

@@ -62,7 +62,9 @@ async def _answered(
 ) -> ASGIApp:
     """Raises GatewayError."""
     grants = request.grants = runtime.access.of(http.scope)
-    given = query(http, *QUERY, repeated=() if request.tasks else ("task",))
+    given = NO_QUERY
+    if http.scope["query_string"]:
+        given = query(http, *QUERY, repeated=() if request.tasks else ("task",))
     tasks = tuple(request.tasks or given.getlist("task"))
     settings = runtime.settings
     request.tasks = tasks[: settings.max_batch_rows]  # more are refused
