@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-import tomllib
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from service import VERSION
 from service.metrics.gauges import Snapshot
 from service.metrics.instruments import Metrics
 
-ROOT = Path(__file__).parents[3]
 SECONDS = 0.007
 
 
@@ -92,8 +90,7 @@ def test_the_process_and_what_it_runs() -> None:
     metrics.describe(backend="jax-cpu", device="cpu")
     (found,) = [m for m in metrics.registry.collect() if m.name == "munet_build_info"]
     labels = found.samples[0].labels
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert labels["version"] == project["version"]
+    assert labels["version"] == VERSION
     assert (labels["backend"], labels["device"]) == ("jax-cpu", "cpu")
     value = metrics.registry.get_sample_value
     assert (value("process_resident_memory_bytes") or 0) > 1e6
