@@ -54,7 +54,7 @@ soak: $(VENV)/installed         ## 20 minutes of load while 1,000 tasks come and
 
 # The shipped root is trained on Omniglot. `make root DATA=folder` takes the raw files from there;
 # without DATA, TFDS downloads them.
-root: $(BIN)/munet         ## trains the shipped root anew
+root: $(BIN)/munet         ## trains the shipped root again
 	$(BIN)/munet experiments prepare omniglot --data-dir build/data $(if $(DATA),--source $(DATA))
 	$(BIN)/munet experiments root --data-dir build/data
 
@@ -82,7 +82,7 @@ compare: $(BIN)/munet      ## three methods and three baselines on five data set
 CHARS5 := mnist omniglot cmaterdb/bangla cmaterdb/devanagari cmaterdb/telugu
 SEEDS  ?= 0
 compare-agents: SHELL := /bin/bash
-compare-agents: $(BIN)/munet ## agents beside the sequential loop at equal compute
+compare-agents: $(BIN)/munet ## agents next to the sequential loop at equal compute
 	for name in mnist omniglot; do \
 	  $(BIN)/munet experiments prepare $$name --data-dir build/data $(if $(DATA),--source $(DATA)) || exit 1; \
 	done
@@ -112,7 +112,7 @@ $(BIN)/munet: $(VENV)/installed
 	printf '#!/bin/sh\nexec "%s" "%s" "$$@"\n' '$(abspath $(BIN))/python' '$(CURDIR)/munet.py' > $@
 	chmod +x $@
 
-# A node of a Ray cluster needs requirements-ray.lock; its tests need pytest and an S3 server beside.
+# A node of a Ray cluster needs requirements-ray.lock; its tests need pytest and an S3 server next to.
 .venv-ray/installed: requirements.lock requirements-ray.lock
 	$(PYTHON) -m venv .venv-ray
 	for lock in requirements.lock requirements-ray.lock; do \
@@ -120,7 +120,7 @@ $(BIN)/munet: $(VENV)/installed
 	done
 	touch $@
 
-lock: $(VENV)/installed         ## resolves the lock files anew
+lock: $(VENV)/installed         ## resolves the lock files again
 	$(BIN)/uv pip compile pyproject.toml --extra train --extra dev $(LOCK_FLAGS) -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml $(LOCK_FLAGS) -c requirements.lock -o requirements-serve.lock
 	$(BIN)/uv pip compile pyproject.toml --extra train --extra ray $(LOCK_FLAGS) -c requirements.lock -o requirements-ray.lock
@@ -136,7 +136,7 @@ sbom: $(VENV)/installed         ## writes build/sbom.json: what the gateway is m
 	  --pyproject pyproject.toml --output-reproducible -o build/sbom.json
 
 # In a descriptor pool of its own: a process may hold the messages of another client as well.
-proto: $(VENV)/installed        ## makes the messages of service/open_inference/inference.proto anew
+proto: $(VENV)/installed        ## makes the messages of service/open_inference/inference.proto again
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. service/open_inference/inference.proto
 	sed -i -e 's/_descriptor_pool.Default()/_descriptor_pool.DescriptorPool()/' \
 	  -e '1i # Made by `make proto` of inference.proto.' service/open_inference/inference_pb2.py

@@ -88,7 +88,7 @@ def store(
         Path | None, typer.Option("--json", help="Append the run as a JSON line.")
     ] = None,
 ) -> None:
-    """Measure the model store beside plain files, in a throw-away store."""
+    """Measure the model store next to plain files, in a throw-away store."""
     from loadtests.store import Setup, json_line, measure, render  # safetensors is for this alone
 
     def run(say: Callable[[str], None]) -> tuple[RenderableType, str]:
@@ -160,7 +160,7 @@ def noop(
     seconds: Annotated[float, typer.Option(help="Of each server, load and round.")] = 1.0,
     output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
 ) -> None:
-    """Measure what the gateway itself costs, beside bare Starlette and other model servers."""
+    """Measure what the gateway itself costs, next to bare Starlette and other model servers."""
     from loadtests.noop import Setup, json_line, measure, render  # publishes a task
 
     def run(say: Callable[[str], None]) -> tuple[RenderableType, str]:
@@ -180,7 +180,7 @@ def peers(
     rounds: Annotated[int, typer.Option(help="In each, every server takes its turn.")] = 3,
     tasks: Annotated[int, typer.Option(help="Of most cells; others have more or fewer.")] = 100,
 ) -> None:
-    """Measure the gateway end to end beside what one would run without it; under an hour.
+    """Measure the gateway end to end next to what one would run without it; under an hour.
 
     Appends a line to loadtests/results/peers.jsonl.
     """
@@ -205,7 +205,7 @@ def engine(
     seconds: Annotated[float, typer.Option(help="Of each turn.")] = 0.1,
     output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
 ) -> None:
-    """Measure how fast the engine computes, beside other frameworks on the same networks."""
+    """Measure how fast the engine computes, next to other frameworks on the same networks."""
     from loadtests.engine import Setup, json_line, measure, render  # loads the frameworks
 
     def run(say: Callable[[str], None]) -> tuple[RenderableType, str]:
@@ -328,7 +328,7 @@ def sharing(
     rounds: Annotated[int, typer.Option(help="In each, every way takes its turn.")] = 30,
     output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
 ) -> None:
-    """Measure one request for several tasks beside separate requests with the same image."""
+    """Measure one request for several tasks next to separate requests with the same image."""
     from loadtests import sharing  # publishes tasks
 
     def measure(say: Callable[[str], None]) -> tuple[RenderableType, str]:
@@ -348,7 +348,7 @@ def flood(
     deadline_ms: Annotated[int, typer.Option(help="Of every request.")] = 1000,
     output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
 ) -> None:
-    """Offer a gateway up to ten times what it can do; and a light task beside a flood."""
+    """Offer a gateway up to ten times what it can do; and a light task next to a flood."""
     from loadtests.flood import Setup, json_line, measure, render  # publishes tasks
 
     def run(say: Callable[[str], None]) -> tuple[RenderableType, str]:

@@ -47,7 +47,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The gateway after so many changes."""
+    """The gateway after a number of changes."""
 
     changes: int
     memory_bytes: int

@@ -130,7 +130,7 @@ def post(task: str, body: bytes, deadline_ms: int) -> bytes:
 async def closed_loop(
     client: Client, requests: Sequence[bytes], clients: int, seconds: float
 ) -> float:
-    """Answers with status 200 per second, with so many requests always under way."""
+    """Answers with status 200 per second, with a given number of requests always under way."""
     start = time.perf_counter()
     answered = 0
 

@@ -1,4 +1,4 @@
-"""What a task costs a gateway beside its bytes: memory, start, first answer, throughput.
+"""What a task costs a gateway besides its bytes: memory, start, first answer, throughput.
 
 A large store of tasks that adapt one backbone is compared with one of ten such tasks, and a larger
 one still of tasks with heads alone, on running gateways whose turns alternate.
@@ -91,7 +91,7 @@ def measure(setup: Setup, say: Callable[[str], None]) -> Result:
             memory = Memory(unique, empty, gateway.resident_bytes())
             say("throughput")
             rates = runs.rates(gateway)
-        say("latency beside a large catalog")
+        say("latency next to a large catalog")
         latencies = runs.latencies(few, most)
     quantiles = statistics.quantiles(cold_s, n=100)
     return Result(
@@ -164,8 +164,8 @@ class _Runs:
         return statistics.median(found[0]), statistics.median(found[1])
 
     def latencies(self, few: str, most: str) -> tuple[tuple[float, float], tuple[float, float]]:
-        """p50 and p99 in milliseconds of one request at a time, beside a small and a large catalog;
-        of the same number of loaded tasks.
+        """p50 and p99 in milliseconds of one request at a time, next to a small and a large
+        catalog; of the same number of loaded tasks.
         """
         requests, names = Requests(self.setup.image_size), _names(FEW)
         found: tuple[list[float], list[float]] = ([], [])

@@ -1,4 +1,4 @@
-"""One request for several tasks beside as many requests for one task each, with the same image.
+"""One request for several tasks next to as many requests for one task each, with the same image.
 
 The tasks continue from a shared prefix: all but the last blocks and the head are the same
 components. A round sends one image all three ways, in turn; images differ between rounds.
@@ -141,7 +141,7 @@ def render(setup: Setup, result: Result) -> Table:
     """One line for each size of images."""
     table = Table(
         title=f"{setup.tasks} tasks that share all of {setup.size} but {setup.own_blocks} blocks "
-        "and the head: one request beside separate ones"
+        "and the head: one request next to separate ones"
     )
     for name in ("pixels", "together", "one by one", "at once", "shared"):
         table.add_column(name, justify="right")

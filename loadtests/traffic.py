@@ -79,7 +79,7 @@ class Requests:
 async def loop(
     client: Client, requests: Requests, tasks: Iterable[str], clients: int, seconds: float
 ) -> Traffic:
-    """Asks for the tasks in this order, with so many requests always under way.
+    """Asks for the tasks in this order, with a given number of requests always under way.
 
     Ends after `seconds`, or with the last task.
     """

@@ -1,6 +1,6 @@
 """What is sent, where to and when: options, popularity, open-loop arrival times and images.
 
-Whatever is drawn is a function of its arguments and a seeded generator: same seed, same workload.
+What is drawn is a function of its arguments and a seeded generator: same seed, same workload.
 """
 
 from __future__ import annotations

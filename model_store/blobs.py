@@ -65,7 +65,7 @@ class Blobs:
                 return digest
 
     def mend(self, digest: Digest, data: memoryview) -> None:
-        """Let a blob have its bytes, which were verified, whatever is in its place; durable.
+        """Let a blob have its bytes, which were verified, also in place of something else; durable.
 
         Raises OSError, such as where that is a folder, or StorageError.
         """

@@ -62,7 +62,7 @@ def _layer(signature: Signature) -> dict[str, Any]:
 
 
 def read_signatures(manifest: bytes, read: Callable[[Descriptor], bytes]) -> list[Signature]:
-    """The inverse of `signature_manifest`; `read` gets the payloads, whoever it asks for them.
+    """The inverse of `signature_manifest`; `read` gets the payloads, from anywhere.
 
     Layers of other media types are ignored. Raises Malformed, and what `read` raises.
     """

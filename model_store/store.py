@@ -263,7 +263,7 @@ class ModelStore:
     # -- pins and signatures
 
     def pin(self, name: str, manifest: Digest) -> None:
-        """Let gc keep a manifest and all it needs, whatever becomes of the versions that have it.
+        """Let gc keep a manifest and all it needs, also when the versions that have it are gone.
 
         Raises BlobNotFound, CorruptBlob or Malformed where not all of that is there and whole.
         """

@@ -1,6 +1,6 @@
 """One component's arrays <-> canonical safetensors bytes (FORMAT.md, "Component").
 
-Equal trees give equal bytes whatever the order of their dicts, and only such bytes are read back,
+Equal trees give equal bytes in any order of their dicts, and only such bytes are read back,
 so that a component has one digest. Reading makes no copy.
 """
 

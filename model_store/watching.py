@@ -3,7 +3,7 @@
 A writer appends the task to `refs/changes`, a short log, before it changes what is served. A
 watcher reads the log, one small file, and then only the refs of the tasks in its new part. As the
 change comes after its announcement, it looks at an announced task again for a while; and at
-everything once in a while, whatever the log says.
+everything once in a while, even if the log names nothing.
 """
 
 import logging
@@ -58,7 +58,7 @@ class _Trouble:
 class _Log:
     """The log: how many changes there were since it was begun, and the tasks of the last ones."""
 
-    name: str  # another one when the log was begun anew
+    name: str  # another one when the log was begun again
     count: int
     tasks: tuple[str, ...]
 

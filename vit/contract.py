@@ -105,7 +105,7 @@ class Contract:
         return (self.edges, longer) if height <= width else (longer, self.edges)
 
     def memory(self, height: int, width: int) -> int:
-        """Bytes that `cut` takes at most beside the picture and its result."""
+        """Bytes that `cut` takes at most besides the picture and its result."""
         rows, columns = self.resized(height, width)
         between = max(height * columns, width * rows)  # Pillow resizes one axis, then the other
         return PILLOW_BYTES * (height * width + between + 2 * rows * columns)
@@ -132,7 +132,9 @@ class Contract:
         return x.astype(np.float32) * factor + shift
 
 
-Target = int | Contract  # what pictures are brought to: a plain input of so many pixels, or this
+Target = (
+    int | Contract
+)  # what pictures are brought to: the side of a plain input in pixels, or this
 
 
 def size_of(target: Target) -> int:

@@ -6,7 +6,7 @@ no header bounds.
 
 The rules by which a file becomes pixels are a `Decoding`, which a path spec's `input` names. By all
 rules the first frame is used, 16 bits are cut to the upper 8, a palette and four inks become RGB,
-and colour profiles are ignored. What a file holds beside its pixels refuses nothing (`pictures/`).
+and colour profiles are ignored. What a file holds besides its pixels refuses nothing (`pictures/`).
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def shown_size(picture: Picture, decoding: Decoding) -> tuple[int, int]:
 
 
 def memory(picture: Picture) -> int:
-    """Bytes that `read` takes at most, beside its result; `picture.perhaps` are more."""
+    """Bytes that `read` takes at most, besides its result; `picture.perhaps` are more."""
     band = reading.PIXEL_BYTES * min(picture.pixels, reading.BAND_PIXELS)
     return picture.memory + band + FILE_COPIES * picture.file_bytes
 

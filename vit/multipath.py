@@ -26,7 +26,7 @@ def connector_name(path: int) -> str:
 
 
 def mixer_names(num_paths: int) -> tuple[str, ...]:
-    """The components that a multipath model has beside its paths."""
+    """The components that a multipath model has besides its paths."""
     return (ROUTER, *(connector_name(i) for i in range(1, num_paths)))
 
 

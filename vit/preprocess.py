@@ -5,8 +5,8 @@ centres), clip to [-1, 1]; the aspect is not kept and nothing is cropped (evolut
 Images).
 
 A sample reads two pixels an axis, so that of any picture at most 2 * size rows and 2 * size columns
-contribute. Only these are worked on, as bytes for as long as can be: memory beside the picture is
-at most that of the picture once more and of some ten outputs, whatever the aspect. Inputs that
+contribute. Only these are worked on, as bytes for as long as can be: memory besides the picture is
+at most that of the picture once more and of some ten outputs, with any aspect. Inputs that
 another library has defined (`vit.contract`) are made of the whole picture.
 """
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from vit.contract import Contract, Target
 
-# What a path spec says of its input, beside the size.
+# What a path spec says of its input, besides the size.
 CONTRACT = {
     "channels": 3,
     "resize": "bilinear",

@@ -103,7 +103,7 @@ def _assemble(file: Path, arrays: Arrays, layout: Layout, heads: Callable[[int],
         wanted = layout.stored_shape(path, shape)
         if arrays[key].shape != wanted:
             raise PretrainedError(
-                f"{file}: {key}: expected shape {wanted} beside the other arrays, "
+                f"{file}: {key}: expected shape {wanted} next to the other arrays, "
                 f"found {arrays[key].shape}"
             )
         leaf = layout.convert(path, arrays.pop(key), shape)

@@ -1,4 +1,4 @@
-"""How fast the engine computes, beside other frameworks on the same network in the same run."""
+"""How fast the engine computes, next to other frameworks on the same network in the same run."""
 
 from loadtests.engine.bench import Setup, measure
 from loadtests.engine.report import json_line, render

@@ -1,4 +1,4 @@
-"""Measures engines, in this process and without HTTP, beside peers and the machine's peak.
+"""Measures engines, in this process and without HTTP, next to peers and the machine's peak.
 
 Everything that is compared takes turns in each round; figures are medians over the rounds.
 """

@@ -1,7 +1,7 @@
 """The measurement: capacity first and again between, then 1, 2, 5 and 10 times as much.
 
-All rates of one load stand beside the capacity measured directly before and after it, since other
-users of the machine come and go. A light task is measured alone and beside a flood, in turns.
+All rates of one load stand next to the capacity measured directly before and after it, since other
+users of the machine come and go. A light task is measured alone and next to a flood, in turns.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Setup:
     seconds: float = 8.0  # of each load
     deadline_ms: int = 1000
     light_rate: float = 2.0  # requests of the light task per second
-    rounds: int = 3  # of the light task, alone and beside the flood
+    rounds: int = 3  # of the light task, alone and next to the flood
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """The light task needs another one beside it."""
+        """The light task needs another one."""
         if self.tasks < 2 or self.seconds <= 0 or self.rounds < 1 or self.deadline_ms < 1:
             raise OptionError(
                 "checking options: expected at least 2 tasks, 1 round, a deadline of 1 ms and "
@@ -74,7 +74,7 @@ class Overload:
 
 @dataclass(frozen=True, slots=True)
 class Light:
-    """The light task's answers, alone or beside the flood."""
+    """The light task's answers, alone or next to the flood."""
 
     sent: int
     answered: int  # with status 200 within the deadline
@@ -88,10 +88,10 @@ class Result:
 
     setup: Setup
     loads: list[Overload]
-    flood_rate: float  # offered requests per second of the task beside the light one
+    flood_rate: float  # offered requests per second of the task next to the light one
     flood_goodput: float
     alone: Light
-    beside: Light
+    with_flood: Light
 
 
 def measure(setup: Setup, say: Callable[[str], None]) -> Result:
@@ -128,11 +128,13 @@ class _Run:
         try:
             await self.capacity(tasks)  # warm
             loads = await self.loads(tasks)
-            alone, beside, flood_rate, flood = await self.light(*tasks[:2])
+            alone, with_flood, flood_rate, flood = await self.light(*tasks[:2])
         finally:
             self.client.close()
         goodput = sum(self.good(flood)) / (self.setup.seconds * self.setup.rounds)
-        return Result(self.setup, loads, flood_rate, goodput, self.line(alone), self.line(beside))
+        return Result(
+            self.setup, loads, flood_rate, goodput, self.line(alone), self.line(with_flood)
+        )
 
     async def capacity(self, tasks: Sequence[str]) -> float:
         requests = [
@@ -158,19 +160,19 @@ class _Run:
         self, light: str, heavy: str
     ) -> tuple[list[Reply], list[Reply], float, list[Reply]]:
         alone: list[Reply] = []
-        beside: list[Reply] = []
+        with_flood: list[Reply] = []
         flood: list[Reply] = []
         rate = max(self.setup.factors) * await self.capacity([heavy])
         for turn in range(self.setup.rounds):
-            self.say(f"a light task alone and beside a flood, {turn + 1} of {self.setup.rounds}")
+            self.say(f"a light task alone and next to a flood, {turn + 1} of {self.setup.rounds}")
             alone += await open_loop(self.client, self.regular(light))
             some, others = await asyncio.gather(
                 open_loop(self.client, self.regular(light)),
                 open_loop(self.client, self.schedule([heavy], rate)),
             )
-            beside += some
+            with_flood += some
             flood += others
-        return alone, beside, rate, flood
+        return alone, with_flood, rate, flood
 
     def schedule(self, tasks: Sequence[str], rate: float) -> list[tuple[float, bytes]]:
         """A Poisson process."""

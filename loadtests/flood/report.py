@@ -30,7 +30,7 @@ def json_line(result: Result) -> str:
 
 
 def render(result: Result) -> RenderableType:
-    """Two tables: all tasks alike, and a light task beside a flood."""
+    """Two tables: all tasks alike, and a light task next to a flood."""
     return Group(_loads(result), _light(result))
 
 
@@ -72,12 +72,12 @@ def _light(result: Result) -> Table:
         table.add_row(name, *counts, f"{light.p50_ms:.1f}", f"{light.p99_ms:.1f}")
 
     row("alone", result.alone)
-    row(f"beside another's {result.flood_rate:.0f} requests/s", result.beside)
+    row(f"next to another's {result.flood_rate:.0f} requests/s", result.with_flood)
     table.add_row(
         "ratio",
         "",
         "",
-        f"{result.beside.p50_ms / max(1e-9, result.alone.p50_ms):.2f}",
-        f"{result.beside.p99_ms / max(1e-9, result.alone.p99_ms):.2f}",
+        f"{result.with_flood.p50_ms / max(1e-9, result.alone.p50_ms):.2f}",
+        f"{result.with_flood.p99_ms / max(1e-9, result.alone.p99_ms):.2f}",
     )
     return table

@@ -1,6 +1,6 @@
 """python loadtests/gpu [--rehearse] [--seconds 480] [--json FILE]
 
-Equality of answers, throughput of many tasks beside one, training beside its floor, and requests
+Equality of answers, throughput of many tasks next to one, training next to its floor, and requests
 over HTTP where the gateway's libraries are there. It needs Python 3.11 or later, JAX for the
 device, flax, optax, numpy and pillow: for libraries that only other parts of the packages use,
 there are stand-ins where they lack. What there is no time left for is said to be not measured.

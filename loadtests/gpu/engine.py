@@ -1,4 +1,4 @@
-"""The gateway's engine as it is: many tasks beside one, and equality of answers."""
+"""The gateway's engine as it is: many tasks next to one, and equality of answers."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _shares(plan: Plan, seconds: Mapping[str, float]) -> Told:
 
 
 def equality(plan: Plan, name: str) -> Told:
-    """Largest differences of logits, and the spread that they are to be seen beside."""
+    """Largest differences of logits, and the spread to compare them with."""
     arch, few = plan.networks[name], min(plan.rows, 8)
     loaded = Loaded(arch, few, few, None)
     try:

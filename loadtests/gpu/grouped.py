@@ -1,4 +1,4 @@
-"""Ways to compute rows of many tasks in one program, in bfloat16, beside one task's program."""
+"""Ways to compute rows of many tasks in one program, in bfloat16, next to one task's program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evolution's own training program, beside the time that its operations take at least."""
+"""Evolution's own training program, next to the time that its operations take at least."""
 
 from __future__ import annotations
 

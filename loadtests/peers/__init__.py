@@ -1,4 +1,4 @@
-"""The gateway end to end beside what one would run without it, on the same networks."""
+"""The gateway end to end next to what one would run without it, on the same networks."""
 
 from loadtests.peers.measure import measure
 from loadtests.peers.plan import CELLS, PEERS, Setup

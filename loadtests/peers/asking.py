@@ -1,4 +1,4 @@
-"""Asks one server for the tasks of a set: each once, in a closed or an open loop, or beside one
+"""Asks one server for the tasks of a set: each once, in a closed or an open loop, or next to one
 that is added.
 """
 
@@ -88,7 +88,7 @@ class Asker:
         with _no_collection():
             return open_loop(self.server.port, requests, due_s)
 
-    def beside(
+    def alongside(
         self, cell: Cell, turn: int, task: str, spare: str, add: Callable[[], None]
     ) -> tuple[list[Answer], Mapping[str, float]]:
         """Adds a task, which answers as the spare one, while others are asked for.

@@ -1,4 +1,4 @@
-"""A client that costs little beside the servers that it asks: one thread, kept connections.
+"""A client that costs little next to the servers that it asks: one thread, kept connections.
 
 Bodies are kept, and looked at once the load has ended. An answer that does not state its length is
 taken for empty.

@@ -121,7 +121,7 @@ class _SetRun:
                     self.alone(cell, name)
         if cells := [name for name in self.cells if name not in alone]:
             with ExitStack() as stack:
-                self.beside(cells, self.start_all(cells, stack))
+                self.alongside(cells, self.start_all(cells, stack))
 
     def order(self, cell: str, turn: int) -> list[str]:
         """Who takes part in a cell and is installed, beginning with another one each round."""
@@ -199,7 +199,7 @@ class _SetRun:
                 share = f"{seconds / WARM_UP_S:.0%} of a core"
                 self.result.notes.append(f"{name} used {share} while no server was asked")
 
-    def beside(self, cells: Sequence[str], askers: dict[str, Asker]) -> None:
+    def alongside(self, cells: Sequence[str], askers: dict[str, Asker]) -> None:
         """Every round of every cell, one server at a time."""
         for turn, cell in itertools.product(range(self.setup.rounds), cells):
             for name in (name for name in self.order(cell, turn) if name in askers):
@@ -238,7 +238,7 @@ class _SetRun:
             else:
                 self.maker.copy(self.networks, asker.kind.models, turn, task)
 
-        answers, found = asker.beside(CELLS[cell], turn, task, self.networks.spare[turn], add)
+        answers, found = asker.alongside(CELLS[cell], turn, task, self.networks.spare[turn], add)
         self.add(cell, asker, dict(found), answers)
 
     def add(self, cell: str, asker: Asker, found: dict[str, float], answers: list[Answer]) -> None:

@@ -23,7 +23,7 @@ class TaskSet:
     pixels: int
     shared: bool  # all but the last block and the head
     times: float  # as many tasks as the option --tasks says
-    peers: Sequence[str]  # those that are asked, beside the gateway
+    peers: Sequence[str]  # those that are asked, next to the gateway
 
     def tasks(self, asked: int) -> int:
         """How many there are."""
@@ -68,7 +68,7 @@ CELLS = {
     "pauses": Cell("shared", "one connection, pauses of 25 ms", connections=1, pause_s=0.025),
     "open": Cell("shared", "open loop at 60 % of the capacity", "open"),
     "jpeg": Cell("shared", "16 connections, JPEG of 640x480", form="jpeg"),
-    "added": Cell("shared", "a task is added beside 4 connections", "added", connections=4),
+    "added": Cell("shared", "a task is added next to 4 connections", "added", connections=4),
     "disjoint": Cell("disjoint", "16 connections"),
     "disjoint-one": Cell("disjoint", "one connection", connections=1),
     "large": Cell("large", "16 connections"),

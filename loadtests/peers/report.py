@@ -1,4 +1,4 @@
-"""The cells as tables of 80 columns, ours beside theirs; and a JSON line for machines."""
+"""The cells as tables of 80 columns, ours next to theirs; and a JSON line for machines."""
 
 from __future__ import annotations
 

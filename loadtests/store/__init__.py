@@ -1,4 +1,4 @@
-"""What the model store costs, measured in process beside plain files and safetensors."""
+"""What the model store costs, measured in process next to plain files and safetensors."""
 
 from loadtests.store.bench import Setup, measure
 from loadtests.store.costs import CostSetup, measure_costs

@@ -24,7 +24,7 @@ from loadtests.errors import OptionError
 Arrays = Mapping[str, npt.NDArray[Any]]
 Call = tuple[Any, str, str]  # a module, one of its functions, and what that is counted as
 REQUESTS = 16  # at once, to an object store
-BLOCK_BYTES = 512  # of st_blocks, whatever the file system's own blocks
+BLOCK_BYTES = 512  # of st_blocks, not of the file system's own blocks
 
 
 class Place(Protocol):

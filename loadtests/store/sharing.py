@@ -41,7 +41,7 @@ def sharing(place: Place, size: Size, tasks: int) -> tuple[Section, Section, Sec
 def _publish(
     place: Place, store: ModelStore, size: Size, shared: dict[str, Digest], tasks: int
 ) -> tuple[Line, ...]:
-    """One task after the other; each beside a plain copy of as many bytes."""
+    """One task after the other; each next to a plain copy of as many bytes."""
     copies = {name.replace("/", "-"): encode(tree) for name, tree in own(size, tasks).items()}
     trees: dict[str, Component] = {}
     numbers = iter(range(tasks))

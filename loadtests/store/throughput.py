@@ -1,4 +1,4 @@
-"""How fast one path is published and loaded, beside plain files and safetensors.
+"""How fast one path is published and loaded, next to plain files and safetensors.
 
 Also what the machine itself allows: its disk, its memory and one thread of SHA-256.
 """

@@ -21,8 +21,8 @@ def gc(
         float,
         typer.Option(
             min=0,
-            help="Spare what was touched within so many seconds: longer than any writer takes from"
-            " its first put to its publish.",
+            help="Spare what was touched within this number of seconds. It has to be more than any"
+            " writer takes from its first put to its publish.",
         ),
     ] = 3600,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,

@@ -44,7 +44,7 @@ def credentials_of(host: str) -> Credentials | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise RegistryError(f"reading the credentials in {path}: {error}; log in anew") from error
+        raise RegistryError(f"reading the credentials in {path}: {error}; log in again") from error
     keys = _keys(host)
     helpers = _object(config, "credHelpers")
     for helper in dict.fromkeys(
@@ -83,14 +83,14 @@ def _from_helper(helper: object, key: str) -> Credentials | None:
             check=False,
         )
     except FileNotFoundError:
-        raise RegistryError(f"{what}: it is not on the PATH; install it or log in anew") from None
+        raise RegistryError(f"{what}: it is not on the PATH; install it or log in again") from None
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise RegistryError(f"{what}: {error}") from error
     if done.returncode:
         said = (done.stdout + done.stderr).strip()
         if "credentials not found" in said:
             return None
-        raise RegistryError(f"{what}: exit code {done.returncode}, {said[:200]!r}; log in anew")
+        raise RegistryError(f"{what}: exit code {done.returncode}, {said[:200]!r}; log in again")
     try:
         answer = json.loads(done.stdout)
         return _credentials(str(answer["Username"]), str(answer["Secret"]))
@@ -119,7 +119,7 @@ def _from_entry(entry: object, key: str, path: Path) -> Credentials | None:
     username, colon, password = decoded.partition(":")
     if not colon:
         raise RegistryError(
-            f"credentials of {key} in {path}: auth is not the base64 of name:password; log in anew"
+            f"credentials of {key} in {path}: auth is not the base64 of name:password; log in again"
         )
     return Credentials(username, password)
 

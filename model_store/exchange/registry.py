@@ -142,7 +142,7 @@ class RegistryPlace:
         if actual != blob.digest:
             raise CorruptBlob(
                 f"blob {blob.digest} of {self}: its bytes give {actual}; nothing was stored, push"
-                " the blob again or ask whoever keeps the registry"
+                " the blob again or ask those who keep the registry"
             )
         return Content(data)
 

@@ -2,7 +2,7 @@
 
 Not oras-py, as of 0.2.43: it re-encodes manifests (which changes their digests), moves blobs only
 from and to whole files without resuming or verifying them, answers no Basic challenge by itself,
-does not know $DOCKER_CONFIG or identity tokens, leaves redirects unchecked, and repeats whatever
+does not know $DOCKER_CONFIG or identity tokens, leaves redirects unchecked, and repeats what
 fails, whyever. What is left of it would be the URLs.
 """
 
@@ -119,7 +119,7 @@ class RegistryClient:
             return Answer(response.status_code, response.url, response.headers, body, links)
 
     def download(self, url: str, size: int) -> memoryview:
-        """A body of exactly so many bytes, by way of a temporary file. A connection that breaks
+        """A body of exactly this size, by way of a temporary file. A connection that breaks
         off is taken up where it ended.
         """
         with tempfile.TemporaryFile() as file:

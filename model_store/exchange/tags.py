@@ -12,7 +12,7 @@ from model_store.blobs import Digest, parse_digest
 _PLAIN_CHARACTERS = 100  # of the 128 a registry takes; the rest is for the version
 _SEPARATOR = "--"
 _VERSION = re.compile(r"(.+)\.v([1-9][0-9]{0,8})")
-_SIGNATURES = re.compile(r"sha256-[0-9a-f]{64}\.sig")  # beside the version they are of
+_SIGNATURES = re.compile(r"sha256-[0-9a-f]{64}\.sig")  # next to the version they are of
 _HASHED = re.compile(r".*-[0-9a-f]{8}")
 
 

@@ -109,7 +109,7 @@ def transfer(
 
     With `history`, add all their versions, oldest first. A version that is there already is not
     added again; the destination then serves what the source serves. Signatures go along; aliases,
-    pins and version numbers do not. Whatever has arrived when this is interrupted is not moved
+    pins and version numbers do not. What has arrived when this is interrupted is not moved
     again. Raises StoreError or OSError.
     """
     offers = source.offers(list(dict.fromkeys(tasks)), history=history)

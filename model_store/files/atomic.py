@@ -25,7 +25,7 @@ LOOKED_AT_S = 0.05  # longer than it takes to look who has a lock
 @dataclass(frozen=True, slots=True)
 class Permissions:
     """Those of a store's own folder, which everything in it gets: who may use a store may use all
-    of it, whatever the umask of the process that wrote a file.
+    of it, with any umask of the process that wrote a file.
     """
 
     mode: int

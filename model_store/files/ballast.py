@@ -2,7 +2,7 @@
 
 To remove a version or to collect garbage, small files have to be written before any byte is free.
 So a store has a file `reserve`. A small write that finds the disk full cuts that file by what it
-needs, is made again, and lets the file take back what is free: whatever is replaced gives its own
+needs, is made again, and lets the file take back what is free: what is replaced gives its own
 room back. All of this is done under the store's lock. The bytes are random, so that no file system
 compresses them or leaves them out. A store without this file works as well, until the disk is full.
 """

@@ -105,11 +105,11 @@ class BlobCache:
         atomic.make_folders(self._directory, self._directory.parent)
         part, path = self._directory / f"~{name}", self._directory / name
         with _opened(part) as file:
-            if not _free(file):  # whoever downloads it has come to a stop
+            if not _free(file):  # the one that downloads it has come to a stop
                 part = self._directory / f"~{name}-{os.getpid()}-{secrets.token_hex(4)}"
         with _opened(part) as file, atomic.locked(file.fileno()):
             if not atomic.is_at(file.fileno(), part):
-                return  # whoever had the lock has finished, or failed and cleaned up
+                return  # the one that had the lock has finished, or failed and cleaned up
             try:
                 if not path.exists():
                     self._fill(file, name, fetch)

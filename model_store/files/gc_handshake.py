@@ -187,7 +187,7 @@ def _parse(current: Read) -> _State | None:
     """
     try:
         state = unseal(KEY, getattr(current, "data", b""))
-        # Nothing else is removed, whatever the file says.
+        # The file can name nothing else.
         keys = frozenset(filter(_BLOB.fullmatch, state["keys"]))
         documents = state.get("documents", 0)
         known = documents if type(documents) is int else 0

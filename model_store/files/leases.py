@@ -168,7 +168,7 @@ class FileLease(Unneeded):
 
 
 class Held:
-    """A lease that is renewed for its holder, whatever the holder is busy with."""
+    """A lease that is renewed for its holder, also while the holder is busy."""
 
     def __init__(self, lease: Lease) -> None:
         self._lease = lease

@@ -81,7 +81,7 @@ class LocalStorage:
         self._settle_place()
 
     def _settle_place(self) -> None:
-        """Make the names of the store and of its folders durable: once, whoever has made them."""
+        """Make the names of the store and of its folders durable: once, no matter who made them."""
         if self._settled:
             return
         root = self._root
@@ -216,7 +216,7 @@ class LocalStorage:
         )
 
     def mend(self, key: str, data: memoryview) -> None:
-        """Replace a file, whatever it is; a folder is an OSError."""
+        """Replace a file of any kind; a folder is an OSError."""
         path = self._root / key
         self._require_directories(path.parent)
         with self._written(data) as temporary:
@@ -341,7 +341,7 @@ def read_file(file: BinaryIO, limit: int | None) -> memoryview:
     """The bytes of an open file, read into memory of our own, read-only.
 
     Never mapped: who cuts a mapped file short kills all that look at it. What is read here stays as
-    it is, whatever becomes of the file. Raises TooLarge, also for more than this process may have,
+    it is, also if the file changes. Raises TooLarge, also for more than this process may have,
     and CutShort for a file that became shorter meanwhile.
     """
     size = os.fstat(file.fileno()).st_size
@@ -357,7 +357,7 @@ def read_file(file: BinaryIO, limit: int | None) -> memoryview:
 
 
 def _memory(size: int) -> memoryview:
-    """So many bytes of memory. Raises TooLarge."""
+    """Memory of `size` bytes. Raises TooLarge."""
     try:
         if size < PAGED_BYTES:
             return memoryview(bytearray(size))

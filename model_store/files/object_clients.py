@@ -77,7 +77,7 @@ def one_line(error: Exception) -> str:
 
 
 def told(error: Exception) -> str:
-    """An error of a request, for whoever has to do something about it."""
+    """An error of a request, for the person who has to do something about it."""
     if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
         advice = "give credentials that may do this"
     elif isinstance(error, (NotFoundError, FileNotFoundError)):

@@ -15,7 +15,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")  # with or without the slash
 def open_storage(url: str) -> Storage:
     """The storage at a directory, or at a file://, s3://, gs:// or az:// URL.
 
-    Raises StoreNotFound for other URLs. What an object store needs to be told beside its URL
+    Raises StoreNotFound for other URLs. What an object store needs to know besides its URL
     (endpoint, region, credentials) comes from the usual environment variables: AWS_…, GOOGLE_…,
     AZURE_….
     """

@@ -104,7 +104,7 @@ class Unneeded:
 class Storage(Protocol):
     """The files of one store. Any number of processes on any number of machines may use it.
 
-    Whatever is written appears whole or not at all, and a read sees all writes that have returned.
+    What is written appears whole or not at all, and a read sees all writes that have returned.
     Where the disk or the network fails, OSError or StorageError comes through.
     """
 
@@ -130,7 +130,7 @@ class Storage(Protocol):
     def read_many(self, keys: Iterable[str]) -> dict[str, Read]:
         """What `read` gives or raises for each key, at once where that is faster.
 
-        One that fails, in whatever way, takes nothing from the others.
+        One that fails in any way takes nothing from the others.
         """
         ...
 
@@ -166,7 +166,7 @@ class Storage(Protocol):
         ...
 
     def mend(self, key: str, data: memoryview) -> None:
-        """Let a file that never changes have these bytes, in one step, whatever is in its place.
+        """Let a file that never changes have these bytes, in one step, also in place of others.
 
         Durable on return. It may come to nothing where another process does the same.
         """

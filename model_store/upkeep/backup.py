@@ -1,10 +1,10 @@
 """A second copy of a whole store, brought up to date by each run: for the day the first is lost.
 
 The copy is the same store at another place: it can be served and verified, and restoring is a
-backup of it to an empty place. The source is only read. Whatever happens there meanwhile, all that
-was acknowledged before a run began is in the copy afterwards, whole: each document is read, then
-the blobs that it needs are copied, then it is written. If a blob has gone by then, and with it what
-referred to it, the document is read again.
+backup of it to an empty place. The source is only read, and others may change it meanwhile. All
+that was acknowledged before a run began is in the copy afterwards, whole: each document is read,
+then the blobs that it needs are copied, then it is written. If a blob has gone by then, and with it
+what referred to it, the document is read again.
 
 While a run lasts no gc may run at the destination, so a blob that was seen there stays. A document
 there that the source knows nothing of is never replaced: one of the two was put back, or written to
@@ -61,7 +61,7 @@ def backup(source: str, destination: str) -> BackupReport:
     """Let the store at `destination` hold, whole, all that the one at `source` holds now.
 
     `destination` is a copy made by an earlier run, or an empty place. Raises ExchangeError for any
-    other place, StoreNotFound, UnknownFormat, and what the storages raise; whatever has been copied
+    other place, StoreNotFound, UnknownFormat, and what the storages raise; what has been copied
     by then is not copied again.
     """
     from_, to = open_storage(source), open_storage(destination)
@@ -253,7 +253,7 @@ class _Run:
         there = self._to.parse(key, found)
         ahead = max(there, copy, key=lambda it: it.count)
         unknown = [it for it in (there, copy) if not _follows(document, it)]
-        # One that says the same was written anew by a repair.
+        # One that says the same was written again by a repair.
         differs = any(it.value != document.value for it in unknown)
         if differs and not _is_emptied(key, ahead):
             raise CorruptRef(

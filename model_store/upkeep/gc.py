@@ -130,7 +130,7 @@ class Collector:
         """Remove those of the garbage that nobody objects to."""
         keys = {key_of(digest): digest for digest in garbage}
         self._handshake.propose(keys)
-        # Looked at once more: from here on, whoever needs one of them says so.
+        # Looked at once more: from here on, a writer that needs one of them says so.
         still = self._garbage(before)
         # It has to outlast a loss of power: another writer may not have synced it yet.
         for kind in KINDS:
@@ -253,7 +253,7 @@ class Collector:
         )
 
     def _forget_signatures(self, doomed: Iterable[Digest], before: float) -> None:
-        """Of manifests that are being removed; whoever needs one waits for that."""
+        """Of manifests that are being removed; a writer that needs one waits for that."""
         for signed in doomed:
             key, tokens = signature_key(signed), self._signatures.get(signed)
             entry = self._storage.stat(key) if tokens is not None else None

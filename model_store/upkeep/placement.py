@@ -2,14 +2,14 @@
 
 A *family* are tasks that hang together by components which they share. Replicas are apportioned to
 families by the bytes of their tasks' own components, largest quotient first (D'Hondt). A family of
-one replica lies there whole, perhaps beside others; of a family of several, each holds what is
+one replica lies there whole, perhaps with others; of a family of several, each holds what is
 shared, and its part of the tasks. Families and tasks choose by hashes among the replicas that have
 room (consistent hashing with bounded loads).
 
 Laws: the same store gives the same placement. A family lies on no more replicas than it was given.
 Of a family's own bytes a replica has at most a tenth more than its part, and one task's. A task
-that is added joins its family and moves hardly any other, unless a family has grown so much beside
-others that it takes over a replica.
+that is added joins its family and moves hardly any other, unless a family has outgrown others and
+takes over a replica.
 """
 
 import hashlib

@@ -2,8 +2,8 @@
 
 Nothing is made worse. A document is written by one compare-and-swap from what was read; a blob is
 taken only with the very bytes of its digest, and replaced in one step. So a repair may be killed
-anywhere, may run beside everything else, and may be run again. What it cannot repair verify goes on
-to name.
+anywhere, may run together with everything else, and may be run again. What it cannot repair,
+verify goes on to name.
 """
 
 import logging
@@ -163,7 +163,7 @@ class _Repair:
         return True
 
     def _remove_unneeded(self, digests: list[Digest]) -> None:
-        """Of damaged blobs, those that nothing refers to: whoever puts them begins anew."""
+        """Of damaged blobs, those that nothing refers to: the one who puts them begins again."""
         with self._storage.alone("gc") as lease:
             collector = Collector(self._storage, self.blobs, self.refs, lease)
             try:

@@ -130,5 +130,5 @@ def _follows(main: Document, copy: Document) -> bool:
 
 
 def _are_one(one: Document, other: Document) -> bool:
-    """Whether two are of one write, whatever is claimed."""
+    """Whether two are of one write, no matter what is claimed."""
     return (one.count, one.tokens, one.value) == (other.count, other.tokens, other.value)

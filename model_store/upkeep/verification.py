@@ -28,14 +28,14 @@ _FILES = re.compile(
     r"|copies/signatures/[0-9a-f]{64}|(?:refs|copies)/(?:tasks|agents|pins)/(?P<owner>[^/]+)"
 )
 
-WRITERS = (GC, CHANGES, "lock", "lock.gc")  # what every writer or gc opens, whatever it holds
+WRITERS = (GC, CHANGES, "lock", "lock.gc")  # what every writer or gc opens, no matter what it holds
 
 Owner = tuple[str, int, Digest]  # the key of a document, number and manifest of a version
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something found wrong, or under way: an error will reach whoever reads it, a warning harms
+    """Something found wrong, or under way: an error will reach its readers, a warning harms
     nobody, and a note tells of an operation that goes on or was stopped.
     """
 

@@ -1,6 +1,6 @@
 """All numbers that the scheduler goes by, and what each of them is for.
 
-Laws that they keep, which `munet loadtest overload` and tests/service/compute measure: goodput of
+Laws that they keep, which `munet loadtest flood` and tests/service/compute measure: goodput of
 0.9 of the capacity at ten times the load; a light task beside a flood waits at most twice as long
 as alone; no request is let in that cannot be answered in time.
 """

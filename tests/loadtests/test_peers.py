@@ -1,4 +1,4 @@
-"""The gateway beside its peers: plan, client, comparison of answers, figures; once, small, all."""
+"""The gateway next to its peers: plan, client, comparison of answers, figures; once, small, all."""
 
 from __future__ import annotations
 

@@ -17,10 +17,10 @@ class Picture:
     format: str
     width: int  # as stored: the orientation is not applied
     height: int
-    memory: int  # bytes that decoding takes at most, beside the file
+    memory: int  # bytes that decoding takes at most, besides the file
     parts: Sequence[bytes | memoryview]  # of the file, or in place of such: what its pixels need
     orientation: int = 1  # of EXIF: 1 to 8
-    perhaps: int = 0  # bytes that decoding may take beside `memory`, and hardly ever does
+    perhaps: int = 0  # bytes that decoding may take besides `memory`, and hardly ever does
 
     @property
     def pixels(self) -> int:

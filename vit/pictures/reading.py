@@ -80,7 +80,7 @@ def _lines(band: NDArray[np.uint8], rows: Positions, columns: Positions) -> NDAr
 
 
 def _spans(positions: Positions, pixels: int) -> Iterator[tuple[int, int]]:
-    """Runs of positions that lie close enough, as from and to; each line has so many pixels."""
+    """Runs of positions that lie close enough, as from and to; each line has `width` pixels."""
     gap, longest = max(1, GAP_PIXELS // pixels), max(1, BAND_PIXELS // pixels)
     ends = np.append(np.flatnonzero(np.diff(positions) > gap) + 1, len(positions))
     start = 0

@@ -1,6 +1,6 @@
 """WEBP: the first frame, its transparency and the orientation are used.
 
-What follows the picture may be cut off, also inside a chunk. The file that is decoded is made anew
+What follows the picture may be cut off, also inside a chunk. The file that is decoded is made again
 of the chunks that are used, because the decoder refuses one that is shorter than it says.
 """
 

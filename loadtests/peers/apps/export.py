@@ -2,7 +2,7 @@
 
 The plan, a JSON file, has the architecture, the names of its components in order, how many of them,
 from the first, all tasks share, and for each task the file of each component. Folders are made
-beside it: `whole` of `<task>.onnx`; `tails` of these as well, and of `backbone.onnx`.
+next to it: `whole` of `<task>.onnx`; `tails` of these as well, and of `backbone.onnx`.
 """
 
 # It runs in an environment of its own (make peers).

@@ -1,7 +1,7 @@
 """What every peer does with a request: read the picture, run the task's network, name the best.
 
 MODELS is a folder of `<task>.onnx`, each a whole network; PIXELS is the networks' side. In a folder
-of tails there is a `backbone.onnx` beside them, the part that all tasks share.
+of tails there is a `backbone.onnx` next to them, the part that all tasks share.
 """
 
 # It runs in an environment of its own (make peers).
