@@ -36,7 +36,7 @@ from evolution.roots.loading import (
     load_root,
     train_root,
 )
-from evolution.run import Root, Search, Source, require_run_name
+from evolution.run import Root, Run, Source, require_run_name
 from evolution.runs.following import follow, say
 from evolution.state import StateError
 from evolution.state import runs as known_runs
@@ -148,7 +148,7 @@ def run(
     _require_startable(chosen, name, long)
     system, source = _system(continue_from), _found(chosen)
     opened = ModelStore(store, create=True)
-    follow(Search.extend(chosen, opened, seed, source, system, name), console)
+    follow(Run.extend(chosen, opened, seed, source, system, name), console)
 
 
 def _run_from_root(
@@ -158,7 +158,7 @@ def _run_from_root(
     _require_startable(experiment, name, long)
     root, source = _root(experiment), _found(experiment)
     opened = ModelStore(store, create=True)
-    follow(Search.start(experiment, root, opened, seed, source, name), console)
+    follow(Run.start(experiment, root, opened, seed, source, name), console)
 
 
 def _require_startable(experiment: Experiment, name: str | None, long: bool) -> None:
@@ -226,7 +226,7 @@ def resume(
     long: LongOption = False,
 ) -> None:
     """Continues a run where it stopped. --task adds a task to its system."""
-    search = Search.resume(ModelStore(store), run, source_of, tuple(task or ()), settings or [])
+    search = Run.resume(ModelStore(store), run, source_of, tuple(task or ()), settings or [])
     left = search.progress.schedule[search.progress.iteration :]
     require_reasonable(Plan.of(search.experiment, len(left)), f"what is left of run {run}", long)
     follow(search, console)

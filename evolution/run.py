@@ -37,7 +37,7 @@ Source = Callable[[Experiment], Callable[[str], Task]]
 Root = tuple[Architecture, dict[str, Tree]]  # components in forward order
 
 
-class Search:
+class Run:
     """One run of an experiment: its state, and the steps that change it."""
 
     def __init__(
@@ -73,7 +73,7 @@ class Search:
         seed: int,
         source: Source,
         name: str | None = None,
-    ) -> Search:
+    ) -> Run:
         """A new run from a root; by default its name is the experiment's.
 
         Raises StateError if the store holds a run of this name.
@@ -95,7 +95,7 @@ class Search:
         system: tuple[Architecture, Population],
         name: str,
         contract: Contract | None = None,
-    ) -> Search:
+    ) -> Run:
         """A new run from a root's architecture and a population whose paths are in the store.
 
         `contract` is that of the root's input; None for the plain one. Raises StateError if the
@@ -115,7 +115,7 @@ class Search:
         source: Source,
         system: tuple[ModelStore, str],
         name: str | None = None,
-    ) -> Search:
+    ) -> Run:
         """A new run that continues the system of another run, (its store, its name).
 
         All its retained paths can be parents, and are published in this store too. Raises
@@ -147,7 +147,7 @@ class Search:
         source: Source,
         further_tasks: tuple[str, ...] = (),
         settings: Sequence[str] = (),
-    ) -> Search:
+    ) -> Run:
         """Continues a saved run, with further task iterations at its end; raises StateError.
 
         `settings` (those of RESUMABLE) replace what the run was started with.

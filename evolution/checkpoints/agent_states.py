@@ -20,7 +20,7 @@ from evolution.checkpoints.layouts import (
     STATE,
     Key,
     Model,
-    Run,
+    SavedRun,
     Skipped,
     System,
     complete_checkpoint,
@@ -251,7 +251,7 @@ def _subpath(entry: Any, own: dict[Key, Model], copies: dict[Key, Model], where:
     return replace(model, row=Row(where, cells))
 
 
-def _run(name: str, family: str, single: list[Model], agents: list[_Agent]) -> Run:
+def _run(name: str, family: str, single: list[Model], agents: list[_Agent]) -> SavedRun:
     """The single paths of one class, with new numbers, since each agent counts its own."""
     states = [s for agent in agents if agent.family == family for s in agent.states]
     retained = {m.key: m for m in single if m.key[0].split("~")[0] == family}
@@ -263,7 +263,7 @@ def _run(name: str, family: str, single: list[Model], agents: list[_Agent]) -> R
     }
     ordered = in_order(sorted({**sampled, **retained}.values(), key=_time))
     layers = dict.fromkeys(key for model in ordered for key in sorted(model.layers))
-    return Run(
+    return SavedRun(
         name=name,
         retained=[model for model in ordered if model.key in retained],
         sampled=[sampled[model.key] for model in ordered if model.key in sampled],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from evolution.checkpoints.layouts import Key, Model, Run, StoredLayer
+from evolution.checkpoints.layouts import Key, Model, SavedRun, StoredLayer
 from evolution.checkpoints.networks import Network, num_params
 from evolution.checkpoints.tables import Row, mutations, single_path_hyperparameters
 from evolution.population import ROOT, Component, Path, Population, Score
@@ -26,7 +26,7 @@ _IN_ROW = (  # metrics that a row of the history has under another name
 
 
 def population_of(
-    run: Run, networks: Mapping[Key, Network], layers: Mapping[Key, StoredLayer]
+    run: SavedRun, networks: Mapping[Key, Network], layers: Mapping[Key, StoredLayer]
 ) -> tuple[Population, dict[Key, Path], dict[Key, Component]]:
     """The run's population, without arrays and digests; its paths and components by key.
 
@@ -57,7 +57,7 @@ def population_of(
     return population, paths, components
 
 
-def _path(model: Model, run: Run, network: Network, parts: tuple[Component, ...]) -> Path:
+def _path(model: Model, run: SavedRun, network: Network, parts: tuple[Component, ...]) -> Path:
     row = model.row
     metrics = {
         "evaluations": row.numbers("metrics.evals"),
@@ -82,7 +82,7 @@ def _path(model: Model, run: Run, network: Network, parts: tuple[Component, ...]
     )
 
 
-def progress_of(run: Run, root: Network) -> Progress:
+def progress_of(run: SavedRun, root: Network) -> Progress:
     """A finished run with the imported history and the architecture of its first root."""
     tasks = [model.task for model in (*run.sampled, *run.retained) if model.task != ROOT]
     schedule = list(dict.fromkeys(tasks))
@@ -96,7 +96,7 @@ def progress_of(run: Run, root: Network) -> Progress:
     )
 
 
-def _history(run: Run) -> Iterator[dict[str, Any]]:
+def _history(run: SavedRun) -> Iterator[dict[str, Any]]:
     """A row for each sampled model; unknown values are None."""
     hyperparameters = {
         model.key: single_path_hyperparameters(model.row) for model in (*run.retained, *run.sampled)

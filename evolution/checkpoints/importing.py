@@ -27,7 +27,7 @@ from evolution.checkpoints.layouts import (
     STATE,
     Key,
     Model,
-    Run,
+    SavedRun,
     Skipped,
     System,
     find_mu2net,
@@ -171,7 +171,7 @@ class _Import:
         self._store, self._directory, self._system = store, directory, system
         self._skipped = list(system.skipped)
         self._networks: dict[Key, Network] = {}
-        self._runs: list[tuple[Run, Population]] = []
+        self._runs: list[tuple[SavedRun, Population]] = []
         self._histories: dict[str, Progress] = {}  # of the runs that have a root
         self._paths: dict[Key, PopulationPath] = {}
         self._components: dict[Key, Component] = {}
@@ -189,7 +189,7 @@ class _Import:
         self._total = sum(self._size(key) for key in self._keys())
         self._rehearse()
 
-    def _prepare(self, run: Run) -> None:
+    def _prepare(self, run: SavedRun) -> None:
         networks = {model.key: single_path(model, self._system) for model in run.retained}
         population, paths, components = population_of(run, networks, self._system.layers)
         require_replaceable(self._store, run, networks, self._system.layers)
@@ -258,7 +258,7 @@ class _Import:
             skipped=tuple(self._skipped),
         )
 
-    def _to_publish(self, run: Run) -> set[Key]:
+    def _to_publish(self, run: SavedRun) -> set[Key]:
         """The models without the roots; for a task with an unfinished search, the best so far."""
         best: dict[tuple[str, str], Model] = {}
         for model in run.retained:
@@ -357,7 +357,7 @@ class _Import:
         found = qualities_told(spec, live) if alike else None
         return IMPORT.replaces(own=False, same_examples=False, qualities=lambda: found)
 
-    def _save(self, run: Run, population: Population) -> bool:
+    def _save(self, run: SavedRun, population: Population) -> bool:
         """Saves the run's state, to continue from; False if that is not possible."""
         progress = self._histories.get(run.name)
         if progress is None:

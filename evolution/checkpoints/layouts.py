@@ -62,7 +62,7 @@ class Model:
 
 
 @dataclass(slots=True)
-class Run:
+class SavedRun:
     """Models of one system: a μ2Net experiment, or all single-path agents of one class."""
 
     name: str
@@ -78,7 +78,7 @@ class System:
     """The content of a directory."""
 
     method: str
-    runs: list[Run]
+    runs: list[SavedRun]
     layers: dict[Key, StoredLayer]
     multipath: list[Model] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
@@ -204,7 +204,7 @@ def read_mu2net(state: Path, name: str) -> System:
     sampled = once(m for m in _mu2net_models(state / "paths.csv") if m.task != ROOT)
     retained.sort(key=lambda model: model.key)
     names = layer_table(state / "components.csv", agent_column=False)
-    run = Run(
+    run = SavedRun(
         name=name,
         retained=in_order(retained),
         sampled=sorted(sampled, key=lambda model: model.key),

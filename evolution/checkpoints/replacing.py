@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from evolution import state
 from evolution.checkpoints.files import CheckpointError
-from evolution.checkpoints.layouts import Key, Run, StoredLayer
+from evolution.checkpoints.layouts import Key, SavedRun, StoredLayer
 from evolution.checkpoints.networks import Network
 from evolution.population import ROOT
 from model_store import Digest, ModelStore, digest_of, encode
@@ -16,7 +16,7 @@ _INSTEAD = "rename the directory or import into another store"
 
 def require_replaceable(
     store: ModelStore,
-    run: Run,
+    run: SavedRun,
     networks: Mapping[Key, Network],
     layers: Mapping[Key, StoredLayer],
 ) -> None:

@@ -9,13 +9,13 @@ from rich.console import Console
 from evolution.data.tasks import Task
 from evolution.events import ChildTrained, Ended
 from evolution.growing.progress_line import ChildLine
-from evolution.run import Search
+from evolution.run import Run
 from evolution.runs.following import line_of, stoppable, tell
 from evolution.runs.formats import ACCURACY, share, spread
 from evolution.training.validation import MEASURED
 
 
-def follow(search: Search, task: Task, console: Console, command: str) -> None:
+def follow(search: Run, task: Task, console: Console, command: str) -> None:
     """Runs the search to its end and prints its events, without the result, which a report has.
 
     `command` is the one that continues it. Raises Stopped if it was told to stop before its end.
@@ -38,7 +38,7 @@ def follow(search: Search, task: Task, console: Console, command: str) -> None:
 class Reasons:
     """Explains for each child why it was kept or not, with the scores."""
 
-    def __init__(self, search: Search, task: Task) -> None:
+    def __init__(self, search: Run, task: Task) -> None:
         """Explains the children that the search trains from now on."""
         self._search = search
         self._metric = task.objective.metric

@@ -42,7 +42,7 @@ from evolution.process.computing import computing
 from evolution.process.exclusive import PATIENCE_S, hold
 from evolution.process.time_budget import Clock
 from evolution.roots.loading import RootError
-from evolution.run import Search, Source
+from evolution.run import Run, Source
 from evolution.runs.following import INDENT, say, tell
 from evolution.runs.formats import duration
 from evolution.runs.next_commands import BASELINE, GROWN, grown_by, remove_run
@@ -126,10 +126,10 @@ class Growth:
         self._task(self._searches(store, begun)[0].experiment, name)
         return begun
 
-    def _searches(self, store: ModelStore, run: str) -> list[Search]:
+    def _searches(self, store: ModelStore, run: str) -> list[Run]:
         """A saved run, and its baseline if it has one."""
         names = [name for name in (run, f"{run}/{BASELINE}") if name in store.agents()]
-        return [Search.resume(store, name, self._known_source) for name in names]
+        return [Run.resume(store, name, self._known_source) for name in names]
 
     def _plan(self, store: ModelStore | None, name: str, left: int) -> GrowthPlan:
         """The plan for a new run, in its share of the time left for `left` tasks."""
@@ -222,7 +222,7 @@ class Growth:
                 f"how far it is: munet runs --store {shlex.quote(store.url)}"
             ) from None
 
-    def _tell_begun(self, name: str, searches: Sequence[Search]) -> None:
+    def _tell_begun(self, name: str, searches: Sequence[Run]) -> None:
         """Prints how a run continues, and which options are ignored."""
         asked, run = self._asked, searches[0].name
         how = "as it was begun"
@@ -233,9 +233,7 @@ class Growth:
             tell(self._console, f"{name}: begun without {', '.join(others)}; to start over, first:")
             say(self._console, f"{INDENT}{remove_run(run, searches[0].store.url)}")
 
-    def _trained(
-        self, searches: Sequence[Search], task: Task, left: int, limited: bool
-    ) -> list[Search]:
+    def _trained(self, searches: Sequence[Run], task: Task, left: int, limited: bool) -> list[Run]:
         """Trains the searches and returns them; leaves out the baseline if there is no time for it.
 
         `limited`: by the budget of this command, for both together.
@@ -260,7 +258,7 @@ class Growth:
             trained.append(search)
         return trained
 
-    def _begin(self, store: ModelStore, plan: GrowthPlan) -> list[Search]:
+    def _begin(self, store: ModelStore, plan: GrowthPlan) -> list[Run]:
         """Saves the search and its baseline, if it has one; the search last, as it is the run."""
         seed, task, system = self._asked.seed or 0, plan.task, plan.system
         alone = replace(system, published=())
@@ -273,7 +271,7 @@ class Growth:
             if name in store.agents():  # left by a command that was killed here
                 store.remove_agent(name)
             population = population_of(start, store, task, experiment)
-            search = Search.grow(
+            search = Run.grow(
                 experiment, store, seed, self._known_source,
                 (system.architecture, population), name, system.contract,
             )  # fmt: skip
@@ -284,12 +282,12 @@ class Growth:
         return searches
 
 
-def _rows(search: Search) -> list[dict[str, Any]]:
+def _rows(search: Run) -> list[dict[str, Any]]:
     """Seconds of the children that it has trained for its task."""
     return [row for row in search.progress.history if row["iteration"] == 0]
 
 
-def _not_taken(asked: Asked, searches: Sequence[Search]) -> list[str]:
+def _not_taken(asked: Asked, searches: Sequence[Run]) -> list[str]:
     """Given options that differ from those of a run's start."""
     search, baseline = searches[0], len(searches) > 1
     found = []

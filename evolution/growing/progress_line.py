@@ -11,7 +11,7 @@ from rich.text import Text
 
 from evolution.events import child_of
 from evolution.process.time_budget import Clock
-from evolution.run import Search
+from evolution.run import Run
 from evolution.runs.following import tell
 from evolution.runs.formats import duration
 
@@ -21,7 +21,7 @@ PLAIN_EVERY_S = 30.0  # between lines without a terminal
 class ChildLine:
     """Follows the children of a search, one after the other."""
 
-    def __init__(self, search: Search, console: Console, clock: Clock) -> None:
+    def __init__(self, search: Run, console: Console, clock: Clock) -> None:
         """Shows nothing yet."""
         self._search = search
         self._console = console

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from evolution.data.tasks import Task
 from evolution.population import ROOT, Path
-from evolution.run import Search
+from evolution.run import Run
 from evolution.runs.following import INDENT, say, tell
 from evolution.runs.formats import counted, duration, measured, share
 from evolution.runs.next_commands import rollback
@@ -27,13 +27,13 @@ OWNERS = 3  # named in the report
 class Grown:
     """A finished search of a task, and the version of its best path."""
 
-    search: Search
+    search: Run
     path: Path
     version: Published
     metric: str  # the name of its quality
 
     @classmethod
-    def of(cls, search: Search, task: Task) -> Grown | None:
+    def of(cls, search: Run, task: Task) -> Grown | None:
         """The result of a search; None if the task has no path, or its version was removed."""
         path, store = search.population.best(task.name), search.store
         numbers = [

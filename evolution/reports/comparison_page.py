@@ -17,10 +17,10 @@ from evolution.reports.html_page import (
     engineering,
     integer,
 )
-from evolution.reports.measures import Run, Summary, mean, spread
+from evolution.reports.measures import RunRecord, Summary, mean, spread
 
 MAX_VALUE = 40  # characters of a setting's value in a label
-Groups = Mapping[str, Sequence[Run]]
+Groups = Mapping[str, Sequence[RunRecord]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +31,18 @@ class Aggregate:
     deviation: float | None
 
 
-def aggregate(runs: Sequence[Run], value: Callable[[Summary], float | None]) -> Aggregate:
+def aggregate(runs: Sequence[RunRecord], value: Callable[[Summary], float | None]) -> Aggregate:
     """A number of the summary over replicas."""
     values = [value(measures.summary(run)) for run in runs]
     return Aggregate(mean(values), spread(values))
 
 
-def groups_of(runs: Sequence[Run]) -> dict[str, list[Run]]:
+def groups_of(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     """Label -> runs of one experiment with equal settings, which are replicas."""
-    alike: dict[tuple[str, str], list[Run]] = {}
+    alike: dict[tuple[str, str], list[RunRecord]] = {}
     for run in runs:
         alike.setdefault((run.experiment, json.dumps(_settings(run))), []).append(run)
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[RunRecord]] = {}
     for run, *others in alike.values():
         rivals = [group[0] for group in alike.values() if group[0].experiment == run.experiment]
         label = _label(run, rivals)
@@ -50,7 +50,7 @@ def groups_of(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return groups
 
 
-def _settings(run: Run) -> dict[str, str]:
+def _settings(run: RunRecord) -> dict[str, str]:
     """Setting -> value as JSON, and the number of paths from other runs; {} if unknown."""
     if not run.settings:
         return {}
@@ -66,7 +66,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + name, value
 
 
-def _differing(run: Run, rivals: Sequence[Run]) -> dict[str, str]:
+def _differing(run: RunRecord, rivals: Sequence[RunRecord]) -> dict[str, str]:
     """The run's settings that differ from those of a rival (if known)."""
     known = [settings for rival in rivals if (settings := _settings(rival))]
     return {
@@ -76,7 +76,7 @@ def _differing(run: Run, rivals: Sequence[Run]) -> dict[str, str]:
     }
 
 
-def _label(run: Run, rivals: Sequence[Run]) -> str:
+def _label(run: RunRecord, rivals: Sequence[RunRecord]) -> str:
     if len(rivals) == 1:
         return run.experiment
     if not run.settings:
@@ -89,7 +89,7 @@ def _end(value: str) -> str:
     return value if len(value) <= MAX_VALUE else f"…{value[1 - MAX_VALUE :]}"
 
 
-def write(runs: Sequence[Run], pages: Mapping[str, str], directory: Path) -> Path:
+def write(runs: Sequence[RunRecord], pages: Mapping[str, str], directory: Path) -> Path:
     """Writes the comparison; `pages` are the directories of the runs' own pages."""
     groups = groups_of(runs)
     lead = (

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from evolution.population import Path
-from evolution.reports.measures import Run, chain
+from evolution.reports.measures import RunRecord, chain
 
 # Set by the task or the experiment, not by the search, so not in distributions.
 _NOT_SEARCHED = frozenset({"num_classes", "adapters"})
 
 
-def histories(run: Run, path: Path) -> dict[str, list[tuple[int, Any]]]:
+def histories(run: RunRecord, path: Path) -> dict[str, list[tuple[int, Any]]]:
     """Hyperparameter -> (id, value) along the chain of ancestors, oldest first."""
     histories: dict[str, list[tuple[int, Any]]] = {}
     for i, values in _hyperparameters(run, path):
@@ -23,7 +23,7 @@ def histories(run: Run, path: Path) -> dict[str, list[tuple[int, Any]]]:
     return histories
 
 
-def _hyperparameters(run: Run, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _hyperparameters(run: RunRecord, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     paths = {p.id: p for p in (*run.retained.values(), *([run.root] if run.root else []))}
     for i in chain(run, path):
         held = paths[i].hyperparameters if i in paths else None
@@ -39,7 +39,7 @@ class Distribution:
     retained: tuple[float, ...]
 
 
-def distributions(runs: Sequence[Run]) -> dict[str, Distribution]:
+def distributions(runs: Sequence[RunRecord]) -> dict[str, Distribution]:
     """The shares for each hyperparameter with more than one value among sampled paths."""
     sampled = [row.get("hyperparameters") or {} for run in runs for row in run.rows.values()]
     retained = [path.hyperparameters for run in runs for path in run.retained.values()]

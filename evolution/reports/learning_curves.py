@@ -8,13 +8,13 @@ import numpy as np
 
 from evolution.reports import figures, measures, training_figures
 from evolution.reports.html_page import Report, Table
-from evolution.reports.measures import Run
+from evolution.reports.measures import RunRecord
 from evolution.training.curves import Point, points
 
 MOST_DRAWN = 40  # children of a task
 
 
-def add_convergence(report: Report, run: Run, colours: Mapping[str, str]) -> None:
+def add_convergence(report: Report, run: RunRecord, colours: Mapping[str, str]) -> None:
     """The best validation quality of each task by number of sampled paths."""
     positions: dict[str, list[int]] = {}
     for at, row in enumerate(run.rows.values(), 1):
@@ -47,7 +47,7 @@ def _number(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
-def add_training(report: Report, run: Run, colours: Mapping[str, str]) -> None:
+def add_training(report: Report, run: RunRecord, colours: Mapping[str, str]) -> None:
     """Loss and learning rate by step of the newest children of each task."""
     drawn: dict[str, dict[int, list[Point]]] = {}
     retained = {task: path.id for task, path in run.retained.items()}

@@ -22,7 +22,7 @@ Row = Mapping[str, Any]  # one sampled child; its fields are those of Progress.h
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunRecord:
     """One run: every sampled child, and the paths that are retained."""
 
     name: str
@@ -58,7 +58,7 @@ def run_of(
     population: Population,
     settings: Mapping[str, Any] | None = None,
     environments: Sequence[Mapping[str, Any]] = (),
-) -> Run:
+) -> RunRecord:
     """A saved run, its history one row for each sampled child in the order of sampling."""
     retained = {
         paths[0].task: max(paths, key=lambda p: (_score(p, population.score) or -1.0, p.id))
@@ -67,7 +67,7 @@ def run_of(
     }
     tasks = tuple(dict.fromkeys([*(row["task"] for row in history), *retained]))
     roots = population.paths.get(ROOT, [])
-    return Run(
+    return RunRecord(
         name=name,
         experiment=experiment,
         seed=seed,
@@ -82,7 +82,7 @@ def run_of(
     )
 
 
-def quality_word(runs: Iterable[Run]) -> str:
+def quality_word(runs: Iterable[RunRecord]) -> str:
     """The name of the qualities of these runs: accuracy, mean average precision, or both.
 
     It comes from a task's versions. A task without versions counts as one of accuracies.
@@ -136,13 +136,13 @@ class Standing:
     sampled: int  # children of the task, retained or not
 
 
-def standings(run: Run) -> list[Standing]:
+def standings(run: RunRecord) -> list[Standing]:
     """The leaderboard, in the order in which the run met the tasks."""
     sampled = Counter(row["task"] for row in run.rows.values())
     return [_standing(run, task, path, sampled[task]) for task, path in run.retained.items()]
 
 
-def _standing(run: Run, task: str, path: Path, sampled: int) -> Standing:
+def _standing(run: RunRecord, task: str, path: Path, sampled: int) -> Standing:
     row = run.rows.get(path.id, {})
     flops = path.metrics.get("flops")
     return Standing(
@@ -184,7 +184,7 @@ class Summary:
     elapsed_s: float | None  # from the start of the first child to the end of the last
 
 
-def summary(run: Run) -> Summary:
+def summary(run: RunRecord) -> Summary:
     """The run's totals and means."""
     lines = standings(run)
     unique = {c.id: c.num_params for path in run.retained.values() for c in path.components}
@@ -218,7 +218,7 @@ def _elapsed(rows: Iterable[Row]) -> float | None:
     return max(e for e, _ in ended) - min(e - s for e, s in ended) if ended else None
 
 
-def generations(run: Run) -> list[list[Row]]:
+def generations(run: RunRecord) -> list[list[Row]]:
     """The children of each generation, which are consecutive: a continued run counts from 0."""
     return [list(rows) for _, rows in groupby(run.rows.values(), _place)]
 
@@ -227,7 +227,7 @@ def _place(row: Row) -> tuple[str, int | None, int | None]:
     return row["task"], row.get("iteration"), row.get("generation")
 
 
-def inherited(run: Run) -> int:
+def inherited(run: RunRecord) -> int:
     """The number of sampled paths of the runs that this one continues."""
     found = before = 0
     for rows in generations(run):
@@ -247,13 +247,13 @@ def num_layers(row: Row) -> int | None:
 # ---- sharing and ancestry
 
 
-def shared_components(run: Run) -> np.ndarray:
+def shared_components(run: RunRecord) -> np.ndarray:
     """[task, task] numbers of components in common, in the order of `run.retained`."""
     sets = [{c.id for c in path.components} for path in run.retained.values()]
     return np.array([[len(a & b) for b in sets] for a in sets], int).reshape(len(sets), len(sets))
 
 
-def first_owners(run: Run) -> dict[int, str]:
+def first_owners(run: RunRecord) -> dict[int, str]:
     """Component id -> the task whose child first contained it; ROOT for the root's."""
     owners = {c.id: ROOT for c in run.root.components} if run.root else {}
     for row in run.rows.values():
@@ -265,7 +265,7 @@ def first_owners(run: Run) -> dict[int, str]:
     return owners
 
 
-def chain(run: Run, path: Path) -> list[int]:
+def chain(run: RunRecord, path: Path) -> list[int]:
     """Ids from the root, or the oldest ancestor that is known, to the path itself."""
     nearest = {p.id: p.parent.id for p in run.retained.values() if p.parent}
     ids: dict[int, None] = {}
@@ -277,12 +277,12 @@ def chain(run: Run, path: Path) -> list[int]:
     return list(reversed(ids))
 
 
-def ancestors(run: Run, path: Path) -> list[str]:
+def ancestors(run: RunRecord, path: Path) -> list[str]:
     """Tasks of the chain's members before the path itself; ROOT stands for the root."""
     return [task for i in chain(run, path)[:-1] if (task := _task_of(run, i))]
 
 
-def _task_of(run: Run, path_id: int) -> str | None:
+def _task_of(run: RunRecord, path_id: int) -> str | None:
     if path_id in run.rows:
         return run.rows[path_id]["task"]
     if run.root and run.root.id == path_id:
@@ -290,7 +290,7 @@ def _task_of(run: Run, path_id: int) -> str | None:
     return next((p.task for p in run.retained.values() if p.id == path_id), None)
 
 
-def knowledge_flow(runs: Sequence[Run]) -> tuple[tuple[str, ...], np.ndarray]:
+def knowledge_flow(runs: Sequence[RunRecord]) -> tuple[tuple[str, ...], np.ndarray]:
     """Tasks, and [task, ancestor's task] counts of ancestors of retained paths, over all runs.
 
     The root is not a task and does not count.
@@ -306,7 +306,7 @@ def knowledge_flow(runs: Sequence[Run]) -> tuple[tuple[str, ...], np.ndarray]:
     return tasks, counts
 
 
-def component_lineage(run: Run, path: Path) -> dict[str, list[str]]:
+def component_lineage(run: RunRecord, path: Path) -> dict[str, list[str]]:
     """Component name -> tasks that trained it or an ancestor's component of that name, in order.
 
     A child trained the components whose ids its parent does not have, except the root's: a deeper
@@ -329,14 +329,14 @@ def component_lineage(run: Run, path: Path) -> dict[str, list[str]]:
 # ---- convergence
 
 
-def best_so_far(run: Run, task: str) -> list[float]:
+def best_so_far(run: RunRecord, task: str) -> list[float]:
     """Best validation quality after each sampled child of the task; NaN before the first."""
     qualities = [row.get("quality") for row in run.rows.values() if row["task"] == task]
     known = np.array([np.nan if q is None else q for q in qualities], float)
     return list(np.fmax.accumulate(known)) if len(known) else []
 
 
-def mean_best_so_far(run: Run) -> list[float]:
+def mean_best_so_far(run: RunRecord) -> list[float]:
     """Mean over the tasks met so far of the best validation quality, after each child."""
     best: dict[str, float] = {}
     curve = []

@@ -7,13 +7,13 @@ from typing import Any
 
 from evolution.data.confidence import interval
 from evolution.reports.html_page import Report, Table, accuracy, integer
-from evolution.reports.measures import Run
+from evolution.reports.measures import RunRecord
 
 SPLITS = ("train", "validation", "test")
 SEVERAL = "constant_mean_average_precision"  # of sets with several labels a picture
 
 
-def add_pictures(report: Report, run: Run) -> None:
+def add_pictures(report: Report, run: RunRecord) -> None:
     """Adds a table of the tasks from users' own pictures, if there are any."""
     if not run.data:
         return

@@ -31,7 +31,7 @@ from evolution.reports.html_page import (
     percent,
     plain,
 )
-from evolution.reports.measures import Run
+from evolution.reports.measures import RunRecord
 from evolution.reports.own_pictures import add_pictures
 
 RATE = "_mu_"  # the mutation rate; the rates of single mutations begin with it
@@ -39,7 +39,7 @@ MAX_LISTED = 300  # sampled paths on the page
 Colours = Mapping[str, str]
 
 
-def write(run: Run, directory: Path) -> Path:
+def write(run: RunRecord, directory: Path) -> Path:
     """Writes the run's page, figures and tables to the directory; the page's path."""
     directory.mkdir(parents=True, exist_ok=True)
     counts = f"Sampled paths: {len(run.rows):,}; tasks: {len(run.retained):,}."
@@ -55,7 +55,7 @@ def write(run: Run, directory: Path) -> Path:
     return report.write()
 
 
-def _leaderboard(report: Report, run: Run, colours: Colours) -> None:
+def _leaderboard(report: Report, run: RunRecord, colours: Colours) -> None:
     report.key({**colours, "the root": figures.ROOT_COLOUR})
     columns = {
         "task": None, "private": None, "validation": accuracy, "test": accuracy,
@@ -76,7 +76,7 @@ def _leaderboard(report: Report, run: Run, colours: Colours) -> None:
     add_pictures(report, run)
 
 
-def _summary(report: Report, run: Run, colours: Colours) -> None:
+def _summary(report: Report, run: RunRecord, colours: Colours) -> None:
     del colours
     found = measures.summary(run)
     lines: list[tuple[str, Any, Any]] = [
@@ -108,7 +108,7 @@ def _summary(report: Report, run: Run, colours: Colours) -> None:
     )
 
 
-def _network(report: Report, run: Run, colours: Colours) -> None:
+def _network(report: Report, run: RunRecord, colours: Colours) -> None:
     owners, systems = measures.first_owners(run), _systems(run)
     with report.views("network", [label for label, _, _ in systems]):
         for label, file, system in systems:
@@ -123,7 +123,7 @@ def _network(report: Report, run: Run, colours: Colours) -> None:
             )
 
 
-def _systems(run: Run) -> list[tuple[str, str, system_snapshots.Snapshot]]:
+def _systems(run: RunRecord) -> list[tuple[str, str, system_snapshots.Snapshot]]:
     """Label, file and system at each quarter of the run; the last is the present system."""
     earlier = [
         (
@@ -137,7 +137,7 @@ def _systems(run: Run) -> list[tuple[str, str, system_snapshots.Snapshot]]:
     return [*known, ("100 %", "network", system_snapshots.final(run))]
 
 
-def _sharing(report: Report, run: Run, colours: Colours) -> None:
+def _sharing(report: Report, run: RunRecord, colours: Colours) -> None:
     del colours
     tasks, shared = list(run.retained), measures.shared_components(run)
     report.figure(
@@ -154,7 +154,7 @@ def _matrix(report: Report, tasks: Sequence[str], values: np.ndarray, name: str)
     report.data(Table(dict.fromkeys(["task", *tasks]), rows), name)
 
 
-def _descent(report: Report, run: Run, colours: Colours) -> None:
+def _descent(report: Report, run: RunRecord, colours: Colours) -> None:
     scores = {i: score for i, row in run.rows.items() if (score := _score(row)) is not None}
     if not scores:
         report.text("The history holds no scores.")
@@ -179,7 +179,7 @@ def _score(row: measures.Row) -> float | None:
     return row.get("quality") if score is None else score
 
 
-def _costs(report: Report, run: Run, colours: Colours) -> None:
+def _costs(report: Report, run: RunRecord, colours: Colours) -> None:
     lines = measures.standings(run)
     label = "test" if any(line.test is not None for line in lines) else "validation"
     charts: list[tuple[str, dict[str, tuple[float, float]]]] = []
@@ -206,17 +206,17 @@ def _costs(report: Report, run: Run, colours: Colours) -> None:
 _COSTS = {"accounted_params": "accounted parameters", "flops": "FLOPs of one image's forward pass"}
 
 
-def _hyperparameters(report: Report, run: Run, colours: Colours) -> None:
+def _hyperparameters(report: Report, run: RunRecord, colours: Colours) -> None:
     _histories(
         report, run, colours, "hyperparameter_histories", lambda name: not name.startswith(RATE)
     )
 
 
-def _mutation_rates(report: Report, run: Run, colours: Colours) -> None:
+def _mutation_rates(report: Report, run: RunRecord, colours: Colours) -> None:
     _histories(report, run, colours, "mutation_rate_histories", lambda n: n.startswith(RATE))
 
 
-def _histories(report: Report, run: Run, colours: Colours, file: str, chosen: Any) -> None:
+def _histories(report: Report, run: RunRecord, colours: Colours, file: str, chosen: Any) -> None:
     found: dict[str, dict[str, list[tuple[int, Any]]]] = {}
     for task, path in run.retained.items():
         for name, line in hyperparameters.histories(run, path).items():
@@ -245,7 +245,7 @@ def title(name: str) -> str:
     return name.removeprefix(f"{RATE}|") if name.startswith(f"{RATE}|") else name
 
 
-def distributions(report: Report, runs: Sequence[Run], file: str) -> None:
+def distributions(report: Report, runs: Sequence[RunRecord], file: str) -> None:
     """Adds the distributions of hyperparameters over the runs; `file` names the figure."""
     found = {
         title(name): distribution
@@ -263,12 +263,12 @@ def distributions(report: Report, runs: Sequence[Run], file: str) -> None:
     )
 
 
-def _distributions(report: Report, run: Run, colours: Colours) -> None:
+def _distributions(report: Report, run: RunRecord, colours: Colours) -> None:
     del colours
     distributions(report, [run], "hyperparameter_values")
 
 
-def _ancestry(report: Report, run: Run, colours: Colours) -> None:
+def _ancestry(report: Report, run: RunRecord, colours: Colours) -> None:
     rows = [
         (task, " → ".join(_with_counts([*measures.ancestors(run, path), task])))
         for task, path in run.retained.items()
@@ -296,7 +296,7 @@ def _with_counts(tasks: Sequence[str]) -> list[str]:
     return [name if count == 1 else f"{name} ×{count}" for name, count in names]  # noqa: RUF001
 
 
-def knowledge_flow(report: Report, runs: Sequence[Run], colours: Colours, file: str) -> None:
+def knowledge_flow(report: Report, runs: Sequence[RunRecord], colours: Colours, file: str) -> None:
     """Adds a graph and a heat map of which task descends from which, over the runs."""
     tasks, counts = measures.knowledge_flow(runs)
     _matrix(report, tasks, counts, file)
@@ -320,7 +320,7 @@ def knowledge_flow(report: Report, runs: Sequence[Run], colours: Colours, file: 
     )
 
 
-def _children(report: Report, run: Run, colours: Colours) -> None:
+def _children(report: Report, run: RunRecord, colours: Colours) -> None:
     """Writes every sampled path with all data of the history to a file."""
     del colours
     fields = list(dict.fromkeys(name for row in run.rows.values() for name in row))
@@ -347,7 +347,7 @@ def _children(report: Report, run: Run, colours: Colours) -> None:
         )
 
 
-def _newest(report: Report, run: Run) -> None:
+def _newest(report: Report, run: RunRecord) -> None:
     rows = list(run.rows.values())[: -MAX_LISTED - 1 : -1]
     lines = [
         (row["id"], row["task"], measures.num_layers(row), row.get("quality"), row.get("score"))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from evolution import state
 from evolution.reports import comparison_page, figures, folder, run_page
-from evolution.reports.measures import Run, run_of
+from evolution.reports.measures import RunRecord, run_of
 from evolution.state import StateError
 from evolution.training.objectives import OBJECTIVES, quality_in
 from evolution.training.validation import part_of
@@ -50,7 +50,7 @@ def _page_name(i: int, run: str) -> str:
     return f"{i + 1:02d}-{run.replace('/', '_')}"
 
 
-def load(store: ModelStore, name: str) -> Run:
+def load(store: ModelStore, name: str) -> RunRecord:
     """A run of the store in its present state; raises StateError."""
     progress, population = state.load(store, name)
     run = run_of(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 
-from evolution.reports.measures import Row, Run
+from evolution.reports.measures import Row, RunRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Snapshot:
     active: str | None
 
 
-def final(run: Run) -> Snapshot:
+def final(run: RunRecord) -> Snapshot:
     """The present system."""
     routes = {
         task: Route({c.name: c.id for c in path.components}, path.quality)
@@ -35,7 +35,7 @@ def final(run: Run) -> Snapshot:
     return Snapshot(routes, sampled[-1] if sampled else None)
 
 
-def after(run: Run, sampled: int) -> Snapshot:
+def after(run: RunRecord, sampled: int) -> Snapshot:
     """The system after the first `count` (at least 1) of the run's sampled paths.
 
     A retained path of a task without paths in the history existed before the history.

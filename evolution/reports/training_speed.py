@@ -25,7 +25,7 @@ from evolution.data.tasks import Split, Task
 from evolution.events import ChildTrained
 from evolution.experiments.experiment import Experiment
 from evolution.roots.loading import load_root, random_root
-from evolution.run import Search
+from evolution.run import Run
 from evolution.training.programs import compiled_programs, compute_dtype, forward_flops
 from model_store import ModelStore
 from vit import Architecture
@@ -77,7 +77,7 @@ def bench(experiment: Experiment, size: str) -> Report:
     before = compiled_programs()
     with tempfile.TemporaryDirectory() as directory, _compile_seconds() as compiling:
         store = ModelStore(directory, create=True)
-        search = Search.start(experiment, root, store, 0, lambda _: lambda _: task)
+        search = Run.start(experiment, root, store, 0, lambda _: lambda _: task)
         children = list(_timed(e for e in search.run() if isinstance(e, ChildTrained)))
     wall = statistics.median(seconds for seconds, _ in children[1:])
     in_programs = statistics.median(event.outcome.device_s for _, event in children[1:])

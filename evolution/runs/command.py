@@ -30,7 +30,9 @@ StoreOption = Annotated[
     str | None,
     typer.Option("--store", envvar="MUNET_STORE", help="Directory or URL of the store."),
 ]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="Name of the run, as in `munet runs`.")]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="Name of the run, as in `munet runs`.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
 
@@ -56,7 +58,7 @@ def runs(context: typer.Context, store: StoreOption = None, as_json: AsJson = Fa
 @app.command()
 def show(
     context: typer.Context,
-    run: Run,
+    run: RunArgument,
     store: StoreOption = None,
     csv: Annotated[
         Path | None,
@@ -100,7 +102,7 @@ def show(
 
 
 @app.command("rm")
-def remove(context: typer.Context, run: Run, store: StoreOption = None) -> None:
+def remove(context: typer.Context, run: RunArgument, store: StoreOption = None) -> None:
     """Removes a run's own state. Its published versions stay, and are served as before."""
     from evolution.runs import removal
     from evolution.state import StateError

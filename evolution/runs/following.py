@@ -18,13 +18,13 @@ from evolution.mutation import RATE
 from evolution.population import ROOT
 from evolution.process import stopping
 from evolution.process.exclusive import PATIENCE_S
-from evolution.run import Search
+from evolution.run import Run
 from evolution.runs import next_commands
 
 INDENT = "    "
 
 
-def follow(search: Search, console: Console) -> None:
+def follow(search: Run, console: Console) -> None:
     """Runs the search to its end and shows it.
 
     Raises Stopped if it was told to stop before its end.
@@ -53,7 +53,7 @@ def follow(search: Search, console: Console) -> None:
 
 
 @contextmanager
-def stoppable(search: Search, console: Console, command: Callable[[Search], str]) -> Iterator[None]:
+def stoppable(search: Run, console: Console, command: Callable[[Run], str]) -> Iterator[None]:
     """Within it Ctrl-C stops the search; `command` is the one that continues it.
 
     Raises Stopped if it was told to stop before its end.
@@ -74,7 +74,7 @@ def stoppable(search: Search, console: Console, command: Callable[[Search], str]
             raise stopping.Stopped(stopping.exit_code())
 
 
-def _command(search: Search) -> str:
+def _command(search: Run) -> str:
     """The command that continues a run."""
     if search.saved is None:
         return "the same command (nothing was saved yet)"

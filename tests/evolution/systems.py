@@ -10,7 +10,7 @@ from evolution.experiments.search_space import DEFAULTS, MU2NET_V2
 from evolution.methods import MU2NET
 from evolution.population import Score
 from evolution.roots.loading import random_root
-from evolution.run import Search
+from evolution.run import Run
 from model_store import ModelStore
 from vit import Architecture
 
@@ -69,9 +69,7 @@ def tasks(_: Experiment):
     return toy_task
 
 
-def start(
-    directory, experiment: Experiment = TINY, seed: int = 0, name: str | None = None
-) -> Search:
+def start(directory, experiment: Experiment = TINY, seed: int = 0, name: str | None = None) -> Run:
     """A new run of a tiny experiment in a store of its own."""
     store = ModelStore(directory, create=True)
-    return Search.start(experiment, (ROOT, random_root(ROOT)), store, seed, tasks, name)
+    return Run.start(experiment, (ROOT, random_root(ROOT)), store, seed, tasks, name)

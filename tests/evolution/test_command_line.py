@@ -10,7 +10,7 @@ from evolution import state
 from evolution.__main__ import console, main
 from evolution.reports.measures import standings
 from evolution.reports.stored_runs import load
-from evolution.run import Search
+from evolution.run import Run
 from model_store import ModelStore
 from tests.evolution.systems import start
 
@@ -117,6 +117,6 @@ def test_running_out_of_memory_names_the_setting_to_lower(evolution, monkeypatch
     def exhausted(*_, **__):
         raise error
 
-    monkeypatch.setattr(Search, "run", exhausted)
+    monkeypatch.setattr(Run, "run", exhausted)
     code, printed = evolution("run", "demo", "--store", str(tmp_path / "store"))
     assert code == 1 and "--set batch_size=" in printed and "Traceback" not in printed

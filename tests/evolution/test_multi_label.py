@@ -18,7 +18,7 @@ from evolution.reports import comparison_page
 from evolution.reports.measures import quality_word
 from evolution.reports.stored_runs import analyse, load
 from evolution.roots.loading import random_root
-from evolution.run import Search
+from evolution.run import Run
 from evolution.training.batches import Batches
 from evolution.training.objectives import mean_average_precision
 from evolution.training.trainer import Trainer
@@ -121,7 +121,7 @@ def grown(tmp_path_factory) -> tuple[ModelStore, list[Event]]:
         train_examples_per_round=4000, defaults={**PLAIN, "_mu_": 1.0, "num_layers": 1,
         "ds_image_size": 8}, ranges={},
     )  # fmt: skip
-    search = Search.start(experiment, (ROOT, random_root(ROOT)), store, 0, lambda _: large, "run")
+    search = Run.start(experiment, (ROOT, random_root(ROOT)), store, 0, lambda _: large, "run")
     return store, list(search.run())
 
 

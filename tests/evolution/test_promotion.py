@@ -18,7 +18,7 @@ from evolution.events import TaskPublished
 from evolution.experiments.search_space import NO_AUGMENTATION
 from evolution.multipath.children import MultipathPaths
 from evolution.promotion import AGENT, BASELINE, IMPORT, RUN, qualities
-from evolution.run import Search
+from evolution.run import Run
 from evolution.state import load
 from evolution.training.validation import MEASURED, measured_on, told_by
 from model_store import ModelStore, Published
@@ -75,7 +75,7 @@ def test_a_run_resumed_with_fewer_examples_compares_on_all_that_it_had(good, tmp
     """The law of the larger set: fewer can make no path look better than those that are there."""
     store = copied(good, tmp_path / "store")
     before = live(store)
-    list(Search.resume(store, TINY.name, tasks, ("toy/b",), [setting]).run())
+    list(Run.resume(store, TINY.name, tasks, ("toy/b",), [setting]).run())
     progress, _ = load(store, TINY.name)
     assert {row["measured"]["examples"] for row in progress.history} == {ALL}
     assert live(store) >= before
@@ -87,7 +87,7 @@ def test_a_run_resumed_with_more_examples_measures_its_path_again(tmp_path):
     store = ModelStore(tmp_path)
     before = store.resolve("toy/b")
     assert before.path.metrics[MEASURED]["examples"] == 1
-    resumed = Search.resume(store, TINY.name, tasks, ("toy/b",), ["validation_examples=96"])
+    resumed = Run.resume(store, TINY.name, tasks, ("toy/b",), ["validation_examples=96"])
     next(resumed.run())
     path = next(p for p in resumed.population.paths["toy/b"] if p.published == before.digest)
     assert path.metrics[MEASURED] == measured_on("toy/b", TASK.validation, ALL)
@@ -121,7 +121,7 @@ def test_another_run_that_is_better_takes_over_whatever_the_other_was_measured_o
 def test_a_run_continued_elsewhere_keeps_the_larger_set(good, tmp_path):
     store = ModelStore(tmp_path / "other", create=True)
     few = replace(HOPELESS, validation_examples=1)
-    list(Search.extend(few, store, 0, tasks, (good, TINY.name), "few").run())
+    list(Run.extend(few, store, 0, tasks, (good, TINY.name), "few").run())
     progress, _ = load(store, "few")
     rows = progress.history[-few.samples_per_task :]
     assert {row["measured"]["examples"] for row in rows} == {ALL}
@@ -132,7 +132,7 @@ def test_a_copied_version_does_not_replace_what_cannot_be_compared(good, tmp_pat
     store = ModelStore(tmp_path / "other", create=True)
     chosen = publish(store, "x/toy/b", "toy/b", 1)  # it does not tell its examples
     store.rollback("toy/b", chosen.version)
-    Search.extend(GOOD, store, 0, tasks, (good, TINY.name), "more")
+    Run.extend(GOOD, store, 0, tasks, (good, TINY.name), "more")
     assert store.live()["toy/b"][0] == chosen.version
 
 

@@ -16,7 +16,7 @@ from evolution.data.places import FolderPlace
 from evolution.data.tasks import Task, load
 from evolution.reports.stored_runs import analyse
 from evolution.roots.loading import random_root
-from evolution.run import Search
+from evolution.run import Run
 from model_store import ModelStore
 from tests.evolution.files import CLASSES, KINDS, drawn_files, file_task
 from tests.evolution.systems import ROOT, TINY, tiny
@@ -66,7 +66,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelStore]:
         tasks=tuple(RULES), passes=1, samples_per_task=1, rounds_per_child=3, batch_size=16,
         train_examples_per_round=1024, defaults={**TINY.defaults, **defaults}, ranges={},
     )  # fmt: skip
-    search = Search.start(experiment, (ROOT, random_root(ROOT)), store, 0, lambda _: task)
+    search = Run.start(experiment, (ROOT, random_root(ROOT)), store, 0, lambda _: task)
     list(search.run())
     yield store
     patch.undo()

@@ -18,7 +18,7 @@ from evolution.data.places import FolderPlace
 from evolution.data.stored import Pictures, card_of
 from evolution.data.tasks import Task, load
 from evolution.roots.loading import random_root
-from evolution.run import Search
+from evolution.run import Run
 from model_store import ModelStore
 from tests.evolution.data.drawn import encoded
 from tests.evolution.systems import ROOT, TINY, tiny
@@ -78,7 +78,7 @@ def published(place: FolderPlace, tmp_path_factory: pytest.TempPathFactory) -> M
         tasks=("tags",), passes=1, samples_per_task=1, rounds_per_child=2, batch_size=16,
         train_examples_per_round=2048, defaults={**TINY.defaults, **defaults}, ranges={},
     )  # fmt: skip
-    search = Search.start(experiment, (ROOT, random_root(ROOT)), store, 0, lambda _: task)
+    search = Run.start(experiment, (ROOT, random_root(ROOT)), store, 0, lambda _: task)
     list(search.run())
     return store
 

@@ -11,7 +11,7 @@ import pytest
 
 from evolution.agents.agent import Agent
 from evolution.events import ChildTrained, Event, TaskPublished, TaskWithdrawn
-from evolution.run import Search
+from evolution.run import Run
 from evolution.runs.following import line_of
 from evolution.single_path import SinglePaths
 from model_store import ModelStore, TaskPath
@@ -52,7 +52,7 @@ def unfinished_run(directory: Path, iteration: int) -> Unfinished:
     events.close()
 
     def work(store: ModelStore) -> list[Event]:
-        search, found = Search.resume(store, ONE.name, tasks), []
+        search, found = Run.resume(store, ONE.name, tasks), []
         if search.progress.iteration == iteration:
             for event in search.run():
                 found.append(event)
@@ -176,7 +176,7 @@ def two_iterations(tmp_path_factory) -> Iterator[dict]:
     folder = tmp_path_factory.mktemp("two")
 
     def a_run(store: ModelStore) -> list[Event]:
-        return list(Search.resume(store, ONE.name, tasks, (TASK,)).run())
+        return list(Run.resume(store, ONE.name, tasks, (TASK,)).run())
 
     def an_agent(store: ModelStore) -> list[Event]:
         document = store.load_agent("three/toy/a")
@@ -245,7 +245,7 @@ def test_a_system_that_is_copied_is_published_once(tmp_path, two_iterations):
     source, _ = two_iterations["run"]
 
     def extend(store: ModelStore) -> None:
-        Search.extend(
+        Run.extend(
             replace(ONE, name="next"), store, 0, tasks, (ModelStore(source), ONE.name)
         )  # fmt: skip
 

@@ -16,7 +16,7 @@ from evolution.data.tasks import TaskError
 from evolution.events import ChildTrained, Outcome, TaskFailed, TaskPublished
 from evolution.population import Path
 from evolution.roots.loading import random_root
-from evolution.run import Search
+from evolution.run import Run
 from evolution.state import StateError
 from model_store import ModelStore
 from model_store.upkeep import verify_store
@@ -103,19 +103,19 @@ def test_stopped_after_any_generation_and_resumed_equals_never_stopped(finished,
         for _ in range(rng.randint(1, 5)):
             next(runs, None)
         reopened = ModelStore(tmp_path / "store")
-        runs = Search.resume(reopened, TINY.name, tasks).run()
+        runs = Run.resume(reopened, TINY.name, tasks).run()
     list(runs)
     assert published(ModelStore(tmp_path / "store")) == published(store)
 
 
 CHILD = """
 import sys
-from evolution.run import Search
+from evolution.run import Run
 from model_store import ModelStore
 from tests.evolution.systems import ROOT, TINY, start, tasks
 store = ModelStore(sys.argv[1], create=True)
 known = store.load_agent(TINY.name) is not None
-run = Search.resume(store, TINY.name, tasks) if known else start(sys.argv[1])
+run = Run.resume(store, TINY.name, tasks) if known else start(sys.argv[1])
 for event in run.run():
     print(event.task, flush=True)
 """
@@ -150,7 +150,7 @@ def test_a_finished_run_takes_in_a_further_task(finished, tmp_path):
     directory = tmp_path / "store"
     list(start(directory).run())
     before = published(ModelStore(directory))
-    further = Search.resume(ModelStore(directory), TINY.name, tasks, ("toy/d",))
+    further = Run.resume(ModelStore(directory), TINY.name, tasks, ("toy/d",))
     events = list(further.run())
     assert {event.task for event in events} == {"toy/d"}
     after = published(ModelStore(directory))
@@ -162,11 +162,11 @@ def test_adding_a_task_can_be_cut_short_and_said_again(events, tmp_path):
     """Cut short before anything was saved, in the middle, at the end: the task is added once."""
     directory = tmp_path / "store"
     list(start(directory).run())
-    cut_short = Search.resume(ModelStore(directory), TINY.name, tasks, ("toy/d",)).run()
+    cut_short = Run.resume(ModelStore(directory), TINY.name, tasks, ("toy/d",)).run()
     for _ in range(events):
         next(cut_short)
     del cut_short
-    again = list(Search.resume(ModelStore(directory), TINY.name, tasks, ("toy/d",)).run())
+    again = list(Run.resume(ModelStore(directory), TINY.name, tasks, ("toy/d",)).run())
     assert [e.task for e in again if isinstance(e, TaskPublished)] == ["toy/d"]
     assert len(ModelStore(directory).history("toy/d")) == 1
 
@@ -174,7 +174,7 @@ def test_adding_a_task_can_be_cut_short_and_said_again(events, tmp_path):
 def test_a_private_task_stays_private_when_listed_without_the_mark(tmp_path):
     directory = tmp_path / "store"
     list(start(directory).run())
-    list(Search.resume(ModelStore(directory), TINY.name, tasks, ("toy/c",)).run())
+    list(Run.resume(ModelStore(directory), TINY.name, tasks, ("toy/c",)).run())
     assert all(p.path.private for p in ModelStore(directory).history("toy/c"))
 
 
@@ -187,7 +187,7 @@ def test_finished_tasks_need_no_data_any_more(tmp_path):
             raise TaskError(f"{entry} is gone")
         return toy_task(entry)
 
-    list(Search.resume(ModelStore(directory), TINY.name, lambda _: only_d, ("toy/d",)).run())
+    list(Run.resume(ModelStore(directory), TINY.name, lambda _: only_d, ("toy/d",)).run())
     assert "toy/d" in ModelStore(directory).tasks()
 
 
@@ -219,7 +219,7 @@ def test_a_path_that_stayed_the_best_is_not_published_again(tmp_path, monkeypatc
     """The second pass improves nothing: its children are all discarded."""
     events = list(start(tmp_path, tiny(passes=1)).run())
     published = {e.task: e.version for e in events if isinstance(e, TaskPublished)}
-    again = Search.resume(ModelStore(tmp_path), TINY.name, tasks, TINY.tasks)
+    again = Run.resume(ModelStore(tmp_path), TINY.name, tasks, TINY.tasks)
 
     def fails(_, child, parent, *__):
         failed.append(child)
@@ -261,13 +261,13 @@ def test_a_worse_run_does_not_take_over_what_is_served(tmp_path):
 def test_a_run_refuses_settings_that_cannot_change_any_more(setting, tmp_path):
     next(start(tmp_path).run())
     with pytest.raises(StateError, match=setting.split("=")[0]):
-        Search.resume(ModelStore(tmp_path), TINY.name, tasks, settings=[setting])
+        Run.resume(ModelStore(tmp_path), TINY.name, tasks, settings=[setting])
 
 
 def test_a_run_takes_another_batch_size_on(tmp_path):
     next(start(tmp_path).run())
-    list(Search.resume(ModelStore(tmp_path), TINY.name, tasks, settings=["batch_size=16"]).run())
-    again = Search.resume(ModelStore(tmp_path), TINY.name, tasks)
+    list(Run.resume(ModelStore(tmp_path), TINY.name, tasks, settings=["batch_size=16"]).run())
+    again = Run.resume(ModelStore(tmp_path), TINY.name, tasks)
     assert again.experiment.batch_size == 16
 
 
@@ -280,7 +280,7 @@ def test_a_second_run_of_one_name_is_refused(tmp_path):
 def test_resuming_what_was_never_started_says_what_there_is(tmp_path):
     store = ModelStore(tmp_path / "store", create=True)
     with pytest.raises(StateError, match="no run called 'demo'; runs there: none"):
-        Search.resume(store, TINY.name, tasks)
+        Run.resume(store, TINY.name, tasks)
 
 
 def test_a_task_without_data_stops_the_run_before_any_training(tmp_path):
@@ -290,7 +290,7 @@ def test_a_task_without_data_stops_the_run_before_any_training(tmp_path):
         return toy_task(entry)
 
     store = ModelStore(tmp_path / "store", create=True)
-    search = Search.start(TINY, (ROOT, random_root(ROOT)), store, 0, lambda _: missing)
+    search = Run.start(TINY, (ROOT, random_root(ROOT)), store, 0, lambda _: missing)
     with pytest.raises(TaskError):
         next(search.run())
     assert store.tasks() == []
@@ -334,7 +334,7 @@ def test_a_full_disk_loses_the_generation_under_way_and_nothing_else(finished, t
         with pytest.raises(OSError, match="No space left"):
             list(runs)
         ballast.unlink()
-        list(Search.resume(ModelStore(disk / "store"), TINY.name, tasks).run())
+        list(Run.resume(ModelStore(disk / "store"), TINY.name, tasks).run())
         assert published(ModelStore(disk / "store")) == published(store)
         assert verify_store(ModelStore(disk / "store")) == []
     finally:

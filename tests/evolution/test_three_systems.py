@@ -10,7 +10,7 @@ from evolution.experiments.search_space import MUNET as MUNET_RANGES
 from evolution.methods import MU2NET, MU2NET_PLUS, MUNET, Method
 from evolution.population import ROOT, Score
 from evolution.roots.loading import random_root
-from evolution.run import Search
+from evolution.run import Run
 from evolution.state import load
 from evolution.training.programs import compiled_programs
 from model_store import ModelStore
@@ -74,7 +74,7 @@ def test_stopped_anywhere_and_resumed_equals_never_stopped(method, finished, tmp
     for stop_after in (1, 4, 2, 7, 3):
         for _ in range(stop_after):
             next(runs, None)
-        runs = Search.resume(ModelStore(tmp_path / "store"), TINY.name, tasks).run()
+        runs = Run.resume(ModelStore(tmp_path / "store"), TINY.name, tasks).run()
     list(runs)
     assert published(ModelStore(tmp_path / "store")) == published(store)
     histories = [
@@ -179,7 +179,7 @@ def test_a_run_continues_the_system_of_another(finished, tmp_path):
     store, _ = finished(MU2NET)
     further = tiny(name="further", method=MU2NET_PLUS, ranges={}, tasks=("toy/d",), passes=1)
     copied = ModelStore(tmp_path / "store", create=True)
-    search = Search.extend(further, copied, 0, tasks, (store, TINY.name))
+    search = Run.extend(further, copied, 0, tasks, (store, TINY.name))
     events = list(search.run())
     assert copied.tasks() == ["toy/a", "toy/b", "toy/c", "toy/d"]
     assert verify_store(copied) == []
@@ -203,7 +203,7 @@ def test_a_run_that_was_stopped_in_the_middle_can_be_continued_by_another(tmp_pa
         next(runs)
     further = tiny(name="further", tasks=("toy/d",), passes=1)
     store = ModelStore(tmp_path / "store")
-    search = Search.extend(further, store, 0, tasks, (store, TINY.name))
+    search = Run.extend(further, store, 0, tasks, (store, TINY.name))
     assert all(len(paths) == 1 for paths in search.population.paths.values())
     assert all(c.locks for c in search.population.components())
     assert "toy/d" in {e.task for e in search.run()}
@@ -223,6 +223,6 @@ def test_a_whole_run_compiles_no_more_than_its_shapes_need(tmp_path):
     root = replace(ROOT_ARCH, mlp_dim=48)
     store = ModelStore(tmp_path / "store", create=True)
     before = compiled_programs()
-    events = list(Search.start(TINY, (root, random_root(root)), store, 0, tasks).run())
+    events = list(Run.start(TINY, (root, random_root(root)), store, 0, tasks).run())
     assert sum(isinstance(event, ChildTrained) for event in events) == 18
     assert 0 < compiled_programs() - before <= root.num_layers + 2 + 1

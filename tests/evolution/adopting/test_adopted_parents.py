@@ -11,7 +11,7 @@ from evolution.agents.snapshots import shape_hyperparameters
 from evolution.data.tasks import Task
 from evolution.growing.starting_point import population_of, system_of
 from evolution.promotion import qualities
-from evolution.run import Search
+from evolution.run import Run
 from evolution.state import load
 from model_store import ModelStore
 from tests.evolution.adopting.test_adopted_served import model
@@ -43,7 +43,7 @@ def grown(request, tmp_path_factory):
         defaults={**TINY.defaults, **shape}, ranges={}, mutate_adapters=False,
     )  # fmt: skip
     population = population_of(system, store, task, experiment)
-    search = Search.grow(
+    search = Run.grow(
         experiment, store, 0, lambda _: toy_task, (system.architecture, population), "run",
         system.contract,
     )  # fmt: skip

@@ -278,11 +278,11 @@ def test_agents_of_a_class_have_one_root(store):
 
 
 def test_a_run_and_an_agent_are_not_taken_for_each_other(store):
-    from evolution.run import Search
+    from evolution.run import Run
 
     run(store, MINE)
     with pytest.raises(StateError, match=r"is an agent: continue it with .* --agent three:toy/a"):
-        Search.resume(store, "three/toy/a", tasks)
+        Run.resume(store, "three/toy/a", tasks)
     assert state.runs(store) == ["three/toy/a"]
 
 

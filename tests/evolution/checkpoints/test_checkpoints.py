@@ -11,7 +11,7 @@ import pytest
 from evolution import state
 from evolution.checkpoints import ImportReport, import_state
 from evolution.population import ROOT
-from evolution.run import Search
+from evolution.run import Run
 from model_store import ModelStore, TaskPath
 from model_store.upkeep import verify_store
 from tests.evolution import numpy_vit
@@ -172,7 +172,7 @@ def test_evolution_continues_from_an_import(mu2net, tmp_path):
     store = ModelStore(shutil.copytree(source.url, tmp_path / "store"))
     before = {task: store.resolve(task).digest for task in store.tasks()}
     experiment = tiny(name="more", tasks=("toy/d",), passes=1, samples_per_task=1, ranges={})
-    run = Search.extend(experiment, store, 0, tasks, (store, "imported/chars-muNet-1"))
+    run = Run.extend(experiment, store, 0, tasks, (store, "imported/chars-muNet-1"))
     list(run.run())
     assert {task: store.resolve(task).digest for task in before} == before
     digests = {d for task in before for d in store.resolve(task).path.components.values()}

@@ -20,7 +20,7 @@ from evolution.data.stored import Pictures
 from evolution.data.tasks import source_of
 from evolution.experiments.small import DEMO
 from evolution.roots.loading import load_root
-from evolution.run import Search
+from evolution.run import Run
 from model_store import ModelStore
 from tests.service.servers import Server
 
@@ -53,7 +53,7 @@ def test_eurosat_from_its_class_folders(class_folders, tmp_path, monkeypatch, ca
     )  # fmt: skip
     root = load_root("shipped", 32, 3)
     store = ModelStore(tmp_path / "store", create=True)
-    list(Search.start(experiment, root, store, 0, source_of).run())
+    list(Run.start(experiment, root, store, 0, source_of).run())
     told = store.resolve("eurosat").path.metrics["test"]
     serve = (sys.executable, "-m", "munet", "serve", "--store", str(tmp_path / "store"))
     tested = Pictures(open_place(), "eurosat", card.files["test"])

@@ -10,7 +10,7 @@ from evolution.data.tasks import TaskError, load
 from evolution.population import Path
 from evolution.publication import require_its_classes
 from evolution.roots.loading import random_root
-from evolution.run import Search
+from evolution.run import Run
 from model_store import ModelStore, TaskPath
 from tests.evolution.data.drawn import class_folders
 from tests.evolution.systems import ROOT, tiny
@@ -73,15 +73,15 @@ def test_a_run_goes_on_with_other_pictures_and_is_refused_other_classes(place, t
     add(Request("photos", str(first)), place)
     store = ModelStore(tmp_path / "store", create=True)
     experiment = tiny(tasks=("photos",), passes=1, samples_per_task=1, rounds_per_child=1)
-    list(Search.start(experiment, (ROOT, random_root(ROOT)), store, 0, source).run())
+    list(Run.start(experiment, (ROOT, random_root(ROOT)), store, 0, source).run())
     [told] = [store.resolve("photos", n).path for n in store.versions("photos")]
     replaced(place, others)
     with pytest.raises(
         TaskError, match=r"(?s)2 classes of its version 1 \(cross, disc\).*replaced"
     ):
-        list(Search.resume(store, "demo", source, ("photos",)).run())
+        list(Run.resume(store, "demo", source, ("photos",)).run())
     replaced(place, more)
-    list(Search.resume(store, "demo", source, ("photos",), ["samples_per_task=2"]).run())
+    list(Run.resume(store, "demo", source, ("photos",), ["samples_per_task=2"]).run())
     assert store.resolve("photos", 1).path == told, "what it says is of the pictures then"
     now = load("photos", ()).data
     assert now and now["fingerprint"] != told.extra["data"]["fingerprint"]

@@ -23,7 +23,7 @@ from evolution.experiments.experiment import SIZES, Experiment, with_settings
 from evolution.experiments.named import EXPERIMENTS
 from evolution.experiments.search_space import DEFAULTS
 from evolution.experiments.settings import HYPERPARAMETERS, SettingError, check
-from evolution.run import Search
+from evolution.run import Run
 from evolution.state import StateError, needed
 from evolution.training.memory import exhausted
 from evolution.training.programs import Hyperparameters
@@ -266,7 +266,7 @@ def test_a_run_that_does_not_know_a_setting_goes_on_or_says_so(begun, keys):
     del holder[keys[-1]]
     saved_with(begun, document, settings)
     try:
-        found = Search.resume(begun, TINY.name, tasks).experiment
+        found = Run.resume(begun, TINY.name, tasks).experiment
     except StateError as error:
         assert (keys[-1] in str(error) and keys[0] != "defaults") or keys == ("defaults",)
         assert len(str(error)) < 400
@@ -287,7 +287,7 @@ def test_a_setting_of_a_later_version_is_a_clear_error(begun, group):
     saved_with(begun, document, settings)
     try:
         with pytest.raises(StateError, match=r"novelty.*does not know"):
-            Search.resume(begun, TINY.name, tasks)
+            Run.resume(begun, TINY.name, tasks)
     finally:
         saved_with(begun, document, before)
 
@@ -304,7 +304,7 @@ def test_a_damaged_record_is_a_clear_error(begun, change):
     saved_with(begun, document, {**json.loads(json.dumps(before)), **change})
     try:
         with pytest.raises(StateError, match=next(iter(change))):
-            Search.resume(begun, TINY.name, tasks)
+            Run.resume(begun, TINY.name, tasks)
     finally:
         saved_with(begun, document, before)
 
@@ -313,7 +313,7 @@ def test_a_run_goes_on_as_it_began_where_a_default_is_refused_today(tmp_path):
     """Its states are what they are; only what is set now is checked."""
     old = Experiment.from_json({**TINY.to_json(), "defaults": {**TINY.defaults, "_mu_": 3}})
     next(start(tmp_path, old).run())
-    resumed = Search.resume(ModelStore(tmp_path), TINY.name, tasks, settings=["batch_size=16"])
+    resumed = Run.resume(ModelStore(tmp_path), TINY.name, tasks, settings=["batch_size=16"])
     assert resumed.experiment.defaults["_mu_"] == 3
 
 
@@ -358,7 +358,7 @@ def test_memory_that_ran_out_is_one_short_error_and_the_run_goes_on(
     text = "\n".join(lines)
     assert code == 1 and len(lines) <= 5 and len(text) < 800
     assert text.startswith("error: out of memory") and "--set batch_size=" in text
-    resumed = Search.resume(ModelStore(tmp_path), TINY.name, tasks, settings=["batch_size=8"])
+    resumed = Run.resume(ModelStore(tmp_path), TINY.name, tasks, settings=["batch_size=8"])
     assert isinstance(next(resumed.run()), ChildTrained)
 
 

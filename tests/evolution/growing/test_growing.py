@@ -18,7 +18,7 @@ from evolution.growing.plan import GrowthPlan
 from evolution.growing.starting_point import System
 from evolution.process.time_budget import Budget
 from evolution.roots.loading import random_root
-from evolution.run import Search
+from evolution.run import Run
 from evolution.runs.listing import listed
 from evolution.runs.removal import remove
 from evolution.state import StateError
@@ -285,9 +285,9 @@ def test_a_baseline_that_a_killed_command_left_alone_is_begun_again(evolve, tmp_
             raise RuntimeError("killed")
         save(search)
 
-    save = Search.save
+    save = Run.save
     with monkeypatch.context() as patched:
-        patched.setattr(Search, "save", dies)
+        patched.setattr(Run, "save", dies)
         with pytest.raises(RuntimeError, match="killed"):
             evolve("toy/a", children=1)
     assert "baseline" in evolve("toy/a", children=1)

@@ -8,7 +8,7 @@ import pytest
 from evolution import state
 from evolution.events import Remark
 from evolution.process import environment
-from evolution.run import Search
+from evolution.run import Run
 from evolution.runs.following import line_of
 from model_store import ModelStore
 from tests.evolution.agent_systems import run as run_agent
@@ -40,7 +40,7 @@ def machine(monkeypatch) -> Machine:
 def a_run(store: ModelStore) -> list[str]:
     """Another iteration of a run: what it remarks."""
     known = store.load_agent(ONE.name) is not None
-    search = Search.resume(store, ONE.name, tasks) if known else start(store.url, ONE)
+    search = Run.resume(store, ONE.name, tasks) if known else start(store.url, ONE)
     return remarks(search)
 
 
@@ -51,7 +51,7 @@ def an_agent(store: ModelStore) -> list[str]:
     return [line_of(event) for event in events if isinstance(event, Remark)]
 
 
-def remarks(search: Search) -> list[str]:
+def remarks(search: Run) -> list[str]:
     told = []
     for event in search.run():
         if isinstance(event, Remark):
@@ -101,7 +101,7 @@ def test_a_state_without_a_record_gets_one_and_nothing_is_said(tmp_path, machine
 def test_a_finished_run_computes_nothing_and_says_nothing(tmp_path, machine):
     list(start(tmp_path, tiny(tasks=("toy/a",), samples_per_task=1, passes=1)).run())
     machine.move(cores=64)
-    assert list(Search.resume(ModelStore(tmp_path), TINY.name, tasks).run()) == []
+    assert list(Run.resume(ModelStore(tmp_path), TINY.name, tasks).run()) == []
 
 
 def test_what_is_recorded_is_of_this_process(monkeypatch):

@@ -25,7 +25,7 @@ import pytest
 from evolution import __main__ as program
 from evolution.cycle import Cycle
 from evolution.roots.loading import random_root
-from evolution.run import Search
+from evolution.run import Run
 from tests.evolution.systems import ROOT, TINY, tasks
 
 TOP = Path(__file__).parents[3]
@@ -88,7 +88,7 @@ def counts(*_: Any) -> Any:
 REPLACED: dict[str, Callable[[Any], Any]] = {
     "generation": lambda work: patch.object(Cycle, "generation", work),
     "data": lambda work: patch.object(program, "source_of", lambda _: work),
-    "start": lambda work: patch.object(Search, "save", work),
+    "start": lambda work: patch.object(Run, "save", work),
     "root": lambda work: patch.object(program, "_root", work),
     "training": lambda work: patch.object(program, "train_root", work),
     "bench": lambda work: patch.object(program, "bench", work),

@@ -8,7 +8,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from evolution.run import Search
+from evolution.run import Run
 from evolution.runs.following import follow, print_event
 from model_store import ModelStore
 from tests.evolution.systems import TINY, start, tasks
@@ -22,7 +22,7 @@ follow(start(sys.argv[1]), Console(width=300))
 """
 
 
-def shown(search: Search) -> list[str]:
+def shown(search: Run) -> list[str]:
     """The lines that a run prints."""
     console = Console(width=300, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
     follow(search, console)
@@ -60,7 +60,7 @@ def test_ctrl_c_ends_after_the_generation_and_the_rest_follows(tmp_path):
     assert "Traceback" not in printed
     assert printed.count(" child ") < 18
     store = ModelStore(tmp_path / "store")
-    list(Search.resume(store, TINY.name, tasks).run())
+    list(Run.resume(store, TINY.name, tasks).run())
     for task in ModelStore(tmp_path / "undisturbed").tasks():
         expected = ModelStore(tmp_path / "undisturbed").history(task)
         assert [p.digest for p in store.history(task)] == [p.digest for p in expected]
@@ -68,7 +68,7 @@ def test_ctrl_c_ends_after_the_generation_and_the_rest_follows(tmp_path):
 
 def test_a_finished_run_says_what_can_be_done(tmp_path):
     list(start(tmp_path).run())
-    (line,) = shown(Search.resume(ModelStore(tmp_path), TINY.name, tasks))
+    (line,) = shown(Run.resume(ModelStore(tmp_path), TINY.name, tasks))
     assert "is finished; resume --task adds a task" in line
 
 

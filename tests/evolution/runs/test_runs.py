@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import munet
 from evolution import state
 from evolution.events import ChildTrained
-from evolution.run import Search
+from evolution.run import Run
 from evolution.runs import curve_files
 from evolution.runs.listing import listed, look
 from model_store import AgentMoved, ModelStore
@@ -105,7 +105,7 @@ def test_a_failed_run_says_why_until_it_goes_on(tmp_path):
     (run,) = listed(store)
     assert run.state == "failed" and "no room" in run.why and "batch_size" in run.why
     assert "no room" in asked("--store", tmp_path).stdout
-    again = Search.resume(store, "demo", tasks)
+    again = Run.resume(store, "demo", tasks)
     list(again.run())
     (run,) = listed(store)
     assert run.state == "finished" and not run.why
@@ -116,7 +116,7 @@ def test_a_failure_changes_nothing_else_of_the_state(tmp_path, finished):
     search._source = failing(OSError("no disk"))(ONE)
     with pytest.raises(OSError, match="no disk"):
         list(search.run())
-    list(Search.resume(ModelStore(tmp_path), "demo", tasks).run())
+    list(Run.resume(ModelStore(tmp_path), "demo", tasks).run())
     one, other = (
         [path.components for path in state.load(ModelStore(f), "demo")[1] if path.task == "toy/a"]
         for f in (tmp_path, finished)
