@@ -110,8 +110,8 @@ def read_system(directory: Path) -> tuple[Path, System]:
     """Finds the state in a directory, or one level below, and reads all but its arrays."""
     if not directory.is_dir():
         raise CheckpointError(
-            f"{directory}: no such directory; expected the unpacked folder of a published state\n"
-            f"one to download (65 GB): {PUBLISHED}"
+            f"{directory}: no such directory; expected the unpacked folder of a published state, "
+            f"such as {PUBLISHED} (65 GB)"
         )
     require_plain(directory)
     inside = sorted(path for path in directory.iterdir() if path.is_dir())
