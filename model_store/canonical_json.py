@@ -1,5 +1,8 @@
 """Canonical JSON: exactly one byte string for a JSON value, so that equal documents have equal
 digests; and strict parsing of documents that somebody else may have written.
+
+By hand, and not by RFC 8785 and its libraries: those write numbers as JavaScript does, so that 1.0
+becomes 1 and whole numbers beyond 2**53 are refused, and they read nothing.
 """
 
 import hashlib

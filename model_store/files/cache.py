@@ -3,6 +3,8 @@
 It saves reading an object store again. A blob is downloaded by one process at a time, appears
 whole, and is verified before it does; the least recently used ones go when the folder is full.
 It only saves work: where it cannot be used, blobs are read without it, and one warning says so.
+
+By hand: libraries of caches on disk keep an index in a database, and do not verify what they read.
 """
 
 import errno

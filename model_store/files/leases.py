@@ -1,7 +1,8 @@
 """The right to be alone at something, and to stay so.
 
 In a local directory the system takes it from the dead. In an object store nobody does: there it is
-an object that its holder has to renew.
+an object that its holder has to renew. By hand: libraries of locks need a server of their own,
+such as Redis or etcd; here the store is all there is.
 """
 
 import logging

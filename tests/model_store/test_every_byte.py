@@ -11,7 +11,7 @@ raise a DamagedStore that names what it met; it must never give anything else. W
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -222,7 +222,7 @@ def test_a_reader_refuses_every_changed_byte_of_a_blob(sample: Sample, mask: int
 
 
 def in_all_at_once(
-    sample: Sample, faults: dict[str, Iterable[bytes]], every: int = 1
+    sample: Sample, faults: Mapping[str, Iterable[bytes]], every: int = 1
 ) -> Iterator[None]:
     """Each file's next fault, in all of them at once: one run of verify takes longest."""
     for changes in itertools.islice(itertools.zip_longest(*faults.values()), 0, None, every):

@@ -49,8 +49,10 @@ def run(jobs: list[Job], sound: Path) -> list[Job]:
 
 def run_until_it_hangs(jobs: list[Job], sound: Path) -> Iterator[Job]:
     command = [sys.executable, "-m", "tests.model_store.hostile_reader", str(sound)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=TOP, text=True, bufsize=1, **pipes) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, cwd=TOP, text=True, bufsize=1, stdin=pipe, stdout=pipe
+    ) as process:
         assert process.stdin and process.stdout
         ready = selectors.DefaultSelector()
         ready.register(process.stdout, selectors.EVENT_READ)
