@@ -37,7 +37,8 @@ COMMANDS = {
     "experiments": ("evolution.__main__", "Runs and compares the systems of the papers.", RESEARCH),
     "loadtest": ("loadtests.__main__", "Puts load on a gateway, and measures it.", RESEARCH),
 }
-EXTRAS = {"evolution": "train", "demo": "train"}  # package -> the extra that its commands need
+EXTRA = "munet-gateway[train]"  # all that serving does not need
+PACKAGES = ("demo", "evolution", "loadtests", "model_store", "munet", "service", "vit")
 LONGEST_MESSAGE = 5  # lines
 WIDEST_MESSAGE = 100  # characters, on a terminal
 # What to do about an error of the system.
@@ -67,26 +68,7 @@ class Munet(TyperGroup):
         name, known, rest = super().resolve_command(ctx, args)
         if name is None or known is None:  # only while a shell asks how a line may go on
             return name, known, rest
-        return name, _loaded(COMMANDS[name][0]), rest
-
-
-class MissingExtra(Exception):
-    """A command needs a library that is not installed."""
-
-
-def _loaded(module: str) -> Any:
-    """The commands of a module. Raises MissingExtra."""
-    try:
-        return typer.main.get_command(import_module(module).app)
-    except ModuleNotFoundError as error:
-        package = module.split(".")[0]
-        library = (error.name or "").split(".")[0]
-        if package not in EXTRAS or library == package:
-            raise
-        raise MissingExtra(
-            f"this command needs {library}, which is not installed\n"
-            f"install munet-gateway[{EXTRAS[package]}]"
-        ) from None
+        return name, typer.main.get_command(import_module(COMMANDS[name][0]).app), rest
 
 
 app = typer.Typer(
@@ -119,7 +101,7 @@ def main() -> None:
     try:
         app(prog_name="munet")
     except Exception as error:
-        if not isinstance(error, known_errors()):
+        if not (isinstance(error, known_errors()) or lacks_library(error)):
             raise
         _show(message_of(error))
         raise SystemExit(1) from None
@@ -141,6 +123,8 @@ def _show(lines: list[str]) -> None:
 def message_of(error: Exception) -> list[str]:
     """Its lines, as a user reads them."""
     told = str(error)
+    if isinstance(error, ModuleNotFoundError):
+        told = f"this command needs {error.name}, which is not installed\ninstall {EXTRA}"
     if isinstance(error, OSError) and error.errno and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         remedy = REMEDIES.get(error.errno)
@@ -149,11 +133,17 @@ def message_of(error: Exception) -> list[str]:
     return ["".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines]
 
 
+def lacks_library(error: Exception) -> bool:
+    """Whether a library of others is not installed: one of an extra."""
+    missing = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    return missing not in ("", *PACKAGES)
+
+
 def known_errors() -> tuple[type[Exception], ...]:
     """Those of the modules that were loaded."""
     loaded = [sys.modules.get(module) for module, *_ in COMMANDS.values()]
     theirs: list[type[Exception]] = [e for module in loaded for e in getattr(module, "ERRORS", ())]
-    return (OSError, MissingExtra, *theirs)
+    return (OSError, *theirs)
 
 
 if __name__ == "__main__":
