@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from model_store.cli.exchange import blob_source
 from model_store.cli.printing import Store
+from model_store.cli.transfer import blob_source
 from model_store.errors import ExchangeError
 from model_store.store import ModelStore
 from model_store.upkeep import verify_store

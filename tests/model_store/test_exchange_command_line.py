@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from model_store import ModelStore
-from model_store.cli.exchange import app
+from model_store.cli.transfer import app
 from model_store.errors import ExchangeError, RegistryError, StoreNotFound, UnknownTask
 from model_store.upkeep import verify_store
 from tests.model_store.registries import docker_config, registry

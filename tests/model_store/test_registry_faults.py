@@ -189,7 +189,7 @@ def killed(harmful: Proxy, asked_for: tuple[str, str], after: int, *command: str
         return Harm(503, wait=ever.wait)
 
     harmful.harm = harm
-    code = "import sys; from model_store.cli.exchange import app; app(sys.argv[1:])"
+    code = "import sys; from model_store.cli.transfer import app; app(sys.argv[1:])"
     child = subprocess.Popen([sys.executable, "-c", code, *command], env=os.environ)
     assert some.wait(60)
     child.send_signal(signal.SIGKILL)
