@@ -28,7 +28,7 @@ from vit.components import Tree
 from vit.contract import contract_of
 from vit.decode import decoding_of
 from vit.forward import forward
-from vit.multipath import SubPath
+from vit.mixer import SubPath
 from vit.preprocess import CONTRACT
 from vit.router import multipath_forward
 

@@ -17,9 +17,9 @@ from service.errors import GatewayError
 from service.http import classify, compression, listing, page, problems
 from service.http.browsers import Browsers
 from service.http.draining import Draining
+from service.http.late_requests import Shedding
 from service.http.openapi import openapi
 from service.http.queries import query
-from service.http.shedding import Shedding
 from service.http.short_way import ShortWay
 from service.metrics.instruments import CONTENT_TYPE
 from service.open_inference import rest

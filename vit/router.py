@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vit.forward import fold
-from vit.multipath import ROUTER, SubPath, connector_name, mixer_names, subpath_component
+from vit.mixer import ROUTER, SubPath, connector_name, mixer_names, subpath_component
 from vit.parameters import LAYER_NORM_EPSILON, Tree
 
 

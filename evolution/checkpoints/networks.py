@@ -13,7 +13,7 @@ from evolution.checkpoints.tables import hyperparameters, single_path_hyperparam
 from evolution.population import ROOT
 from vit import Architecture, kind_of, shapes
 from vit.config import SIZES
-from vit.multipath import ROUTER, mixer_names
+from vit.mixer import ROUTER, mixer_names
 
 _CLASSES = "hparams.num_classes"
 

@@ -17,7 +17,7 @@ from evolution.population import Path as PopulationPath
 from evolution.publication import numbered
 from model_store import Digest, Published, TaskPath
 from vit.decode import TENSORFLOW, Decoding
-from vit.multipath import SubPath
+from vit.mixer import SubPath
 from vit.preprocess import CONTRACT
 
 _VALIDATION_1K = 200  # examples

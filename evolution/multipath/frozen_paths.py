@@ -14,7 +14,7 @@ from typing import Any
 from evolution.population import ROOT, Component, Path, Population
 from model_store import Digest, TaskPath
 from vit import Architecture
-from vit.multipath import SubPath, subpath_component
+from vit.mixer import SubPath, subpath_component
 
 FROZEN = "FROZEN"  # a permanent lock, for components of a path within another
 PARTS = "paths"  # the metric

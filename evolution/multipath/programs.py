@@ -26,7 +26,7 @@ from evolution.training.programs import (
 )
 from vit.components import Tree
 from vit.forward import fold
-from vit.multipath import ROUTER, SubPath
+from vit.mixer import ROUTER, SubPath
 from vit.router import mix, path_weights
 
 Answers = tuple[Array, ...]  # of each path for all examples: [n, classes] of the main one, [n, c]

@@ -23,7 +23,7 @@ from evolution.population import Component, Path, Population
 from evolution.state import StateError
 from vit import Architecture
 from vit.components import Tree
-from vit.multipath import ROUTER, connector_name, init_connector, init_router
+from vit.mixer import ROUTER, connector_name, init_connector, init_router
 
 MAIN_WEIGHT, ROUTER_RATE, NUM_PATHS = "router_init_main_path_weight", "router_lr_mult", "num_paths"
 

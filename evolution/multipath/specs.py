@@ -12,7 +12,7 @@ from typing import Any
 
 from model_store import Digest, TaskPath
 from vit.decode import Decoding
-from vit.multipath import SubPath, connector_name, subpath_component
+from vit.mixer import SubPath, connector_name, subpath_component
 from vit.preprocess import CONTRACT
 
 

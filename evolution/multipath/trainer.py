@@ -49,7 +49,7 @@ from evolution.training.programs import Descent, Hyperparameters, TrainState, ru
 from evolution.training.trainer import Round
 from model_store import Digest
 from vit.components import Tree
-from vit.multipath import SubPath, mixer_names
+from vit.mixer import SubPath, mixer_names
 
 Key = tuple[SubPath, tuple[Digest, ...]]
 Descents = list[tuple[Descent, int]]  # of each call that trained, and the number of its steps

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from evolution.training.jpeg import compress
+from evolution.training.jpeg_noise import compress
 from vit.preprocess import to_unit_range
 
 

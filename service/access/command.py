@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from service.access.grants import ANONYMOUS
-from service.access.tokens import NAME
+from service.access.token_file import NAME
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 

@@ -1,6 +1,6 @@
 """The last step of a multipath version: its router weighs what its paths answer.
 
-The maths of `vit/multipath.py` in NumPy, a row at a time: too little work for compiled programs of
+The maths of `vit/mixer.py` in NumPy, a row at a time: too little work for compiled programs of
 each number of classes and rows, and so no row depends on its batch mates.
 """
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from service.compute.paths import Mixer, Shapes
 from vit import kind_of
-from vit.multipath import ROUTER, mixer_names
+from vit.mixer import ROUTER, mixer_names
 from vit.parameters import LAYER_NORM_EPSILON
 
 F32 = NDArray[np.float32]

@@ -17,7 +17,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from starlette.applications import Starlette
 
 from service.app import create_app
-from service.host import connections, garbage, processes
+from service.host import connections, processes, python_gc
 from service.host.listeners import stop_listening
 from service.host.processes import MainProcess
 from service.runtime import Runtime
@@ -87,7 +87,7 @@ def _arm(app: Starlette, declared: Settings, main: MainProcess | None) -> None:
     """Collects garbage in its thread; puts a drain before BentoML's own SIGTERM handler."""
     logs.install()  # of what was imported since, too
     _ignore_what_clients_cause()
-    garbage.start()
+    python_gc.start()
     sys.setswitchinterval(SWITCH_S)
     settings = Settings.from_environment()
     if settings.tracing:

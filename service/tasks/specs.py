@@ -21,7 +21,7 @@ from vit import Architecture, kind_of
 from vit.activation import activation_of
 from vit.contract import Contract, Target, contract_of
 from vit.decode import decoding_of
-from vit.multipath import SubPath, connector_name
+from vit.mixer import SubPath, connector_name
 from vit.preprocess import CONTRACT
 
 MULTIPATH = "multipath"

@@ -13,7 +13,7 @@ from PIL import Image
 
 from model_store import ModelStore, Published, TaskPath
 from vit import Architecture, kind_of
-from vit.multipath import ROUTER, connector_name, mixer_names
+from vit.mixer import ROUTER, connector_name, mixer_names
 from vit.preprocess import CONTRACT
 
 TINY = Architecture(

@@ -26,7 +26,7 @@ from tests.evolution.published_states import write_agents
 from tests.evolution.systems import TINY, toy_task
 from vit import Architecture, preprocess
 from vit.contract import Contract, contract_of
-from vit.multipath import SubPath
+from vit.mixer import SubPath
 from vit.router import multipath_forward
 
 MULTI = replace(

@@ -19,7 +19,7 @@ from evolution.population import ROOT, Path
 from evolution.state import StateError
 from tests.evolution.multipath_systems import EXPERIMENT, OWNER, System, kind, system
 from tests.evolution.systems import ROOT as ARCHITECTURE
-from vit.multipath import ROUTER, connector_name, init_router
+from vit.mixer import ROUTER, connector_name, init_router
 
 ORIGIN = Origin(OWNER, "toy/a", 3, ARCHITECTURE)
 DATA: dict[str, Any] = {k: v for k, v in EXPERIMENT.defaults.items() if k.startswith("ds_")}

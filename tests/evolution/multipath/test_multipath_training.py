@@ -20,7 +20,7 @@ from tests.evolution.multipath_systems import EXPERIMENT, OWNER, System, system
 from tests.evolution.systems import ROOT as ARCHITECTURE
 from tests.evolution.systems import TINY, toy_task
 from vit.activation import SIGMOID
-from vit.multipath import ROUTER, connector_name
+from vit.mixer import ROUTER, connector_name
 
 STILL = replace(EXPERIMENT, ranges={}, rounds_per_child=2)
 DATA = {k: v for k, v in STILL.defaults.items() if k.startswith("ds_")}

@@ -11,7 +11,7 @@ import pytest
 
 from evolution.training import augment as module
 from evolution.training.augment import DRAWS, Strengths
-from evolution.training.jpeg import compress
+from evolution.training.jpeg_noise import compress
 from vit import preprocess
 
 augment = jax.jit(module.augment, static_argnames=("size", "on_bytes"))

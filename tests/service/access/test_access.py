@@ -294,7 +294,7 @@ def test_a_request_never_reads_the_file(tmp_path: Path, monkeypatch: pytest.Monk
         hanging.wait(PATIENCE_S)
         raise OSError("gone")
 
-    monkeypatch.setattr("service.access.tokens.LOOK_EVERY_S", 0.001)
+    monkeypatch.setattr("service.access.token_file.LOOK_EVERY_S", 0.001)
     monkeypatch.setattr("service.access.plain_files.os.open", hang)
     guard.start()
     try:

@@ -10,19 +10,19 @@ from tests.service.waiting import PATIENCE_S
 
 CODE = """
 import gc, threading, time, weakref
-from service.host import garbage
+from service.host import python_gc
 
 class Loop: pass
 
 threads = set()
 gc.callbacks.append(lambda phase, info: threads.add(threading.current_thread().name))
-garbage.start()
+python_gc.start()
 threads.clear()
 first = Loop()
 first.itself = first
 seen = weakref.ref(first)
 del first
-kept = [[] for _ in range(3 * garbage.YOUNG)]
+kept = [[] for _ in range(3 * python_gc.YOUNG)]
 over = time.monotonic() + 60
 while seen() is not None and time.monotonic() < over:
     time.sleep(0.01)

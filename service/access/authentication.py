@@ -29,7 +29,7 @@ from starlette.types import Scope
 
 from service.access.grants import LOCAL, NOTHING, Grants
 from service.access.local import Headers, foreign, origins
-from service.access.tokens import TokenFile
+from service.access.token_file import TokenFile
 from service.errors import Forbidden, Unauthenticated
 
 

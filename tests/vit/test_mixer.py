@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tests.evolution import numpy_vit
 from tests.vit.golden.networks import flat_weights, images, nested
 from vit import Architecture
-from vit.multipath import (
+from vit.mixer import (
     ROUTER,
     SubPath,
     connector_name,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evolution.training.jpeg import compress
+from evolution.training.jpeg_noise import compress
 
 compressed = jax.jit(compress)
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "augment.npz")
