@@ -2,10 +2,10 @@
 
 `vit.decode` decodes, by the rules of the version that is asked: the same pixels as in training.
 
-Memory beside the file and the picture as Pillow holds it is bounded, at every aspect: only rows and
-columns that contribute to the network's input are converted, or, for inputs that another library
-has defined, the whole picture. All of it is taken from one budget
-(`DecodeMemory`) before decoding begins. Blocks: call it in a thread.
+Besides the file and the picture as Pillow holds it, memory is bounded for pictures of every shape.
+Only the rows and columns that the network's input needs are converted; for inputs that another
+library has defined, the whole picture is. All memory is taken from one budget (`DecodeMemory`)
+before decoding begins. Blocks: call it in a thread.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Undecoded(Protocol):
         ...
 
     def memory(self, targets: Iterable[Target]) -> tuple[int, int]:
-        """Bytes that `decoded` takes, and bytes that it may take beside, hardly ever."""
+        """Bytes that `decoded` takes, and bytes that it hardly ever takes in addition."""
         ...
 
     def decoded(self, targets: Iterable[Target]) -> Mapping[Target, Decoded]:
@@ -194,7 +194,7 @@ def check_pixels(width: int, height: int, max_pixels: int) -> None:
 
 
 def _output_bytes(targets: Iterable[Target], height: int, width: int) -> int:
-    """Of memory beside a picture of that size, as it is stored, while its outputs are made."""
+    """Bytes that making the outputs takes, in addition to a stored picture of that size."""
     found = SMALL_BYTES
     for target in targets:
         found += OUTPUT_BYTES * size_of(target) ** 2

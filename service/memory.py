@@ -140,11 +140,11 @@ class Headroom:
         self._promised = promised
 
     def left(self) -> int:
-        """Bytes, beside those that are promised; less than 0 where others have taken these."""
+        """Bytes, without those that are promised; below 0 where others have taken these."""
         return self._machine.free() // self._workers - self._promised()
 
     def fits(self, needed: int) -> bool:
-        """Whether so many bytes are left, also of those that C's library keeps for later."""
+        """Whether `needed` bytes are left, counting what the C library keeps for later."""
         if self.left() >= needed:
             return True
         give_back_free_memory()

@@ -8,8 +8,8 @@ Law of its time: from its start to its end a request, with all its tasks, is in 
 any time. A stage ends where the next one begins, so the times of the stages sum to the whole,
 however the request ends: answered, refused or failed.
 
-With an access log or traces every request, of whatever kind, ends there as an `Exchange`, which
-`exchanged` opens where it comes in.
+With an access log or traces, every request of every kind ends there as an `Exchange`.
+`exchanged` opens it where the request comes in.
 """
 
 from __future__ import annotations

@@ -218,7 +218,7 @@ class Runtime:
             ) from None
 
     async def made(self, values: int, make: Callable[[], T]) -> T:
-        """What `make` makes of so many values, beside the event loop if they are many."""
+        """What `make` returns; in a thread instead of the event loop if `values` are many."""
         if values < MANY_VALUES:
             return make()
         return await asyncio.get_running_loop().run_in_executor(self.parsers, make)

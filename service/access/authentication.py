@@ -2,20 +2,20 @@
 
     [[token]]
     name = "shop"
-    sha256 = "…"                       # of the token; the token itself stands nowhere
+    sha256 = "…"                       # of the token; the token itself is stored nowhere
     classify = ["fruit/*", "staff/id"] # tasks, by pattern; a private one by its exact name only
     read = true                        # list tasks
     admin = false                      # load and unload, names of private tasks in the metrics
-    rate = 5.0                         # requests per second, and how many at once
+    rate = 5.0                         # requests per second; `burst`: at once
     burst = 10
 
-An entry named `anonymous` has no digest: it is for requests without a token, whoever makes them;
-its rate is one for all of them. Of a stream of gRPC each message is a request. Without a file,
-requests from this machine (`local.py`) may classify and read, others nothing, and nobody has admin.
+An entry named `anonymous` has no digest: it is for all requests without a token. They share its
+rate. Each message of a gRPC stream counts as a request. Without a file, requests from this machine
+(`local.py`) may classify and read, other requests may do nothing, and nobody has admin.
 
-Every protocol asks `Access.grants` once per request, before its body is read, and then the `Grants`
-it got. Health and metrics ask nobody: probes and scrapes come from elsewhere. What a private task
-is to others is in `tasks/entry.py`.
+Every protocol calls `Access.grants` once per request, before it reads the body, and then uses the
+`Grants` that it got. Health and metrics need no token: probes and scrapes come from elsewhere.
+`tasks/entry.py` says what others are told about a private task.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from service.access.rates import Bucket
 from service.errors import Forbidden, RateExceeded, Unauthenticated
 
 ANONYMOUS = "anonymous"
-SHOWN_CHARACTERS = 100  # of a task name that somebody sent
-LONGEST = 201  # characters of a name that are compared: no task has so many
+SHOWN_CHARACTERS = 100  # of a task name that a client sent
+LONGEST = 201  # characters of a name that are compared: the names of tasks are shorter
 WILDCARDS = frozenset("*?[")
 
 

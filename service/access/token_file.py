@@ -1,7 +1,7 @@
 """The file of tokens: read at start, then followed by a thread of its own.
 
-A request never reads it: whatever stands in its place, and however slow its disk is, requests go by
-what was read last. A file that cannot be used changes nothing but the log and a metric, its age.
+A request never reads the file: it goes by what was read last, also if the file is damaged or its
+disk is slow. A file that cannot be used changes only the log and the metric of its age.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class Admission:
                 retry_after_s=delay_s,
             )
         if not self._rows and next_end is None:
-            return True  # whatever the forecasts say: this is how they recover
+            return True  # even against the forecasts: this is how they recover
         ahead = self._ahead(ask, self._work, ask.work)
         wait_s = max(0.0, (next_end or now) - now) + self._throughput.drain(ahead) / streams
         for task in ask.tasks:

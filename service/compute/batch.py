@@ -28,7 +28,7 @@ class Order(Enum):
 
     ARRIVAL = auto()  # the oldest first: all that waits fits into each stream's next batch
     FAIR = auto()  # between flows: more waits than they take
-    CONSIDERATE = auto()  # fair, and short: light tasks come beside a flood
+    CONSIDERATE = auto()  # fair, and short: light tasks come during a flood
 
 
 class Batch(Generic[RowT, AnswerT]):

@@ -256,7 +256,7 @@ class Batcher(Generic[RowT, AnswerT]):
 
     @property
     def _may_run(self) -> bool:
-        """Whether there are rows for a batch, and beside others enough of them and a core."""
+        """Whether rows wait; while other batches run, also whether enough wait and a core is free."""
         if not self._running or not self._waiting:
             return bool(self._waiting)
         enough = self._waiting >= self._throughput.enough_rows

@@ -50,9 +50,9 @@ class DecodeMemory:
 
     @contextmanager
     def holding(self, size: int, perhaps: int = 0) -> Iterator[None]:
-        """Around work with so many bytes; raises TooLarge if that is more than there are in all.
+        """Holds `size` bytes during the work; raises TooLarge if the limit is smaller than that.
 
-        `perhaps` more are hardly ever needed: if both are more than there are in all, it waits
+        The work hardly ever needs `perhaps` bytes more: if both are more than the limit, it waits
         until nothing else is decoded.
         """
         if size > self._limit:

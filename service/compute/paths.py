@@ -32,7 +32,7 @@ Shapes = tuple[tuple[str, tuple[int, ...]], ...]  # of all arrays, in order of t
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What a compiled program depends on, beside the number of rows: never on a task or depth."""
+    """What a compiled program depends on, besides the number of rows: never a task or a depth."""
 
     kinds: tuple[str, ...]  # of its components, in order
     shape: Architecture  # with every field that does not shape this stage at a fixed value

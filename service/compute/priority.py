@@ -13,7 +13,7 @@ def give_way(steps: int) -> None:
     """Let other threads go before the calling one; that of a batch: the event loop and decoding.
 
     They do little for each request, and without them no batch is full and no answer leaves. In
-    pairs of `munet loadtest flood`, a light task beside a flood waited 1.6 and 2.0 times as long as
+    pairs of `munet loadtest flood`, a light task during a flood waited 1.6 and 2.0 times as long as
     alone with this, 4.5 and 2.3 times without.
     """
     if sys.platform == "linux":  # elsewhere a thread has no priority of its own

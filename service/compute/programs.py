@@ -41,7 +41,7 @@ _Name = tuple[Chain, int, bool]  # stages, rows, stacked
 
 
 class Memory(Protocol):
-    """What is left for programs beside components."""
+    """The memory that components leave for programs."""
 
     def require_room(self, size: int) -> None:
         """Makes room for this many bytes; raises where that cannot be done."""

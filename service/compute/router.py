@@ -22,7 +22,7 @@ KINDS = tuple(kind_of(name) for name in mixer_names(2))
 
 
 def shapes_of(classes: int, answers: Sequence[int]) -> dict[str, Shapes]:
-    """Shapes of the router and of each connector, by name; paths give so many `answers` each."""
+    """Shapes of the router and of each connector, by name; `answers`: numbers per path."""
     _, *connectors = mixer_names(len(answers))
     return {ROUTER: _router(classes, len(answers))} | {
         name: _dense(inputs, classes) for name, inputs in zip(connectors, answers[1:], strict=True)

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Collection
 
 from service.compute.tuning import (
-    BESIDE,
+    CONCURRENT,
     ENOUGH,
     FREE,
     KEPT,
@@ -76,8 +76,8 @@ class Throughput:
 
     @property
     def enough_rows(self) -> int:
-        """Of a batch that another one beside it should wait to have: fewer cost more together."""
-        return self._smallest(BESIDE)
+        """Rows that a batch waits for while another one runs: smaller ones cost more together."""
+        return self._smallest(CONCURRENT)
 
     @property
     def usual_rows(self) -> int:
@@ -89,7 +89,7 @@ class Throughput:
         return self._each_s * work
 
     def limit(self, waiting: int, *, considerate: bool = False) -> int:
-        """Rows of the next batch at most, when so many wait; `considerate` of light tasks."""
+        """Most rows of the next batch, while `waiting` wait; `considerate` of light tasks."""
         usual = min(self._short(), self._bucket) if considerate else self._bucket
         twice = min(2 * usual, self._most)
         # One row is what short batches are measured by: it must be known as it is now.

@@ -38,12 +38,12 @@ from service.errors import SettingsError
 from service.memory import PID
 
 logger = logging.getLogger(__name__)
-FOLDER = "MUNET_WORKERS_FOLDER"  # from the main process to its workers, beside PID
+FOLDER = "MUNET_WORKERS_FOLDER"  # the main process tells it to its workers, as it tells PID
 END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 CANNOT_START = 2  # exit code
 TRIES = 3  # to start a worker that ends without a word, as one that is killed
 LOOK_S = 0.5  # how often a worker looks whether its main process is there
-LONGEST_END_S = 30.0  # from the order to end to a worker's end, whatever its clients do
+LONGEST_END_S = 30.0  # from the order to end to a worker's end, even if its clients wait
 LAST_THREADS_S = 3.0  # once its app has ended: Python would wait for threads that a store holds
 
 

@@ -49,7 +49,7 @@ class Joined:
         self._transport.writelines((head, body))
 
     def begin(self) -> None:
-        """Sends what the next answer begins with, whatever it is."""
+        """Sends the bytes that every answer begins with, before the next answer is known."""
         self._begun = True
         self._transport.write(BEGINNING)
 

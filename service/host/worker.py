@@ -1,4 +1,4 @@
-"""What a worker is beside the app: what its main process hears, how it drains, what it logs."""
+"""A worker, but for its app: what it tells its main process, how it drains, what it logs."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from service.settings import Settings
 from service.telemetry import dump, logs, tracing
 from service.telemetry.workers import Worker
 
-# Closing resets connections that nobody has accepted yet: it is done when there is none, if that
-# comes within so many looks; what was accepted last gets a moment to send its request.
+# Closing resets connections that nobody has accepted yet. So the worker waits until there is none,
+# for at most LOOKS looks; the connections accepted last get a moment to send their requests.
 LOOKS, LOOK_S = 200, 0.001
 LAST_HEADS_S = 0.2
-# The engine's threads need the interpreter some twenty times a batch, for microseconds. Beside an
-# event loop that refuses a flood they may wait Python's 5 ms each time; with a tenth of this the
-# threads take so many turns that a request costs a tenth more.
+# The engine's threads need the interpreter some twenty times a batch, for microseconds. While the
+# event loop refuses a flood, they may wait Python's 5 ms each time. With 0.1 ms the threads would
+# change turns so often that a request costs a tenth more.
 SWITCH_S = 0.001
 
 

@@ -45,7 +45,7 @@ def inflate(body: bytes, encoding: str, max_bytes: int) -> bytes:
 
 
 def chosen(accepted: str, size: int) -> str | None:
-    """The encoding for an answer of so many bytes, by the client's `Accept-Encoding`."""
+    """The encoding for an answer of `size` bytes, by the client's `Accept-Encoding`."""
     offers = [part.replace(" ", "").lower() for part in accepted.split(",", OFFERS)]
     return next((offer for offer in offers if offer in WINDOW_BITS and size >= WORTH_BYTES), None)
 

@@ -15,10 +15,10 @@ from service.errors import Unavailable
 
 
 class Holder(NamedTuple):  # which is hashed and compared often, and by C
-    """Whose it is what a request takes."""
+    """Who is charged for what a request takes."""
 
     name: str  # as refusals say it
-    weight: float  # it may have so many times what it leaves free
+    weight: float  # it may have this many times what it leaves free
 
 
 def caller(token: str, host: str | None) -> str:
@@ -35,20 +35,20 @@ def caller_of(token: str, scope: Scope) -> str:
 
 
 def holders(tasks: Sequence[str], caller: str) -> Sequence[Holder]:
-    """Of a request.
+    """Who is charged for a request: its tasks and its caller.
 
-    One caller alone can have a third of all, one task half of all: so no caller takes all that a
-    task may have, and none of them all that there is.
+    One caller alone can have a third of all, one task half of all. So no caller takes all that a
+    task may have, and no task takes all that there is.
     """
     return [Holder(f"task {task[:100]!r}", 1.0) for task in tasks] + [Holder(caller, 0.5)]
 
 
 class Room:
-    """So much of something, for any thread.
+    """A limited amount of something, shared between holders; for any thread.
 
-    A holder may have as much as its weight times what is free then: dynamic thresholds (Choudhury
-    and Hahne 1998). Whatever some holders do, there is room for another. The first request of a
-    holder may have all that is free.
+    A holder may have its weight times what is then left free: dynamic thresholds (Choudhury and
+    Hahne 1998). So some holders never take the room of all others. The first request of a holder
+    may have all that is free.
     """
 
     def __init__(self, limit: int, unit: str) -> None:

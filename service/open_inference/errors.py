@@ -1,4 +1,4 @@
-"""What the protocol refuses beside the gateway's own refusals.
+"""What the protocol refuses, in addition to the gateway's own refusals.
 
 GatewayError
 ├── BadRequest            400  also: not the protocol, or tensors that do not fit

@@ -117,7 +117,7 @@ class Callers:
 
     @contextmanager
     def answering(self, caller: Caller, size: int) -> Iterator[None]:
-        """Around sending an answer of so many bytes. Raises TooManyCalls."""
+        """Counts an answer of `size` bytes while it is sent. Raises TooManyCalls."""
         counted = size if size > LONG_ANSWER else 0
         for held, most in (
             (caller.answers, self._most_answers // 2),

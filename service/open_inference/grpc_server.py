@@ -3,7 +3,7 @@
 It runs in the event loop of the app. Its calls come from the descriptor of inference.proto, so a
 call is a coroutine of `grpc_calls.Calls` with the method's name; all others answer UNIMPLEMENTED.
 
-Law: whatever is sent, memory, calls and connections are bounded (`grpc_connections`, `grpc_core`,
+Law: memory, calls and connections are bounded for every input (`grpc_connections`, `grpc_core`,
 `grpc_callers`), nothing whose cost a client chooses runs on the event loop, and health is answered.
 A call that its caller may not make is refused before its message is asked for.
 """

@@ -107,7 +107,7 @@ class Health:
 
 
 class Reflection:
-    """grpc.reflection.v1alpha, for whoever may do anything here."""
+    """grpc.reflection.v1alpha, for callers with any right here."""
 
     def __init__(self, reception: Reception, services: tuple[str, ...]) -> None:
         self._reception = reception

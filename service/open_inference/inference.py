@@ -105,7 +105,7 @@ def prepare(
 ) -> tuple[InferRequest, Sequence[Source]]:
     """The request without its tensor, and its images, each to be decoded at some sizes; blocks.
 
-    What images need in memory beside the request's body goes through `keep`, which counts it.
+    `keep` counts the memory that images need in addition to the request's body.
     Raises BadRequest or TooLarge for what does not fit, and what `keep` raises.
     """
     sent, most = request.input, settings.max_batch_rows

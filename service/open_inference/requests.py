@@ -30,7 +30,7 @@ class Output:
 
     name: str
     binary: bool
-    classes: int = 0  # so many of the best as text instead of the numbers; all, if it has fewer
+    classes: int = 0  # if not 0: this many of the best as text instead of the numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class InferRequest:
 def parse_json(body: memoryview) -> Any:
     """The JSON in a body; blocks. Raises BadRequest, or TooLarge for too many values.
 
-    Nothing else of this process runs meanwhile, in whatever thread this is: its time is bounded.
+    Nothing else in this process runs meanwhile, in any thread: so its time is bounded.
     """
     text = bytes(body)
     for mark, most, what in COUNTED:

@@ -56,7 +56,7 @@ def _models(request: HttpRequest) -> Models:
 
 
 async def _long(request: HttpRequest, content: Any) -> Response:
-    """JSON of all tasks, which is made beside the event loop."""
+    """JSON of all tasks, made in a thread of its own instead of the event loop."""
     return await _runtime(request).lists.ask(JSONResponse, content)
 
 

@@ -12,7 +12,7 @@ from service.open_inference.errors import BadRequest
 from service.open_inference.inference_pb2 import ModelInferRequest
 
 MAX_FIELDS = 4096  # of a request and what is in it; an array of numbers is one
-FEW_FIELDS = 64  # so many are looked at within some 50 microseconds
+FEW_FIELDS = 64  # to look at this many takes some 50 microseconds
 MAX_NAME = 1024  # bytes
 NAME, VERSION = 1, 2  # fields of ModelInferRequest
 ROOT = ModelInferRequest.DESCRIPTOR

@@ -149,10 +149,9 @@ class Catalog:
         return grants.sees(task, entry.known_private())
 
     async def unknown(self, task: str, grants: Grants) -> UnknownTask:
-        """What a request is told of a name that is no task's, with the names that it may mean.
+        """The error for a name that no task has, with the names that the request may mean.
 
-        These are the same whatever tasks there are that the request may not know of or do nothing
-        with.
+        Tasks that the request may not know of, or may do nothing with, do not change these names.
         """
         entries = self._entries
 
@@ -246,7 +245,7 @@ class Catalog:
         return self._follower.alive
 
     def entries(self) -> Mapping[str, Entry]:
-        """All tasks, by name: as they are now, whatever comes later."""
+        """All tasks, by name, as they are now; later changes do not show in it."""
         return self._entries
 
     def require_followed(self) -> None:

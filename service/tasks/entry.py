@@ -54,7 +54,7 @@ class Entry:
         if not slot.summarised and time.monotonic() >= self.read_again_at:
             try:
                 slot.summary()
-            except Exception:  # whatever keeps it from being read: the task's own failure says what
+            except Exception:  # of any kind: the task's own failure says why it cannot be read
                 self.read_again_at = time.monotonic() + READ_AGAIN_S
         return self.known_private()
 

@@ -36,7 +36,7 @@ class Holder(Protocol):
 
     @property
     def pinned(self) -> bool:
-        """Whether the version stays whatever happens."""
+        """Whether the version is never evicted."""
         ...
 
     @property
@@ -111,8 +111,8 @@ class Budget:
         recency: Recency,
         fits: Callable[[int], bool] = lambda _: True,
     ) -> None:
-        """`limit_bytes` may be infinite; `fits` tells whether the machine has so many bytes left,
-        whatever is counted here.
+        """`limit_bytes` may be infinite; `fits` tells whether the machine has that many bytes left.
+        It measures that, and does not go by what is counted here.
         """
         self.limit_bytes = limit_bytes
         self._recency = recency
@@ -171,23 +171,25 @@ class Budget:
         return _together([pin.sizes for pin in list(self._pins)])
 
     def make_room(
-        self, needed: int, taken: Callable[[], int], staying: Callable[[], int], beside: int = 0
+        self, needed: int, taken: Callable[[], int], staying: Callable[[], int], extra: int = 0
     ) -> bool:
-        """Evicts until `needed` bytes are left beside what is `taken`; False if all is in use.
+        """Evicts until there is room for `needed` bytes more than `taken`; False if it cannot.
 
-        The machine must have them left, and `beside` too. Evicts nothing if what it may take of
-        the budget could not be enough: `staying` is what no eviction frees.
+        The machine must have `needed` and `extra` bytes left. Evicts nothing if that could not
+        free enough of the budget: `staying` are the bytes that no eviction frees.
         """
         if taken() + needed > self.limit_bytes and staying() + needed > self.limit_bytes:
             return False
-        while taken() + needed > self.limit_bytes or not self._fits(needed + beside):
+        while taken() + needed > self.limit_bytes or not self._fits(needed + extra):
             if not self._recency.evict():
                 return False
         return True
 
     def has_spare(self, size: int, taken: int) -> bool:
-        """Whether the machine has so many bytes left beside those that components may yet take, and
-        a quarter of all as loads hold for a moment twice what they have read; beside SPARE at most.
+        """Whether the machine has `size` bytes left that components and loads will not need.
+
+        Components may fill the rest of the budget; loads hold for a moment twice what they have
+        read, for which a quarter of the budget is kept. Both together count as SPARE at most.
         """
         wanted = max(0, self.limit_bytes - taken) + self.limit_bytes / 4
         return self._fits(size + int(min(wanted, SPARE)))

@@ -101,7 +101,7 @@ class FirstAnswer:
         started = time.monotonic()
         try:
             answer()
-        except Exception as error:  # whatever it is, a request would meet it too
+        except Exception as error:  # of any kind: a request would meet it too
             self._tell(reason(error), task)
             return False
         seconds = time.monotonic() - started

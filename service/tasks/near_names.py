@@ -2,7 +2,7 @@
 
 A name is the set of its letters and of its pairs of neighbouring letters, kept as bits. Two names
 are as alike as the part that these have in common. So how alike two names are depends on these two
-alone, and whoever leaves some names out of the answer tells nothing of them.
+alone, and an answer that leaves some names out tells nothing about them.
 """
 
 from __future__ import annotations

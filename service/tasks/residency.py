@@ -31,7 +31,7 @@ from service.tasks.eviction import Budget, Key, NoRoom
 from service.tasks.specs import Network, Spec, UnservablePath
 
 logger = logging.getLogger(__name__)
-HELPERS = 6  # threads that read for all loads, beside each load's own
+HELPERS = 6  # threads that read for all loads, in addition to each load's own
 ROOM_WAIT_S = 4.0  # for requests in flight, and loads, to let go of what they hold for a moment
 ROOM_LOOK_S = 0.01
 MEMORY_LOOK_S = 0.25  # how often is looked whether the machine's memory gets short
@@ -101,13 +101,13 @@ class Residency:
                 self._budget.make_room(0, self._taken, self._taken)
 
     def require_room(self, size: int) -> None:
-        """Evicts until so many bytes are really left beside components; raises NoRoom."""
+        """Evicts until components leave `size` bytes of the machine's memory; raises NoRoom."""
         with self._lock:
-            if not self._budget.make_room(0, self._taken, self._taken, beside=size):
+            if not self._budget.make_room(0, self._taken, self._taken, extra=size):
                 raise NoRoom(f"its programs need {size} bytes more than are really left")
 
     def has_spare(self, size: int) -> bool:
-        """Whether so many bytes are really left beside all that components may take."""
+        """Whether the machine has `size` bytes more than all that components may take."""
         with self._lock:
             return self._budget.has_spare(size, self._taken())
 
@@ -160,7 +160,7 @@ class Residency:
     ) -> dict[str, Component]:
         """Components by name: those in memory, those other loads read, and the rest, read here."""
         claim = self._claim(keys.values(), sizes)
-        # The load's own thread reads whatever the helpers do, so that it waits for no other load.
+        # The load's own thread reads too, even if no helper does: so it waits for no other load.
         todo = deque((key, sizes[key], future) for key, future in claim.missing.items())
         with suppress(RuntimeError):  # the gateway is stopping
             for _ in range(min(HELPERS, len(todo)) - 1):
@@ -188,8 +188,8 @@ class Residency:
                 staying = partial(self._staying, claim.found)
                 # Each thread that reads holds what it has read once more, until it is placed.
                 largest = sorted(sizes[key] for key in claim.missing)[-HELPERS - 1 :]
-                beside = sum(largest) + self._reserved
-                if self._budget.make_room(needed, self._taken, staying, beside):
+                extra = sum(largest) + self._reserved
+                if self._budget.make_room(needed, self._taken, staying, extra):
                     self._loading.update(claim.missing)
                     self._reserved += needed
                     return claim

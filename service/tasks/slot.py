@@ -37,7 +37,7 @@ class Failure:
 class Slot:
     """The place of one version in memory; concurrent loads of it coalesce.
 
-    While it is loaded the slot holds the path; whoever drops the slot lets go of the version.
+    While it is loaded the slot holds the path: dropping the slot lets go of the version.
     """
 
     def __init__(

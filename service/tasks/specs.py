@@ -1,7 +1,7 @@
 """A version's path spec, checked: the networks that it runs and where their components stand.
 
-A spec comes from whoever may publish: nothing is built of it before its parts are known to fit
-together, and what has no bound here is bounded by the components that it lists.
+Anyone who may publish can write a spec. So nothing is built of it before its parts are known to
+fit together, and what has no bound here is bounded by the components that it lists.
 """
 
 from __future__ import annotations

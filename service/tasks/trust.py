@@ -140,7 +140,7 @@ class Trust:
         except (Untrusted, DamagedStore) as error:
             refused: Exception | None = error
         except (StoreError, OSError) as error:
-            # An outage takes no trust away; a key that was taken out does, whatever the store says.
+            # An outage takes no trust away; a key that was taken out does, also during an outage.
             if verdict is None or verdict.signer is None or verdict.signer in keys.now:
                 logger.warning("event=signatures_unreadable manifest=%s error=%r", digest, error)
                 return

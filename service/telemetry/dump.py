@@ -1,7 +1,7 @@
 """What a gateway does at this moment: the stacks of all its threads, and what waits in its queue.
 
-For whoever is called when a gateway hangs. Nothing here waits for anything that may hang: a lock
-that is not free soon is told as such.
+For the person who is called when a gateway hangs. Nothing here waits for anything that may hang:
+of a lock that is not free soon, the dump says so.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ def made(batcher: Batcher[Any, Any]) -> dict[str, Any]:
 
 
 def follow(make: Callable[[], dict[str, Any]]) -> None:
-    """From now on a SIGUSR1 to this process logs what `make` makes.
+    """From now on, a SIGUSR1 to this process logs what `make` returns.
 
-    Python would run a handler of its own in the main thread, which may be what hangs. What
-    faulthandler writes at once, whatever that thread does, wakes a thread that waits for it.
+    Python runs its own handlers in the main thread, which may be the one that hangs. So
+    faulthandler takes the signal: it writes at once, and that wakes a thread that waits for it.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)  # it writes amid anything, and must not wait

@@ -1,7 +1,7 @@
 """One log of a gateway's process: a line of JSON for each event, on standard error.
 
-Ours, BentoML's, uvicorn's and Python's warnings go through one handler, so that whoever collects
-the lines needs one rule. Levels may be changed while the gateway runs: all its workers follow a
+Our own lines, BentoML's, uvicorn's and Python's warnings go through one handler, so that one rule
+collects them all. Levels may be changed while the gateway runs: all its workers follow a
 file in the folder that they share.
 """
 
@@ -51,7 +51,7 @@ class JsonLines(logging.Formatter):
 
 
 def install() -> None:
-    """From now on every logger of this process writes there, whatever it was set up with."""
+    """From now on, every logger of this process writes there, however it was set up before."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     logging.root.handlers = [handler]

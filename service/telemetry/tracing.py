@@ -1,8 +1,8 @@
 """OpenTelemetry spans of a request and its stages, made when it has ended.
 
-The spans need no code on the request's way: its times are noted anyway. They continue the trace
-that the request names (W3C `traceparent`), and are sampled and exported by whatever provider of
-tracers this process has: in BentoML, the one that its configuration describes.
+They need no code while the request runs: its times are noted anyway. They continue the trace that
+the request names (W3C `traceparent`). The tracer provider of this process samples and exports
+them: in BentoML, the one that its configuration describes.
 """
 
 from __future__ import annotations

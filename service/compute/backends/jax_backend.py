@@ -1,4 +1,4 @@
-"""JAX: the very functions that evolution trains with, on whatever device JAX finds."""
+"""JAX: the same functions that evolution trains with, on the device that JAX finds."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """OpenVINO on the CPU, with weights as parameters.
 
-`munet loadtest engine` measures it beside OpenVINO with weights inside, and beside others.
+`munet loadtest engine` compares it with OpenVINO with weights inside, and with others.
 """
 
 from __future__ import annotations
