@@ -125,7 +125,7 @@ async def task(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """GET /metrics: for everybody; private tasks are named to admins only.
 
-    All who ask while a page is made are told that page. With `?task=`, once or more often, the
+    Everybody who asks while a page is made gets that page. With `?task=`, once or more often, the
     series of other tasks are left out.
     """
     runtime = _runtime(request)

@@ -1,12 +1,11 @@
 """From a request's tasks and images to logits, and to the classes that an answer lists.
 
-Load the paths, read the images, decode them, queue their rows, wait for the batch they run in: all
-within the request's deadline, and dropped when nobody waits for the answer any more. The same for
-every protocol.
+It loads the paths, reads the images, decodes them, queues their rows and waits for the batch that
+they run in. All of this ends at the request's deadline, or when the client leaves. Every protocol
+uses it.
 
-What a version's path spec calls its activation decides what its logits mean: softmax over its
-classes, one of which a picture has; or a sigmoid for each of its labels, of which a picture has any
-number.
+The activation in a version's path spec says what its logits mean: `softmax` over classes, of which
+a picture has one; or a `sigmoid` for each label, of which a picture has any number.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ from vit.decode import Decoding
 
 T = TypeVar("T")
 Logits = NDArray[np.float32]  # [classes]
-# A request's images. It calls what it is given before it waits for them: that raises
-# TaskQueueFull or Unavailable where they would not be let in now.
+# A request's images. Before it waits for them it calls its argument, which raises TaskQueueFull or
+# Unavailable if they would not be admitted now.
 Read = Callable[[Callable[[], None]], Awaitable[Sequence[Source]]]
 Gone = Callable[[], Awaitable[None]]
 TOP_K = 5  # classes listed of a softmax where the request does not say; of sigmoids all are
-LOOK_AFTER_S = 0.1  # an answer that is sooner costs no look at whether the client is still there
+LOOK_AFTER_S = 0.1  # answers that take longer check whether the client is still there
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,7 @@ async def classify(runtime: Runtime, request: Request, read: Read, gone: Gone) -
 
 
 def _late(request: Request) -> GatewayError:
-    """What its deadline passed amid."""
+    """The error for the stage in which the deadline passed."""
     stage, within = request.timings.stage, f"within {request.patience_s:g} s"
     if stage == "load":
         return Unavailable(f"{_named(request.tasks)} still loading", retry_after_s=1)
@@ -111,7 +110,7 @@ def _outcomes(
     done: Sequence[Done[Logits]],
     each: int,
 ) -> Sequence[Outcome]:
-    """The rows' answers by task, of each to as many images; the request is told what ran for it."""
+    """The rows' answers by task, each for `each` images; notes in the request what ran for it."""
     outcomes: list[Outcome] = []
     versions: list[int | None] = []
     at = 0
@@ -134,7 +133,7 @@ def _named(tasks: Sequence[str]) -> str:
 
 
 async def _paths(runtime: Runtime, request: Request) -> Sequence[LoadedPath | GatewayError]:
-    """The tasks' paths, or why not; raises the first's error if there is none at all."""
+    """The tasks' paths, or their errors; raises the first error if no task has a path."""
     if len(request.tasks) == 1:
         return [await runtime.catalog.acquire(request.tasks[0], request.grants, request.version)]
     found: list[LoadedPath | GatewayError] = []
@@ -153,8 +152,8 @@ async def _paths(runtime: Runtime, request: Request) -> Sequence[LoadedPath | Ga
 class _Rows:
     """One row for each path and image.
 
-    An image is decoded once by each of the rules that the paths' versions name, and resized to what
-    is needed. Rows meet in the engine where their pixels are equal.
+    An image is decoded once by each set of rules that the paths' versions name, and resized as
+    they need it. The engine computes rows with equal pixels together.
     """
 
     def __init__(
@@ -202,7 +201,7 @@ class _Rows:
 
 
 def _targets(paths: Sequence[LoadedPath]) -> Mapping[Decoding, Collection[Target]]:
-    """What an image is brought to for all of these paths, by the rules of decoding."""
+    """The forms of an image that these paths need, by the rules of decoding."""
     found: dict[Decoding, set[Target]] = {}
     for path in paths:
         for decoding, targets in path.targets.items():
@@ -221,7 +220,7 @@ def _ask(paths: Sequence[LoadedPath], images: int, request: Request) -> Ask:
 
 
 async def _unless_gone(answer: asyncio.Future[T], gone: Gone) -> T:
-    """The answer; cancelled, so that what has not begun never runs, once the client is gone."""
+    """The answer; cancels it when the client has left, so that nothing more begins for it."""
     loop = asyncio.get_running_loop()
     looking: list[asyncio.Task[None]] = []
     left = False
@@ -274,7 +273,7 @@ def probabilities(path: LoadedPath, logits: NDArray[np.float32]) -> NDArray[np.f
 
 
 def _softmax_list(path: LoadedPath, values: list[float]) -> list[float]:
-    """In plain Python, which is done with some hundred classes before NumPy is with its calls."""
+    """In plain Python: for up to some hundred classes it is faster than NumPy's calls."""
     highest = max(values)
     odds = list(map(math.exp, [value - highest for value in values]))
     total = sum(odds)

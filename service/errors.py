@@ -58,7 +58,7 @@ class Unauthenticated(GatewayError):
 
 
 class Forbidden(GatewayError):
-    """Not allowed to who asks."""
+    """This caller may not do that."""
 
     status, kind, title = 403, "forbidden", "Not allowed"
 
@@ -99,7 +99,7 @@ class BadParameter(GatewayError):
 
 
 class TaskQueueFull(GatewayError):
-    """As many rows of this task wait as may."""
+    """The most rows of this task that may wait are waiting."""
 
     status, kind, title = 429, "task-queue-full", "Too many requests for this task"
 

@@ -8,9 +8,9 @@ bodies, decoding and components, those that the settings leave open share the re
 take is known only when they are made, and others on this machine may grow too: `Headroom` says what
 is really left, and components go before the kernel ends a process.
 
-A limit that is accepted at the start is one in which every ordinary picture is answered: a JPEG or
-a PNG of as many pixels as a phone takes, or of MUNET_MAX_PIXELS if that is less. Where there is no
-room for one, the start is refused with the sum. Only a MUNET_DECODE_MEMORY that is set may be less.
+With a limit that is accepted at the start, every ordinary picture is answered: a JPEG or a PNG with
+as many pixels as a phone's, or with MUNET_MAX_PIXELS if that is less. Without room for one, the
+start is refused with the sum. Only a MUNET_DECODE_MEMORY that is set may be less.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _taken(process: str) -> int:
 def require_enough(settings: Settings) -> None:
     """Raises SettingsError, with the sum, where a gateway with these settings has no room.
 
-    Before one is started, so that the kernel does not end it before it can say so.
+    Checked before the start, so that the kernel does not end the gateway before it can say so.
     """
     divided(settings, Machine().memory(), LEAST_WORKER + LEAST_MAIN // settings.workers)
 

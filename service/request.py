@@ -1,12 +1,12 @@
 """One request to classify, from its first byte to its line in the log; the same for every protocol.
 
-A `Request` is made where its head has been read. Each stage fills in its part: who asks and for
-what, when it came into which stage (`Timings`), what it was answered. Queue, answer, metrics, log
-and traces read it.
+A `Request` is made when its head has been read. Each stage fills in its part: who asks for what,
+when the request entered which stage (`Timings`), and how it was answered. The queue, the answer,
+metrics, log and traces read it.
 
-Law of its time: from its start to its end a request, with all its tasks, is in exactly one stage at
-any time. A stage ends where the next one begins, so the times of the stages sum to the whole,
-however the request ends: answered, refused or failed.
+Law of its time: from its start to its end, a request with all its tasks is in exactly one stage at
+any time. A stage ends when the next one begins. So the times of the stages sum to the whole, if the
+request is answered, refused or failed.
 
 With an access log or traces, every request of every kind ends there as an `Exchange`.
 `exchanged` opens it where the request comes in.
@@ -38,9 +38,9 @@ _NOTHING: Mapping[str, float] = dict.fromkeys((*STAGES, TOTAL), 0.0)
 class Timings:
     """When a request came into which stage; times of `time.monotonic`.
 
-    It is in the stage of the last mark, and changes by `enter` on the event loop's thread. The
-    threads that make its rows and run them only set the three times below, which `follow` takes in:
-    what they do after the request was given up changes nothing.
+    The request is in the stage that `enter` marked last, on the event loop's thread. The threads
+    that make its rows and run them only set the three times below; `follow` adds them. What these
+    threads do after the request was given up changes nothing.
     """
 
     __slots__ = ("ended", "marks", "queued", "ran", "running")
@@ -62,7 +62,7 @@ class Timings:
 
     @property
     def stage(self) -> str:
-        """In which it is."""
+        """The stage that it is in."""
         return self.marks[-1][0]
 
     def begin(self, started: float) -> None:
@@ -70,7 +70,7 @@ class Timings:
         self.marks[0] = (self.marks[0][0], started)
 
     def enter(self, stage: str) -> float:
-        """It is in this stage from now on; the time."""
+        """It is in this stage from now on; returns the time."""
         now = time.monotonic()
         if self.marks[-1][0] != stage:
             self.marks.append((stage, now))
@@ -94,7 +94,7 @@ class Timings:
         yield stage, began, ended
 
     def seconds(self, ended: float | None = None) -> dict[str, float]:
-        """In each stage, and in `total`; up to now, if no end is given."""
+        """Seconds in each stage and in `total`; up to now, if no end is given."""
         ended = time.monotonic() if ended is None else ended
         found = dict(_NOTHING)
         stage, began = self.marks[0]
@@ -108,7 +108,7 @@ class Timings:
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """What it asks for, and what becomes of it."""
+    """What a request asks for, and how it ends."""
 
     protocol: str  # http | v2-http | v2-grpc
     tasks: Sequence[str]  # distinct
@@ -144,7 +144,7 @@ class Request:
 
     @property
     def reason(self) -> str | None:
-        """Of its refusal, for the metric. A client that leaves hardly any time refuses itself."""
+        """The reason of its refusal, for the metric; a deadline that is too short has its own."""
         impatient = self.patience_s < SHORT_S and self.refusal in OF_TIME
         return "short-deadline" if impatient else self.refusal
 
@@ -163,7 +163,7 @@ class Request:
 
 @dataclass(slots=True, eq=False)
 class Exchange:
-    """Any request and its answer, as seen from where it comes in; times of `time.monotonic`."""
+    """Any request and its answer, as the entrance sees them; times of `time.monotonic`."""
 
     method: str
     path: str
@@ -187,7 +187,7 @@ _CURRENT: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
 
 @contextmanager
 def exchanged(reports: Sequence[Report], exchange: Exchange) -> Iterator[None]:
-    """Around the whole of a request; all that is noted on its way belongs to this exchange."""
+    """Around a whole request; everything noted meanwhile belongs to this exchange."""
     token = _CURRENT.set(exchange)
     try:
         yield
@@ -212,7 +212,7 @@ def identified(name: str) -> None:
 class Watch:
     """A context around a request to classify and its answer, which is counted at its end.
 
-    GatewayErrors that were not answered are noted and go on.
+    GatewayErrors that were not answered are noted and raised again.
     """
 
     __slots__ = ("_counters", "_request")

@@ -58,7 +58,7 @@ class Runtime:
 
     def __init__(self, settings: Settings, worker: Worker | None = None) -> None:
         """Raises InvalidKey or SettingsError for unusable settings, keys or tokens. Whether the
-        store answers is found out later.
+        store answers shows later.
         """
         self.store = ModelStore(settings.store, later=True)
         self.trust = Trust(self.store, settings.trusted_keys)
@@ -167,7 +167,7 @@ class Runtime:
             self.health.start()
 
     def stop(self) -> None:
-        """Ends all threads, but those that a store holds that hangs; rows that wait are refused."""
+        """Ends all threads except those that a hanging store holds; refuses the waiting rows."""
         self.access.stop()
         reading = threading.Thread(target=self._stop_reading, name="stop", daemon=True)
         reading.start()
@@ -199,14 +199,14 @@ class Runtime:
 
     @property
     def alive(self) -> bool:
-        """Whether the threads that nothing works without are running; one that is slow is."""
+        """Whether all necessary threads run; a slow thread runs."""
         if LOOP.seconds(time.monotonic()) > HUNG_S:
             return False
         return self.batcher.alive and self.decoders.alive and self.catalog.alive
 
     @asynccontextmanager
     async def in_time(self) -> AsyncIterator[None]:
-        """Around what waits for the store; raises Unavailable when the longest deadline passes."""
+        """Around work that waits for the store; raises Unavailable at the longest deadline."""
         limit_s = self.settings.deadline_ms / 1e3
         try:
             async with asyncio.timeout(limit_s):
@@ -231,7 +231,7 @@ class Runtime:
         return path
 
     def _try(self, slot: Slot) -> None:
-        """Sends a picture through a version, all the way that a request's goes."""
+        """Sends a picture through a version, by all steps of a request."""
         path = slot.path or self._prepare(slot.published(), pinned=slot.pinned)
         self._answer(path)
 

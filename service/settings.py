@@ -23,7 +23,7 @@ OTHERS = (
     *("CACHE", "CACHE_BYTES", "STORE_LATE_S", "DATA", "IMAGE", "STORE_DIR"),
     *("GREETING", "MAIN_PID", "WORKERS_FOLDER"),
 )
-# Of these, those that the store would refuse: name -> what is wanted.
+# Those of them that the store checks: name -> what it expects.
 _OF_STORE = {"CACHE_BYTES": SIZE, "STORE_LATE_S": "seconds, 0 or more"}
 # What Kubernetes gives every pod for a service whose name begins with munet.
 _LINK = re.compile(
@@ -62,7 +62,7 @@ AT_MOST = (
     ("max_batch_rows", "queue_per_task"),
     ("max_batch_rows", "queue_total"),
 )
-THREAD_MEMORY = 512 * 2**20  # of the machine: for so much of it a compute thread, by default
+THREAD_MEMORY = 512 * 2**20  # bytes of the machine's memory for each compute thread, by default
 IMAGES_AT_LIMIT = 4  # as large as may be, in one request
 Bytes = NewType("Bytes", int)
 _WHOLE = re.compile(r"[0-9]{1,18}")
@@ -70,7 +70,7 @@ _NUMBER = re.compile(r"([0-9]{1,18}\.?[0-9]{0,18}|\.[0-9]{1,18})([eE][+-]?[0-9]{
 
 
 def _compute_threads(workers: int) -> int:
-    """As many as memory has room for the programs of."""
+    """One for each core, as far as memory has room for their programs."""
     machine = Machine()
     room = machine.memory().bytes // workers // THREAD_MEMORY
     return max(1, min(machine.cores() // workers, room))
@@ -101,7 +101,7 @@ class Settings:
     deadline_ms: int = LONGEST_DEADLINE_MS  # of a request that names none; none may be longer
     decode_threads: int = 2
     load_threads: int = 2  # loads that compute at once; more may wait for the store
-    drain_s: float = 2.0  # SIGTERM: unready for so long before the listener closes
+    drain_s: float = 2.0  # after SIGTERM: unready before the listener closes
     trusted_keys: str = ""  # PEM file or folder of public keys: only what they signed is served
     tokens: str = ""  # TOML file of who may do what; without one, only this machine may ask
     cors_origins: str = ""  # of web pages that may ask, separated by commas; * is all

@@ -17,7 +17,7 @@ WILDCARDS = frozenset("*?[")
 
 
 class _Names:
-    """Names of tasks, and patterns of them; a comparison costs little, however many there are."""
+    """Names and patterns of tasks; to compare one name with all of them is cheap."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
         wild = [one for one in patterns if WILDCARDS & set(one)]
@@ -59,7 +59,7 @@ class Grants:
         return task in self._tasks
 
     def require_classify(self, task: str) -> None:
-        """Raises Unauthenticated or Forbidden; whether there is such a task plays no part."""
+        """Raises Unauthenticated or Forbidden, for tasks that exist and for others."""
         if not self.classifies(task):
             raise self._refusal(f"classify with task {task[:SHOWN_CHARACTERS]!r}")
 
@@ -74,10 +74,10 @@ class Grants:
             raise self._refusal("make admin calls")
 
     def sees(self, task: str, private: bool | None) -> bool:
-        """Whether a task exists, as far as this request is told.
+        """Whether this request is told that a task exists.
 
-        Where it cannot be known whether it is private (None), only for those who look after the
-        gateway: admins, and where there are no tokens those on its machine.
+        If `private` is not known (None), only those who run the gateway are told: admins, or
+        without tokens the users of its machine.
         """
         if private is None and (self.admin or self is LOCAL):
             return True

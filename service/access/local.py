@@ -1,10 +1,13 @@
-"""Which requests are made on this machine, by somebody who uses it: all that are answered without
-tokens.
+"""Which requests a user of this machine makes: without tokens, only these are answered.
 
-Every program here reaches the gateway, a browser too, and with it any page that it shows. So local
-is only what comes from a loopback address; is sent to one (a page's own host name can be made to
-resolve to this machine); is not of a page of another origin, for which browsers send `Origin` or
-`Sec-Fetch-Site`; and has not come through a proxy, whose address would be taken for its clients'.
+Every program here reaches the gateway, also a browser, and so any page that the browser shows. A
+request is local only if all of this holds:
+
+- It comes from a loopback address.
+- It is sent to a loopback address: a page's own host name may resolve to this machine.
+- It is not from a page of another origin: browsers say so by `Origin` or `Sec-Fetch-Site`.
+- It has passed no proxy: the proxy's address would be taken for that of its clients.
+
 Over gRPC there is neither host nor browser: no browser speaks HTTP/2 without TLS.
 """
 

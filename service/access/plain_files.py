@@ -1,4 +1,4 @@
-"""Small files that other programs write, like keys and tokens: read without waiting for anybody."""
+"""Small files that other programs write, like keys and tokens; reading never waits for them."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Bucket:
         self._at = clock()
 
     def take(self) -> float:
-        """Takes one out: 0; or, where there is none, the seconds until there is."""
+        """Takes a request out and returns 0; if none is left, the seconds until there is one."""
         with self._lock:
             now = self._clock()
             self._left = min(self.burst, self._left + (now - self._at) * self.rate)

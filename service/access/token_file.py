@@ -21,7 +21,7 @@ from service.access.rates import Bucket
 from service.errors import SettingsError
 
 logger = logging.getLogger(__name__)
-LOOK_EVERY_S = 1.0  # a token that is taken out of the file works for so long at most
+LOOK_EVERY_S = 1.0  # a token that is taken out of the file works at most this long
 LAST_LOOK_S = 0.1  # that the end waits for: the disk may hang
 MAX_BYTES = 1 << 20  # some 5,000 tokens
 MAX_DOTS = 8  # of one key: what a deeply nested one costs grows with its square
@@ -71,8 +71,8 @@ class TokenFile:
     def find(self, digest: str) -> Grants | None:
         """What the token of this SHA-256 may do; "" stands for none.
 
-        How long the search takes tells nothing of use: who could choose a digest, to come near one,
-        could choose a token that gives it.
+        The time of the search reveals nothing useful: a client who could choose digests near a
+        stored one could also choose a token with that digest.
         """
         return self._tokens.get(digest)
 
@@ -112,7 +112,7 @@ class TokenFile:
 def parse(data: bytes, before: Tokens, clock: Callable[[], float]) -> Tokens:
     """The entries of a file. Raises ValueError.
 
-    Those whose rate is as it was `before` have used of it what they had.
+    Entries whose rate is the same as `before` keep what they have used of it.
     """
     buckets = {grants.name: grants.bucket for grants in before.values()}
     tokens = [_token(table, buckets, clock) for table in _tables(data)]
@@ -167,7 +167,7 @@ def _token(
 def _bucket(
     name: str, rate: Any, burst: Any, before: Bucket | None, clock: Callable[[], float]
 ) -> Bucket | None:
-    """Of a rate alone the burst is what comes in a second."""
+    """A rate without a burst allows the requests of one second at once."""
     if rate is None:
         if burst is not None:
             raise ValueError(f"token {name}: burst goes with a rate")

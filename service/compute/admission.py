@@ -1,8 +1,8 @@
 """Which requests are let in: bounds on rows, and a forecast of when each would be answered.
 
-A request counts from the moment its images are about to be decoded, so that no decoding is done
-for what the queues would refuse. Work is estimated by flow, as the fair queue will share it out: a
-flood makes its own requests wait, hardly those of others.
+A request counts from the moment before its images are decoded, so that no image is decoded for a
+request that the queues would refuse. Work is estimated by flow, as the fair queue shares it: a
+flood makes its own requests wait, but hardly those of others.
 """
 
 from __future__ import annotations
@@ -105,9 +105,9 @@ class Admission:
         )
 
     def _ahead(self, ask: Ask, waiting: Mapping[Flow, float], work: float) -> float:
-        """What is done before this request's own work is.
+        """The work that is done before this request's own work is finished.
 
-        Until its flow is given what waits in it, any other flow gets what it has, or its share.
+        Until then, any other flow gets all of its waiting work done, or its share.
         """
         share = (waiting.get(ask.flow, 0.0) + work) / WEIGHTS[ask.level]
         ahead = 0.0
@@ -135,24 +135,24 @@ class Admission:
         return expected_s
 
     def _count_offered(self, ask: Ask, decode_s: float) -> None:
-        """What came, let in or not: it grows with the load beyond what can be done."""
+        """Counts the work of a request, admitted or not: the sum may exceed what can be done."""
         self._offered += 1
         self.offered_s += self._throughput.drain(ask.work)
         self.offered_decode_s += decode_s
 
     def came(self) -> tuple[int, int]:
-        """How many requests came, and how many of them were let in."""
+        """How many requests came, and how many of them were admitted."""
         return self._offered, self._let_in
 
     def missed(self) -> None:
-        """Counts a request of which nothing is known as one like the others."""
+        """Counts a request of which nothing is known: it takes the mean of the others."""
         if self._offered:
             self.offered_s += self.offered_s / self._offered
             self.offered_decode_s += self.offered_decode_s / self._offered
             self._offered += 1
 
     def decoded(self, ask: Ask, expected_s: float, seconds: float | None) -> None:
-        """It took so long, without waiting for its turn; None if it came to nothing."""
+        """Making it took this long, without waiting for its turn; None if it failed."""
         left_s = self._decoding.pop(ask.flow, 0.0) - expected_s
         if left_s > NOTHING_S:  # a sum of floats may not come back to zero
             self._decoding[ask.flow] = left_s

@@ -1,4 +1,4 @@
-"""One batch: what is in it, what may still join, and what is reported of it."""
+"""One batch: its rows, which rows may still join, and its report."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Order(Enum):
 
 
 class Batch(Generic[RowT, AnswerT]):
-    """A batch on its way to be full."""
+    """A batch that is being filled."""
 
     def __init__(self, limit: int, free_rows: Callable[[int], int]) -> None:
         self._limit = limit  # rows
@@ -48,7 +48,7 @@ class Batch(Generic[RowT, AnswerT]):
         return self.rows >= self._limit
 
     def has_room(self, request: Submission[RowT, AnswerT]) -> bool:
-        """Whether it may join without making it too large, or a light task's wait long."""
+        """Whether it may join: the batch stays small enough, and no light task waits long."""
         rows = self.rows + len(request.rows)
         if not self.requests:
             return True

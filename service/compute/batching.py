@@ -1,8 +1,8 @@
 """From waiting requests to batches on the engine threads, and answers back to the event loop.
 
-Each thread is a stream of batches. Work-conserving: whenever a stream is free it takes what waits,
-up to the size at which larger batches stop to pay; in the order of arrival while all that waits
-fits into each stream's next batch, else in the fair queue's. No HTTP, no JAX.
+Each thread is a stream of batches. A free stream takes waiting rows at once, up to the size beyond
+which larger batches gain nothing. While all waiting rows fit into each stream's next batch, their
+order is that of arrival; else it is the fair queue's. No HTTP, no JAX.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Batcher(Generic[RowT, AnswerT]):
     ) -> None:
         """`run` answers rows in order; it is called from each stream's thread.
 
-        `cost_clock` says in that thread how much of a processor it has taken; None: what passes.
+        `cost_clock` says in that thread how much processor time it took; None: time passed.
         `delay` says how long an answer waits for the event loop.
         """
         self._run = run
@@ -103,12 +103,12 @@ class Batcher(Generic[RowT, AnswerT]):
 
     @property
     def offered_s(self) -> tuple[float, float]:
-        """Seconds of the streams, and of the decoders, that all which was asked for would take."""
+        """Seconds that all requested work would take of the streams, and of the decoders."""
         return self._admission.offered_s, self._admission.offered_decode_s
 
     @property
     def streams(self) -> int:
-        """How many batches may run at the same time, as busy as the rest of the process is now."""
+        """How many batches may run at the same time while the process is as busy as now."""
         with self._lock:
             return self._cores.free(self._clock())
 
@@ -132,12 +132,12 @@ class Batcher(Generic[RowT, AnswerT]):
     ) -> asyncio.Future[list[Done[AnswerT]]]:
         """Queues the rows that `make` makes in the threads; they run in one batch.
 
-        `make` is called again while it answers None: each call is a piece of the work, between
-        which others have their turn. One row for each task of the Ask, no more than fit into a
-        batch. They have their place in the queue from now on: raises as `check` does. The future
-        may raise what `make` does, DeadlineExceeded, InternalError or Unavailable. The caller
-        cancels it when the deadline passes: what has not begun is dropped, and takes no more room.
-        `timings` are told when the rows wait, run and have run.
+        `make` is called again while it returns None: each call is one piece of the work, and others
+        have their turn between the pieces. It makes one row for each task of the Ask, no more than
+        fit into a batch. They have their place in the queue from now on: raises as `check` does.
+        The future may raise what `make` raises, DeadlineExceeded, InternalError or Unavailable. The
+        caller cancels it at the deadline; what has not begun then is dropped and takes no room.
+        `timings` get the times when the rows wait, run and have run.
         """
         future = asyncio.get_running_loop().create_future()
         with self._lock:
@@ -151,7 +151,7 @@ class Batcher(Generic[RowT, AnswerT]):
         return future
 
     def _make(self, request: Submission[RowT, AnswerT], make: Make[RowT]) -> bool:
-        """In a thread: makes a piece of a request's rows, or queues them; whether there is more."""
+        """In a thread: makes a piece of a request's rows, or queues them; whether more is to do."""
         try:
             if request.state is State.PREPARING and not self._stopping:
                 now = self._clock()
@@ -256,7 +256,7 @@ class Batcher(Generic[RowT, AnswerT]):
 
     @property
     def _may_run(self) -> bool:
-        """Whether rows wait; while other batches run, also whether enough wait and a core is free."""
+        """Whether rows wait; while other batches run, also whether enough do and a core is free."""
         if not self._running or not self._waiting:
             return bool(self._waiting)
         enough = self._waiting >= self._throughput.enough_rows
@@ -280,16 +280,16 @@ class Batcher(Generic[RowT, AnswerT]):
         return Order.ARRIVAL if all_fit else Order.FAIR
 
     def _take(self, now: float) -> tuple[Batch[RowT, AnswerT], list[Submission[RowT, AnswerT]]]:
-        """The next batch, and what the engine cannot answer in time any more."""
+        """The next batch, and the requests that the engine can no longer answer in time."""
         order = self._order()
         pop = self._queue.pop_oldest if order is Order.ARRIVAL else self._queue.pop
         limit = self._throughput.limit(self._waiting, considerate=order is Order.CONSIDERATE)
         batch: Batch[RowT, AnswerT] = Batch(limit, self._throughput.free_rows)
         late: list[Submission[RowT, AnswerT]] = []
         passed: list[Submission[RowT, AnswerT]] = []
-        # As if the batch became as large as usual: small batches for urgent requests would cost
-        # throughput when there is least to spare. Not as large as a trial's: of that size nothing
-        # is known, or an old pause, and what it would refuse is what would show better.
+        # Assumes a batch of the usual size: small batches for urgent requests would cost throughput
+        # when it is scarcest. Not of a trial's size: nothing is known of that, or only an old
+        # pause; to refuse requests because of it would keep it from being measured.
         rows = min(limit, self._throughput.usual_rows, self._waiting)
         ends = now + self._throughput.seconds(rows, self._waiting_work * rows / self._waiting)
         while not batch.full and len(passed) < LOOK_PAST and (request := pop()):

@@ -1,8 +1,8 @@
 """How many batches may run at the same time: as many as there are cores that nothing else needs.
 
-The event loop and decoding of the same process go first. Where they take a core, as under a flood
-that is refused, one more batch would only take turns with them: requests would wait longer, and
-fewer of them would be answered.
+The event loop and decoding of the same process go first. When they need a core, as during a flood
+of refused requests, one more batch would only compete with them: requests would wait longer, and
+fewer would be answered.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Cores:
         rest_s: Callable[[], float],
         came: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
-        """`rest_s` says how many seconds of processors all but the batches have taken, `came` how
-        many requests came and how many of them were let in.
+        """`rest_s` says how many seconds of processor time all but the batches have taken; `came`
+        says how many requests came, and how many of them were admitted.
         """
         self._cores = cores
         self._rest_s = rest_s
@@ -52,17 +52,17 @@ class Cores:
 
 
 def own_clock() -> int | None:
-    """The clock of the processor's time that the calling thread takes, where there are such.
+    """The clock of the calling thread's processor time; None if the system has none.
 
-    Only a thread that runs may be asked for: of one that has ended, the C library reads memory that
-    is not there.
+    Call it only in a running thread: for one that has ended, the C library reads memory that is
+    not there.
     """
     clock_of = getattr(time, "pthread_getcpuclockid", None)
     return None if clock_of is None else clock_of(threading.get_ident())
 
 
 def seconds_of_others(clocks: Iterable[int]) -> float:
-    """Of processors, that this process has taken without the threads of these clocks."""
+    """Processor time of this process, without the threads of these clocks."""
     seconds = time.process_time()
     for clock in clocks:
         with suppress(OSError):  # the thread has ended

@@ -29,7 +29,7 @@ def give_back_free_memory() -> None:
 
 
 class DecodeMemory:
-    """A number of bytes that pictures share; who does not fit waits, first come, first served.
+    """Bytes that pictures share; a picture that does not fit waits, first come, first served.
 
     A picture waits only for those that are being decoded, so never for long: what it holds it gives
     back without waiting for anything else.

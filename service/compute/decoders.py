@@ -1,8 +1,8 @@
-"""Threads that images are decoded in, shared fairly: the next piece of work is the queue's next.
+"""Threads that decode images, shared fairly: the fair queue says which piece of work is next.
 
-A request's images are decoded one at a piece, and between two pieces it waits for its turn again:
-one of many large images delays another request by one image at most, and one that nobody waits for
-any more stops there. A piece costs its flow the processor time that it took.
+Each piece decodes one image of a request; between two pieces the request waits for its turn again.
+So a request with many large images delays another one by one image at most, and stops after the
+current image when nobody waits for it any more. A piece costs its flow the processor time it took.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Turn:
     piece: Piece | None
 
     def cancel(self) -> None:
-        """No piece begins from now on; what it would need is let go of."""
+        """No piece begins from now on; lets go of what pieces would need."""
         self.piece = None
 
 
@@ -111,7 +111,7 @@ class Decoders:
         return None
 
     def _after(self, turn: Turn, seconds: float, more: bool) -> tuple[Turn, bool]:
-        """Settles a piece; the turn that is next, if there is one at once."""
+        """Settles a piece; returns the next turn, if one is waiting."""
         with self._changed:
             self._queue.correct(turn.ask, seconds - turn.ask.work)
             self._usual_s += (seconds - self._usual_s) / PIECES

@@ -1,11 +1,11 @@
 """One forward for rows of many tasks: rows are grouped by stage, equal prefixes computed once.
 
-Programs take weights as arguments, so their number depends neither on the number of tasks nor on
-depth: some per kind of stage and bucket. Where all rows of a group go on together, a fused program
-takes several stages in one call; rows that are each alone in a stage of one kind run it side by
-side, four in a call. Stages that are small and each task's own, adapters and heads, run in one call
-for all tasks that wait at the same depth. A multipath row takes a walk for each of its
-sub-paths, which meets others like any walk; what they answer is mixed at the end.
+Programs take weights as arguments. So their number depends on the kinds of stages and buckets, and
+neither on the number of tasks nor on depth. If all rows of a group go on together, a fused program
+runs several stages in one call. Rows that are alone in stages of one kind run side by side, four in
+a call. Small stages that belong to one task each, such as adapters and heads, run in one call for
+all tasks that wait at the same depth. A multipath row takes a walk for each sub-path, which joins
+other rows like any walk; the sub-paths' answers are mixed at the end.
 
 A row's result does not depend on its batch mates: bit for bit within a bucket, and to rounding
 (about 1e-6 where logits are about 1) between buckets, whose programs add in another order.
@@ -53,7 +53,7 @@ Key = Stage | tuple[Program, int]  # what runs together: one stage's rows, or a 
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class DeviceArrays:
     """A component's arrays where the programs need them."""
 
     shapes: Shapes
@@ -82,7 +82,7 @@ class WrongArrays(Told, ValueError):
 
 
 class Engine:
-    """Compiled programs and the walk of batches through them, on each of its streams one."""
+    """Compiled programs, and the walks of batches through them: one batch on each stream."""
 
     def __init__(
         self,
@@ -112,10 +112,10 @@ class Engine:
         self.programs.close()
         self._backend.close()
 
-    def place(self, kind: str, tree: Any) -> Placed:
+    def place(self, kind: str, tree: Any) -> DeviceArrays:
         """A component's arrays on the device: float32, and heads padded with classes of zeros.
 
-        They are copied, so that the memory into which the file was read is free at once. Raises
+        They are copied, so that the memory of the file's bytes is free at once. Raises
         WrongArrays if they are not those of a component of this kind.
         """
         found, known = _ranks(_flat(tree)), _ranks_of(kind)
@@ -131,10 +131,10 @@ class Engine:
                 "bias": np.pad(arrays["bias"], (0, missing)),
             }
         placed = arrays if kind in router.KINDS else self._backend.place(kind, arrays)
-        return Placed(_interned(_flat(arrays)), placed)
+        return DeviceArrays(_interned(_flat(arrays)), placed)
 
     def warm(self, path: LoadedPath) -> None:
-        """Compiles what one row needs that has no program yet; blocks. The rest follows.
+        """Compiles the missing programs for one row; blocks. Those for more rows follow.
 
         Raises WrongArrays if a component's arrays do not have the shapes that are needed.
         """
@@ -149,7 +149,7 @@ class Engine:
     def probe(self, path: LoadedPath) -> None:
         """Runs one image through a warmed path, between two batches of a stream; blocks.
 
-        A path is served only after that image got finite numbers: raises NotFinite.
+        A path is served only after finite numbers for that image: else raises NotFinite.
         """
         with self._turn():
             (logits,), _ = self._answers([probe.row(path)])
@@ -164,7 +164,7 @@ class Engine:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """A stream for one batch. Who waits is next, however soon others are back."""
+        """A stream for one batch. Threads get one in the order in which they began to wait."""
         with self._next:
             self._running.acquire()
         try:
@@ -191,7 +191,7 @@ class Engine:
         return [_logits(row.path, rest) for row in rows], shared
 
     def _run_group(self, group: Sequence[_Node], missing: Counter[Key]) -> Sequence[_Node]:
-        """Computes a group, and what a fused program takes along; returns what it ended with."""
+        """Computes a group and those that a fused program includes; returns the last group."""
         program = group[0].stage.program
         parts = split(self.programs.ready(program), tokens_of(program), len(group))
         levels = self._levels(group, parts, missing)
@@ -326,7 +326,7 @@ def _interned(found: Shapes) -> Shapes:
 
 @functools.cache
 def _shapes(program: Program) -> tuple[Shapes, ...]:
-    """What its weights must be. Never what came first: that one may be the malformed one."""
+    """The shapes that its weights must have: never those of the first, which may be malformed."""
     return tuple(_flat(shapes(program.shape, kind)) for kind in program.kinds)
 
 
@@ -364,7 +364,7 @@ def _plan(walks: Sequence[tuple[Walk, Decoded]]) -> tuple[_Waiting, list[_Node],
 
 
 def _next_key(waiting: _Waiting, missing: Counter[Key]) -> Key:
-    """What no further row can reach later; any, if paths cross in opposite orders."""
+    """A group that no further row can reach later; any, if paths cross in opposite orders."""
     for key, group in waiting.items():
         if missing[key] == len(group):
             return key

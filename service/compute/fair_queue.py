@@ -1,9 +1,9 @@
-"""In which order waiting requests run: fair between tasks by estimated work, weighted by priority.
+"""The order of waiting requests: fair between tasks by estimated work, weighted by priority.
 
-Start-time fair queueing (Goyal et al. 1996). A flow is what waits of one task, from one caller, at
-one level. Each has a tag in virtual time that grows by the work of what it was given; the lowest
-tag goes first, so flows that always have something waiting get equal work, and one that comes back
-after a pause is next. Knows neither time nor threads.
+Start-time fair queueing (Goyal et al. 1996). A flow is the waiting requests of one task, from one
+caller, at one level. Each flow has a tag in virtual time, which grows by the work that was done for
+it, and the lowest tag is next. So flows that always have requests waiting get equal work, and a
+flow that comes back after a pause is next. It knows neither time nor threads.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ ASIDE = -1  # no entry: the flow stands aside
 
 @dataclass(slots=True)
 class Ask:
-    """A request as the queues see it: one row for each task it names; not to be changed."""
+    """A request as the queues see it, with one row for each task; never changed."""
 
     tasks: Sequence[str]  # of each row; it waits in the first one's flow
     costs: Sequence[float]  # of each row: estimated work in any unit, above 0
     deadline: float  # a time of the batcher's clock
     priority: int = 0  # 1 highest, 2 or 0 normal, 3 and above lowest
-    caller: str = ""  # whose it is
+    caller: str = ""  # who asks
     flow: Flow = field(init=False)  # where it waits
     level: int = field(init=False)  # a key of WEIGHTS
     work: float = field(init=False)  # of all its rows
@@ -41,8 +41,8 @@ class Ask:
         self.work = sum(self.costs)
 
 
-class Asking(Protocol):
-    """What the queue orders."""
+class Item(Protocol):
+    """What the queue holds."""
 
     @property
     def ask(self) -> Ask:
@@ -50,7 +50,7 @@ class Asking(Protocol):
         ...
 
 
-T = TypeVar("T", bound=Asking)
+T = TypeVar("T", bound=Item)
 
 
 @dataclass(slots=True)
@@ -129,7 +129,7 @@ class FairQueue(Generic[T]):
         self.drop(request)
 
     def correct(self, ask: Ask, work: float) -> None:
-        """Adds to what a request was charged that ran meanwhile; below zero takes off."""
+        """Corrects what a request was charged that has run since; negative work is taken off."""
         if self._lines:  # else nobody waits, and all begin equal
             each = work / len(ask.tasks) / WEIGHTS[ask.level]
             for task in ask.tasks:
@@ -161,7 +161,7 @@ class FairQueue(Generic[T]):
             heapq.heapify(self._heap)
 
     def _tag(self, flow: Flow) -> float:
-        """When its first request is due: not before any task that it names is."""
+        """The virtual time of its first request: that of the latest task that it names."""
         line = self._lines[flow]
         tag = max(line.since, self._finish.get(flow, 0.0))
         for task in line.waiting[0].ask.tasks[1:]:
@@ -169,7 +169,7 @@ class FairQueue(Generic[T]):
         return tag
 
     def _forget(self) -> None:
-        """What has no weight any more: shares that are used up, and all of them when all idle."""
+        """Forgets flows that no longer count: all of them when nothing waits."""
         if not self._lines:
             self._finish.clear()
             self._heap.clear()

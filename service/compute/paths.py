@@ -162,7 +162,7 @@ def stages_of(
 def _program(
     names: tuple[str, ...], arch: Architecture, *, class_token_only: bool = False
 ) -> Program:
-    """Fields that do not shape the stage are set to one value, so that equal programs are equal."""
+    """Fields that do not shape the stage get one value, so that equal programs compare equal."""
     kinds = tuple(kind_of(name) for name in names)
     shape = replace(arch, num_layers=0, adapters=(), num_classes=1)
     tokens = arch.tokens
@@ -188,7 +188,7 @@ def _program(
 
 
 def _without_pooling(shape: Architecture, *, stem: bool) -> Architecture:
-    """What is not behind the last block does not depend on what the head reads."""
+    """The shape of a stage that does not depend on what the head reads, with one value for that."""
     prefix, pooling = (shape.prefix_tokens, "mean") if stem else (1, "token")
     return replace(shape, prefix_tokens=prefix, pooling=pooling, norm_after_pooling=False)
 
@@ -213,5 +213,5 @@ def elements(tree: Any) -> int:
 
 
 def padded_classes(classes: int) -> int:
-    """Width of the head as the engine runs it, so that class counts do not mint programs."""
+    """Width of the padded head, so that not every number of classes needs programs of its own."""
     return max(SMALLEST_HEAD, 1 << (classes - 1).bit_length())

@@ -1,4 +1,4 @@
-"""A version is tried out before it answers anybody: one image through its whole path."""
+"""Tries a version out before it serves: one image goes through its whole path."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vit.contract import size_of
 
 
 class NotFinite(Told):
-    """A version that answers with numbers that mean nothing."""
+    """A version whose answers are not finite numbers."""
 
 
 def row(path: LoadedPath) -> Row:

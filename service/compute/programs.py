@@ -1,10 +1,10 @@
 """The engine's compiled programs: one for each kind of stage and bucket, and fused ones.
 
-A fused program runs several stages in one call: stages that follow each other, or the same kind of
-stage side by side for rows that each have weights of their own. It has the very operations of the
-single ones, so its answers are theirs bit for bit; what it saves is the way in and out of each
-call. It is made in the background when the first path that it is good for has been loaded. A path
-waits for programs for one row only.
+A fused program runs several stages in one call: stages that follow each other, or one kind of stage
+side by side for rows that each have weights of their own. It has the same operations as the single
+programs, so its answers are the same bit for bit; it saves the cost of calls. It is made in the
+background after the first path that can use it has been loaded. A path waits only for the programs
+for one row.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ SIDE_BY_SIDE = 4  # rows of a program that runs a stage for each with its own we
 SMALL_WEIGHTS = 2**22  # bytes of such a stage: a larger one takes much longer than a call costs
 MOST_FUSED = 96  # stages in all fused programs: each takes about 0.8 MB, and so does a copy
 
-# What a program, and each copy of it, may take while it is made and afterwards: copies of its
-# weights in its own layout. Before one is made, so much is asked for: components are evicted for a
-# program of one stage; a fused one, or another copy of any, is made only where memory is left.
+# What a program and each copy of it may take, while it is made and afterwards: copies of its
+# weights in its own layout. Memory for that is asked for before one is made. For a program of one
+# stage, components are evicted; a fused one, or another copy, is made only if memory is left.
 WEIGHT_COPIES, PROGRAM_BYTES = 2, 2**24
 
 _Name = tuple[Chain, int, bool]  # stages, rows, stacked
@@ -165,7 +165,7 @@ class Programs:
         return compiled.run
 
     def _spare(self, name: _Name) -> bool:
-        """Whether there is memory for one that nobody waits for: a fused one, or another copy."""
+        """Whether memory is left for a program that nobody waits for: a fused one, or a copy."""
         chain = name[0] * (max(1, _fused_stages(name) // len(name[0])))
         return self.memory.has_spare(_size(chain))
 

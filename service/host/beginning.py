@@ -1,6 +1,6 @@
-"""What `bentoml serve` itself does before it starts the workers: what cannot work is one line.
+"""What `bentoml serve` does before it starts workers: it refuses in one line what cannot work.
 
-It imports only what that needs: all else is the workers'.
+This file imports only what that needs; only workers import the rest.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FIRST_LOOK_S = 5.0  # at the store
 
 
 def begin() -> None:
-    """Checks the settings, makes this process the main one, and tells the workers what it knows.
+    """Checks the settings, makes this process the main one, and tells the workers what it found.
 
     Raises SystemExit where the gateway cannot start.
     """
@@ -73,9 +73,9 @@ def _tell_workers(settings: Settings, store: ModelStore) -> None:
 
 
 def _look_at(store: ModelStore) -> None:
-    """Says it where the store does not answer, which is an outage: workers go on trying.
+    """Logs it if the store does not answer: that is an outage, and workers go on trying.
 
-    Raises what is wrong with a store that does.
+    Raises what is wrong with a store that answers.
     """
     found: list[Exception | None] = []
 

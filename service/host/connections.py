@@ -1,20 +1,20 @@
-"""One HTTP connection: one answer for each request, and bounds of how much is sent, how slowly.
+"""One HTTP connection: one answer for each request, and bounds of its size and its time.
 
-uvicorn's own bounds neither the head of a request nor the time that it takes to arrive, keeps a
-connection on which nothing is ever sent, queues as many requests as are sent ahead, and waits for
-ever on a client that does not read. Bodies and their deadlines are the app's.
+uvicorn's own connection does not bound the size of a request's head, or the time that it takes. It
+keeps a connection that sends nothing, queues any number of requests, and waits for ever for a
+client that does not read. The app handles bodies and their deadlines.
 
-Where a request ends is never in doubt: its body is read to the end, or the connection closed.
- - A wish to change the protocol (`Upgrade`) is not granted, so it changes nothing (RFC 9110, 7.8).
-   The parser stops at one and takes the body for the new protocol's: it is given the same head
-   once more, without the header.
- - A head that others could read otherwise is refused (`http/heads.py`), and what trails a chunked
-   body adds nothing to the head.
- - An answer that comes before the client was asked for its body (`Expect`) closes the connection:
-   the client may send the body then, or leave it out.
- - A client that has said all it has to (half-closed) gets its answers first, and one that is still
-   sending when its connection is closed gets the answer that says why: what comes is read for a
-   moment, since closing before it is read would take the answer back.
+Where a request ends is never in doubt: its body is read to the end, or the connection is closed.
+ - A wish to change the protocol (`Upgrade`) is ignored (RFC 9110, 7.8). The parser would stop there
+   and take the body for the new protocol's. So it is given the same head once more, without this
+   header.
+ - A head that others could read in another way is refused (`http/heads.py`). Trailers after a
+   chunked body add nothing to the head.
+ - If an answer comes before the client was asked for its body (`Expect`), the connection is closed:
+   the client may still send the body, or leave it out.
+ - A client that sends nothing more (half-closed) gets its answers before the connection closes.
+ - A client that is still sending when its connection is closed gets the answer that says why. Its
+   data is read for a moment: closing with unread data would take the answer back.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ PIECE = 64 * 1024  # bytes that are parsed before the bounds are looked at again
 
 
 def install() -> None:
-    """Makes it what uvicorn speaks by default; before a server is configured."""
+    """Makes it uvicorn's default protocol; call it before a server is configured."""
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{Connection.__qualname__}"
 
 
@@ -109,7 +109,7 @@ class Connection(HttpToolsProtocol):
     def _send_whole(self, head: bytes, body: bytes) -> bool:
         """Answers the request that runs, as its `send` would with 200 and these header lines.
 
-        That costs the event loop a tenth of a request. False where its client has to be waited for.
+        This saves the event loop a tenth of a request. False if it has to wait for the client.
         """
         cycle = self._running
         assert cycle is not None and not cycle.response_started

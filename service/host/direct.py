@@ -1,4 +1,4 @@
-"""A way past everything of an outer app, which is there for its lifespan only."""
+"""Sends requests past an outer app, which only runs the lifespan."""
 
 from __future__ import annotations
 

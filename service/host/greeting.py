@@ -1,4 +1,4 @@
-"""What somebody who starts the gateway in a terminal reads when it is ready."""
+"""What `munet serve` prints when the gateway is ready."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ ANSWER_S = 5.0
 def greet(
     address: tuple[str, int], store: ModelStore, tokens: bool, started: Callable[[], bool]
 ) -> None:
-    """Prints, once the gateway answers, where it does and how to ask it; returns at once.
+    """Prints the address and a command to try when the gateway answers; returns at once.
 
     `address` is what it listens on; `tokens` says whether requests need one; `started` whether a
-    worker of this gateway has begun: until then, what answers there is another one.
+    worker of this gateway has begun: before that, another gateway answers there.
     """
     name, port = _reached(address[0]), address[1]
 
@@ -48,7 +48,7 @@ def greeting(url: str, store: ModelStore, tokens: bool) -> str:
 
 
 def _public_task(store: ModelStore) -> str | None:
-    """The first by name that can be read and that everybody may know of."""
+    """The first task by name that can be read and is not private."""
     with suppress(StoreError, OSError):
         for task in sorted(store.live()):
             with suppress(StoreError, OSError):
@@ -69,7 +69,7 @@ def _ready(name: str, port: int) -> bool:
 
 
 def _reached(host: str) -> str:
-    """The address to ask on this machine: that of all addresses is none itself."""
+    """The address to use on this machine: the one that stands for all is none itself."""
     address = ipaddress.ip_address(host)
     if not address.is_unspecified:
         return host

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 
 def stop_listening(*, last: bool) -> bool:
-    """Shuts every listening socket of this process, for all that hold it; for an only worker.
+    """Shuts every listening socket of this process, and of others that hold it; for an only worker.
 
-    BentoML's main process does: what still came in would hang there until it ends, and be reset.
-    So is what nobody has accepted yet: unless `last`, nothing is done and False returned where a
-    client waits for that.
+    BentoML's main process holds it too: new connections would hang until that ends, and then be
+    reset. Shutting also resets connections that nobody has accepted yet. So if one waits, nothing
+    is done and False is returned, unless this is the `last` attempt.
     """
     with _sockets() as sockets:
         found = [one for one in sockets if _listens(one)]
@@ -31,7 +31,7 @@ def stop_listening(*, last: bool) -> bool:
 
 @contextlib.contextmanager
 def _sockets() -> Iterator[list[socket.socket]]:
-    """All of this process; they belong to others."""
+    """All sockets of this process; they stay open, as others own them."""
     found: list[socket.socket] = []
     for name in os.listdir("/dev/fd"):
         with contextlib.suppress(OSError):  # no socket, or closed since
@@ -44,7 +44,7 @@ def _sockets() -> Iterator[list[socket.socket]]:
 
 
 def _listens(one: socket.socket) -> bool:
-    """For clients: over Unix sockets workers tell their metrics."""
+    """Whether it listens for clients; Unix sockets are for the metrics of workers."""
     try:
         listens = one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError:  # closed meanwhile by another thread: that must not keep the gateway alive

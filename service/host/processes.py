@@ -2,14 +2,14 @@
 
 The main process (circus) holds the port and starts the workers, which answer on it.
 
-- Told to end by SIGTERM, SIGINT, SIGHUP or SIGQUIT, however often, the main process lets its
-  workers drain and exits with 0. A SIGHUP that was ignored at its start, as by nohup, stays so.
-- A worker ends with its main process, also with one that was killed.
-- A worker that cannot start ends the gateway, with its reason in one line and exit code 2; so do
-  TRIES that end one after the other before they could say why. One that takes the place of a
-  worker that had started is tried again by circus: what it lacks may come back.
-- A SIGUSR1 to the main process is one to each of its workers: all log what they do just now.
-- The main process listens on the port of HTTP alone: circus would take orders from any local user.
+- On SIGTERM, SIGINT, SIGHUP or SIGQUIT, once or more often, the main process lets its workers
+  drain and exits with 0. A SIGHUP that was ignored at the start, as by nohup, stays ignored.
+- A worker ends when its main process ends, also when that is killed.
+- A worker that cannot start ends the gateway, with its reason in one line and exit code 2. So do
+  TRIES workers in a row that end without a reason. If a worker had started before, circus tries
+  its successor again: what is missing may come back.
+- The main process passes a SIGUSR1 to each of its workers: all log what they do at that moment.
+- The main process listens only on the port of HTTP: circus would take orders from any local user.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class MainProcess:
         threading.Thread(target=look, name="main-process", daemon=True).start()
 
     def begin(self) -> None:
-        """This worker begins to start; ends the gateway where too many tries came to nothing."""
+        """This worker begins to start; ends the gateway after too many tries without success."""
         if self._started.exists():
             return
         with suppress(OSError), self._begun.open("ab") as file:  # the main process has gone
@@ -168,7 +168,7 @@ def _failure(folder: Path) -> Path:
 
 
 def _obey_signals(folder: Path) -> None:
-    """Before and after circus has its handlers in place, and as its handlers."""
+    """Sets handlers before circus sets its own, and in their place."""
     deaf = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     for number in END:
         if not (deaf and number == signal.SIGHUP):
@@ -224,7 +224,7 @@ def _obey_nobody_else() -> None:
 
 
 def _told_by_worker(folder: Path) -> None:
-    """A worker has said that it cannot start; or somebody wants to know what all of them do."""
+    """On SIGUSR1: a worker has written that it cannot start; else all workers write a dump."""
     try:
         failure = _failure(folder).read_text()
     except OSError:
@@ -238,7 +238,7 @@ def _told_by_worker(folder: Path) -> None:
 
 
 def _leave(folder: Path) -> None:
-    """The last of this process, which no signal interrupts."""
+    """The last step of this process; no signal interrupts it."""
     for number in END:
         signal.signal(number, signal.SIG_IGN)
     failed = _failure(folder).exists()

@@ -17,7 +17,7 @@ MIDDLE_EVERY, ALL_EVERY = 20, 1000
 
 
 def start() -> None:
-    """Leaves what is there now alone for good, and collects what comes from now on."""
+    """Never collects the objects that exist now; collects later ones from now on."""
     gc.collect()
     gc.freeze()
     gc.disable()

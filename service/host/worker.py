@@ -61,7 +61,7 @@ def _number(settings: Settings, main: MainProcess | None) -> Worker | None:
 
 
 def _lifespan(app: Starlette, declared: Settings, main: MainProcess | None) -> Any:
-    """The app's own, armed; the main process hears whether it could begin."""
+    """The app's lifespan, with the worker's own steps; tells the main process whether it began."""
     inner = app.router.lifespan_context
 
     @asynccontextmanager
@@ -109,7 +109,7 @@ def _state(app: Starlette) -> dict[str, Any]:
 
 
 def _ignore_what_clients_cause() -> None:
-    """Else each bad request is a line in the log, and Python keeps the text of every warning."""
+    """Keeps bad requests from filling the log, and Python from keeping every warning's text."""
     warnings.filterwarnings("ignore", module="PIL")
     for name in ("uvicorn.error", "opentelemetry.trace.propagation.tracecontext"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""An answer in JSON that is whole: as few messages and as little code as that takes."""
+"""A complete JSON answer, sent with as few messages and as little code as possible."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Web pages of the origins in MUNET_CORS_ORIGINS may ask and read the answers (CORS); others not.
+"""CORS: web pages of the origins in MUNET_CORS_ORIGINS may ask and read the answers; others not.
 
-Their requests carry a token as all do: cookies and what else a browser adds mean nothing here.
+Their requests need a token like all others: cookies and other things that browsers add are ignored.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Browsers:
         self._cors: ASGIApp | None = None  # made when the settings are known
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers what browsers ask before a request, and tells them whose answers may be read."""
+        """Answers the preflight requests of browsers, and says which origins may read answers."""
         if scope["type"] == "http" and self._cors is None:
             self._cors = self._made(scope["app"].state.runtime.access.pages)
         await (self._cors or self._app)(scope, receive, send)

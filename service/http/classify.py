@@ -1,8 +1,8 @@
 """POST /classify: an image for one task or for several, answered as JSON.
 
-A request may say with the header `munet-deadline-ms` how long its answer is of use: it is refused
-with 504 when that passes (408 if the image is still arriving, 503 if the task is still loading),
-and its rows are dropped if they have not begun to run. `munet-priority` is 1 for the most urgent.
+The header `munet-deadline-ms` says how long the client can use the answer. When that time passes,
+the request is refused with 504 (408 if the image is still arriving, 503 if the task is still
+loading), and rows that do not run yet are dropped. `munet-priority` is 1 for the most urgent.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ MOST = 999_999_999  # of a whole number
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
-Content = Callable[[Request, "Listed", Sequence[Outcome]], Mapping[str, Any]]
+Content = Callable[[Request, "Selection", Sequence[Outcome]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class Selection:
     """Which classes the answer lists."""
 
     top_k: int | None = None  # at most, if the request says so
     min_probability: float = 0.0
 
 
-ALL = Listed()
+ALL = Selection()
 
 
 async def _answered(
@@ -68,7 +68,7 @@ async def _answered(
     tasks = tuple(request.tasks or given.getlist("task"))
     settings = runtime.settings
     request.tasks = tasks[: settings.max_batch_rows]  # more are refused
-    listed = _wanted(http, request, tasks, given, settings)
+    selection = _wanted(http, request, tasks, given, settings)
     request.caller = caller_of(grants.name, http.scope)
     of = holders(tasks, request.caller)
     read, left = partial(_read, http, runtime, of), partial(gone, http)
@@ -79,7 +79,7 @@ async def _answered(
             values += len(one.path.labels)
 
     def response() -> ASGIApp:
-        answer = content(request, listed, outcomes)
+        answer = content(request, selection, outcomes)
         return _response(answer, request.timings.seconds())
 
     return await runtime.made(values, response)
@@ -94,8 +94,8 @@ def _response(answer: Mapping[str, Any], seconds: Mapping[str, float]) -> ASGIAp
 
 def _wanted(
     http: HttpRequest, request: Request, tasks: tuple[str, ...], given: Query, settings: Settings
-) -> Listed:
-    """Fills in what is asked for; which classes are to be listed. Raises BadParameter."""
+) -> Selection:
+    """Fills in what is asked for; returns which classes the answer lists. Raises BadParameter."""
     if given is not NO_QUERY:
         request.version = _version(given.get("version"))
     _check_tasks(tasks, request.version, settings.max_batch_rows)
@@ -104,15 +104,15 @@ def _wanted(
     if deadline is not None:
         own_ms = _count(DEADLINE_HEADER, deadline) or settings.deadline_ms
         request.patience_s = min(own_ms, settings.deadline_ms) / 1e3
-    listed = ALL
+    selection = ALL
     if given is not NO_QUERY:
-        listed = Listed(
+        selection = Selection(
             _count("top_k", given.get("top_k")),
             _probability("min_probability", given.get("min_probability")),
         )
     if priority is not None:
         request.priority = _whole(PRIORITY_HEADER, priority) or 0
-    return listed
+    return selection
 
 
 def _check_tasks(tasks: Sequence[str], version: object, most: int) -> None:
@@ -172,19 +172,21 @@ async def _read(
     return [File(body)]
 
 
-def _one(request: Request, listed: Listed, outcomes: Sequence[Outcome]) -> Mapping[str, Any]:
+def _one(request: Request, selection: Selection, outcomes: Sequence[Outcome]) -> Mapping[str, Any]:
     (outcome,) = outcomes
     assert isinstance(outcome, Classified)  # its error would have been raised
-    return _answer(listed, outcome)
+    return _answer(selection, outcome)
 
 
-def _several(request: Request, listed: Listed, outcomes: Sequence[Outcome]) -> Mapping[str, Any]:
-    """Answers, and in the place of each that is missing the refusal, which the request notes."""
+def _several(
+    request: Request, selection: Selection, outcomes: Sequence[Outcome]
+) -> Mapping[str, Any]:
+    """The answers; where one is missing, its refusal, which is also noted in the request."""
     results: list[Mapping[str, Any]] = []
     for task, outcome in zip(request.tasks, outcomes, strict=True):
         try:
             classified = isinstance(outcome, Classified)
-            results.append(_answer(listed, outcome) if classified else _problem(task, outcome))
+            results.append(_answer(selection, outcome) if classified else _problem(task, outcome))
         except GatewayError as error:
             results.append(_problem(task, error))
     request.problems = {
@@ -197,12 +199,12 @@ def _problem(task: str, error: GatewayError) -> Mapping[str, Any]:
     return {"task": task, "problem": problems.content(error)}
 
 
-def _answer(listed: Listed, outcome: Classified) -> Mapping[str, Any]:
+def _answer(selection: Selection, outcome: Classified) -> Mapping[str, Any]:
     path, logits = outcome.path, outcome.logits[0]
     return {
         "task": path.published.task,
         "version": path.published.version,
-        "predictions": predictions(path, logits, listed.top_k, listed.min_probability),
+        "predictions": predictions(path, logits, selection.top_k, selection.min_probability),
     }
 
 

@@ -1,4 +1,4 @@
-"""Compressed bodies: what comes in is bounded by its inflated size, what goes out only if asked."""
+"""Compressed bodies: requests within a limit of inflated bytes, answers only if the client asks."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 class Draining:
     """Every answer of a gateway that drains says `Connection: close`.
 
-    So no client sends on a connection that ends just then, which it could not tell from a request
-    that was begun.
+    So no client sends a request on a connection that is just ending: the client could not tell
+    whether the request was begun.
     """
 
     def __init__(self, app: ASGIApp) -> None:

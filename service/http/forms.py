@@ -1,8 +1,7 @@
 """The one file of a body of `multipart/form-data` (RFC 7578).
 
-The body is in memory whole, so its parts are found by searching for the boundary: a few passes at
-the speed of memory, however many parts a client makes of it. Of names and charsets nothing is
-decoded.
+The whole body is in memory, so searching for the boundary finds its parts. That takes a few passes
+at the speed of memory, for any number of parts. Names and charsets are not decoded.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What the head of a request must be for everybody to read it alike, beyond what the parser checks.
+"""Checks beyond the parser's, so that a proxy and the gateway read a request's head alike.
 
-A proxy in front decides by the head where a request ends and whom it is for. Where it could have
-decided otherwise than the gateway, one client's body would be taken for another's request.
+A proxy in front decides by the head where a request ends and whom it is for. If the gateway could
+decide otherwise, it might take one client's body for another's request.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def refusal(version: str, method: bytes, target: bytes, headers: Headers) -> HTT
 
 
 def _one_host(version: str, target: bytes, hosts: Sequence[bytes]) -> bool:
-    """Whether there is one host, also where the target names it; HTTP/1.0 needs to name none."""
+    """Whether there is one host, equal to that of an absolute target; HTTP/1.0 may have none."""
     if len(hosts) > 1 or (hosts and not HOST.fullmatch(hosts[0])):
         return False
     if target[:1] in (b"/", b"*"):

@@ -1,8 +1,8 @@
 """/livez and /readyz on a port of their own, answered by a thread of its own.
 
-Law: health is answered under every load. On the gateway's own port a probe waits behind all
-requests that have come before it; there a gateway with much to do would look like one that is
-broken, and all that are overloaded would be taken out together.
+Law: health is answered under every load. On the gateway's own port, a probe waits behind all
+earlier requests. There a busy gateway would look broken, and all overloaded gateways would be taken
+out of service together.
 """
 
 from __future__ import annotations

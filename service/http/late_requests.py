@@ -1,12 +1,13 @@
-"""Requests that the event loop cannot come to in time are refused before anything is done for them.
+"""Requests that the event loop cannot handle in time are refused before any work on them.
 
-A whole refusal costs the loop a part of what an answer does: beyond some load it would do nothing
-else, and everybody would wait. These cost a fraction of it. While more comes than the loop can do,
-some have to be refused; who is let in would wait for nothing but the queue before the loop, which
-is as long at the end as at the beginning. So what has waited LATE_S longer than a turn of the loop
-is refused until no queue stands: both sides hear early, and as many are answered. A loop that gets
-too little of the processor has long turns, and no queue: it refuses what has waited for a quarter
-of its deadline.
+An ordinary refusal costs the loop a part of an answer. Beyond some load the loop would do nothing
+but refuse, and everybody would wait. The refusals here cost a fraction of that.
+
+While more comes than the loop can do, some requests have to be refused. A queue before the loop
+would only make the admitted ones wait: it does not get shorter. So requests that have waited LATE_S
+longer than a turn of the loop are refused until no queue stands. As many requests are answered, and
+all clients hear early. A loop that gets too little processor time has long turns and no queue: it
+refuses requests that have waited for a quarter of their deadline.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def _classifies(scope: Scope) -> bool:
 
 
 def _task(path: str) -> str:
-    """As far as the path alone says it."""
+    """The task, as far as the path alone tells."""
     return path.removeprefix(CLASSIFY + "/").removeprefix(MODELS).removesuffix(INFER)
 
 
@@ -77,7 +78,7 @@ def _deadline_s(scope: Scope, runtime: Runtime) -> float:
 
 
 def _refusal(waited_s: float, turn_s: float, deadline_s: float, now: float) -> Unavailable | None:
-    """Why a request is refused that has waited so long, where a turn of the loop takes so long."""
+    """Why to refuse a request that waited `waited_s`, if a turn takes `turn_s`; None: do not."""
     if waited_s + turn_s > deadline_s:
         detail = (
             f"overloaded: the request waited {waited_s:.3f} s to be read and may wait {turn_s:.3f} "

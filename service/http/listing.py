@@ -66,8 +66,8 @@ class Known:
 def list_tasks(
     entries: Mapping[str, Entry], grants: Grants, page: Page, sharing: Sharing
 ) -> dict[str, Any]:
-    """A page of tasks in short, but for private ones that the request may not know of; `next` is
-    the `after` of the page that follows, where there is one.
+    """A page of tasks in short, without private ones that the request may not know of. If more
+    follow, `next` is the `after` of the next page.
     """
     names = list(entries)  # in order
     following = itertools.islice(names, bisect.bisect_right(names, page.after), None)
@@ -121,7 +121,7 @@ def _data(path: TaskPath) -> dict[str, Any]:
 
 
 def _lineage(path: TaskPath, parent: str | None) -> dict[str, Any]:
-    """Of a parent that may not be known neither name nor digest."""
+    """The parent; without name and digest if the request may not know of it."""
     digest = path.lineage.get("parent") if parent is not None else None
     return {**path.lineage, "parent": digest, "parent_task": parent}
 
@@ -136,7 +136,7 @@ def _subpaths(path: TaskPath, known: Known) -> dict[str, Any]:
 
 
 def _versions(store: ModelStore, task: str) -> dict[str, Any]:
-    """The newest that `?version=` may name, and how many further ones there are at most."""
+    """The newest versions that `?version=` may name, and how many more there are at most."""
     try:
         newest, more = store.newest(task, VERSIONS)
     except (StoreError, OSError) as error:
@@ -155,7 +155,7 @@ def _versions(store: ModelStore, task: str) -> dict[str, Any]:
 
 
 def _read(entry: Entry) -> tuple[Summary | Exception, str | None]:
-    """The version that answers, or what keeps it from being read, and in words."""
+    """The version that answers, or the error that keeps it from being read, also in words."""
     try:
         return entry.slot.summary(), None
     except (StoreError, OSError) as error:

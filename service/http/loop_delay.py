@@ -1,10 +1,9 @@
 """How far the event loop is behind, and since when the bytes of a request have been waiting for it.
 
-A loop that has more to do than it can comes late to everything, to new requests too: their bytes
-wait in the kernel, where no clock of ours runs. So do new connections, of which the loop accepts a
-few at each turn, even if its turns are short. Law: a request counts from when its bytes reached
-this machine. Of a loop that is in time that is now, on a connection that it knows; else the kernel
-is asked.
+An overloaded loop is late for everything, also for new requests: their bytes wait in the kernel,
+where no clock of ours runs. New connections wait there too, as the loop accepts only a few at each
+turn. Law: a request counts from when its bytes reached this machine. If the loop is in time and
+knows the connection, that is now; else the kernel is asked.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from typing import Any
 ARRIVED = "munet.arrived"  # in a request's scope: when its bytes came, a time of `time.monotonic`
 TICK_S = 0.05
 BEHIND_S = 0.02  # less is nothing that a deadline would notice
-# Where everything has been late by this for so long, a queue stands (controlled delay, Nichols and
-# Jacobson 2012): a burst or a pause of the machine is none. It stands no more when nothing has been
-# late for as long: else it would grow for so long again and again.
+# If everything is late by LATE_S for STANDING_S, a queue stands (controlled delay, Nichols and
+# Jacobson 2012); a burst or a pause of the machine is shorter. The queue has ended when nothing was
+# late for STANDING_S: with less, it would grow again and again.
 LATE_S, STANDING_S = 0.1, 1.0
 # Of Linux's struct tcp_info: eight bytes, then numbers of four; milliseconds since data came last.
 TCP_INFO, LAST_DATA, INFO_BYTES = getattr(socket, "TCP_INFO", None), 52, 56
@@ -36,7 +35,7 @@ class Standing:
         self._until = -math.inf
 
     def note(self, now: float, seconds: float) -> None:
-        """Something was so late, at this time."""
+        """Something was late by `seconds`, at the time `now`."""
         if seconds < LATE_S:
             self._since = math.inf
             return
@@ -102,7 +101,7 @@ class LoopDelay:
     def arrival(self, transport: Any, *, first: bool) -> float:
         """When the bytes reached this machine that are read from a connection now.
 
-        They are the `first` of it if it was accepted since.
+        `first`: they are the first of a new connection.
         """
         now = time.monotonic()
         self.arrivals += 1
@@ -115,12 +114,12 @@ class LoopDelay:
         return now - waited_s
 
     def missed(self) -> None:
-        """A request was refused because the loop is behind: what it would have cost counts."""
+        """Counts the cost of a request that was refused because the loop is behind."""
         self._missed_s += self._busy_s / max(1, self.arrivals)
 
     @property
     def offered_s(self) -> float:
-        """Processor time of its thread, and what the requests that it missed would have taken."""
+        """Processor time of its thread, and of the requests that were refused, as estimated."""
         return self._busy_s + self._missed_s
 
 

@@ -16,7 +16,7 @@ from service.telemetry.logs import LEVELS, OWN, QUIET
 DEADLINE = {
     "name": "munet-deadline-ms",
     "in": "header",
-    "description": "How long the answer is of use.",
+    "description": "For how many milliseconds the client can use the answer.",
     "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
 }
 PRIORITY = {
@@ -47,13 +47,13 @@ VERSION_QUERY = {
 AFTER = {
     "name": "after",
     "in": "query",
-    "description": "The last name of the page before.",
+    "description": "`next` of the page before.",
     "schema": {"type": "string"},
 }
 LIMIT = {
     "name": "limit",
     "in": "query",
-    "description": "Of a page.",
+    "description": "The most tasks of a page.",
     "schema": {"type": "integer", "minimum": 1, "maximum": 500},
 }
 TASK = {"name": "task", "in": "path", "required": True, "schema": NAME}

@@ -1,4 +1,4 @@
-"""GET /: what answers here, for somebody who has only the address. It loads nothing."""
+"""GET /: names the calls, for somebody who has only the address. The page loads nothing."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PAGE = f"""<!doctype html>
 <title>munet gateway</title>
 <style>body {{ font: 1rem/1.6 sans-serif; max-width: 40rem; margin: 3rem auto }}</style>
 <h1>munet gateway {VERSION}</h1>
-<p>Answers what is on an image, for every task of an evolved vision model.</p>
+<p>Classifies images for every task of an evolved vision model.</p>
 <ul>
-<li><a href="/tasks">/tasks</a>: the tasks that can be asked
-<li><code>POST /classify/&lt;task&gt;</code>: an image file as the body, the best classes back
-<li><code>/v2</code>: the same over the Open Inference Protocol
+<li><a href="/tasks">/tasks</a>: the tasks
+<li><code>POST /classify/&lt;task&gt;</code>: the most probable classes of an image file
+<li><code>/v2</code>: the Open Inference Protocol
 <li><a href="/openapi.json">/openapi.json</a>: every call, for programs
 <li><a href="/metrics">/metrics</a>: numbers for Prometheus
 </ul>

@@ -1,6 +1,6 @@
 """Refusals as `application/problem+json` (RFC 9457), with a member `error` for v2 clients.
 
-Handlers are coroutines though they wait for nothing: Starlette runs others in a thread.
+Handlers are coroutines, though they wait for nothing: Starlette runs other handlers in threads.
 """
 
 from __future__ import annotations

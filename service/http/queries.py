@@ -1,6 +1,6 @@
-"""The parameters in a request's query, of which only known ones are taken.
+"""The parameters in a request's query; unknown ones are refused.
 
-One that is misspelt would be ignored, and the answer be another than was asked for.
+If a misspelt parameter were ignored, the client would get another answer than it asked for.
 """
 
 from __future__ import annotations

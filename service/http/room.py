@@ -1,4 +1,4 @@
-"""Something limited, such as memory, of which nobody takes so much that none is left for others."""
+"""Something limited, such as memory, of which each holder leaves a part to others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Holder(NamedTuple):  # which is hashed and compared often, and by C
 
 
 def caller(token: str, host: str | None) -> str:
-    """Who asks, for all that callers share: the name of a token; without one, the address."""
+    """Who is charged as the caller: the name of the token; without one, the address."""
     if token not in (ANONYMOUS, LOCAL.name) or host is None:
         return f"token {token!r}"
     return f"address {host}"
@@ -65,7 +65,7 @@ class Room:
         return self._limit - self._held
 
     def take(self, size: int, of: Sequence[Holder] = (), own: int = 0) -> None:
-        """Room for so much more, of which the same request has `own` already.
+        """Takes `size` more for a request that holds `own` already.
 
         Raises Unavailable if there is none.
         """
@@ -95,7 +95,7 @@ class Room:
 
     @contextmanager
     def holding(self, size: int, of: Sequence[Holder] = ()) -> Iterator[None]:
-        """Around work with so much of it; raises Unavailable if there is no room."""
+        """Holds `size` during the work; raises Unavailable if there is no room."""
         self.take(size, of)
         try:
             yield

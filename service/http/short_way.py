@@ -1,4 +1,4 @@
-"""The short way of a request to classify one task: past the layers that would do nothing for it."""
+"""Sends a request to classify one task past the layers that would do nothing for it."""
 
 from __future__ import annotations
 

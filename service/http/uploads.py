@@ -38,9 +38,9 @@ class Intake(Room):
             super().take(size, of, own)
 
     def body(self, data: bytes, of: Sequence[Holder] = ()) -> bytes:
-        """A copy that is counted, for these holders too, for as long as it is in memory.
+        """A copy that counts, for these holders too, as long as it is in memory.
 
-        Its bytes have been taken by who asks, and are given back by him.
+        The caller has taken its bytes already, and gives them back.
         """
         with self._lock:
             self._count(len(data), of)
@@ -67,7 +67,7 @@ class Intake(Room):
         weakref.finalize(pixels, self._freed.append, (size, ())).atexit = False
 
     def keeper(self, of: Sequence[Holder], own: int) -> Callable[[bytes], bytes]:
-        """`kept` for one request of these holders, whose body of `own` bytes is counted already."""
+        """`kept` for a request of these holders, whose body of `own` bytes counts already."""
 
         def keep(data: bytes) -> bytes:
             nonlocal own
@@ -92,10 +92,10 @@ class _Body(bytes):
 async def read_image(
     request: Request, max_bytes: int, threads: Executor, of: Sequence[Holder] = ()
 ) -> bytes:
-    """The image's bytes, undecoded; what it takes to unpack them runs in one of the threads.
+    """The image's bytes, not decoded; `threads` unpack them.
 
     Raises UnsupportedMedia, TooLarge, BadRequest, BadParameter and as `read_body`. A body that
-    announces too much is refused unread; one that does not is cut off at the limit.
+    announces too many bytes is refused unread; others are refused at the limit.
     """
     content_type, encoding = heads.values(request.scope, b"content-type", b"content-encoding")
     content_type = content_type or ""

@@ -1,4 +1,4 @@
-"""Around each request to classify over HTTP: from its arrival to the last byte of its answer."""
+"""Counts each request to classify over HTTP, from its arrival to the last byte of its answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Respond = Callable[[HttpRequest, Runtime, Request], Awaitable[ASGIApp]]
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """An ASGI app: what `respond` answers is counted once it is sent, and so is a refusal."""
+    """An ASGI app: counts the answer of `respond`, or its refusal, when it is sent."""
 
     protocol: str
     respond: Respond  # raises GatewayError

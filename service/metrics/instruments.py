@@ -1,9 +1,9 @@
 """Every Prometheus instrument of the gateway and its meaning; seconds and bytes.
 
-Each gateway has a registry of its own. The label `task` holds only names of tasks that exist: all
-else is `other`, and a removed task takes its series with it, so junk names mint nothing. On the
-page for those who may not know of private tasks these are `other` too: what is counted for a task
-that is not known to be public is counted there as well, so that no sum falls when such a task goes.
+Each gateway has a registry of its own. The label `task` holds only names of tasks that exist; all
+others are `other`, and the series of a removed task go. So unknown names make no series. On the
+page for everybody, private tasks are `other` too: what is counted for a task that is not known to
+be public is also counted there, so that no sum falls when such a task goes.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ class Metrics:
                 self._by_task.add(label, status, seconds, public=public)
 
     def _label(self, task: str) -> tuple[str, bool]:
-        """Of the series for admins; and whether everybody may see that."""
+        """The label of the series for admins, and whether everybody may see it."""
         public = task in self._tasks and self._public(task)
         if self._per_task:
             return (task if task in self._tasks else OTHER), public

@@ -1,8 +1,8 @@
-"""Requests by task: how many, with which status, and how long those took that were classified.
+"""Requests by task: their number by status, and the time of those that were classified.
 
-One instrument that counts a request with one call: those of prometheus_client take five for each
-number. It also keeps what is counted for tasks that not everybody may know of a second time, as
-`other`, so that no sum falls on the page for everybody when such a task goes.
+This instrument counts a request with one call; those of prometheus_client take five for each
+number. Counts of tasks that not everybody may know of are kept a second time as `other`, so that no
+sum on the page for everybody falls when such a task goes.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class TaskRequests(Collector):
         return self._families(list(self._series.items()))
 
     def public(self, shown: Callable[[str], bool]) -> Iterator[Metric]:
-        """Of the labels that everybody may see, and of all others together."""
+        """The metrics of the labels that everybody may see, and of all others together."""
         found = [(label, one) for label, one in list(self._series.items()) if shown(label)]
         return self._families([*found, (OTHER, self._hidden)])
 

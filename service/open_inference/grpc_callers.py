@@ -1,8 +1,8 @@
-"""What gRPC calls may take together, and each caller once it is known who calls.
+"""What all gRPC calls may take together, and what each known caller may take.
 
-Law: before access is checked a call waits for nothing, and of those that have not ended only the
-latest stay. From then on a caller has at most half of the calls, connections and memory that there
-are in all, so that none can take all of them.
+Law: before access is checked, a call waits for nothing, and only the latest of these calls stay
+open. After that, a caller has at most half of all calls, connections and memory, so that no caller
+can take all of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from service.settings import Settings
 Context = grpc.aio.ServicerContext[Any, Any]
 MESSAGE_OVERHEAD = 1 << 16  # of a request around its tensors
 LOOKAHEAD = 32 << 10  # bytes that gRPC takes of a message before it is asked for
-UNKNOWN_CALLS = 512  # open at once without that anybody has asked who calls
+UNKNOWN_CALLS = 512  # open at once whose caller is not known
 LONG_ANSWER = 1 << 16  # bytes; shorter ones are not counted
 
 
@@ -40,14 +40,14 @@ class Caller:
     turns: asyncio.Semaphore  # to receive a message
     calls: int = 0
     connections: Counter[Connection] = field(default_factory=Counter)
-    answers: int = 0  # bytes of long ones that it has not read yet
+    answers: int = 0  # bytes of long answers that it has not read yet
 
 
 class Callers:
     """All callers of one gateway; for the event loop's thread."""
 
     def __init__(self, settings: Settings) -> None:
-        """Half of the memory for bodies is for messages that are being received."""
+        """Half of the memory for bodies is for messages that are arriving."""
         memory = settings.upload_memory
         messages = max(1, memory // 2 // longest_message(settings))
         self._turns = asyncio.Semaphore(messages)
@@ -61,10 +61,10 @@ class Callers:
 
     @contextmanager
     def arrived(self, connection: Connection) -> Iterator[object]:
-        """Around a call, of which nobody knows yet who calls; its key.
+        """Around a call whose caller is not known yet; gives its key.
 
-        Such a call stays open only while its client does not read the answer: of too many, the
-        oldest one's connection is closed.
+        Such a call stays open only while its client does not read the answer. If too many are
+        open, the connection of the oldest is closed.
         """
         if len(self._unknown) >= UNKNOWN_CALLS:
             _, oldest = self._unknown.popitem(last=False)
@@ -111,7 +111,7 @@ class Callers:
 
     @asynccontextmanager
     async def turn(self, caller: Caller) -> AsyncIterator[None]:
-        """Waits until this caller may receive one more message, and then until anybody may."""
+        """Waits until this caller may send one more message, and then until any caller may."""
         async with caller.turns, self._turns:
             yield
 

@@ -33,8 +33,8 @@ T = TypeVar("T", bound=Message)
 
 
 class Calls:
-    """Each takes a message, or its bytes, and a request that says who asks; gives a message, or its
-    bytes if it may be long. Raises GatewayError.
+    """Each takes a message, or its bytes, and a request that says who asks; it returns a message,
+    or its bytes if it may be long. Raises GatewayError.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -101,7 +101,7 @@ class Calls:
         return pb.RepositoryModelUnloadResponse()
 
     async def ModelInfer(self, data: bytes, request: Request) -> pb.ModelInferResponse:
-        """Classifies; until the client's deadline, and no longer than the client waits."""
+        """Classifies, until the client's deadline or until the client leaves."""
         runtime = self._runtime
         try:
             model, version = model_of(data, FEW_FIELDS)
@@ -148,7 +148,7 @@ class Calls:
         return Models(self._runtime, request.grants)
 
     async def _made(self, content: Any, kind: type[Message], lookups: Lookups) -> bytes:
-        """A message of what may be long, which never keeps answers waiting."""
+        """Makes a message that may be long, without keeping answers waiting."""
         async with self._runtime.in_time():
             return await lookups.ask(lambda: ParseDict(content, kind()).SerializeToString())
 

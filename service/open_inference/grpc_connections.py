@@ -1,12 +1,13 @@
-"""The connections of the gRPC port, within bounds; gRPC itself listens where only we reach it.
+"""The connections of the gRPC port, within bounds; gRPC itself listens on a private socket.
 
-gRPC's own listener drops new connections once there are too many. So silent ones would keep all
-others out, probes too. Ours makes room instead: it closes those that have been of no use for
-longest. A connection is passed on, byte for byte, once its client has said that it speaks HTTP/2.
+gRPC's own listener drops new connections when there are too many. So silent connections would keep
+out all others, also probes. This listener makes room instead: it closes the connections that have
+been unused for the longest. It passes a connection on, byte for byte, when the client has sent
+HTTP/2's preface.
 
-Law: open connections, the files they take, and the bytes that wait on them are bounded in all; one
-that sends nothing, or does not read what it is sent, is closed after a while; a new connection is
-always accepted.
+Law: open connections, the files they take, and the bytes that wait on them are bounded in all. A
+connection that sends nothing, or does not read what it is sent, is closed after a while. A new
+connection is always accepted.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ class Connection(_End):
             self._core.read(True)
 
     def count_call(self, more: int) -> None:
-        """One that was admitted begins (1) or has ended (-1)."""
+        """An admitted call begins (1) or has ended (-1)."""
         self.calls += more
         self.used = time.monotonic()
 
@@ -142,7 +143,7 @@ class Connection(_End):
             self.abort()
 
     def end(self) -> None:
-        """gRPC has closed its end: so is this one, once what there is has been read."""
+        """gRPC has closed its end: closes this one when its client has read the rest."""
         if self._transport.get_write_buffer_size():
             self._abort_unread()
         self._transport.close()
@@ -166,7 +167,7 @@ class _Core(_End):
         self._end = end.dup()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """What gRPC has said last still goes out.
+        """The last bytes of gRPC still go out.
 
         A transport that could not write, because gRPC has closed, does not read what is left.
         """
@@ -212,12 +213,12 @@ class Connections:
         )
 
     def stop_listening(self) -> None:
-        """What is open stays so."""
+        """Accepts no more; open connections stay open."""
         if self._server is not None:
             self._server.close()
 
     async def close(self) -> None:
-        """Closes everything, once what gRPC has said last is sent, if that is soon."""
+        """Closes everything after the last bytes of gRPC are sent, if that is soon."""
         self.stop_listening()
         for connection in tuple(self._open):
             if connection.number is None:

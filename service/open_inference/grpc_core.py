@@ -1,8 +1,8 @@
 """gRPC's own server, with its bounds set and one fault mended.
 
-The calls that it knows are registered: each method has a queue of its own, so that none can crowd
-out another. What it does not know is answered here, unread, because gRPC for Python ends its server
-when a method's name is no UTF-8 (grpcio 1.85: `_server_main_loop` decodes it outside any `try`).
+Known methods are registered: each has a queue of its own, so that none can crowd out another. Calls
+of unknown methods are answered here, unread: gRPC for Python ends its server when a method's name
+is not UTF-8 (grpcio 1.85: `_server_main_loop` decodes it outside any `try`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from grpc.aio import _server as aio_server  # pyright: ignore[reportAttributeAcc
 from service.open_inference.grpc_callers import LOOKAHEAD
 
 MAX_STREAMS = 64  # of one connection
-MAX_PENDING = 512  # calls of one method that nobody has looked at yet; of twice as many all go
+MAX_PENDING = 512  # unread calls of one method; gRPC drops all when there are twice as many
 MAX_METADATA = 16 << 10  # bytes
 HANDSHAKE_S = 10  # from the preface to the client's settings
 IDLE_S = 120  # without a call
@@ -58,7 +58,7 @@ class _Core(cygrpc.AioServer):
     """Takes calls of unknown methods itself."""
 
     def _make_request_call_future(self, method: bytes | None) -> asyncio.Future[Any]:
-        """What the server waits for: the next call of a method; of None, of any other."""
+        """The next call of a method; with None, of any unknown one."""
         if method is not None:
             return super()._make_request_call_future(method)
         return asyncio.get_running_loop().create_task(self._refuse_unknown())

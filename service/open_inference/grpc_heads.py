@@ -1,10 +1,10 @@
 """The heads of gRPC's calls, counted before gRPC has them.
 
-gRPC keeps every field of a head until its call is refused, also those beyond its limit of their
-bytes, in a hundred bytes each. One byte can name a field again: 16 KiB of head would take 1.6 MB.
+gRPC keeps every field of a head until its call is refused, even fields beyond its limit of bytes.
+Each takes a hundred bytes. As one byte can repeat a field, a head of 16 KiB would take 1.6 MB.
 
-Law: a head of more than MAX_FIELDS fields, MAX_HEAD bytes or MAX_FRAMES frames reaches gRPC in no
-part.
+Law: no part of a head of more than MAX_FIELDS fields, MAX_HEAD bytes or MAX_FRAMES frames reaches
+gRPC.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class TooManyFields(Exception):
 
 
 class Heads:
-    """Those of one connection, in what its client sends."""
+    """The heads in the bytes that one connection's client sends."""
 
     def __init__(self, skip: int) -> None:
         """`skip` bytes come before the first frame."""
@@ -50,9 +50,9 @@ class Heads:
 
 
 def _end(data: bytes, at: int) -> tuple[int, bool]:
-    """Where the frame ends that begins here, or the head, and True.
+    """The end of the frame, or of the head, that begins here, and True.
 
-    If that is not known yet: how far the data has to come before it may be, and False. A frame that
+    If the end is not known yet: how much data is needed before it may be, and False. A frame that
     is no part of a head may end behind the data. Raises TooManyFields.
     """
     start, block = at, b""
@@ -77,7 +77,7 @@ def _end(data: bytes, at: int) -> tuple[int, bool]:
 
 
 def _fields(content: bytes, flags: int) -> bytes:
-    """Of a frame HEADERS, without what it is padded with and its priority."""
+    """The fields of a frame HEADERS, without padding and priority."""
     first, last = 0, len(content)
     if flags & PADDED and content:
         first, last = 1, last - content[0]
@@ -85,7 +85,7 @@ def _fields(content: bytes, flags: int) -> bytes:
 
 
 def _check(block: bytes) -> None:
-    """Raises TooManyFields. What is no HPACK (RFC 7541, 6) ends here as it does for gRPC."""
+    """Raises TooManyFields. Reading ends where the data is no HPACK (RFC 7541, 6), as in gRPC."""
     at, fields = 0, 0
     while at < len(block):
         fields += 1

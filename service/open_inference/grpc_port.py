@@ -1,4 +1,4 @@
-"""MUNET_GRPC_PORT, held by the process that starts the workers; it needs no gRPC for that."""
+"""Holds MUNET_GRPC_PORT in the process that starts the workers, without importing gRPC."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _HELD: list[socket.socket] = []  # bound, but nobody listens on them
 def hold(settings: Settings) -> None:
     """For the process that starts the workers: raises SettingsError if MUNET_GRPC_PORT is taken.
 
-    Several workers share the port. Another gateway could share it too and get a part of the calls:
-    until this process ends, it finds the port taken.
+    Several workers share the port. Another gateway could share it too, and get a part of the calls.
+    So this process holds it: the other one finds the port taken.
     """
     if not settings.grpc_port:
         return

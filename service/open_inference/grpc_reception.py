@@ -1,4 +1,4 @@
-"""Where gRPC calls come in: who calls, whether he may, and his messages one at a time."""
+"""The entrance of gRPC calls: who calls, whether that is allowed, and one message at a time."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CODES = {
 
 
 def handler(handle: Callable[[Any, Context], Awaitable[None]]) -> grpc.RpcMethodHandler[Any, Any]:
-    """Of any method: it reads and writes bytes itself, so that both can be bounded."""
+    """The handler of any method: it reads and writes bytes itself, so that both can be bounded."""
     return grpc.stream_stream_rpc_method_handler(handle)  # pyright: ignore[reportArgumentType]
 
 
@@ -53,7 +53,7 @@ async def read(context: Context) -> bytes | None:
 
 
 def texts(context: Context) -> dict[str, str]:
-    """The metadata that came with a call, but for binary ones."""
+    """The metadata of a call, without binary ones."""
     return {name.decode(): value.decode() for name, value in _pairs(context)}
 
 
@@ -64,7 +64,7 @@ def _pairs(context: Context) -> list[tuple[bytes, bytes]]:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What a client is told, without the error, which knows everything that was at hand."""
+    """What a client is told; it does not hold the error, whose traceback holds much memory."""
 
     status: int  # of HTTP
     detail: str
@@ -80,9 +80,9 @@ def refusal(error: Exception) -> Refusal:
 
 
 def refuse(context: Context, error: Exception) -> int:
-    """Ends a call that has no answer, once its handler returns; the status of HTTP.
+    """Ends a call without an answer when its handler returns; returns the status of HTTP.
 
-    Aborting it would keep what the handler knows, the message too, until the garbage is collected.
+    Aborting it would keep the handler's objects, also the message, until garbage is collected.
     """
     told = refusal(error)
     context.set_code(CODES.get(told.status, grpc.StatusCode.INTERNAL))
@@ -137,7 +137,7 @@ class Reception:
     def admitted(
         self, arrival: Arrival, require: Callable[[Grants], None], *, counts: bool = True
     ) -> Iterator[tuple[Caller, Grants]]:
-        """Around what only some may do. Raises what `require` does, and TooManyCalls.
+        """Around work that needs permission. Raises what `require` raises, and TooManyCalls.
 
         It `counts` as a request, unless each of its messages does.
         """
@@ -152,11 +152,11 @@ class Reception:
 
     @asynccontextmanager
     async def message(self, caller: Caller, context: Context) -> AsyncIterator[bytes | None]:
-        """Around the use of the next message; of None after the last. Its memory is counted.
+        """Around the use of the next message, None after the last; counts its memory.
 
-        While it arrives, that is as much as a message may have, since nobody knows its size, and
-        turns bound what a caller has of it. Then its own size is the caller's. Raises
-        UploadTimeout, or Unavailable where there is no room for it.
+        While the message arrives, its size is not known: the largest size counts, and turns bound
+        how much of that a caller has. Then its own size counts for the caller. Raises
+        UploadTimeout, or Unavailable if there is no room for it.
         """
         data = await self._arriving(caller, context)
         with self.runtime.intake.holding(len(data or b""), holders((), caller.name)):
@@ -175,9 +175,9 @@ class Reception:
             raise UploadTimeout(f"no message went within {self.limit_s:g} s") from None
 
     async def answer(self, arrival: Arrival, data: bytes, caller: Caller | None = None) -> None:
-        """Sends it. The connection of a client that does not read it is closed.
+        """Sends an answer; closes the connection of a client that does not read it.
 
-        Raises UploadTimeout then, and TooManyCalls if too much of this caller's is unread.
+        Raises UploadTimeout then, and TooManyCalls if this caller has too many unread bytes.
         """
         with self._callers.answering(caller, len(data)) if caller else nullcontext():
             try:
@@ -191,7 +191,7 @@ class Reception:
 
     @contextmanager
     def noted(self, path: str, context: Context, *, quiet: bool = False) -> Iterator[Exchange]:
-        """Around a call: an exchange, of which the access log and traces hear if there are any."""
+        """Around a call: its exchange, which is reported to the access log and traces."""
         metadata = texts(context)
         connection = self._connections.of(context.peer())
         exchange = Exchange(

@@ -51,7 +51,7 @@ NOT_SERVED_METHODS = (
     "LogSettings",
 )
 SERVICES = (SERVICE.full_name, HEALTH, REFLECTION)
-UNREAD = PROBES | {"ServerMetadata", *NOT_SERVED_METHODS}  # by anybody: their messages say nothing
+UNREAD = PROBES | {"ServerMetadata", *NOT_SERVED_METHODS}  # by anybody: their messages are empty
 PROTOCOL = "v2-grpc"
 NOBODY = Request(PROTOCOL, (), grants=Grants("nobody"), caller="nobody")
 Call = Callable[[Any, Request], Awaitable[Message | bytes]]
@@ -183,7 +183,7 @@ class _Methods:
         async def reply_to(
             data: bytes, arrival: Arrival, caller: Caller, exchange: Exchange, request: Request
         ) -> Message:
-            """A request that is refused ends nothing: its answer says so."""
+            """A refused request does not end the stream: its answer has the refusal."""
             try:
                 grants = reception.grants(arrival)  # the token may be gone by now
                 self._ask(request, grants, caller, arrival.context)
@@ -199,7 +199,7 @@ class _Methods:
         return handler(handle)
 
     def _ask(self, request: Request, grants: Grants, caller: Caller, context: Context) -> None:
-        """Fills in who asks, and until when the answer is of use."""
+        """Fills in who asks, and the deadline."""
         request.grants, request.caller = grants, caller.name
         request.patience_s, left = self._reception.limit_s, context.time_remaining()
         if left is not None:
@@ -223,7 +223,7 @@ def _encoded(reply: Message | bytes) -> bytes:
 
 
 def _required(name: str) -> Callable[[Grants], None]:
-    """What a caller must be allowed to do, as far as a message need not be read for it."""
+    """The permission that a call needs, as far as it does not depend on the message."""
     if name in INFER:
         return _may_classify
     return Grants.require_admin if name in ADMIN else Grants.require_read

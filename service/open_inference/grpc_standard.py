@@ -1,8 +1,8 @@
 """The services that every gRPC server is expected to have: grpc.health.v1, and reflection.
 
-Kubernetes' probes of kind `grpc` ask the first, grpcurl the second. Health is anybody's to ask, and
-answered under any load: while many of its calls are waiting for their message, further ones are
-answered unread, for the server as a whole.
+Kubernetes' probes of kind `grpc` use the first, grpcurl the second. Anybody may ask for health, and
+it is answered under any load: while many of its calls wait for their messages, further calls are
+answered unread, with the state of the whole server.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LOOK_S = 0.5  # between looks whether a watched state has changed
 
 
 class Health:
-    """grpc.health.v1: one state for all services, which is whether requests should be sent here."""
+    """grpc.health.v1: one state for all services, whether requests should be sent here."""
 
     def __init__(self, reception: Reception, services: tuple[str, ...]) -> None:
         self._reception = reception
@@ -90,7 +90,7 @@ class Health:
         return Status.SERVING if self._reception.runtime.ready else Status.NOT_SERVING
 
     async def _service(self, context: Context) -> str:
-        """Which one is asked for; all together while too many are being asked for."""
+        """The service that is asked for; the whole server while too many calls are open."""
         if self._reading >= READING:
             return ""
         self._reading += 1

@@ -32,7 +32,7 @@ NOTHING = Sent(None, None, None)
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class OutputTensor:
     """An output of a model: FP32 numbers or BYTES, [rows, columns]."""
 
     name: str
@@ -58,13 +58,13 @@ class Answer:
 
     model: str
     version: int
-    outputs: Sequence[Given]
+    outputs: Sequence[OutputTensor]
 
 
 async def receive(
     runtime: Runtime, request: Request, read: Callable[[LoadedPath], Awaitable[T]]
 ) -> T:
-    """What `read` reads, which it does only if the model can answer. Raises GatewayError."""
+    """What `read` returns; it is called only if the model can answer. Raises GatewayError."""
     (model,), timings = request.tasks, request.timings
     late: Callable[[], GatewayError] = partial(
         Unavailable, f"task {model!r} is still loading", retry_after_s=1
@@ -140,7 +140,7 @@ def _kept(array: NDArray[Any], keep: Keep) -> NDArray[Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Preprocessed:
-    """An image that needs nothing any more; a Source, and looked at already."""
+    """An image that is preprocessed already; it is a Source and an Undecoded."""
 
     array: NDArray[np.float32]
     pixels: int = 0
@@ -174,18 +174,18 @@ class _Preprocessed:
         return {target: named(self.array)}
 
 
-def _outputs(request: InferRequest, outcome: Classified) -> Sequence[Given]:
-    return [_given(output, outcome) for output in request.outputs]
+def _outputs(request: InferRequest, outcome: Classified) -> Sequence[OutputTensor]:
+    return [_tensor(output, outcome) for output in request.outputs]
 
 
-def _given(output: Output, outcome: Classified) -> Given:
+def _tensor(output: Output, outcome: Classified) -> OutputTensor:
     logits = np.array(outcome.logits, np.float32)
     odds = probabilities(outcome.path, logits)  # which refuses what is not finite
     values = odds if output.name == "probabilities" else logits
     if not output.classes:
-        return Given(output.name, values, values.shape, output.binary)
+        return OutputTensor(output.name, values, values.shape, output.binary)
     texts = [text for one in values for text in _best(outcome.path, one, output.classes)]
-    return Given(output.name, texts, (len(logits), len(texts) // len(logits)), output.binary)
+    return OutputTensor(output.name, texts, (len(logits), len(texts) // len(logits)), output.binary)
 
 
 def _best(path: LoadedPath, values: NDArray[np.float32], most: int) -> list[bytes]:

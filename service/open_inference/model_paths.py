@@ -1,11 +1,11 @@
-"""Which model a path is about, though a model's name may look like what follows it.
+"""Which model a path names, though a model's name may look like the rest of a path.
 
 `/v2/models/a/versions/1/ready` may ask about version 1 of `a`, about the model `a/versions/1`, or
 for the metadata of one named `a/versions/1/ready`.
 
-Law: for every name, each path that is made with it reaches that very model or is refused, and never
-reaches another. So a path that can be read in two ways is refused where the caller may know of the
-model of the other reading. A name whose slashes are written as %2F leaves only one reading.
+Law: for every name, each path that is made with it reaches that model or is refused; it never
+reaches another model. So a path that can be read in two ways is refused if the caller may know of
+the other model. A name whose slashes are written as %2F can be read in one way only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from service.access import Grants
 from service.open_inference.errors import BadRequest, shown
 from service.runtime import Runtime
 
-READINGS = "munet.readings"  # in a request's scope: names that its path may be about too
+READINGS = "munet.readings"  # in a request's scope: other names that its path may mean
 CALLS = {"POST": ("/infer",), "GET": ("/ready", "/config", "/stats", "")}
 PLACEHOLDER = "_"
 
@@ -78,8 +78,8 @@ def _names(path: str, method: str) -> Iterator[str]:
 
 
 async def require_one_reading(request: Request, runtime: Runtime, grants: Grants) -> None:
-    """Raises BadRequest where the caller may know of another model that the path may be about,
-    Unavailable where that cannot be read in time.
+    """Raises BadRequest if the path may mean another model that the caller may know of,
+    Unavailable if that cannot be read in time.
     """
     others: Sequence[str] = request.scope.get(READINGS, ())
     entries = runtime.catalog.entries()

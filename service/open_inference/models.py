@@ -1,6 +1,6 @@
-"""What the protocol says of the server and its models, in the form of its JSON; a model is a task.
+"""What the protocol says about the server and its models, as its JSON; a model is a task.
 
-A message has the same names, so that both transports answer from here.
+Its messages have the same names, so both transports use this file.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def parse_version(text: str) -> int | str | None:
 def _in_time(
     call: Callable[Concatenate[Models, P], Awaitable[T]],
 ) -> Callable[Concatenate[Models, P], Awaitable[T]]:
-    """The call until the longest deadline; then it raises Unavailable."""
+    """Awaits the call until the longest deadline, then raises Unavailable."""
 
     @wraps(call)
     async def limited(models: Models, *arguments: P.args, **named: P.kwargs) -> T:
@@ -131,7 +131,7 @@ class Models:
 
     @_in_time
     async def ready(self, model: str, version: int | str | None) -> bool:
-        """Whether a request would be answered: also of a task that it would load first.
+        """Whether a request would be answered, also if it would first load the task.
 
         Raises as `metadata`.
         """
@@ -216,7 +216,7 @@ class Models:
         return await runtime.catalog.require(model, self.grants, runtime.facts.ask)
 
     async def _of_seen(self, make: Callable[[Mapping[str, Entry]], T]) -> T:
-        """What `make` makes of all tasks that the request may know of, where lists are made."""
+        """What `make` returns for all tasks that the request may know of, in the lists' thread."""
         self.grants.require_read()
         self.runtime.catalog.require_followed()
         entries = self.runtime.catalog.entries()
@@ -233,7 +233,7 @@ class Models:
         return number
 
     async def _confirm(self) -> None:
-        """Before it is said that something is not there: raises Unavailable unless the store is."""
+        """Before something is called missing: raises Unavailable unless the store answers."""
         await asyncio.wrap_future(self.runtime.catalog.refresh())
 
     async def _from_store(self, model: str, version: int | None, look: Callable[[], T]) -> T:

@@ -1,4 +1,4 @@
-"""What OpenAPI says of /v2/…, and the pieces that such a description is made of."""
+"""The OpenAPI description of /v2/…, and the parts of such descriptions."""
 
 from __future__ import annotations
 

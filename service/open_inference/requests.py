@@ -1,7 +1,7 @@
 """A request to infer, the same for both transports: inputs, wanted outputs, parameters.
 
-A transport gives the request in the form of the protocol's JSON, and for each input its binary data
-where it has some. Everything here is checked before anything is decoded.
+A transport gives the request as the protocol's JSON, with the binary data of each input that has
+some. This file checks everything before anything is decoded.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def parse_json(body: memoryview) -> Any:
 def parse_body(body: memoryview, header_size: int | None) -> InferRequest:
     """An HTTP body: JSON of `header_size` bytes (None is all), then the inputs' binary data.
 
-    With a header of 0 bytes all of it is one image. Blocks; raises BadRequest or NotSupported.
+    If `header_size` is 0, the whole body is one image. Blocks; raises BadRequest or NotSupported.
     """
     if header_size == 0:
         image = Sent("image", "BYTES", [1], data=[bytes(body)])

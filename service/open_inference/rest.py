@@ -27,7 +27,7 @@ from service.http.watching import Watched
 from service.images import Source
 from service.open_inference import models
 from service.open_inference.errors import NOT_SERVED, BadRequest, NotSupported, shown
-from service.open_inference.inference import Answer, Given, infer, prepare, receive
+from service.open_inference.inference import Answer, OutputTensor, infer, prepare, receive
 from service.open_inference.model_paths import ModelRoute, require_one_reading
 from service.open_inference.models import Models, parse_version
 from service.open_inference.requests import InferRequest, parse_body, parse_json
@@ -61,7 +61,7 @@ async def _long(request: HttpRequest, content: Any) -> Response:
 
 
 async def _named(request: HttpRequest, grants: Grants) -> tuple[str, int | str | None]:
-    """The model and the version in the path of a request that reads; raises what is wrong there."""
+    """The model and version in the path of a request that reads; raises GatewayError."""
     grants.require_read()
     await require_one_reading(request, _runtime(request), grants)
     return request.path_params["model"], _version(request)
@@ -251,7 +251,7 @@ def _respond(request: HttpRequest, wanted: InferRequest, answer: Answer) -> Resp
     return Response(body, headers=headers, media_type=media)
 
 
-def _output(given: Given) -> tuple[dict[str, Any], bytes]:
+def _output(given: OutputTensor) -> tuple[dict[str, Any], bytes]:
     content = {"name": given.name, "datatype": given.datatype, "shape": list(given.shape)}
     if given.binary:
         raw = binary(given.values)

@@ -1,7 +1,7 @@
-"""How often and how long each version of each task has answered, in the form that Triton tells it.
+"""How often and how long each version of each task has answered, in Triton's form.
 
-All protocols count: requests where they end, executions where the engine runs them. A version's
-numbers go with its task, and of one task only the latest few versions are kept.
+All protocols count: requests when they end, executions when the engine runs them. A version's
+numbers go with its task, and only the latest few versions of a task are kept.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Tally:
                 counts.seconds[stage] += request.seconds[stage]
 
     def _failed(self, task: str, took: float) -> None:
-        """A refusal counts for the version that answers now: often there was none yet."""
+        """A refusal counts for the version that answers now, as its own is often not known."""
         entry = self._entries().get(task)
         if entry is None:
             return
@@ -118,7 +118,7 @@ class Tally:
                 counts.fail.add(took)
 
     def _of(self, task: str, version: int) -> _Counts | None:
-        """None for a task that there is no more: only what is registered takes room."""
+        """None for a removed task: only tasks that exist take memory."""
         found = self._counts.get(task, {}).get(version)
         if found is None:
             if task not in self._entries():
@@ -135,9 +135,9 @@ class Tally:
             del self._counts[task]
 
     def content(self, tasks: Iterable[str]) -> list[dict[str, Any]]:
-        """The statistics of the tasks' versions; zeros of a task that has answered nothing yet.
+        """The statistics of the tasks' versions; zeros for a task that has not answered yet.
 
-        The lock is held for one task at a time: what is counted meanwhile waits for no more.
+        The lock is held for one task at a time, so that counting never waits for long.
         """
         entries = self._entries()
         with self._lock:

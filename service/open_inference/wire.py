@@ -1,7 +1,7 @@
-"""What a request to infer costs once it is parsed, and whose it is, read from its bytes.
+"""Counts the fields of a request to infer, and reads its model's name, before it is parsed.
 
-A submessage of two bytes takes hundreds once it is parsed. So fields are counted first, which costs
-little: what a field holds is skipped, and too many end it.
+A submessage of two bytes takes hundreds of bytes when it is parsed. So fields are counted first.
+That is cheap: the contents of fields are skipped, and it ends at too many fields.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def no_message(data: bytes, kind: str) -> BadRequest:
 
 
 def _field(data: bytes, at: int, end: int) -> tuple[int, int, int]:
-    """Its number, and where what it holds begins and ends; the number is 0 of one without a length.
+    """A field's number, and where its content begins and ends; 0 for a field without a length.
 
     Raises IndexError or ValueError.
     """

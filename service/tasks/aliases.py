@@ -49,7 +49,7 @@ class Aliases:
         return number
 
     def _read(self, task: str, name: str) -> int:
-        """One small file, however many versions and names there are."""
+        """Reads one small file, for any number of versions and names."""
         try:
             self._loader.health.require()
             number = self._loader.store.named(task, name)

@@ -1,13 +1,13 @@
 """Which tasks exist: follows the store's refs, loads on demand, swaps versions without a gap.
 
-A task is loaded by its first request (or at once if preloaded). When another version of a loaded
-task becomes live, it is loaded and warmed first and then swapped in; if it cannot be loaded, the
+The first request of a task loads it; a preloaded task is loaded at once. When another version of a
+loaded task becomes live, it is loaded and warmed, and then swapped in. If it cannot be loaded, the
 old one goes on answering and the new one is tried again. Requests hold the path they run on.
 
-Who asks says what may be known: to a request that may not know of a private task (`entry.py`), it
-looks like a task that does not exist. No answer, header, hint, list or error names, counts or
-orders it, and it is refused before anything of it is loaded. Totals of `/metrics`, and how loaded
-the gateway is, are the stated exceptions.
+The caller's grants decide what may be known. For a request that may not know of a private task
+(`entry.py`), the task does not exist: no answer, header, hint, list or error names, counts or
+orders it, and the request is refused before anything of it is loaded. The exceptions are totals of
+`/metrics` and the load of the gateway.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ class Catalog:
     # -- requests
 
     async def acquire(self, task: str, grants: Grants, version: Version = None) -> LoadedPath:
-        """The path that answers for a task, or for its version of this number or name, loaded first
-        if need be, for a request to classify.
+        """The path for a request to classify: of a task, or of its version of this number or name.
+        Loads it first if it is not in memory.
 
         Raises what the grants refuse, UnknownTask, or Unavailable if it cannot be loaded.
         """
@@ -116,7 +116,7 @@ class Catalog:
         return path
 
     async def _loaded_for(self, grants: Grants, slot: Slot) -> LoadedPath:
-        """Of a private version nothing is loaded for a request that may not know of it."""
+        """Keeps a private version from being loaded for a request that may not know of it."""
         if not (slot.summarised or grants.sees(slot.task, private=True)):
             with suppress(Exception):  # loading it says what is wrong
                 await self.versions.ask(slot.summary)
@@ -128,8 +128,8 @@ class Catalog:
     async def require(self, task: str, grants: Grants, look: Look = None) -> Entry:
         """The task, as far as a request may know of it; raises UnknownTask else.
 
-        `look` runs in a thread what may read the store, by default in those of the catalog:
-        questions about tasks bring threads of their own, so that they take none from answers.
+        `look` runs work that may read the store in a thread, by default one of the catalog's.
+        Questions about tasks bring threads of their own, so that they take none from answers.
         """
         try:
             entry = self._entries.get(task) or await self._known(task)
@@ -197,16 +197,16 @@ class Catalog:
         return path
 
     def _begun(self, slot: Slot) -> asyncio.Future[LoadedPath]:
-        """A load, held by no frame that its error would hold in turn.
+        """Waits for a load; no frame may hold it, as its error would hold that frame.
 
-        A client that gives up leaves it to the others who wait for it.
+        If one client gives up, the load goes on for others who wait for it.
         """
         job = self._health.unless_it_hangs(slot.begin())
         self._metrics.cache_misses.inc()
         return asyncio.wrap_future(job)
 
     async def _known(self, task: str) -> Entry:
-        """Raises UnknownTask if there is none, having looked at the store before saying so."""
+        """Raises UnknownTask if there is no such task, after a look at the store."""
         if task not in self._entries:  # perhaps published a moment ago
             await asyncio.wrap_future(self.refresh())  # Unavailable where the store cannot tell
         entry = self._entries.get(task)
@@ -215,7 +215,7 @@ class Catalog:
         return entry
 
     async def _explain(self, slot: Slot, task: str, error: GatewayError) -> GatewayError:
-        """A load also fails because the task or version is gone: that is no fault of the store."""
+        """Whether the task or version is gone: such a failed load is no fault of the store."""
         try:
             await asyncio.wrap_future(self.refresh())
         except Unavailable:  # nobody can tell
@@ -254,7 +254,7 @@ class Catalog:
             raise Unavailable("the store has not been read yet", retry_after_s=1)
 
     def slots(self) -> list[Slot]:
-        """Every version that is in memory, or that somebody asked for."""
+        """Every version that is in memory, or that was asked for."""
         with self._lock:
             both = [slot for one in self._entries.values() for slot in (one.slot, one.successor)]
         return [slot for slot in both if slot is not None] + self._older.slots()
@@ -276,11 +276,11 @@ class Catalog:
         return self._follower.refresh()
 
     def _confirm(self) -> None:
-        """Before it is said that something is not there: raises Unavailable unless the store is."""
+        """Before something is called missing: raises Unavailable unless the store answers."""
         self.refresh().result()
 
     def _poll(self) -> Exception | None:
-        """Takes in what has changed; why it could not be read, in which case nothing changes."""
+        """Takes in changes; if the store cannot be read, changes nothing and returns the error."""
         try:
             view = self._loader.store.watched()
             recovered = self._health.good()
@@ -296,7 +296,7 @@ class Catalog:
         return None
 
     def _load_again(self, recovered: bool) -> None:
-        """What was to be loaded while the store was away; else one task that could not be read."""
+        """After an outage, loads cold tasks that are preloaded; then tries one unreadable task."""
         if recovered:
             for task, entry in self._entries.items():
                 if self._is_preloaded(task) and entry.slot.state == "cold":

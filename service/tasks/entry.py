@@ -1,13 +1,13 @@
 """A task of the catalog, and who may know of it.
 
-Private is what the manifest of the version that answers says, or that of the live one, which may
-still be loading or be one that cannot be loaded. While they cannot be read, what was last read of
-the task holds; where nothing ever was, the task may be private, and only those see it who have to
-look after it (`Grants.sees`): to others it does not exist.
+A task is private if the manifest of the version that answers says so, or that of the live version,
+which may be loading or fail to load. While these cannot be read, the last one that was read counts.
+If none was ever read, the task may be private: only those who run the gateway see it
+(`Grants.sees`), and for others it does not exist.
 
-Hidden are tasks, not single versions: of a task that is public now, the numbers, names, digests and
-times of all its versions are told. What an earlier private version is, and what it answers, is told
-only to those who may know of private tasks of this name.
+Tasks are hidden, single versions are not: of a task that is public now, the numbers, names, digests
+and times of all versions are shown. What an earlier private version is and answers is shown only to
+those who may know of private tasks of this name.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Entry:
 
     @property
     def is_public(self) -> bool:
-        """Whether everybody may know of it, as far as that is plain: what answers is in memory, and
-        nothing is about to take its place.
+        """Whether everybody may know of it, without a look at the store: True only if the version
+        that answers is in memory and no other one is about to replace it.
         """
         path = self.slot.path
         return path is not None and self.successor is None and not path.published.path.private
 
     def known_private(self) -> bool | None:
-        """Whether the task is private, by what has been read of it; None if nothing was yet."""
+        """Whether the task is private, by what has been read; None if nothing has been."""
         summary, following = self.slot.known_summary, self.successor
         later = None if following is None else following.known_summary
         if summary is not None or later is not None:
@@ -49,7 +49,7 @@ class Entry:
         return self.private
 
     def read_private(self) -> bool | None:
-        """Whether it is; None if that is not known. May read the store: call it in a thread."""
+        """Whether it is private; None if not known. May read the store: call it in a thread."""
         slot = self.slot
         if not slot.summarised and time.monotonic() >= self.read_again_at:
             try:

@@ -1,6 +1,6 @@
-"""How many bytes components may take, and which loaded version goes when another needs its room.
+"""How many bytes components may take, and which loaded version is evicted for another one.
 
-What goes is the version not asked for the longest, unless it is pinned or a request is using it.
+The version that was not asked for the longest is evicted, unless it is pinned or in use.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class OverBudget(Told):
 
 
 class NoRoom(Told):
-    """All that is in memory is in use: later there may be room."""
+    """Everything in memory is in use: there may be room later."""
 
 
 class Holder(Protocol):
-    """What keeps one version in memory."""
+    """An object that keeps one version in memory."""
 
     @property
     def pinned(self) -> bool:
@@ -50,7 +50,7 @@ class Holder(Protocol):
 
 
 class Recency:
-    """The loaded versions by their last request, known only as long as somebody else holds them.
+    """The loaded versions by their last request; it holds only weak references to them.
 
     Each step is one call of a dict, which no other thread can interrupt: requests do not wait for
     evictions.
@@ -123,7 +123,7 @@ class Budget:
     def require(self, task: str, sizes: Mapping[Key, int]) -> None:
         """Raises OverBudget if these components can never be in memory together with the pins.
 
-        Those of the task's own pin count too: it stays until its successor has been loaded.
+        The task's own pin counts too: it stays until its successor has been loaded.
         """
         limit = f"MUNET_MEMORY_BUDGET of {self.limit_bytes:.0f} bytes"
         own = sum(sizes.values())
@@ -142,8 +142,8 @@ class Budget:
     def pin(self, task: str, sizes: Mapping[Key, int]) -> Pin:
         """`require` for a pinned version, which counts from now on until `unpin`.
 
-        Pinned tasks must leave room for others: beyond the largest of them, which also has what all
-        tasks may share, they get PINNED_SHARE of the budget.
+        Pinned tasks must leave room for others: besides the largest one, which includes what all
+        tasks may share, they get PINNED_SHARE of the rest of the budget.
         """
         with self._lock:
             self.require(task, sizes)

@@ -1,11 +1,10 @@
 """Ready means that this gateway has loaded something and answered once.
 
-At start an image goes through a task of the store, by the reads, the writes of caches, the decoding
-and the programs that a request needs: one of the tasks that are loaded at start if there are any,
-else any task. Where the store is empty it goes through a small network that is built in. While that
-fails for every task the gateway is not ready, and tries again. Once it has worked, nothing takes
-that back: a store that fails later fails for all replicas alike, and what is loaded goes on
-answering.
+At the start an image goes through a task of the store, with the same reads, cache writes, decoding
+and programs that a request needs. The task is one of those that are loaded at the start, if there
+are any, else any task. If the store is empty, it is a small built-in network. While that fails for
+every task, the gateway is not ready and tries again. Once it has worked, the gateway stays ready: a
+store that fails later fails for all replicas, and loaded tasks go on answering.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 10.0  # after all tasks have failed
 
 
 class Tasks(Protocol):
-    """What there is to try."""
+    """The tasks that can be tried."""
 
     @property
     def ready(self) -> bool:
-        """Whether the store has been read, and all that is loaded at start was loaded or failed."""
+        """Whether the store has been read and each preloaded task was loaded or has failed."""
         ...
 
     def entries(self) -> Mapping[str, Entry]:
@@ -91,7 +90,7 @@ class FirstAnswer:
         return not slots and self._works("", 0, self._built_in)
 
     def _slots(self) -> Sequence[Slot]:
-        """What may answer, those in memory first."""
+        """The versions to try, those in memory first."""
         entries = self._tasks.entries()
         preloaded = [task for task in entries if task in self._preload]
         slots = [entries[task].slot for task in preloaded or entries]

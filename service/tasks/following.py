@@ -1,7 +1,7 @@
-"""Looks at the store now and then, and when somebody asks for a look.
+"""Looks at the store at intervals, and when a look is asked for.
 
-Each look has a thread of its own: one that hangs, as a network file system may for hours, holds up
-nobody, ends nothing, and is known as such.
+Each look has a thread of its own. A look may hang for hours on a network file system: it delays
+nobody, ends nothing, and `StoreHealth` is told.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from service.errors import Unavailable
 from service.tasks.reasons import reason
 from service.tasks.store_health import STALL_S, Stalled, StoreHealth
 
-LOOK_S = 0.05  # how often a look that takes long is looked after
-KNOWN_S = 0.5  # who asks waits so long for a look where the store was away at the last one
+LOOK_S = 0.05  # how often a look that takes long is checked
+KNOWN_S = 0.5  # how long who asks waits for a look, if the store was away at the last one
 LAST_S = 1.0  # that the end waits for a look
 
 
@@ -61,10 +61,9 @@ class Follower:
         return self._thread.is_alive()
 
     def refresh(self) -> Future[None]:
-        """Asks for a look now; done when one that began later has ended.
+        """Asks for a look now; the future is done when a look that began later has ended.
 
-        It raises Unavailable where that look has failed, or hangs: then nobody can tell what there
-        is.
+        It raises Unavailable if that look fails or hangs: then nobody can tell what there is.
         """
         done: Future[None] = Future()
         with self._asking:
@@ -89,7 +88,7 @@ class Follower:
             return asked
 
     def _looked(self, asked: list[Future[None]]) -> Exception | None:
-        """One look; who asked for it, or asks meanwhile, hears it where it hangs."""
+        """One look. If it hangs, all who asked for it, or ask meanwhile, get an error."""
         looking: Future[Exception | None] = Future()
         run = threading.Thread(
             target=lambda: looking.set_result(self._look()), name="catalog", daemon=True

@@ -1,4 +1,4 @@
-"""Few loads at once, but for those that wait."""
+"""Bounds the loads at once; loads that only wait do not count."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ SLOW_S = 0.25  # a load that takes longer waits for a disk, a network or a compi
 
 
 class LoadSlots:
-    """A context for few loads at once, but for those in it longer than SLOW_S: they count no more.
+    """A context for a few loads at once; loads that are in it longer than SLOW_S no longer count.
 
-    What computes has to be kept from crowding out the requests; what waits disturbs nobody, and
-    must hold up nobody.
+    Loads that compute must leave the processor to requests. Loads that wait take none of it, and
+    must not delay others.
     """
 
     def __init__(self, at_once: int) -> None:
@@ -28,7 +28,7 @@ class LoadSlots:
             self._begun[threading.get_ident()] = time.monotonic()
 
     def _wait_s(self) -> float:
-        """0 if there is a turn, else the seconds until the next one is slow."""
+        """0 if this load may begin, else the seconds until the next one counts as slow."""
         slow = time.monotonic() - SLOW_S
         quick = sorted(begun for begun in self._begun.values() if begun > slow)
         return 0.0 if len(quick) < self._at_once else quick[-self._at_once] - slow

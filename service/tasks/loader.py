@@ -1,4 +1,4 @@
-"""Where versions are loaded: in threads of their own, and few at once."""
+"""Loads versions in threads of their own, a few at once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Prepare(Protocol):
 
 
 class Version(Protocol):
-    """What is loaded: a slot."""
+    """A version to load: a slot."""
 
     @property
     def due(self) -> bool:
@@ -58,7 +58,7 @@ class Loader:
         threads: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`threads` loads run at once, and those begun earlier that are slow (see LoadSlots)."""
+        """`threads` loads run at once; slow ones do not count (see LoadSlots)."""
         self.store = store
         self.prepare = prepare
         self.metrics = metrics
@@ -91,7 +91,7 @@ class Loader:
         return self.health.fault is not None
 
     def read(self, slot: Version) -> None:
-        """A version has been read: what kept others from being read may be over too."""
+        """A version has been read: others that could not be read may be tried again."""
         self.health.load_ended(works=True)
         with self._noting:
             others = list(self._unreadable) if slot in self._unreadable else []
@@ -100,7 +100,7 @@ class Loader:
             other.forgive()
 
     def unread(self, slot: Version, error: Exception) -> bool:
-        """A version has failed to load; whether because its files cannot be read now."""
+        """A version has failed to load; returns whether its files cannot be read now."""
         with self._noting:
             if isinstance(error, OSError | StorageError):
                 self._unreadable.add(slot)
@@ -109,7 +109,7 @@ class Loader:
             return False
 
     def unreadable(self) -> list[Version]:
-        """The versions whose files could not be read, where the store as a whole can."""
+        """The versions whose files cannot be read, while the store itself can be."""
         with self._noting:
             return list(self._unreadable)
 

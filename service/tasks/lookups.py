@@ -1,8 +1,8 @@
-"""Threads for what is said about tasks: never those that loads or answers need.
+"""Threads for questions about tasks, apart from those for loads and answers.
 
-Each kind of question has a few of its own, and a bounded number of questions that wait for them: a
-store that is slow, or a client that asks without end, costs others who ask the same kind, and
-nobody else. While the store hangs, nobody waits for the threads that it holds.
+Each kind of question has a few threads of its own, and a bounded number of waiting questions. So a
+slow store, or a client that asks without end, delays only questions of the same kind. While the
+store hangs, nobody waits for the threads that it holds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Lookups:
     def __init__(
         self, kind: str, threads: int, health: StoreHealth, waiting: int = WAITING
     ) -> None:
-        """`kind` is told to who is refused; `waiting` is the bound, with those being answered."""
+        """`kind` is named in refusals; `waiting` is the most open questions."""
         self._kind = kind
         self._health = health
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=kind)
@@ -37,7 +37,7 @@ class Lookups:
     async def ask(self, look: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """What `look` returns or raises.
 
-        Raises Unavailable where too many wait, or the store hangs.
+        Raises Unavailable if too many wait, or the store hangs.
         """
         hanging, waiting = self._health.hanging, len(self._asked)
         if waiting >= (self._threads if hanging else self._most):
@@ -64,9 +64,9 @@ class Lookups:
 
 
 class Shared(Generic[T]):
-    """One answer at a time, for all who ask while it is made; for the event loop's thread.
+    """One answer for all who ask while it is made; for the event loop's thread.
 
-    So however many ask, one thread makes one answer after another.
+    So one thread makes one answer after another, for any number of questions.
     """
 
     def __init__(self, kind: str, make: Callable[[], T]) -> None:

@@ -1,4 +1,4 @@
-"""Versions that are not live, and were asked for by `?version=`: the latest few stay loaded."""
+"""Versions that are not live and were asked for by `?version=`; the latest few stay loaded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class OlderVersions:
             return slot
 
     def read(self, task: str, version: int) -> Slot:
-        """Room for a version, if the store has it; blocks. Raises UnknownTask or Unavailable."""
+        """A slot for a version, if the store has it; blocks. Raises UnknownTask or Unavailable."""
         try:
             self._loader.health.require()
             digest = self._loader.store.version(task, version)
@@ -66,7 +66,7 @@ class OlderVersions:
                 del self._slots[key]
 
     def drop_removed(self) -> None:
-        """Drops what the store has no more: a few small files are read."""
+        """Drops versions that the store no longer has; reads a few small files."""
         with self._lock:
             known = list(self._slots.items())
         for (task, version), slot in known:

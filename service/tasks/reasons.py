@@ -1,8 +1,8 @@
-"""What clients are told of an error: what kind it is, and of which bytes.
+"""What clients are told about an error: its kind, and the digest of the bytes concerned.
 
-The words of the store, of the system and of libraries name files, folders and addresses of the
-server, and other tasks: they go to the log only. What is told comes from this file, from errors
-whose words are made for clients (GatewayError, Told), or is the digest that an error names.
+Messages of the store, the system and libraries name files, folders and addresses of the server, and
+other tasks. So they go only to the log. Clients get texts of this file, messages that are made for
+clients (GatewayError, Told), and the digest that an error names.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def reason(error: BaseException) -> str:
 
 
 def no_task(task: str, near: Sequence[str] = ()) -> UnknownTask:
-    """What to say about a name that is no task's; `near` are names that it may be meant for."""
+    """The message for a name that no task has; `near` are names that may be meant."""
     shown = task if len(task) <= SHOWN_CHARACTERS else task[:SHOWN_CHARACTERS] + "…"
     hint = f"did you mean {' or '.join(near)}?" if near else "GET /tasks lists all tasks"
     return UnknownTask(f"there is no task {shown!r}; {hint}", nearest=near)
 
 
 def no_version(task: str, version: int) -> UnknownTask:
-    """What to say about a number that is no version's of a task."""
+    """The message for a number that no version of a task has."""
     return UnknownTask(f"task {task!r} has no version {version}")
 
 

@@ -1,9 +1,9 @@
 """Components in memory by digest: each is read once, verified, and shared by all paths.
 
-Paths hold their components; here are only weak references, so a component is freed exactly when
-the last path that uses it is gone, rows in flight included. A load first reserves the bytes that it
-has to read: what is in memory and what is being read never exceed the budget together. Components
-count as they are held, in float32, or as they are stored if that is more.
+Paths hold their components; this file holds only weak references. So a component is freed when the
+last path that uses it is gone, and the last row of it in flight. A load first reserves the bytes
+that it has to read: components in memory and those being read never exceed the budget together. A
+component counts with its bytes in float32, or with its stored bytes if these are more.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Residency:
         self._watcher = threading.Thread(target=self._watch, name="memory", daemon=True)
 
     def start(self) -> None:
-        """Evicts from now on also where the machine's memory gets short by itself."""
+        """From now on, also evicts when the machine's memory gets short for other reasons."""
         self._watcher.start()
 
     def close(self) -> None:
@@ -114,8 +114,8 @@ class Residency:
     def load(self, published: Published, *, pinned: bool = False) -> LoadedPath:
         """Reads what is not resident yet; blocks.
 
-        Raises UnservablePath, OverBudget for a path that can never fit, NoRoom where all else is in
-        use for too long, or StoreError for a missing or corrupt component.
+        Raises UnservablePath, OverBudget for a path that can never fit, NoRoom if all else stays
+        in use for too long, or StoreError for a missing or corrupt component.
         """
         spec = specs.read(published.path)
         sizes = spec.sizes(published)
@@ -175,9 +175,9 @@ class Residency:
         return {name: found[key] for name, key in keys.items()}
 
     def _claim(self, keys: Collection[Key], sizes: Mapping[Key, int]) -> _Claim:
-        """Splits what a path needs, with room reserved for what has to be read.
+        """Splits what a path needs by where it is, and reserves room for what has to be read.
 
-        Waits while all that could be evicted is in use, and raises NoRoom if that takes too long.
+        Waits while everything that could be evicted is in use; raises NoRoom after a while.
         """
         give_up_at = time.monotonic() + ROOM_WAIT_S
         while True:

@@ -1,8 +1,8 @@
 """How many tasks use each component, kept up to date as tasks come, change and go.
 
-What the store says of a task is read once: a thread does so at a bounded rate, and an answer reads
-what it shows, and a few more. So a list reads little, however many tasks there are, though it
-compares each with what is known of it, in memory; until all have been read, it counts only the
+Each task is read from the store once. A thread does that at a bounded rate; an answer reads the
+tasks that it shows and a few more. So a list reads little for any number of tasks. It compares all
+tasks with what is known of them, but in memory. Until all tasks have been read, it counts only the
 sharing that is known by then.
 """
 
@@ -25,7 +25,7 @@ REST = 4  # times as long as a task takes to read, so that requests keep the int
 FEW = 50  # tasks that an answer reads beyond those it shows
 AGAIN_S = 30.0  # until one that could not be read is tried again
 LAST_LOOK_S = 1.0  # that the end waits for
-_Noted = tuple[Summary, bool]  # and whether its task is private
+_Facts = tuple[Summary, bool]  # and whether its task is private
 
 
 class Sharing:
@@ -35,7 +35,7 @@ class Sharing:
         """`entries` are the tasks that there are now."""
         self._entries = entries
         self._lock = threading.Lock()
-        self._noted: dict[str, _Noted] = {}
+        self._noted: dict[str, _Facts] = {}
         self._failed: dict[str, float] = {}  # task -> when to try again
         self._public: Counter[Digest] = Counter()  # tasks that use a component
         self._private: dict[Digest, set[str]] = {}
@@ -43,7 +43,7 @@ class Sharing:
         self._thread = threading.Thread(target=self._follow, name="sharing", daemon=True)
 
     def start(self) -> None:
-        """Reads what nobody has asked for yet."""
+        """Starts to read the tasks that nobody has asked for yet."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -101,7 +101,7 @@ class Sharing:
         except (StoreError, OSError):  # the task's own failure says why
             self._failed[task] = time.monotonic() + AGAIN_S
 
-    def _note(self, task: str, noted: _Noted | None) -> None:
+    def _note(self, task: str, noted: _Facts | None) -> None:
         with self._lock:
             last = self._noted.pop(task, None)
             self._failed.pop(task, None)
@@ -126,7 +126,7 @@ class Sharing:
 
 
 def _is_private(entry: Entry, summary: Summary) -> bool:
-    """A task is also private as soon as the version that is to follow is."""
+    """A task is also private as soon as the next version is."""
     if entry.successor is None:
         return summary.private
     return entry.read_private() is not False

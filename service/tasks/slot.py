@@ -80,7 +80,7 @@ class Slot:
 
     @property
     def due(self) -> bool:
-        """Whether to begin a load that no request asks for: none runs, nor has to wait."""
+        """Whether to begin a load without a request: no load runs, and none has to wait."""
         return self._job is None and not (
             self._waits(self._failure) or self._waits(self._crowded_out)
         )
@@ -101,7 +101,7 @@ class Slot:
         return path
 
     def let_go(self) -> bool:
-        """Goes back to cold, unless somebody else holds the path; whether it did."""
+        """Goes back to cold, unless somebody else holds the path; returns whether it did."""
         with self._lock:
             if self._path is None:
                 return False
@@ -123,7 +123,7 @@ class Slot:
         )
 
     def forgive(self) -> None:
-        """What kept this version from being loaded is over: it need not wait any longer."""
+        """The cause of the last failure is over: the version may be loaded at once."""
         with self._lock:
             if self._path is None:
                 self._failure = None
@@ -157,7 +157,7 @@ class Slot:
 
     @property
     def known_summary(self) -> Summary | None:
-        """The version in short, if it has been read; never waits for the store.
+        """The summary, if it has been read; never waits for the store.
 
         None also if the task has been removed since and published again.
         """
@@ -215,7 +215,7 @@ class Slot:
         return path
 
     def _postponed(self, error: NoRoom) -> Unavailable:
-        """No fault of the task: the next request tries again; what nobody asks for, later."""
+        """No fault of the task: the next request tries again; loads without a request wait."""
         with self._lock:
             self._crowded_out = self._after(self._crowded_out, error)
             self._job = None
@@ -224,7 +224,7 @@ class Slot:
         return Unavailable(f"task {self.task!r} cannot be loaded: {error}", retry_after_s=1)
 
     def _left_cold(self, error: Exception) -> Unavailable:
-        """No fault of the task: the store is away, which is told once for all."""
+        """No fault of the task: the store is away, which is logged once for all tasks."""
         traceback.clear_frames(error.__traceback__)
         with self._lock:
             self._job = None
@@ -232,12 +232,12 @@ class Slot:
         return self.away(error)
 
     def away(self, error: Exception) -> Unavailable:
-        """What to say where the store as a whole keeps this version from being loaded."""
+        """The error if the state of the whole store keeps this version from being loaded."""
         detail = f"task {self.task!r} is not loaded, and the store cannot be read: {reason(error)}"
         return Unavailable(detail, retry_after_s=1)
 
     def _failed(self, error: Exception) -> Unavailable:
-        """Any failure is this task's alone; it is kept as the reason and retried later."""
+        """Other failures concern this task alone: kept as its reason, and tried again later."""
         traceback.clear_frames(error.__traceback__)  # they hold what has been read
         with self._lock:
             failure = self._failure = self._after(self._failure, error)
@@ -262,7 +262,7 @@ class Slot:
 
 
 class Unread(Slot):
-    """In the place of a task whose refs cannot be read: which version is live is not known."""
+    """Stands for a task whose refs cannot be read: its live version is not known."""
 
     def __init__(self, loader: Loader, task: str, error: Exception) -> None:
         """`error` is why; the catalog puts another slot here when the refs can be read."""

@@ -75,7 +75,7 @@ def _numbers(shapes: Shapes) -> int:
 
 
 def keys_of(path: TaskPath) -> dict[str, Key]:
-    """Each component by its name: a sub-path's are the same as those of the task it belongs to."""
+    """Each component by its name: a sub-path has the same ones as the task it belongs to."""
     return {
         name: (kind_of(name.rpartition("/")[2]), digest) for name, digest in path.components.items()
     }
@@ -186,7 +186,7 @@ def _require(path: TaskPath, what: str, expected: Any, found: Any) -> None:
 
 
 def _beyond(one: Any, other: Any) -> Any:
-    """What one has and the other has not; all of it where they differ in their order or kind."""
+    """Items that only one of both has; all items if they differ in order or kind."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return {key: one[key] for key in one if key not in other or other[key] != one[key]}
     if isinstance(one, tuple) and isinstance(other, tuple):
@@ -196,7 +196,7 @@ def _beyond(one: Any, other: Any) -> Any:
 
 
 def _later(path: TaskPath, error: ValueError) -> UnservablePath:
-    """What a later gateway may know."""
+    """The refusal of something that a newer gateway may know."""
     return UnservablePath(
         f"loading {path.task!r}: {error}; update the gateway, or publish the task again"
     )

@@ -1,14 +1,13 @@
-"""What keeps the whole store from being read: one fact, however many tasks it concerns.
+"""What keeps the whole store from being read: one state for all tasks.
 
-The catalog looks at the store all the time. While its looks fail or hang, that is the store's
-trouble: what is not in memory is refused at once, with that as the reason, and one load at a time,
-at most one a second, is tried all the same. A load that fails meanwhile leaves no failure with its
-task. When a look has succeeded, the fact is gone for all tasks at once; when such a load has,
-others are tried too.
+The catalog looks at the store all the time. While looks fail or hang, tasks that are not in memory
+are refused at once, with that as the reason. One load at a time, at most one a second, is tried all
+the same. If it fails, its task is not marked as failed. If it succeeds, other loads are tried too.
+When a look succeeds, the state ends for all tasks at once.
 
-A store that hangs gives those who wait for it no error. So once a look is known to hang, nobody
-waits any longer: all who wait are refused at once, and what they wait for goes on without them. A
-look that takes long while loads can read is slow: nobody is refused for that.
+A store that hangs raises no error for those who wait for it. So when a look is known to hang, all
+who wait are refused at once, and their work goes on without them. If a look takes long while loads
+can read, the store is only slow, and nobody is refused.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ STALL_S = 5.0  # a look that takes longer is not waited for
 PATIENCE_S = 0.5  # while it hangs: what needs no store has its answer by then
 TELL_S = 30.0  # between two lines of the log on the same trouble
 TRY_S = 1.0  # between two loads that are tried though loads fail
-# What a load may end with where the store as a whole is away: its folder may be gone, and with it
+# Errors of a load that may mean that the whole store is away: its folder may be gone, and with it
 # every document and blob.
 OF_AN_OUTAGE = (
     *(OSError, StorageError, StoreNotFound, BlobNotFound, CorruptRef),
@@ -99,7 +98,7 @@ class StoreHealth:
         return self._clock() - self._good_at
 
     def good(self) -> bool:
-        """A look has succeeded; whether there was trouble before."""
+        """A look has succeeded; returns whether there was a fault before."""
         with self._lock:
             before, self._fault, self._loads_work = self._fault, None, False
             seconds, self._good_at = self.age_s, self._clock()
@@ -122,7 +121,7 @@ class StoreHealth:
         )
 
     def hangs(self, seconds: float, stall_s: float = STALL_S) -> None:
-        """A look has had no answer for so long, more than `stall_s`, and still has none."""
+        """A look has had no answer for `seconds`, more than `stall_s`, and still has none."""
         if self._clock() - self._worked_at < stall_s:
             return
         if self._fault is None or self.hanging:  # else what it said before holds
@@ -135,9 +134,9 @@ class StoreHealth:
                 waiting.set_exception(StoreAway(f"no answer for {seconds:.0f} s"))
 
     def unless_it_hangs(self, work: Future[T]) -> Future[T]:
-        """What `work` gives; raises StoreAway as soon as the store is known to hang.
+        """The result of `work`; raises StoreAway as soon as the store is known to hang.
 
-        Cancelling it leaves the work alone.
+        Cancelling the future does not cancel the work.
         """
         waiting: Future[T] = Future()
         with self._lock:
@@ -157,7 +156,7 @@ class StoreHealth:
             self._worked_at = self._clock()
 
     def require(self, *, may_try: bool = False) -> None:
-        """Raises StoreAway while looks fail; with `may_try`, a load is let pass once in a while."""
+        """Raises StoreAway while looks fail; with `may_try`, lets one load pass once in a while."""
         fault = self._fault
         if fault is None or self._loads_work:
             return

@@ -1,4 +1,4 @@
-"""What the list of tasks says of a version: little, as it is kept for every task of the store."""
+"""What the list of tasks shows of a version. It is small, as one is kept for each task."""
 
 from __future__ import annotations
 

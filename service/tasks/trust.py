@@ -1,9 +1,9 @@
 """Which versions may be served: all, or those that a trusted key has signed.
 
-Trust is followed as the store is. A thread looks at the keys and at which signatures the versions
-in memory have. One whose signer's key or whose signature has been taken away is dropped from memory
-within a few looks, and answers no more; one that was refused and is trusted now may be loaded
-again. A version is verified again only if its signatures or the keys have changed.
+A thread follows the keys, and the signatures of the versions in memory. A version whose key or
+signature has been taken away is dropped from memory within a few looks, and answers no more. A
+version that was refused and is trusted now may be loaded again. A version is verified again only if
+its signatures or the keys have changed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LOOK_S = 1.0
 LAST_LOOK_S = 1.0  # that the end waits for
 
 
-class Held(Protocol):
+class VersionSlot(Protocol):
     """A version that is in memory, or was refused: a slot of the catalog."""
 
     digest: Digest
@@ -45,7 +45,7 @@ class Held(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """On one version, and what it rests on."""
+    """Whether one version is trusted, and the reasons."""
 
     signer: str | None  # fingerprint of a key; None if the version was refused
     signatures: Digest | None  # the manifest that held them
@@ -74,7 +74,7 @@ class Trust:
         """Since the files of keys were last good; 0 without any."""
         return self._keys.age_s if self._keys else 0.0
 
-    def start(self, held: Callable[[], Iterable[Held]]) -> None:
+    def start(self, held: Callable[[], Iterable[VersionSlot]]) -> None:
         """Follows keys and signatures from now on; `held` tells of which versions."""
         if self._keys is not None:
             self._thread = threading.Thread(
@@ -88,20 +88,20 @@ class Trust:
         if self._thread is not None:
             self._thread.join(LAST_LOOK_S)
 
-    def _follow(self, held: Callable[[], Iterable[Held]]) -> None:
+    def _follow(self, held: Callable[[], Iterable[VersionSlot]]) -> None:
         while not self._stopped.wait(LOOK_S):
             try:
                 self.look(held())
             except Exception as error:  # the next look may see more
                 logger.error("event=trust_unknown error=%r", error)
 
-    def look(self, held: Iterable[Held]) -> None:
+    def look(self, held: Iterable[VersionSlot]) -> None:
         """One look at keys and signatures, and what follows for these versions."""
         keys = self._keys
         if keys is None:
             return
         keys.look()
-        by_digest: dict[Digest, list[Held]] = {}
+        by_digest: dict[Digest, list[VersionSlot]] = {}
         for one in held:
             by_digest.setdefault(one.digest, []).append(one)
         with self._lock:
@@ -133,7 +133,11 @@ class Trust:
             self._verdicts[digest] = verdict
 
     def _judge_again(
-        self, digest: Digest, verdict: _Verdict | None, keys: TrustedKeys, held: Iterable[Held]
+        self,
+        digest: Digest,
+        verdict: _Verdict | None,
+        keys: TrustedKeys,
+        held: Iterable[VersionSlot],
     ) -> None:
         try:
             self._judge(digest, keys)

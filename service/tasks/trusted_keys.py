@@ -1,9 +1,9 @@
 """The public keys in a file or a folder, followed while running.
 
-A key that is taken out, with its file or from within it, is trusted no more. What cannot be read,
-or holds something else, takes no key away: its last good keys stay, and the log says so. What is
-found counts when the next look finds the same, so that a file that is just being written does not
-count.
+A key is no longer trusted when it is taken out of its file, or its file is removed. A file that
+cannot be read, or holds something else, takes no key away: its last good keys stay, and the log
+says so. A change counts when the next look finds the same, so that a file that is just being
+written does not count.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MOST_FILES = 256  # of a folder
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A file, or the folder, that is there and cannot be read."""
+    """A file, or the folder, that exists and cannot be read."""
 
     reason: str
 
@@ -104,7 +104,7 @@ class TrustedKeys:
 
 
 def _find(path: Path) -> Found:
-    """The files and their bytes; nothing where there are none. Waits for nobody but the disk."""
+    """The files and their bytes; empty if there are none. Waits only for the disk."""
     try:
         if not path.is_dir():
             return _contents([path])

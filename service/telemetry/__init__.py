@@ -1,1 +1,1 @@
-"""What a gateway tells of itself: metrics, access log, traces; joined over workers."""
+"""What a gateway reports about itself: metrics, access log, traces; joined over workers."""

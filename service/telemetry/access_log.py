@@ -1,8 +1,8 @@
 """One JSON line for each request, on standard output; a slow reader costs lines, never answers.
 
-A line is made where the request ends and written by a thread of its own. It is short enough to be
-one write to a pipe, so that lines of several workers never mix. Nothing is sampled: the request
-somebody looks for would be the one left out.
+A line is made when the request ends, and a thread of its own writes it. It is short enough for one
+write to a pipe, so lines of several workers never mix. All requests are logged: a sample would
+leave out the request that somebody looks for.
 """
 
 from __future__ import annotations

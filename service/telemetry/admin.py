@@ -1,4 +1,4 @@
-"""What those on call ask a gateway that runs: the levels of its log, and what it does just now."""
+"""Calls for admins on call: the levels of the log, and what the gateway does at this moment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def _runtime(request: Request) -> Runtime:
-    """For an admin. Raises Unauthenticated or Forbidden."""
+    """Raises Unauthenticated or Forbidden unless an admin asks."""
     runtime: Runtime = request.app.state.runtime
     runtime.access.of(request.scope).require_admin()
     return runtime

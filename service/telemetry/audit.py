@@ -1,7 +1,7 @@
-"""Who has asked for what only admins may do, and what came of it: a line in the log for each call.
+"""A line in the log for each call that only admins may make: who made it, and its status.
 
-Calls with no token that is known are told once a second, with how many there were: what anybody
-may send fills no log.
+Calls without a known token are logged once a second, with their number: so they cannot fill the
+log.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def note(exchange: Exchange) -> None:
 
 
 def _of_nobody() -> int:
-    """How many calls without a known token a line tells of; 0 for no line now."""
+    """Counts a call without a known token; how many a line now reports, 0 for no line."""
     global _unknown, _told
     with _lock:
         _unknown += 1

@@ -1,4 +1,4 @@
-"""What a gateway does at this moment: the stacks of all its threads, and what waits in its queue.
+"""What a gateway does at this moment: the stacks of all threads, and the waiting requests.
 
 For the person who is called when a gateway hangs. Nothing here waits for anything that may hang:
 of a lock that is not free soon, the dump says so.

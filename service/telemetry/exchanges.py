@@ -1,7 +1,7 @@
-"""HTTP requests as exchanges: around the app, where an access log or traces want to know of them.
+"""Reports HTTP requests to the access log and the traces; wraps the app.
 
-A request's id is the one in its header `x-request-id`, if that is a plain word, or a new one; the
-answer carries it. Probes and scrapes are not noted: they would be most of every log. Admin calls
+The id of a request is that in its header `x-request-id`, if it is a plain word, or a new one; the
+answer has it too. Probes and scrapes are not reported: they would be most of every log. Admin calls
 always are (`telemetry/audit.py`).
 """
 
@@ -26,12 +26,12 @@ QUIET = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})
 
 
 def request_id(given: str | None) -> str:
-    """What the client calls its request, or a name for it."""
+    """The client's id of its request, or a new one."""
     return given if given and SANE_ID.fullmatch(given) else secrets.token_hex(16)
 
 
 class Exchanges:
-    """ASGI middleware; does nothing where nobody wants reports."""
+    """ASGI middleware; does nothing if no reports are set up."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""What a gateway tells the world about itself, assembled: metrics page, access log, traces."""
+"""Assembles what a gateway reports about itself: metrics page, access log, traces."""
 
 from __future__ import annotations
 

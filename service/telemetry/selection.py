@@ -1,4 +1,4 @@
-"""A page of metrics for some tasks only: their series, and all that are of no task."""
+"""A page of metrics for some tasks: their series, and all series without a task."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _TASK = re.compile(rb'[{,]task="((?:[^"\\]|\\.)*)"')
 
 
 def of_tasks(page: bytes, tasks: Collection[str]) -> bytes:
-    """The page without the series of other tasks; what is said of families stays."""
+    """The page without the series of other tasks; help and type lines stay."""
     wanted = {task.encode() for task in tasks}
     lines = page.splitlines(keepends=True)
     return b"".join(line for line in lines if _is_wanted(line, wanted))

@@ -1,9 +1,9 @@
-"""Several worker processes of one gateway: whichever is scraped shows the metrics of all.
+"""Several worker processes of one gateway: a scrape of any worker shows the metrics of all.
 
-Each worker keeps a registry of its own, because files shared between processes keep the series of
-removed tasks and the gauges of dead workers for ever. It tells its page to the others on a Unix
-socket, in a folder that only this gateway's user can open. On the joint page every series has the
-label `worker`: each counter keeps its own resets, and a worker that has died is simply not there.
+Each worker has a registry of its own: files that processes share would keep the series of removed
+tasks and the gauges of dead workers for ever. A worker gives its page to the others on a Unix
+socket, in a folder that only this gateway's user can open. On the joint page each series has the
+label `worker`. So each counter has its own resets, and a dead worker has no series.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Workers:
 
 
 def _page(path: Path) -> bytes:
-    """What the worker at `path` says; nothing if it is dead, dies meanwhile or does not answer."""
+    """The page of the worker at `path`; nothing if it is dead, dies or does not answer."""
     parts: list[bytes] = []
     try:
         with socket.socket(socket.AF_UNIX) as other:

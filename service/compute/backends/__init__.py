@@ -21,7 +21,7 @@ Run = Callable[[Sequence[Sequence[Any]], Any], Any]
 
 
 def always() -> bool:
-    """For who compiles where nothing else needs the memory."""
+    """The default of `spare`: memory is always left."""
     return True
 
 

@@ -1,7 +1,7 @@
 """Which back end the engine uses: the one asked for, or the cheaper one on this machine.
 
-JAX takes memory, and a second to import: a gateway that computes with OpenVINO never imports it.
-Where both have to be tried, another process does that.
+JAX takes memory and a second to import, so a gateway that computes with OpenVINO never imports it.
+If both have to be tried, another process does that.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ TRIAL_S = 300.0  # before it is given up
 def choose(name: str, compilation_cache: str | None, threads: int) -> Backend:
     """The back end of this name; for `auto` the one that takes less of the processor.
 
-    That is tried where the folder `compilation_cache` has no result yet, which is kept there:
-    workers that start together may each try. Raises SettingsError where it cannot be used.
+    Both are tried if the folder `compilation_cache` has no result yet; the result is kept there.
+    Workers that start together may each try. Raises SettingsError where it cannot be used.
     """
     installed.require(name)
     if name == "jax" or find_spec("openvino") is None:

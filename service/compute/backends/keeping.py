@@ -1,4 +1,4 @@
-"""The folder of compiled programs only saves work: where it cannot be written, all goes on."""
+"""The folder of compiled programs only saves work: if it cannot be written, all goes on."""
 
 from __future__ import annotations
 

@@ -39,15 +39,15 @@ COPY_AGAIN_S = 1.0  # after a copy of a program could not be made
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
-class _Placed:
+class _Weights:
     """A component's arrays, and the same memory as OpenVINO takes it."""
 
     arrays: tuple[F32, ...]
     tensors: tuple[ov.Tensor, ...]
 
 
-def _placed(arrays: Sequence[F32]) -> _Placed:
-    return _Placed(tuple(arrays), tuple(ov.Tensor(a, shared_memory=True) for a in arrays))
+def _weights(arrays: Sequence[F32]) -> _Weights:
+    return _Weights(tuple(arrays), tuple(ov.Tensor(a, shared_memory=True) for a in arrays))
 
 
 class OpenVinoBackend:
@@ -90,9 +90,9 @@ class OpenVinoBackend:
         """Ends the thread that makes copies of programs."""
         self._copying.shutdown(cancel_futures=True)
 
-    def place(self, kind: str, tree: Any) -> _Placed:
+    def place(self, kind: str, tree: Any) -> _Weights:
         """Arrays in the order in which programs read them."""
-        return _placed(openvino_graph.layout(kind, tree))
+        return _weights(openvino_graph.layout(kind, tree))
 
     def compile(
         self, chain: Chain, rows: int, *, stacked: bool, spare: Callable[[], bool] = always
@@ -175,9 +175,9 @@ class _Copy:
         self.request = _tried(model)
         self.stack = _Stack(rows)
         # Not kept: a component that nobody else holds is to be freed.
-        self._given: list[Callable[[], _Placed | None]] = [lambda: None] * len(model.inputs)
+        self._given: list[Callable[[], _Weights | None]] = [lambda: None] * len(model.inputs)
 
-    def give(self, weights: Sequence[_Placed]) -> None:
+    def give(self, weights: Sequence[_Weights]) -> None:
         """The weights of the next run; those of the last one are there already."""
         index = 1
         for place, placed in enumerate(weights):
@@ -189,7 +189,7 @@ class _Copy:
 
 
 class _Copies:
-    """Of one program: one at first, and one more each time that a thread finds all in use."""
+    """Copies of one program: one at first, and one more when a thread finds all in use."""
 
     def __init__(
         self,
@@ -245,12 +245,12 @@ def _tried(model: ov.CompiledModel) -> ov.InferRequest:
 
 
 def _runner(copies: _Copies, shape: tuple[int, ...], *, fill: bool) -> Run:
-    """Runs at most as many at the same time as there are copies; who comes then waits.
+    """Runs at most one batch on each copy at the same time; others wait.
 
-    `fill` says that rows' weights are to lie in one place, else they are given as they are.
+    `fill`: rows' weights are copied to one place; else they are given as they are.
     """
 
-    def run(weights: Sequence[Sequence[_Placed]], x: F32) -> F32:
+    def run(weights: Sequence[Sequence[_Weights]], x: F32) -> F32:
         copy = copies.get()
         request = copy.request
         try:
@@ -267,16 +267,16 @@ def _runner(copies: _Copies, shape: tuple[int, ...], *, fill: bool) -> Run:
 
 
 class _Stack:
-    """Each row's components in one place; kept, as fresh memory costs more than to copy into it."""
+    """Each row's components in one place, which is kept: new memory costs more than copying."""
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
-        self._components: list[_Placed] = []
+        self._components: list[_Weights] = []
 
-    def fill(self, weights: Sequence[Sequence[_Placed]]) -> Sequence[_Placed]:
+    def fill(self, weights: Sequence[Sequence[_Weights]]) -> Sequence[_Weights]:
         if not self._components:
             self._components = [
-                _placed([np.empty((self._rows, *a.shape[1:]), np.float32) for a in one.arrays])
+                _weights([np.empty((self._rows, *a.shape[1:]), np.float32) for a in one.arrays])
                 for one in weights[0]
             ]
         for row, components in enumerate(weights):
