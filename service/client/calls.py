@@ -107,7 +107,7 @@ class Gateway:
         except OSError as error:
             raise Unanswered(
                 f"no gateway answers at {self.url}: {error.strerror or error}\n"
-                "start one with munet serve --store STORE, or say with --url where one is"
+                "start one with munet serve --store STORE, or give the address of one with --url"
             ) from None
         except (http.client.HTTPException, ValueError):
             raise self._stranger() from None
@@ -142,7 +142,7 @@ class Gateway:
     def _stranger(self) -> Unanswered:
         return Unanswered(
             f"expected a gateway at {self.url}, found something else that answers there\n"
-            "say with --url where the gateway is"
+            "give the gateway's address with --url"
         )
 
 

@@ -99,7 +99,7 @@ class Admission:
         own = self._work.get(ask.flow, 0.0) > ahead / 2
         error = TaskQueueFull if own else Unavailable
         return error(
-            f"{'its own' if own else 'all'} waiting work may take this request up to "
+            f"{'its own' if own else 'all'} waiting work may delay this request by "
             f"{wait_s * MARGIN:.3f} s, and its deadline is in {max(0.0, left_s):.3f} s",
             retry_after_s=wait_s,
         )

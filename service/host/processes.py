@@ -103,8 +103,8 @@ class MainProcess:
                 self.not_started(
                     SettingsError(
                         f"starting the gateway: expected a worker that starts, found {TRIES} that "
-                        "ended without a word, as the kernel ends what takes too much memory: look "
-                        "at its log (dmesg), and raise the limit of memory"
+                        "ended without a reason. The kernel ends processes that take too much "
+                        "memory: look at its log (dmesg), and raise the limit of memory"
                     )
                 )
 

@@ -78,7 +78,7 @@ READINGS = (
     ),
     Reading(
         "munet_offered_work_seconds_total",
-        "Time that the requests which came would take of a resource, refused ones too: its rate by "
+        "Time that all requests, also refused ones, would take of a resource: its rate divided by "
         "munet_capacity is the load, above 1 if more comes than can be done.",
         lambda now: now.offered_s,
         "resource",
@@ -97,7 +97,7 @@ READINGS = (
     ),
     Reading(
         "munet_tokens_age_seconds",
-        "Since the file of tokens was last read, or found unchanged; else it grows.",
+        "Since the file of tokens was last read, or found unchanged; grows while it is unusable.",
         lambda now: now.tokens_age_s,
     ),
     Reading(

@@ -55,7 +55,7 @@ class Metrics:
         self._loading()
         ProcessCollector(registry=self.registry)
         self.log_lines_dropped = self._counter(
-            "munet_access_log_dropped_total", "Lines that nobody read fast enough."
+            "munet_access_log_dropped_total", "Lines left out because their reader was too slow."
         )
         self._build_info = Gauge(
             "munet_build_info",
@@ -71,8 +71,8 @@ class Metrics:
             "munet_stage_duration_seconds",
             "Time of a request in each stage, up to the last byte of its answer: receive, decode "
             "(to network input, with its wait), load (of its tasks), queue (waiting for the "
-            "engine), execute (the batch it was in), answer; total is their sum. Of one that was "
-            "refused or failed, only the stages that it came to.",
+            "engine), execute (the batch it was in), answer; total is their sum. A request that "
+            "was refused or failed has only the stages that it reached.",
             SECONDS,
         )
         self.registry.register(self.stage_seconds)
@@ -89,8 +89,8 @@ class Metrics:
         )
         self.rejected = self._counter(
             "munet_rejected_total",
-            "Requests refused, by kind of refusal; short-deadline if there was no time where the "
-            "client had left less than a second.",
+            "Requests refused, by kind of refusal; short-deadline if time ran out and the "
+            "client had given less than a second.",
             "reason",
         )
         for reason in ALERTED:  # from the start: a series that begins at 1 has not grown
@@ -142,7 +142,7 @@ class Metrics:
         )
         self.task_load_seconds = self._histogram(
             "munet_task_load_duration_seconds",
-            "From the begin of a load to a task that is ready.",
+            "From the start of a load until the task is ready.",
             SECONDS,
         )
         self.cache_misses = self._counter(
@@ -150,7 +150,7 @@ class Metrics:
         )
         self.cache_miss_seconds = self._histogram(
             "munet_cache_miss_duration_seconds",
-            "Time such a request waited for its task, if that could be loaded.",
+            "How long these requests waited for their task, if it could be loaded.",
             SECONDS,
         )
         self.evictions = self._counter(

@@ -172,7 +172,7 @@ class Reception:
         except TimeoutError:
             if not has_turn:
                 raise Unavailable("overloaded: too many messages arrive", retry_after_s=1) from None
-            raise UploadTimeout(f"no message went within {self.limit_s:g} s") from None
+            raise UploadTimeout(f"no message arrived within {self.limit_s:g} s") from None
 
     async def answer(self, arrival: Arrival, data: bytes, caller: Caller | None = None) -> None:
         """Sends an answer; closes the connection of a client that does not read it.

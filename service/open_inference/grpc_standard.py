@@ -79,7 +79,7 @@ class Health:
                         told, data = status, Status(status=status).SerializeToString()
                         await self._reception.answer(arrival, data)
                     await asyncio.wait([over], timeout=LOOK_S)
-                raise Unavailable("the server ends, or has too many watchers", retry_after_s=1)
+                raise Unavailable("the server stops, or has too many watchers", retry_after_s=1)
         except Exception as error:
             refuse(context, error)
         finally:

@@ -91,6 +91,6 @@ async def require_one_reading(request: Request, runtime: Runtime, grants: Grants
         if visible:
             model = request.path_params["model"]
             raise BadRequest(
-                f"the path may be about the model {shown(model)} or {shown(other)}: write the "
+                f"the path may mean the model {shown(model)} or {shown(other)}: write the "
                 "slashes inside the model's name as %2F"
             )

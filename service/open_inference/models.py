@@ -170,7 +170,7 @@ class Models:
         """Loads the task's live version and waits. Raises NotSupported and as `metadata`."""
         self.grants.require_admin()
         if parameters:
-            raise NotSupported("load with parameters: what a task is, is published to the store")
+            raise NotSupported("load with parameters: tasks come from the store only")
         entry = await self._known(model)
         await self.runtime.catalog.loaded(entry.slot)
 
