@@ -35,7 +35,7 @@ COMMANDS = {
     "tasks": ("service.client.tasks_command", "Lists the tasks of a running gateway.", SERVED),
     "token": ("service.access.command", "Makes tokens for a gateway.", SERVED),
     "experiments": ("evolution.__main__", "Runs and compares the systems of the papers.", RESEARCH),
-    "loadtest": ("loadtests.__main__", "Puts load on a gateway, and measures it.", RESEARCH),
+    "loadtest": ("loadtests.command", "Puts load on a gateway, and measures it.", RESEARCH),
 }
 EXTRA = "munet-gateway[train]"  # all that serving does not need
 PACKAGES = ("demo", "evolution", "loadtests", "model_store", "munet", "service", "vit")

@@ -82,7 +82,7 @@ ROOMS = {
 # Files that put a program together out of core and rings.
 ASSEMBLY = {
     "evolution/__main__.py",
-    "loadtests/__main__.py",
+    "loadtests/command.py",
     "model_store/__main__.py",
     "service/app.py",
     "service/http/openapi.py",
@@ -104,7 +104,7 @@ LATE_IMPORTS = {
     "evolution/data/prepared.py": STARTS_FAST,
     "evolution/growing/command.py": STARTS_FAST,
     "evolution/runs/command.py": STARTS_FAST,
-    "loadtests/__main__.py": STARTS_FAST,
+    "loadtests/command.py": STARTS_FAST,
     "loadtests/engine/peers.py": "a process that makes networks for other libraries holds torch",
     "loadtests/gpu/__main__.py": "the report is drawn where there is no GPU",
     "model_store/files/opening.py": "obstore takes 10 ms and 4.5 MB, which a local store spares",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from loadtests.__main__ import app
+from loadtests.command import app
 from tests.loadtests.fake_gateway import fake_gateway
 
 ROOT = Path(__file__).parents[2]
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "loadtests", "run", *arguments],
+        [sys.executable, "-m", "munet", "loadtest", "run", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,

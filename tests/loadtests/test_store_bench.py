@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from loadtests.__main__ import app
+from loadtests.command import app
 from loadtests.store import (
     CostSetup,
     Report,

@@ -1,4 +1,4 @@
-"""python -m loadtests: puts load on a gateway on this machine, or measures the model store."""
+"""`munet loadtest`: puts load on a gateway on this machine, or measures the model store."""
 
 from __future__ import annotations
 
@@ -385,7 +385,3 @@ def _require_writable(output: Path) -> None:
         output.open("a").close()
     except OSError as error:
         raise OptionError(f"opening output: expected a writable file, found {error}") from error
-
-
-if __name__ == "__main__":
-    app(prog_name="python -m loadtests")
