@@ -23,13 +23,16 @@ class Method:
     counts_drawn: bool = True  # a parent that was drawn uniformly counts the child too
 
     # What a child changes.
+    # A path's mutation rate is its own; otherwise the experiment's, unless that has a range.
+    inherits_rate: bool = False
     learned_rates: bool  # each kind of mutation has its own rate, which mutates too
     data_follows_best: bool  # data hyperparameters stay at their defaults until a path exists
     # Children draw for data hyperparameters too; the generation's values then replace them.
     draws_data: bool = False
     forced_copies: tuple[str, ...]  # components that every mutated child copies, without a draw
     trains_resampled: bool  # position embeddings of a new image size are always trained
-    random_blocks: bool = False  # blocks that no ancestor has differ from child to child
+    # What random new components depend on: "name" alone, the number of the "child", or a "draw".
+    fresh_components: str = "name"
 
     # How a child is trained and kept.
     inherits_momentum: bool  # copies start from their original's momentum, not from zero
@@ -51,10 +54,12 @@ MUNET = Method(
     sweeps_seeds=True,
     walks_seeds=False,
     from_root_only=False,
+    inherits_rate=False,
     learned_rates=False,
     data_follows_best=False,
     forced_copies=("encoder_norm",),
     trains_resampled=False,
+    fresh_components="child",
     inherits_momentum=False,
     newest_wins=False,
     warmup_start=0.01,
@@ -69,10 +74,12 @@ MU2NET = Method(
     sweeps_seeds=False,
     walks_seeds=True,
     from_root_only=False,
+    inherits_rate=True,
     learned_rates=False,
     data_follows_best=False,
     forced_copies=("encoder_norm",),
     trains_resampled=True,
+    fresh_components="name",
     inherits_momentum=True,
     newest_wins=True,
     warmup_start=0.01,
@@ -89,10 +96,12 @@ MU2NET_PLUS = Method(
     sweeps_seeds=False,
     walks_seeds=False,
     from_root_only=False,
+    inherits_rate=True,
     learned_rates=True,
     data_follows_best=True,
     forced_copies=("encoder_norm",),
     trains_resampled=True,
+    fresh_components="draw",
     inherits_momentum=True,
     newest_wins=True,
     warmup_start=0.001,
@@ -110,7 +119,6 @@ MU4NET = replace(
     name="mu4net",
     counts_drawn=False,
     draws_data=True,
-    random_blocks=True,
     inherits_momentum=False,
     newest_wins=False,
     beats_own_only=True,

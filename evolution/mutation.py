@@ -85,18 +85,20 @@ def mutates(
 ) -> bool:
     """Draws whether a mutation happens.
 
-    If rates are learned, the rate of this mutation first mutates itself, with the path's general
-    rate. The result is written to `hp`, the child's hyperparameters (SYSTEMS.md, Learned rates).
+    If rates are learned, this mutation has its own. Where rates have a range, that one first
+    mutates itself, with the path's general rate, and is written to `hp`, the child's
+    hyperparameters (SYSTEMS.md, Learned rates).
     """
-    general = experiment.defaults[RATE]
-    if RATE in experiment.ranges:  # otherwise it is fixed, also if a parent has another
-        general = hp.get(RATE, general)
-    if not experiment.method.learned_rates or RATE not in experiment.ranges:
-        return rng.random() < general
-    rate = hp.get(f"{RATE}|{mutation}", general)
-    if rng.random() < general:
-        rate = neighbour(rate, experiment.ranges[RATE], rng)
-    hp[f"{RATE}|{mutation}"] = rate
+    method, tuned = experiment.method, RATE in experiment.ranges
+    rate = general = experiment.defaults[RATE]
+    if method.inherits_rate or tuned:
+        rate = general = hp.get(RATE, general)
+    if method.learned_rates:
+        rate = hp.get(f"{RATE}|{mutation}", general)
+    if method.learned_rates and tuned:
+        if rng.random() < general:
+            rate = neighbour(rate, experiment.ranges[RATE], rng)
+        hp[f"{RATE}|{mutation}"] = rate
     return rng.random() < rate
 
 
@@ -163,11 +165,13 @@ def make_child(
     Without `mutate` only trainable components are copied. Learned rates of copying are written to
     `hp`, which becomes the child's.
     """
+    number = population.path_id()
+    seed = _fresh_seed(experiment.method, number, rng)
 
     def component(name: str) -> Component:
         found = _inherited(parent, name, shapes(arch, name))
         if found is None:
-            found = _resampled_or_new(population, name, arch, experiment.method, rng)
+            found = _resampled_or_new(population, name, arch, experiment.method, seed)
             if found.trainable:
                 return found
         forced = name in experiment.method.forced_copies
@@ -178,13 +182,20 @@ def make_child(
         return found
 
     return Path(
-        id=population.path_id(),
+        id=number,
         task=task,
         parent=parent,
         components=tuple(component(name) for name in arch.component_names),
         hyperparameters=hp,
         generation=parent.generation + 1,
     )
+
+
+def _fresh_seed(method: Method, number: int, rng: np.random.Generator) -> int:
+    """The seed of child `number`'s new components (SYSTEMS.md, Copying)."""
+    if method.fresh_components == "draw":
+        return int(rng.integers(1 << 31))
+    return number if method.fresh_components == "child" else 0
 
 
 def _inherited(parent: Path, name: str, template: Any) -> Component | None:
@@ -210,12 +221,10 @@ def _resampled_or_new(
     name: str,
     arch: Architecture,
     method: Method,
-    rng: np.random.Generator,
+    seed: int,
 ) -> Component:
     """Position embeddings of another image size, from the root's; else a new component."""
     if name != "posembed_input":
-        varies = method.random_blocks and kind_of(name) == "encoderblock"
-        seed = int(rng.integers(1 << 31)) if varies else 0
         return new_component(population, name, init(arch, name, seed))
     root = population.paths[ROOT][0]
     stored = root.named(POSITION_SOURCE) or root.named(name)

@@ -67,7 +67,7 @@ class Path:
 
     id: int
     task: str
-    parent: Path | None  # the nearest ancestor that is alive
+    parent: Path | None  # the nearest ancestor that is alive, or was pruned in this iteration
     components: tuple[Component, ...]  # in forward order
     hyperparameters: Mapping[str, Any]
     generation: int  # 0 for the root
@@ -130,7 +130,7 @@ class Population:
     """All paths that are alive, by owner; the root's are under ROOT."""
 
     score: Score
-    newest_wins: bool = True  # among paths of equal score; otherwise the oldest
+    newest_wins: bool = True  # the best of equal score is the newest; otherwise the oldest
     paths: dict[str, list[Path]] = field(default_factory=dict)
     next_path_id: int = 0
     next_component_id: int = 0
@@ -155,23 +155,30 @@ class Population:
 
     def best(self, owner: str) -> Path | None:
         """The path of the highest score; None if the owner has none."""
-        return next(iter(self.by_score(owner)), None)
-
-    def by_score(self, owner: str) -> list[Path]:
-        """The owner's paths, best first."""
         age = 1 if self.newest_wins else -1
         paths = self.paths.get(owner, ())
-        return sorted(paths, key=lambda path: (self.score(path), age * path.id), reverse=True)
+        return max(paths, key=lambda path: (self.score(path), age * path.id), default=None)
+
+    def by_score(self, owner: str) -> list[Path]:
+        """The owner's paths, best first, and the oldest first among equals."""
+        paths = self.paths.get(owner, ())
+        return sorted(paths, key=lambda path: (-self.score(path), path.id))
 
     def prune(self, owner: str, most: int) -> None:
-        """Keeps the `most` best paths of an owner."""
-        self._keep(owner, self.by_score(owner)[:most])
+        """Keeps the `most` best paths of an owner; the others stay ancestors until `finish`."""
+        self.paths[owner] = self.by_score(owner)[:most]
 
-    def _keep(self, owner: str, survivors: list[Path]) -> None:
-        self.paths[owner] = survivors
+    def pruned(self, paths: Iterable[Path]) -> list[Path]:
+        """The ancestors of these paths that are no longer alive, by id."""
         alive = {path.id for path in self}
-        for path in self:
-            path.parent = _nearest(path.parent, alive)
+        found: dict[int, Path] = {}
+        for path in paths:
+            ancestor = path.parent
+            while ancestor is not None and ancestor.id not in found:
+                if ancestor.id not in alive:
+                    found[ancestor.id] = ancestor
+                ancestor = ancestor.parent
+        return [found[i] for i in sorted(found)]
 
     def is_private(self, owner: str) -> bool:
         """Whether a path of the owner is private; a later task list does not change that."""
@@ -192,7 +199,10 @@ class Population:
         best = self.best(owner)
         if best is None:
             return None
-        self._keep(owner, [best])
+        self.paths[owner] = [best]
+        alive = {path.id for path in self}
+        for path in self:
+            path.parent = _nearest(path.parent, alive)
         self.lock(best)
         return best
 

@@ -106,19 +106,20 @@ def document_of(
         "history": progress.history[progress.archived :],
         "next_path_id": population.next_path_id,
         "next_component_id": population.next_component_id,
-        **rows(store, paths),
+        **rows(store, paths, population.pruned(paths)),
     }
 
 
-def rows(store: ModelStore, paths: Iterable[Path]) -> dict[str, Any]:
-    """Paths and their components for a document; stores their arrays."""
-    paths = list(paths)
-    components = components_of(paths)
+def rows(store: ModelStore, paths: Iterable[Path], pruned: Iterable[Path] = ()) -> dict[str, Any]:
+    """Paths, and their pruned ancestors, with components for a document; stores their arrays."""
+    paths, pruned = list(paths), list(pruned)
+    components = components_of([*paths, *pruned])
     for component in components:
         _put(store, component)
     return {
         "components": [_component_row(component) for component in components],
         "paths": [_path_row(path) for path in paths],
+        **({"pruned": [_path_row(path) for path in pruned]} if pruned else {}),
     }
 
 
@@ -223,11 +224,13 @@ def population_of(
         return {row["id"]: row for part in (others or {}, document) for row in part.get(kind, ())}
 
     components = {i: _component(store, row) for i, row in merged("components").items()}
-    path_rows = merged("paths")
+    living = merged("paths")
+    path_rows = {**merged("pruned"), **living}
     paths = {i: _path(row, components) for i, row in sorted(path_rows.items())}
     for i, path in paths.items():
         path.parent = paths.get(path_rows[i]["parent"])
-        population.paths.setdefault(path.owner, []).append(path)
+        if i in living:
+            population.paths.setdefault(path.owner, []).append(path)
     return population
 
 

@@ -7,7 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from evolution.experiments.saved_settings import recorded_defaults, recorded_fields, require_known
+from evolution.experiments.saved_settings import (
+    recorded_defaults,
+    recorded_fields,
+    recorded_method,
+    require_known,
+)
 from evolution.experiments.settings import (
     DEFAULTS_PREFIX,
     HYPERPARAMETERS,
@@ -98,7 +103,7 @@ class Experiment:
         its field. Raises SettingError, naming what is unknown to this version, missing or damaged.
         """
         found = recorded_fields(cls, json, "experiment")
-        method = recorded_fields(Method, found["method"], "method")
+        method = recorded_fields(Method, recorded_method(found["method"]), "method")
         try:
             method = Method(**{**method, "forced_copies": tuple(method["forced_copies"])})
             defaults = recorded_defaults(found["defaults"])

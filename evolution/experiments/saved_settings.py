@@ -39,6 +39,14 @@ def recorded_defaults(saved: Any) -> dict[str, Any]:
     return {**former, **saved}
 
 
+def recorded_method(saved: Any) -> Any:
+    """The saved method; what earlier versions called otherwise, by its name today."""
+    if not isinstance(saved, Mapping) or "random_blocks" not in saved:
+        return saved
+    kept = {name: value for name, value in saved.items() if name != "random_blocks"}
+    return {**kept, "fresh_components": "draw" if saved["random_blocks"] else "name"}
+
+
 def require_known(saved: Any, known: Collection[str], what: str) -> None:
     """Raises SettingError unless it is an object whose keys are all known."""
     if not isinstance(saved, Mapping):

@@ -18,7 +18,7 @@ import numpy as np
 
 _LONGEST_SHOWN = 60  # characters of a value in a message
 DEFAULTS_PREFIX = "defaults."  # before a hyperparameter's name in a setting
-SCHEDULES = ("constant", "cosine", "restarts")
+SCHEDULES = ("constant", "cosine", "linear", "restarts")
 
 
 class SettingError(ValueError):

@@ -84,7 +84,6 @@ MU2NET_CHARS5 = Experiment(
         "ds_aspect_ratio_range_min": (0.25, 0.5, 0.75, 1.0), "ds_flip_left_right": (True, False),
         "ds_brightness_delta": search_space.DELTAS, "ds_contrast_delta": search_space.DELTAS,
         "ds_saturation_delta": search_space.DELTAS, "ds_hue_delta": search_space.DELTAS,
-        "num_layers": (1, 2, 3),
     },
     score=Score(),
     mutate_adapters=True,

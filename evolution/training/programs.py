@@ -44,6 +44,7 @@ class Hyperparameters(NamedTuple):
     warmup_start: Any  # the first learning rate, as a share of the peak
     schedule_steps: Any  # steps until the curve reaches 0
     constant: Any  # 1: half the learning rate throughout
+    linear: Any  # 1: after the warm-up a line down to `warmup_start`, not a cosine to 0
     momentum: Any
     nesterov: Any  # 0 or 1
     strengths: Strengths
@@ -63,6 +64,7 @@ class Hyperparameters(NamedTuple):
             warmup_start=warmup_start,
             schedule_steps=curve,
             constant=float(schedule == "constant"),
+            linear=float(schedule == "linear"),
             momentum=float(hp["opt_momentum"] or 0.0),  # None: plain SGD
             nesterov=float(hp["opt_nesterov"]),
             strengths=Strengths.of(hp),
@@ -106,11 +108,14 @@ class TrainState(NamedTuple):
 
 
 def learning_rate(step: Array, hp: Hyperparameters) -> Array:
-    """The learning rate of one step, counted from 0: linear warm-up, then cosine to 0."""
+    """The learning rate of one step, counted from 0 (SYSTEMS.md, Optimiser)."""
     at = step % hp.schedule_steps
     rising = hp.warmup_start + (1 - hp.warmup_start) * at / jnp.maximum(hp.warmup_steps, 1)
     remaining = jnp.maximum(hp.schedule_steps - hp.warmup_steps, 1)
-    falling = 0.5 * (1 + jnp.cos(jnp.pi * (at - hp.warmup_steps) / remaining))
+    progress = (at - hp.warmup_steps) / remaining
+    cosine = 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    line = 1 - (1 - hp.warmup_start) * progress
+    falling = jnp.where(hp.linear > 0, line, cosine)
     curve = jnp.where(at < hp.warmup_steps, rising, falling)
     return hp.learning_rate * jnp.where(hp.constant > 0, 0.5, curve)
 

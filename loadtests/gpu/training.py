@@ -26,7 +26,7 @@ def training(plan: Plan, name: str, peak: float) -> Told:
     labels = jnp.arange(batch) % arch.num_classes
     order = jnp.tile(jnp.arange(batch), (steps, 1))
     strengths = Strengths(0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-    hp = Hyperparameters(0.01, 1, 0.0, 10 * steps, 0.0, 0.9, 1.0, strengths)
+    hp = Hyperparameters(0.01, 1, 0.0, 10 * steps, 0.0, 0.0, 0.9, 1.0, strengths)
     masks = dict.fromkeys(arch.component_names, True)
     run = partial(
         train_steps, OBJECTIVES[SOFTMAX], arch, 0, "none", {}, state, masks, hp, inputs, labels,

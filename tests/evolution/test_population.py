@@ -138,14 +138,16 @@ def test_the_oldest_wins_where_the_newest_does_not():
     assert population.best("a") is first
 
 
-def test_pruning_keeps_the_best_and_links_children_to_living_ancestors():
+def test_pruning_keeps_the_best_and_their_ancestors_until_the_end():
     population = system()
     worst = add(population, "a", root_of(population), 0.1)
     child = add(population, "a", worst, 0.5)
     other = add(population, "a", root_of(population), 0.4)
     population.prune("a", 2)
     assert population.paths["a"] == [child, other]
-    assert child.parent is root_of(population)
+    assert child.parent is worst and population.pruned(population) == [worst]
+    population.finish("a")
+    assert child.parent is root_of(population) and not population.pruned(population)
 
 
 OPERATIONS = st.lists(

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any, cast
 
-import jax
 import numpy as np
 import pytest
 
@@ -13,7 +12,7 @@ from evolution.methods import MU2NET_PLUS, MU3NET, MU4NET
 from evolution.state import Progress
 from tests.evolution.systems import ROOT as ROOT_ARCH
 from tests.evolution.systems import tiny
-from tests.evolution.test_mutation import Draws, add, population, rng, root_of
+from tests.evolution.test_mutation import Draws, add, population, root_of
 
 
 def test_the_third_system_is_the_second_with_agents():
@@ -58,25 +57,6 @@ def test_whether_children_draw_about_data_hyperparameters_of_their_own(method, l
     draws = Draws(0.9, 0.1, 0.1, 0.9) if left == 0 else Draws(0.9, 0.9, 0.1, 0.1)
     child = mutation.mutate_hyperparameters(hp, experiment, draws)  # type: ignore[arg-type]
     assert child == {**hp, "ds_crop": left > 0} and len(draws.values) == left
-
-
-@pytest.mark.parametrize(("method", "alike"), [(MU3NET, True), (MU4NET, False)])
-def test_whether_blocks_that_no_ancestor_has_differ_from_child_to_child(method, alike):
-    system = population()
-    arch = replace(ROOT_ARCH, num_layers=2, num_classes=3)
-    experiment = tiny(method=method, ranges={})
-    hp = {**experiment.defaults, "num_layers": 2}
-
-    def block(seed: int):
-        child = mutation.make_child(
-            system, root_of(system), "a", arch, hp, experiment, True, rng(seed)
-        )
-        found = child.named("encoderblock_1")
-        assert found is not None
-        return jax.tree.leaves(found.params)
-
-    same = [np.array_equal(a, b) for a, b in zip(block(1), block(2), strict=True)]
-    assert all(same) == alike
 
 
 @pytest.mark.parametrize(("method", "bar"), [(MU3NET, 0.5), (MU4NET, -np.inf)])

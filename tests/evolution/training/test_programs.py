@@ -102,8 +102,8 @@ def test_constant_and_restarting_schedules():
 
 
 def test_an_unknown_schedule_is_named():
-    with pytest.raises(ValueError, match="'linear'"):
-        hyperparameters(opt_lr_schedule="linear")
+    with pytest.raises(ValueError, match="'line'"):
+        hyperparameters(opt_lr_schedule="line")
 
 
 def test_every_epoch_sees_every_example_once():
