@@ -6,7 +6,7 @@ PORT   ?= 3000
 DATA   ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo demo-agents serve install test test-slow test-ray fuzz fuzz-gateway fuzz-store simulate lint lock proto peers adopt-fixtures root compare compare-agents soak sbom clean help
+.PHONY: demo demo-agents serve install test test-slow test-ray mutants fuzz fuzz-gateway fuzz-store simulate lint lock proto peers adopt-fixtures root compare compare-agents soak sbom clean help
 
 demo: $(BIN)/munet              ## evolve, publish, serve, add a task while serving, measure
 	$(BIN)/munet demo
@@ -30,6 +30,10 @@ test-slow: $(BIN)/munet         ## the rest: minutes each
 
 test-ray: .venv-ray/installed   ## agents on a Ray cluster of several nodes, one of which is killed
 	.venv-ray/bin/pytest tests/evolution/agents/test_cluster.py
+
+mutants: .venv-mutants/installed ## small changes of the core's meaning, 200 of them: which do the tests notice? hours, resumable
+	.venv-mutants/bin/python -m tests.mutants $(MUTANTS)
+MUTANTS ?=
 
 fuzz: $(VENV)/installed         ## coverage-guided fuzzing of the store's parsers for FUZZ_SECONDS each
 	$(BIN)/python -m tests.model_store.fuzzing --seconds $(FUZZ_SECONDS)
@@ -120,10 +124,18 @@ $(BIN)/munet: $(VENV)/installed
 	done
 	touch $@
 
+.venv-mutants/installed: requirements.lock tests/mutants/requirements.lock
+	$(PYTHON) -m venv .venv-mutants
+	for lock in $^; do \
+	  .venv-mutants/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $$lock || exit 1; \
+	done
+	touch $@
+
 lock: $(VENV)/installed         ## resolves the lock files again
 	$(BIN)/uv pip compile pyproject.toml --extra train --extra dev $(LOCK_FLAGS) -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml $(LOCK_FLAGS) -c requirements.lock -o requirements-serve.lock
 	$(BIN)/uv pip compile pyproject.toml --extra train --extra ray $(LOCK_FLAGS) -c requirements.lock -o requirements-ray.lock
+	$(BIN)/uv pip compile tests/mutants/requirements.txt $(LOCK_FLAGS) -c requirements.lock -o tests/mutants/requirements.lock
 	for name in loadtests/peers loadtests/peers-triton tests/evolution/adopting/fixtures; do \
 	  $(BIN)/uv pip compile $$name.txt $(LOCK_FLAGS) -o $$name.lock || exit 1; \
 	done
