@@ -272,11 +272,13 @@ def prepared_builder(name: str, data_dirs: tuple[Path, ...]) -> tfds.core.Datase
 def readable(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBuilder:
     """The builder; raises TaskError if its examples cannot be read at random without TensorFlow."""
     written = builder.info.file_format
-    if written is None or written.value != READABLE_FORMAT:
+    found = written.value if written else "nothing"
+    if found != READABLE_FORMAT:
+        name = builder.info.full_name.rpartition("/")[0]  # without the version
         raise TaskError(
-            f"{builder.data_path} is prepared as {written.value if written else 'nothing'}, and "
-            f"only {READABLE_FORMAT} is read at random without TensorFlow; prepare it as that "
-            f"(TFDS_DATA_DIR=FOLDER munet experiments prepare {builder.name}), or add it:\n"
+            f"{builder.data_path} is prepared as {found}, and only {READABLE_FORMAT} is read at "
+            "random without TensorFlow; prepare it as that (TFDS_DATA_DIR=FOLDER munet experiments "
+            f"prepare {name}), or add it:\n"
             f"munet data add NAME --from tfds:{builder.data_path}"
         )
     return builder

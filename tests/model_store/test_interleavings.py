@@ -95,11 +95,11 @@ class Steps:
         """Require a sound store after each; without `lease`, two gcs may run."""
         for step in range(300):
             root = shutil.copytree(self._template.url, self._folder / str(step))
-            done: set[str] = set()
+            done: list[str] = []
             fast = ModelStore(root)
 
-            def meanwhile(fast: ModelStore = fast, done: set[str] = done) -> None:
-                done |= {other} if attempt(ACTIONS[other], fast) else set()
+            def meanwhile(fast: ModelStore = fast, done: list[str] = done) -> None:
+                done += [other] if attempt(ACTIONS[other], fast) else []
 
             storage = Overtaken(LocalStorage(root), meanwhile)
             with self._patch.context() as patch:
@@ -108,7 +108,7 @@ class Steps:
             if not lease:
                 self._patch.setattr(LocalStorage, "alone", lambda *_: nullcontext(Unneeded()))
             storage.at(step)
-            done |= {first} if attempt(ACTIONS[first], slow) else set()
+            done += [first] if attempt(ACTIONS[first], slow) else []
             if not storage.ended():
                 return
             require_sound(ModelStore(root), done)
@@ -160,7 +160,7 @@ def attempt(action: Action, store: ModelStore) -> bool:
     return True
 
 
-def require_sound(store: ModelStore, done: set[str]) -> None:
+def require_sound(store: ModelStore, done: list[str]) -> None:
     """No ref names what is not there, gc works, and what was acknowledged is so."""
     assert verify_store(store) == []
     collect_garbage(store, grace_s=0)
@@ -170,9 +170,11 @@ def require_sound(store: ModelStore, done: set[str]) -> None:
         resolved = store.resolve("t")
         assert (resolved.version, resolved.digest) == live
         assert all(store.component(digest) for digest in resolved.path.components.values())
-    if "publish" in done and not done & {"roll back", "remove the task"}:
+    if "publish" in done and not {"roll back", "remove the task"} & {*done}:
         assert live and live[0] >= 4
-    if "alias" in done and not done & {"remove the task"}:
+    if "remove a version" in done and "remove the task" not in done:
+        assert 3 not in store.versions("t") and done.count("remove a version") == 1
+    if "alias" in done and "remove the task" not in done:
         assert store.resolve("t", store.aliases("t")["stable"])
     if "pin" in done:
         assert store.lacks([store.pins()["keep"]]) == []
@@ -190,6 +192,8 @@ def require_sound(store: ModelStore, done: set[str]) -> None:
         ("promote", "remove a version"),
         ("promote", "publish"),
         ("remove a version", "roll back"),
+        ("remove a version", "alias"),
+        ("remove a version", "remove a version"),
         ("remove the task", "publish"),
         ("sign", "gc"),
         ("gc", "publish what is garbage"),

@@ -125,3 +125,14 @@ def test_a_user_without_a_home(
     monkeypatch.setattr(Path, "home", home)
     assert bytes(BlobCache.from_environment().load(NAME, None, Origin().fetch)) == BLOB
     assert "event=cache_not_used" in caplog.text
+
+
+def test_the_folder_unless_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, caches = tmp_path / "home", tmp_path / "caches"
+    for name in ("MUNET_CACHE", "MUNET_CACHE_BYTES", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", lambda: home)
+    for expected in (home / ".cache" / "munet", caches / "munet"):
+        BlobCache.from_environment().load(NAME, None, Origin().fetch)
+        assert (expected / FOLDER / NAME).read_bytes() == BLOB
+        monkeypatch.setenv("XDG_CACHE_HOME", str(caches))

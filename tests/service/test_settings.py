@@ -28,6 +28,17 @@ def test_only_the_store_must_be_given() -> None:
     assert settings.preload_tasks == ()
 
 
+def test_compiled_programs_are_kept_in_the_users_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    found = Settings("/somewhere").compilation_cache
+    assert found == str(tmp_path / ".cache" / "munet" / "compilations")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert Settings("/somewhere").compilation_cache == "/caches/munet/compilations"
+
+
 def test_every_kind_of_variable_is_read() -> None:
     settings = Settings.from_environment({
         "MUNET_STORE": "s", "MUNET_POLL_S": "0.25", "MUNET_MAX_BATCH_ROWS": "8",

@@ -20,6 +20,7 @@ from model_store import ModelStore
 from model_store.upkeep import verify_store
 from tests.evolution.agent_systems import agents_command, run, tiny_classes
 
+TOP = Path(__file__).parents[3]
 AGENTS = ("three:toy/a", "three:toy/b", "four:toy/a")
 
 
@@ -164,6 +165,43 @@ def test_an_agent_that_cannot_go_on_is_not_started_again(tmp_path):
     assert "x/toy/0 cannot go on: no such data" in printed
 
 
+DEAF = """
+import signal, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+tell(asks=True)
+sys.stdin.readline()
+while True:
+    time.sleep(60)
+"""
+SUPERVISES = """
+import sys
+from rich.console import Console
+from evolution.agents.supervisor import Supervisor
+from evolution.agents.view import View
+from evolution.agents.worker import Order
+orders = [Order({log!r}, "x", f"toy/{{i}}", 1) for i in range(2)]
+with View(Console(width=200), ["x/toy/0", "x/toy/1"]) as view:
+    Supervisor(orders, 2, view, (sys.executable, "-c", {body!r})).run()
+"""
+
+
+def test_a_second_ctrl_c_kills_agents_that_do_not_end(tmp_path):
+    """They are told to end by the first, and go on."""
+    program = SUPERVISES.format(log=str(tmp_path / "log"), body=TALKER.format(body=DEAF))
+    command = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=TOP, stdout=subprocess.PIPE, text=True
+    )
+    until(command, "x/toy/1: process")
+    workers = children(command)
+    assert len(workers) == 2
+    command.send_signal(signal.SIGINT)
+    until(command, "Ctrl-C again stops at once")
+    command.send_signal(signal.SIGINT)
+    assert command.wait(60) == 130
+    for worker in workers:
+        wait_for_end(worker)
+
+
 @pytest.mark.slow
 def test_agents_end_with_their_supervisor_and_the_same_command_goes_on(tmp_path, cache):
     """Started again at once, it waits for one that is slow to end: here by a stop signal."""
@@ -193,6 +231,12 @@ def runs(pid: int) -> bool:
         return False
 
 
+def wait_for_end(pid: int) -> None:
+    """Until a process is gone that was killed."""
+    while runs(pid):
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 def test_a_second_ctrl_c_ends_all_processes_at_once(tmp_path, cache):
     directory = tmp_path / "store"
@@ -206,8 +250,8 @@ def test_a_second_ctrl_c_ends_all_processes_at_once(tmp_path, cache):
     command.send_signal(signal.SIGINT)
     printed, _ = command.communicate()
     assert command.returncode == 130 and "Traceback" not in printed
-    while any(runs(pid) for pid in workers):  # killed, and gone any moment
-        time.sleep(0.05)
+    for worker in workers:
+        wait_for_end(worker)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import shutil
 import weakref
 from pathlib import Path
 
@@ -123,6 +124,15 @@ def test_a_data_set_that_is_not_prepared_says_how_to_prepare_it(tmp_path):
         load("mnist", (SHIPPED, tmp_path))
     with pytest.raises(TaskError, match="munet experiments prepare sun397/tfds"):
         load("sun397/1k", (SHIPPED, tmp_path))
+
+
+def test_a_data_set_of_another_format_says_how_to_use_it(tmp_path):
+    shutil.copytree(SHIPPED / "cmaterdb" / "telugu", tmp_path / "cmaterdb" / "telugu")
+    info = tmp_path / "cmaterdb" / "telugu" / "1.0.0" / "dataset_info.json"
+    info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
+    told = r"(?s)prepared as tfrecord.*prepare cmaterdb/telugu.*munet data add .* tfds:"
+    with pytest.raises(TaskError, match=told):
+        load("cmaterdb/telugu", (tmp_path,))
 
 
 @pytest.mark.parametrize("name", ["nonsuch", "cmaterdb/tamil", "mnist/1k"])

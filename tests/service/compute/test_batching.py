@@ -183,6 +183,19 @@ async def test_a_late_request_is_refused_and_never_run() -> None:
 
 
 @story
+async def test_where_all_that_waits_is_late_no_batch_runs_and_the_stream_stays_free() -> None:
+    b = Bench()
+    late = b.submit([1], "a", 5.0)
+    b.clock.now = 5.05
+    assert not await b.step()
+    assert isinstance(late.exception(), DeadlineExceeded)
+    assert b.run.batches == [] and b.reports == []
+    b.submit([2], "a")
+    assert await b.step()
+    assert b.run.batches == [[2]]
+
+
+@story
 async def test_a_request_that_would_be_late_is_not_begun() -> None:
     b = Bench()
     b.run.seconds = 1.0
