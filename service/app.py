@@ -23,6 +23,7 @@ from service.http.queries import query
 from service.http.short_way import ShortWay
 from service.metrics.instruments import CONTENT_TYPE
 from service.open_inference import rest
+from service.page import routes as system
 from service.runtime import Runtime
 from service.settings import Settings
 from service.telemetry import admin
@@ -57,6 +58,7 @@ def create_app(settings: Settings | None = None, worker: Worker | None = None) -
             *classify.ROUTES,
             *rest.ROUTES,
             *admin.ROUTES,
+            *system.ROUTES,
             Route("/openapi.json", openapi, methods=["GET"]),
             Route("/tasks", tasks, methods=["GET"]),
             Route("/tasks/{task:path}", task, methods=["GET"]),

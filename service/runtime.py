@@ -30,8 +30,11 @@ from service.http.room import Room
 from service.http.uploads import Intake
 from service.memory import Headroom, divided, own_memory
 from service.metrics.gauges import Snapshot
-from service.metrics.instruments import Metrics
+from service.metrics.instruments import SECONDS, Metrics
 from service.open_inference.statistics import Tally
+from service.page.changes import Changes
+from service.page.system import System
+from service.page.traffic import Traffic
 from service.request import identified
 from service.settings import Settings
 from service.tasks.catalog import Catalog
@@ -50,6 +53,7 @@ T = TypeVar("T")
 PARSERS = 2  # threads; the cost of one piece of work is bounded by the limits of its body
 LAST_READS_S = 3.0  # that the end waits for what reads the store
 HUNG_S = 60.0  # without a turn of the event loop: no load explains that
+STREAMS = 32  # of changes, at once; one caller may have half of what is free
 MANY_VALUES = 4096  # of an answer, which take the event loop milliseconds
 
 
@@ -141,7 +145,11 @@ class Runtime:
         self.private_page = Shared("private metrics", self.reporting.private_page)
 
     def _show(self, settings: Settings) -> None:
-        """How it is: metrics, readiness, health."""
+        """How it is: the system, metrics, readiness, health."""
+        traffic = Traffic(self.metrics.by_task.counted, SECONDS)
+        self.system = System(self.sharing, traffic)
+        self.changes = Changes(self.catalog.entries)
+        self.streams = Room(STREAMS, "streams of changes")
         self.metrics.watch(self._snapshot, self.catalog.public)
         LOOP.ticked = self.metrics.loop_delay_seconds.observe
         LOOP.read = self.metrics.arrival_delay_seconds.observe
@@ -174,7 +182,7 @@ class Runtime:
         reading.join(LAST_READS_S)
         self.batcher.stop()
         self.decoders.shutdown()  # the batcher refuses what waits for its turn in them
-        for lookups in (self.lists, self.facts, self.page, self.private_page):
+        for lookups in (self.lists, self.facts, self.page, self.private_page, self.changes):
             lookups.close()
         for pool in (self.parsers, self.watcher):
             pool.shutdown(wait=False, cancel_futures=True)

@@ -62,6 +62,7 @@ ROOMS = {
         "client": [],
         "host": ["", "http"],
         "open_inference": ["", "access", "compute", "http", "tasks", "telemetry"],
+        "page": ["", "access", "http", "metrics", "tasks"],
         "telemetry": ["", "compute", "http", "metrics"],
     },
     "loadtests": {

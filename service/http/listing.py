@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,14 +69,20 @@ def list_tasks(
     """A page of tasks in short, without private ones that the request may not know of. If more
     follow, `next` is the `after` of the next page.
     """
+    shown, more = part_of(entries, grants, page)
+    sharing.learn({task: entries[task] for task in shown})
+    known = Known(entries, grants, sharing)
+    tasks = [short(task, entries[task], known) for task in shown]
+    return {"tasks": tasks} | ({"next": shown[-1]} if more else {})
+
+
+def part_of(entries: Mapping[str, Entry], grants: Grants, page: Page) -> tuple[Sequence[str], bool]:
+    """The names of a page's tasks that the request may know of, and whether more follow."""
     names = list(entries)  # in order
     following = itertools.islice(names, bisect.bisect_right(names, page.after), None)
     visible = (task for task in following if entries[task].seen_by(task, grants))
     shown = list(itertools.islice(visible, page.limit))
-    sharing.learn({task: entries[task] for task in shown})
-    known = Known(entries, grants, sharing)
-    tasks = [_short(task, entries[task], known) for task in shown]
-    return {"tasks": tasks} | ({"next": shown[-1]} if next(visible, None) is not None else {})
+    return shown, next(visible, None) is not None
 
 
 def describe_task(
@@ -86,14 +92,14 @@ def describe_task(
     entry = entries[task]
     sharing.learn({task: entry})
     known = Known(entries, grants, sharing)
-    short = _short(task, entry, known)
+    shown = short(task, entry, known)
     try:
         published = entry.slot.published()
-    except (StoreError, OSError):  # `short` says why
-        return short
+    except (StoreError, OSError):  # `shown` says why
+        return shown
     path = published.path
     return {
-        **short,
+        **shown,
         "labels": list(path.labels),
         "input": dict(path.input),
         "architecture": dict(path.architecture),
@@ -109,7 +115,7 @@ def describe_task(
         **_subpaths(path, known),
         "metrics": dict(path.metrics),
         **_data(path),
-        "lineage": _lineage(path, short["parent"]),
+        "lineage": _lineage(path, shown["parent"]),
         **_versions(store, task),
     }
 
@@ -162,11 +168,12 @@ def _read(entry: Entry) -> tuple[Summary | Exception, str | None]:
         return error, reason(error)
 
 
-def _short(task: str, entry: Entry, known: Known) -> dict[str, Any]:
+def short(task: str, entry: Entry, known: Known) -> dict[str, Any]:
+    """A task as lists have it. May read the store."""
     summary, unreadable = _read(entry)
     live = entry.successor or entry.slot
     failure = entry.unread or unreadable or (live.failure.reason if live.failure else None)
-    short: dict[str, Any] = {
+    found: dict[str, Any] = {
         "id": task,
         # Where the store as a whole is away, that is no failure of the task.
         "state": "failed"
@@ -177,10 +184,10 @@ def _short(task: str, entry: Entry, known: Known) -> dict[str, Any]:
         "live_version": live.version or None,
     }
     if failure is not None:
-        short["reason"] = failure
+        found["reason"] = failure
     if isinstance(summary, Summary):
-        short.update(_facts(summary, known))
-    return short
+        found.update(_facts(summary, known))
+    return found
 
 
 def _facts(summary: Summary, known: Known) -> dict[str, Any]:

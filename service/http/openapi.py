@@ -193,6 +193,27 @@ ONLY_TASKS = {
     "schema": array(TEXT),
 }
 LISTED = reply(obj({"tasks": array(ref("Task")), "next": TEXT}, "tasks"))
+COMPONENT = obj(
+    {
+        "digest": TEXT,
+        "bytes": NATURAL,
+        "tasks": {**NATURAL, "description": "How many tasks have it."},
+        "state": {"enum": ["resident", "loading", "failed", "absent"]},
+    },
+    *("digest", "bytes", "tasks", "state"),
+)
+SYSTEM = reply(
+    obj(
+        {
+            "you": {"type": "object"},
+            "tasks": array(ref("Task")),
+            "components": array(COMPONENT),
+            "next": TEXT,
+        },
+        *("you", "tasks", "components"),
+    )
+)
+EVENTS = reply(TEXT, "text/event-stream")
 PATHS: Content = {
     "/classify/{task}": {
         "post": operation(
@@ -206,6 +227,8 @@ PATHS: Content = {
     },
     "/tasks": {"get": operation("List tasks", LISTED, READS, [AFTER, LIMIT])},
     "/tasks/{task}": {"get": operation("Describe a task", reply(ref("Task")), READS, [TASK])},
+    "/system": {"get": operation("Tasks, paths and components", SYSTEM, READS, [AFTER, LIMIT])},
+    "/system/events": {"get": operation("Changes of the system", EVENTS, READS)},
     "/livez": health("Whether the process works"),
     "/healthz": health("Whether the process works"),
     "/readyz": health("Whether requests should be sent here"),

@@ -65,8 +65,8 @@ class Metrics:
         )
 
     def _requests(self) -> None:
-        self._by_task = TaskRequests(SECONDS)
-        self.registry.register(self._by_task)
+        self.by_task = TaskRequests(SECONDS)
+        self.registry.register(self.by_task)
         self.stage_seconds = StageSeconds(
             "munet_stage_duration_seconds",
             "Time of a request in each stage, up to the last byte of its answer: receive, decode "
@@ -187,7 +187,7 @@ class Metrics:
         """Removes the task's series."""
         with self._lock:
             self._tasks.discard(task)
-            self._by_task.forget(task)
+            self.by_task.forget(task)
 
     def count(self, request: Request) -> None:
         """Counts a request to classify, which has ended: stages, tasks, why it was refused."""
@@ -206,7 +206,7 @@ class Metrics:
         with self._lock:  # a task forgotten between label and increment would come back
             for task in tasks:
                 label, public = self._label(task)
-                self._by_task.add(label, status, seconds, public=public)
+                self.by_task.add(label, status, seconds, public=public)
 
     def _label(self, task: str) -> tuple[str, bool]:
         """The label of the series for admins, and whether everybody may see it."""
@@ -235,7 +235,7 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """What everybody may see."""
-        public = {metric.name: metric for metric in self._by_task.public(self._shown)}
+        public = {metric.name: metric for metric in self.by_task.public(self._shown)}
         for metric in self.registry.collect():
             yield public.get(metric.name, metric)
 

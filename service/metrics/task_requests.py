@@ -11,6 +11,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -19,6 +20,13 @@ from prometheus_client.utils import floatToGoString
 OTHER = "other"  # for the label `task`: no task, or none that everybody may know of
 REQUESTS = "munet_requests", "Requests to classify, by task and HTTP status."
 SECONDS = "munet_request_duration_seconds", "Whole time of an answered request."
+
+
+class Counted(NamedTuple):
+    """What one label has counted since the start."""
+
+    statuses: dict[int, int]  # requests by status
+    buckets: tuple[int, ...]  # classified requests by their seconds
 
 
 @dataclass(slots=True)
@@ -61,6 +69,13 @@ class TaskRequests(Collector):
     def forget(self, label: str) -> None:
         """Removes what is counted for a task."""
         self._series.pop(label, None)
+
+    def counted(self) -> dict[str, Counted]:
+        """The counts of every label; any thread."""
+        return {
+            label: Counted(dict(one.statuses), tuple(one.buckets))
+            for label, one in list(self._series.items())
+        }
 
     def collect(self) -> Iterator[Metric]:
         """All of it."""

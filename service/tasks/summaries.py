@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,12 +28,18 @@ class Summary:
     private: bool
     components: tuple[Digest, ...]  # distinct
     sizes: tuple[int, ...]  # of the components, in bytes
+    places: tuple[tuple[str, int], ...]  # names of all components, and where they are in these
+    examples: Mapping[str, int]  # by split: how many pictures `quality` was measured with
+    fingerprint: str | None  # of the data that it was trained on
 
 
 def summarise(published: Published) -> Summary:
     """Digests that tasks share are kept once for all of them."""
     path, parent = published.path, published.path.lineage.get("parent_task")
     sizes = {path.components[name]: size for name, size in published.sizes.items()}
+    where = {digest: place for place, digest in enumerate(sizes)}
+    data = path.extra.get("data")
+    fingerprint = data.get("fingerprint") if isinstance(data, Mapping) else None
     return Summary(
         digest=published.digest,
         created=published.created,
@@ -44,7 +51,16 @@ def summarise(published: Published) -> Summary:
         private=path.private,
         components=tuple(Digest(sys.intern(digest)) for digest in sizes),
         sizes=tuple(sizes.values()),
+        places=_same(tuple((name, where[digest]) for name, digest in path.components.items())),
+        examples=_examples(path.metrics),
+        fingerprint=fingerprint if isinstance(fingerprint, str) else None,
     )
+
+
+@functools.lru_cache(maxsize=256)
+def _same(places: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
+    """One object for all tasks of an architecture."""
+    return places
 
 
 def known_activation(path: TaskPath) -> str | None:
@@ -62,4 +78,12 @@ def _quality(metrics: Mapping[str, Any]) -> dict[str, float]:
         if isinstance(found, Mapping)
         for name in QUALITIES
         if isinstance(found.get(name), int | float)
+    }
+
+
+def _examples(metrics: Mapping[str, Any]) -> dict[str, int]:
+    return {
+        split: found["examples"]
+        for split, found in metrics.items()
+        if isinstance(found, Mapping) and type(found.get("examples")) is int
     }

@@ -66,7 +66,8 @@ ASKED = (
     *("fruit/apple", "fruit/mixed"),  # public
 )
 TIMES = re.compile(
-    r'"(created|last_inference|ns|receive|decode|load|queue|execute|answer|total)": ?'
+    r'"(created|last_inference|ns|receive|decode|load|queue|execute|answer|total|seconds|p.._ms)":'
+    r" ?"
     r'("[^"]*"|[\d.e-]+)'
 )
 TOTALS = ("munet_tasks", "munet_catalog_", "munet_resident_", "process_", "munet_task_load",
@@ -152,7 +153,7 @@ def asked_by(gateway: Gateway, caller: str | None) -> dict[str, str]:
     return bearer(caller) if caller not in (None, LOCAL) else {}
 
 
-EACH_ITS_OWN = ("server-timing", "content-length", "x-request-id")
+EACH_ITS_OWN = ("server-timing", "content-length", "x-request-id", "etag")  # times are in etag
 
 
 def told(gateway: Gateway, caller: str | None, method: str, path: str, **options: Any) -> Any:
@@ -188,7 +189,8 @@ def routes(name: str) -> Sequence[tuple[str, str, dict[str, Any]]]:
 
 LISTS: Sequence[tuple[str, str, dict[str, Any]]] = (
     ("GET", "/tasks", {}),
-    *(("GET", f"/tasks?limit={n}&after={after}", {}) for n, after in (
+    ("GET", "/system", {}),
+    *(("GET", f"/{of}?limit={n}&after={after}", {}) for of in ("tasks", "system") for n, after in (
         (1, ""), (2, "fruit/apple"), (1, "secret/one"), (500, "b"), (2, "secret/open-2"))),
     *(("GET", path, {}) for path in (
         "/", "/v2", "/v2/models", "/v2/models/stats", "/openapi.json", "/readyz")),
