@@ -63,7 +63,8 @@ root: $(BIN)/munet         ## trains the shipped root again
 	$(BIN)/munet experiments root --data-dir build/data
 
 # Needs MNIST and Omniglot: DATA=folder has the raw files as folder/mnist/… and folder/omniglot/…;
-# without DATA, TFDS downloads them.
+# without DATA, TFDS downloads them. DEFAULTS=published has the published hyperparameters.
+DEFAULTS ?= tuned
 compare: $(BIN)/munet      ## three methods and three baselines on five data sets, three seeds each
 	for name in mnist omniglot; do \
 	  $(BIN)/munet experiments prepare $$name --data-dir build/data $(if $(DATA),--source $(DATA)) || exit 1; \
@@ -71,11 +72,11 @@ compare: $(BIN)/munet      ## three methods and three baselines on five data set
 	rm -rf build/compare
 	export TFDS_DATA_DIR=build/data; for seed in 0 1 2; do \
 	  for method in munet mu2net mu2net-plus; do \
-	    $(BIN)/munet experiments run $$method-chars5 --store build/compare --seed $$seed \
+	    $(BIN)/munet experiments run $$method-chars5-$(DEFAULTS) --store build/compare --seed $$seed \
 	      --name $$method-$$seed || exit 1; \
 	  done; \
 	  for kind in finetune-all freeze:2 adapters:32; do \
-	    $(BIN)/munet experiments baseline $$kind mu2net-chars5 --store build/compare --seed $$seed \
+	    $(BIN)/munet experiments baseline $$kind mu2net-chars5-$(DEFAULTS) --store build/compare --seed $$seed \
 	      --name $$(echo $$kind | tr : -)-$$seed || exit 1; \
 	  done; \
 	done
@@ -92,7 +93,7 @@ compare-agents: $(BIN)/munet ## agents next to the sequential loop at equal comp
 	done
 	rm -rf build/agents
 	export TFDS_DATA_DIR=build/data; for seed in $(SEEDS); do \
-	  time -p $(BIN)/munet experiments run mu2net-plus-chars5 --store build/agents/loop-$$seed --seed $$seed \
+	  time -p $(BIN)/munet experiments run mu2net-plus-chars5-tuned --store build/agents/loop-$$seed --seed $$seed \
 	    --set passes=2 || exit 1; \
 	  for jobs in 1 2; do \
 	    time -p $(BIN)/munet experiments agents --store build/agents/jobs-$$jobs-$$seed --seed $$seed --jobs $$jobs \

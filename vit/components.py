@@ -92,12 +92,15 @@ class MlpBlock(nn.Module):
 def attention(query: Array, key: Array, value: Array, **_: Any) -> Array:
     """Softmax attention, heads apart: [b, tokens, heads, d] each -> [b, queries, heads, d].
 
+    The softmax is float32, of bfloat16 arrays too.
+
     Heads are put before tokens for plain matrix products: on a CPU a block of many tokens is half
     as fast again as with Flax's own, which leaves the order to XLA.
     """
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(0, 1, 3, 2)
-    return (jax.nn.softmax(scores) @ value).transpose(0, 2, 1, 3)
+    weights = jax.nn.softmax(scores.astype(jnp.float32)).astype(value.dtype)
+    return (weights @ value).transpose(0, 2, 1, 3)
 
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {

@@ -17,6 +17,7 @@ VIT_T0 = Experiment(
     root="random:Ti/16",
     batch_size=512,
     train_examples_per_round=51_200,
+    children_per_generation=8,
     rounds_per_child=2,
     validation_examples=5_120,
     defaults={
@@ -36,6 +37,7 @@ VIT_T0 = Experiment(
     score=Score(factor=0.99, reference_params=1e6, reference_flops=1e6),
     mutate_adapters=True,
     max_population=7,
+    bfloat16=False,
 )  # fmt: skip
 
 VIT_T3 = Experiment(
@@ -47,6 +49,7 @@ VIT_T3 = Experiment(
     root=TI_16,
     batch_size=512,
     train_examples_per_round=51_200,
+    children_per_generation=8,
     rounds_per_child=4,
     validation_examples=5_120,
     defaults={
@@ -66,6 +69,7 @@ VIT_T3 = Experiment(
     score=Score(reference_flops=15e6),
     mutate_adapters=True,
     max_population=None,
+    bfloat16=False,
 )  # fmt: skip
 
 VIT_B = Experiment(
@@ -77,6 +81,7 @@ VIT_B = Experiment(
     root=B_16,
     batch_size=128,
     train_examples_per_round=51_200,
+    children_per_generation=8,
     rounds_per_child=4,
     validation_examples=5_120,
     defaults={
@@ -96,6 +101,7 @@ VIT_B = Experiment(
     score=Score(reference_params=85_652_738, reference_flops=100e9),
     mutate_adapters=True,
     max_population=None,
+    bfloat16=False,
 )  # fmt: skip
 
 VIT_L = Experiment(
@@ -107,6 +113,7 @@ VIT_L = Experiment(
     root=L_16,
     batch_size=16,
     train_examples_per_round=100_000,
+    children_per_generation=8,
     rounds_per_child=8,
     validation_examples=10_000,
     defaults={
@@ -126,4 +133,5 @@ VIT_L = Experiment(
     score=Score(factor=0.99, reference_params=2.2e9, reference_flops=3.8e12),
     mutate_adapters=False,
     max_population=16,
+    bfloat16=False,
 )  # fmt: skip

@@ -17,6 +17,7 @@ VIT4_T3 = Experiment(
     root=TI_16,
     batch_size=512,
     train_examples_per_round=300_000,
+    children_per_generation=8,
     rounds_per_child=4,
     validation_examples=10_000,
     defaults={
@@ -36,6 +37,7 @@ VIT4_T3 = Experiment(
     score=Score(factor=0.99, reference_params=2.2e9, reference_flops=3.8e12),
     mutate_adapters=False,
     max_population=5,
+    bfloat16=False,
 )  # fmt: skip
 
 VIT4_B = Experiment(
@@ -47,6 +49,7 @@ VIT4_B = Experiment(
     root=B_16,
     batch_size=256,
     train_examples_per_round=300_000,
+    children_per_generation=8,
     rounds_per_child=4,
     validation_examples=10_000,
     defaults={
@@ -66,6 +69,7 @@ VIT4_B = Experiment(
     score=Score(factor=0.99, reference_params=2.2e9, reference_flops=3.8e12),
     mutate_adapters=False,
     max_population=5,
+    bfloat16=False,
 )  # fmt: skip
 
 # One block more than the root has.
@@ -78,6 +82,7 @@ VIT4_L = Experiment(
     root=L_16,
     batch_size=16,
     train_examples_per_round=300_000,
+    children_per_generation=8,
     rounds_per_child=4,
     validation_examples=10_000,
     defaults={
@@ -97,6 +102,7 @@ VIT4_L = Experiment(
     score=Score(factor=0.99, reference_params=2.2e9, reference_flops=3.8e12),
     mutate_adapters=False,
     max_population=5,
+    bfloat16=False,
 )  # fmt: skip
 
 # Multipath agents: shapes are those of their paths, the score is the quality.
@@ -109,6 +115,7 @@ MULTIVIT_T3 = Experiment(
     root=TI_16,
     batch_size=512,
     train_examples_per_round=300_000,
+    children_per_generation=8,
     rounds_per_child=4,
     validation_examples=10_000,
     defaults={
@@ -128,6 +135,7 @@ MULTIVIT_T3 = Experiment(
     score=Score(reference_params=0.0),
     mutate_adapters=False,
     max_population=5,
+    bfloat16=False,
 )  # fmt: skip
 
 MULTIVIT_B = Experiment(
@@ -139,6 +147,7 @@ MULTIVIT_B = Experiment(
     root=B_16,
     batch_size=256,
     train_examples_per_round=300_000,
+    children_per_generation=8,
     rounds_per_child=4,
     validation_examples=10_000,
     defaults={
@@ -158,6 +167,7 @@ MULTIVIT_B = Experiment(
     score=Score(reference_params=0.0),
     mutate_adapters=False,
     max_population=5,
+    bfloat16=False,
 )  # fmt: skip
 
 MULTIVIT_L = Experiment(
@@ -169,6 +179,7 @@ MULTIVIT_L = Experiment(
     root=L_16,
     batch_size=16,
     train_examples_per_round=300_000,
+    children_per_generation=8,
     rounds_per_child=4,
     validation_examples=10_000,
     defaults={
@@ -188,4 +199,5 @@ MULTIVIT_L = Experiment(
     score=Score(reference_params=0.0),
     mutate_adapters=False,
     max_population=5,
+    bfloat16=False,
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """Classes of agents for 2 cores, from the shipped root. Each shows all its values.
 
-Those of chars5 are as large as the runs that `make compare-agents` compares with agents.
+Those of chars5 have the sizes and defaults of `mu2net-plus-chars5-tuned`, which
+`make compare-agents` compares with agents.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The papers' baselines: an experiment's tasks, root and training budget, without the search.
 
-All children of a task start from the root. Each trains as long as all generations of a search
-together, and the best by validation is kept (SYSTEMS.md, Baselines).
+All children of a task, its replicas, start from the root and see the same batches. Each trains as
+long as one child of each generation of a search together, and the best by validation is kept
+(SYSTEMS.md, Baselines).
 
     finetune-all    every component is copied and trained
     freeze:N        blocks 0 .. N-1 and all below them stay those of the root
@@ -22,8 +23,8 @@ from evolution.experiments.settings import SettingError
 def _trained_from_root(
     experiment: Experiment, rate: float, forced: tuple[str, ...], **defaults: Any
 ) -> Experiment:
-    children = experiment.children_per_generation
-    generations = max(1, experiment.passes * experiment.samples_per_task // children)
+    children = experiment.passes * experiment.samples_per_task
+    generations = max(1, children // experiment.children_per_generation)
     return replace(
         experiment,
         method=replace(
@@ -34,7 +35,8 @@ def _trained_from_root(
             forced_copies=("encoder_norm", *forced),
         ),
         passes=1,
-        samples_per_task=children,
+        samples_per_task=experiment.replicas,
+        children_per_generation=experiment.replicas,
         rounds_per_child=experiment.rounds_per_child * generations,
         defaults={**experiment.defaults, "_mu_": rate, **defaults},
         ranges={},

@@ -15,6 +15,7 @@ from evolution.experiments.saved_settings import (
 )
 from evolution.experiments.settings import (
     DEFAULTS_PREFIX,
+    FLAGS,
     HYPERPARAMETERS,
     LISTS,
     SIZES,
@@ -55,13 +56,15 @@ class Experiment:
     mutate_adapters: bool = False  # whether children gain residual adapters
     max_population: int | None = None  # most candidates of the present task
     children_per_generation: int = 1  # sampled before the first is trained; share their batches
+    replicas: int = 1  # children of a baseline, of which the best is kept; share their batches
     passes_per_round: int = 1  # over the capped training set: small sets are validated less often
     budget_s: int | None = None  # wall time of a task iteration; then the best is published
+    bfloat16: bool = True  # activations in training have that type on an accelerator; else float32
 
     def __post_init__(self) -> None:
         """Raises SettingError for a size out of its range."""
-        for size in SIZES:
-            check(size, getattr(self, size))
+        for name in (*SIZES, *FLAGS):
+            check(name, getattr(self, name))
 
     @property
     def scorer(self) -> Score:
@@ -126,7 +129,7 @@ def with_settings(
     """
     keys = list(allowed)
     if len(keys) == len(SIZES):
-        keys += [f"{DEFAULTS_PREFIX}{key}" for key in experiment.defaults] + list(LISTS)
+        keys += [f"{DEFAULTS_PREFIX}{key}" for key in experiment.defaults] + [*FLAGS, *LISTS]
     for setting in settings:
         key, value = parsed(setting, keys)
         name = key.removeprefix(DEFAULTS_PREFIX)

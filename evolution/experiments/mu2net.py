@@ -23,6 +23,8 @@ MU2NET_CMATERDB = Experiment(
     root="random:Ti/16",
     batch_size=512,
     train_examples_per_round=51_200,
+    children_per_generation=8,
+    replicas=8,
     rounds_per_child=4,
     validation_examples=5_120,
     defaults={
@@ -38,6 +40,7 @@ MU2NET_CMATERDB = Experiment(
     score=Score(),
     mutate_adapters=False,
     max_population=None,
+    bfloat16=False,
 )  # fmt: skip
 
 MU2NET_CHARS = Experiment(
@@ -49,6 +52,8 @@ MU2NET_CHARS = Experiment(
     root=TI_16,
     batch_size=512,
     train_examples_per_round=51_200,
+    children_per_generation=8,
+    replicas=8,
     rounds_per_child=5,
     validation_examples=5_120,
     defaults={
@@ -64,6 +69,7 @@ MU2NET_CHARS = Experiment(
     score=Score(),
     mutate_adapters=True,
     max_population=None,
+    bfloat16=False,
 )  # fmt: skip
 
 MU2NET_VDD = Experiment(
@@ -75,6 +81,8 @@ MU2NET_VDD = Experiment(
     root=B_16,
     batch_size=256,
     train_examples_per_round=51_200,
+    children_per_generation=8,
+    replicas=8,
     rounds_per_child=30,
     validation_examples=5_120,
     defaults={
@@ -90,6 +98,7 @@ MU2NET_VDD = Experiment(
     score=Score(reference_params=85_652_738),
     mutate_adapters=True,
     max_population=None,
+    bfloat16=False,
 )  # fmt: skip
 
 MU2NET_VIT = Experiment(
@@ -101,6 +110,8 @@ MU2NET_VIT = Experiment(
     root=L_16,
     batch_size=64,
     train_examples_per_round=128_116,
+    children_per_generation=32,
+    replicas=32,
     rounds_per_child=4,
     validation_examples=10_000,
     defaults={
@@ -116,6 +127,7 @@ MU2NET_VIT = Experiment(
     score=Score(reference_params=303_303_682),
     mutate_adapters=False,
     max_population=None,
+    bfloat16=False,
 )  # fmt: skip
 
 MU2NET_VTAB_FULL = replace(MU2NET_VIT, name="mu2net-vtab-full", tasks=benchmarks.VTAB_FULL)

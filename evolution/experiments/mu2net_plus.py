@@ -23,6 +23,8 @@ PLUS_CMATERDB = Experiment(
     root="random:Ti/16",
     batch_size=512,
     train_examples_per_round=51_200,
+    children_per_generation=8,
+    replicas=8,
     rounds_per_child=2,
     validation_examples=5_120,
     defaults={
@@ -42,6 +44,7 @@ PLUS_CMATERDB = Experiment(
     score=Score(factor=0.99, reference_params=1e6, reference_flops=1e6),
     mutate_adapters=True,
     max_population=7,
+    bfloat16=False,
 )  # fmt: skip
 
 PLUS_CHARS = Experiment(
@@ -53,6 +56,8 @@ PLUS_CHARS = Experiment(
     root=TI_16,
     batch_size=512,
     train_examples_per_round=51_200,
+    children_per_generation=8,
+    replicas=8,
     rounds_per_child=4,
     validation_examples=5_120,
     defaults={
@@ -72,6 +77,7 @@ PLUS_CHARS = Experiment(
     score=Score(reference_flops=15e6),
     mutate_adapters=True,
     max_population=None,
+    bfloat16=False,
 )  # fmt: skip
 
 PLUS_VDD = Experiment(
@@ -83,6 +89,8 @@ PLUS_VDD = Experiment(
     root=B_16,
     batch_size=128,
     train_examples_per_round=51_200,
+    children_per_generation=8,
+    replicas=8,
     rounds_per_child=4,
     validation_examples=5_120,
     defaults={
@@ -102,6 +110,7 @@ PLUS_VDD = Experiment(
     score=Score(reference_params=85_652_738, reference_flops=100e9),
     mutate_adapters=True,
     max_population=None,
+    bfloat16=False,
 )  # fmt: skip
 
 PLUS_VIT = Experiment(
@@ -113,6 +122,8 @@ PLUS_VIT = Experiment(
     root=L_16,
     batch_size=16,
     train_examples_per_round=100_000,
+    children_per_generation=8,
+    replicas=8,
     rounds_per_child=8,
     validation_examples=10_000,
     defaults={
@@ -132,6 +143,7 @@ PLUS_VIT = Experiment(
     score=Score(factor=0.99, reference_params=2.2e9, reference_flops=3.8e12),
     mutate_adapters=False,
     max_population=16,
+    bfloat16=False,
 )  # fmt: skip
 
 PLUS_VTAB_FULL = replace(PLUS_VIT, name="mu2net-plus-vtab-full", tasks=benchmarks.VTAB_FULL)

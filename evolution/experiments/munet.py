@@ -23,6 +23,8 @@ MUNET_CMATERDB = Experiment(
     root=TI_16,
     batch_size=512,
     train_examples_per_round=51_200,
+    children_per_generation=8,
+    replicas=8,
     rounds_per_child=5,
     validation_examples=5_120,
     defaults={
@@ -38,6 +40,7 @@ MUNET_CMATERDB = Experiment(
     score=Score(),
     mutate_adapters=True,
     max_population=None,
+    bfloat16=False,
 )  # fmt: skip
 
 MUNET_CHARS = Experiment(
@@ -49,6 +52,8 @@ MUNET_CHARS = Experiment(
     root=TI_16,
     batch_size=512,
     train_examples_per_round=51_200,
+    children_per_generation=8,
+    replicas=8,
     rounds_per_child=5,
     validation_examples=5_120,
     defaults={
@@ -64,6 +69,7 @@ MUNET_CHARS = Experiment(
     score=Score(),
     mutate_adapters=True,
     max_population=None,
+    bfloat16=False,
 )  # fmt: skip
 
 MUNET_VDD = Experiment(
@@ -75,6 +81,8 @@ MUNET_VDD = Experiment(
     root=B_16,
     batch_size=256,
     train_examples_per_round=51_200,
+    children_per_generation=8,
+    replicas=8,
     rounds_per_child=30,
     validation_examples=2_560,
     defaults={
@@ -90,6 +98,7 @@ MUNET_VDD = Experiment(
     score=Score(reference_params=85_652_738),
     mutate_adapters=True,
     max_population=None,
+    bfloat16=False,
 )  # fmt: skip
 
 MUNET_VIT = Experiment(
@@ -101,6 +110,8 @@ MUNET_VIT = Experiment(
     root=L_16,
     batch_size=32,
     train_examples_per_round=128_000,
+    children_per_generation=8,
+    replicas=8,
     rounds_per_child=2,
     validation_examples=9_984,
     defaults={
@@ -116,6 +127,7 @@ MUNET_VIT = Experiment(
     score=Score(reference_params=303_303_682),
     mutate_adapters=True,
     max_population=None,
+    bfloat16=False,
 )  # fmt: skip
 
 MUNET_VTAB_FULL = replace(MUNET_VIT, name="munet-vtab-full", tasks=benchmarks.VTAB_FULL)

@@ -88,9 +88,11 @@ SIZES: Mapping[str, Values] = {
     "max_population": _or_none(whole(1, 100_000), "no limit"),
     "passes": whole(1, 100_000),
     "children_per_generation": whole(1, 100_000),
+    "replicas": whole(1, 100_000),
     "passes_per_round": whole(1, 100_000),
     "budget_s": _or_none(whole(1, 1_000_000_000), "no limit"),
 }
+FLAGS: Mapping[str, Values] = {"bfloat16": _FLAG}
 TASKS = "tasks"
 LISTS: Mapping[str, Values] = {
     TASKS: Values('names of tasks, as in ["cmaterdb/telugu"]', _is_names),
@@ -126,7 +128,7 @@ HYPERPARAMETERS: Mapping[str, Values] = {
 def check(key: str, value: Any) -> None:
     """Raises SettingError for a wrong value of a size, or of `defaults.` and a hyperparameter."""
     prefix, name = _split(key)
-    known = HYPERPARAMETERS if prefix else {**SIZES, **LISTS}
+    known = HYPERPARAMETERS if prefix else {**SIZES, **FLAGS, **LISTS}
     if name not in known:
         raise SettingError(f"{_shown(key)}: expected one of {', '.join(known)}")
     if not known[name].holds(value):

@@ -1,8 +1,10 @@
 """Experiments for 2 cores, from the shipped root. Each shows all its values.
 
-chars5
-    Compares methods and baselines on the five data sets of Chars that are small downloads.
-    Command:  munet experiments run mu2net-chars5 --store STORE --seed 0
+chars5-published, chars5-tuned
+    Compares methods and baselines on the five data sets of Chars that are small downloads. The
+    first has the defaults of the published Chars; in the second, learning rate and augmentation
+    are tuned by hand for these five. Sizes are small in both.
+    Command:  munet experiments run mu2net-chars5-tuned --store STORE --seed 0
 demo
     What `make demo` runs: two CMATERdb tasks, and then the third.
     Command:  munet experiments run demo --store STORE
@@ -12,15 +14,17 @@ demo
 
 from __future__ import annotations
 
-from evolution.experiments import benchmarks, search_space
+from dataclasses import replace
+
+from evolution.experiments import benchmarks, mu2net, mu2net_plus, munet, search_space
 from evolution.experiments.experiment import Experiment
 from evolution.methods import MU2NET, MU2NET_PLUS, MUNET
 from evolution.population import Score
 
 # Ranges have no sizes of images and adapters, whose values need compiled programs of their own.
 # muNet tries each of up to 5 seeds first, so a task has 8 children.
-MUNET_CHARS5 = Experiment(
-    name="munet-chars5",
+MUNET_CHARS5_TUNED = Experiment(
+    name="munet-chars5-tuned",
     method=MUNET,
     tasks=("mnist", "omniglot", "cmaterdb/bangla", "cmaterdb/devanagari", "cmaterdb/telugu"),
     passes=1,
@@ -55,8 +59,8 @@ MUNET_CHARS5 = Experiment(
     max_population=None,
 )  # fmt: skip
 
-MU2NET_CHARS5 = Experiment(
-    name="mu2net-chars5",
+MU2NET_CHARS5_TUNED = Experiment(
+    name="mu2net-chars5-tuned",
     method=MU2NET,
     tasks=("mnist", "omniglot", "cmaterdb/bangla", "cmaterdb/devanagari", "cmaterdb/telugu"),
     passes=1,
@@ -90,8 +94,8 @@ MU2NET_CHARS5 = Experiment(
     max_population=None,
 )  # fmt: skip
 
-PLUS_CHARS5 = Experiment(
-    name="mu2net-plus-chars5",
+PLUS_CHARS5_TUNED = Experiment(
+    name="mu2net-plus-chars5-tuned",
     method=MU2NET_PLUS,
     tasks=("mnist", "omniglot", "cmaterdb/bangla", "cmaterdb/devanagari", "cmaterdb/telugu"),
     passes=1,
@@ -115,6 +119,16 @@ PLUS_CHARS5 = Experiment(
     mutate_adapters=True,
     max_population=None,
 )  # fmt: skip
+
+MUNET_CHARS5_PUBLISHED = replace(
+    MUNET_CHARS5_TUNED, name="munet-chars5-published", defaults=munet.MUNET_CHARS.defaults
+)
+MU2NET_CHARS5_PUBLISHED = replace(
+    MU2NET_CHARS5_TUNED, name="mu2net-chars5-published", defaults=mu2net.MU2NET_CHARS.defaults
+)
+PLUS_CHARS5_PUBLISHED = replace(
+    PLUS_CHARS5_TUNED, name="mu2net-plus-chars5-published", defaults=mu2net_plus.PLUS_CHARS.defaults
+)
 
 # The characters fill their images: if mirrored, or cut to less than half, they become others.
 # A copied block lowers the score by up to 0.6 % if many tasks share the original.

@@ -44,7 +44,7 @@ def this_machine() -> Machine:
 def _peak() -> float:
     """Floating-point operations a second of matrix products."""
     side = MATRIX
-    matrix = jnp.ones((side, side), compute_dtype())
+    matrix = jnp.ones((side, side), compute_dtype(bfloat16=True))
     product = jax.jit(lambda a, b: a @ b)
     product(matrix, matrix).block_until_ready()  # compiles
     quickest = min(_seconds(product, matrix) for _ in range(PRODUCTS))

@@ -53,11 +53,12 @@ def train_on_answers(
     return descend(loss, state, _all(state), hp, first_step, steps, len(order))
 
 
-@functools.partial(jax.jit, static_argnames=("objective", "paths", "on_bytes"))
+@functools.partial(jax.jit, static_argnames=("objective", "paths", "on_bytes", "dtype"))
 def train_on_images(
     objective: Objective,
     paths: tuple[SubPath, ...],
     on_bytes: bool,
+    dtype: Any,
     frozen: tuple[dict[str, Tree], ...],
     state: TrainState,
     hp: Hyperparameters,
@@ -82,8 +83,8 @@ def train_on_images(
             fold(
                 path.architecture,
                 path.component_names,
-                computed(own),
-                computed(sized[path.architecture.image_size]),
+                computed(own, dtype),
+                computed(sized[path.architecture.image_size], dtype),
             ).astype(jnp.float32)
             for path, own in zip(paths, frozen, strict=True)
         ]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,13 @@ from evolution.training.batches import (
     resident_images,
 )
 from evolution.training.objectives import Judged, Objective
-from evolution.training.programs import Descent, Hyperparameters, TrainState, run_prefix
+from evolution.training.programs import (
+    Descent,
+    Hyperparameters,
+    TrainState,
+    compute_dtype,
+    run_prefix,
+)
 from evolution.training.trainer import Round
 from model_store import Digest
 from vit.components import Tree
@@ -117,7 +124,8 @@ class MixerTrainer:
             return partial(_step_on_answers, *known, hp, router_rate)
         networks = tuple(_shared(part.network) for part in parts)
         frozen = jax.device_put(tuple(_own(part) for part in parts))
-        known = (self._task.objective, networks, frozen, self._source())
+        dtype = compute_dtype(self._experiment.bfloat16)
+        known = (self._task.objective, networks, dtype, frozen, self._source())
         return partial(_step_on_images, *known, hp, router_rate)
 
     def _source(self) -> Resident | Streamed:
@@ -152,6 +160,7 @@ def _step_on_answers(
 def _step_on_images(
     objective: Objective,
     networks: tuple[SubPath, ...],
+    dtype: Any,
     frozen: tuple[dict[str, Tree], ...],
     source: Resident | Streamed,
     hp: Hyperparameters,
@@ -162,8 +171,8 @@ def _step_on_images(
     descents: Descents = []
     for first, images, labels, order, draws in source.chunks(drawn):
         state, descent = train_on_images(
-            objective, networks, source.augmentation == "bytes", frozen, state, hp, router_rate,
-            images, labels, padded(order), padded(draws), first, len(order),
+            objective, networks, source.augmentation == "bytes", dtype, frozen, state, hp,
+            router_rate, images, labels, padded(order), padded(draws), first, len(order),
         )  # fmt: skip
         descents.append((descent, len(order)))
     return state, descents

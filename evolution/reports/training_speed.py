@@ -82,7 +82,7 @@ def bench(experiment: Experiment, size: str) -> Report:
     wall = statistics.median(seconds for seconds, _ in children[1:])
     in_programs = statistics.median(event.outcome.device_s for _, event in children[1:])
     steps = experiment.steps_per_round(examples) * experiment.rounds_per_child
-    bare_s, peak = _yardsticks(arch, experiment.batch_size)
+    bare_s, peak = _yardsticks(arch, experiment)
     return Report(
         programs=compiled_programs() - before,
         compile_s=sum(compiling),
@@ -145,19 +145,20 @@ def _compile_seconds() -> Iterator[list[float]]:
     jax.monitoring.unregister_event_duration_listener(note)
 
 
-def _yardsticks(arch: Architecture, batch: int) -> tuple[float, float]:
+def _yardsticks(arch: Architecture, experiment: Experiment) -> tuple[float, float]:
     """Seconds of a bare training step, and the machine's floating-point operations per second."""
+    batch, dtype = experiment.batch_size, compute_dtype(experiment.bfloat16)
     rng = np.random.default_rng(0)
     shape = (batch, arch.image_size, arch.image_size, 3)
-    images = jnp.asarray(rng.uniform(-1, 1, shape), compute_dtype())
+    images = jnp.asarray(rng.uniform(-1, 1, shape), dtype)
     labels = jnp.asarray(rng.integers(CLASSES, size=batch))
     params = jax.device_put(random_root(arch))
-    square = jnp.ones((MATRIX, MATRIX), compute_dtype())
+    square = jnp.ones((MATRIX, MATRIX), dtype)
 
     @jax.jit
     def bare(params: dict[str, Tree]) -> dict[str, Tree]:
         def loss(params: dict[str, Tree]) -> Array:
-            params = jax.tree.map(lambda leaf: leaf.astype(compute_dtype()), params)
+            params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
             scores = jax.nn.log_softmax(forward(arch, params, images).astype(jnp.float32))
             return -jnp.take_along_axis(scores, labels[:, None], axis=1).mean()
 

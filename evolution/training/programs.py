@@ -138,14 +138,17 @@ def _sgd(
     )
 
 
-def compute_dtype() -> Any:
-    """The type of training's computations: bfloat16 on an accelerator; parameters stay float32."""
-    return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+def compute_dtype(bfloat16: bool) -> Any:
+    """The type of activations in training: float32, or bfloat16 if wanted, on an accelerator.
+
+    Parameters, softmax and norms are float32 in both (SYSTEMS.md, Network).
+    """
+    return jnp.bfloat16 if bfloat16 and jax.default_backend() != "cpu" else jnp.float32
 
 
-def computed(tree: Tree) -> Tree:
+def computed(tree: Tree, dtype: Any) -> Tree:
     """The arrays in the type that training computes in."""
-    return jax.tree.map(lambda leaf: leaf.astype(compute_dtype()), tree)
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
 class Descent(NamedTuple):
@@ -197,13 +200,14 @@ def descend(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("objective", "arch", "prefix", "augmentation", "contract")
+    jax.jit, static_argnames=("objective", "arch", "prefix", "augmentation", "dtype", "contract")
 )
 def train_steps(
     objective: Objective,
     arch: Architecture,
     prefix: int,
     augmentation: str,
+    dtype: Any,
     frozen: dict[str, Tree],
     state: TrainState,
     masks: dict[str, Any],
@@ -222,7 +226,8 @@ def train_steps(
     each of the others: whether it is trained. Batch i is rows `order[i]` of `inputs`: uint8 images
     to augment (`augmentation` "scaled" or "bytes"), or with "none" the input of the component after
     the prefix. `order` [most steps, batch] and `draws` [most steps, batch, DRAWS] may be longer
-    than needed. A `contract` scales images to another range than [-1, 1].
+    than needed. Activations are of type `dtype` (`compute_dtype`). A `contract` scales images to
+    another range than [-1, 1].
     """
     below, above = arch.component_names[:prefix], arch.component_names[prefix:]
 
@@ -231,8 +236,8 @@ def train_steps(
         if augmentation != "none":
             x = augment(draws[i], x, arch.image_size, hp.strengths, augmentation == "bytes")
             x = x if contract is None else contract.scaled((x + 1) * np.float32(127.5))
-            x = fold(arch, below, computed(frozen), computed(x))
-        logits = fold(arch, above, computed(params), computed(x)).astype(jnp.float32)
+            x = fold(arch, below, computed(frozen, dtype), computed(x, dtype))
+        logits = fold(arch, above, computed(params, dtype), computed(x, dtype)).astype(jnp.float32)
         return objective.loss(logits, labels[order[i]])
 
     return descend(loss, state, masks, hp, first_step, steps, len(order))

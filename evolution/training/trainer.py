@@ -41,6 +41,7 @@ from evolution.training.programs import (
     Hyperparameters,
     TrainState,
     boundary,
+    compute_dtype,
     judge,
     run_prefix,
     train_steps,
@@ -149,6 +150,7 @@ class Trainer:
         state = jax.device_put(TrainState(_params(above), momentum))
         masks = {c.name: c.name in trainable for c in above}
         source = self._source(child, arch, prefix, traced, batches.steps)
+        dtype = compute_dtype(self._experiment.bfloat16)
         shared = self._validation.count * (self._experiment.rounds_per_child - 1)
         evaluated = prefix if _worthwhile(child, arch, prefix, shared) else 0
         for drawn in batches.drawn():
@@ -157,8 +159,8 @@ class Trainer:
             goes_on = True
             for first, inputs, labels, order, draws in self._calls(source.chunks(drawn)):
                 state, descent = train_steps(
-                    self._task.objective, arch, prefix, source.augmentation, frozen, state, masks,
-                    traced, inputs, labels, padded(order), padded(draws), first, len(order),
+                    self._task.objective, arch, prefix, source.augmentation, dtype, frozen, state,
+                    masks, traced, inputs, labels, padded(order), padded(draws), first, len(order),
                     self._task.contract,
                 )  # fmt: skip
                 descents.append((descent, len(order)))

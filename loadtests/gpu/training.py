@@ -9,7 +9,13 @@ import jax.numpy as jnp
 
 from evolution.training.augment import DRAWS, Strengths
 from evolution.training.objectives import OBJECTIVES
-from evolution.training.programs import Hyperparameters, TrainState, forward_flops, train_steps
+from evolution.training.programs import (
+    Hyperparameters,
+    TrainState,
+    compute_dtype,
+    forward_flops,
+    train_steps,
+)
 from loadtests.gpu.plans import Plan, Told, images_of, median_seconds, random_params
 from vit.activation import SOFTMAX
 
@@ -29,8 +35,9 @@ def training(plan: Plan, name: str, peak: float) -> Told:
     hp = Hyperparameters(0.01, 1, 0.0, 10 * steps, 0.0, 0.0, 0.9, 1.0, strengths)
     masks = dict.fromkeys(arch.component_names, True)
     run = partial(
-        train_steps, OBJECTIVES[SOFTMAX], arch, 0, "none", {}, state, masks, hp, inputs, labels,
-        order, jnp.zeros((steps, batch, DRAWS)), jnp.int32(0), jnp.int32(steps),
+        train_steps, OBJECTIVES[SOFTMAX], arch, 0, "none", compute_dtype(bfloat16=True), {}, state,
+        masks, hp, inputs, labels, order, jnp.zeros((steps, batch, DRAWS)), jnp.int32(0),
+        jnp.int32(steps),
     )  # fmt: skip
     took = median_seconds({"": run}, max(2, plan.rounds // 2))[""] / steps
     floor = 3 * forward_flops(arch) * batch / peak

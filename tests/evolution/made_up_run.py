@@ -104,7 +104,9 @@ class MadeUpRun:
         arch = Architecture.named("Ti", patch_size=16, image_size=32, num_layers=0, num_classes=1)
         progress = Progress("made up", seed, [], arch, history=self.history)
         if settings is not None:
-            progress.settings = with_settings(EXPERIMENTS["mu2net-chars5"], settings).to_json()
+            progress.settings = with_settings(
+                EXPERIMENTS["mu2net-chars5-tuned"], settings
+            ).to_json()
         state.save(store, name, progress, self.population)
 
     def mutated(self, parent: Path) -> dict[str, Any]:

@@ -1,24 +1,30 @@
 """Rules of the published notebooks that are easily lost: a golden case of each (SYSTEMS.md)."""
 
+import re
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from evolution import mutation, state
+from evolution.agents.kinds import CLASSES
+from evolution.events import ChildTrained
 from evolution.experiments.baselines import baseline
-from evolution.experiments.experiment import Experiment
+from evolution.experiments.experiment import Experiment, with_settings
 from evolution.experiments.named import EXPERIMENTS
 from evolution.experiments.search_space import DEFAULTS
 from evolution.methods import MU2NET, MU2NET_PLUS, MU3NET, MU4NET, MUNET
 from evolution.population import Path, Population
 from evolution.state import Progress
 from evolution.training import programs
+from evolution.training.batches import Batches
 from model_store import ModelStore
 from tests.evolution.systems import ROOT as ROOT_ARCH
-from tests.evolution.systems import TINY, tiny
+from tests.evolution.systems import TINY, start, tiny
 from tests.evolution.test_mutation import Draws, add, population, rng, root_of
+from vit.components import apply, init
 
 METHODS = (MUNET, MU2NET, MU2NET_PLUS, MU3NET, MU4NET)
 EACH = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
@@ -164,6 +170,99 @@ def test_learned_rates_without_a_range_decide_and_do_not_move(method):
     assert mutation.mutates(dict(hp), "clone:cls", fixed, Draws(0.4)) == learned
     assert not mutation.mutates(hp, "clone:head", fixed, Draws(0.4))
     assert hp == {"_mu_": 0.1, "_mu_|clone:cls": 0.5}
+
+
+# ---- sizes: children of a generation, replicas, types (evolution/SYSTEMS.md, Deviations)
+
+SMALL = re.compile("chars5|demo")
+ALL = {e.name: e for e in (*EXPERIMENTS.values(), *(c.experiment for c in CLASSES.values()))}
+
+
+@pytest.mark.parametrize("experiment", ALL.values(), ids=lambda e: e.name)
+def test_published_experiments_have_eight_children_a_generation_and_compute_in_float32(experiment):
+    """One for each device of their runs. Those for 2 cores have names of their own."""
+    small = bool(SMALL.search(experiment.name))
+    devices = 32 if re.match("mu2net-v(it|tab)", experiment.name) else 8
+    assert experiment.children_per_generation == (1 if small else devices)
+    assert experiment.bfloat16 == small
+    if experiment.name in EXPERIMENTS:
+        assert experiment.replicas == experiment.children_per_generation
+
+
+@pytest.mark.parametrize("kind", ["finetune-all", "freeze:2", "adapters:32"])
+def test_a_baseline_is_eight_replicas_as_long_as_all_generations(kind):
+    """80 rounds in Chars, 480 in the decathlon; all see the same batches."""
+    for name, rounds in (("munet-chars", 80), ("munet-vdd", 480), ("mu2net-chars", 80)):
+        e = baseline(kind, EXPERIMENTS[name])
+        assert (e.passes, e.samples_per_task, e.children_per_generation) == (1, 8, 8)
+        assert e.rounds_per_child == rounds
+    one = with_settings(EXPERIMENTS["munet-chars"], ["replicas=1"])
+    e = baseline(kind, one)
+    assert (e.samples_per_task, e.rounds_per_child) == (1, 80)
+    assert baseline(kind, EXPERIMENTS["munet-chars5-tuned"]).samples_per_task == 1
+
+
+def test_of_the_replicas_of_a_baseline_the_best_by_validation_is_kept(tmp_path):
+    search = tiny(
+        method=replace(TINY.method, fresh_components="child"), tasks=("toy/a",), passes=1,
+        samples_per_task=4, children_per_generation=2, replicas=3,
+    )  # fmt: skip
+    run = start(tmp_path, baseline("adapters:2", search))
+    events = list(run.run())
+    qualities = [e.outcome.child.quality for e in events if isinstance(e, ChildTrained)]
+    assert len(qualities) == 3
+    (kept,) = run.population.paths["toy/a"]
+    assert kept.quality == max(qualities)
+
+
+def test_bfloat16_is_a_setting_of_accelerators(monkeypatch):
+    assert programs.compute_dtype(bfloat16=True) == jnp.float32
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert programs.compute_dtype(bfloat16=True) == jnp.bfloat16
+    assert programs.compute_dtype(bfloat16=False) == jnp.float32
+    assert not with_settings(EXPERIMENTS["demo"], ["bfloat16=false"]).bfloat16
+    with pytest.raises(ValueError, match="true or false"):
+        with_settings(EXPERIMENTS["demo"], ["bfloat16=1"])
+
+
+@pytest.mark.parametrize("name", ["encoderblock_0", "residual_adapter_0", "encoder_norm"])
+def test_softmax_and_norms_are_float32_also_where_activations_are_bfloat16(name):
+    arch = replace(ROOT_ARCH, num_layers=2, adapters=(0,))
+    params = programs.computed(init(arch, name), jnp.bfloat16)
+    x = jnp.zeros((2, arch.tokens, arch.width), jnp.bfloat16)
+    traced = jax.make_jaxpr(lambda p, x: apply(arch, name, p, x))(params, x)
+    assert traced.out_avals[0].dtype == jnp.bfloat16
+    found = {(e.primitive.name, str(e.invars[0].aval.dtype)) for e in equations(traced.jaxpr)}
+    exact = {kind: dtype for kind, dtype in found if kind in ("exp", "rsqrt")}
+    assert exact == dict.fromkeys(exact, "float32") and "rsqrt" in exact
+    assert ("exp" in exact) == (name == "encoderblock_0")
+
+
+def equations(jaxpr):
+    """All equations, also those of functions that are called."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+def test_a_small_set_gives_other_batches_in_each_pass():
+    """Where the notebooks repeat those of the first pass: ours is kept on purpose."""
+    batches = Batches(seed=0, key=(0,), examples=8, batch_size=4, steps_per_round=2, rounds=3)
+    passes = [drawn.order for drawn in batches.drawn()]
+    for order in passes:
+        assert sorted(order.reshape(-1)) == list(range(8))
+    assert len({tuple(sorted(order[0])) for order in passes}) > 1
+
+
+@pytest.mark.parametrize("method", ["munet", "mu2net", "mu2net-plus"])
+def test_chars5_has_the_published_defaults_and_the_tuned_ones_under_two_names(method):
+    published, tuned = (EXPERIMENTS[f"{method}-chars5-{kind}"] for kind in ("published", "tuned"))
+    assert published.defaults == EXPERIMENTS[f"{method}-chars"].defaults
+    assert tuned.defaults["opt_lr"] == 0.05 and not tuned.defaults["ds_flip_left_right"]
+    assert replace(tuned, name="", defaults={}) == replace(published, name="", defaults={})
 
 
 # ---- the number of blocks, and schedules

@@ -77,7 +77,7 @@ def test_the_sizes_of_an_experiment(name):
     told = [number(row[column]) for column in list(row)[2:]]
     assert told == [
         e.batch_size, e.train_examples_per_round, e.rounds_per_child, e.validation_examples,
-        e.passes, e.samples_per_task, e.max_population or 0,
+        e.passes, e.samples_per_task, e.max_population or 0, e.children_per_generation,
     ]  # fmt: skip
 
 

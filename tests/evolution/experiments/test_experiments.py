@@ -32,7 +32,10 @@ def test_a_saved_experiment_is_the_same_again(experiment):
 
 def test_every_benchmark_has_an_experiment_of_every_method():
     for method in ("munet", "mu2net", "mu2net-plus"):
-        for bench in ("cmaterdb", "chars", "vdd", "vit", "vtab-full", "vtab-1k", "chars5"):
+        for bench in (
+            "cmaterdb", "chars", "vdd", "vit", "vtab-full", "vtab-1k",
+            "chars5-published", "chars5-tuned",
+        ):  # fmt: skip
             assert EXPERIMENTS[f"{method}-{bench}"].tasks, bench
 
 
@@ -85,11 +88,11 @@ def test_a_setting_can_be_overridden():
 
 @pytest.mark.parametrize("kind", ["finetune-all", "freeze:2", "adapters:16"])
 def test_a_baseline_has_the_searchs_training_budget(kind):
-    """One run as long as all generations (evolution/SYSTEMS.md, Baselines)."""
+    """Its replicas are as long as all generations (evolution/SYSTEMS.md, Baselines)."""
     search = EXPERIMENTS["mu2net-chars"]
     for children in (1, 8):
-        each = with_settings(search, [f"children_per_generation={children}"])
-        changed = baseline(kind, each)
+        sizes = [f"children_per_generation={children}", f"replicas={children}"]
+        changed = baseline(kind, with_settings(search, sizes))
         rounds = changed.passes * changed.samples_per_task * changed.rounds_per_child
         assert rounds == search.passes * search.samples_per_task * search.rounds_per_child
         assert changed.samples_per_task == children and not changed.ranges
