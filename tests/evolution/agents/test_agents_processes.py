@@ -21,6 +21,7 @@ from model_store.upkeep import verify_store
 from tests.evolution.agent_systems import agents_command, run, tiny_classes
 
 TOP = Path(__file__).parents[3]
+PATIENCE_S = 60.0  # with a process that was killed; no test passes by it
 AGENTS = ("three:toy/a", "three:toy/b", "four:toy/a")
 
 
@@ -197,9 +198,16 @@ def test_a_second_ctrl_c_kills_agents_that_do_not_end(tmp_path):
     command.send_signal(signal.SIGINT)
     until(command, "Ctrl-C again stops at once")
     command.send_signal(signal.SIGINT)
-    assert command.wait(60) == 130
+    assert command.wait() == 130
     for worker in workers:
         wait_for_end(worker)
+
+
+def test_agents_at_work_are_killed_where_the_supervisor_fails(tmp_path):
+    body = "import os; log.write(b'%d' % os.getpid()); print('no message', flush=True)"
+    with pytest.raises(ValueError, match="Expecting value"):
+        supervised(tmp_path, f"{body}; time.sleep(3600)", jobs=1, agents=1)
+    wait_for_end(int((tmp_path / "log").read_text()))
 
 
 @pytest.mark.slow
@@ -232,8 +240,12 @@ def runs(pid: int) -> bool:
 
 
 def wait_for_end(pid: int) -> None:
-    """Until a process is gone that was killed."""
+    """Until a process is gone that was killed; kills it where that was not so."""
+    given_up = time.monotonic() + PATIENCE_S
     while runs(pid):
+        if time.monotonic() > given_up:
+            os.kill(pid, signal.SIGKILL)
+            raise AssertionError(f"process {pid} goes on")
         time.sleep(0.05)
 
 

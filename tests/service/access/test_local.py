@@ -18,7 +18,7 @@ from service.access import LOCAL, Access
 from service.errors import Forbidden, SettingsError
 from service.open_inference.grpc_server import PREFIX
 from service.settings import Settings
-from tests.service.access.test_access import bearer, entry
+from tests.service.access.tokens import bearer, entry
 from tests.service.conftest import Served
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.systems import png, publish

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import TaskQueueFull, Unavailable
-from tests.service.compute.test_batching import FAR, Answer, Bench
+from tests.service.compute.batchers import FAR, Answer, Bench
 
 
 @settings(deadline=None, max_examples=200)

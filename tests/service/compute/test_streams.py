@@ -12,7 +12,7 @@ import pytest
 from service.compute.batching import Ask, Batcher, Limits
 from service.compute.cores import Cores
 from service.errors import GatewayError, TaskQueueFull
-from tests.service.compute.test_batching import FAR, Answer, Clock, soon, story
+from tests.service.compute.batchers import FAR, Answer, Clock, soon, story
 from tests.service.simulation import AtOnce
 from tests.service.waiting import PATIENCE_S, eventually
 

@@ -1,17 +1,25 @@
-"""A real gateway that speaks the protocol over both transports."""
+"""A real gateway that speaks the protocol over both transports, and one in this process."""
 
 from __future__ import annotations
 
 import hashlib
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from model_store import ModelStore
+from service.compute.batching import Batcher, Limits
+from service.runtime import Runtime
+from tests.service.in_process import Gateway
+from tests.service.open_inference.in_process import Blocked
 from tests.service.servers import Server
-from tests.service.systems import TINY, publish
+from tests.service.systems import TINY, png, publish
+from tests.service.waiting import eventually
 
 ADMIN = {"authorization": "Bearer for-tests"}
 TOKENS = """
@@ -66,3 +74,38 @@ def spoken(tmp_path_factory: pytest.TempPathFactory, compilations: str) -> Itera
     }
     with Server(".", folder / "home", **variables) as server:
         yield Spoken(server, store, f"127.0.0.1:{server.port}", f"127.0.0.1:{port}")
+
+
+@pytest.fixture
+def runtime(gateway: Gateway) -> Runtime:
+    """The gateway's, with its task loaded."""
+    eventually(lambda: gateway.classify("plain", png(1)).status_code == 200)
+    return gateway.app.state.runtime
+
+
+@pytest.fixture
+def port(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> int:
+    """A free port, on which the gateway is set to serve."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        found = free.getsockname()[1]
+    monkeypatch.setattr(runtime, "settings", replace(runtime.settings, grpc_port=found))
+    return found
+
+
+@pytest.fixture
+def blocked(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[Blocked]:
+    """The gateway with this engine."""
+    release, ran = threading.Event(), []
+
+    def run(rows: Sequence[Any]) -> Sequence[Any]:
+        ran.append(len(rows))
+        release.wait()
+        return [np.zeros(3, np.float32) for _ in rows]
+
+    batcher = Batcher[Any, Any](run, Limits(4, 4, 4))
+    batcher.start()
+    monkeypatch.setattr(runtime, "batcher", batcher)
+    yield Blocked(release, ran, batcher)
+    release.set()
+    batcher.stop()
