@@ -34,6 +34,7 @@ from evolution.roots.loading import (
     RootTraining,
     encode_root,
     load_root,
+    read_root,
     train_root,
 )
 from evolution.run import Root, Run, Source, require_run_name
@@ -164,6 +165,7 @@ def _run_from_root(
 def _require_startable(experiment: Experiment, name: str | None, long: bool) -> None:
     name = name or experiment.name
     require_run_name(name)
+    experiment.require_defaults_in_ranges()
     plan = Plan.of(experiment)
     require_reasonable(plan, f"run {name}", long)
     say(console, f"run {name}: {plan}")
@@ -236,8 +238,18 @@ def resume(
 def import_command(
     directory: Annotated[Path, typer.Argument(help="The unpacked folder of a published state.")],
     store: StoreOption,
+    positions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="augreg:FILE",
+            help="The file that the system began with: for position embeddings of other sizes.",
+        ),
+    ] = None,
 ) -> None:
     """Imports a published checkpoint: its paths become versions, its runs can be continued."""
+    if positions and not positions.startswith("augreg:"):
+        raise SettingError(f"--positions {positions!r}: expected augreg:FILE, or augreg:URL")
+    published = read_root(positions)[1]["posembed_input"] if positions else None
     columns = (BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         row = bar.add_task("import", total=None)
@@ -245,6 +257,7 @@ def import_command(
             directory,
             ModelStore(store, create=True),
             progress=lambda done, total: bar.update(row, completed=done, total=total),
+            positions=published,
         )
     console.print(report.text(), highlight=False, soft_wrap=True, markup=False)
 

@@ -66,7 +66,8 @@ def count_child(parent: Path, owner: str) -> None:
 def neighbour(value: Any, choices: Sequence[Any], rng: np.random.Generator) -> Any:
     """The next or the previous choice with equal probability; at an end it may stay.
 
-    A number that is not a choice, from another experiment, counts as the nearest choice.
+    A number that is not a choice counts as the nearest one: other publishers of a store may have
+    other ranges (SYSTEMS.md, Deviations).
     """
     step = 1 if rng.random() < 0.5 else -1
     at = choices.index(value) if value in choices else _nearest(value, choices)
@@ -194,7 +195,7 @@ def make_child(
 def _fresh_seed(method: Method, number: int, rng: np.random.Generator) -> int:
     """The seed of child `number`'s new components (SYSTEMS.md, Copying)."""
     if method.fresh_components == "draw":
-        return int(rng.integers(1 << 31))
+        return int(rng.spawn(1)[0].integers(1 << 31))  # whether it is needed changes no other draw
     return number if method.fresh_components == "child" else 0
 
 

@@ -11,7 +11,13 @@ from evolution import mutation, state
 from evolution.cycle import Cycle, Publisher
 from evolution.data.tasks import Task
 from evolution.events import Event, Remark
-from evolution.experiments.experiment import RESUMABLE, Experiment, with_settings
+from evolution.experiments.experiment import (
+    RESUMABLE,
+    Experiment,
+    outside,
+    told_values,
+    with_settings,
+)
 from evolution.experiments.settings import SettingError
 from evolution.population import ROOT, Path, Population
 from evolution.process.environment import moved
@@ -119,11 +125,12 @@ class Run:
         """A new run that continues the system of another run, (its store, its name).
 
         All its retained paths can be parents, and are published in this store too. Raises
-        StateError.
+        StateError, also for a hyperparameter outside the experiment's range.
         """
         name = name or experiment.name
         _require_new(name, store)
         former, population = state.load(*system)
+        _require_in_ranges(experiment, population)
         population.score = experiment.scorer
         population.newest_wins = experiment.method.newest_wins
         for path in population:
@@ -284,6 +291,18 @@ def _require_new(name: str, store: ModelStore) -> None:
             f"store already holds a run {name!r}: continue it with "
             f"`munet experiments resume {name}`, or give this one another --name"
         )
+
+
+def _require_in_ranges(experiment: Experiment, population: Population) -> None:
+    """Raises StateError for a path of another run with a value that the experiment cannot have."""
+    for path in population:
+        for key, value in outside(path.hyperparameters, experiment.ranges).items():
+            choices = told_values(experiment.ranges[key.partition("|")[0]])
+            raise StateError(
+                f"path {path.id} of task {path.task} has {key} {value!r}, expected one of "
+                f"{choices}, the range of {experiment.name}; continue with an experiment whose "
+                "range has it"
+            )
 
 
 def _progress(experiment: Experiment, seed: int, arch: Architecture) -> Progress:

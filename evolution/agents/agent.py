@@ -149,6 +149,7 @@ class Agent:
         """The state of an agent that has never run; only its root is saved already."""
         try:
             experiment = with_settings(self._class.of_task(self._entry), self._settings)
+            experiment.require_defaults_in_ranges()
             self._require_task(experiment)
             publications = self._store.publications()
             root = root_document(self._store, self._class, publications, self._root)

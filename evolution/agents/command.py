@@ -102,6 +102,7 @@ def _order(
     order = Order(store, agent_class, entry, cycles, seed, root, settings)
     try:
         experiment = with_settings(class_of(agent_id(order)).of_task(entry), settings)
+        experiment.require_defaults_in_ranges()
         require_name("agent", agent_id(order))
         require_reasonable(Plan.of(experiment), "a cycle", long)
     except (ValueError, InvalidName) as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from evolution import state
@@ -34,7 +33,9 @@ from evolution.checkpoints.layouts import (
     read_mu2net,
 )
 from evolution.checkpoints.networks import Multipath, Network, multipath, num_params, single_path
+from evolution.checkpoints.positions import add_published, began_with, told
 from evolution.checkpoints.replacing import require_replaceable
+from evolution.checkpoints.report import ImportedVersion, ImportReport
 from evolution.checkpoints.versions import agent_name, multipath_version, single_path_version
 from evolution.population import ROOT, Component, Population
 from evolution.population import Path as PopulationPath
@@ -44,6 +45,7 @@ from evolution.training.validation import quality_told
 from model_store import Digest, ModelStore, Published, TaskPath
 from model_store import UnknownTask as NoSuchTask
 from model_store.errors import listed
+from vit.components import Tree
 
 logger = logging.getLogger(__name__)
 
@@ -52,58 +54,21 @@ _LONGEST_HEADER = 1 << 20  # bytes
 _ANY_DIGEST = Digest("sha256:" + "0" * 64)  # until the real one is known
 
 
-@dataclass(frozen=True, slots=True)
-class ImportedVersion:
-    """A model of the directory that is in the store now."""
-
-    task: str
-    version: int
-    model: str  # which model of the directory it is
-    validation_accuracy: float | None
-    live: bool
-    multipath: bool
-    added: bool  # by this import; False if an earlier one had published it
-
-
-@dataclass(frozen=True, slots=True)
-class ImportReport:
-    """The result of an import."""
-
-    directory: Path  # where the system was found
-    method: str
-    runs: tuple[str, ...]  # saved in the store, to be continued
-    versions: tuple[ImportedVersion, ...]
-    components: int
-    skipped: tuple[Skipped, ...]
-
-    def text(self) -> str:
-        """For people: a line for each version, each run and everything that was left out."""
-        lines = [f"{self.method} system in {self.directory}: {self.components} components"]
-        for version in self.versions:
-            accuracy = version.validation_accuracy
-            marks = [
-                "" if accuracy is None else f"validation {accuracy:.3f}",
-                "live" if version.live else "",
-                "multipath" if version.multipath else "",
-                "" if version.added else "was there already",
-            ]
-            what = f"{version.task} v{version.version} is {version.model}"
-            lines.append(", ".join([what, *filter(None, marks)]))
-        lines += [f"run {name}: evolution can continue from it" for name in self.runs]
-        lines += [f"not imported: {entry.what} ({entry.why})" for entry in self.skipped]
-        return "\n".join(lines)
-
-
 def import_state(
-    directory: Path, store: ModelStore, *, progress: Callable[[int, int], None]
+    directory: Path,
+    store: ModelStore,
+    *,
+    progress: Callable[[int, int], None],
+    positions: Tree | None = None,
 ) -> ImportReport:
     """Imports a published state: a μ2Net experiment or state, or a directory of agents.
 
-    `progress` is called with bytes done and bytes in all. Raises CheckpointError for a broken
-    state, before anything is written, and the store's StoreError or OSError.
+    `progress` is called with bytes done and bytes in all. `positions` are the position embeddings
+    of the pretrained file that the system began with, where that is given. Raises CheckpointError
+    for a broken state, before anything is written, and the store's StoreError or OSError.
     """
     found, system = read_system(directory)
-    return _Import(store, found, system, progress).report()
+    return _Import(store, found, system, progress, positions).report()
 
 
 def read_system(directory: Path) -> tuple[Path, System]:
@@ -167,6 +132,7 @@ class _Import:
         directory: Path,
         system: System,
         progress: Callable[[int, int], None],
+        positions: Tree | None,
     ) -> None:
         self._store, self._directory, self._system = store, directory, system
         self._skipped = list(system.skipped)
@@ -175,8 +141,13 @@ class _Import:
         self._histories: dict[str, Progress] = {}  # of the runs that have a root
         self._paths: dict[Key, PopulationPath] = {}
         self._components: dict[Key, Component] = {}
-        for run in system.runs:
-            self._prepare(run)
+        self._positions: dict[str, str] = {}  # of each run that has a root: what is told
+        began = [self._prepare(run, positions) for run in system.runs]
+        if positions is not None and not any(began):
+            raise CheckpointError(
+                f"{directory}: no root of this system began with the file of --positions: "
+                "expected its position embeddings, resampled to the root's size, to be the root's"
+            )
         self._multipaths = [multipath(model, system) for model in system.multipath]
         for model in (*self._networks.values(), *self._multipaths):
             require_publishable(model.model)
@@ -189,7 +160,8 @@ class _Import:
         self._total = sum(self._size(key) for key in self._keys())
         self._rehearse()
 
-    def _prepare(self, run: SavedRun) -> None:
+    def _prepare(self, run: SavedRun, positions: Tree | None) -> bool:
+        """Checks a run. Returns whether it began with the file that has these `positions`."""
         networks = {model.key: single_path(model, self._system) for model in run.retained}
         population, paths, components = population_of(run, networks, self._system.layers)
         require_replaceable(self._store, run, networks, self._system.layers)
@@ -197,6 +169,14 @@ class _Import:
         root = next((model for model in run.retained if model.task == ROOT), None)
         if root is not None:
             self._histories[run.name] = progress_of(run, networks[root.key])
+            arch = networks[root.key].architecture
+            if positions is not None:
+                layer = self._system.layers[networks[root.key].components["posembed_input"]]
+                if began_with(arch, layer.file.read(layer.entry), positions):
+                    add_published(population, arch, positions)
+                else:
+                    positions = None
+            self._positions[run.name] = told(run.name, arch, positions)
         self._networks.update(networks)
         self._paths.update(paths)
         self._components.update(components)
@@ -204,6 +184,7 @@ class _Import:
             if network.unused:
                 what = f"{network.model.what}: layers {listed(list(network.unused))}"
                 self._skipped.append(Skipped(what, "its network does not run through them"))
+        return root is not None and positions is not None
 
     def _keys(self) -> dict[Key, None]:
         """Bytes of all layers that are needed."""
@@ -249,13 +230,15 @@ class _Import:
                 self._put(part)
             self._publish_multipath(multi)
         live = {task: number for task, (number, _) in self._store.live().items()}
+        saved = tuple(run.name for run, population in self._runs if self._save(run, population))
         return ImportReport(
             directory=self._directory,
             method=self._system.method,
-            runs=tuple(run.name for run, population in self._runs if self._save(run, population)),
+            runs=saved,
             versions=tuple(self._version(key, live) for key in self._published),
             components=len(self._digests),
             skipped=tuple(self._skipped),
+            positions=tuple(self._positions[name] for name in saved),
         )
 
     def _to_publish(self, run: SavedRun) -> set[Key]:

@@ -8,7 +8,7 @@ from evolution import state
 from evolution.checkpoints.files import CheckpointError
 from evolution.checkpoints.layouts import Key, SavedRun, StoredLayer
 from evolution.checkpoints.networks import Network
-from evolution.population import ROOT
+from evolution.population import POSITION_SOURCE, ROOT
 from model_store import Digest, ModelStore, digest_of, encode
 
 _INSTEAD = "rename the directory or import into another store"
@@ -36,7 +36,7 @@ def require_replaceable(
     except state.StateError as error:
         raise CheckpointError(f"{what}: {error}; {_INSTEAD}") from None
     roots = [
-        {(component.name, component.digest) for component in path.components}
+        {(c.name, c.digest) for c in path.components if c.name != POSITION_SOURCE}
         for path in population.paths.get(ROOT, [])
     ]
     ours = [

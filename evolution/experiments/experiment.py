@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -98,14 +99,22 @@ class Experiment:
                 f"{patch_size} or more, as the root's patches have; choose another root or size"
             )
 
+    def require_defaults_in_ranges(self) -> None:
+        """Raises SettingError for a default that is not among the values of its range."""
+        for key, value in outside(self.defaults, self.ranges).items():
+            raise SettingError(
+                f"{DEFAULTS_PREFIX}{key}: expected one of {told_values(self.ranges[key])}, the "
+                f"range of {self.name}, found {json.dumps(value)}"
+            )
+
     @classmethod
-    def from_json(cls, json: Mapping[str, Any]) -> Experiment:
+    def from_json(cls, saved: Mapping[str, Any]) -> Experiment:
         """Inverse of `to_json`; also reads what earlier versions saved.
 
         A hyperparameter that was added later is that of `FORMER`, another setting the default of
         its field. Raises SettingError, naming what is unknown to this version, missing or damaged.
         """
-        found = recorded_fields(cls, json, "experiment")
+        found = recorded_fields(cls, saved, "experiment")
         method = recorded_fields(Method, recorded_method(found["method"]), "method")
         try:
             method = Method(**{**method, "forced_copies": tuple(method["forced_copies"])})
@@ -118,6 +127,23 @@ class Experiment:
             return cls(**{**found, **changed, "defaults": defaults})
         except TypeError as error:
             raise SettingError(f"the saved experiment is damaged: {error}") from None
+
+
+def outside(
+    hyperparameters: Mapping[str, Any], ranges: Mapping[str, Sequence[Any]]
+) -> dict[str, Any]:
+    """The hyperparameters whose value is not in their range; learned rates have that of `_mu_`."""
+    known = {key: ranges.get(key.partition("|")[0]) for key in hyperparameters}
+    return {
+        key: value
+        for key, value in hyperparameters.items()
+        if (choices := known[key]) is not None and value not in choices
+    }
+
+
+def told_values(choices: Sequence[Any]) -> str:
+    """The values of a range, for messages."""
+    return ", ".join(json.dumps(choice) for choice in choices)
 
 
 def with_settings(

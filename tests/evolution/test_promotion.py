@@ -148,7 +148,7 @@ def shared(tmp_path):
 def test_agents_of_few_examples_promote_only_what_is_better(shared):
     run(shared, "three:toy/b", cycles=2)
     before = live(shared)
-    *_, event = run(shared, "four:toy/b", settings=(ONE, "defaults.opt_lr=1e-9"))
+    *_, event = run(shared, "four:toy/b", settings=(ONE, "defaults.opt_lr=1e-4"))
     assert isinstance(event, TaskPublished)
     newest = really(shared, shared.resolve("toy/b", event.version))
     assert event.live == (newest > before) and live(shared) >= before

@@ -15,19 +15,23 @@ from evolution.experiments.baselines import baseline
 from evolution.experiments.experiment import Experiment, with_settings
 from evolution.experiments.named import EXPERIMENTS
 from evolution.experiments.search_space import DEFAULTS
+from evolution.experiments.settings import SettingError
 from evolution.methods import MU2NET, MU2NET_PLUS, MU3NET, MU4NET, MUNET
 from evolution.population import Path, Population
-from evolution.state import Progress
+from evolution.run import Run
+from evolution.state import Progress, StateError
 from evolution.training import programs
 from evolution.training.batches import Batches
 from model_store import ModelStore
 from tests.evolution.systems import ROOT as ROOT_ARCH
-from tests.evolution.systems import TINY, start, tiny
+from tests.evolution.systems import TINY, start, tasks, tiny
 from tests.evolution.test_mutation import Draws, add, population, rng, root_of
 from vit.components import apply, init
 
 METHODS = (MUNET, MU2NET, MU2NET_PLUS, MU3NET, MU4NET)
 EACH = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+
+ALL = {e.name: e for e in (*EXPERIMENTS.values(), *(c.experiment for c in CLASSES.values()))}
 
 
 def equals(method=MU2NET) -> tuple[Population, list[Path]]:
@@ -172,10 +176,49 @@ def test_learned_rates_without_a_range_decide_and_do_not_move(method):
     assert hp == {"_mu_": 0.1, "_mu_|clone:cls": 0.5}
 
 
+# ---- values outside a range (evolution/SYSTEMS.md, Hyperparameters)
+
+
+@pytest.mark.parametrize(
+    ("setting", "range_of"),
+    [("opt_lr=0.03", "demo"), ("opt_momentum=null", "demo"), ("_mu_=0.12", "demo"),
+     ("num_layers=0", "munet-chars"), ("ds_image_size=40", "munet-chars")],
+)  # fmt: skip
+def test_a_default_outside_its_range_is_refused(setting, range_of):
+    e = with_settings(EXPERIMENTS[range_of], [f"defaults.{setting}"])
+    with pytest.raises(SettingError, match=f"expected one of .* range of {range_of}, found"):
+        e.require_defaults_in_ranges()
+    baseline("finetune-all", e).require_defaults_in_ranges()  # mutates nothing: any value
+
+
+@pytest.mark.parametrize("experiment", ALL.values(), ids=lambda e: e.name)
+def test_the_defaults_of_all_experiments_are_in_their_ranges(experiment):
+    experiment.require_defaults_in_ranges()
+
+
+@pytest.mark.parametrize(
+    ("key", "range_of"), [("opt_lr", "opt_lr"), ("_mu_", "_mu_"), ("_mu_|clone:cls", "_mu_")]
+)
+def test_a_run_refuses_to_continue_paths_with_values_outside_its_ranges(tmp_path, key, range_of):
+    run = start(tmp_path / "store", tiny(tasks=("toy/a",), passes=1))
+    child = add(run.population, "toy/a", root_of(run.population), 0.5, **{key: 0.2})
+    run.population.finish("toy/a")
+    run.save()
+    further = tiny(name="further", ranges={range_of: (0.1, 0.3)}, tasks=("toy/b",))
+    if range_of == "_mu_":  # which the root has too
+        further = replace(further, ranges={"_mu_": (0.1, 0.2, 0.3)})
+        child.hyperparameters[key] = 0.15  # type: ignore[index]
+        run.save()
+    store = ModelStore(tmp_path / "store")
+    value = 0.2 if key == "opt_lr" else 0.15
+    with pytest.raises(StateError, match=re.escape(f"{key} {value}, expected one of 0.1,")):
+        Run.extend(further, store, 0, tasks, (store, TINY.name))
+    assert store.agents() == [TINY.name]
+
+
 # ---- sizes: children of a generation, replicas, types (evolution/SYSTEMS.md, Deviations)
 
 SMALL = re.compile("chars5|demo")
-ALL = {e.name: e for e in (*EXPERIMENTS.values(), *(c.experiment for c in CLASSES.values()))}
 
 
 @pytest.mark.parametrize("experiment", ALL.values(), ids=lambda e: e.name)

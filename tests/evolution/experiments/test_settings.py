@@ -66,6 +66,7 @@ def refused(printed: tuple[int, list[str]], store: Path, code: int = 2) -> str:
 WRONG = [
     ("defaults.opt_lr=-0.1", "above 0"),
     ("defaults.opt_lr=0", "above 0"),
+    ("defaults.opt_lr=0.03", "expected one of 0.02, 0.05, 0.1, 0.2, the range of demo, found 0.03"),
     ("defaults.opt_lr=1e400", "opt_lr"),
     ("defaults.opt_lr=-1e400", "opt_lr"),
     ("defaults.opt_lr=NaN", "opt_lr"),

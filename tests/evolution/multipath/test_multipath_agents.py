@@ -156,7 +156,7 @@ def test_without_a_single_path_of_the_task_it_says_what_to_run_and_begins_when_t
 
 def test_settings_of_mixing_can_be_given(store):
     assert MULTI.defaults["num_paths"] == 2
-    run(store, "multi:toy/a", 1, settings=("defaults.num_paths=3", "defaults._mu_=0.0"))
+    run(store, "multi:toy/a", 1, settings=("defaults.num_paths=3", "defaults._mu_=0.1"))
     assert len(newest(store, "multi/toy/a").path.subpaths) == 3
 
 
