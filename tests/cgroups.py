@@ -38,7 +38,7 @@ class Group:
 
 @contextmanager
 def limited(memory: int) -> Iterator[Group]:
-    """A group of so many bytes; skips where none can be made."""
+    """A group of this many bytes; skips where none can be made."""
     for base, limit in LIMITS.items():
         folder = base / f"munet-test-{os.getpid()}-{time.monotonic_ns()}"
         try:

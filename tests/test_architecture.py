@@ -24,7 +24,7 @@ OURS = {
     "service": {"vit", "model_store"},
     "loadtests": set(),
 }
-# File or folder -> what it alone may import beside that: the store's cost is that of calls to it,
+# File or folder -> what it alone may import besides that: the store's cost is that of calls to it,
 # synthetic tasks have to be published, and a gateway runs with an engine that does nothing.
 EXCEPTIONS = {
     "loadtests/noop/noop_gateway.py": {"service"},

@@ -26,7 +26,7 @@ TOP = Path(__file__).parent.parent
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """The command as `make install` makes it, beside a Python that there is."""
+    """The command as `make install` makes it, next to a Python that there is."""
     binaries = tmp_path / "a venv" / "bin"
     binaries.mkdir(parents=True)
     (binaries / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')

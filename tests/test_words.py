@@ -5,15 +5,16 @@ from pathlib import Path
 
 TOP = Path(__file__).parent.parent
 HARD = re.compile(r"\b(anew|whatever|whoever|beside|so many|so long as)\b", re.IGNORECASE)
-KINDS = (".py", ".md", ".yml", ".yaml")
-FOLDERS = ("deploy", "evolution", "loadtests", "model_store", "service", "vit")
+KINDS = (".cfg", ".json", ".md", ".py", ".yaml", ".yml")
+FOLDERS = ("deploy", "evolution", "loadtests", "model_store", "service", "tests", "vit")
 
 
 def files(*names: str) -> list[Path]:
     """The files of folders, and the files themselves; without results, which stay as they were."""
     found = [file for name in names for file in (TOP / name).rglob("*") if file.suffix in KINDS]
     single = [TOP / name for name in names if (TOP / name).is_file()]
-    return [file for file in [*found, *single] if "results" not in file.parts]
+    here = Path(__file__)  # which names them
+    return [file for file in [*found, *single] if "results" not in file.parts and file != here]
 
 
 def hard_words(*names: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ classes), as far as agents have them. The user chooses tasks and cycles.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -71,9 +72,8 @@ def class_of(agent: str) -> AgentClass:
     """The class of an agent's id, CLASS/TASK. Raises ValueError."""
     name, _, task = agent.partition("/")
     if name not in CLASSES or not task:
-        raise ValueError(
-            f"agent {agent!r}: expected CLASS/TASK with CLASS one of {', '.join(CLASSES)}"
-        )
+        known = textwrap.fill(", ".join(CLASSES), 90)
+        raise ValueError(f"agent {agent!r}: expected CLASS/TASK with CLASS one of\n{known}")
     return CLASSES[name]
 
 

@@ -102,7 +102,7 @@ def require() -> None:
 
 @contextmanager
 def memory_of(limit: int) -> Iterator[Path | None]:
-    """A cgroup of at most so many bytes; None where this process may not make one."""
+    """A cgroup of at most this many bytes; None where this process may not make one."""
     folder = _made(limit)
     try:
         yield folder

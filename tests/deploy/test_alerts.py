@@ -66,7 +66,7 @@ def shortened(folder: Path, *, age_s: int = 5) -> Path:
 
 
 def firing(prometheus: Prometheus) -> set[tuple[str, str]]:
-    """Alert and instance, or whatever else tells it from others."""
+    """Alert and instance, or what else tells it from others."""
     found = (prometheus.ask("alerts") or {"alerts": []})["alerts"]
     return {
         (one["labels"]["alertname"], one["labels"].get("instance", ""))

@@ -120,7 +120,7 @@ def play(
 @pytest.mark.parametrize("load", [0.5, 2.0, 3.9, 5.8])
 @pytest.mark.parametrize("pods", [2, 4, 10])
 def test_the_number_of_pods_settles_where_each_has_room(load: float, pods: int) -> None:
-    """Whatever it was before; a figure that explodes at capacity goes to and fro instead."""
+    """From any number before; a figure that explodes at capacity goes to and fro instead."""
     history, (pod, *_) = play(lambda _: load * CAPACITY, pods)
     settled = set(history[len(history) // 2 :])
     assert len(settled) == 1

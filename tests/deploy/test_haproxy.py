@@ -60,7 +60,7 @@ def free_port() -> int:
 
 
 def start(folder: Path, compilations: str, count: int, **variables: str) -> Replicas:
-    """So many gateways, started at once, and their proxy."""
+    """This many gateways, started at once, and their proxy."""
     program("haproxy", "haproxy")
     store = ModelStore(folder / "store", create=True)
     for task in TASKS:

@@ -130,7 +130,7 @@ def test_nothing_runs_as_root_or_writes_but_where_it_may(pod: Any, container: An
 
 
 def test_a_cache_takes_at_most_half_of_its_volume(pod: Any, container: Any) -> None:
-    """A pod that writes more than the size of its volume is evicted, whatever its disk has."""
+    """A pod that writes more than its volume's size is evicted, also where its disk has room."""
     own = {one["name"]: one["value"] for one in container["env"]}
     (volume,) = [one for one in pod["volumes"] if one["name"] == "cache"]
     assert 2 * parse_size(own["MUNET_CACHE_BYTES"]) <= size(volume["emptyDir"]["sizeLimit"])

@@ -52,7 +52,7 @@ def tiny_classes() -> Iterator[None]:
 def run(
     store: ModelStore, agent: str, cycles: int = 1, stop_after: int | None = None, **others: Any
 ) -> list[Event]:
-    """The events of an agent CLASS:TASK; it may be stopped after so many of them."""
+    """The events of an agent CLASS:TASK; it may be stopped after this many of them."""
     agent_class, _, entry = agent.partition(":")
     running = Agent(store, agent_class, entry, tasks, **others)
     events: list[Event] = []

@@ -1,4 +1,4 @@
-"""Only qualities of the same examples are compared: whatever is set, nothing worse takes over."""
+"""Only qualities of the same examples are compared: with any settings, nothing worse takes over."""
 
 import logging
 import shutil
@@ -155,7 +155,7 @@ def test_agents_of_few_examples_promote_only_what_is_better(shared):
 
 
 def test_an_agents_bar_is_measured_on_its_own_examples(shared):
-    """A parent of the same task but another owner sets a bar, whatever it claims to reach."""
+    """A parent of the same task but another owner sets a bar, also if it claims to reach more."""
     claims = publish(shared, "x/toy/b", "toy/b", 1, metrics={"validation": {"accuracy": 1.0}})
     with tiny_classes():
         events = run(shared, "three:toy/b", cycles=3)

@@ -230,7 +230,7 @@ def test_what_was_removed_is_not_published_again(finished, no_better, whole_task
 
 
 def test_an_unreadable_version_of_anybody_stops_nothing(finished):
-    """Of the first version a blob is lost; a better path is published beside it."""
+    """Of the first version a blob is lost; a better path is published next to it."""
     store = ModelStore(finished.directory)
     blob_file(store, store.versions(TASK)[1]).unlink()
     told = [e for _ in range(3) for e in finished.run(ModelStore(finished.directory))]

@@ -201,7 +201,7 @@ def test_the_published_parent_is_a_version_of_the_task_it_names(finished):
 
 
 def test_nothing_that_diverged_is_kept_and_the_run_goes_on(tmp_path):
-    """Learning rates beyond all bounds: whatever is saved is finite, and the failure is told."""
+    """Learning rates beyond all bounds: all that is saved is finite, and the failure is told."""
     wild = tiny(defaults={**TINY.defaults, "opt_lr": 1e39}, ranges={}, passes=1)
     store = ModelStore(tmp_path / "store", create=True)
     events = list(start(tmp_path / "store", wild).run())
@@ -235,7 +235,7 @@ def test_a_path_that_stayed_the_best_is_not_published_again(tmp_path, monkeypatc
 
 
 def test_a_worse_run_does_not_take_over_what_is_served(tmp_path):
-    """As a baseline beside a search in one store."""
+    """As a baseline and a search in one store."""
     list(start(tmp_path, tiny(passes=1)).run())
     store = ModelStore(tmp_path)
     before = store.live()

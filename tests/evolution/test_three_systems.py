@@ -87,7 +87,7 @@ def test_stopped_anywhere_and_resumed_equals_never_stopped(method, finished, tmp
 
 @MOSTLY_SLOW
 def test_what_is_frozen_never_changes(method, finished, tmp_path):
-    """Whatever happens for other tasks, a published version's components and answers stay."""
+    """While other tasks change, a published version's components and answers stay."""
     store, _ = finished(method)
     digests: dict[str, set[str]] = {}
     search = start(tmp_path / "store", experiment(method))

@@ -1,5 +1,5 @@
 """Many real processes at one store, killed, stopped and interrupted at random, with a gc at short
-grace beside them: `python -m tests.model_store.fuzzing_processes --seconds 600`.
+grace next to them: `python -m tests.model_store.fuzzing_processes --seconds 600`.
 
 Their clocks are apart by an hour. On a directory, and on a real S3 server behind a proxy that
 delays requests, loses them or their replies, repeats them, and executes some late. What was
@@ -254,7 +254,7 @@ def play(stage: Stage, seed: int, batches: int, until: float, counts: Counts) ->
 
 
 def play_at_once(stage: Stage, rounds: list[Round], rng: random.Random, counts: Counts) -> None:
-    """All processes of some rounds, with one gc beside them."""
+    """All processes of some rounds, with one gc next to them."""
     logs = [
         (played, stage.folder / f"{played.agent}-{i}") for played in rounds for i in range(WORKERS)
     ]

@@ -109,7 +109,7 @@ class Slow:
         return self._outcome
 
     def stop(self) -> None:
-        """Whatever it is at."""
+        """At any moment."""
         self._process.kill()
         self._process.join()
 
@@ -197,7 +197,7 @@ def sign_version(store: ModelStore, version: int | None = None) -> None:
 ACTIONS: dict[str, Action] = {
     "publish 1": lambda store: publish(store, "t", 1),
     "publish 9": lambda store: publish(store, "t", 9),
-    "publish 9 beside": lambda store: publish(store, "t", 9, live=False),
+    "publish 9 without serving it": lambda store: publish(store, "t", 9, live=False),
     "publish u": lambda store: publish(store, "u", 1),
     "roll back to 1": lambda store: store.rollback("t", 1),
     "roll back to 3": lambda store: store.rollback("t", 3),

@@ -1,7 +1,7 @@
 """Reads stores that may be hostile, in a process of little memory, and says how each read ended.
 
 Started by test_hostile.py: jobs come as lines of JSON, `{"root", "reader", "digests"}`, and one
-line of JSON answers each. Whoever reads the answers takes silence for a hang.
+line of JSON answers each. Who reads the answers takes silence for a hang.
 """
 
 import errno

@@ -1,4 +1,4 @@
-"""Stores made to harm whoever reads them: what is changed in a sound one, and who has to refuse.
+"""Stores made to harm who reads them: what is changed in a sound one, and who has to refuse.
 
 The sound store has one task, `a/t`, of one version and one component, and one agent, `g`.
 """

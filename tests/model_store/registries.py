@@ -284,7 +284,7 @@ def credential_helper(directory: Path, name: str, answer: str, exit_code: int = 
 
 @contextmanager
 def token_server(directory: Path) -> Iterator[tuple[str, dict[str, Any], list[dict[str, str]]]]:
-    """A server that gives tokens to alice, and to whoever has the identity token "refresh-me".
+    """A server that gives tokens to alice, and to those who have the identity token "refresh-me".
 
     Its host, the registry's configuration for it, and the requests it has got.
     """

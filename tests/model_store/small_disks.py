@@ -14,14 +14,14 @@ PAGE = 4096
 
 @contextmanager
 def small_disk(directory: Path, size: int) -> Iterator[Path]:
-    """A file system in memory of so many bytes; skips the test where none may be mounted."""
+    """A file system in memory of this many bytes; skips the test where none may be mounted."""
     with _mounted(directory, ["-t", "tmpfs", "-o", f"size={size}", "tmpfs"]):
         yield directory
 
 
 @contextmanager
 def small_ext4(directory: Path, size: int) -> Iterator[Path]:
-    """An ext4 of so many bytes; skips the test where none may be made and mounted."""
+    """An ext4 of this many bytes; skips the test where none may be made and mounted."""
     image = directory.with_suffix(".image")
     with image.open("wb") as file:
         file.truncate(size)

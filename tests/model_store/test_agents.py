@@ -74,7 +74,7 @@ def test_a_save_may_be_repeated(tmp_path: Path) -> None:
 
 
 def count_up(place: Place, times: int, answers: Connection) -> None:
-    """Add to a number in an agent's state, beginning anew when another was quicker."""
+    """Add to a number in an agent's state, beginning again when another was quicker."""
     store = place.open()
     for _ in range(times):
         while True:

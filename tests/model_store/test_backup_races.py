@@ -1,4 +1,4 @@
-"""Whatever happens meanwhile, a backup holds, whole, all that was acknowledged before it began."""
+"""While others write, a backup holds, whole, all that was acknowledged before it began."""
 
 import os
 import shutil
@@ -265,7 +265,7 @@ def test_killed_before_any_step(tmp_path: Path, before: bool, stride: int) -> No
     assert in_a_fresh_process(kill_backups, tmp_path, before, stride) > 30
 
 
-# -- beside real processes
+# -- next to real processes
 
 
 def save_and_pin(place: Place, count: int, answers: Connection) -> None:
@@ -320,7 +320,7 @@ def require_acknowledged(copy: ModelStore, known: Sequence[Answer]) -> None:
 
 
 def back_up_beside(source: Place, copy: Place, count: int) -> int:
-    """Back up again and again beside writers and a gc; how many times."""
+    """Back up again and again next to writers and a gc; how many times."""
     store = source.open(create=True)
     end, stopped = processes.Pipe()
     pending = [

@@ -182,7 +182,7 @@ def killed_before(step: int, root: Path, action: Callable[[ModelStore], object])
 
 
 def kill_before_every_step(root: Path) -> int:
-    """On the same full disk; whatever a kill leaves free, somebody else takes."""
+    """On the same full disk; what a kill leaves free, somebody else takes."""
     for step in range(200):
         number = 2 + step % 2
         child = fork(

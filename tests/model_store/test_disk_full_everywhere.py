@@ -1,6 +1,6 @@
 """The n-th change to the disk fails for want of space, for every n: the store stays valid.
 
-Each operation is tried on a store of its own for n = 1, 2, 3 … until it gets through. Whatever was
+Each operation is tried on a store of its own for n = 1, 2, 3 … until it gets through. What was
 acknowledged before is there afterwards, `verify` finds no error, and the operation then works.
 """
 

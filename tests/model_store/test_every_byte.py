@@ -3,7 +3,7 @@
 `verify` has to name the file, and a blob's digest. A reader has to give what it gave before, or
 raise a DamagedStore that names what it met; it must never give anything else. What is harmless:
 
-- `lock`: only the system's lock on it counts, and writers make it anew.
+- `lock`: only the system's lock on it counts, and writers make it again.
 - `lock.gc`, `reserve`: nobody reads what they hold.
 - `refs/changes`, `gc`: they save work; without them everything is looked at.
 """

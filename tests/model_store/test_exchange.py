@@ -134,7 +134,7 @@ class Interrupted(Exception):
 
 
 class Broken(StorePlace):
-    """A place whose connection goes after so many blobs."""
+    """A place whose connection goes after this many blobs."""
 
     left = 3
 

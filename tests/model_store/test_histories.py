@@ -1,6 +1,6 @@
 """Histories of several processes, of which one is overtaken at a chosen call, and perhaps stopped.
 
-Whatever becomes of it there: what the others were told is done stays done, the store is whole, and
+It may die there: what the others were told is done stays done, the store is whole, and
 so is what the slow one did, if it was done.
 """
 
@@ -62,7 +62,7 @@ ROLLBACKS = {"roll back to 1", "roll back to 3", "promote 1"}
 # Action -> what is true afterwards, and what makes it untrue again.
 FACTS: dict[str, tuple[Callable[[ModelStore], bool], set[str]]] = {
     "publish 9": (lambda s: 9 in seeds(s).values() and live(s) >= 4, {"remove t", *ROLLBACKS}),
-    "publish 9 beside": (lambda s: 9 in seeds(s).values(), {"remove t"}),
+    "publish 9 without serving it": (lambda s: 9 in seeds(s).values(), {"remove t"}),
     "roll back to 1": (lambda s: live(s) == 1, {"remove t", "publish 9", "roll back to 3"}),
     "roll back to 3": (
         lambda s: live(s) == 3,
@@ -150,10 +150,10 @@ HISTORIES: dict[str, tuple[str, Sequence[Gate], Sequence[str]]] = {
         ("remove 1", "gc"),
     ),
     # neighbours of these
-    "two publish the same path beside what is live": (
-        "publish 9 beside",
+    "two publish the same path next to what is live": (
+        "publish 9 without serving it",
         (CLAIMED, SWAPS, SWAPPED),
-        ("publish 9 beside",),
+        ("publish 9 without serving it",),
     ),
     "what gets a name is removed": (
         "alias 1",

@@ -1,5 +1,5 @@
 """Histories of which the network is a part: a real S3 server behind a proxy that is not to be
-trusted. Whatever becomes of a request, what was acknowledged is there.
+trusted. A request may fail in any way: what was acknowledged is there.
 """
 
 import threading
@@ -265,8 +265,8 @@ def test_an_operation_is_done_once_however_its_write_is_answered(
     bucket = Bucket(s3, s3_store)
     for action, number in (
         ("remove 1", 1),
-        ("publish 9 beside", 1),
-        ("publish 9 beside", 2),
+        ("publish 9 without serving it", 1),
+        ("publish 9 without serving it", 2),
         ("save 2", 2),
         ("pin 3", 1),
     ):

@@ -80,7 +80,7 @@ def test_an_error_gives_the_agent_back(place: Place) -> None:
 
 
 class Unanswering(LocalStorage):
-    """Writes what it is told to, and then says for so many times that it cannot."""
+    """Writes what it is told to, and then says for this many times that it cannot."""
 
     failures = 0
 

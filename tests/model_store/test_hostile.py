@@ -1,7 +1,7 @@
 """A hostile store gets an answer or a StoreError: no hang, little memory, nothing written outside.
 
 Every case is a sound store with one change (hostile_stores.py). All readers of all cases run in a
-process of little memory (hostile_reader.py), which is started anew when one of them hangs.
+process of little memory (hostile_reader.py), which is started again when one of them hangs.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ def make(root: Path) -> None:
 
 
 def run(jobs: list[Job], sound: Path) -> list[Job]:
-    """The answer to each job; the process is started anew after each hang or death."""
+    """The answer to each job; the process is started again after each hang or death."""
     answers: list[Job] = []
     for _ in range(MAX_STARTS):
         answers += run_until_it_hangs(jobs[len(answers) :], sound)

@@ -66,7 +66,7 @@ def publish_until_killed(root: Path, seed: int, acknowledge: int) -> None:
 
 
 def kill_at_random(root: Path, times: int, seed: int) -> int:
-    """Kill so many publishers, and look at the store each time; how many versions it has."""
+    """Kill this many publishers, and look at the store each time; how many versions it has."""
     ModelStore(root, create=True)
     moments = random.Random(seed)
     acknowledged: set[tuple[str, int, int]] = set()

@@ -22,7 +22,7 @@ from model_store.upkeep import collect_garbage, verify_store
 from tests.model_store.places import Place
 from tests.model_store.samples import arrays, blob_file, new_store, publish
 
-# A server process, started anew, which has the package loaded and forks: a quick start without
+# A server process, started again, which has the package loaded and forks: a quick start without
 # inheriting the threads of other tests.
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["tests.model_store.samples"])
@@ -168,7 +168,7 @@ def test_nobody_waits_for_a_gc_but_another_gc(place: Place) -> None:
 
 
 class Reader:
-    """Reads all it can, again and again, and requires that whatever it sees is whole."""
+    """Reads all it can, again and again, and requires that all it sees is whole."""
 
     def __init__(self, place: Place) -> None:
         self._store = place.open()
@@ -228,7 +228,7 @@ def test_gc_takes_nothing_from_under_a_publisher(tmp_path: Path) -> None:
 
 
 def publish_what_may_go(place: Place, first: int, count: int, answers: Connection) -> None:
-    """Publish components that were put long ago, beside a gc that spares nothing unpublished."""
+    """Publish components that were put long ago, next to a gc that spares nothing unpublished."""
     store = place.open()
     for seed in range(first, first + count):
         try:
@@ -242,7 +242,7 @@ def publish_what_may_go(place: Place, first: int, count: int, answers: Connectio
 
 def test_without_any_grace_a_version_is_whole_or_was_refused(place: Place) -> None:
     store = place.open(create=True)
-    # Without any document, gc refuses to run beside a manifest that was just put.
+    # Without any document, gc refuses to run next to a manifest that was just put.
     first_of_all = publish(store, "first", 0)
     answers = [start(publish_what_may_go, place, first, 8)[1] for first in (1, 1001)]
 
@@ -266,7 +266,7 @@ def collect_until_told(place: Place, answers: Connection) -> None:
 
 
 def kill_and_replace(place: Place, kills: int, apart: int) -> tuple[list[Answer], int]:
-    """Writers of overlapping tasks, a reader and a gc, killed at random and started anew.
+    """Writers of overlapping tasks, a reader and a gc, killed at random and started again.
 
     About `apart` versions are acknowledged between two kills, however long that takes.
     """
@@ -290,7 +290,7 @@ def kill_and_replace(place: Place, kills: int, apart: int) -> tuple[list[Answer]
                 answer = answers.recv()
                 if isinstance(answer, tuple):
                     acknowledged.append(answer)
-        time.sleep(moments.uniform(0, 0.05))  # into whatever they are at
+        time.sleep(moments.uniform(0, 0.05))  # at any moment of theirs
         victim = moments.choice(sorted(running))
         process, answers = running.pop(victim)
         assert process.pid and process.is_alive()

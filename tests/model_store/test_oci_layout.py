@@ -300,7 +300,7 @@ def test_nothing_of_others_is_touched(tmp_path: Path) -> None:
     assert {file.name: file.read_text() for file in home.iterdir()} == others
     layout = tmp_path / "layout"
     exported(store, layout)
-    (layout / "~notes").write_text("mine")  # beside a layout of ours
+    (layout / "~notes").write_text("mine")  # next to a layout of ours
     exported(store, layout)
     assert (layout / "~notes").read_text() == "mine"
 

@@ -2,8 +2,8 @@
 not made it durable.
 
 The first process dies after one of its changes to the disk, before it syncs anything more. The
-second does the same, or something beside it. Then the power fails, and all is lost that no call has
-made durable.
+second does the same, or something next to it. Then the power fails, and all is lost that no call
+has made durable.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What each publisher has published last, read anew only where something changed."""
+"""What each publisher has published last, read again only where something changed."""
 
 import random
 import shutil

@@ -42,7 +42,7 @@ def harmful(running: Registry) -> Iterator[Proxy]:
 
 @pytest.fixture(autouse=True)
 def no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is configured on this machine does not count."""
+    """What is configured on this machine does not count."""
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "none"))
 
 

@@ -178,7 +178,7 @@ def test_what_a_registry_says_is_in_the_message(
 
 
 def killed(harmful: Proxy, asked_for: tuple[str, str], after: int, *command: str) -> None:
-    """Kill a command as soon as so many requests of a kind are answered and others are not."""
+    """Kill a command as soon as this many requests of a kind are answered and others are not."""
     some, ever = threading.Event(), threading.Event()
     arrived = iter(range(1000))
 

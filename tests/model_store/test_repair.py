@@ -255,7 +255,7 @@ def test_a_repair_runs_beside_publishers_and_a_gc(
         store = ModelStore(root)
         publish(store, "other", 80)
         for change in (
-            lambda: publish(store, "a/t", 81, labels=("beside",)),
+            lambda: publish(store, "a/t", 81, labels=("another",)),
             lambda: publish(store, "b", 5),  # needs blobs that may be damaged
             lambda: collect_garbage(store, grace_s=0),
         ):

@@ -63,7 +63,7 @@ NO_KEYS: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "found none"),
     "text": (b"ssh-ed25519 AAAA", "found none"),
     "a private key": (private_pem(KEY), "found PRIVATE KEY"),
-    "a private key beside": (public_pem(KEY) + private_pem(KEY), "found PRIVATE KEY, PUBLIC KEY"),
+    "a private key too": (public_pem(KEY) + private_pem(KEY), "found PRIVATE KEY, PUBLIC KEY"),
     "cut": (public_pem(KEY)[:-30], "cannot be read"),
     "garbage": (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "cannot be read"),
     "P-384": (public_pem(ec.generate_private_key(ec.SECP384R1())), "of another kind"),

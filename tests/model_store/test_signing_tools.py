@@ -170,7 +170,7 @@ def test_skopeo_reads_our_signatures_and_we_read_its(registry: Registry) -> None
     copied = f"docker://{registry.address}/models/copied:v1"
     assert registry.copy("models/source", accept, copied) == ""
     assert registry.get("models/copied", "manifests/v1") == MANIFEST
-    # Written anew by skopeo, from what it read of ours.
+    # Written again by skopeo, from what it read of ours.
     manifest = registry.get("models/copied", f"manifests/{signature_tag(VERSION)}")
     found = read_signatures(
         manifest, lambda layer: registry.get("models/copied", f"blobs/{layer.digest}")

@@ -245,7 +245,7 @@ collect_garbage(store, grace_s=0)
 
 @pytest.mark.parametrize("mode", [0o755, 0o2775, 0o700])
 def test_everything_in_a_store_has_the_permissions_of_its_folder(tmp_path: Path, mode: int) -> None:
-    """Whatever the umask of who writes."""
+    """With every umask of who writes."""
     root = tmp_path / "store"
     root.mkdir()
     if os.geteuid() == 0:

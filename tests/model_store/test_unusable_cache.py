@@ -101,7 +101,7 @@ def test_a_failure_of_the_store_is_the_stores(tmp_path: Path) -> None:
 
 
 def test_without_a_limit_it_leaves_room_for_others(tmp_path: Path) -> None:
-    """Whatever the size of its disk."""
+    """On disks of every size."""
     for pages in (40, 100):
         with small_disk(tmp_path / f"disk{pages}", pages * PAGE) as disk:
             cache = BlobCache(disk)

@@ -62,7 +62,7 @@ def system_calls(store: ModelStore) -> int:
 
 
 def copies(store: ModelStore, count: int) -> None:
-    """So many further tasks, put there as a copy of a store would."""
+    """This many further tasks, put there as a copy of a store would."""
     for number in range(count):
         copy_document(store, "t", f"copy{number}")
 

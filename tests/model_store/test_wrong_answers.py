@@ -1,6 +1,6 @@
 """One wrong answer of an object store, to any request of any operation, and what comes out of it.
 
-Only documented errors, of a few lines that say what was expected and what to do; and whatever was
+Only documented errors, of a few lines that say what was expected and what to do; and what was
 acknowledged before is there afterwards.
 """
 

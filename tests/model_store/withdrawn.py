@@ -27,7 +27,7 @@ from tests.model_store.places import Place, local_place
 from tests.model_store.test_histories import prepared, require_sound
 
 FOLDERS = ("blobs/sha256", "refs/tasks", "copies/tasks", "tmp", "refs", "copies/signatures", ".")
-CALLS_LONG = (1, 5, 1000)  # for so many calls
+CALLS_LONG = (1, 5, 1000)  # for this many calls
 OS = ("open", "scandir", "stat", "lstat", "link", "replace", "unlink", "utime", "mkdir", "fsync")
 
 
@@ -55,7 +55,7 @@ class Withdrawn:
 
 @contextmanager
 def withdrawn(folder: Path, first: int, calls: int) -> Iterator[Withdrawn]:
-    """A folder that is closed from one call on, for so many calls."""
+    """A folder that is closed from one call on, for this many calls."""
     found = Withdrawn(folder, first, calls)
     with pytest.MonkeyPatch.context() as patch:
         for name in OS:

@@ -32,7 +32,7 @@ DEADLINE_S = 10.0  # the gateway's own
 SLACK_S = 10.0  # of a busy machine
 TIMEOUT_S = DEADLINE_S + HEAD_S + SLACK_S
 LOOK_EVERY = 1000  # cases, for the size of the process
-OVER_GRPC = 5  # one call over gRPC for so many requests over HTTP, beside them
+OVER_GRPC = 5  # one call over gRPC for this many requests over HTTP, next to them
 GROWTH_BYTES = 128 * 2**20  # what the allocator keeps in pieces levels off below it
 
 

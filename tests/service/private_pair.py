@@ -47,10 +47,10 @@ class Pair:
     """A gateway of public tasks, and one that has private ones too."""
 
     without: Gateway
-    beside: Gateway
+    mixed: Gateway
 
     def __iter__(self) -> Iterator[Gateway]:
-        return iter((self.without, self.beside))
+        return iter((self.without, self.mixed))
 
 
 def fill(store: ModelStore) -> None:

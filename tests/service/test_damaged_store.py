@@ -171,7 +171,7 @@ def test_a_start_over_damage_serves_all_else_and_says_what_is_wrong(world: World
 
 
 def test_no_answer_names_a_place_of_the_server(world: World) -> None:
-    """Of no route, whatever is wrong with the task that is asked for."""
+    """Of no route, with any fault of the task that is asked for."""
     places = {world.store.url, str(Path(world.store.url).parent), "/tmp/", str(Path.home()) + "/"}
     places |= {"refs/tasks", "blobs/sha256", "file://"}
     asked = [*EVERYWHERE, *(one for task in ("nobody", *world.broken) for one in routes(task))]

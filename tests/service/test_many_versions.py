@@ -238,7 +238,7 @@ def test_tasks_that_could_not_be_read_are_forgotten_with_their_removal() -> None
 
 @given(st.lists(st.dictionaries(st.sampled_from(NAMES), summaries())))
 def test_counts_of_sharing_are_those_of_a_recount(steps: list[Mapping[str, Summary]]) -> None:
-    """However tasks come, change and go, and whoever asks."""
+    """However tasks come, change and go, and for all who ask."""
     now: dict[str, Any] = {}
     sharing = Sharing(lambda: now)
     callers = [LOCAL, Grants("one", classify=("t1",)), Grants("all", classify=tuple(NAMES))]

@@ -132,7 +132,7 @@ def test_the_gateways_own_memory_is_measured() -> None:
 
 
 class Free(Machine):
-    """A machine of which so many bytes are left."""
+    """A machine of which this many bytes are left."""
 
     bytes = 0
 
@@ -175,6 +175,6 @@ def test_components_go_where_memory_gets_short_and_come_back(
 def test_programs_leave_what_components_may_yet_take() -> None:
     for left, spare in ((399, False), (400, True)):
         budget = Budget(400, Recency(Metrics()), left.__ge__)
-        assert budget.has_spare(100, taken=200) == spare  # beside 200, and 100 for loads
+        assert budget.has_spare(100, taken=200) == spare  # next to 200, and 100 for loads
     large = Budget(2**40, Recency(Metrics()), (2 * GIB).__ge__)
     assert large.has_spare(GIB, taken=0) and not large.has_spare(GIB + 1, taken=0)

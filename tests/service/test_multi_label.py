@@ -1,4 +1,4 @@
-"""Tasks with several labels a picture, beside others: each label has a probability of its own."""
+"""Tasks with several labels a picture, next to others: each label has a probability of its own."""
 
 from __future__ import annotations
 

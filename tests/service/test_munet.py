@@ -142,7 +142,7 @@ def test_what_is_said_of_a_store_without_tasks_and_where_tokens_are_wanted(tmp_p
 
 
 def test_variables_of_other_commands_do_not_stop_the_gateway() -> None:
-    """Whoever sets them for a shell has them set for the gateway as well."""
+    """Who sets them for a shell has them set for the gateway as well."""
     read = set[str]()
     for package in ("model_store", "evolution", "service"):
         for file in (ROOT / package).rglob("*.py"):

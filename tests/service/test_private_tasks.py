@@ -1,7 +1,7 @@
 """What two stores that differ in private tasks only let be seen: nothing may tell them apart.
 
-Every route is asked the same of two gateways, one of which has private tasks beside the public ones
-of the other: the whole answers have to be equal, but for times.
+Every route is asked the same of two gateways, one of which has private tasks next to the public
+ones of the other: the whole answers have to be equal, but for times.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory, compilations: str) -> Iterato
     folder = tmp_path_factory.mktemp("pair")
     (folder / "tokens.toml").write_text(TOKENS)
     fill(ModelStore(folder / "without", create=True))
-    shutil.copytree(folder / "without", folder / "beside")
-    hide(ModelStore(folder / "beside"))
+    shutil.copytree(folder / "without", folder / "mixed")
+    hide(ModelStore(folder / "mixed"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Sharing, "start", lambda _: None)  # both know what they were asked for
         made = [
@@ -78,7 +78,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory, compilations: str) -> Iterato
                 tokens=str(folder / "tokens.toml"),
                 poll_s=0.01,
             )
-            for name in ("without", "beside")
+            for name in ("without", "mixed")
         ]
     runtimes = [one.app.state.runtime for one in made]
     guards = [runtime.access for runtime in runtimes]
@@ -91,9 +91,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory, compilations: str) -> Iterato
 @pytest.mark.parametrize("caller", CALLERS)
 def test_no_route_tells_of_a_private_task(pair: Pair, caller: str | None) -> None:
     for method, path, options in [*LISTS, *(one for name in ASKED for one in routes(name)), *LISTS]:
-        without, beside = (told(one, caller, method, path, **options) for one in pair)
-        assert without == beside, (caller, method, path)
-        assert PARENT not in beside[2]
+        without, mixed = (told(one, caller, method, path, **options) for one in pair)
+        assert without == mixed, (caller, method, path)
+        assert PARENT not in mixed[2]
 
 
 def test_metrics_name_public_tasks_only_but_for_an_admin(pair: Pair) -> None:
@@ -103,24 +103,24 @@ def test_metrics_name_public_tasks_only_but_for_an_admin(pair: Pair) -> None:
             gateway.classify(task, png(1), **headers)
     for caller in (LOCAL, None, "a", "o", "r", "f", "no token of ours"):
         pages = [told(one, caller, "GET", "/metrics")[2] for one in pair]
-        without, beside = ([line.rpartition(" ")[0] for line in page.splitlines()
+        without, mixed = ([line.rpartition(" ")[0] for line in page.splitlines()
                             if not line.removeprefix("# HELP ").removeprefix("# TYPE ")
                             .startswith(TOTALS)] for page in pages)  # fmt: skip
-        assert without == beside
+        assert without == mixed
         assert 'task="fruit/apple"' in pages[1]
         for name in (*HIDDEN, "secret/torn"):
             assert f'"{name}"' not in pages[1]
     of_private = r'munet_requests_total\{status="200",task="%s"\} 1\.0'
-    before = pair.beside.metric('munet_requests_total{status="200",task="other"}')
-    owner = asked_by(pair.beside, "o")
-    assert pair.beside.classify("secret/one", png(1), **owner).status_code == 200
-    admin = told(pair.beside, "b", "GET", "/metrics")[2]
+    before = pair.mixed.metric('munet_requests_total{status="200",task="other"}')
+    owner = asked_by(pair.mixed, "o")
+    assert pair.mixed.classify("secret/one", png(1), **owner).status_code == 200
+    admin = told(pair.mixed, "b", "GET", "/metrics")[2]
     assert re.search(of_private % "secret/one", admin)
     assert 'task="fruit/apple"' in admin
     for caller in (None, "o"):
-        assert "secret/one" not in told(pair.beside, caller, "GET", "/metrics")[2]
+        assert "secret/one" not in told(pair.mixed, caller, "GET", "/metrics")[2]
     other = 'munet_requests_total{status="200",task="other"}'
-    assert pair.beside.metric(other) == before + 1
+    assert pair.mixed.metric(other) == before + 1
 
 
 def test_what_goes_with_a_private_task_stays_counted_as_other() -> None:
@@ -201,8 +201,8 @@ def _told_by_grpc(gateway: Gateway, caller: str | None) -> list[tuple[str, str, 
 
 @pytest.mark.parametrize("caller", [LOCAL, None, "f", "a", "b"])
 def test_no_grpc_call_tells_of_a_private_task(pair: Pair, caller: str | None) -> None:
-    without, beside = (_told_by_grpc(one, caller) for one in pair)
-    assert without == beside
+    without, mixed = (_told_by_grpc(one, caller) for one in pair)
+    assert without == mixed
 
 
 def test_a_name_cannot_be_read_letter_by_letter(pair: Pair) -> None:
@@ -210,13 +210,13 @@ def test_a_name_cannot_be_read_letter_by_letter(pair: Pair) -> None:
     for guess in ("", "s", "se", "secret/", "secret/o", "secret/on", "secret/one", "secret/p"):
         for letter in "-/0aentz":
             path = f"/tasks/{guess}{letter}"
-            without, beside = (told(one, "r", "GET", path) for one in pair)
-            assert without == beside, path
+            without, mixed = (told(one, "r", "GET", path) for one in pair)
+            assert without == mixed, path
 
 
 def test_hints_name_what_a_caller_may_classify_or_read(pair: Pair) -> None:
     def hints(caller: str, name: str) -> list[str]:
-        answer = told(pair.beside, caller, "POST", f"/classify/{name}", content=png(1))
+        answer = told(pair.mixed, caller, "POST", f"/classify/{name}", content=png(1))
         return json.loads(answer[2])["nearest"]
 
     assert hints("f", "fruit/appel")[0] == "fruit/apple"
@@ -270,7 +270,7 @@ def test_what_was_never_read_is_shown_to_those_who_look_after_it(
     pair: Pair, private: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It may be private: to others it does not exist."""
-    gateway, task = pair.beside, f"secret/rotten-{private}"
+    gateway, task = pair.mixed, f"secret/rotten-{private}"
     damage(gateway.store, publish(gateway.store, task, own={"head": 7}, private=private).digest)
     eventually(lambda: task in gateway.app.state.runtime.catalog.entries())
     for caller in ("a", "r", "o", "f", None):
@@ -293,7 +293,7 @@ def test_what_was_never_read_is_shown_to_those_who_look_after_it(
 def test_what_cannot_be_read_is_not_read_for_every_hint(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gateway = pair.beside
+    gateway = pair.mixed
     store, catalog = gateway.app.state.runtime.store, gateway.app.state.runtime.catalog
     tasks = [f"secret/bad-{i}" for i in range(10)]
     for task in tasks:
@@ -321,7 +321,7 @@ def test_what_cannot_be_read_is_not_read_for_every_hint(
 
 @pytest.mark.parametrize("private", [False, True])
 def test_what_cannot_be_read_any_more_is_what_it_was(pair: Pair, private: bool) -> None:
-    gateway, task = pair.beside, f"secret/rotting-{private}"
+    gateway, task = pair.mixed, f"secret/rotting-{private}"
     catalog = gateway.app.state.runtime.catalog
     publish(gateway.store, task, private=private)
     eventually(lambda: task in catalog.entries())
@@ -338,7 +338,7 @@ def test_what_cannot_be_read_any_more_is_what_it_was(pair: Pair, private: bool) 
 
 def test_a_task_is_private_as_soon_as_its_live_version_is(pair: Pair) -> None:
     """Even if that cannot be loaded, so that the one before answers those who may ask."""
-    gateway, task = pair.beside, "secret/turning"
+    gateway, task = pair.mixed, "secret/turning"
     path = publish(gateway.store, task).path
     eventually(lambda: task in gateway.app.state.runtime.catalog.entries())
     assert told(gateway, "a", "POST", f"/classify/{task}", content=png(1))[0] == 200

@@ -94,7 +94,7 @@ class Obstacle:
         self.release = threading.Event()
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever the engine looks at first."""
+        """Anything the engine looks at first."""
         self.reached.set()
         assert self.release.wait(60)
         raise RuntimeError(f"an obstacle has no {name}")

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-LONGEST_S = 0.05  # processor time of one turn, whatever clients send
+LONGEST_S = 0.05  # processor time of one turn, for all that clients send
 WATCH = Path(__file__).parent / "watch"
 
 

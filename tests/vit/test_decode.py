@@ -1,4 +1,4 @@
-"""What files become by each of the rules, beside what Pillow's own functions make of them."""
+"""What files become by each of the rules, next to what Pillow's own functions make of them."""
 
 from __future__ import annotations
 

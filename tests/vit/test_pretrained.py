@@ -31,7 +31,7 @@ compiled = jax.jit(forward, static_argnums=0)
 
 
 def golden(name: str) -> Arrays:
-    """All arrays of an .npz beside the golden scripts."""
+    """All arrays of an .npz next to the golden scripts."""
     with np.load(GOLDEN / f"{name}.npz") as file:
         return dict(file)
 

@@ -44,7 +44,7 @@ KINDS = {
     "mean": replace(TINY, pooling="mean", prefix_tokens=0),
     "distilled": replace(TINY, pooling="two_tokens", prefix_tokens=2),
     "two tokens": replace(TINY, prefix_tokens=2),
-    "mean beside the token": replace(TINY, pooling="token_and_mean", mlp_dim=2 * TINY.width),
+    "mean next to the token": replace(TINY, pooling="token_and_mean", mlp_dim=2 * TINY.width),
     "registers": replace(
         TINY, pooling="token_and_mean", prefix_tokens=4, mlp_dim=3 * TINY.width,
         adapters=(0,), adapter_dim=5,

@@ -1,10 +1,11 @@
 # ruff: noqa: T201
 """Makes the fixtures of the tests of `munet adopt`: run by `make adopt-fixtures`, in its own venv.
 
-Tiny networks of random weights, saved by the libraries themselves, each beside `expected.npz`: what
-its library makes of `picture.png`, as `pixels` [3, h, w] and `logits` [classes]. Weights are drawn
-widely, so that every number of the forward pass shows in the logits. `files` has pictures of many
-formats, and in `logits.json` what each network answers to each of them, as its library opens it.
+Tiny networks of random weights, saved by the libraries themselves. Next to each is `expected.npz`:
+what its library makes of `picture.png`, as `pixels` [3, h, w] and `logits` [classes]. Weights are
+drawn widely, so that every number of the forward pass shows in the logits. `files` has pictures of
+many formats, and in `logits.json` what each network answers to each of them, as its library opens
+it.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def answers(folder: Path, answer: Callable[[Path], torch.Tensor]) -> dict[str, l
 
 
 def randomised(model: torch.nn.Module) -> torch.nn.Module:
-    """With parameters drawn anew: scales about 1, all else about 0."""
+    """With parameters drawn at random: scales about 1, all else about 0."""
     generator = torch.Generator().manual_seed(len(list(model.parameters())))
     with torch.no_grad():
         for name, parameter in model.named_parameters():

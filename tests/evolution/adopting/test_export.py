@@ -213,7 +213,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda store: {"activation": "tanh"},
         "takes a known activation; found activation: expected one of softmax, sigmoid",
     ),
-    "a mean beside a token": (
+    "a mean next to a token": (
         lambda store: {"arch": replace(TINY, pooling="mean")},
         "takes pooling token with .*found pooling mean, prefix_tokens 1",
     ),
@@ -229,11 +229,11 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda store: {"arch": replace(TINY, pooling="token_and_mean", mlp_dim=25)},
         "a multiple of the width.*mlp_dim 25",
     ),
-    "adapters beside another GELU": (
+    "adapters next to another GELU": (
         lambda store: {"arch": replace(ADAPTED, activation="gelu")},
         "takes activation gelu_tanh with adapters; found gelu",
     ),
-    "adapters beside another epsilon": (
+    "adapters next to another epsilon": (
         lambda store: {"arch": replace(ADAPTED, norm_epsilon=1e-12)},
         "takes norm_epsilon 1e-06 with adapters; found 1e-12",
     ),
@@ -389,7 +389,7 @@ def test_a_link_and_a_file_are_refused(store: ModelStore, tmp_path: Path) -> Non
 
 
 def failing_after(calls: int) -> Iterator[None]:
-    """Raises as a full disk does, when it was asked so many times."""
+    """Raises as a full disk does, when it was asked this many times."""
     for _ in range(calls):
         yield
     raise OSError(28, "No space left on device")

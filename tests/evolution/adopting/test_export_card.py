@@ -45,7 +45,7 @@ def store(tmp_path: Path) -> ModelStore:
 
 
 def family(store: ModelStore) -> Published:
-    """`flowers`, made from `birds`, which was made from the shipped root; a private one beside."""
+    """`flowers`, made from `birds`, which was made from the shipped root; and a private one."""
     store.save_agent("first", {"settings": {"root": "shipped"}}, [])
     params = random_params(TINY, 0)
     lineage = {"method": "mu2net", "agent": "first", "generation": 1}

@@ -296,7 +296,7 @@ def test_an_agent_does_not_go_on_from_a_run_of_its_name(store):
 
 
 def test_an_unknown_class_names_those_there_are(store):
-    with pytest.raises(StateError, match="CLASS one of three, four"):
+    with pytest.raises(StateError, match="CLASS one of\nthree, four"):
         Agent(store, "five", "toy/a", tasks)
 
 

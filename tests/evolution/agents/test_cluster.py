@@ -63,7 +63,7 @@ def url(tmp_path_factory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def nodes(url) -> Iterator[Nodes]:
-    """Three nodes of two processors beside the head, which runs nothing."""
+    """Three nodes of two processors next to the head, which runs nothing."""
     cluster = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, **SMALL})
     for _ in range(3):
         cluster.add_node(num_cpus=2, object_store_memory=SMALL["object_store_memory"])

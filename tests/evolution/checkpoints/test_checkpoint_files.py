@@ -1,4 +1,4 @@
-"""Reading Flax's checkpoints without loading them: equal to Flax, and sure whatever is damaged."""
+"""Reading Flax's checkpoints without loading them: equal to Flax, and sure where it is damaged."""
 
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def test_every_truncation_is_noticed(tmp_path):
 @given(data=st.data())
 @settings(max_examples=300, deadline=None)
 def test_damage_is_refused_or_leaves_arrays(tmp_path_factory, data):
-    """No other error than ours, whatever byte is changed."""
+    """No other error than ours for any byte that is changed."""
     whole = flax.serialization.msgpack_serialize(TREE)
     at = data.draw(st.integers(0, len(whole) - 1))
     byte = data.draw(st.integers(0, 255))

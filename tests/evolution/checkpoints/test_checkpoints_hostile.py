@@ -1,6 +1,6 @@
 """States that were damaged or made to do harm: one short error that names the place, no store.
 
-Whatever stands in a state, an import ends in a store as it should be, or in a CheckpointError of
+Of any state, an import ends in a store as it should be, or in a CheckpointError of
 one line before anything is written.
 """
 

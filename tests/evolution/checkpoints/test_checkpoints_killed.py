@@ -19,7 +19,7 @@ KILLS = 5
 
 
 class Telling(ModelStore):
-    """A store that writes a byte before and after whatever changes it."""
+    """A store that writes a byte before and after each change."""
 
     def _told(self, change, *arguments, **options):
         os.write(1, b".")
@@ -47,7 +47,7 @@ def run_import(directory: Path, root: Path) -> None:
 
 
 def fork_import(directory: Path, root: Path, kill_at: int) -> tuple[int, bool]:
-    """Imports in a child that is killed when it has written so many bytes: (how many, killed)."""
+    """Imports in a child that is killed when it has written this many bytes: (how many, killed)."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:

@@ -36,7 +36,7 @@ def encoded(image: Image.Image, form: str = "PNG", **how) -> bytes:
 
 
 def class_folders(folder: Path, each: int = 10, kinds=SHAPES, first: int = 0, names=()) -> Path:
-    """A folder for each shape, called as it or by `names`, with so many pictures in it."""
+    """A folder for each shape, called as it or by `names`, with this many pictures in it."""
     for kind, name in zip(kinds, names or kinds, strict=True):
         (folder / name).mkdir(parents=True)
         for i in range(first, first + each):

@@ -122,7 +122,7 @@ KINDS = {
         lambda d: class_folders(d / "p", 4, ("disc", "cross"), names=("train", "test")),
         "expected class folders in test, train, which are called as splits are",
     ),
-    "a folder beside those of splits": (
+    "a folder next to those of splits": (
         lambda d: split_folders(d / "p", "train", "test", "unlabelled"),
         "into one folder, and move others away: unlabelled",
     ),

@@ -79,7 +79,7 @@ def test_data_sets_of_tensorflow_are_decoded_by_its_rules_where_that_matters():
 
 
 def test_the_files_that_tests_turn_are_turned():
-    """A file of class x shows its dark square above on the left, whatever its flag."""
+    """A file of class x shows its dark square above on the left, with every flag."""
     task = file_task("files/turned")
     inputs, labels = task.test.evaluation_inputs(np.arange(len(task.test)), 8)
     darkest = [np.argmin([image[:4, :4].mean(), image[:4, 4:].mean(), image[4:, :4].mean()])

@@ -11,8 +11,8 @@ from vit.decode import decode
 
 PNG = saved(PICTURE, "PNG")
 TEXT = with_chunk(PNG, b"tEXt", b"Comment\0drawn")
-# What a file holds beside its pixels refuses nothing.
-BESIDE = {
+# What a file holds besides its pixels refuses nothing.
+EXTRAS = {
     "a text with a wrong checksum": TEXT.replace(b"drawn", b"Drawn"),
     "a text that is long once unpacked": with_chunk(
         PNG, b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2 << 20))
@@ -22,9 +22,9 @@ BESIDE = {
 }
 
 
-@pytest.mark.parametrize("name", [*FILES, *BESIDE])
+@pytest.mark.parametrize("name", [*FILES, *EXTRAS])
 def test_a_file_that_is_served_can_be_trained_on(name):
-    data = {**FILES, **BESIDE}[name]
+    data = {**FILES, **EXTRAS}[name]
     facts = facts_of(data)
     assert (facts.height, facts.width) == decode(data).shape[:2]
     # Pillow opens each film in WEBP with transparency.

@@ -47,7 +47,7 @@ class {name}(tfds.core.GeneratorBasedBuilder):
 
 @pytest.fixture
 def builder(tmp_path):
-    """The file of a builder of a name of its own, beside the pictures that it reads."""
+    """The file of a builder of a name of its own, next to the pictures that it reads."""
     name = f"Shapes{uuid.uuid4().hex}"
     for part, first, each in (("train", 0, 6), ("test", 20, 3), ("extra", 40, 1)):
         (tmp_path / part).mkdir()

@@ -1,4 +1,4 @@
-"""Whatever a set comes from, it is the same set, and its bytes are those that came."""
+"""From every source it is the same set, and its bytes are those that came."""
 
 import base64
 import csv

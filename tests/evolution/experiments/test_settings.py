@@ -196,7 +196,7 @@ PLAUSIBLE = st.floats(-0.5, 2) | st.integers(-2, 40) | st.sampled_from(["cosine"
 @example(name="opt_lr", value=10**400)
 @example(name="opt_momentum", value=None)
 def test_what_is_accepted_is_a_finite_number_of_float32_or_is_no_number(name, value):
-    """Whatever JSON is given: it is refused in one short line, or training can use it."""
+    """Of any JSON: it is refused in one short line, or training can use it."""
     known = {**DEFAULTS, "router_init_main_path_weight": 0.8, "router_lr_mult": 0.05,
              "num_paths": 2}  # fmt: skip
     try:

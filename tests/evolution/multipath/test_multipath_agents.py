@@ -1,4 +1,4 @@
-"""Multipath agents beside single-path agents, in one store."""
+"""Multipath agents next to single-path agents, in one store."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

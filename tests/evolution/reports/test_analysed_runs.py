@@ -304,7 +304,7 @@ def test_an_analysis_that_fails_leaves_the_earlier_one(tmp_path):
 
 
 def test_axes_name_whole_values_and_counts():
-    """No power of ten or offset beside an axis, and no half of a path on one."""
+    """No power of ten or offset next to an axis, and no half of a path on one."""
     points = {"a": (3_000_000.0, 0.7), "b": (3_000_400.0, 0.70001)}
     with figures.style():
         drawn = [

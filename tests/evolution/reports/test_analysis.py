@@ -231,7 +231,7 @@ def written(run, directory):
 
 
 def parsed(page):
-    """The page as XML, having checked it and every figure beside it; nothing is fetched."""
+    """The page as XML, having checked it and every figure next to it; nothing is fetched."""
     text = page.read_text()
     assert not re.findall(r'(?:src|href)="(?:https?:)?//', text)
     assert "<script" not in text

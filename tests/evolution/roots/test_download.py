@@ -124,7 +124,7 @@ def serving(served: Served) -> Iterator[Served]:
 
 
 def leftovers(folder: Path) -> list[str]:
-    """Files beside the downloaded ones and their locks."""
+    """Files next to the downloaded ones and their locks."""
     return [f.name for f in folder.iterdir() if f.suffix in (".part", ".json")]
 
 
@@ -180,7 +180,7 @@ def test_without_a_strong_version_nothing_is_resumed(tmp_path: Path, etag: str |
 
 
 def test_without_ranges_or_version_a_cut_file_is_given_up(tmp_path: Path) -> None:
-    """Each attempt starts anew, and one that gets less far than another is no progress."""
+    """Each attempt starts at the beginning; one that gets less far than another is no progress."""
     cuts = [500_000, 400_000, 450_000, 430_000, 10]
     given_up = pytest.raises(DownloadError, match="attempts in a row brought nothing")
     with serving(Served(cuts=cuts, etag=None)) as served, given_up:

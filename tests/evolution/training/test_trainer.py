@@ -91,11 +91,11 @@ def features(monkeypatch):
 def test_training_on_features_is_training_on_images(monkeypatch):
     """What the frozen prefix makes of an image is the same, computed once or in every step."""
     child = path(ARCH, {"encoderblock_0", "head"})
-    anew = trained(child)
+    again = trained(child)
     monkeypatch.setattr(trainer, "WORTHWHILE_FLOPS", 0)
     kept = trained(child)
-    np.testing.assert_allclose(flat(kept.state.params), flat(anew.state.params), atol=2e-5)
-    assert kept.quality == anew.quality
+    np.testing.assert_allclose(flat(kept.state.params), flat(again.state.params), atol=2e-5)
+    assert kept.quality == again.quality
 
 
 def test_streamed_data_trains_the_same_child(monkeypatch):

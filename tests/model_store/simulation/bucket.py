@@ -1,7 +1,7 @@
 """A simulated object store, in the place of obstore in the store's code.
 
 Entity tags are digests of the content, as Amazon's are. A request is under way from the moment that
-it is sent, whatever becomes of its sender; it is executed within `late_s`.
+it is sent, also where its sender dies; it is executed within `late_s`.
 """
 
 from __future__ import annotations

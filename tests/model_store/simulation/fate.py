@@ -36,7 +36,7 @@ class Chance:
     """Decides by chance, and remembers what it decided."""
 
     def __init__(self, seed: int, weather: Weather, sticky: float) -> None:
-        """With `sticky` likelihood, whoever went on goes on."""
+        """With `sticky` likelihood, the one that went on goes on."""
         self._random = random.Random(seed)
         self._lie_to = weather.lie_to
         self._sticky = sticky

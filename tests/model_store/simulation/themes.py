@@ -255,7 +255,7 @@ class Theme:
     signal: float = 0.0  # how likely all others are interrupted when one has been answered
     jump: float = 0.0  # how likely the clock is set
     cut: float = 0.0
-    naps: int = 0  # most processes are stopped once, after at most so many changes
+    naps: int = 0  # most processes are stopped once, after at most this many changes
 
 
 LIES = (Weather(lie=0.1), Weather(lie=0.03, interrupt=0.005))

@@ -62,7 +62,7 @@ class World:
         self.trace: list[tuple[float, str, str]] = []
         self.changed: dict[str, int] = {}  # key -> when it was made or removed last
         self.written: dict[str, list[tuple[bytes, int]]] = {}  # documents, and when they were so
-        self.on_acknowledged: dict[int, list[Callable[[], None]]] = {}  # at so many operations
+        self.on_acknowledged: dict[int, list[Callable[[], None]]] = {}  # at this many operations
         self.naps: dict[tuple[str, int], float] = {}  # process, after how many changes -> seconds
         self._acknowledged = 0
         self.seen: set[str] = set()  # what happened, for those who want to know how wide the net is
@@ -307,7 +307,7 @@ class World:
 
     @property
     def is_calm(self) -> bool:
-        """Whether whoever asks is alone, or outside the simulation."""
+        """Whether who asks is alone, or outside the simulation."""
         return getcurrent() not in self._of
 
     def note(self, process: Process | None, what: str) -> None:

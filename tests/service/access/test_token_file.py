@@ -92,7 +92,7 @@ def test_the_file_is_followed_and_a_broken_one_changes_nothing(
 
 
 def test_a_request_never_reads_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever has taken its place, and however long its disk takes."""
+    """Where anything has taken its place, and however long its disk takes."""
     file = tmp_path / "tokens.toml"
     file.write_text(entry("one", "1", ""))
     guard = Access(str(file))

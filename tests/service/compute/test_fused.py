@@ -60,7 +60,7 @@ def test_fused_programs_answer_the_same_bit_for_bit(
 def test_side_by_side_rows_are_answered_as_alone_bit_for_bit(
     fused: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many are left over, and in whatever order they come."""
+    """However many are left over, and in any order."""
     deep = replace(TINY, num_layers=2 * FUSED + 2)
     last = f"encoderblock_{deep.num_layers - 1}"
     owns = [{last: i, f"encoderblock_{FUSED + 1}": i // 5} for i in range(2 * SIDE_BY_SIDE + 1)]

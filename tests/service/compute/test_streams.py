@@ -40,7 +40,7 @@ class Held:
 
 
 def two_streams(run: Callable[[Sequence[int]], Sequence[int]], **more: Any) -> Batcher[int, int]:
-    """Both may run, whatever else this process does."""
+    """Both may run, also while this process does other things."""
     batcher = Batcher[int, int](run, WAITING, **more)
     batcher._cores = Cores(2, lambda: 0.0)
     return batcher
@@ -61,7 +61,7 @@ async def test_each_stream_runs_a_batch_while_the_other_does() -> None:
     answers = [submit(batcher, 0)]
     await run.wait()
     answers += [submit(batcher, row) for row in range(1, 4)]
-    assert run.batches == [[0]] and len(batcher) == 3, "too few for a batch beside another"
+    assert run.batches == [[0]] and len(batcher) == 3, "too few for a batch next to another"
     answers.append(submit(batcher, 4))
     await run.wait()
     assert run.batches == [[0], [1, 2, 3, 4]]

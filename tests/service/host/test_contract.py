@@ -1,8 +1,8 @@
 """What the gateway uses of BentoML, uvicorn and circus that they do not promise is still there.
 
 Each name is what `service/host/` overrides, replaces or reads. A failure says which file to look
-at, before a gateway that starts shows it in some other way. How these parts behave is tested beside
-this file, with real servers.
+at, before a gateway that starts shows it in some other way. How these parts behave is tested next
+to this file, with real servers.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ OVERRIDDEN = sorted(
 def test_uvicorn_calls_what_is_overridden_with_the_same_arguments(name: str) -> None:
     """A method that got or lost an argument would fail at the first connection."""
     ours, theirs = getattr(connections.Connection, name), getattr(HttpToolsProtocol, name)
-    if name != "__init__":  # which takes whatever there is
+    if name != "__init__":  # which takes what there is
         count = [len(inspect.signature(one).parameters) for one in (ours, theirs)]
         assert count[0] == count[1], (
             f"uvicorn {uvicorn.__version__}: {name} takes {count[1]} arguments, not {count[0]}: "

@@ -1,4 +1,4 @@
-"""One request, one answer: where a request ends is never in doubt, whatever its head says."""
+"""One request, one answer: where a request ends is never in doubt, with any head."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ Edit = tuple[int, bytes]
 def test_no_request_has_two_answers(
     runner: asyncio.Runner, requests: Sequence[bytes], edits: Sequence[Edit], cuts: Sequence[int]
 ) -> None:
-    """Whatever is wrong with it, and whenever that is seen."""
+    """With any fault, and whenever that is seen."""
     sent = b"".join(requests)
     for place, new in edits:
         sent = sent[:place] + new + sent[place + 1 :]

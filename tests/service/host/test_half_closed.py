@@ -82,7 +82,7 @@ def test_a_half_closed_client_gets_its_answer(patient: tuple[Patient, Running]) 
         for one in (client, other):
             one.sendall(EARLY)
             one.shutdown(socket.SHUT_WR)
-        other.recv(1, socket.MSG_PEEK)  # whatever comes early is the beginning of its answer
+        other.recv(1, socket.MSG_PEEK)  # what comes early is the beginning of its answer
         eventually(lambda: app.asked == 2)
         app.over.set()
         for one in (client, other):

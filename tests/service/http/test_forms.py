@@ -24,7 +24,7 @@ def form(*parts: bytes) -> bytes:
 
 @given(st.binary(max_size=200), st.text(max_size=20), st.integers(0, 3))
 def test_what_a_library_writes_is_read(data: bytes, name: str, fields: int) -> None:
-    """Every byte of the file, whatever it is called and whatever stands beside it."""
+    """Every byte of the file, under any name and next to any other part."""
     files = {"file": (name or "a", data, "image/png")}
     request = httpx.Request(
         "POST", "http://x", files=files, data={f"{n}": "y" for n in range(fields)}

@@ -1,4 +1,4 @@
-"""Health on a port of its own: whatever the event loop does, and whatever is sent there."""
+"""Health on a port of its own: also while the event loop is busy, for all that is sent there."""
 
 from __future__ import annotations
 

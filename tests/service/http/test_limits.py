@@ -153,7 +153,7 @@ def test_bodies_take_a_limited_memory_together(tight: Gateway) -> None:
         assert waiting[1].statuses == [400]
 
     tight.runner.run(crowd())
-    for _ in range(3):  # nothing stays counted, whatever became of it
+    for _ in range(3):  # nothing stays counted, however it ended
         gc.collect()
         refused(tight.classify("plain", bytes(20_001)), 503, "unavailable")
         # The thread that had a body lets go of it a moment after its answer.

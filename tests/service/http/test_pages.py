@@ -36,7 +36,7 @@ def ours() -> Iterator[str]:
 
 
 class Loads(HTMLParser):
-    """What a browser would fetch for a page, beside the page."""
+    """What a browser would fetch for a page, besides the page."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -109,7 +109,7 @@ def _call(kind: str, random: Random, stream: int) -> bytes:
 
 
 def _frame(random: Random) -> bytes:
-    """Of any kind, and whatever it holds."""
+    """Of any kind, with any content."""
     payload = random.randbytes(random.choice([0, 4, 5, 8, 6, 9, 100]))
     stream = random.choice([0, 1, 2, 3, 2**31 - 1, 2**31, 99])
     return frame(random.choice([*range(11), 255]), random.randrange(256), stream, payload)

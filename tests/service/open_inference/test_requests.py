@@ -1,4 +1,4 @@
-"""Whatever a body holds, it is taken or refused by name: nothing else, and within its limits."""
+"""A body of any content is taken or refused by name: nothing else, and within its limits."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def good(kind: str) -> tuple[dict[str, Any], bytes]:
 
 @pytest.mark.parametrize("one", [b"1", b"[1]", b"{}"])
 def test_the_time_of_json_is_bounded(one: bytes) -> None:
-    """The parser lets nothing else run, whatever thread it is in."""
+    """The parser lets nothing else run, in any thread."""
     most = {b"1": 2**20, b"[1]": 2**18, b"{}": 2**16}[one]
     assert len(parse_json(memoryview(b"[" + b",".join([one] * (most - 1)) + b"]"))) == most - 1
     with pytest.raises(TooLarge, match=f"more than the {most} .*binary data"):

@@ -31,7 +31,7 @@ ANCILLARY = st.sampled_from(
 def test_no_ancillary_chunk_of_a_png_changes_or_refuses_it(
     chunks: list[tuple[bytes, bytes, bool]], after: bool
 ) -> None:
-    """Whatever is in it, and whatever its checksum; before the pixels or behind them."""
+    """With any content and any checksum; before the pixels or behind them."""
     more = b"".join(chunk(kind, data, sound=sound) for kind, data, sound in chunks)
     at = len(PNG) - 12 if after else HEADER
     assert same(PNG[:at] + more + PNG[at:], PNG)

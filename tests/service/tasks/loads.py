@@ -1,4 +1,4 @@
-"""Loads of tasks, whoever asks for them."""
+"""Loads of tasks, for all who ask for them."""
 
 from __future__ import annotations
 

@@ -84,12 +84,12 @@ def test_a_new_version_takes_over_where_room_has_to_be_made_for_it(tight: Gatewa
 def test_a_task_that_cannot_fit_fails_alone_and_says_what_to_set(tight: Gateway) -> None:
     tight.classify("t0", png(1))
     publish(tight.store, "large", replace(TINY, num_classes=500))
-    publish(tight.store, "beside", own={"encoderblock_0": 1, "encoderblock_1": 1})
+    publish(tight.store, "second", own={"encoderblock_0": 1, "encoderblock_1": 1})
     body = refused(tight.classify("large", png(1)), 503, "unavailable")
     assert "MUNET_MEMORY_BUDGET" in body["detail"] and "MUNET_PIN" not in body["detail"]
-    body = refused(tight.classify("beside", png(1)), 503, "unavailable")
+    body = refused(tight.classify("second", png(1)), 503, "unavailable")
     assert "MUNET_MEMORY_BUDGET" in body["detail"] and "MUNET_PIN" in body["detail"]
-    assert (states(tight)["large"], states(tight)["beside"]) == ("failed", "failed")
+    assert (states(tight)["large"], states(tight)["second"]) == ("failed", "failed")
     assert tight.classify("t1", png(1)).status_code == 200
 
 

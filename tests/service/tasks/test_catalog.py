@@ -154,7 +154,7 @@ def test_a_new_version_is_loaded_before_it_takes_over(world: World) -> None:
     eventually(answers_with(catalog, "a", 2))
     world.store.rollback("a", 1)
     eventually(answers_with(catalog, "a", 1))
-    assert old.published.version == 1  # whoever holds it may still run it
+    assert old.published.version == 1  # who holds it may still run it
 
 
 def test_a_rollback_during_the_load_of_a_new_version_keeps_the_old(world: World) -> None:

@@ -265,7 +265,7 @@ def test_retries_that_hang_take_no_thread_from_other_tasks(
 
 
 def test_requests_and_evictions_at_once_disturb_neither(world: Store) -> None:
-    """All are asked for all the time: whatever is evicted comes back, and no request fails."""
+    """All are asked for all the time: what is evicted comes back, and no request fails."""
     names = [f"t{i}" for i in range(4)]
     catalog = world.serve(*names)
     over = threading.Event()

@@ -150,7 +150,7 @@ def test_many_loads_at_once_never_take_more_than_the_budget(tmp_path: Path) -> N
 
 
 class Whole:
-    """A store of tasks that share nothing, and room for so many of them."""
+    """A store of tasks that share nothing, and room for this many of them."""
 
     def __init__(self, root: Path, fits: float) -> None:
         self.store = Reader(root)

@@ -1,4 +1,4 @@
-"""Several workers show one page of metrics, whatever becomes of each of them."""
+"""Several workers show one page of metrics, also when some of them die."""
 
 from __future__ import annotations
 

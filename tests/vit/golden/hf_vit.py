@@ -1,7 +1,7 @@
 """Records the logits of Hugging Face's ViTForImageClassification for the seeded networks.
 
     pip install torch==2.13.0 transformers==5.23.0 numpy    # in an environment of its own
-    python -m tests.vit.golden.hf_vit                       # writes hf_vit.npz beside this file
+    python -m tests.vit.golden.hf_vit                       # writes hf_vit.npz next to this file
 
 Logits only: the tests make weights and images again from their seeds.
 """

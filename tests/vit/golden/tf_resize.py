@@ -1,7 +1,7 @@
 """Records what TensorFlow makes of the seeded pictures: scaled to [-1, 1], resized, clipped.
 
 pip install tensorflow-cpu==2.21.0     # in an environment of its own
-python -m tests.vit.golden.tf_resize   # writes tf_resize.npz beside this file
+python -m tests.vit.golden.tf_resize   # writes tf_resize.npz next to this file
 """
 
 from __future__ import annotations
