@@ -10,6 +10,7 @@ import pytest
 from service.compute.batching import Ask
 from service.errors import DeadlineExceeded, InternalError, TaskQueueFull
 from tests.service.compute.batchers import FAR, Bench, Clock, Later, story
+from tests.service.simulation import AtOnce
 from tests.service.waiting import PATIENCE_S
 
 
@@ -147,3 +148,25 @@ async def test_what_is_remembered_of_decoding_is_bounded() -> None:
         await b.drain()
     assert len(b.batcher._admission._decode_s) < 2000
     assert not b.batcher._admission._decoding
+
+
+@story
+async def test_a_request_of_which_nothing_is_known_counts_as_the_mean_of_the_others() -> None:
+    b = Bench()
+    b.batcher.missed()
+    assert b.batcher.offered_s == (0.0, 0.0)
+
+    def slow() -> list[int]:
+        b.clock.now += 0.25
+        return [1]
+
+    for _ in range(2):  # how long it takes to decode is known after the first
+        b.batcher.submit(Ask("a", [1.0], FAR), slow, AtOnce())
+    before_s, before_decode_s = b.batcher.offered_s
+    assert before_s > 0 and before_decode_s == pytest.approx(0.25)
+    b.batcher.missed()
+    expected = (before_s * 3 / 2, before_decode_s * 3 / 2)
+    assert b.batcher.offered_s == pytest.approx(expected)
+    b.batcher.missed()
+    assert b.batcher.offered_s == pytest.approx((before_s * 2, before_decode_s * 2))
+    await b.drain()
