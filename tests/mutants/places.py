@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,8 @@ def is_program(top: Path, mutant: Mutant) -> bool:
     source = (top / mutant.file).read_text("utf-8")
     changed = mutate_code(source, operators()[mutant.operator], mutant.occurrence)
     try:
-        compile(changed or "", mutant.file, "exec", dont_inherit=True)
+        with warnings.catch_warnings(action="ignore"):  # `is` with a number
+            compile(changed or "", mutant.file, "exec", dont_inherit=True)
     except (SyntaxError, ValueError):
         return False
     return True
