@@ -32,6 +32,7 @@ from model_store.errors import (
 )
 from model_store.files.leases import Held
 from model_store.manifest import TaskPath
+from model_store.rollouts import Rollout, Rules
 from model_store.store import ModelStore, Published
 
 __all__ = [
@@ -54,6 +55,8 @@ __all__ = [
     "NotAFile",
     "Published",
     "RegistryError",
+    "Rollout",
+    "Rules",
     "StorageError",
     "StoreError",
     "StoreNotFound",

@@ -25,6 +25,7 @@ from model_store.names import AGENTS, LIVE, PINS, agent_key, pin_key, require_na
 from model_store.publishers import Publications
 from model_store.reading import Listed, Published, Reader, load_manifest, load_state, path_of
 from model_store.refs import Refs
+from model_store.rollouts import Rollout
 from model_store.signatures import Signature
 from model_store.versions import require_alias
 from model_store.writing import Needs, Writer
@@ -228,12 +229,32 @@ class ModelStore:
         """
         return self._publications.newest()
 
-    def alias(self, task: str, name: str, version: int) -> Published:
+    def alias(
+        self, task: str, name: str, version: int, rollout: Rollout | None = None
+    ) -> Published:
         """Let a further name, such as `stable`, stand for a version until it is moved.
 
-        Raises UnknownTask, UnknownVersion, or InvalidName for a name that is no alias.
+        With a roll-out, its version gets requests too; without, a roll-out of the alias is over.
+        Raises UnknownTask, UnknownVersion, InvalidName for a name that is no alias, or Unstorable.
         """
-        return self._writer.point(require_name("task", task), require_alias(name), version)
+        return self._writer.point(require_name("task", task), require_alias(name), version, rollout)
+
+    def rollouts(self, task: str) -> dict[str, Rollout]:
+        """Alias -> its roll-out, also one that has ended. Raises CorruptRef."""
+        return dict(self.refs.versions(require_name("task", task)).rollouts)
+
+    def promote_alias(self, task: str, name: str) -> int:
+        """Make an alias's version live and end its roll-out, if what it was compared with is live.
+
+        Returns the version. Raises UnknownTask, UnknownName, or LiveVersion if another is live.
+        """
+        version = self._writer.promote_alias(require_name("task", task), require_alias(name))
+        logger.info("event=promoted task=%s alias=%s version=%d", task, name, version)
+        return version
+
+    def end_rollout(self, task: str, name: str, began: str, why: str) -> bool:
+        """End the roll-out of an alias that began then; of several callers, one gets True."""
+        return self._writer.end_rollout(task, name, began, why)
 
     def aliases(self, task: str) -> dict[str, int]:
         """Alias -> version of a task. Raises CorruptRef."""

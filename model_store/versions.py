@@ -1,4 +1,6 @@
-"""What the document of a task says: its versions, which of them is live, and the aliases."""
+"""What the document of a task says: its versions, which of them is live, the aliases and
+their roll-outs.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -6,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from model_store.blobs import Digest, parse_digest
-from model_store.errors import InvalidName
+from model_store.errors import InvalidName, Unstorable
 from model_store.names import LIVE
+from model_store.rollouts import MAX_ROLLOUTS, MAX_WHY, Offer, Rollout
 
 ALIAS_PATTERN = r"(?!v[0-9]+$|live$)[a-z][a-z0-9_-]{0,31}"
 ALIAS = re.compile(ALIAS_PATTERN)
@@ -41,6 +44,7 @@ class Versions:
     live: int | None = None
     chosen: int = 0  # the number of the next version, when `live` was set last
     aliases: Mapping[str, int] = field(default_factory=dict[str, int])
+    rollouts: Mapping[str, Rollout] = field(default_factory=dict[str, Rollout])  # by alias
 
     def add(self, version: Version, *, live: bool) -> "Versions":
         """With one version more, which is live from now on or not."""
@@ -57,14 +61,58 @@ class Versions:
         """Number and manifest of the live version."""
         return None if self.live is None else (self.live, self.versions[self.live].manifest)
 
+    @property
+    def offers(self) -> tuple[Offer, ...]:
+        """The roll-outs under way, by alias."""
+        if not self.rollouts or self.live is None:
+            return ()
+        return tuple(
+            Offer(alias, number, self.versions[number].manifest, rollout)
+            for alias, rollout in sorted(self.rollouts.items())
+            if not rollout.ended and (number := self.aliases[alias]) != self.live
+        )
+
+    def named(self, alias: str, number: int, rollout: Rollout | None) -> "Versions":
+        """With an alias that names a version, and its roll-out, or none. Raises Unstorable."""
+        rollouts = {name: one for name, one in self.rollouts.items() if name != alias}
+        if rollout is not None:
+            rollouts[alias] = replace(rollout, base=self.live)
+        under_way = [name for name, one in rollouts.items() if not one.ended]
+        weighted = [name for name in under_way if rollouts[name].weight]
+        if len(under_way) > MAX_ROLLOUTS or len(weighted) > 1:
+            most = "one with a weight" if len(weighted) > 1 else str(MAX_ROLLOUTS)
+            others = sorted(set(weighted if len(weighted) > 1 else under_way) - {alias})
+            raise Unstorable(
+                f"roll-outs of a task: expected at most {most}, found {', '.join(others)} too; end"
+                " it first: `munet store promote TASK ALIAS`, or `munet store unalias TASK ALIAS`"
+            )
+        return replace(self, aliases={**self.aliases, alias: number}, rollouts=rollouts)
+
+    def unnamed(self, alias: str) -> "Versions":
+        """Without an alias and its roll-out."""
+        return replace(
+            self,
+            aliases={name: n for name, n in self.aliases.items() if name != alias},
+            rollouts={name: one for name, one in self.rollouts.items() if name != alias},
+        )
+
+    def ended(self, alias: str, began: str, why: str) -> "Versions":
+        """With this roll-out ended; nothing changes if it is over, or another one began."""
+        found = self.rollouts.get(alias)
+        if found is None or found.ended or found.began != began:
+            return self
+        return replace(self, rollouts={**self.rollouts, alias: replace(found, ended=why[:MAX_WHY])})
+
     def without(self, numbers: Iterable[int]) -> "Versions":
         """Without these versions and what names them."""
         gone = set(numbers)
+        aliases = {name: n for name, n in self.aliases.items() if n not in gone}
         return replace(
             self,
             versions={n: v for n, v in self.versions.items() if n not in gone},
             live=None if self.live in gone else self.live,
-            aliases={name: n for name, n in self.aliases.items() if n not in gone},
+            aliases=aliases,
+            rollouts={name: one for name, one in self.rollouts.items() if name in aliases},
         )
 
     def names_of(self, number: int) -> list[str]:
@@ -76,8 +124,10 @@ class Versions:
         return sorted(name for name, n in self.aliases.items() if n == number)
 
     def to_json(self) -> dict[str, Any]:
-        """As it is stored."""
+        """As it is stored: without roll-outs as programs write it that know of none."""
+        rollouts = {name: one.to_json() for name, one in self.rollouts.items()}
         return {
+            **({"rollouts": rollouts} if rollouts else {}),
             "aliases": dict(self.aliases),
             "chosen": self.chosen,
             "live": self.live,
@@ -96,12 +146,18 @@ class Versions:
         }
         live, aliases = value["live"], value["aliases"]
         ascending = dict(sorted(versions.items()))
-        found = cls(ascending, _number(value["next"]), live, int(value["chosen"]), dict(aliases))
+        rollouts = {
+            name: Rollout.from_json(one) for name, one in dict(value.get("rollouts", {})).items()
+        }
+        chosen = int(value["chosen"])
+        found = cls(ascending, _number(value["next"]), live, chosen, dict(aliases), rollouts)
         named = [*found.aliases.values(), *([] if live is None else [live])]
         if not all(type(n) is int and n in versions for n in named):
             raise ValueError("live or an alias names a version that is not there")
         if any(not ALIAS.fullmatch(name) for name in found.aliases):
             raise ValueError("an alias has another name than an alias may have")
+        if not rollouts.keys() <= found.aliases.keys():
+            raise ValueError("a roll-out is of an alias that is not there")
         if max(versions, default=0) >= found.next:
             raise ValueError("the next version has the number of one that is there")
         return found

@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from model_store.blobs import Digest
@@ -20,6 +20,7 @@ from model_store.errors import CorruptRef, InvalidName
 from model_store.files.protocol import Read, Storage
 from model_store.names import require_name, task_key
 from model_store.refs import UNREADABLE, Refs
+from model_store.rollouts import Offer
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ RESCAN_S = 120.0
 LONGEST_PAUSE_S = 10.0  # between two tries to read the refs of one task
 
 Served = tuple[int, Digest]
+Offers = tuple[Offer, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,9 @@ class View:
 
     live: Mapping[str, Served]  # of a task whose refs cannot be read, what they last said
     unread: Mapping[str, Exception]  # task -> why its refs cannot be read now
+    offers: Mapping[str, Offers] = field(
+        default_factory=dict[str, Offers]
+    )  # roll-outs under way, of few tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +147,7 @@ class Watcher:
 
     def _look(self, tasks: Collection[str], now: float) -> None:
         """Learn what is served, of which only these tasks may have changed."""
-        read, errors = self._read(tasks)
+        read, offers, errors = self._read(tasks)
         before = self._served
         found = {task: served for task, served in read.items() if served}
         live = self._view.live
@@ -155,8 +160,11 @@ class Watcher:
             self._served, live = changed, MappingProxyType(changed)
         self._note(tasks, errors, now)
         unread = {task: trouble.error for task, trouble in self._troubles.items()}
-        if live is not self._view.live or unread != self._view.unread:
-            self._view = View(live, MappingProxyType(unread))
+        kept = {t: one for t, one in self._view.offers.items() if t not in tasks or t in errors}
+        offers = {**kept, **offers}
+        view = self._view
+        if live is not view.live or unread != view.unread or offers != view.offers:
+            self._view = View(live, MappingProxyType(unread), MappingProxyType(offers))
 
     def _note(self, tasks: Iterable[str], errors: Mapping[str, Exception], now: float) -> None:
         """Remember which of the tasks looked at could not be read; each error is logged once."""
@@ -170,12 +178,17 @@ class Watcher:
             logger.warning("event=ref_unreadable task=%s error=%r", task, str(error))
             self._troubles[task] = _Trouble(error, now if last is None else last.since, now)
 
-    def _read(self, tasks: Iterable[str]) -> tuple[dict[str, Served | None], dict[str, Exception]]:
-        """What is served of these tasks, what was where that cannot be read; and why it cannot."""
+    def _read(
+        self, tasks: Iterable[str]
+    ) -> tuple[dict[str, Served | None], dict[str, Offers], dict[str, Exception]]:
+        """What is served of these tasks, what was where that cannot be read; roll-outs; and why
+        others cannot be read.
+        """
         keys = {task: task_key(task) for task in tasks}
         read = self._refs.read_many(keys.values())
         last = self._view.live
         found: dict[str, Served | None] = {}
+        offers: dict[str, Offers] = {}
         errors: dict[str, Exception] = {}
         for task, key in keys.items():
             try:
@@ -183,9 +196,11 @@ class Watcher:
                 if read[key] is None and task in last:  # a removal is written down
                     raise CorruptRef(f"ref {self._storage.where(key)}: gone; restore it")
                 found[task] = versions.served
+                if versions.rollouts and versions.offers:
+                    offers[task] = versions.offers
             except UNREADABLE as error:
                 found[task], errors[task] = last.get(task), error
-        return found, errors
+        return found, offers, errors
 
 
 def _same(one: Exception, other: Exception) -> bool:

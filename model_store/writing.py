@@ -29,6 +29,7 @@ from model_store.files.protocol import Storage
 from model_store.names import LIVE, agent_key, pin_key, signature_key, task_key
 from model_store.reading import Published, Reader
 from model_store.refs import Document, Refs
+from model_store.rollouts import Rollout
 from model_store.signatures import Signature, signature_manifest
 from model_store.versions import Version, Versions
 from model_store.watching import announce
@@ -143,20 +144,74 @@ class Writer:
         logger.info("event=published task=%s version=%d live=%s", task, number, live)
         return self._reader.load(task, number, found.versions[number])
 
-    def point(self, task: str, name: str, version: int) -> Published:
-        """Let `live` or an alias name a version. Raises UnknownTask or UnknownVersion."""
+    def point(
+        self, task: str, name: str, version: int, rollout: Rollout | None = None
+    ) -> Published:
+        """Let `live` or an alias name a version; the alias has this roll-out then, or none.
+
+        Raises UnknownTask, UnknownVersion, or Unstorable for a roll-out too many.
+        """
         published = self._reader.load(task, version, self._reader.version(task, version))
         if name == LIVE:
             announce(self._storage, task)
+        began = replace(rollout, began=_now()) if rollout else None
 
         def change(found: Versions) -> Versions:
             _require_version(task, version, found)
             if name == LIVE:
                 return found.serving(version)
-            return replace(found, aliases={**found.aliases, name: version})
+            return self._announced(task, found, found.named(name, version, began))
 
         self._change(task, change)
         return published
+
+    def _announced(self, task: str, before: Versions, after: Versions) -> Versions:
+        """The second one; watchers are told first, if it changes who answers."""
+        if (before.served, before.offers) != (after.served, after.offers):
+            announce(self._storage, task)
+        return after
+
+    def promote_alias(self, task: str, alias: str) -> int:
+        """Make the version of an alias live, and end its roll-out; the version.
+
+        What is live has to be what was live when the roll-out began, or (without one) when this was
+        called: else raises LiveVersion. Raises UnknownTask or UnknownName.
+        """
+        self._reader.existing(task)
+        called = self._refs.versions(task).live
+        promoted = 0
+
+        def change(found: Versions) -> Versions:
+            nonlocal promoted
+            promoted = found.aliases.get(alias, 0)
+            if not promoted:
+                raise _no_alias(task, alias, found)
+            rollout = found.rollouts.get(alias)
+            base = rollout.base if rollout else called
+            if found.live not in (base, promoted):
+                raise LiveVersion(
+                    f"promoting {task} {alias}, v{promoted}: expected v{base} to be live, as when"
+                    f" it was compared, found v{found.live}; set the alias again to compare it"
+                    f" with that, or `munet store rollback {task} {promoted}`"
+                )
+            ended = {name: one for name, one in found.rollouts.items() if name != alias}
+            return self._announced(task, found, replace(found.serving(promoted), rollouts=ended))
+
+        self._change(task, change)
+        return promoted
+
+    def end_rollout(self, task: str, alias: str, began: str, why: str) -> bool:
+        """End the roll-out that began then; whether this call did, of several at once."""
+        done = False
+
+        def change(found: Versions) -> Versions:
+            nonlocal done
+            after = found.ended(alias, began, why)
+            done = after is not found
+            return self._announced(task, found, after)
+
+        self._change(task, change)
+        return done
 
     def promote(self, task: str, version: int, better: Callable[[Published | None], bool]) -> bool:
         """Make a version live if it is better than the live one; whether it is live now.
@@ -179,11 +234,8 @@ class Writer:
 
         def change(found: Versions) -> Versions:
             if name not in found.aliases:
-                raise UnknownName(
-                    f"task {task} has no alias {name!r}; it has"
-                    f" {listed(sorted(found.aliases)) or 'none'}"
-                )
-            return replace(found, aliases={n: v for n, v in found.aliases.items() if n != name})
+                raise _no_alias(task, name, found)
+            return self._announced(task, found, found.unnamed(name))
 
         self._change(task, change)
 
@@ -289,6 +341,11 @@ def _same(found: Versions, manifest: Digest, again: bool) -> int | None:
     if again:
         same = [n for n in same if n == found.live]
     return same[-1] if same else None
+
+
+def _no_alias(task: str, name: str, found: Versions) -> UnknownName:
+    known = listed(sorted(found.aliases)) or "none"
+    return UnknownName(f"task {task} has no alias {name!r}; it has {known}")
 
 
 def _require_version(task: str, version: int, found: Versions) -> None:

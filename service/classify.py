@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.compute.batching import Ask, Done
-from service.compute.paths import LoadedPath, Row
+from service.compute.paths import Copies, LoadedPath, Row, Shadow
 from service.errors import (
     ClientGone,
     DeadlineExceeded,
@@ -44,6 +44,7 @@ Logits = NDArray[np.float32]  # [classes]
 # Unavailable if they would not be admitted now.
 Read = Callable[[Callable[[], None]], Awaitable[Sequence[Source]]]
 Gone = Callable[[], Awaitable[None]]
+NO_SHADOWS: Sequence[Sequence[Shadow]] = ()
 TOP_K = 5  # classes listed of a softmax where the request does not say; of sigmoids all are
 LOOK_AFTER_S = 0.1  # answers that take longer check whether the client is still there
 
@@ -68,7 +69,7 @@ async def classify(runtime: Runtime, request: Request, read: Read, gone: Gone) -
     No local variable may hold an exception or a failed future: its traceback holds this frame, and
     the cycle would keep the body in memory until the next garbage collection.
     """
-    timings = request.timings
+    timings, rollouts = request.timings, runtime.catalog.rollouts
     left_s = request.deadline - timings.enter("load")
     if left_s <= 0:
         within = f"within {request.patience_s:g} s"
@@ -79,11 +80,14 @@ async def classify(runtime: Runtime, request: Request, read: Read, gone: Gone) -
             timings.enter("receive")
             paths = [path for path in found if isinstance(path, LoadedPath)]
             sources = await read(lambda: runtime.batcher.check(_ask(paths, 1, request)))
+            shadows = NO_SHADOWS
+            if rollouts.active and request.version is None:
+                found, copied = rollouts.route(request, found, sources)
+                paths, shadows = _routed(found, copied)
             timings.enter("decode")
-            rows = _Rows(runtime, paths, sources)
-            answer = runtime.batcher.submit(
-                _ask(paths, len(sources), request), rows, runtime.decoders, timings
-            )
+            rows = _Rows(runtime, paths, sources, shadows)
+            ask = _ask(paths, len(sources), request, shadowed=bool(shadows))
+            answer = runtime.batcher.submit(ask, rows, runtime.decoders, timings)
             try:
                 done = await _unless_gone(answer, gone)
             finally:
@@ -125,6 +129,8 @@ def _outcomes(
             versions.append(None)
     request.status, request.versions, request.rows = 200, versions, len(done)
     request.batch_rows, request.batch_tasks = done[0].batch_rows, done[0].batch_tasks
+    for one in request.routed:
+        one.look(outcomes)
     return outcomes
 
 
@@ -149,6 +155,19 @@ async def _paths(runtime: Runtime, request: Request) -> Sequence[LoadedPath | Ga
     return found
 
 
+def _routed(
+    found: Sequence[LoadedPath | GatewayError], copied: Copies
+) -> tuple[Sequence[LoadedPath], Sequence[Sequence[Shadow]]]:
+    """The paths that answer, and the shadows of each; none if no path has any."""
+    paths: list[LoadedPath] = []
+    shadows: list[Sequence[Shadow]] = []
+    for place, path in enumerate(found):
+        if isinstance(path, LoadedPath):
+            paths.append(path)
+            shadows.append(copied.get(place, ()))
+    return paths, shadows if copied else NO_SHADOWS
+
+
 class _Rows:
     """One row for each path and image.
 
@@ -157,12 +176,18 @@ class _Rows:
     """
 
     def __init__(
-        self, runtime: Runtime, paths: Sequence[LoadedPath], sources: Sequence[Source]
+        self,
+        runtime: Runtime,
+        paths: Sequence[LoadedPath],
+        sources: Sequence[Source],
+        shadows: Sequence[Sequence[Shadow]],
     ) -> None:
+        """`shadows` are those of each path, if any path has some."""
         self._limits = runtime.settings
         self._memory = runtime.decode_memory
         self._intake = runtime.intake
         self._paths = paths
+        self._shadows = shadows
         self._sources = sources
         self._targets = paths[0].targets if len(paths) == 1 else _targets(paths)
         self._left: deque[Undecoded] | None = None
@@ -178,7 +203,11 @@ class _Rows:
         )
         if self._left:
             return None
-        return [Row(path, by[path.decoding]) for path in self._paths for by in self._decoded]
+        decoded = self._decoded
+        if self._shadows:
+            each = zip(self._paths, self._shadows, strict=True)
+            return [Row(path, by[path.decoding], of) for path, of in each for by in decoded]
+        return [Row(path, by[path.decoding]) for path in self._paths for by in decoded]
 
     def _by(self, image: Undecoded, targets: Collection[Target]) -> Mapping[Target, Decoded]:
         with self._memory.holding(*image.memory(targets)):
@@ -209,14 +238,16 @@ def _targets(paths: Sequence[LoadedPath]) -> Mapping[Decoding, Collection[Target
     return found
 
 
-def _ask(paths: Sequence[LoadedPath], images: int, request: Request) -> Ask:
+def _ask(
+    paths: Sequence[LoadedPath], images: int, request: Request, *, shadowed: bool = False
+) -> Ask:
     """What the queues need to know of the rows that `_Rows` makes."""
     tasks: list[str] = []
     costs: list[float] = []
     for path in paths:
         tasks += [path.published.task] * images
         costs += [path.cost] * images
-    return Ask(tasks, costs, request.deadline, request.priority, request.caller)
+    return Ask(tasks, costs, request.deadline, request.priority, request.caller, shadowed)
 
 
 async def _unless_gone(answer: asyncio.Future[T], gone: Gone) -> T:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +82,13 @@ class Undecoded(Protocol):
 class Source(Protocol):
     """An image as it was sent."""
 
+    fixed: ClassVar[bool]  # whether it is in one version's form already, and in no other's
+
+    @property
+    def content(self) -> bytes | memoryview:
+        """Its bytes."""
+        ...
+
     def look(self, max_pixels: int) -> Undecoded:
         """Reads its header; raises BadImage or TooLarge; blocks."""
         ...
@@ -92,6 +99,12 @@ class File:
     """An image in one of the FORMATS."""
 
     data: bytes
+    fixed: ClassVar[bool] = False
+
+    @property
+    def content(self) -> bytes:
+        """As of Source."""
+        return self.data
 
     def look(self, max_pixels: int) -> FilePicture:
         """As of Source."""
@@ -108,6 +121,12 @@ class Pixels:
     """An image that is decoded already: uint8 [height, width, 1 or 3]."""
 
     array: NDArray[np.uint8]
+    fixed: ClassVar[bool] = False
+
+    @property
+    def content(self) -> memoryview:
+        """As of Source."""
+        return np.ascontiguousarray(self.array).data.cast("B")
 
     def look(self, max_pixels: int) -> Undecoded:
         """As of Source."""

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Protocol
 
 from service.access import NOTHING, Grants
 from service.errors import GatewayError
@@ -31,6 +32,7 @@ SHORT_S = 1.0  # a deadline below it says more of its client than of the gateway
 OF_TIME = frozenset({"deadline", "unavailable", "task-queue-full", "upload-timeout"})
 STAGES: tuple[str, ...] = ("receive", "decode", "load", "queue", "execute", "answer")
 TOTAL = "total"
+KEY_HEADER = "munet-rollout-key"  # who sends the same gets the same version of a roll-out
 _OF_THREADS = ("queue", "execute", "answer")
 _NOTHING: Mapping[str, float] = dict.fromkeys((*STAGES, TOTAL), 0.0)
 
@@ -106,6 +108,18 @@ class Timings:
         return found
 
 
+class Routed(Protocol):
+    """Notes how a request of a task with a roll-out is answered."""
+
+    def look(self, outcomes: Sequence[object]) -> None:
+        """Before the answer is made: what the engine gave for each task."""
+        ...
+
+    def ended(self, request: Request) -> None:
+        """It has ended."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """What a request asks for, and how it ends."""
@@ -118,6 +132,8 @@ class Request:
     version: int | str | None = None  # number or alias; None is the live one
     patience_s: float = math.inf  # from its start to its deadline
     priority: int = 0
+    key: bytes = b""  # that decides which version of a roll-out answers, if the client gave one
+    routed: Sequence[Routed] = ()  # of tasks with roll-outs
     # What became of it.
     status: int = 500
     refusal: str | None = None  # its kind

@@ -23,6 +23,7 @@ from service.compute.decode_memory import DecodeMemory
 from service.compute.decoders import Decoders
 from service.compute.engine import Engine
 from service.compute.paths import LoadedPath, Row
+from service.compute.shadows import Shadows
 from service.errors import Unavailable
 from service.http.health import Health
 from service.http.loop_delay import LOOP
@@ -113,6 +114,7 @@ class Runtime:
             preload=settings.preload_tasks,
             pins=settings.pinned_tasks,
         )
+        self.catalog.rollouts.join = self.engine.join
         self.sharing = Sharing(self.catalog.entries)
 
     def _compute(self, settings: Settings) -> None:
@@ -131,6 +133,7 @@ class Runtime:
             cost_clock=self.engine.cost_clock,
             report=self._count_batch,
             delay=LOOP.seconds,
+            shadows=Shadows(self.engine, self.tally.executed),
         )
         self.decoders = Decoders(settings.decode_threads)
 

@@ -5,7 +5,7 @@ import logging
 import typer
 
 from model_store import StoreError
-from model_store.cli import changing, looking, signing, transfer, verifying
+from model_store.cli import changing, looking, rolling_out, signing, transfer, verifying
 
 ERRORS = (StoreError,)
 app = typer.Typer(
@@ -13,7 +13,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
-for part in (looking, verifying, changing, transfer, signing):
+for part in (looking, verifying, changing, rolling_out, transfer, signing):
     app.add_typer(part.app)
 
 

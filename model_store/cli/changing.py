@@ -67,27 +67,6 @@ def rm(
 
 
 @app.command()
-def alias(
-    task: Task,
-    name: Annotated[str, typer.Argument(help="Such as stable or canary.")],
-    version: Number,
-    store: Store,
-) -> None:
-    """Let a name stand for a version, until it is moved."""
-    item = ModelStore(store).alias(task, name, version)
-    console.print(f"{item.task}: {name} is v{item.version}")
-
-
-@app.command()
-def unalias(
-    task: Task, name: Annotated[str, typer.Argument(help="An alias.")], store: Store
-) -> None:
-    """Forget an alias of a task."""
-    ModelStore(store).remove_alias(task, name)
-    console.print(f"{task}: {name} is no alias now")
-
-
-@app.command()
 def pin(
     name: Annotated[str, typer.Argument(help="The pin's name.")],
     task: Task,

@@ -8,7 +8,7 @@ import typer
 from rich.filesize import decimal
 from rich.table import Table
 
-from model_store import ModelStore, Published
+from model_store import ModelStore, Published, Rollout
 from model_store.cli.printing import (
     AsJson,
     Store,
@@ -69,12 +69,17 @@ def show(task: Task, store: Store, version: Version = None, as_json: AsJson = Fa
     opened = ModelStore(store)
     item = opened.resolve(task, version)
     if as_json:
-        print_json({**_summary(item), "sizes": dict(item.sizes), "path": item.path.to_json()})
+        rollouts = {name: one.to_json() for name, one in opened.rollouts(task).items()}
+        whole = {"sizes": dict(item.sizes), "path": item.path.to_json(), "rollouts": rollouts}
+        print_json({**_summary(item), **whole})
         return
     facts = Table.grid(padding=(0, 2))
     facts.add_row("task", f"{item.task} v{item.version}")
     names = [name for name, number in opened.aliases(task).items() if number == item.version]
     facts.add_row("aliases", ", ".join(names) or "none")
+    for name, rollout in opened.rollouts(task).items():
+        if name in names:
+            facts.add_row("roll-out", f"{name}: {_rolled_out(rollout)}")
     facts.add_row("published", item.created)
     facts.add_row("manifest", item.digest)
     facts.add_row("signatures", str(len(opened.signatures(item.digest))))
@@ -88,6 +93,14 @@ def show(task: Task, store: Store, version: Version = None, as_json: AsJson = Fa
     for name, digest in item.path.components.items():
         rows.add_row(name, decimal(item.sizes[name]), digest)
     console.print(rows)
+
+
+def _rolled_out(rollout: Rollout) -> str:
+    """Such as `answers 5% of the requests, shadow, since …; ended: …`."""
+    parts = [f"answers {100 * rollout.weight:.4g}% of the requests"] if rollout.weight else []
+    parts += ["shadow"] * rollout.shadow
+    ended = f"; ended: {rollout.ended}" if rollout.ended else ""
+    return f"{', '.join(parts)}, since {rollout.began}{ended}"
 
 
 def _qualities(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -13,20 +13,28 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
 from service.compute.admission import Admission, Limits
-from service.compute.batch import Batch, BatchReport, Order
+from service.compute.batch import Batch, BatchReport, Order, Rest, Shadows, Stream
 from service.compute.cores import Cores, own_clock, seconds_of_others
 from service.compute.decoders import Threads
 from service.compute.fair_queue import Ask, FairQueue
 from service.compute.priority import BATCH, give_way
-from service.compute.submission import Done, Outcome, State, Submission, settle, split
+from service.compute.submission import (
+    Done,
+    Outcome,
+    State,
+    Submission,
+    settle,
+    split,
+    stopping,
+    too_late,
+)
 from service.compute.throughput import Throughput
-from service.compute.tuning import FEW_LIGHT, LOOK_PAST, MANY_LIGHT, REMEMBERED, RETRY_AFTER_S
-from service.errors import DeadlineExceeded, GatewayError, InternalError, Unavailable
+from service.compute.tuning import FEW_LIGHT, LOOK_PAST, MANY_LIGHT, REMEMBERED
+from service.errors import DeadlineExceeded, GatewayError, InternalError
 from service.request import Timings
 
 __all__ = ["Ask", "BatchReport", "Batcher", "Done", "Limits"]
@@ -34,18 +42,6 @@ logger = logging.getLogger(__name__)
 RowT = TypeVar("RowT")
 AnswerT = TypeVar("AnswerT")
 Make = Callable[[], Sequence[RowT] | None]  # a request's rows; None while there is more to do
-
-
-@dataclass(slots=True)
-class _Stream:
-    """One engine thread."""
-
-    changed: threading.Condition  # on the batcher's lock: rows wait for it, or it has to end
-    idle: bool = False  # it waits for rows
-    thread: threading.Thread | None = None
-    clock: int | None = None  # of the processor's time that it takes
-    busy_until: float | None = None  # forecast, while a batch runs
-    free_since: float = math.inf  # end of the batch that this one followed without a pause
 
 
 class Batcher(Generic[RowT, AnswerT]):
@@ -60,8 +56,9 @@ class Batcher(Generic[RowT, AnswerT]):
         cost_clock: Callable[[], float] | None = None,
         report: Callable[[BatchReport], None] = lambda _: None,
         delay: Callable[[float], float] = lambda _: 0.0,
+        shadows: Shadows[RowT, AnswerT] | None = None,
     ) -> None:
-        """`run` answers rows in order; it is called from each stream's thread.
+        """`run` answers rows in order, in each stream's thread; `shadows` those with shadows.
 
         `cost_clock` says in that thread how much processor time it took; None: time passed.
         `delay` says how long an answer waits for the event loop.
@@ -71,6 +68,7 @@ class Batcher(Generic[RowT, AnswerT]):
         self._clock = clock
         self._cost_clock = cost_clock or clock
         self._report = report
+        self._shadows = shadows
         self._throughput = Throughput(limits.batch_rows)
         self._admission = Admission(limits, self._throughput, delay)
         self._queue = FairQueue[Submission[RowT, AnswerT]]()
@@ -78,9 +76,10 @@ class Batcher(Generic[RowT, AnswerT]):
         self._waiting = 0  # rows
         self._waiting_work = 0.0
         self._light_share = 0.0  # of the last requests that ran
-        self._streams = [_Stream(threading.Condition(self._lock)) for _ in range(limits.streams)]
+        self._streams = [Stream(threading.Condition(self._lock)) for _ in range(limits.streams)]
         self._cores = Cores(limits.streams, self._rest_s, self._admission.came)
         self._running = 0  # batches
+        self._finishing = 0  # streams that compute for shadows
         self._stopping = False
 
     def __len__(self) -> int:
@@ -120,7 +119,7 @@ class Batcher(Generic[RowT, AnswerT]):
     def _check(self, ask: Ask) -> bool:
         """Whether a stream is free for it."""
         if self._stopping:
-            raise _stopping()
+            raise stopping()
         now = self._clock()
         free, next_end = self._cores.free(now), None
         if self._running >= free:
@@ -167,7 +166,7 @@ class Batcher(Generic[RowT, AnswerT]):
                 rows = ()
             with self._lock:
                 if self._stopping:
-                    raise _stopping()
+                    raise stopping()
                 if request.state is State.PREPARING:  # else cancelled meanwhile
                     self._enqueue(request, rows)
         except GatewayError as error:
@@ -244,7 +243,7 @@ class Batcher(Generic[RowT, AnswerT]):
             if batch.requests:
                 self._running += 1
                 mine.busy_until = started + self._throughput.seconds(batch.rows, batch.work)
-        settle([(request, _too_late(request, started)) for request in late])
+        settle([(request, too_late(request, started)) for request in late])
         if not batch.requests:
             return False
         tasks = len({task for request in batch.requests for task in request.ask.tasks})
@@ -252,7 +251,23 @@ class Batcher(Generic[RowT, AnswerT]):
         reason = "full" if batch.full else "engine_free"
         self._report(BatchReport(batch.rows, tasks, reason, waits))
         settle(self._outcomes(mine, batch, started))
+        if batch.rest is not None:
+            self._finish(mine, batch.rest)
         return True
+
+    def _finish(self, mine: Stream, rest: Rest) -> None:
+        """Does what is left for shadows, while no row waits that no other stream is free for."""
+
+        def go_on() -> bool:
+            taken = not self._running and self._finishing < len(self._streams)
+            return not self._stopping and (taken or not self._waiting)
+
+        with self._lock:
+            self._finishing += 1
+        rest(go_on)
+        with self._lock:
+            self._finishing -= 1
+            mine.free_since = math.inf  # the time since then was no batch's
 
     @property
     def _may_run(self) -> bool:
@@ -265,7 +280,7 @@ class Batcher(Generic[RowT, AnswerT]):
     def _rest_s(self) -> float:
         return seconds_of_others(one.clock for one in self._streams if one.clock is not None)
 
-    def _wait(self, mine: _Stream, timeout_s: float | None) -> None:
+    def _wait(self, mine: Stream, timeout_s: float | None) -> None:
         """For rows and a core, with the lock held."""
         while not self._may_run and not self._stopping:
             mine.idle = True  # also if another stream was quicker
@@ -313,13 +328,13 @@ class Batcher(Generic[RowT, AnswerT]):
         return batch, late
 
     def _outcomes(
-        self, stream: _Stream, batch: Batch[RowT, AnswerT], started: float
+        self, stream: Stream, batch: Batch[RowT, AnswerT], started: float
     ) -> list[tuple[Submission[RowT, AnswerT], Outcome[AnswerT]]]:
         """Runs it. One bad row must not fail its batch mates: then each request runs alone."""
         outcomes: list[tuple[Submission[RowT, AnswerT], Outcome[AnswerT]]]
         try:
             before_s = self._cost_clock()
-            answers = self._run([row for request in batch.requests for row in request.rows])
+            answers = batch.run(self._run, self._shadows, others_wait=self._waiting > 0)
             cost_s, ended = self._cost_clock() - before_s, self._clock()
             outcomes = list(split(batch.requests, answers, ended))
         except Exception:
@@ -382,14 +397,4 @@ class Batcher(Generic[RowT, AnswerT]):
                 if request.state is State.WAITING:
                     self._leave(request, State.DROPPED)
                     refused.append(request)
-        settle([(request, _stopping()) for request in refused])
-
-
-def _too_late(request: Submission[RowT, AnswerT], now: float) -> DeadlineExceeded:
-    passed = "passed" if request.ask.deadline < now else "would pass before the answer"
-    waited_s = now - request.timings.queued
-    return DeadlineExceeded(f"the deadline {passed}, after {waited_s:.3f} s waiting")
-
-
-def _stopping() -> Unavailable:
-    return Unavailable("the gateway is stopping", retry_after_s=RETRY_AFTER_S)
+        settle([(request, stopping()) for request in refused])

@@ -18,16 +18,15 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.compute import probe, router
-from service.compute.backends import Chain
 from service.compute.backends.choice import choose
 from service.compute.paths import (
     Component,
@@ -36,20 +35,17 @@ from service.compute.paths import (
     Row,
     Shapes,
     Stage,
-    Walk,
     padded_classes,
 )
+from service.compute.plan import Fork, Key, Node, Waiting, fork, gather, next_key, plan, together
 from service.compute.programs import SIDE_BY_SIDE, Programs, split, tokens_of
 from service.errors import Told
-from service.images import Decoded, Identity
 from service.metrics.instruments import Metrics
 from vit import Architecture, shapes
 
 SMALLEST = Architecture(
     width=1, heads=1, mlp_dim=1, patch_size=1, image_size=1, num_layers=0, num_classes=1
 )
-
-Key = Stage | tuple[Program, int]  # what runs together: one stage's rows, or a stackable one's
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +54,6 @@ class DeviceArrays:
 
     shapes: Shapes
     arrays: Any  # the back end's
-
-
-@dataclass(slots=True, eq=False)
-class _Node:
-    """One image after one prefix of stages, shared by all rows that come this way.
-
-    Nodes know their children only: a cycle would keep the components of a removed task, and every
-    batch's activations, until the next garbage collection.
-    """
-
-    stage: Stage
-    key: Key
-    image: NDArray[np.float32]
-    source: Any = None  # what the group before gave; None at a root
-    place: int = 0  # this node's row in `source`
-    children: dict[Stage, _Node] = field(default_factory=dict)
-    answer: NDArray[np.float32] | None = None  # of a leaf: logits, or features
 
 
 class WrongArrays(Told, ValueError):
@@ -146,21 +125,50 @@ class Engine:
         for walk in path.walks:
             self.programs.make(tuple(stage.program for stage in walk.stages))
 
+    def join(self, path: LoadedPath, shadow: LoadedPath) -> None:
+        """Makes programs for what a version shares with its shadow, and for what follows, in the
+        background: one program for the whole of it would leave nothing to share.
+        """
+        for one, other in zip(path.walks, shadow.walks, strict=False):
+            same = itertools.takewhile(
+                lambda pair: pair[0] is pair[1], zip(one.stages, other.stages, strict=False)
+            )
+            shared = len(list(same))
+            for walk in (one, other):
+                chain = tuple(stage.program for stage in walk.stages)
+                self.programs.fuse(chain[:shared], chain[shared:])
+
     def probe(self, path: LoadedPath) -> None:
         """Runs one image through a warmed path, between two batches of a stream; blocks.
 
         A path is served only after finite numbers for that image: else raises NotFinite.
         """
         with self._turn():
-            (logits,), _ = self._answers([probe.row(path)])
+            (logits,), *_ = self._answers([probe.row(path)])
         probe.require_finite(path, logits)
 
     def run(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
         """Logits [classes] of each row. The paths must have been warmed."""
+        return self.begin(rows, ())[0]
+
+    def begin(
+        self, rows: Sequence[Row], later: Sequence[Row]
+    ) -> tuple[list[NDArray[np.float32]], Fork | None]:
+        """`run`, and what is left to compute for further rows, which share prefixes with these."""
         with self._turn():
-            answers, shared = self._answers(rows)
+            answers, shared, fork = self._answers(rows, later)
         self._metrics.shared_rows.inc(shared)
-        return answers
+        return answers, fork
+
+    def finish(
+        self, fork: Fork, later: Sequence[Row], go_on: Callable[[], bool]
+    ) -> list[NDArray[np.float32]] | None:
+        """Logits of the further rows; None if `go_on`, asked before each step, wants no more."""
+        with self._turn():
+            if not self._compute(fork.waiting(), fork.missing, go_on):
+                return None
+        rest = iter(fork.leaves)
+        return [_logits(row.path, rest) for row in later]
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -172,25 +180,41 @@ class Engine:
         finally:
             self._running.release()
 
-    def _answers(self, rows: Sequence[Row]) -> tuple[list[NDArray[np.float32]], int]:
-        """Logits of each row, and how many runs of a stage were shared."""
+    def _answers(
+        self, rows: Sequence[Row], later: Sequence[Row] = ()
+    ) -> tuple[list[NDArray[np.float32]], int, Fork | None]:
+        """Logits of each row, how many runs of a stage were shared, and what is left for others."""
         walks = [(walk, row.images[walk.target]) for row in rows for walk in row.path.walks]
-        waiting, leaves, missing = _plan(walks)
-        computed = missing.total()
+        waiting, leaves, missing, roots = plan(walks)
+        computed, rest = missing.total(), None
+        if later:
+            rest = fork(
+                roots, [(walk, row.images[walk.target]) for row in later for walk in row.path.walks]
+            )
+        self._compute(waiting, missing, None)
+        found = iter(leaves)
+        shared = sum(len(walk.stages) for walk, _ in walks) - computed
+        return [_logits(row.path, found) for row in rows], shared, rest
+
+    def _compute(
+        self, waiting: Waiting, missing: Counter[Key], go_on: Callable[[], bool] | None
+    ) -> bool:
+        """Runs group after group, but those that wait for later; whether to the end."""
         while waiting:
-            key = _next_key(waiting, missing)
+            if go_on is not None and not go_on():
+                return False
+            key = next_key(waiting, missing)
             if alike := self._side_by_side(key, waiting, missing):
                 group = self._run_side_by_side([waiting.pop(one)[0] for one in alike], missing)
             else:
                 group = self._run_group(waiting.pop(key), missing)
             for node in group:
                 for child in node.children.values():
-                    waiting.setdefault(child.key, []).append(child)
-        rest = iter(leaves)
-        shared = sum(len(walk.stages) for walk, _ in walks) - computed
-        return [_logits(row.path, rest) for row in rows], shared
+                    if child.key is not None:
+                        waiting.setdefault(child.key, []).append(child)
+        return True
 
-    def _run_group(self, group: Sequence[_Node], missing: Counter[Key]) -> Sequence[_Node]:
+    def _run_group(self, group: Sequence[Node], missing: Counter[Key]) -> Sequence[Node]:
         """Computes a group and those that a fused program includes; returns the last group."""
         program = group[0].stage.program
         parts = split(self.programs.ready(program), tokens_of(program), len(group))
@@ -204,7 +228,7 @@ class Engine:
         self._metrics.padded_rows.inc((start - len(group)) * len(levels))
         return levels[-1]
 
-    def _side_by_side(self, key: Key, waiting: _Waiting, missing: Counter[Key]) -> list[Key]:
+    def _side_by_side(self, key: Key, waiting: Waiting, missing: Counter[Key]) -> list[Key]:
         """Groups of one row each, with this one, that a program side by side may run; or none."""
 
         def alone(one: Key) -> bool:
@@ -217,22 +241,22 @@ class Engine:
         found = list(itertools.islice(alike, SIDE_BY_SIDE))
         return found if len(found) == SIDE_BY_SIDE else []
 
-    def _run_side_by_side(self, group: Sequence[_Node], missing: Counter[Key]) -> Sequence[_Node]:
+    def _run_side_by_side(self, group: Sequence[Node], missing: Counter[Key]) -> Sequence[Node]:
         for node in group:
             missing[node.key] -= 1
         self._run_bucket(len(group), [group])
         return group
 
     def _levels(
-        self, group: Sequence[_Node], parts: Sequence[int], missing: Counter[Key]
-    ) -> list[Sequence[_Node]]:
+        self, group: Sequence[Node], parts: Sequence[int], missing: Counter[Key]
+    ) -> list[Sequence[Node]]:
         """The group, and behind it what can be computed in the same call."""
         for chain in self.programs.chains(group[0].stage.program, parts):
-            if levels := _together(group, chain, missing):
+            if levels := together(group, chain, missing):
                 return levels
         return [group]
 
-    def _run_bucket(self, bucket: int, levels: Sequence[Sequence[_Node]]) -> None:
+    def _run_bucket(self, bucket: int, levels: Sequence[Sequence[Node]]) -> None:
         first, last = levels[0], levels[-1]
         stages = [level[0].stage for level in levels]
         weights = [_arrays(*stages)]
@@ -242,32 +266,12 @@ class Engine:
             weights += weights[:1] * (bucket - len(first))
         chain = tuple(stage.program for stage in stages)
         run = self.programs.run(chain, bucket, stacked=stacked)
-        output = run(weights, _gather(first, bucket, chain[0].row_shape))
+        output = run(weights, gather(first, bucket, chain[0].row_shape))
         for place, node in enumerate(last):
             for child in node.children.values():
                 child.source, child.place = output, place
             if not node.children:
                 node.answer = np.asarray(output)[place]
-
-
-def _together(
-    group: Sequence[_Node], chain: Chain, missing: Counter[Key]
-) -> list[Sequence[_Node]] | None:
-    """A group and the groups behind it, where all its rows take these stages together."""
-    levels = [group]
-    stage = group[0].stage
-    if any(node.stage is not stage for node in group):
-        return None
-    for program in chain[1:]:
-        children = [child for node in levels[-1] for child in node.children.values()]
-        first = children[0]  # only a walk's last stage has none, and it is the chain's last too
-        alone = program.stackable or missing[first.key] == len(children)
-        if not alone or len(children) != len(group) or first.stage.program is not program:
-            return None
-        if any(child.stage is not first.stage for child in children):
-            return None
-        levels.append(children)
-    return levels
 
 
 def _check(what: str, expected: tuple[Shapes, ...], components: Sequence[Component]) -> None:
@@ -278,7 +282,7 @@ def _check(what: str, expected: tuple[Shapes, ...], components: Sequence[Compone
         )
 
 
-def _logits(path: LoadedPath, leaves: Iterator[_Node]) -> NDArray[np.float32]:
+def _logits(path: LoadedPath, leaves: Iterator[Node]) -> NDArray[np.float32]:
     """From the leaves of its own walks, which are the next."""
     answers: list[NDArray[np.float32]] = []
     for walk in path.walks:
@@ -332,56 +336,3 @@ def _shapes(program: Program) -> tuple[Shapes, ...]:
 
 def _arrays(*stages: Stage) -> tuple[Any, ...]:
     return tuple(one.weights.arrays for stage in stages for one in stage.components)
-
-
-_Waiting = dict[Key, list[_Node]]
-
-
-def _plan(walks: Sequence[tuple[Walk, Decoded]]) -> tuple[_Waiting, list[_Node], Counter[Key]]:
-    """What must be computed: the roots by key, the leaf of each walk, and how many nodes by key."""
-    roots: dict[Identity, dict[Stage, _Node]] = {}
-    missing: Counter[Key] = Counter()
-    leaves: list[_Node] = []
-    for walk, image in walks:
-        siblings = roots.setdefault(image.identity, {})
-        node, depth = None, 0
-        for stage in walk.stages:
-            stackable = stage.program.stackable
-            depth += not stackable  # adapters elsewhere in the path change nothing
-            node = siblings.get(stage)
-            if node is None:
-                key = (stage.program, depth) if stackable else stage
-                node = siblings[stage] = _Node(stage, key, image.pixels)
-                missing[key] += 1
-            siblings = node.children
-        assert node is not None
-        leaves.append(node)
-    waiting: _Waiting = {}
-    for images in roots.values():
-        for node in images.values():
-            waiting.setdefault(node.key, []).append(node)
-    return waiting, leaves, missing
-
-
-def _next_key(waiting: _Waiting, missing: Counter[Key]) -> Key:
-    """A group that no further row can reach later; any, if paths cross in opposite orders."""
-    for key, group in waiting.items():
-        if missing[key] == len(group):
-            return key
-    return next(iter(waiting))
-
-
-def _gather(group: Sequence[_Node], bucket: int, shape: tuple[int, ...]) -> Any:
-    """The group's inputs as one array [bucket, ...], zeros behind the last."""
-    source = group[0].source
-    if (
-        source is not None
-        and source.shape[0] == bucket
-        and all(node.source is source and node.place == i for i, node in enumerate(group))
-    ):
-        return source  # the whole group passed through unchanged: stays on the device
-    batch = np.empty((bucket, *shape), np.float32)
-    for place, node in enumerate(group):
-        batch[place] = node.image if node.source is None else np.asarray(node.source)[node.place]
-    batch[len(group) :] = 0
-    return batch

@@ -30,6 +30,7 @@ class Ask:
     deadline: float  # a time of the batcher's clock
     priority: int = 0  # 1 highest, 2 or 0 normal, 3 and above lowest
     caller: str = ""  # who asks
+    shadowed: bool = False  # whether rows of it have shadows
     flow: Flow = field(init=False)  # where it waits
     level: int = field(init=False)  # a key of WEIGHTS
     work: float = field(init=False)  # of all its rows

@@ -7,7 +7,7 @@ through the same components hold the very same `Stage` object: the engine groups
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -130,11 +130,34 @@ class LoadedPath:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Shadow:
+    """Another version that gets a copy of a row, and who is told what became of that."""
+
+    path: LoadedPath
+    note: Callable[[ShadowAnswer], None]  # from any thread
+
+
+Copies = Mapping[int, Sequence[Shadow]]  # by the place of a task in its request
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Row:
     """One image on its way through one path."""
 
     path: LoadedPath
-    images: Mapping[Target, Decoded]  # of each that the path's walks take
+    images: Mapping[Target, Decoded]  # of each that the path's walks take, and those of shadows
+    shadows: Sequence[Shadow] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShadowAnswer:
+    """What became of a shadow's copy of a row."""
+
+    outcome: str  # answered | failed | dropped
+    row: Row
+    live: Any = None  # logits [classes] of the row itself
+    answer: Any = None  # logits [classes] of the shadow
+    seconds: float = 0.0  # that it took besides the row
 
 
 @functools.lru_cache(maxsize=1024)

@@ -14,7 +14,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Protocol
 
@@ -111,7 +111,13 @@ class Programs:
             made.result()
         if self._backend.fuses:
             with self._lock:
-                self._fuse(walk)
+                self._fuse(_fusable(walk, self._buckets_of))
+
+    def fuse(self, *chains: Chain) -> None:
+        """Makes a program of each run of stages for one row, in the background if it has room."""
+        if self._backend.fuses:
+            with self._lock:
+                self._fuse((chain, 1, False) for chain in chains if len(chain) > 1)
 
     def _single(self, program: Program, rows: int, *, stacked: bool) -> Future[Run]:
         name = ((program,), rows, stacked)
@@ -174,8 +180,8 @@ class Programs:
         """In all fused programs, also those that are being made."""
         return sum(map(_fused_stages, self._programs))
 
-    def _fuse(self, walk: Chain) -> None:
-        for name in _fusable(walk, self._buckets_of):
+    def _fuse(self, names: Iterable[_Name]) -> None:
+        for name in names:
             fits = self.fused_stages + _fused_stages(name) <= MOST_FUSED
             if name not in self._programs and fits:
                 self._programs[name] = self._background.submit(self._compile_fused, *name)

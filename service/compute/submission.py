@@ -10,7 +10,8 @@ from typing import Generic, TypeVar
 
 from service.compute.decoders import Turn
 from service.compute.fair_queue import Ask
-from service.errors import GatewayError
+from service.compute.tuning import RETRY_AFTER_S
+from service.errors import DeadlineExceeded, GatewayError, Unavailable
 from service.request import Timings
 
 RowT = TypeVar("RowT")
@@ -84,3 +85,15 @@ def _set(outcomes: Sequence[tuple[Submission[RowT, AnswerT], Outcome[AnswerT]]])
             request.future.set_exception(outcome)
         else:
             request.future.set_result(outcome)
+
+
+def too_late(request: Submission[RowT, AnswerT], now: float) -> DeadlineExceeded:
+    """The error of one that the engine can no longer answer in time."""
+    passed = "passed" if request.ask.deadline < now else "would pass before the answer"
+    waited_s = now - request.timings.queued
+    return DeadlineExceeded(f"the deadline {passed}, after {waited_s:.3f} s waiting")
+
+
+def stopping() -> Unavailable:
+    """The error of all that come or wait when the gateway stops."""
+    return Unavailable("the gateway is stopping", retry_after_s=RETRY_AFTER_S)

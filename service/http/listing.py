@@ -145,9 +145,10 @@ def _versions(store: ModelStore, task: str) -> dict[str, Any]:
     """The newest versions that `?version=` may name, and how many more there are at most."""
     try:
         newest, more = store.newest(task, VERSIONS)
+        rollouts = {name: one.to_json() for name, one in store.rollouts(task).items()}
     except (StoreError, OSError) as error:
         logger.warning("event=history_unreadable task=%s error=%r", task, str(error))
-        newest, more = [], 0
+        newest, more, rollouts = [], 0, {}
     versions = [
         {
             "version": one.version,
@@ -157,7 +158,8 @@ def _versions(store: ModelStore, task: str) -> dict[str, Any]:
         }
         for one in newest
     ]
-    return {"versions": versions, "older_versions": more}
+    found = {"versions": versions, "older_versions": more}
+    return found | ({"rollouts": rollouts} if rollouts else {})
 
 
 def _read(entry: Entry) -> tuple[Summary | Exception, str | None]:

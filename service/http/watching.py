@@ -13,10 +13,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.errors import ClientGone, GatewayError
 from service.http import problems
 from service.http.loop_delay import ARRIVED
-from service.request import Request, Timings, Watch
+from service.request import KEY_HEADER, Request, Timings, Watch
 from service.runtime import Runtime
 
 logger = logging.getLogger(__name__)
+KEY = KEY_HEADER.encode()
 Respond = Callable[[HttpRequest, Runtime, Request], Awaitable[ASGIApp]]
 
 
@@ -33,6 +34,8 @@ class Watched:
         named = scope["path_params"]
         tasks = (named[next(iter(named))],) if named else ()  # a model's version comes second
         request = Request(self.protocol, tasks, Timings(scope.get(ARRIVED)))
+        if runtime.catalog.rollouts.active:
+            request.key = next((text for name, text in scope["headers"] if name == KEY), b"")
         with Watch(request, *runtime.counters):
             try:
                 response = await self.respond(http, runtime, request)

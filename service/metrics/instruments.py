@@ -25,6 +25,7 @@ from prometheus_client.core import Metric
 
 from service import VERSION
 from service.metrics.gauges import Gauges, Snapshot
+from service.metrics.rollouts import Comparisons
 from service.metrics.stage_seconds import StageSeconds
 from service.metrics.task_requests import OTHER, TaskRequests
 from service.request import TOTAL, Request
@@ -50,6 +51,9 @@ class Metrics:
         self._tasks: set[str] = set()
         self._lock = threading.Lock()
         self._public: Callable[[str], bool] = lambda _: True
+        self.rollouts = Comparisons()
+        if per_task:
+            self.registry.register(self.rollouts)
         self._requests()
         self._batches()
         self._loading()
@@ -170,6 +174,15 @@ class Metrics:
             "munet_catalog_changes_total", "Tasks added, changed and removed.", "kind"
         )
 
+        self.rollbacks = self._counter(
+            "munet_rollbacks_total",
+            "Roll-outs that this gateway ended in the store, by the rule that was broken: errors, "
+            "non_finite, agreement.",
+            "reason",
+        )
+        for rule in ("errors", "non_finite", "agreement"):
+            self.rollbacks.labels(rule)
+
     def _counter(self, name: str, text: str, labels: str = "") -> Counter:
         return Counter(name, text, labels.split(), registry=self.registry)
 
@@ -194,6 +207,8 @@ class Metrics:
         self.stage_seconds.add(request.outcome, request.seconds)
         if request.refusal is not None:
             self.rejected.labels(request.reason).inc()
+        for one in request.routed:
+            one.ended(request)
         tasks = request.tasks
         if request.problems:
             for task, status in request.problems.items():
@@ -236,6 +251,7 @@ class Metrics:
     def collect(self) -> Iterator[Metric]:
         """What everybody may see."""
         public = {metric.name: metric for metric in self.by_task.public(self._shown)}
+        public |= {metric.name: metric for metric in self.rollouts.public(self._public)}
         for metric in self.registry.collect():
             yield public.get(metric.name, metric)
 

@@ -31,7 +31,7 @@ from service.open_inference.grpc_connections import Connections
 from service.open_inference.grpc_reception import Arrival, Reception, handler, refusal, refuse
 from service.open_inference.grpc_standard import HEALTH, REFLECTION, Health, Reflection
 from service.open_inference.inference_pb2 import DESCRIPTOR, ModelStreamInferResponse
-from service.request import Exchange, Request, Timings, Watch
+from service.request import KEY_HEADER, Exchange, Request, Timings, Watch
 from service.runtime import Runtime
 from service.settings import LONGEST_DEADLINE_MS
 
@@ -201,6 +201,9 @@ class _Methods:
     def _ask(self, request: Request, grants: Grants, caller: Caller, context: Context) -> None:
         """Fills in who asks, and the deadline."""
         request.grants, request.caller = grants, caller.name
+        if self._reception.runtime.catalog.rollouts.active:
+            sent = dict(context.invocation_metadata() or ())
+            request.key = str(sent.get(KEY_HEADER, "")).encode()
         request.patience_s, left = self._reception.limit_s, context.time_remaining()
         if left is not None:
             given_s = time.monotonic() + left - request.timings.started

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,6 +144,11 @@ class _Preprocessed:
 
     array: NDArray[np.float32]
     pixels: int = 0
+    fixed: ClassVar[bool] = True
+
+    @property
+    def content(self) -> memoryview:
+        return np.ascontiguousarray(self.array).data.cast("B")
 
     def look(self, max_pixels: int) -> _Preprocessed:
         del max_pixels  # it is as large as the model takes it, or refused

@@ -72,12 +72,13 @@ class Tally:
         def work(rows: Sequence[Row]) -> Sequence[NDArray[np.float32]]:
             started = time.monotonic()
             answers = run(rows)
-            self._executed(rows, time.monotonic() - started)
+            self.executed(rows, time.monotonic() - started)
             return answers
 
         return work
 
-    def _executed(self, rows: Sequence[Row], seconds: float) -> None:
+    def executed(self, rows: Sequence[Row], seconds: float) -> None:
+        """Counts a batch."""
         sizes = Counter((row.path.published.task, row.path.published.version) for row in rows)
         with self._lock:
             for (task, version), size in sizes.items():

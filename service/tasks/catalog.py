@@ -13,7 +13,6 @@ orders it, and the request is refused before anything of it is loaded. The excep
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import threading
 from collections import Counter
@@ -21,6 +20,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from fnmatch import fnmatchcase
+from itertools import islice
 
 from model_store import Digest, UnknownVersion
 from model_store.watching import View
@@ -36,6 +36,7 @@ from service.tasks.lookups import Lookups
 from service.tasks.near_names import NearNames
 from service.tasks.older_versions import OlderVersions
 from service.tasks.reasons import no_task, no_version, reason
+from service.tasks.rollouts import Rollouts
 from service.tasks.slot import Slot, Unread
 from service.tasks.store_health import StoreAway
 
@@ -70,16 +71,15 @@ class Catalog:
         self._aliases = Aliases(
             loader, self.versions, self._confirm, keep_s=poll_s, clock=loader.clock
         )
-        self._preload = frozenset(preload)
-        self._pins = tuple(pins)
+        self._preload, self._pins = frozenset(preload), tuple(pins)
         self._lock = threading.RLock()
         self._entries: Mapping[str, Entry] = {}  # by name; replaced, never changed
         self._names: list[str] = []
         self._near = NearNames()
-        self.names = Lookups(
-            "names of tasks", 1, self._health
-        )  # of what is unknown: they take no other threads
+        # For names that no task has: they take no other threads.
+        self.names = Lookups("names of tasks", 1, self._health)
         self._older = OlderVersions(loader, self._confirm)
+        self.rollouts = Rollouts(loader)
         self._view = View({}, {})  # what was last taken in
         self._overdue: set[str] = set()  # tasks whose live version is not the one that answers
         self._awaited: set[str] = set()  # preloaded tasks found at first, still loading
@@ -91,8 +91,8 @@ class Catalog:
 
     def stop(self) -> None:
         """Ends the following thread."""
-        self.names.close()
-        self.versions.close()
+        for part in (self.names, self.versions, self.rollouts):
+            part.close()
         self._follower.stop()
 
     # -- requests
@@ -159,11 +159,9 @@ class Catalog:
             allowed = grants.read or grants.classifies(name)
             return allowed and name in entries and entries[name].seen_by(name, grants)
 
-        def near() -> list[str]:
-            return list(itertools.islice(filter(useful, self.near(task)), HINTS))
-
         try:
-            return no_task(task, await self.names.ask(near))
+            near = await self.names.ask(lambda: [*islice(filter(useful, self.near(task)), HINTS)])
+            return no_task(task, near)
         except Unavailable:  # of too many unknown names at once: they do without
             return no_task(task)
 
@@ -179,7 +177,7 @@ class Catalog:
             if slot is not None and version in (None, slot.version):
                 return slot
         assert version is not None
-        found = self._older.find(task, version)
+        found = self.rollouts.slot(task, version) or self._older.find(task, version)
         return found or await self.versions.ask(self._older.read, task, version)
 
     async def loaded(self, slot: Slot) -> LoadedPath:
@@ -257,7 +255,8 @@ class Catalog:
         """Every version that is in memory, or that was asked for."""
         with self._lock:
             both = [slot for one in self._entries.values() for slot in (one.slot, one.successor)]
-        return [slot for slot in both if slot is not None] + self._older.slots()
+        others = self._older.slots() + self.rollouts.slots()
+        return [slot for slot in both if slot is not None] + others
 
     def public(self, task: str) -> bool:
         """Whether there is such a task and it is known not to be private."""
@@ -285,6 +284,7 @@ class Catalog:
             view = self._loader.store.watched()
             recovered = self._health.good()
             self._apply(view)
+            self.rollouts.follow(view.offers, self._entries)
             self._older.drop_removed()
             self._load_again(recovered)
         except Exception as error:  # an unreadable store must not end what is being served
