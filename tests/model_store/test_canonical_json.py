@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_store.canonical_json import decode_json, encode_json
+from model_store.canonical_json import decode_json, encode_json, seal, unseal
 from model_store.errors import Malformed, Unstorable
 
 values = st.recursive(
@@ -87,3 +87,13 @@ def test_depth_is_limited() -> None:
 def test_malformed_documents_are_refused(data: bytes) -> None:
     with pytest.raises(Malformed, match="spec"):
         decode_json(data, "spec")
+
+
+def test_a_sealed_file_is_read_only_as_it_was_written_and_under_its_key() -> None:
+    content = {"number": 1, "text": "a"}
+    sealed = seal("key", content)
+    assert unseal("key", sealed) == content
+    changed = [sealed[:n] + bytes([sealed[n] ^ 1]) + sealed[n + 1 :] for n in range(len(sealed))]
+    for key, data in [("other", sealed), *(("key", one) for one in changed)]:
+        with pytest.raises(ValueError):
+            unseal(key, data)
