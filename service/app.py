@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from service.errors import GatewayError
-from service.http import classify, compression, listing, page, problems
+from service.http import classify, compression, listing, problems
 from service.http.browsers import Browsers
 from service.http.draining import Draining
 from service.http.late_requests import Shedding
@@ -23,7 +23,7 @@ from service.http.queries import query
 from service.http.short_way import ShortWay
 from service.metrics.instruments import CONTENT_TYPE
 from service.open_inference import rest
-from service.page import routes as system
+from service.page import routes as pages
 from service.runtime import Runtime
 from service.settings import Settings
 from service.telemetry import admin
@@ -54,11 +54,10 @@ def create_app(settings: Settings | None = None, worker: Worker | None = None) -
         lifespan=lifespan,
         middleware=[Middleware(kind) for kind in (Exchanges, Draining, Browsers, Shedding)],
         routes=[
-            *page.ROUTES,
             *classify.ROUTES,
             *rest.ROUTES,
             *admin.ROUTES,
-            *system.ROUTES,
+            *pages.ROUTES,
             Route("/openapi.json", openapi, methods=["GET"]),
             Route("/tasks", tasks, methods=["GET"]),
             Route("/tasks/{task:path}", task, methods=["GET"]),
