@@ -24,9 +24,10 @@ from prometheus_client import (
 from prometheus_client.core import Metric
 
 from service import VERSION
+from service.metrics.failed_tasks import FailedTasks
 from service.metrics.gauges import Gauges, Snapshot
 from service.metrics.rollouts import Comparisons
-from service.metrics.stage_seconds import StageSeconds
+from service.metrics.stage_seconds import SEVERAL, StageSeconds
 from service.metrics.task_requests import OTHER, TaskRequests
 from service.request import TOTAL, Request
 
@@ -35,6 +36,8 @@ SECONDS = (
     *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
     *(0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
+# Coarser, as each task has them for each stage.
+STAGE_SECONDS = (*(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5), 10.0)
 AGES = (0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86400.0)
 ALERTED = ("unavailable", "deadline", "task-queue-full", "short-deadline")  # kinds of refusal
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -51,9 +54,10 @@ class Metrics:
         self._tasks: set[str] = set()
         self._lock = threading.Lock()
         self._public: Callable[[str], bool] = lambda _: True
-        self.rollouts = Comparisons()
+        self.rollouts, self.failed_tasks = Comparisons(), FailedTasks()
         if per_task:
             self.registry.register(self.rollouts)
+            self.registry.register(self.failed_tasks)
         self._requests()
         self._batches()
         self._loading()
@@ -77,7 +81,7 @@ class Metrics:
             "(to network input, with its wait), load (of its tasks), queue (waiting for the "
             "engine), execute (the batch it was in), answer; total is their sum. A request that "
             "was refused or failed has only the stages that it reached.",
-            SECONDS,
+            STAGE_SECONDS,
         )
         self.registry.register(self.stage_seconds)
         self.loop_delay_seconds = self._histogram(
@@ -201,10 +205,15 @@ class Metrics:
         with self._lock:
             self._tasks.discard(task)
             self.by_task.forget(task)
+            self.stage_seconds.forget(task)
 
     def count(self, request: Request) -> None:
         """Counts a request to classify, which has ended: stages, tasks, why it was refused."""
-        self.stage_seconds.add(request.outcome, request.seconds)
+        with self._lock:  # as in `answered`
+            label, public = SEVERAL, True
+            if len(request.tasks) == 1:
+                label, public = self._label(request.tasks[0])
+            self.stage_seconds.add(label, request.outcome, request.seconds, public=public)
         if request.refusal is not None:
             self.rejected.labels(request.reason).inc()
         for one in request.routed:
@@ -251,6 +260,8 @@ class Metrics:
     def collect(self) -> Iterator[Metric]:
         """What everybody may see."""
         public = {metric.name: metric for metric in self.by_task.public(self._shown)}
+        public |= {metric.name: metric for metric in self.stage_seconds.public(self._shown)}
+        public |= {metric.name: metric for metric in self.failed_tasks.public(self._public)}
         public |= {metric.name: metric for metric in self.rollouts.public(self._public)}
         for metric in self.registry.collect():
             yield public.get(metric.name, metric)

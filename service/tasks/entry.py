@@ -13,7 +13,7 @@ those who may know of private tasks of this name.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from service.access import Grants
@@ -66,3 +66,14 @@ class Entry:
 def seen(entries: Mapping[str, Entry], grants: Grants) -> dict[str, Entry]:
     """The tasks that a request may know of. Reads the store: call it in a thread."""
     return {task: entry for task, entry in entries.items() if entry.seen_by(task, grants)}
+
+
+def failed(entries: Mapping[str, Entry], others: Iterable[Slot]) -> Iterator[tuple[str, int]]:
+    """Task and number of the versions that cannot be loaded: of live ones, and of some others."""
+    for entry in entries.values():
+        slot = entry.successor or entry.slot
+        if slot.failure is not None and slot.path is None:
+            yield slot.task, slot.version
+    for slot in others:
+        if slot.failure is not None and slot.path is None:
+            yield slot.task, slot.version

@@ -17,4 +17,4 @@ def of_tasks(page: bytes, tasks: Collection[str]) -> bytes:
 
 def _is_wanted(line: bytes, wanted: Collection[bytes]) -> bool:
     found = None if line.startswith(b"#") else _TASK.search(line)
-    return found is None or found[1] in wanted
+    return found is None or not found[1] or found[1] in wanted

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any
+
+from prometheus_client.core import Metric
 
 from service import VERSION
 from service.metrics.gauges import Snapshot
 from service.metrics.instruments import Metrics
+from service.request import Request
 
 SECONDS = 0.007
 
@@ -18,7 +22,7 @@ def tasks_in(metrics: Metrics) -> set[str]:
         sample.labels["task"]
         for metric in metrics.registry.collect()
         for sample in metric.samples
-        if "task" in sample.labels
+        if sample.labels.get("task")
     }
 
 
@@ -50,6 +54,57 @@ def test_a_forgotten_task_takes_its_series_with_it() -> None:
     assert tasks_in(metrics) == {"b"}
     metrics.answered(["a"], 200, SECONDS)  # a request that was still running
     assert tasks_in(metrics) == {"b", "other"}
+
+
+def ended(*tasks: str, status: int = 200) -> Request:
+    """A request that has ended."""
+    request = Request("http", tasks)
+    request.status, request.rows = status, 1
+    request.end()
+    return request
+
+
+def stage_tasks(families: Iterable[Metric]) -> dict[str, float]:
+    """How many requests the stage `total` has, by task and outcome."""
+    return {
+        f"{sample.labels['task']} {sample.labels['outcome']}": sample.value
+        for metric in families
+        for sample in metric.samples
+        if sample.name == "munet_stage_duration_seconds_count" and sample.value
+        if sample.labels["stage"] == "total"
+    }
+
+
+def test_stages_are_counted_by_task_once_a_request() -> None:
+    metrics = Metrics()
+    metrics.watch(lambda: Snapshot(0, {}, 0, 0, 0, 0), public=lambda task: task == "a")
+    for task in ("a", "secret"):
+        metrics.register(task)
+        metrics.count(ended(task))
+    for request in (ended("junk", status=404), ended("a", "secret"), ended("a", status=500)):
+        metrics.count(request)
+    refused = {" refused": 1, " failed": 1, "several answered": 1}
+    seen = stage_tasks(metrics.registry.collect())
+    assert seen == {"a answered": 1, "secret answered": 1, **refused}
+    assert stage_tasks(metrics.collect()) == {"a answered": 1, "other answered": 1, **refused}
+    metrics.forget("secret")
+    assert stage_tasks(metrics.registry.collect()) == {"a answered": 1, **refused}
+    assert stage_tasks(metrics.collect()) == {"a answered": 1, "other answered": 1, **refused}
+    folded = Metrics(per_task=False)
+    folded.register("a")
+    folded.count(ended("a"))
+    assert stage_tasks(folded.registry.collect()) == {"all answered": 1}
+
+
+def test_failed_versions_are_named_to_those_who_may_know_of_them() -> None:
+    metrics = Metrics()
+    metrics.watch(lambda: Snapshot(0, {}, 0, 0, 0, 0), public=lambda task: task == "a")
+    metrics.failed_tasks.found = lambda: [("a", 3), ("secret", 1)]
+    assert 'munet_failed_versions{task="secret",version="1"} 1.0' in metrics.exposition().decode()
+    page = metrics.exposition(private=False).decode()
+    assert 'munet_failed_versions{task="a",version="3"} 1.0' in page and "secret" not in page
+    metrics.failed_tasks.found = tuple
+    assert "munet_failed_versions{" not in metrics.exposition().decode()
 
 
 def test_forgetting_a_task_costs_the_same_among_few_and_many() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import pairwise
@@ -57,12 +58,13 @@ class Told:
 
     def sums(self) -> Mapping[tuple[str, str], float]:
         """Of the metric, by outcome and stage."""
-        return {
-            (sample.labels["outcome"], sample.labels["stage"]): sample.value
-            for metric in self.runtime.metrics.stage_seconds.collect()
-            for sample in metric.samples
-            if sample.name.endswith("_sum")
-        }
+        found: Counter[tuple[str, str]] = Counter()
+        for metric in self.runtime.metrics.stage_seconds.collect():
+            for sample in metric.samples:
+                if sample.name.endswith("_sum"):
+                    key = sample.labels["outcome"], sample.labels["stage"]
+                    found[key] += sample.value  # pyright: ignore[reportArgumentType]
+        return found
 
     def call(self, path: str, *tasks: str, body: bytes | None = None) -> None:
         """Over gRPC, and the stream's messages one after the other."""
