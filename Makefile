@@ -56,10 +56,12 @@ lint: $(VENV)/installed         ## formatting, ruff's rules, types
 soak: $(VENV)/installed         ## 20 minutes of load while 1,000 tasks come and go
 	$(BIN)/pytest -m slow -s tests/test_soak.py
 
-# The shipped root is trained on Omniglot. `make root DATA=folder` takes the raw files from there;
-# without DATA, TFDS downloads them.
+# The shipped root is trained on EuroSAT and Omniglot. `make root DATA=folder` takes the raw files from
+# folder/eurosat/… and folder/omniglot/…; without DATA, TFDS downloads them.
 root: $(BIN)/munet         ## trains the shipped root again
-	$(BIN)/munet experiments prepare omniglot --data-dir build/data $(if $(DATA),--source $(DATA))
+	for name in eurosat omniglot; do \
+	    $(BIN)/munet experiments prepare $$name --data-dir build/data $(if $(DATA),--source $(DATA)) || exit 1; \
+	done
 	$(BIN)/munet experiments root --data-dir build/data
 
 # Needs MNIST and Omniglot: DATA=folder has the raw files as folder/mnist/… and folder/omniglot/…;

@@ -73,9 +73,10 @@ OWNERS = {
     "optax": (
         "evolution/training/programs.py",
         "evolution/training/objectives.py",
-        "evolution/roots/loading.py",
+        "evolution/roots/training.py",
     ),
     "tensorflow_datasets": (
+        "evolution/data/eurosat.py",
         "evolution/data/tasks.py",
         "evolution/data/preparing.py",
         "evolution/data/prepared.py",

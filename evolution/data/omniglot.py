@@ -15,8 +15,8 @@ from evolution.data.tasks import load
 STROKES = (1, 5)  # pixels by which strokes are widened; 1 = as they are
 
 
-def omniglot(data_dir: Path) -> tuple[NDArray[np.uint8], Labels]:
-    """All 1,623 characters of Omniglot, for training a root: images [n, 32, 32, 1] and labels [n].
+def omniglot(data_dir: Path, size: int) -> tuple[NDArray[np.uint8], Labels]:
+    """All 1,623 characters of Omniglot, for training a root: [n, size, size, 1] and labels [n].
 
     Each image comes twice, as it is and with wider strokes. Raises TaskError if it is not prepared.
     """
@@ -24,14 +24,14 @@ def omniglot(data_dir: Path) -> tuple[NDArray[np.uint8], Labels]:
     characters = load("omniglot", (data_dir,), {"omniglot": rule}, memory_limit=0).train
     assert isinstance(characters, StreamedSplit)  # as nothing may be kept in memory
     examples = characters.examples
-    images = np.empty((len(examples), len(STROKES), 32, 32, 1), np.uint8)
+    images = np.empty((len(examples), len(STROKES), size, size, 1), np.uint8)
 
     def draw(position: int, image: NDArray[np.uint8]) -> None:
         for i, stroke in enumerate(STROKES):
-            images[position, i] = draw_character(image, stroke, 32)
+            images[position, i] = draw_character(image, stroke, size)
 
     labels = examples.each(np.arange(len(examples)), draw)
-    return images.reshape(-1, 32, 32, 1), labels.repeat(len(STROKES))
+    return images.reshape(-1, size, size, 1), labels.repeat(len(STROKES))
 
 
 def draw_character(image: NDArray[np.uint8], stroke: int, size: int) -> NDArray[np.uint8]:

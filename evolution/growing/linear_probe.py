@@ -16,6 +16,7 @@ from evolution.data.images import Labels
 from evolution.data.tasks import Task
 from evolution.growing.machine_speed import Machine
 from evolution.growing.starting_point import System
+from evolution.roots.probes import ridge_answers
 from evolution.training.batches import AnySplit
 from evolution.training.objectives import mean_average_precision
 from evolution.training.programs import forward_flops, run_prefix
@@ -25,7 +26,6 @@ from vit.components import Tree, init, position_embedding_for
 SECONDS = 3.0  # that it may take
 MOST_PICTURES = 1_000  # of training; half as many of validation
 FEWEST_A_CLASS = 2
-RIDGE = 100.0  # measured: from 1 to 1,000, the best or nearly the best on five sets
 AT_ONCE = 64  # pictures
 
 
@@ -42,11 +42,9 @@ def probe(task: Task, system: System, arch: Architecture, machine: Machine) -> f
     params = _params(system, arch)
     features, labels = _features(task.train, count, arch, params)
     asked, answers = _features(task.validation, min(count, len(task.validation)), arch, params)
-    mean, deviation = features.mean(0), features.std(0) + 1e-6
-    x, asked = (_with_one((f - mean) / deviation) for f in (features, asked))
     several = labels.ndim == 2  # labels a picture
     wanted = labels if several else np.eye(task.num_classes)[labels]
-    found = asked @ np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ wanted)
+    found = ridge_answers(features, wanted, asked)
     if several:
         return mean_average_precision(found, answers > 0)
     return float((found.argmax(1) == answers).mean())
@@ -76,7 +74,3 @@ def _features(
     tokens = np.concatenate(found)[: len(labels)].astype(np.float64)
     tokens = tokens.reshape(len(labels), -1, arch.width)
     return (tokens[:, 0] if arch.one_token_answers else tokens.mean(1)), labels
-
-
-def _with_one(features: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.hstack([features, np.ones((len(features), 1))])

@@ -1,68 +1,34 @@
 """Where a system starts: random components, the small trained root that ships, published weights.
 
-The shipped root is a Ti/8 with 3 blocks at 32 px, trained to tell the 1,623 characters of Omniglot
-apart (MIT licence; `munet experiments root` trains it again). It has never seen a numeral of
-CMATERdb. AdamW and label smoothing are our choice: no published system trains a root.
+The shipped root is a Ti/8 with 3 blocks for 32 to 64 px (`munet experiments root` trains it again:
+training.py). It was trained on satellite pictures without their labels, on drawn pictures and on
+the characters of Omniglot (EuroSAT and Omniglot: MIT licence). It has never seen a numeral.
 """
 
 from __future__ import annotations
 
-import functools
-import math
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
-import optax
-from jax import Array
-from numpy.typing import NDArray
 
-from evolution.data.images import Labels
 from evolution.population import POSITION_SOURCE
 from evolution.roots.download import DownloadError, digest_of, download
-from evolution.training.augment import DRAWS, Strengths, augment
-from evolution.training.programs import epochs
-from model_store.tensors import decode, encode
+from model_store.tensors import decode
 from vit import Architecture
 from vit.components import Tree, init, position_embedding_for
-from vit.forward import forward
 from vit.pretrained import PretrainedError, Root, read_augreg, read_hf
 
 Components = dict[str, Tree]
 CACHE = Path("~/.cache/munet/roots")  # of downloads
-SHIPPED = Path(__file__).with_name("omniglot_ti8.safetensors")
+SHIPPED = Path(__file__).with_name("shipped_ti8.safetensors")
 SHIPPED_ARCHITECTURE = Architecture.named(
-    "Ti", patch_size=8, image_size=32, num_layers=3, num_classes=1
+    "Ti", patch_size=8, image_size=64, num_layers=3, num_classes=1
 )
-STRENGTHS = Strengths(1.0, 0.6, 0.7, 0.0, 0.2, 0.2, 0.0, 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class RootTraining:
-    """How the shipped root is trained; about 40 minutes on 2 cores."""
-
-    epochs: int = 10  # passes over both drawings of every character
-    batch_size: int = 256
-    learning_rate: float = 1.5e-3
-    weight_decay: float = 0.05
-    label_smoothing: float = 0.1
-    warmup: float = 0.1  # share of the steps
-    seed: int = 0
-
-    def steps(self, images: int) -> int:
-        """Optimizer steps, in whole chunks of a tenth of a pass."""
-        chunk = self.chunk(images)
-        return self.epochs * images // self.batch_size // chunk * chunk
-
-    def chunk(self, images: int) -> int:
-        """Steps of one call of the compiled program."""
-        return math.ceil(images / self.batch_size / 10)
 
 
 class RootError(ValueError):
@@ -177,67 +143,3 @@ KINDS: dict[str, Callable[[str, Path], Root]] = {
 def random_root(arch: Architecture) -> Components:
     """New components of a root, by name."""
     return {name: init(arch, name) for name in arch.component_names}
-
-
-@functools.partial(jax.jit, static_argnames=("arch", "optimizer", "smoothing"))
-def _root_steps(
-    arch: Architecture,
-    optimizer: optax.GradientTransformation,
-    smoothing: float,
-    params: dict[str, Tree],
-    state: optax.OptState,
-    images: Array,
-    labels: Array,
-    order: Array,
-    draws: Array,
-) -> tuple[dict[str, Tree], optax.OptState, Array]:
-    def step(carry, at):
-        params, state = carry
-        rows, draws = at
-        x = augment(draws, images[rows], arch.image_size, STRENGTHS)
-        wanted = optax.smooth_labels(jax.nn.one_hot(labels[rows], arch.num_classes), smoothing)
-
-        def loss(params: dict[str, Tree]) -> Array:
-            return optax.softmax_cross_entropy(forward(arch, params, x), wanted).mean()
-
-        value, grads = jax.value_and_grad(loss)(params)
-        updates, state = optimizer.update(grads, state, params)
-        return (jax.tree.map(jnp.add, params, updates), state), value
-
-    (params, state), losses = jax.lax.scan(step, (params, state), (order, draws))
-    return params, state, losses.mean()
-
-
-def train_root(
-    images: NDArray[np.uint8], labels: Labels, training: RootTraining
-) -> Iterator[tuple[int, float, dict[str, Tree]]]:
-    """Yields (step, mean loss, components) some ten times per pass over the images.
-
-    images uint8 [n, 32, 32, 1], labels [n]. The last components yielded are the trained ones.
-    """
-    arch = replace(SHIPPED_ARCHITECTURE, num_classes=int(labels.max()) + 1)
-    steps, chunk = training.steps(len(labels)), training.chunk(len(labels))
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, training.learning_rate, math.ceil(training.warmup * steps), steps
-    )
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=training.weight_decay)
-    )
-    params = random_root(arch)
-    state = optimizer.init(params)
-    rng = np.random.default_rng(training.seed)
-    order = epochs(rng, len(labels), training.batch_size, steps)
-    on_device, on_device_labels = jnp.asarray(images), jnp.asarray(labels)
-    for at in range(0, steps, chunk):
-        params, state, loss = _root_steps(
-            arch, optimizer, training.label_smoothing, params, state,
-            on_device, on_device_labels, jnp.asarray(order[at : at + chunk]),
-            rng.random((chunk, training.batch_size, DRAWS), np.float32),
-        )  # fmt: skip
-        yield at + chunk, float(loss), params
-
-
-def encode_root(params: dict[str, Tree]) -> bytes:
-    """The file of a trained root: bfloat16, without norm and head, which every task replaces."""
-    kept = {name: tree for name, tree in params.items() if name not in ("encoder_norm", "head")}
-    return encode(jax.tree.map(lambda x: np.asarray(x, ml_dtypes.bfloat16), kept))

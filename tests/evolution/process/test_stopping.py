@@ -178,7 +178,7 @@ def start(case: Case, folder: Path) -> tuple[int, int]:
             patch.dict(program.EXPERIMENTS, {"demo": TINY}),
             patch.object(program, "source_of", tasks),
             patch.object(program, "_root", lambda _: (ROOT, random_root(ROOT))),
-            patch.object(program, "omniglot", lambda _: ([], range(1000))),
+            patch.object(program, "root_sources", lambda *_: None),
             REPLACED[case.replaced](case.work),
         ):
             program.main()

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from evolution.population import POSITION_SOURCE
-from evolution.roots.loading import SHIPPED, RootError, encode_root, load_root, random_root
+from evolution.roots.loading import SHIPPED, RootError, load_root, random_root
+from evolution.roots.training import encode_root
 from tests.evolution.roots.test_download import Served, serving
 from tests.vit.golden.networks import images
 from vit import Architecture, shapes
@@ -182,7 +183,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 
 def test_the_shipped_root_is_a_trained_network_of_its_architecture():
-    arch, components = load_root("shipped", 32, 3)
+    arch, components = load_root("shipped", 64, 3)
     assert list(components) == list(arch.component_names)
     for name, tree in components.items():
         found = jax.tree.map(lambda x: (x.shape, x.dtype), tree)
@@ -192,5 +193,5 @@ def test_the_shipped_root_is_a_trained_network_of_its_architecture():
 
 
 def test_what_is_read_of_a_root_file_is_written_again_byte_for_byte():
-    _, components = load_root("shipped", 32, 3)
+    _, components = load_root("shipped", 64, 3)
     assert encode_root(components) == SHIPPED.read_bytes()
