@@ -83,7 +83,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     ("line", "expected"),
     [
         ("munet st", {"store"}),
-        ("munet store p", {"pin", "pins", "push", "pull"}),
+        ("munet store p", {"pin", "pins", "promote", "push", "pull"}),
         (
             "munet experiments run mu2net-c",
             {"mu2net-chars", "mu2net-chars5-published", "mu2net-chars5-tuned", "mu2net-cmaterdb"},

@@ -20,11 +20,12 @@ from loadtests.systems import System, backbone, last_blocks_and_head
 from service.compute.engine import Engine
 from service.compute.paths import Row, Shadow, ShadowAnswer
 from service.compute.shadows import Shadows
-from service.images import named
+from service.images import Decoded, named
 from service.metrics.instruments import Metrics
 from service.tasks.eviction import Budget, Recency
 from service.tasks.residency import Residency
 from vit import Architecture
+from vit.contract import Target
 
 NETWORK, PIXELS, BLOCKS = "Ti/16", 224, 12
 OWN_BLOCKS = (0, 1, 6, 12)  # of the shadow, with a head of its own
@@ -48,7 +49,7 @@ def ratios(arch: Architecture, blocks: int, rounds: int) -> tuple[float, float]:
         engine.programs.wait()
         pixels = np.random.default_rng(0).standard_normal((PIXELS, PIXELS, 3), np.float32)
         noted: list[ShadowAnswer] = []
-        images = {arch.image_size: named(pixels)}
+        images: dict[Target, Decoded] = {arch.image_size: named(pixels)}
         plain = [Row(live, images)]
         copied = [Row(live, images, (Shadow(shadow, noted.append),))]
         shadows = Shadows(engine)

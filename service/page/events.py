@@ -87,9 +87,14 @@ def _told(runtime: Runtime, changed: Changed, grants: Grants) -> list[bytes]:
     """Reads the store: call it in a thread."""
     entries = runtime.catalog.entries()
     seen = [name for name in changed if name in entries and entries[name].seen_by(name, grants)]
-    gone = [
-        name for name, private in changed.items() if name not in seen and grants.sees(name, private)
-    ]
+    hidden = changed.keys() - seen
+    if any(
+        changed[name] is None and not grants.sees(name, None) for name in hidden - entries.keys()
+    ):
+        return [
+            _event("reload", b"{}")
+        ]  # it came and went: nobody found out whether it was private
+    gone = [name for name in hidden if grants.sees(name, changed[name])]
     events = [
         _event("tasks", runtime.system.described(entries, seen[start : start + PAGE], grants))
         for start in range(0, len(seen), PAGE)

@@ -26,7 +26,7 @@ def simulate(*options: str) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize("first", [0, HISTORIES])
+@pytest.mark.parametrize("first", [0, pytest.param(HISTORIES, marks=pytest.mark.slow)])
 def test_nothing_acknowledged_is_lost(first: int) -> None:
     simulate("--stop", "--first", str(first), "--histories", str(HISTORIES))
 

@@ -195,14 +195,38 @@ def summaries(draw: st.DrawFn) -> Summary:
     digest = Digest(f"sha256:{hash((frozenset(components), private)) & (2**63 - 1):064}")
     sizes = (1,) * len(components)
     return Summary(
-        digest, "", 1, "softmax", {}, {}, None, private, tuple(sorted(components)), sizes
+        digest,
+        "",
+        1,
+        "softmax",
+        {},
+        {},
+        None,
+        private,
+        tuple(sorted(components)),
+        sizes,
+        (),
+        {},
+        None,
     )
 
 
 def test_a_task_counts_as_private_as_soon_as_its_next_version_is() -> None:
     public, private = (
         Summary(
-            Digest(name), "", 1, "softmax", {}, {}, None, name == "private", (DIGESTS[0],), (1,)
+            Digest(name),
+            "",
+            1,
+            "softmax",
+            {},
+            {},
+            None,
+            name == "private",
+            (DIGESTS[0],),
+            (1,),
+            (),
+            {},
+            None,
         )
         for name in ("public", "private")
     )

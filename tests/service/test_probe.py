@@ -124,10 +124,10 @@ def test_a_probe_takes_its_turn_between_batches(
     engine: Any = runtime.engine
     real, entered, gate = engine._answers, list[str](), threading.Event()
 
-    def watched(rows: Any) -> Any:
+    def watched(*rows: Any) -> Any:
         entered.append(threading.current_thread().name)
         assert gate.wait(60)
-        return real(rows)
+        return real(*rows)
 
     monkeypatch.setattr(engine, "_answers", watched)
     first, second = (

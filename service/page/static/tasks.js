@@ -85,11 +85,16 @@ export class TasksView {
       `${number(this.#from + 1)}–${number(this.#from + shown.length)} of ${number(found.length)} tasks`;
     this.#drawHead();
     this.#drawPages(found.length);
-    const focused = document.activeElement?.closest?.("[data-task]")?.dataset.task;
-    if (focused !== undefined && this.body.contains(document.activeElement) && this.#open === focused &&
-        document.activeElement.closest(".more")) return; // somebody is at work in the details
+    const selection = getSelection();
+    if (!selection.isCollapsed && this.body.contains(selection.anchorNode)) return; // somebody copies a text
+    const active = this.body.contains(document.activeElement) ? document.activeElement : null;
+    const task = active?.closest("[data-task]")?.dataset.task, inDetails = active?.closest(".more") !== null;
     this.body.replaceChildren(...shown.flatMap((task) => this.#rows(task)));
-    if (focused !== undefined) this.body.querySelector(`[data-task="${CSS.escape(focused)}"] button`)?.focus();
+    if (active === null || task === undefined) return;
+    const name = `[data-task="${CSS.escape(task)}"]`, opener = this.body.querySelector(`${name} button`);
+    const controls = inDetails ? [...this.body.querySelectorAll(`${name}.more :is(a, button)`)] : [];
+    const same = controls.find((one) => one.textContent === active.textContent);
+    (same ?? opener)?.focus({ preventScroll: true });
   }
 
   #compare(one, other) {

@@ -65,7 +65,9 @@ class Watched:
         return self.page
 
 
-@pytest.fixture(scope="session")
+# For a module, not for all: Playwright's event loop runs in this thread until its end, and no other
+# test can start one.
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     found = shutil.which("chromium")
     if found is None:

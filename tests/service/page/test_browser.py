@@ -64,7 +64,7 @@ def test_an_image_is_answered_for_several_tasks_in_one_request(
         page.get_by_role("checkbox", name=task).check()
     page.set_input_files("#files", [IMAGE, {**IMAGE, "name": "b.png"}])
     for card in page.locator(".card").all():
-        expect(card.locator("h3").filter(has_text="leaves")).to_contain_text("version 1")
+        expect(card.locator("h2").filter(has_text="leaves")).to_contain_text("version 1")
         expect(card.locator(".bars").nth(1)).to_be_visible()
         expect(card.locator(".times")).to_contain_text("ms in the gateway")
     assert [url.partition("?")[2] for url in asked] == ["task=leaves&task=group%2Fdigits"] * 2

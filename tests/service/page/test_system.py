@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from model_store import ModelStore
+from service.access.grants import LOCAL, Grants
 from service.metrics.task_requests import Counted
+from service.page.events import _told
 from service.page.traffic import APART_S, WINDOW_S, Traffic
 from tests.service.access.test_access import bearer, entry
 from tests.service.in_process import Gateway, refused
@@ -163,3 +167,13 @@ async def _bounded(gateway: Gateway) -> None:
     for stream in streams:
         await stream.__aexit__()
     assert room.free == before
+
+
+def test_a_task_that_came_and_went_unread_is_named_to_nobody() -> None:
+    """Nobody found out whether it was private, so the page reads all tasks again."""
+    runtime: Any = SimpleNamespace(catalog=SimpleNamespace(entries=dict))
+    public = Grants("reader", read=True)
+    assert _told(runtime, {"gone": None}, public) == [b"event: reload\ndata: {}\n\n"]
+    assert _told(runtime, {"gone": None}, LOCAL) == [b'event: removed\ndata: ["gone"]\n\n']
+    assert _told(runtime, {"gone": False}, public) == [b'event: removed\ndata: ["gone"]\n\n']
+    assert _told(runtime, {"gone": True}, public) == []
