@@ -38,13 +38,14 @@ class Progress(NamedTuple):
 
     step: int
     losses: NDArray[np.float32]  # of descriptors (1 = no better than their mean), of characters
-    components: dict[str, Tree]  # of the root, without norm and head
+    components: dict[str, Tree]  # of the root, without head; they hold until the next step
 
 
 def train_root(sources: Sources, training: RootTraining, state_file: Path) -> Iterator[Progress]:
     """Yields after every step. Stopped, it goes on from `state_file`, and ends with the same root.
 
-    The file is written every SAVED_EVERY steps and at the end of a stage.
+    The file is written every SAVED_EVERY steps and at the end of a stage, but not after the last
+    step: a caller that was stopped before it wrote the root gets the last steps again.
     """
     params = _new(training, classes=int(sources.labels.max()) + 1)
     before = 0  # steps of the stages that are done
@@ -56,7 +57,8 @@ def train_root(sources: Sources, training: RootTraining, state_file: Path) -> It
             batch = _batch(sources, stage, training.seed, step)
             params, state, losses = _update(optimizer, stage, training, params, state, batch)
             step += 1
-            if step % SAVED_EVERY == 0 or step == before + stage.steps:
+            ends = step == before + stage.steps
+            if step < training.steps and (ends or step % SAVED_EVERY == 0):
                 _save(state_file, step, (params, state))
             yield Progress(step, np.asarray(losses), params["network"])
         before += stage.steps
