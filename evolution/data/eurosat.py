@@ -7,7 +7,7 @@ measures what the root sees, not what it remembers.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +25,26 @@ PROBE_TRAIN, PROBE_TEST = range(1000, 1100), range(1100, 1150)  # 1,000 and 500 
 
 def satellite_pictures(data_dir: Path) -> NDArray[np.uint8]:
     """The pictures that a root may be trained on: uint8 [n, 64, 64, 3]. Raises TaskError."""
-    return np.stack([image for number, _, image in _files(data_dir) if number not in KEPT_OUT])
+    files = _files(data_dir, lambda number: number not in KEPT_OUT)
+    return np.stack([image for _, _, image in files])
 
 
-def probe_pictures(data_dir: Path, numbers: range) -> tuple[NDArray[np.uint8], Labels]:
-    """The pictures with these numbers of each class, and their classes. Raises TaskError."""
-    found = [(image, label) for number, label, image in _files(data_dir) if number in numbers]
-    images, labels = zip(*found, strict=True)
-    return np.stack(images), np.asarray(labels, np.int32)
+def probe_pictures(data_dir: Path) -> tuple[tuple[NDArray[np.uint8], Labels], ...]:
+    """Pictures and their classes, of PROBE_TRAIN and of PROBE_TEST. Raises TaskError."""
+    files = [*_files(data_dir, lambda number: number in PROBE_TRAIN or number in PROBE_TEST)]
+
+    def part(numbers: range) -> tuple[NDArray[np.uint8], Labels]:
+        found = [(image, label) for number, label, image in files if number in numbers]
+        images, labels = zip(*found, strict=True)
+        return np.stack(images), np.asarray(labels, np.int32)
+
+    return part(PROBE_TRAIN), part(PROBE_TEST)
 
 
-def _files(data_dir: Path) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
-    """File number, class and image of each picture."""
+def _files(
+    data_dir: Path, wanted: Callable[[int], bool]
+) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
+    """File number, class and image of each picture whose number is wanted."""
     builder = prepared_builder(DATASET, (data_dir,))
     features: Any = builder.info.features
     undecoded = {"image": tfds.decode.SkipDecoding()}
@@ -46,4 +54,5 @@ def _files(data_dir: Path) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
         number = re.search(r"_(\d+)\.", name)
         if number is None:
             raise TaskError(f"{DATASET}: expected a file name such as River_7.jpg, found {name!r}")
-        yield int(number[1]), int(example["label"]), decode_image(example["image"], 3)
+        if wanted(int(number[1])):
+            yield int(number[1]), int(example["label"]), decode_image(example["image"], 3)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.data.eurosat import PROBE_TEST, PROBE_TRAIN, probe_pictures
+from evolution.data.eurosat import probe_pictures
 from evolution.data.images import Labels, TaskError
 from evolution.data.tasks import SHIPPED, load
 from evolution.roots.loading import load_root
@@ -64,9 +64,7 @@ def _task(name: str, data_dir: Path) -> Inputs:
 
 
 def _eurosat(_: str, data_dir: Path) -> Inputs:
-    (train, classes), (test, answers) = (
-        probe_pictures(data_dir, numbers) for numbers in (PROBE_TRAIN, PROBE_TEST)
-    )
+    (train, classes), (test, answers) = probe_pictures(data_dir)
     return lambda size: (preprocess(train, size), classes, preprocess(test, size), answers)
 
 
