@@ -328,7 +328,6 @@ def root(
     """Trains the shipped root again: 1 to 2 hours. Started again, it goes on where it stopped."""
     data_dir, training = data_dir or default_data_dir(), RootTraining()
     work = out.with_name(f"{out.name}.training")
-    work.mkdir(exist_ok=True)
     sources = root_sources(data_dir, training, work)
     for done in train_root(sources, training, work / "state.npz"):
         if done.step % 100 == 0:

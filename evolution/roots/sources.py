@@ -77,6 +77,7 @@ def root_sources(data_dir: Path, training: RootTraining, work: Path) -> Sources:
     satellite = satellite_pictures(data_dir)
     drawn = draw_pictures(training.seed, training.drawn_pictures, SIDE)
     characters, labels = omniglot(data_dir, SIDE)
+    work.mkdir(exist_ok=True)
     kept = work / "targets.npy"
     if not kept.exists():
         part = work / "part.npy"

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from evolution.__main__ import app
 from evolution.roots.descriptors import Scale, describe, fit, principal
 from evolution.roots.drawn import draw_pictures
 from evolution.roots.loading import SHIPPED_ARCHITECTURE, fitted, random_root
@@ -127,3 +129,10 @@ def test_stopped_and_started_again_it_ends_with_the_same_root(
         for one, other in zip(again, whole[saved:], strict=True):
             assert np.array_equal(one.losses, other.losses)
         assert encode_root(again[-1].components) == encode_root(whole[-1].components)
+
+
+def test_without_its_data_sets_nothing_is_begun(tmp_path: Path) -> None:
+    command = ["root", "--data-dir", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
+    ended = CliRunner().invoke(app, command)
+    assert ended.exit_code == 1 and "munet experiments prepare eurosat" in ended.output
+    assert list(tmp_path.iterdir()) == []
