@@ -217,6 +217,16 @@ def engine(
 
 
 @app.command()
+def shadows(
+    rounds: Annotated[int, typer.Option(help="In each, with and without take their turn.")] = 30,
+) -> None:
+    """Measure what a silent copy for another version costs the engine."""
+    from loadtests.engine.shadows import measure  # loads the engine
+
+    _show(lambda _: (measure(rounds), ""), None)
+
+
+@app.command()
 def residency(
     tasks: Annotated[int, typer.Option(help="In the store; a budget is a share of them.")] = 200,
     size: Annotated[

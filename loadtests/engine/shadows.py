@@ -1,4 +1,4 @@
-"""What a shadow costs the engine: `python -m loadtests.engine.shadows [ROUNDS]`.
+"""What a shadow costs the engine: `munet loadtest shadows`.
 
 A version is asked alone and with a shadow, by turns, in this process and on one core; the figures
 are medians of processor time over the rounds, as parts of the version alone.
@@ -7,14 +7,12 @@ are medians of processor time over the rounds, as parts of the version alone.
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-import typer
+from rich.table import Table
 
 from loadtests.systems import System, backbone, last_blocks_and_head
 from service.compute.engine import Engine
@@ -29,7 +27,6 @@ from vit.contract import Target
 
 NETWORK, PIXELS, BLOCKS = "Ti/16", 224, 12
 OWN_BLOCKS = (0, 1, 6, 12)  # of the shadow, with a head of its own
-ROUNDS = 30
 
 
 def ratios(arch: Architecture, blocks: int, rounds: int) -> tuple[float, float]:
@@ -79,16 +76,15 @@ def _ratio(some: Sequence[float], others: Sequence[float]) -> float:
     return statistics.median(some) / statistics.median(others)
 
 
-def main(arguments: Sequence[str]) -> Any:
-    """Prints a table."""
-    rounds = int(arguments[0]) if arguments else ROUNDS
+def measure(rounds: int) -> Table:
+    """The figures of a shadow with each of OWN_BLOCKS."""
     arch = backbone(NETWORK, image_size=PIXELS, layers=BLOCKS)
-    typer.echo(f"{NETWORK} at {PIXELS} px, {BLOCKS} blocks, one row; 1 is the live version alone")
-    typer.echo("of the shadow itself           with the shadow   until the live version's answer")
+    table = Table(
+        *("the shadow's own", "with the shadow", "until the live version's answer"),
+        title=f"Processor time, to the live version's alone: {NETWORK} at {PIXELS} px, one row",
+    )
     for blocks in OWN_BLOCKS:
         whole, first = ratios(arch, blocks, rounds)
-        typer.echo(f"{blocks:2} blocks and the head {whole:22.2f} {first:21.2f}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+        own = f"{blocks} of {BLOCKS} blocks, head" if blocks else "head"
+        table.add_row(own, f"{whole:.2f}", f"{first:.2f}")
+    return table
