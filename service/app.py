@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -13,12 +13,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from service.access import Grants
 from service.errors import GatewayError
 from service.http import classify, compression, listing, problems
 from service.http.browsers import Browsers
 from service.http.draining import Draining
 from service.http.late_requests import Shedding
 from service.http.openapi import openapi
+from service.http.paged import paged
 from service.http.queries import query
 from service.http.short_way import ShortWay
 from service.metrics.instruments import CONTENT_TYPE
@@ -26,6 +28,7 @@ from service.open_inference import rest
 from service.page import routes as pages
 from service.runtime import Runtime
 from service.settings import Settings
+from service.tasks.entry import Entry
 from service.telemetry import admin
 from service.telemetry.exchanges import Exchanges
 from service.telemetry.selection import of_tasks
@@ -92,16 +95,12 @@ def _runtime(request: Request) -> Runtime:
 
 async def tasks(request: Request) -> Response:
     """GET /tasks"""
-    runtime = _runtime(request)
-    grants = runtime.access.of(request.scope)
-    grants.require_read()
-    runtime.catalog.require_followed()
-    entries = runtime.catalog.entries()
-    part = listing.Page.of(query(request, "after", "limit"))
-    async with runtime.in_time():
-        return await runtime.lists.ask(
-            lambda: JSONResponse(listing.list_tasks(entries, grants, part, runtime.sharing))
-        )
+    sharing = _runtime(request).sharing
+
+    def made(entries: Mapping[str, Entry], grants: Grants, part: listing.Page) -> Response:
+        return JSONResponse(listing.list_tasks(entries, grants, part, sharing))
+
+    return await paged(request, made)
 
 
 async def task(request: Request) -> Response:

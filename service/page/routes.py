@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from service.http import compression
-from service.http.listing import Page
+from service.http.paged import paged
 from service.http.queries import query
 from service.page.events import Events
 from service.page.files import Files
@@ -57,19 +57,9 @@ def _runtime(request: Request) -> Runtime:
 
 async def system(request: Request) -> Response:
     """GET /system"""
-    runtime = _runtime(request)
-    grants = runtime.access.of(request.scope)
-    grants.require_read()
-    runtime.catalog.require_followed()
-    entries = runtime.catalog.entries()
-    part = Page.of(query(request, "after", "limit"))
+    system = _runtime(request).system
     known, encoding = request.headers.get("if-none-match", ""), compression.wanted(request)
-
-    def made() -> Response:
-        return _answer(runtime.system.page(entries, grants, part), known, encoding)
-
-    async with runtime.in_time():
-        return await runtime.lists.ask(made)
+    return await paged(request, lambda *asked: _answer(system.page(*asked), known, encoding))
 
 
 def _answer(body: bytes, known: str, encoding: str | None) -> Response:
