@@ -38,8 +38,12 @@ class Children(Protocol):
         """Trains a child, round by round. Does not change its components."""
         ...
 
-    def test_quality(self, path: Path) -> float:
-        """The quality of a path's answers to the whole test split."""
+    def tested(self, path: Path) -> dict[str, Any]:
+        """What is measured of a path when its search is over: more of its metrics.
+
+        `test_quality`, of its answers to the whole test split, and `calibration` (what
+        evolution.training.calibration gives).
+        """
         ...
 
     def spec(self, path: Path, run: str) -> TaskPath:

@@ -118,7 +118,7 @@ class Cycle:
 
     def _publish(self, best: Path) -> Ended:
         if "test_quality" not in best.metrics:
-            best.metrics["test_quality"] = self._children.test_quality(best)
+            best.metrics |= self._children.tested(best)
         self._publisher.save()
         store, name = self._publisher.store, self._publisher.name
         version, added = publish_once(

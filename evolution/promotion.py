@@ -19,7 +19,7 @@ from jax import Array
 from evolution.data.images import TaskError
 from evolution.data.tasks import Task
 from evolution.training.batches import chunks
-from evolution.training.objectives import Judged, Objective
+from evolution.training.objectives import Judged, judge
 from evolution.training.validation import MEASURED, examples_in, part_of, quality_told, told_by
 from model_store import DamagedStore, MissingComponent, ModelStore, Published, TaskPath
 from vit import Architecture
@@ -128,14 +128,13 @@ def _quality(store: ModelStore, task: Task, version: TaskPath, count: int) -> fl
     for parts in zip(*streams, strict=True):
         images = {size: chunk.inputs for size, chunk in zip(sizes, parts, strict=True)}
         labels, rows = parts[0].labels, parts[0].count
-        found, _ = _judge(task.objective, networks, params, images, labels, rows)
+        found, _ = _judge(networks, params, images, labels, rows)
         judged.append(Judged(found, labels, rows))
     return task.objective.quality(judged)
 
 
-@functools.partial(jax.jit, static_argnames=("objective", "networks"))
+@functools.partial(jax.jit, static_argnames="networks")
 def _judge(
-    objective: Objective,
     networks: Architecture | tuple[SubPath, ...],
     params: dict[str, Tree],
     images: dict[int, Array],
@@ -148,4 +147,4 @@ def _judge(
             return forward(networks, params, chosen[networks.image_size])
         return multipath_forward(networks, params, chosen)
 
-    return objective.judge(logits, labels, jnp.asarray(count))
+    return judge(logits, labels, jnp.asarray(count))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from evolution.data.errors import listed
@@ -20,7 +20,7 @@ from model_store import (
     UnknownVersion,
 )
 from vit import Architecture
-from vit.activation import FIELD, SOFTMAX
+from vit.activation import FIELD, SOFTMAX, TEMPERATURE
 from vit.preprocess import CONTRACT
 
 
@@ -48,7 +48,7 @@ def task_path(
         },
         lineage=lineage_of(path, progress, run, method),
         private=path.private,
-        extra=fields_of(task),
+        extra=fields_of(path, task),
     )
 
 
@@ -58,13 +58,15 @@ def input_of(task: Task, arch: Architecture) -> dict[str, Any]:
     return {"size": arch.image_size, **contract, **task.decoding.to_json()}
 
 
-def fields_of(task: Task) -> dict[str, Any]:
-    """Optional fields of a path spec about its task.
+def fields_of(path: Path, task: Task) -> dict[str, Any]:
+    """Optional fields of a path spec.
 
-    `data` for tasks from a user's own set; `activation` for other heads than softmax.
+    `data` for tasks from a user's own set; `activation` for other heads than softmax; the
+    `temperature` that was fitted.
     """
     data = {"data": dict(task.data)} if task.data else {}
-    return data if task.activation == SOFTMAX else {**data, FIELD: task.activation}
+    kind = {} if task.activation == SOFTMAX else {FIELD: task.activation}
+    return {**data, **kind, **_part(path.metrics.get("calibration"), TEMPERATURE)}
 
 
 def digests_of(path: Path) -> dict[str, Digest]:
@@ -82,9 +84,18 @@ def metrics_of(path: Path, task: Task) -> dict[str, Any]:
     test = {"split": task.test.name, "examples": count, **_positives(task, task.test, count)}
     return {
         MEASURED: {name: path.quality, **validation},
-        "test": {name: path.metrics["test_quality"], **test},
+        "test": {
+            name: path.metrics["test_quality"],
+            **_part(path.metrics.get("calibration"), "ece_before", "ece_after"),
+            **test,
+        },
         "compute": {"forward_flops": path.metrics["flops"]},
     }
+
+
+def _part(found: Mapping[str, Any] | None, *names: str) -> dict[str, Any]:
+    """These items, as far as there are any."""
+    return {name: found[name] for name in names if name in found} if found else {}
 
 
 def _positives(task: Task, split: Split | StreamedSplit, count: int) -> dict[str, list[int]]:

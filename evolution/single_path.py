@@ -90,10 +90,9 @@ class SinglePaths:
         arch = architecture(self._progress.architecture, path)
         return self._trainer.validation_quality(path, arch)
 
-    def test_quality(self, path: Path) -> float:
-        """The quality of a path's answers to the whole test split."""
-        arch = architecture(self._progress.architecture, path)
-        return self._trainer.test_quality(path, arch)
+    def tested(self, path: Path) -> dict[str, Any]:
+        """What is measured of a path when its search is over (evolution.children.Children)."""
+        return self._trainer.tested(path, architecture(self._progress.architecture, path))
 
     def spec(self, path: Path, run: str) -> TaskPath:
         """The path spec of a retained path whose components are stored."""

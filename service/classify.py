@@ -34,7 +34,7 @@ from service.errors import (
 from service.images import Decoded, Source, Undecoded
 from service.request import Request
 from service.runtime import Runtime
-from vit.activation import SIGMOID, SOFTMAX, sigmoid
+from vit.activation import SIGMOID, SOFTMAX, sigmoid, softmax
 from vit.contract import Target
 from vit.decode import Decoding
 
@@ -281,11 +281,12 @@ def predictions(
 ) -> list[dict[str, Any]]:
     """The most probable classes first; of equal ones, the first by index.
 
-    At most `top_k` of them, and none that is less probable than `min_probability`. Raises
-    InternalError where logits are not finite.
+    Probabilities are of the logits divided by the version's temperature. At most `top_k` classes
+    are listed, and none that is less probable than `min_probability`. Raises InternalError where
+    logits are not finite.
     """
     values: list[float] = logits.tolist()
-    found = _LISTED[path.activation](path, values)
+    found = _LISTED[path.activation](path, values, path.temperature)
     usual = TOP_K if path.activation == SOFTMAX else len(values)
     best: list[int] = (-logits).argsort(kind="stable")[: top_k or usual].tolist()
     labels = path.labels
@@ -297,39 +298,43 @@ def predictions(
 
 
 def probabilities(path: LoadedPath, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of all classes, [rows, classes]. Raises InternalError as `predictions` does."""
+    """Of all classes, [rows, classes]; not calibrated. Raises InternalError as `predictions`."""
+    return _ALL[path.activation](finite(path, logits))
+
+
+def finite(path: LoadedPath, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same logits, or features. Raises InternalError as `predictions` does."""
     if not np.isfinite(logits).all():
         raise _not_finite(path)
-    return _ALL[path.activation](logits)
+    return logits
 
 
-def _softmax_list(path: LoadedPath, values: list[float]) -> list[float]:
+def calibrated(path: LoadedPath, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`probabilities` of the logits divided by the version's temperature."""
+    return probabilities(path, logits / np.float32(path.temperature))
+
+
+def _softmax_list(path: LoadedPath, values: list[float], temperature: float) -> list[float]:
     """In plain Python: for up to some hundred classes it is faster than NumPy's calls."""
     highest = max(values)
-    odds = list(map(math.exp, [value - highest for value in values]))
+    odds = list(map(math.exp, [(value - highest) / temperature for value in values]))
     total = sum(odds)
     if not math.isfinite(total + min(values)):
         raise _not_finite(path)
     return [each / total for each in odds]
 
 
-def _sigmoid_list(path: LoadedPath, values: list[float]) -> list[float]:
-    return probabilities(path, np.array(values, np.float32)).tolist()
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    exact = logits.astype(np.float64)
-    odds = np.exp(exact - exact.max(-1, keepdims=True))
-    return (odds / odds.sum(-1, keepdims=True)).astype(np.float32)
+def _sigmoid_list(path: LoadedPath, values: list[float], temperature: float) -> list[float]:
+    return probabilities(path, np.array(values, np.float32) / np.float32(temperature)).tolist()
 
 
 # By activation: of one image, for JSON; of a batch, for tensors.
-_LISTED: Mapping[str, Callable[[LoadedPath, list[float]], list[float]]] = {
+_LISTED: Mapping[str, Callable[[LoadedPath, list[float], float], list[float]]] = {
     SOFTMAX: _softmax_list,
     SIGMOID: _sigmoid_list,
 }
 _ALL: Mapping[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
-    SOFTMAX: _softmax,
+    SOFTMAX: softmax,
     SIGMOID: sigmoid,
 }
 

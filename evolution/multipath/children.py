@@ -71,9 +71,9 @@ class MultipathPaths:
         """Trains a child's router and connectors by rounds. Does not change its components."""
         return self._trainer.train(child, batches)
 
-    def test_quality(self, path: Path) -> float:
-        """The quality of a path's answers to the whole test split."""
-        return self._trainer.test_quality(path)
+    def tested(self, path: Path) -> dict[str, Any]:
+        """What is measured of a path when its search is over (evolution.children.Children)."""
+        return self._trainer.tested(path)
 
     def spec(self, path: Path, run: str) -> TaskPath:
         """The path spec of a retained path whose components are stored."""
@@ -98,7 +98,7 @@ class MultipathPaths:
             lineage=lineage_of(path, self._progress, run, self._experiment.method.name),
             private=path.private,
         )
-        return replace(spec, extra=fields_of(self.task))
+        return replace(spec, extra=fields_of(path, self.task))
 
 
 def _published(part: Part) -> PublishedPart:

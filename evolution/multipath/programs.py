@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from evolution.training.augment import augment
-from evolution.training.objectives import Objective
+from evolution.training.objectives import Objective, judge
 from evolution.training.programs import (
     Descent,
     Hyperparameters,
@@ -97,16 +97,16 @@ def _all(state: TrainState) -> dict[str, Any]:
     return dict.fromkeys(state.params, True)
 
 
-@functools.partial(jax.jit, static_argnames="objective")
+@jax.jit
 def judge_mixed(
-    objective: Objective, mixer: Mapping[str, Tree], answers: Answers, labels: Array, count: Array
+    mixer: Mapping[str, Tree], answers: Answers, labels: Array, count: Array
 ) -> tuple[Array, Array]:
-    """The judged answers of the mixture to the first `count` rows (`Objective.judge`)."""
+    """The logits of the mixture for the first `count` rows (`objectives.judge`)."""
 
     def logits(rows: Array) -> Array:
         return mix(mixer, [each[rows] for each in answers])
 
-    return objective.judge(logits, labels, count)
+    return judge(logits, labels, count)
 
 
 @jax.jit

@@ -45,6 +45,7 @@ from evolution.training.batches import (
     require_examples,
     resident_images,
 )
+from evolution.training.calibration import calibration
 from evolution.training.objectives import Judged, Objective
 from evolution.training.programs import (
     Descent,
@@ -104,10 +105,15 @@ class MixerTrainer:
         answers = self._validation.of(parts_of(path))
         return self._validation.quality(_params(mixer_of(path)), answers)[0]
 
-    def test_quality(self, path: Path) -> float:
-        """The quality of a candidate's answers to the whole test split."""
-        test = _Answers(self._task.objective, self._task.test, len(self._task.test))
-        return test.quality(_params(mixer_of(path)), test.of(parts_of(path)))[0]
+    def tested(self, path: Path) -> dict[str, Any]:
+        """`test_quality`, of the answers to the whole test split, and `calibration`."""
+        task, mixer = self._task, _params(mixer_of(path))
+        splits = _Answers(task.objective, task.test, len(task.test)), self._validation
+        test, validation = (each.judged(mixer, each.of(parts_of(path)))[0] for each in splits)
+        return {
+            "test_quality": task.objective.quality([test]),
+            "calibration": calibration(task.activation, [validation], [test]),
+        }
 
     def mean_weights(self, path: Path) -> list[float]:
         """The router's mean weight of each path over the validation images."""
@@ -239,6 +245,10 @@ class _Answers:
 
     def quality(self, mixer: dict[str, Tree], answers: Answers) -> tuple[float, bool]:
         """The quality of a router and connectors; whether all answers are finite."""
-        objective, labels, count = self._objective, self.labels, self._count
-        found, finite = judge_mixed(objective, mixer, answers, labels, count)
-        return objective.quality([Judged(found, labels, count)]), bool(finite)
+        judged, finite = self.judged(mixer, answers)
+        return self._objective.quality([judged]), finite
+
+    def judged(self, mixer: dict[str, Tree], answers: Answers) -> tuple[Judged, bool]:
+        """The answers of a router and connectors; whether all are finite."""
+        found, finite = judge_mixed(mixer, answers, self.labels, self._count)
+        return Judged(found, self.labels, self._count), bool(finite)

@@ -82,7 +82,7 @@ def print_run(
 
 
 def _tasks(document: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("task", "children", "validation", "test")
+    table = _table("task", "children", "validation", "test", "ECE")
     own = document.get("agent")
     rows = [
         path
@@ -97,8 +97,15 @@ def _tasks(document: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) ->
             str(sum(row["task"] == task for row in history)),
             _share(best and best["quality"]),
             _share(best and best["metrics"].get("test_quality")),
+            _calibration(best["metrics"] if best else {}),
         )
     return table
+
+
+def _calibration(metrics: Mapping[str, Any]) -> str:
+    """The expected calibration error on the test split, without and with the temperature."""
+    found = metrics.get("calibration")
+    return f"{found['ece_before']:.3f} to {found['ece_after']:.3f}" if found else "-"
 
 
 def _children(history: Sequence[Mapping[str, Any]]) -> Table:

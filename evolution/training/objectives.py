@@ -27,9 +27,34 @@ Logits = Callable[[Array], Array]  # of rows [k]: [k, classes]
 class Judged(NamedTuple):
     """Answers to some examples, and their labels."""
 
-    found: Array  # of the objective's `judge`
-    labels: Array
+    found: Array  # logits [n, classes]
+    labels: Array  # classes [n], or 0 and 1 [n, classes]
     rows: int  # how many of the first are real; the rest is padding
+
+
+def joined(judged: Sequence[Judged]) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """The logits [n, classes] and the labels of all real rows."""
+    found = np.concatenate([np.asarray(each.found)[: each.rows] for each in judged])
+    return found, np.concatenate([np.asarray(each.labels)[: each.rows] for each in judged])
+
+
+def judge(logits: Logits, labels: Array, count: Array) -> tuple[Array, Array]:
+    """The logits [n, classes] of the first `count` rows, then zeros; whether all are finite.
+
+    `labels` [n, ...] tell the number of rows. Part of compiled programs.
+    """
+    at_once = min(EVALUATION_ROWS, len(labels))
+    shape = jax.eval_shape(logits, jnp.arange(at_once)).shape
+
+    def step(i: Array, found: Array) -> Array:
+        rows = i * at_once + jnp.arange(at_once)
+        real = (rows < count)[:, None]
+        return found.at[rows].set(jnp.where(real, logits(rows).astype(jnp.float32), 0))
+
+    steps = (count + at_once - 1) // at_once
+    empty = jnp.zeros((len(labels), shape[-1]), jnp.float32)
+    found = jax.lax.fori_loop(0, steps, step, empty)
+    return found, jnp.isfinite(found).all()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +64,6 @@ class Objective:
     metric: str  # what its quality is called in a path spec
     # Mean loss of logits [b, c] for `labels`: classes [b], or 0 and 1 [b, c].
     loss: Callable[[Array, Array], Array]
-    # From logits, labels and the number of real rows: the input of `quality`, and whether all
-    # logits of real rows are finite. Part of compiled programs.
-    judge: Callable[[Logits, Array, Array], tuple[Array, Array]]
     quality: Callable[[Sequence[Judged]], float]  # from 0 to 1
 
 
@@ -53,28 +75,14 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def _count_right(logits: Logits, labels: Array, count: Array) -> tuple[Array, Array]:
-    """How many of the first `count` rows are classified right.
-
-    A row with a logit that is not finite counts as wrong.
-    """
-    at_once = min(EVALUATION_ROWS, len(labels))
-
-    def step(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        correct, sound = carry
-        rows = i * at_once + jnp.arange(at_once)
-        found = logits(rows)
-        finite = jnp.isfinite(found).all(-1)
-        right = finite & (found.argmax(-1) == labels[rows])
-        real = rows < count
-        return correct + (right & real).sum(), sound & (finite | ~real).all()
-
-    steps = (count + at_once - 1) // at_once
-    return jax.lax.fori_loop(0, steps, step, (jnp.zeros((), jnp.int32), jnp.asarray(True)))
-
-
 def _accuracy(judged: Sequence[Judged]) -> float:
-    return sum(int(each.found) for each in judged) / sum(each.rows for each in judged)
+    """The share of examples that are classified right.
+
+    An example with a logit that is not finite counts as wrong.
+    """
+    logits, labels = joined(judged)
+    right = np.isfinite(logits).all(-1) & (logits.argmax(-1) == labels)
+    return int(right.sum()) / len(labels)
 
 
 # ---- several labels a picture
@@ -90,30 +98,13 @@ def binary_cross_entropy(logits: Array, labels: Array) -> Array:
     return each.sum(-1).mean()
 
 
-def _all_logits(logits: Logits, labels: Array, count: Array) -> tuple[Array, Array]:
-    """The logits of the first `count` rows, then zeros."""
-    at_once = min(EVALUATION_ROWS, len(labels))
-    shape = jax.eval_shape(logits, jnp.arange(at_once)).shape
-
-    def step(i: Array, found: Array) -> Array:
-        rows = i * at_once + jnp.arange(at_once)
-        real = (rows < count)[:, None]
-        return found.at[rows].set(jnp.where(real, logits(rows).astype(jnp.float32), 0))
-
-    steps = (count + at_once - 1) // at_once
-    empty = jnp.zeros((len(labels), shape[-1]), jnp.float32)
-    found = jax.lax.fori_loop(0, steps, step, empty)
-    return found, jnp.isfinite(found).all()
-
-
 def _quality_of_scores(judged: Sequence[Judged]) -> float:
     """Mean average precision of the probabilities that the gateway would answer.
 
     0 if one of them is not a number, or if they are of other labels (a path that was trained on
     another set of the same name).
     """
-    logits = np.concatenate([np.asarray(each.found)[: each.rows] for each in judged])
-    wanted = np.concatenate([np.asarray(each.labels)[: each.rows] for each in judged])
+    logits, wanted = joined(judged)
     if logits.shape != wanted.shape or not np.isfinite(logits).all():
         return 0.0
     return mean_average_precision(sigmoid(logits), wanted > 0)
@@ -147,10 +138,8 @@ def average_precision(scores: NDArray[np.floating], wanted: NDArray[np.bool_]) -
 
 
 OBJECTIVES: Mapping[str, Objective] = {
-    SOFTMAX: Objective("accuracy", cross_entropy, _count_right, _accuracy),
-    SIGMOID: Objective(
-        "mean_average_precision", binary_cross_entropy, _all_logits, _quality_of_scores
-    ),
+    SOFTMAX: Objective("accuracy", cross_entropy, _accuracy),
+    SIGMOID: Objective("mean_average_precision", binary_cross_entropy, _quality_of_scores),
 }
 
 

@@ -23,6 +23,7 @@ from jax.flatten_util import ravel_pytree
 from numpy.typing import NDArray
 
 from evolution.experiments.settings import SCHEDULES
+from evolution.training import objectives
 from evolution.training.augment import Strengths, augment
 from evolution.training.objectives import Objective
 from vit import Architecture, kind_of, shapes
@@ -249,9 +250,8 @@ def run_prefix(arch: Architecture, prefix: int, params: dict[str, Tree], inputs:
     return fold(arch, arch.component_names[:prefix], params, inputs)
 
 
-@functools.partial(jax.jit, static_argnames=("objective", "arch", "prefix"))
+@functools.partial(jax.jit, static_argnames=("arch", "prefix"))
 def judge(
-    objective: Objective,
     arch: Architecture,
     prefix: int,
     params: dict[str, Tree],
@@ -259,11 +259,11 @@ def judge(
     labels: Array,
     count: Array,
 ) -> tuple[Array, Array]:
-    """The judged answers of the components after the prefix to the first `count` rows.
+    """The logits of the components after the prefix for the first `count` rows.
 
-    Also whether all these answers are finite (`Objective.judge`).
+    Also whether all of them are finite (`objectives.judge`).
     """
-    return objective.judge(
+    return objectives.judge(
         lambda rows: fold(arch, arch.component_names[prefix:], params, inputs[rows]), labels, count
     )
 

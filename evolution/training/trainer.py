@@ -34,6 +34,7 @@ from evolution.training.batches import (
     require_examples,
     resident_images,
 )
+from evolution.training.calibration import calibration
 from evolution.training.curves import Curve
 from evolution.training.objectives import Judged, Objective
 from evolution.training.programs import (
@@ -120,17 +121,22 @@ class Trainer:
 
     def validation_quality(self, path: Path, arch: Architecture) -> float:
         """The quality of the path's answers to the validation examples."""
-        return self._quality(path, arch, self._validation)
+        return self._task.objective.quality(self._judged(path, arch, self._validation))
 
-    def test_quality(self, path: Path, arch: Architecture) -> float:
-        """The quality of the path's answers to the whole test split."""
+    def tested(self, path: Path, arch: Architecture) -> dict[str, Any]:
+        """`test_quality`, of the path's answers to the whole test split, and `calibration`."""
         task = self._task
-        return self._quality(path, arch, _Evaluation(task.objective, task.test, len(task.test)))
+        test = self._judged(path, arch, _Evaluation(task.objective, task.test, len(task.test)))
+        validation = self._judged(path, arch, self._validation)
+        return {
+            "test_quality": task.objective.quality(test),
+            "calibration": calibration(task.activation, validation, test),
+        }
 
-    def _quality(self, path: Path, arch: Architecture, examples: _Evaluation) -> float:
+    def _judged(self, path: Path, arch: Architecture, examples: _Evaluation) -> list[Judged]:
         if self._experiment.mutate_adapters:
             path, arch = _with_all_adapters(path, arch)
-        return examples.quality(arch, path, 0, jax.device_put(_params(path.components)))[0]
+        return examples.judged(arch, path, 0, jax.device_put(_params(path.components)))[0]
 
     def train(self, child: Path, arch: Architecture, batches: Batches) -> Iterator[Round]:
         """Trains one child, round by round. Does not change its components.
@@ -240,18 +246,25 @@ class _Evaluation:
     def quality(
         self, arch: Architecture, path: Path, prefix: int, params: Mapping[str, Tree]
     ) -> tuple[float, bool]:
-        """The quality of the path's answers with `params` above its first `prefix` components.
+        """The quality of `judged`, and whether all answers are finite."""
+        judged, finite = self.judged(arch, path, prefix, params)
+        return self._objective.quality(judged), finite
 
-        Also whether all answers are finite.
+    def judged(
+        self, arch: Architecture, path: Path, prefix: int, params: Mapping[str, Tree]
+    ) -> tuple[list[Judged], bool]:
+        """The path's answers with `params` above its first `prefix` components.
+
+        Also whether all are finite.
         """
         above = {name: params[name] for name in arch.component_names[prefix:]}
         judged: list[Judged] = []
         finite: Any = True
         for c in self.inputs(arch, path, prefix):
-            found, sound = judge(self._objective, arch, prefix, above, c.inputs, c.labels, c.count)
+            found, sound = judge(arch, prefix, above, c.inputs, c.labels, c.count)
             judged.append(Judged(found, c.labels, c.count))
             finite &= sound
-        return self._objective.quality(judged), bool(finite)
+        return judged, bool(finite)
 
     def inputs(self, arch: Architecture, path: Path, prefix: int) -> Iterator[Chunk]:
         """The outputs of the path's first `prefix` components, chunk by chunk."""

@@ -86,6 +86,8 @@ def show(task: Task, store: Store, version: Version = None, as_json: AsJson = Fa
     facts.add_row("labels", f"{len(item.path.labels)}: {listed(list(item.path.labels))}")
     for split, quality in _qualities(item.path.metrics):
         facts.add_row(split, quality)
+    if "temperature" in item.path.extra:
+        facts.add_row("temperature", as_text(item.path.extra["temperature"]))
     for name in FACTS:
         facts.add_row(name, as_text(getattr(item.path, name)))
     console.print(facts)

@@ -14,7 +14,7 @@ from typing import Any, cast
 from model_store import Digest, Published
 from service.images import Decoded
 from vit import Architecture, kind_of, shapes
-from vit.activation import activation_of
+from vit.activation import activation_of, temperature_of
 from vit.contract import Target
 from vit.decode import Decoding, decoding_of
 from vit.parameters import LAYER_NORM_EPSILON
@@ -115,16 +115,18 @@ class LoadedPath:
     mixer: Mixer | None = None  # of a multipath version
     labels: tuple[str, ...] = field(init=False, repr=False)  # the classes, by index
     activation: str = field(init=False, repr=False)  # what makes probabilities of its logits
+    temperature: float = field(init=False, repr=False)  # by which they are divided before
     decoding: Decoding = field(init=False, repr=False)  # the rules for its images
     targets: Mapping[Decoding, frozenset[Target]] = field(init=False, repr=False)  # of each image
 
     def __post_init__(self) -> None:
-        """Read once from its spec. Raises ValueError for rules of decoding that are not known."""
+        """Read once from its spec. Raises ValueError for what is not known there."""
         spec = self.published.path
         decoding = decoding_of(spec.input)
         targets = frozenset(walk.target for walk in self.walks)
         object.__setattr__(self, "labels", spec.labels)
         object.__setattr__(self, "activation", activation_of(spec.extra))
+        object.__setattr__(self, "temperature", temperature_of(spec.extra))
         object.__setattr__(self, "decoding", decoding)
         object.__setattr__(self, "targets", {decoding: targets})
 

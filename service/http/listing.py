@@ -17,6 +17,7 @@ from service.tasks.reasons import reason
 from service.tasks.sharing import Sharing
 from service.tasks.store_health import StoreAway
 from service.tasks.summaries import Summary
+from vit.activation import TEMPERATURE
 
 logger = logging.getLogger(__name__)
 PAGE = 500  # tasks: their JSON is made within a few milliseconds
@@ -114,6 +115,7 @@ def describe_task(
         ],
         **_subpaths(path, known),
         "metrics": dict(path.metrics),
+        "temperature": path.extra.get(TEMPERATURE, 1.0),
         **_data(path),
         "lineage": _lineage(path, shown["parent"]),
         **_versions(store, task),

@@ -83,7 +83,8 @@ PROBABILITY = {
     "minimum": 0,
     "maximum": 1,
     "description": "Of a task with the activation softmax those of all classes are 1 together; "
-    "with sigmoid each label has one of its own.",
+    "with sigmoid each label has one of its own. Of the logits divided by the version's "
+    "temperature.",
 }
 TIMES = obj({stage: NUMBER for stage in (*STAGES, TOTAL)}, *STAGES, TOTAL)
 HEALTHY = {"text/plain": {"schema": {"type": "string"}}}
@@ -127,6 +128,11 @@ SCHEMAS: Content = {
                 "description": "softmax: a picture has one class; sigmoid: any number of labels; "
                 "null: one that this gateway does not know. Absent where the version cannot be "
                 "read.",
+            },
+            "temperature": {
+                **NUMBER,
+                "description": "What the version's logits are divided by before they become "
+                "probabilities, in the description of one task; 1 if none was fitted.",
             },
         },
         *("id", "state", "version", "live_version"),

@@ -11,7 +11,15 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.classify import Classified, Gone, classify, probabilities
+from service.classify import (
+    Classified,
+    Gone,
+    Logits,
+    calibrated,
+    classify,
+    finite,
+    probabilities,
+)
 from service.compute.batching import Ask
 from service.compute.paths import LoadedPath
 from service.errors import GatewayError, TooLarge, Unavailable, UploadTimeout
@@ -185,12 +193,19 @@ def _outputs(request: InferRequest, outcome: Classified) -> Sequence[OutputTenso
 
 def _tensor(output: Output, outcome: Classified) -> OutputTensor:
     logits = np.array(outcome.logits, np.float32)
-    odds = probabilities(outcome.path, logits)  # which refuses what is not finite
-    values = odds if output.name == "probabilities" else logits
+    values = _VALUES[output.name](outcome.path, logits)
     if not output.classes:
         return OutputTensor(output.name, values, values.shape, output.binary)
     texts = [text for one in values for text in _best(outcome.path, one, output.classes)]
     return OutputTensor(output.name, texts, (len(logits), len(texts) // len(logits)), output.binary)
+
+
+# By the name of an output. What is not finite is refused.
+_VALUES: Mapping[str, Callable[[LoadedPath, Logits], Logits]] = {
+    "probabilities": probabilities,
+    "logits": finite,
+    "calibrated": calibrated,
+}
 
 
 def _best(path: LoadedPath, values: NDArray[np.float32], most: int) -> list[bytes]:

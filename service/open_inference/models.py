@@ -40,7 +40,8 @@ EXTENSIONS = (
     "statistics",
 )
 PLATFORM = "munet_safetensors"
-OUTPUTS = ("probabilities", "logits")
+USUAL_OUTPUTS = ("probabilities", "logits")  # of a request that names none
+OUTPUTS = (*USUAL_OUTPUTS, "calibrated")
 INPUTS = {
     spec.name: spec
     for spec in (

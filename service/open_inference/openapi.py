@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from model_store.versions import ALIAS_PATTERN
+from service.open_inference.models import OUTPUTS
 
 Content = dict[str, Any]
 PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -85,7 +86,7 @@ INPUT = obj(
     },
     *("name", "datatype", "shape"),
 )
-WANTED = obj({"name": {"enum": ["probabilities", "logits"]}, "parameters": PARAMETERS}, "name")
+WANTED = obj({"name": {"enum": list(OUTPUTS)}, "parameters": PARAMETERS}, "name")
 OUTPUT = obj(
     {
         "name": TEXT,
@@ -124,7 +125,7 @@ SCHEMAS: Content = {
             "id": {**TEXT, "maxLength": 256},
             "parameters": PARAMETERS,
             "inputs": {**array(INPUT), "minItems": 1, "maxItems": 1},
-            "outputs": {**array(WANTED), "maxItems": 2},
+            "outputs": {**array(WANTED), "maxItems": len(OUTPUTS)},
         },
         "inputs",
     ),

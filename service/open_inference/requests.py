@@ -13,7 +13,7 @@ from typing import Any
 
 from service.errors import TooLarge
 from service.open_inference.errors import BadRequest, NotSupported, shown
-from service.open_inference.models import OUTPUTS
+from service.open_inference.models import OUTPUTS, USUAL_OUTPUTS
 from service.open_inference.tensors import Sent
 
 MAX_ID_CHARACTERS = 256
@@ -69,7 +69,7 @@ def parse_body(body: memoryview, header_size: int | None) -> InferRequest:
     """
     if header_size == 0:
         image = Sent("image", "BYTES", [1], data=[bytes(body)])
-        return InferRequest("", image, [Output(name, binary=False) for name in OUTPUTS])
+        return InferRequest("", image, [Output(name, binary=False) for name in USUAL_OUTPUTS])
     if header_size is not None and header_size > len(body):
         raise BadRequest(f"a JSON header of {header_size} bytes in a body of {len(body)}")
     content = _object("the request", parse_json(body[:header_size]))
@@ -124,9 +124,9 @@ def _input(content: Mapping[str, Any], raw: memoryview | None) -> Sent:
 
 
 def _outputs(wanted: Any, every_binary: bool) -> Sequence[Output]:
-    """The outputs, all of them if none is named."""
+    """The outputs, the usual ones if none is named."""
     if wanted is None or wanted == []:
-        return [Output(name, every_binary) for name in OUTPUTS]
+        return [Output(name, every_binary) for name in USUAL_OUTPUTS]
     found: dict[str, Output] = {}
     for one in _list("outputs", wanted):
         content = _object("an output", one)

@@ -18,7 +18,7 @@ from service.compute.paths import Program, Shapes, held_bytes, stages_of
 from service.errors import Told
 from service.tasks.eviction import Key
 from vit import Architecture, kind_of
-from vit.activation import activation_of
+from vit.activation import activation_of, temperature_of
 from vit.contract import Contract, Target, contract_of
 from vit.decode import decoding_of
 from vit.mixer import SubPath, connector_name
@@ -85,6 +85,7 @@ def read(path: TaskPath) -> Spec:
     """Raises UnservablePath where the spec's parts do not fit together."""
     try:
         activation_of(path.extra)
+        temperature_of(path.extra)
     except ValueError as error:
         raise _later(path, error) from None
     if path.architecture.get("kind") == MULTIPATH:

@@ -20,13 +20,14 @@ from evolution.reports.stored_runs import analyse, load
 from evolution.roots.loading import random_root
 from evolution.run import Run
 from evolution.training.batches import Batches
+from evolution.training.calibration import expected_error, fitted_temperature
 from evolution.training.objectives import mean_average_precision
 from evolution.training.trainer import Trainer
 from evolution.training.validation import measured_on
 from model_store import ModelStore
 from tests.evolution.systems import ROOT, tiny
 from vit import Architecture
-from vit.activation import SIGMOID, activation_of, sigmoid
+from vit.activation import SIGMOID, activation_of, sigmoid, temperature_of
 from vit.forward import forward
 
 ARCH = replace(ROOT, num_classes=4)
@@ -108,7 +109,7 @@ def test_a_quality_is_of_the_probabilities_that_are_answered():
         ARCH, {c.name: c.params for c in path.components}, inputs
     )
     expected = mean_average_precision(sigmoid(np.asarray(logits)), labels > 0)
-    found = Trainer(tiny(), task).test_quality(path, ARCH)
+    found = Trainer(tiny(), task).tested(path, ARCH)["test_quality"]
     assert found == pytest.approx(expected, abs=1e-6)
 
 
@@ -164,6 +165,24 @@ def test_a_run_learns_and_its_path_spec_says_what_the_heads_are_and_how_they_wer
         assert 0.9 < told["mean_average_precision"] <= 1 and "accuracy" not in told
         assert told["examples"] == count
         assert told["positives"] == split.labels[:count].sum(0).tolist()
+
+
+def test_a_version_has_the_temperature_that_fits_its_validation_answers(published, grown):
+    task, test = large("toy/corners"), published.metrics["test"]
+    components = [grown[0].component(digest) for digest in published.components.values()]
+    params = dict(zip(published.components, components, strict=True))
+    arch = Architecture.from_json(published.architecture)
+    logits, labels = {}, {}
+    for name, split in (("validation", task.validation), ("test", task.test)):
+        inputs, labels[name] = split.evaluation_inputs(np.arange(len(split)), arch.image_size)
+        found = jax.jit(forward, static_argnums=0)(arch, params, inputs)
+        logits[name] = np.asarray(found, np.float64)
+    fitted = fitted_temperature(SIGMOID, logits["validation"], labels["validation"])
+    told = temperature_of(published.extra)
+    assert told == pytest.approx(fitted, rel=1e-3)
+    for name, temperature in (("ece_before", 1.0), ("ece_after", told)):
+        error = expected_error(SIGMOID, logits["test"] / temperature, labels["test"])
+        assert test[name] == pytest.approx(error, abs=1e-4)
 
 
 def test_labels_are_part_of_what_a_quality_was_measured_on():

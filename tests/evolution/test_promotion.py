@@ -64,7 +64,8 @@ def test_what_is_published_and_saved_says_what_it_was_measured_on(good):
     expected = measured_on("toy/b", TASK.validation, ALL)
     assert told_by(path) == expected and path.metrics[MEASURED]["examples"] == ALL
     # Where a picture has one class, nothing more is said.
-    assert set(path.metrics[MEASURED]) == {"accuracy", *expected} and path.extra == {}
+    assert set(path.metrics[MEASURED]) == {"accuracy", *expected}
+    assert set(path.extra) == {"temperature"}
     progress, population = load(good, TINY.name)
     assert [p.metrics[MEASURED] for p in population.paths["toy/b"]] == [expected]
     assert [row["measured"] for row in progress.history] == [expected] * len(progress.history)

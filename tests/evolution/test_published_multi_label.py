@@ -119,7 +119,9 @@ def test_the_precision_through_the_gateway_is_the_published_one(
         client: Any = tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{port}")
         image = tritonclient.grpc.InferInput("image", [1, 1], "BYTES")
         image.set_data_from_numpy(np.array([[test[0][0]]], object))
-        by_grpc = client.infer("tags", [image]).as_numpy("probabilities")
+        wanted_too = [tritonclient.grpc.InferRequestedOutput("calibrated")]
+        found = client.infer("tags", [image], outputs=wanted_too)
+        by_grpc = found.as_numpy("calibrated")
         client.close()
     np.testing.assert_allclose(by_grpc[0], scores[0], rtol=1e-5)
     assert by_its_definition(scores, wanted) == pytest.approx(

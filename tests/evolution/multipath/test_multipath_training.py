@@ -60,7 +60,7 @@ def test_only_router_and_connectors_change_and_they_learn(made):
     for name, tree in last.state.params.items():
         bias = np.asarray(tree["Dense_0"]["bias"])
         assert np.abs(bias - before[name]["Dense_0"]["bias"]).max() > 0
-    assert last.finite and last.quality > MixerTrainer(STILL, TASK).test_quality(child)
+    assert last.finite and last.quality > MixerTrainer(STILL, TASK).tested(child)["test_quality"]
 
 
 def test_a_fresh_child_is_as_good_as_its_main_path(made):
@@ -68,7 +68,10 @@ def test_a_fresh_child_is_as_good_as_its_main_path(made):
     (main,) = made.population.paths["vit/toy/a:toy/a"]
     arch = parts_of(child)[0].network.architecture
     mixer = MixerTrainer(STILL, TASK)
-    assert mixer.test_quality(child) == Trainer(TINY, TASK).test_quality(main, arch)
+    assert (
+        mixer.tested(child)["test_quality"]
+        == Trainer(TINY, TASK).tested(main, arch)["test_quality"]
+    )
     np.testing.assert_allclose(mixer.mean_weights(child), [0.8, 0.2], atol=1e-6)
 
 
@@ -168,7 +171,7 @@ def test_paths_with_several_labels_are_mixed_and_judged_as_their_main_path(made)
     child, mixer = child_of(made, 0), MixerTrainer(STILL, task)
     (main,) = made.population.paths["vit/toy/a:toy/a"]
     arch = parts_of(child)[0].network.architecture
-    fresh = mixer.test_quality(child)
-    assert fresh == pytest.approx(Trainer(TINY, task).test_quality(main, arch), abs=1e-6)
+    fresh = mixer.tested(child)["test_quality"]
+    assert fresh == pytest.approx(Trainer(TINY, task).tested(main, arch)["test_quality"], abs=1e-6)
     last = list(mixer.train(child, Batches.of(STILL, task, 0, (0,))))[-1]
     assert last.finite and last.quality > fresh

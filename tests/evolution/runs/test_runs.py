@@ -19,6 +19,7 @@ from evolution.run import Run
 from evolution.runs import curve_files
 from evolution.runs.listing import listed, look
 from model_store import AgentMoved, ModelStore
+from model_store.cli.app import app as store_app
 from model_store.files import leases
 from model_store.upkeep import collect_garbage, verify_store
 from tests.evolution.systems import start, tasks, tiny
@@ -210,6 +211,16 @@ def test_show_tells_of_tasks_and_children_within_80_columns(finished):
     command = next(line for line in told.splitlines() if "resume" in line)
     assert all(len(line) <= 80 for line in told.splitlines() if line != command)
     assert "toy/a" in told and "newest children" in told and " to " in told
+
+
+def test_both_commands_that_show_say_how_far_probabilities_are_from_what_happens(finished):
+    path = ModelStore(finished).resolve("toy/a").path
+    before, after = (path.metrics["test"][name] for name in ("ece_before", "ece_after"))
+    told = asked("show", "demo", "--store", finished).stdout
+    assert "ECE" in told and f"{before:.3f} to {after:.3f}" in told
+    told = CliRunner().invoke(store_app, ["show", "toy/a", "--store", str(finished)]).stdout
+    assert f"ece after {after:.4f} of" in told and f"ece before {before:.4f} of" in told
+    assert ["temperature", str(path.extra["temperature"])] in map(str.split, told.splitlines())
 
 
 def test_losses_are_written_as_csv(finished, tmp_path):

@@ -14,6 +14,7 @@ from evolution.training.objectives import (
     OBJECTIVES,
     Judged,
     average_precision,
+    judge,
     mean_average_precision,
     quality_in,
 )
@@ -80,7 +81,7 @@ def test_labels_that_nothing_has_do_not_count():
 
 def judged(logits, labels, count):
     """As compiled programs and the host do it together."""
-    found, sound = jax.jit(MULTI.judge, static_argnums=0)(
+    found, sound = jax.jit(judge, static_argnums=0)(
         lambda rows: logits[rows], labels, jnp.asarray(count)
     )
     return MULTI.quality([Judged(found, labels, count)]), bool(sound)

@@ -189,7 +189,7 @@ def test_accuracy_counts_real_images_only(monkeypatch, chunk_bytes):
     child = path(ARCH, {"head"})
     child.components[-1].params["kernel"][:] = 0
     task = replace(toy_task("toy/a"), test=split)
-    assert Trainer(EXPERIMENT, task).test_quality(child, ARCH) == 1 / 3
+    assert Trainer(EXPERIMENT, task).tested(child, ARCH)["test_quality"] == 1 / 3
 
 
 def test_programs_depend_on_shape_and_frozen_depth_only():

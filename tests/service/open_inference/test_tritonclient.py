@@ -87,6 +87,7 @@ def test_health_and_metadata(client: Client) -> None:
         "outputs": [
             {"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]},
             {"name": "logits", "datatype": "FP32", "shape": [-1, 10]},
+            {"name": "calibrated", "datatype": "FP32", "shape": [-1, 10]},
         ],
     }
     assert client.ask("get_model_metadata", WIDE, "1") == model
