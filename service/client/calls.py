@@ -1,46 +1,49 @@
-"""Requests to a gateway, and what is made of its refusals for somebody at a terminal."""
+"""The calls of a gateway as values, and what their answers mean. Sends nothing itself."""
 
 from __future__ import annotations
 
-import http.client
+import ipaddress
 import json
-import time
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-ANSWER_S = 60.0
-PATIENCE_S = 60.0  # with a gateway that asks to be asked again, as for a task that is loaded
-OF_THE_PICTURE = (400, 413, 415)
-SHOWN_CHARACTERS = 300
-LONGEST_ANSWER = 64 << 20
-LARGEST_PICTURE = 1 << 30  # bytes that are read to be sent; the gateway takes fewer
+from service.client.errors import NoGateway, NotAGateway, unreadable
+from service.client.results import Answer, Task, answer_of, refusal, task_of
 
-
-class Unanswered(Exception):
-    """The gateway does not answer for this task, or not at all; the message says what to do."""
-
-
-class BadPicture(Exception):
-    """This picture cannot be answered; others may be."""
+LARGEST_IMAGE = 1 << 30  # bytes that are read to be sent; the gateway takes fewer
+LONGEST_ANSWER = 64 << 20  # bytes
+Image = bytes | str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True)
-class Gateway:
-    """A gateway that runs somewhere."""
+class Call:
+    """One request."""
 
-    url: str
-    host: str
-    port: int | None
-    path: str  # before that of a call, for a gateway behind a proxy
-    secure: bool
+    method: str
+    path: str
+    body: bytes | None = None
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Those that its body needs."""
+        return {} if self.body is None else {"content-type": "application/octet-stream"}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a gateway is, and the token for it."""
+
+    url: str  # without a slash at its end
     token: str  # "" is none
+    is_here: bool  # on this machine
 
     @classmethod
-    def at(cls, url: str, token: str = "") -> Gateway:
+    def of(cls, url: str, token: str | None) -> Address:
         """Raises ValueError for what is no URL of a server, or cannot be sent as a token."""
         try:
             parts = urlsplit(url)
@@ -50,87 +53,63 @@ class Gateway:
                 raise ValueError
         except ValueError:
             raise ValueError(
-                f"--url: expected http://HOST:PORT or https://HOST:PORT, found {url!r:.100}"
+                f"url: expected http://HOST:PORT or https://HOST:PORT, found {url!r:.100}"
             ) from None
+        token = token or ""
         if not (token.isascii() and token.isprintable()):
-            raise ValueError("MUNET_TOKEN: expected a token of ASCII characters in one line")
-        secure = parts.scheme == "https"
-        path = parts.path.rstrip("/")
-        return cls(url.rstrip("/"), parts.hostname, parts.port, path, secure, token)
+            raise ValueError("token: expected a token of ASCII characters in one line")
+        return cls(url.rstrip("/"), token, _is_loopback(parts.hostname))
 
-    def classify(self, task: str, file: str, top_k: int) -> Mapping[str, Any]:
-        """Task, version and predictions; asks again while the gateway asks for that.
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Those of every request."""
+        return {"authorization": f"Bearer {self.token}"} if self.token else {}
 
-        Raises BadPicture, or Unanswered.
-        """
-        picture = _read(file)
-        path = f"{self.path}/classify/{quote(task)}?{urlencode({'top_k': top_k})}"
-        give_up = time.monotonic() + PATIENCE_S
-        while True:
-            status, again_s, content = self._ask("POST", path, picture)
-            if status == 200:
-                return self._answer(content)
-            if status not in (429, 503) or time.monotonic() + again_s > give_up:
-                raise self._refusal(status, content)
-            time.sleep(again_s)
-
-    def tasks(self) -> Iterator[Mapping[str, Any]]:
-        """What the gateway says of each of its tasks, in order of their names.
-
-        Raises Unanswered.
-        """
-        after: str | None = ""
-        while after is not None:
-            path = f"{self.path}/tasks?{urlencode({'after': after})}"
-            status, _, content = self._ask("GET", path)
-            if status != 200:
-                raise self._refusal(status, content)
-            if not isinstance(content, Mapping) or not isinstance(content.get("tasks"), list):
-                raise self._stranger()
-            yield from content["tasks"]
-            after = content.get("next")
-
-    def _ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, float, Any]:
-        """Status, seconds until the next attempt, and the JSON of the answer."""
-        kind = http.client.HTTPSConnection if self.secure else http.client.HTTPConnection
-        connection = kind(self.host, self.port, timeout=ANSWER_S)
-        headers = {} if body is None else {"content-type": "application/octet-stream"}
-        if self.token:
-            headers["authorization"] = f"Bearer {self.token}"
+    def content(self, status: int, body: bytes) -> Any:
+        """The JSON of an answer. Raises Refused or NotAGateway."""
         try:
-            connection.connect()
-            with suppress(BrokenPipeError, ConnectionResetError):  # refused before it was sent
-                connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            content = json.loads(response.read(LONGEST_ANSWER))
-            return response.status, _seconds(response.getheader("retry-after")), content
-        except OSError as error:
-            raise Unanswered(
-                f"no gateway answers at {self.url}: {error.strerror or error}\n"
-                "start one with munet serve --store STORE, or give the address of one with --url"
-            ) from None
-        except (http.client.HTTPException, ValueError):
-            raise self._stranger() from None
-        finally:
-            connection.close()
+            found = json.loads(body)
+            error = None if status == 200 else refusal(status, found, self._advice(status))
+        except ValueError:
+            raise self.stranger() from None
+        if error is not None:
+            raise error
+        return found
 
-    def _answer(self, content: Any) -> Mapping[str, Any]:
-        with suppress(KeyError, TypeError, ValueError):
-            predictions = [
-                {**one, "label": str(one["label"]), "probability": float(one["probability"])}
-                for one in content["predictions"]
-            ]
-            return {**content, "predictions": predictions}
-        raise self._stranger()
+    def answers(self, tasks: Sequence[str], content: Any) -> list[Answer]:
+        """Of each task, in this order. Raises NotAGateway."""
+        with suppress(KeyError, TypeError, ValueError, AttributeError):
+            found = [answer_of(one) for one in (content["results"] if tasks[1:] else [content])]
+            if len(found) == len(tasks):
+                return found
+        raise self.stranger()
 
-    def _refusal(self, status: int, content: Any) -> Exception:
-        told = content if isinstance(content, Mapping) else {}
-        if not str(told.get("type", "")).startswith("urn:munet:problem:"):
-            return self._stranger()
-        detail = str(told.get("detail", ""))[:SHOWN_CHARACTERS]
-        if status in OF_THE_PICTURE:
-            return BadPicture(detail)
-        return Unanswered(detail + self._advice(status))
+    def page(self, content: Any) -> tuple[list[Task], str | None]:
+        """Tasks, and the name to go on after. Raises NotAGateway."""
+        with suppress(KeyError, TypeError, AttributeError):
+            return [task_of(one) for one in content["tasks"]], content.get("next")
+        raise self.stranger()
+
+    def task(self, content: Any) -> Task:
+        """Raises NotAGateway."""
+        with suppress(KeyError, TypeError, AttributeError):
+            return task_of(content)
+        raise self.stranger()
+
+    def away(self, error: Exception) -> NoGateway:
+        """The error where nothing answers."""
+        why = str(error) or type(error).__name__
+        return NoGateway(
+            f"no gateway answers at {self.url}: {why}\n"
+            "start one with munet serve --store STORE, or give the address of one with --url"
+        )
+
+    def stranger(self) -> NotAGateway:
+        """The error where something else answers."""
+        return NotAGateway(
+            f"expected a gateway at {self.url}, found something else that answers there\n"
+            "give the gateway's address with --url"
+        )
 
     def _advice(self, status: int) -> str:
         if status == 401 and self.token:
@@ -139,27 +118,52 @@ class Gateway:
             return "\nif you have a token for this gateway, set MUNET_TOKEN to it"
         return ""
 
-    def _stranger(self) -> Unanswered:
-        return Unanswered(
-            f"expected a gateway at {self.url}, found something else that answers there\n"
-            "give the gateway's address with --url"
-        )
+
+def classify(
+    image: Image, tasks: Sequence[str], version: int | str | None, top: int | None
+) -> Call:
+    """The request for one task or several. Raises BadImage for a file that cannot be read.
+
+    Raises ValueError for no task, or a version of several.
+    """
+    if not tasks:
+        raise ValueError("expected the name of a task, found none")
+    if len(tasks) > 1 and version is not None:
+        raise ValueError(f"version: expected one task, found {len(tasks)}; ask for each alone")
+    query = [("task", task) for task in tasks] if len(tasks) > 1 else []
+    query += [("version", str(version))] if version is not None else []
+    query += [("top_k", str(top))] if top is not None else []
+    path = "/classify" if len(tasks) > 1 else f"/classify/{quote(tasks[0])}"
+    return Call("POST", f"{path}?{urlencode(query)}" if query else path, read(image))
 
 
-def _read(file: str) -> bytes:
+def tasks(after: str) -> Call:
+    """The request for a page of tasks."""
+    return Call("GET", f"/tasks?{urlencode({'after': after})}")
+
+
+def task(name: str) -> Call:
+    """The request for one task."""
+    return Call("GET", f"/tasks/{quote(name)}")
+
+
+def read(image: Image) -> bytes:
+    """The bytes of an image, or of the file that it is in. Raises BadImage."""
+    if isinstance(image, bytes):
+        return image
     try:
-        with Path(file).open("rb") as opened:
-            data = opened.read(LARGEST_PICTURE + 1)
+        with Path(image).open("rb") as opened:
+            data = opened.read(LARGEST_IMAGE + 1)
     except IsADirectoryError:
-        raise BadPicture("expected a picture, found a folder; name the files in it") from None
+        raise unreadable("expected a picture, found a folder; name the files in it") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
-        raise BadPicture(getattr(error, "strerror", None) or str(error)) from None
-    if len(data) > LARGEST_PICTURE:
-        raise BadPicture(f"expected a picture, found more than {LARGEST_PICTURE >> 20} MiB")
+        raise unreadable(getattr(error, "strerror", None) or str(error)) from None
+    if len(data) > LARGEST_IMAGE:
+        raise unreadable(f"expected a picture, found more than {LARGEST_IMAGE >> 20} MiB")
     return data
 
 
-def _seconds(retry_after: str | None) -> float:
+def _is_loopback(host: str) -> bool:
     with suppress(ValueError):
-        return max(0.1, float(retry_after or 1))
-    return 1.0
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"

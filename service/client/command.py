@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -18,9 +19,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from service.client.calls import BadPicture, Gateway, Unanswered
+from service.client.client import Client
+from service.client.errors import BadImage, ClientError
+from service.client.retries import Retries
 
-ERRORS = (Unanswered,)
+ERRORS = (ClientError,)
+ASKED_BY_A_PERSON = Retries(unreached=False)  # who is told at once that no gateway runs
 TOKEN = "MUNET_TOKEN"  # the variable that holds it: on the command line all users would see it
 app = typer.Typer(add_completion=False)
 
@@ -38,23 +42,32 @@ def classify(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
     """Asks a running gateway about pictures."""
-    try:
-        gateway = Gateway.at(url, os.environ.get(TOKEN, "").strip())
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+    client = client_at(url)
     answers: list[Mapping[str, Any]] = []
     failed = False
     try:
         for file in image:
             try:
-                answers.append({"image": file, **gateway.classify(task, file, top_k)})
-            except BadPicture as error:
+                (answer,) = client.classify(file, task, top=top_k)
+                found = {"task": task, "version": answer.version}
+                listed = [asdict(one) for one in answer.predictions]
+                answers.append({"image": file, **found, "predictions": listed})
+            except BadImage as error:
                 failed = True
                 answers.append({"image": file, "error": str(error)})
     finally:
+        client.close()
         _print(answers, as_json)
     if failed:
         raise typer.Exit(1)
+
+
+def client_at(url: str, retries: Retries = ASKED_BY_A_PERSON) -> Client:
+    """A client with the token of the environment. Raises BadParameter."""
+    try:
+        return Client(url, os.environ.get(TOKEN, "").strip(), retries=retries)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _print(answers: list[Mapping[str, Any]], as_json: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -13,10 +12,10 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from service.client.calls import Gateway, Unanswered
-from service.client.command import TOKEN, UrlOption, one_line
+from service.client.command import TOKEN, UrlOption, client_at, one_line
+from service.client.errors import ClientError
 
-ERRORS = (Unanswered,)
+ERRORS = (ClientError,)
 app = typer.Typer(add_completion=False)
 
 
@@ -26,15 +25,12 @@ def tasks(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
     """Lists the tasks of a running gateway: state, version, classes and size."""
-    try:
-        gateway = Gateway.at(url, os.environ.get(TOKEN, "").strip())
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    found = list(gateway.tasks())
+    with client_at(url) as client:
+        found = [task.more for task in client.tasks()]
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
     elif not found:
-        typer.echo(f"the gateway at {gateway.url} serves no task yet")
+        typer.echo(f"the gateway at {url} serves no task yet")
     else:  # in a pipe there is no width to fit into
         console = Console(
             emoji=False,

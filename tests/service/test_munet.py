@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import re
@@ -11,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from service.client import calls
 from service.client.command import one_line
 from service.host.greeting import greeting
 from service.settings import OTHERS, Settings
+from tests.service.client.canned import problem, serving
 from tests.service.servers import ROOT, Server
 from tests.service.systems import bomb, png, publish
 from tests.service.waiting import PATIENCE_S, eventually
@@ -240,7 +239,7 @@ def unused() -> Iterator[int]:
 def test_what_has_no_end_is_not_read_to_it(
     run: Run, unused: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls, "LARGEST_PICTURE", 3 << 20)
+    monkeypatch.setattr(calls, "LARGEST_IMAGE", 3 << 20)
     done = run("classify", "--url", f"http://127.0.0.1:{unused}", "flowers", "/dev/zero")
     assert done.code == 1 and "/dev/zero: expected a picture, found more than 3 MiB" in done.err
 
@@ -251,48 +250,17 @@ def test_a_gateway_that_is_not_there(run: Run, unused: int) -> None:
     assert f"127.0.0.1:{unused}" in done.err and "munet serve" in done.err
 
 
-class Stranger(http.server.BaseHTTPRequestHandler):
-    """Answers with what its server has at hand, one answer a request."""
-
-    def do_GET(self) -> None:
-        self.do_POST()
-
-    def do_POST(self) -> None:
-        server: Any = self.server
-        self.rfile.read(int(self.headers["content-length"] or 0))
-        server.seen.append(dict(self.headers))
-        status, headers, body = server.answers.pop(0)
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body if isinstance(body, bytes) else json.dumps(body).encode())
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def other() -> Iterator[Any]:
-    with http.server.HTTPServer(("127.0.0.1", 0), Stranger) as server:
-        seen: Any = server
-        seen.answers, seen.seen = [], []
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield seen
-        server.shutdown()
-        thread.join()
+    with serving() as server:
+        yield server
 
 
 GOOD = {"task": "t", "version": 1, "predictions": [{"label": "a\x1b[2J\nb", "probability": 1}]}
 
 
-def problem(status: int, detail: str, **headers: str) -> tuple[int, dict[str, str], Any]:
-    return status, headers, {"type": "urn:munet:problem:some", "detail": detail}
-
-
 def test_it_asks_again_when_the_gateway_says_so(run: Run, other: Any) -> None:
-    again = {"retry-after": "0"}
+    again = {"retry_after": "0"}
     other.answers += [problem(503, "loading", **again), problem(429, "full", **again)]
     other.answers += [(200, {}, GOOD)]
     done = run("classify", "--url", f"http://127.0.0.1:{other.server_port}", "t", "other.png")
@@ -304,7 +272,7 @@ def test_it_asks_again_when_the_gateway_says_so(run: Run, other: Any) -> None:
     ("answer", "words"),
     [
         (problem(401, "A token is needed"), ["A token is needed", "set MUNET_TOKEN"]),
-        (problem(503, "not soon", **{"retry-after": "900"}), ["not soon"]),
+        (problem(503, "not soon", **{"retry_after": "900"}), ["not soon"]),
         (problem(504, "too late"), ["too late"]),
         ((404, {}, b"<html>no such page</html>"), ["something else"]),
         ((404, {}, {"detail": "Not Found"}), ["something else"]),
