@@ -73,3 +73,8 @@ def start(directory, experiment: Experiment = TINY, seed: int = 0, name: str | N
     """A new run of a tiny experiment in a store of its own."""
     store = ModelStore(directory, create=True)
     return Run.start(experiment, (ROOT, random_root(ROOT)), store, seed, tasks, name)
+
+
+def published(store: ModelStore) -> dict[str, list[str]]:
+    """Everything that two equal runs must agree on: every version's digest of every task."""
+    return {task: [p.digest for p in store.history(task)] for task in store.tasks()}

@@ -20,14 +20,9 @@ from evolution.run import Run
 from evolution.state import StateError
 from model_store import ModelStore
 from model_store.upkeep import verify_store
-from tests.evolution.systems import ROOT, TINY, start, tasks, tiny, toy_task
+from tests.evolution.systems import ROOT, TINY, published, start, tasks, tiny, toy_task
 from vit import Architecture, preprocess
 from vit.forward import forward
-
-
-def published(store: ModelStore) -> dict:
-    """Everything that two equal runs must agree on: every version's digest of every task."""
-    return {task: [p.digest for p in store.history(task)] for task in store.tasks()}
 
 
 @pytest.fixture(scope="module")

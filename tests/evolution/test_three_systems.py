@@ -16,7 +16,7 @@ from evolution.training.programs import compiled_programs
 from model_store import ModelStore
 from model_store.upkeep import verify_store
 from tests.evolution.systems import ROOT as ROOT_ARCH
-from tests.evolution.systems import TINY, start, tasks, tiny
+from tests.evolution.systems import TINY, published, start, tasks, tiny
 
 SIZE = {"ds_image_size": (8,)}  # one shape, so that all systems share their programs
 RANGES = {
@@ -44,10 +44,6 @@ def experiment(method: Method):
         children_per_generation=2,
         max_population=3,
     )
-
-
-def published(store: ModelStore) -> dict:
-    return {task: [p.digest for p in store.history(task)] for task in store.tasks()}
 
 
 @pytest.fixture(scope="module")

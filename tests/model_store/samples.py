@@ -8,6 +8,7 @@ import numpy as np
 from model_store import Digest, ModelStore, TaskPath
 from model_store.names import copy_key, quote, task_key
 from model_store.refs import Document
+from model_store.upkeep import verify_store
 
 
 def arrays(seed: int, size: int = 8) -> dict[str, Any]:
@@ -70,3 +71,18 @@ def write_value(store: ModelStore, key: str, value: Any) -> None:
 def blob_file(store: ModelStore, digest: str) -> Path:
     """The file of a blob."""
     return Path(store.url) / "blobs/sha256" / digest.removeprefix("sha256:")
+
+
+def small_store(directory: Path) -> ModelStore:
+    """A store of one task with two versions, and one agent."""
+    made = new_store(directory)
+    for seed in (1, 2):
+        publish(made, "a/t", seed)
+    made.save_agent("agent", {"generation": 1}, [made.put(arrays(5))])
+    assert verify_store(made) == []
+    return made
+
+
+def manifest(store: ModelStore) -> Digest:
+    """The manifest of the live version of small_store's task."""
+    return store.resolve("a/t").digest

@@ -1,7 +1,6 @@
 """Damage of every kind of file is found by verify, and by the reader who meets it."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from model_store import (
     Digest,
     Malformed,
     ModelStore,
-    UnknownTask,
 )
 from model_store.blobs import digest_of
 from model_store.refs import Refs
@@ -23,43 +21,29 @@ from model_store.upkeep import collect_garbage, verify_store
 from model_store.upkeep.repair import repair
 from tests.model_store.samples import (
     arrays,
+    blob_file,
     document,
-    new_store,
+    manifest,
     path,
     publish,
+    small_store,
     write_value,
 )
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> ModelStore:
-    """A store of one task with two versions, and one agent."""
-    made = new_store(tmp_path)
-    for seed in (1, 2):
-        publish(made, "a/t", seed)
-    made.save_agent("agent", {"generation": 1}, [made.put(arrays(5))])
-    assert verify_store(made) == []
-    return made
-
-
-def blob(store: ModelStore, digest: str) -> Path:
-    """The file of a blob."""
-    return Path(store.url) / "blobs/sha256" / digest[7:]
-
-
-def manifest(store: ModelStore) -> Digest:
-    """The manifest of the live version."""
-    return store.resolve("a/t").digest
+    return small_store(tmp_path)
 
 
 def layer(store: ModelStore, number: int) -> Digest:
     """A layer of the live version: the path spec, the embedding, the head."""
-    return json.loads(blob(store, manifest(store)).read_bytes())["layers"][number]["digest"]
+    return json.loads(blob_file(store, manifest(store)).read_bytes())["layers"][number]["digest"]
 
 
 def config(store: ModelStore) -> Digest:
     """The config of the live version."""
-    return json.loads(blob(store, manifest(store)).read_bytes())["config"]["digest"]
+    return json.loads(blob_file(store, manifest(store)).read_bytes())["config"]["digest"]
 
 
 def agent_state(store: ModelStore) -> Digest:
@@ -88,7 +72,7 @@ READERS: dict[str, Callable[[ModelStore], object]] = {
 @pytest.mark.parametrize("position", [0, 100, -1])
 def test_a_flipped_byte(store: ModelStore, kind: str, position: int) -> None:
     digest = BLOBS[kind](store)
-    file = blob(store, digest)
+    file = blob_file(store, digest)
     data = bytearray(file.read_bytes())
     data[position] ^= 1
     file.write_bytes(data)
@@ -105,7 +89,7 @@ def test_a_flipped_byte(store: ModelStore, kind: str, position: int) -> None:
 @pytest.mark.parametrize("size", [0, 10, 100_000])
 def test_a_blob_of_another_size(store: ModelStore, kind: str, size: int) -> None:
     digest = BLOBS[kind](store)
-    file = blob(store, digest)
+    file = blob_file(store, digest)
     file.write_bytes(file.read_bytes()[:size].ljust(size))
     assert any(p.severity == "error" and p.digest == digest for p in verify_store(store))
     if kind in READERS:
@@ -118,7 +102,7 @@ def test_a_blob_of_another_size(store: ModelStore, kind: str, size: int) -> None
 @pytest.mark.parametrize("kind", BLOBS)
 def test_a_missing_blob(store: ModelStore, kind: str) -> None:
     digest = BLOBS[kind](store)
-    blob(store, digest).unlink()
+    blob_file(store, digest).unlink()
     problems = verify_store(store)
     assert problems and all(p.severity == "error" for p in problems)
     assert any(digest in p.message and p.path for p in problems)
@@ -169,89 +153,6 @@ def test_a_damaged_document(store: ModelStore, key: str, content: bytes) -> None
     }
 
 
-def test_a_lost_document_is_found(store: ModelStore) -> None:
-    """Of a task that changed lately by the log, of all others once a gc has counted them."""
-    document(store, "a/t").unlink()
-    assert {problem.path for problem in verify_store(store)} == {str(document(store, "a/t"))}
-    with pytest.raises(UnknownTask):
-        store.resolve("a/t")
-
-
-def test_a_store_restored_in_part_is_not_collected(store: ModelStore) -> None:
-    store.pin("p", manifest(store))
-    collect_garbage(store, grace_s=0)
-    for lost in ("refs/tasks/a%2Ft", "refs/agents/agent", "refs/pins/p"):
-        file = Path(store.url) / lost
-        kept = file.read_bytes()
-        file.unlink()
-        assert any(p.severity == "error" for p in verify_store(store))
-        store.put(arrays(50))
-        with pytest.raises(DamagedStore, match="--fewer-documents"):
-            collect_garbage(store, grace_s=0)
-        file.write_bytes(kept)
-    assert verify_store(store) == []
-    (Path(store.url) / "refs/agents/agent").unlink()
-    assert collect_garbage(store, grace_s=0, fewer_documents=True).removed
-    assert verify_store(store) == [] and store.resolve("a/t").version == 2
-
-
-LOST = {
-    "a task": ("tasks/a%2Ft",),
-    "an agent and a pin": ("agents/agent", "pins/p"),
-    "all": ("tasks/*", "agents/*", "pins/*"),
-}
-
-
-@pytest.mark.parametrize("lost", LOST)
-def test_documents_that_are_lost_with_their_copies_are_missed(
-    store: ModelStore, tmp_path: Path, lost: str
-) -> None:
-    """As in a store of which the blobs were restored first: a gc has counted the documents."""
-    store.pin("p", manifest(store))
-    collect_garbage(store, grace_s=0)
-    root = Path(store.url)
-    blobs = sorted((root / "blobs/sha256").iterdir())
-    shutil.copytree(root, tmp_path / "backup")
-    for pattern in LOST[lost]:
-        for file in [*root.glob(f"refs/{pattern}"), *root.glob(f"copies/{pattern}")]:
-            file.unlink()
-    for _ in range(2):
-        found = [p for p in verify_store(ModelStore(root)) if p.severity == "error"]
-        assert "an earlier gc found" in found[-1].message
-        with pytest.raises(DamagedStore, match="--fewer-documents"):
-            collect_garbage(ModelStore(root), grace_s=0)
-    assert set(blobs) <= set((root / "blobs/sha256").iterdir())
-    shutil.copytree(tmp_path / "backup/refs", root / "refs", dirs_exist_ok=True)
-    shutil.copytree(tmp_path / "backup/copies", root / "copies", dirs_exist_ok=True)
-    assert verify_store(ModelStore(root)) == []
-    collect_garbage(ModelStore(root), grace_s=0)
-    assert set(blobs) <= set((root / "blobs/sha256").iterdir())
-
-
-def test_a_store_of_which_no_document_is_there_yet_is_not_collected(store: ModelStore) -> None:
-    """Its blobs were restored first, and no gc had ever counted its documents."""
-    root = Path(store.url)
-    assert json.loads((root / "gc").read_bytes())["documents"] == 0
-    blobs = sorted((root / "blobs/sha256").iterdir())
-    for file in [*root.glob("refs/*/*"), *root.glob("copies/*/*")]:
-        file.unlink()
-    with pytest.raises(DamagedStore, match="--fewer-documents"):
-        collect_garbage(ModelStore(root), grace_s=0)
-    assert sorted((root / "blobs/sha256").iterdir()) == blobs
-    assert collect_garbage(ModelStore(root), grace_s=0, fewer_documents=True).removed
-    assert not list((root / "blobs/sha256").iterdir())
-
-
-def test_told_so_a_gc_forgets_documents_that_are_lost_with_their_copies(store: ModelStore) -> None:
-    collect_garbage(store, grace_s=0)
-    root = Path(store.url)
-    for place in ("refs", "copies"):
-        (root / place / "agents/agent").unlink()
-    assert collect_garbage(store, grace_s=0, fewer_documents=True).removed
-    assert verify_store(store) == [] and collect_garbage(store, grace_s=0).removed == ()
-    assert store.resolve("a/t").version == 2
-
-
 def test_a_document_moved_to_another_task_is_refused(store: ModelStore) -> None:
     publish(store, "other", 1)
     document(store, "a/t").rename(document(store, "other"))
@@ -271,13 +172,13 @@ def test_a_directory_in_the_place_of_a_document(store: ModelStore) -> None:
 
 
 def test_a_damaged_live_version_does_not_stop_its_replacement(store: ModelStore) -> None:
-    blob(store, manifest(store)).write_bytes(b"{}")
+    blob_file(store, manifest(store)).write_bytes(b"{}")
     assert publish(store, "a/t", 3) == 3
     assert store.resolve("a/t").version == 3
 
 
 def test_putting_over_a_truncated_blob_is_refused(store: ModelStore) -> None:
-    file = blob(store, layer(store, 2))
+    file = blob_file(store, layer(store, 2))
     file.write_bytes(b"")
     with pytest.raises(CorruptBlob, match=file.name):
         store.put(arrays(2))
@@ -289,7 +190,7 @@ def test_putting_over_a_truncated_blob_is_refused(store: ModelStore) -> None:
 def put_raw(store: ModelStore, data: bytes) -> Digest:
     """Store bytes as a blob without asking the package."""
     digest = digest_of(data)
-    blob(store, digest).write_bytes(data)
+    blob_file(store, digest).write_bytes(data)
     return digest
 
 
@@ -303,7 +204,7 @@ def point_to(store: ModelStore, data: bytes) -> Digest:
 
 
 def test_honest_digests_of_things_that_are_no_manifests(store: ModelStore) -> None:
-    good = json.loads(blob(store, manifest(store)).read_bytes())
+    good = json.loads(blob_file(store, manifest(store)).read_bytes())
     other = path("x", dict(store.resolve("a/t").path.components))
     other_spec = put_raw(store, other.to_bytes())
     spec_layer = {**good["layers"][0], "digest": other_spec, "size": len(other.to_bytes())}
@@ -348,7 +249,7 @@ def test_an_honest_digest_of_a_component_that_is_none(store: ModelStore) -> None
         store.component(digest)
     store.publish(path("bad", {"head": digest}))
     (problem,) = verify_store(store)
-    assert problem.digest == digest and str(blob(store, digest)) in problem.message
+    assert problem.digest == digest and str(blob_file(store, digest)) in problem.message
 
 
 def test_unknown_files_are_warnings(store: ModelStore) -> None:

@@ -14,12 +14,11 @@ from model_store import CorruptBlob, Digest
 from model_store.files import leases
 from tests.model_store.faulty_proxy import Fault, Proxy, Request, proxy
 from tests.model_store.gates import ACTIONS, ENDS, End, Slow, publish
+from tests.model_store.histories import CUT, TASK, attempt, prepared, require_sound, seeds
 from tests.model_store.object_stores import S3Server
 from tests.model_store.places import Place
-from tests.model_store.test_histories import CUT, attempt, prepared, require_sound, seeds
 
 HANG_S = 300.0  # only ever spent by a test that fails
-TASK = "refs/tasks/t"
 
 
 @pytest.fixture

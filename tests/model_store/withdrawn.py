@@ -23,8 +23,8 @@ import pytest
 
 from model_store import StoreError
 from tests.model_store.gates import ACTIONS
+from tests.model_store.histories import prepared, require_sound
 from tests.model_store.places import Place, local_place
-from tests.model_store.test_histories import prepared, require_sound
 
 FOLDERS = ("blobs/sha256", "refs/tasks", "copies/tasks", "tmp", "refs", "copies/signatures", ".")
 CALLS_LONG = (1, 5, 1000)  # for this many calls

@@ -21,7 +21,7 @@ import munet
 from evolution.adopting.errors import AdoptError
 from model_store import ModelStore, StoreError, encode
 from munet import LONGEST_MESSAGE
-from tests.evolution.adopting.test_adopting import FIXTURES
+from tests.evolution.adopting.networks import FIXTURES
 from vit.contract import FILTERS, ROUNDINGS, Contract, contract_of
 
 Edit = Callable[[dict[str, Any]], Any]

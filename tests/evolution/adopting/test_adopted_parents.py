@@ -14,7 +14,7 @@ from evolution.promotion import qualities
 from evolution.run import Run
 from evolution.state import load
 from model_store import ModelStore
-from tests.evolution.adopting.test_adopted_served import model
+from tests.evolution.adopting.networks import model
 from tests.evolution.systems import TINY, toy_task
 from tests.service.in_process import Gateway
 from vit.contract import contract_of

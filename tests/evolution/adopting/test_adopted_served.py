@@ -11,22 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evolution.adopting import hugging_face, timm
-from evolution.adopting.models import Model
 from evolution.adopting.publishing import publish
 from model_store import ModelStore
-from tests.evolution.adopting.test_adopting import EQUAL, FIXTURES, LABELS, PICTURE
+from tests.evolution.adopting.networks import EQUAL, FIXTURES, LABELS, PICTURE, model
 from tests.service.in_process import OCTETS, Gateway
 from tests.service.servers import ROOT, Server
 
 # Together they have every part and every kind of input that a network of ours may have.
 SERVED = ("hf/dinov2", "timm/registers", "timm/clip", "timm/deit", "timm/gap-fc")
-
-
-def model(name: str) -> Model:
-    """That of a fixture."""
-    folder = FIXTURES / name
-    return (timm if name.startswith("timm/") else hugging_face).read(folder, None)
 
 
 def logits_of(answer: Any) -> np.ndarray:

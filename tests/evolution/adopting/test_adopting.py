@@ -5,28 +5,11 @@ What the libraries answer was written by `make adopt-fixtures` (make_fixtures.py
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-import numpy as np
 import pytest
 
 from evolution.adopting import augreg, hugging_face, peft, timm
-from evolution.adopting.models import Model
-from vit.decode import decode
-from vit.forward import forward
-from vit.preprocess import preprocess
+from tests.evolution.adopting.networks import ANSWERS, FILES, FIXTURES, agrees
 
-FIXTURES = Path(__file__).with_name("fixtures")
-PICTURE = (FIXTURES / "picture.png").read_bytes()
-FILES = {
-    file.name: file.read_bytes()
-    for file in sorted((FIXTURES / "files").iterdir())
-    if file.suffix != ".json"
-}
-ANSWERS = json.loads((FIXTURES / "files/logits.json").read_text())  # by network and file
-LABELS = ("tabby cat", 'naïve, "quoted"', "dog", "owl", "fox")
-EXACT, EQUAL = 1e-6, 1e-4
 HUGGING_FACE = (
     "vit", "vit-variant", "vit-msn", "ijepa", "deit", "deit-distilled", "dinov2",
     "dinov2-registers",
@@ -34,21 +17,6 @@ HUGGING_FACE = (
 
 
 TIMM = ("vit", "gap", "gap-fc", "registers", "registers-token", "clip", "deit")
-
-
-def agrees(model: Model, folder: Path) -> None:
-    """The picture's pixels are the library's, and its logits; and those of the other files, where
-    the library was asked."""
-    expected = np.load(folder / "expected.npz")
-    pixels = preprocess(decode(PICTURE, model.decoding), model.target)
-    assert np.abs(pixels - expected["pixels"].transpose(1, 2, 0)).max() < EXACT
-    told = ANSWERS.get(f"{folder.parent.name}/{folder.name}", {})
-    others = [preprocess(decode(FILES[file], model.decoding), model.target) for file in told]
-    logits = forward(model.architecture, model.components, np.stack([pixels, *others]))
-    wanted = np.array([expected["logits"], *told.values()])
-    apart = np.abs(np.asarray(logits) - wanted).max(1)
-    assert apart.max() < EQUAL, dict(zip(["picture.png", *told], apart.tolist(), strict=True))
-    assert model.labels == LABELS
 
 
 def test_the_libraries_were_asked_about_every_file():

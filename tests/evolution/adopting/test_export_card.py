@@ -39,11 +39,6 @@ def data(name: str, licence: str) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> ModelStore:
-    return ModelStore(str(tmp_path / "store"), create=True)
-
-
 def family(store: ModelStore) -> Published:
     """`flowers`, made from `birds`, which was made from the shipped root; and a private one."""
     store.save_agent("first", {"settings": {"root": "shipped"}}, [])

@@ -14,7 +14,7 @@ import pytest
 from service.compute.backends import Compiled
 from service.compute.programs import FUSED, MOST_FUSED, SIDE_BY_SIDE
 from service.tasks.eviction import NoRoom
-from tests.service.compute.test_engine import BOUND, System, distance, row
+from tests.service.compute.engines import BOUND, System, distance, row
 from tests.service.systems import TINY, publish
 from tests.service.waiting import eventually
 

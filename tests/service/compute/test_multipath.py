@@ -13,7 +13,7 @@ import pytest
 from model_store import Published
 from service.compute.paths import LoadedPath, Row
 from tests.evolution import numpy_vit
-from tests.service.compute.test_engine import BOUND, MAX_ROWS, System, distance, no_garbage, row
+from tests.service.compute.engines import BOUND, MAX_ROWS, System, distance, no_garbage, row
 from tests.service.systems import TINY, multipath, publish, tree_of
 from vit.router import mix
 

@@ -8,11 +8,14 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 import tritonclient.grpc
 import tritonclient.http
 from google.protobuf.json_format import MessageToJson
+from tritonclient.utils import InferenceServerException
 
-from tests.service.open_inference.conftest import Spoken
+from tests.service.open_inference.conftest import WIDE, Spoken
+from tests.service.systems import png
 
 MODULES: dict[str, ModuleType] = {"http": tritonclient.http, "grpc": tritonclient.grpc}
 
@@ -64,3 +67,40 @@ def _number(name: str, value: Any) -> Any:
         return [int(one) for one in value]
     known = {"count", "ns", "batch_size", "last_inference", "inference_count", "execution_count"}
     return int(value) if name in known else value
+
+
+REFUSED = {
+    "http": {400: "400", 401: "401", 404: "404", 413: "413", 501: "501", 504: "504"},
+    "grpc": {
+        400: "StatusCode.INVALID_ARGUMENT",
+        401: "StatusCode.UNAUTHENTICATED",
+        404: "StatusCode.NOT_FOUND",
+        413: "StatusCode.RESOURCE_EXHAUSTED",
+        501: "StatusCode.UNIMPLEMENTED",
+        504: "StatusCode.DEADLINE_EXCEEDED",
+    },
+}
+
+
+def expected(spoken: Spoken, task: str, *seeds: int) -> np.ndarray:
+    """Probabilities by class, as /classify gives them."""
+    rows = []
+    for seed in seeds:
+        answer = spoken.server.ask(
+            "POST",
+            f"/classify/{task}?top_k={10 if task == WIDE else 3}",
+            png(seed),
+            {"content-type": "image/png"},
+        )
+        found = {one["index"]: one["probability"] for one in answer.json["predictions"]}
+        rows.append([found[index] for index in sorted(found)])
+    return np.array(rows)
+
+
+def refused(client: Client, status: int, call: str, *arguments: Any, **options: Any) -> str:
+    """The text with which a call is refused."""
+    with pytest.raises(InferenceServerException) as error:
+        client.ask(call, *arguments, **options)
+    assert error.value.status() == REFUSED[client.transport][status], error.value
+    assert error.value.message()
+    return error.value.message()

@@ -22,6 +22,7 @@ from tests.service.systems import TINY, png, publish
 from tests.service.waiting import eventually
 
 ADMIN = {"authorization": "Bearer for-tests"}
+WIDE = "group/wide"
 TOKENS = """
 [[token]]
 name = "anonymous"
@@ -53,9 +54,9 @@ def spoken(tmp_path_factory: pytest.TempPathFactory, compilations: str) -> Itera
     folder = tmp_path_factory.mktemp("spoken")
     store = ModelStore(folder / "store", create=True)
     publish(store, "plain")
-    publish(store, "group/wide", replace(TINY, num_classes=10), own={"encoderblock_1": 1})
-    publish(store, "group/wide", replace(TINY, num_classes=10), own={"head": 99})
-    store.alias("group/wide", "stable", 1)
+    publish(store, WIDE, replace(TINY, num_classes=10), own={"encoderblock_1": 1})
+    publish(store, WIDE, replace(TINY, num_classes=10), own={"head": 99})
+    store.alias(WIDE, "stable", 1)
     tokens = folder / "tokens.toml"
     digest = hashlib.sha256(ADMIN["authorization"].removeprefix("Bearer ").encode()).hexdigest()
     tokens.write_text(TOKENS.format(digest=digest))

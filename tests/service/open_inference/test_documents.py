@@ -12,11 +12,10 @@ from tritonclient.grpc import service_pb2
 
 from service.open_inference import models
 from service.open_inference.inference_pb2 import DESCRIPTOR
-from tests.service.open_inference.conftest import Spoken
+from tests.service.open_inference.conftest import WIDE, Spoken
 from tests.service.systems import png
 
 README = Path(models.__file__).with_name("README.md")
-WIDE = "group/wide"
 
 
 def test_the_messages_are_the_protocols() -> None:

@@ -15,24 +15,11 @@ import tritonclient.grpc.aio
 import tritonclient.http.aio
 from tritonclient.utils import InferenceServerException
 
-from tests.service.open_inference.clients import Client
-from tests.service.open_inference.conftest import ADMIN, Spoken
+from tests.service.open_inference.clients import Client, expected, refused
+from tests.service.open_inference.conftest import ADMIN, WIDE, Spoken
 from tests.service.systems import TINY, image, multipath, png, publish
 from tests.service.waiting import eventually
 from vit import preprocess
-
-WIDE = "group/wide"
-REFUSED = {
-    "http": {400: "400", 401: "401", 404: "404", 413: "413", 501: "501", 504: "504"},
-    "grpc": {
-        400: "StatusCode.INVALID_ARGUMENT",
-        401: "StatusCode.UNAUTHENTICATED",
-        404: "StatusCode.NOT_FOUND",
-        413: "StatusCode.RESOURCE_EXHAUSTED",
-        501: "StatusCode.UNIMPLEMENTED",
-        504: "StatusCode.DEADLINE_EXCEEDED",
-    },
-}
 
 
 @pytest.fixture(params=["http", "grpc"])
@@ -40,30 +27,6 @@ def client(request: pytest.FixtureRequest, spoken: Spoken) -> Iterator[Client]:
     found = Client(request.param, spoken)
     yield found
     found.raw.close()
-
-
-def expected(spoken: Spoken, task: str, *seeds: int) -> np.ndarray:
-    """Probabilities by class, as /classify gives them."""
-    rows = []
-    for seed in seeds:
-        answer = spoken.server.ask(
-            "POST",
-            f"/classify/{task}?top_k={10 if task == WIDE else 3}",
-            png(seed),
-            {"content-type": "image/png"},
-        )
-        found = {one["index"]: one["probability"] for one in answer.json["predictions"]}
-        rows.append([found[index] for index in sorted(found)])
-    return np.array(rows)
-
-
-def refused(client: Client, status: int, call: str, *arguments: Any, **options: Any) -> str:
-    """The text with which a call is refused."""
-    with pytest.raises(InferenceServerException) as error:
-        client.ask(call, *arguments, **options)
-    assert error.value.status() == REFUSED[client.transport][status], error.value
-    assert error.value.message()
-    return error.value.message()
 
 
 def test_health_and_metadata(client: Client) -> None:
