@@ -11,19 +11,6 @@ from vit.decode import TENSORFLOW, Decoding
 
 def use(target: Target, decoding: Decoding, activation: str) -> str:
     """Code for transformers and for ONNX, which tests/evolution/adopting/open_exports.py runs."""
-    size = size_of(target)
-    processor = "AutoImageProcessor, " if isinstance(target, Contract) else ""
-    loaded = (
-        'processor = AutoImageProcessor.from_pretrained("FOLDER", use_fast=False)\n'
-        if processor
-        else ""
-    )
-    imported = "" if processor else "from torch.nn.functional import interpolate\n"
-    answered = "print(model.config.id2label[int(logits.argmax())])"
-    if activation == SIGMOID:
-        answered = (
-            "print(dict(zip(model.config.id2label.values(), torch.sigmoid(logits).tolist())))"
-        )
     return f"""## Use
 
 ```python
@@ -36,11 +23,32 @@ print(classify("picture.jpg"))
 The pipeline's pixels can differ from those that the network was trained and measured on (next
 section). This code has the same ones:
 
-```python
+{_exact_code(target, decoding, activation)}
+
+To ONNX, with PyTorch's own exporter:
+
+{_onnx_code(size_of(target))}"""
+
+
+def _exact_code(target: Target, decoding: Decoding, activation: str) -> str:
+    contract = isinstance(target, Contract)
+    classes = f"{'AutoImageProcessor, ' * contract}AutoModelForImageClassification"
+    imported = "" if contract else "from torch.nn.functional import interpolate\n"
+    loaded = (
+        'processor = AutoImageProcessor.from_pretrained("FOLDER", use_fast=False)\n'
+        if contract
+        else ""
+    )
+    answered = "print(model.config.id2label[int(logits.argmax())])"
+    if activation == SIGMOID:
+        answered = (
+            "print(dict(zip(model.config.id2label.values(), torch.sigmoid(logits).tolist())))"
+        )
+    return f"""```python
 import numpy
 import torch
 from PIL import {"Image, ImageOps" if decoding.turned else "Image"}
-{imported}from transformers import {processor}AutoModelForImageClassification
+{imported}from transformers import {classes}
 
 {loaded}model = AutoModelForImageClassification.from_pretrained("FOLDER").eval()
 
@@ -57,11 +65,11 @@ def answer(file):
 
 logits = answer("picture.jpg")
 {answered}
-```
+```"""
 
-To ONNX, with PyTorch's own exporter:
 
-```python
+def _onnx_code(size: int) -> str:
+    return f"""```python
 torch.onnx.export(
     model, (torch.zeros(1, 3, {size}, {size}),), "model.onnx", dynamo=True,
     input_names=["pixel_values"], output_names=["logits"],

@@ -15,6 +15,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,34 +134,33 @@ def keep(folder: Path, pixels: torch.Tensor, model: torch.nn.Module, **more: Any
 # ---- transformers
 
 
+def save_hugging_face(
+    folder: Path, image: Image.Image, told: dict[str, Any], name: str, model: Any, processor: Any,
+    **options: Any,
+) -> Any:  # fmt: skip
+    """Saves a model with random parameters, its processor and its answers; the model."""
+    model = randomised(model)
+    model.save_pretrained(folder / name, **options)
+    processor.save_pretrained(folder / name)
+    pixels = processor(image, return_tensors="pt")["pixel_values"][0]
+    keep(folder / name, pixels, model)
+
+    def answer(file: Path) -> torch.Tensor:
+        return model(**processor(load_image(str(file)), return_tensors="pt")).logits[0]
+
+    told[f"hf/{name}"] = answers(folder, answer)
+    return model
+
+
 def hugging_face(folder: Path, image: Image.Image, told: dict[str, Any]) -> None:
     """One folder for each class of models."""
     square = {"size": {"height": 32, "width": 32}}
-
-    def save(name: str, model: Any, processor: Any, **options: Any) -> Any:
-        model = randomised(model)
-        model.save_pretrained(folder / name, **options)
-        processor.save_pretrained(folder / name)
-        pixels = processor(image, return_tensors="pt")["pixel_values"][0]
-        keep(folder / name, pixels, model)
-
-        def answer(file: Path) -> torch.Tensor:
-            return model(**processor(load_image(str(file)), return_tensors="pt")).logits[0]
-
-        told[f"hf/{name}"] = answers(folder, answer)
-        return model
-
+    save = partial(save_hugging_face, folder, image, told)
     vit = ViTConfig(**PLAIN, **NAMED, image_size=32, patch_size=8)
     model = save("vit", ViTForImageClassification(vit), ViTImageProcessorPil(**square))
     lora(folder, model, vit)
-    other = torch.from_numpy(
-        ViTImageProcessor(**square)(image, return_tensors="np")["pixel_values"][0]
-    )
-    pil = torch.from_numpy(np.load(folder / "vit" / "expected.npz")["pixels"])
-    levels = ((other - pil).abs() * 127.5).round()
-    with torch.no_grad():
-        apart = (model(other[None]).logits - model(pil[None]).logits).abs().max()
-    print(f"torchvision's resize: at most {levels.max():.0f} grey levels, logits {apart:.1e} apart")
+    other = ViTImageProcessor(**square)(image, return_tensors="np")["pixel_values"][0]
+    compare_resizes(folder / "vit", model, torch.from_numpy(other))
 
     variant = ViTConfig(
         **PLAIN, **NAMED, image_size=28, patch_size=14, qkv_bias=False,
@@ -193,6 +193,15 @@ def hugging_face(folder: Path, image: Image.Image, told: dict[str, Any]) -> None
     save("vit-msn", ViTMSNForImageClassification(msn), ViTImageProcessorPil(**square))
     ijepa = IJepaConfig(**PLAIN, **NAMED, image_size=32, patch_size=8)
     save("ijepa", IJepaForImageClassification(ijepa), ViTImageProcessorPil(**square, resample=3))
+
+
+def compare_resizes(folder: Path, model: Any, other: torch.Tensor) -> None:
+    """Prints how far torchvision's pixels, and their logits, are from those of Pillow."""
+    pil = torch.from_numpy(np.load(folder / "expected.npz")["pixels"])
+    levels = ((other - pil).abs() * 127.5).round()
+    with torch.no_grad():
+        apart = (model(other[None]).logits - model(pil[None]).logits).abs().max()
+    print(f"torchvision's resize: at most {levels.max():.0f} grey levels, logits {apart:.1e} apart")
 
 
 def lora(folder: Path, base: Any, config: ViTConfig) -> None:
