@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -130,7 +130,7 @@ def check(key: str, value: Any) -> None:
     prefix, name = _split(key)
     known = HYPERPARAMETERS if prefix else {**SIZES, **FLAGS, **LISTS}
     if name not in known:
-        raise SettingError(f"{_shown(key)}: expected one of {', '.join(known)}")
+        raise SettingError(f"{_shown(key)}: there is no such key; {suggestion(name, known)}")
     if not known[name].holds(value):
         raise SettingError(f"{key}: expected {known[name].expected}, found {_shown(value)}")
 
@@ -154,11 +154,8 @@ def parsed(setting: str, allowed: Collection[str]) -> tuple[str, Any]:
 
 
 def suggestion(name: str, known: Collection[str]) -> str:
-    """What a wrong name was meant to be: the nearest names, or all where none is near."""
-    near = get_close_matches(name[:100], known, n=3)
-    if near:
-        return f"did you mean {' or '.join(near)}?"
-    return f"expected one of {', '.join(known)}"
+    """What a wrong name was meant to be: the nearest names, however far."""
+    return _meant(get_close_matches(name[:100], known, n=3, cutoff=0.0))
 
 
 def _split(key: str) -> tuple[str, str]:
@@ -169,10 +166,12 @@ def _split(key: str) -> tuple[str, str]:
 def _instead(key: str, allowed: Collection[str]) -> str:
     # A user may leave out the prefix of a hyperparameter, so both forms are compared.
     forms = {form: name for name in allowed for form in (name, _split(name)[1])}
-    near = get_close_matches(key[:100], forms, n=1)
-    if near:
-        return f"there is no such key; did you mean {forms[near[0]]}?"
-    return f"expected KEY=VALUE with KEY one of {', '.join(allowed)}"
+    near = get_close_matches(key[:100], forms, n=3, cutoff=0.0)
+    return f"there is no such key; {_meant(dict.fromkeys(forms[form] for form in near))}"
+
+
+def _meant(names: Iterable[str]) -> str:
+    return f"did you mean {' or '.join(names)}?"
 
 
 def _shown(value: Any) -> str:
