@@ -325,7 +325,7 @@ def root(
     ] = None,
     out: Annotated[Path, typer.Option(help="The file to write.")] = SHIPPED,
 ) -> None:
-    """Trains the shipped root again: 1 to 2 hours. Started again, it goes on where it stopped."""
+    """Trains the shipped root again: 45 minutes. Started again, it goes on where it stopped."""
     data_dir, training = data_dir or default_data_dir(), RootTraining()
     work = out.with_name(f"{out.name}.training")
     sources = root_sources(data_dir, training, work)

@@ -38,7 +38,7 @@ def add_published(population: Population, arch: Architecture, published: Tree) -
 
 
 def told(run: str, arch: Architecture, published: Tree | None) -> str:
-    """A line of the report; `published` is None where the file is not given, or another's."""
+    """A line of the report; `published` is None if no file was given, or if the run has another."""
     what = f"run {run}: position embeddings of other image sizes are resampled from"
     if published is None:
         return (

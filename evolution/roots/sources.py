@@ -37,7 +37,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class RootTraining:
-    """How the shipped root is trained; one to two hours on 2 cores."""
+    """How the shipped root is trained; about 45 minutes on 2 cores."""
 
     # Characters are learned slowly at first, so most of the first stage is theirs.
     stages: tuple[Stage, ...] = (

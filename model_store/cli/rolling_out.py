@@ -69,7 +69,7 @@ def unalias(
 ) -> None:
     """Forget an alias of a task, and end its roll-out."""
     ModelStore(store).remove_alias(task, name)
-    console.print(f"{task}: {name} is no alias now")
+    console.print(f"{task}: alias {name} removed")
 
 
 @app.command()
