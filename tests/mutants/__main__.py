@@ -35,53 +35,70 @@ from tests.mutants.places import Mutant, core_files, sample
 
 TOP = Path(__file__).parent.parent.parent
 PYTEST = (sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider")
+# Most mutants change no compiled program: JAX keeps each for the next mutant.
+COMPILED_ONCE = (
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1"
+)  # fmt: skip
 GOAL = 0.95
+NONE_RAN = re.compile(r"^(?:no tests ran|\d+ deselected) in ", re.MULTILINE)
 FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
 
 class Results:
-    """Each mutant's result, a line of JSON in a file."""
+    """Each mutant's last result, a line of JSON in a file."""
 
-    def __init__(self, file: Path) -> None:
-        """What the file holds already counts."""
-        self._file = file
+    def __init__(self, file: Path, checkout: Path) -> None:
+        """What the file holds already counts, where the files that it depends on are the same."""
+        self._file, self._checkout = file, checkout
         lines = file.read_text().splitlines() if file.exists() else []
-        self._known = {row["key"]: row for row in map(json.loads, lines)}
+        self._known = {row["mutant"]: row for row in map(json.loads, lines)}
 
-    def get(self, key: str) -> dict[str, Any] | None:
-        """The result of a mutant and its tests as they are now."""
-        return self._known.get(key)
+    def get(self, mutant: Mutant, tests: Sequence[str]) -> dict[str, Any] | None:
+        """The result of a mutant, if these tests would give it again."""
+        row = self._known.get(str(mutant))
+        if row is None or row["digest"] != self._digest(row["files"]):
+            return None
+        return row if row["noticed"] or row["files"] == [mutant.file, *tests] else None
 
-    def add(self, key: str, row: dict[str, Any]) -> None:
-        """Keeps one."""
-        self._known[key] = row
+    def add(self, mutant: Mutant, tests: Sequence[str], row: dict[str, Any]) -> None:
+        """Keeps one. What a test noticed depends on no other test."""
+        noticing = [row["by"].split("::")[0]] if "::" in row["by"] else tests
+        row["files"] = [mutant.file, *noticing]
+        row |= {"mutant": str(mutant), "digest": self._digest(row["files"])}
+        self._known[row["mutant"]] = row
         with self._file.open("a") as out:
-            out.write(json.dumps({"key": key, **row}) + "\n")
+            out.write(json.dumps(row) + "\n")
+
+    def _digest(self, files: Sequence[str]) -> str:
+        paths = [self._checkout / name for name in files]
+        return hashlib.sha256(b"".join(p.read_bytes() for p in paths if p.exists())).hexdigest()
 
 
 class Tests:
     """The tests of each file."""
 
-    def __init__(self, checkout: Path, count: int, most_s: float) -> None:
-        """`count` test files for each file; they have `most_s` to notice a mutant."""
-        self._checkout, self._count, self._most_s = checkout, count, most_s
+    def __init__(self, checkout: Path, count: int) -> None:
+        """`count` test files for each file."""
+        self._checkout, self._count = checkout, count
         self._graph: Graph = graph(checkout)
 
     def of(self, file: str) -> list[str]:
         """Those that run on the mutants of a file."""
         return nearest(self._checkout, self._graph, file, self._count)
 
-    def run(self, tests: Sequence[str], *more: str) -> tuple[bool, str]:
+    def run(self, tests: Sequence[str], most_s: float, *more: str) -> tuple[bool, str]:
         """Runs tests on the checkout as it is: whether all pass, and what was printed."""
         if not tests:
             return True, ""
-        command = shlex.join(["env", "-C", str(self._checkout), *PYTEST, *more, *tests])
-        outcome, printed = run_tests(command, self._most_s)
-        return outcome is TestOutcome.SURVIVED, printed
+        compiled = f"JAX_COMPILATION_CACHE_DIR={self._checkout.parent / 'compilations'}"
+        place = ["env", "-C", str(self._checkout), compiled, *COMPILED_ONCE]
+        command = shlex.join([*place, *PYTEST, *more, *tests])
+        outcome, printed = run_tests(command, most_s)
+        return outcome is TestOutcome.SURVIVED or bool(NONE_RAN.search(printed)), printed
 
     def failing(self, names: Sequence[str]) -> set[str]:
         """Those that fail although nothing is changed: what they noticed does not count."""
-        printed = self.run(sorted({*names}), "--maxfail=1000")[1]
+        printed = self.run(sorted({*names}), 3600, "--maxfail=1000")[1]
         return {*FAILED.findall(printed)}
 
 
@@ -91,17 +108,17 @@ def main() -> int:
     folder = TOP / "build" / "mutants"
     checkout = _checkout(folder)
     chosen = sample(checkout, core_files(checkout, options.files), options.count, options.seed)
-    tests = Tests(checkout, options.tests, options.seconds)
-    results = Results(folder / "results.jsonl")
+    tests = Tests(checkout, options.tests)
+    results = Results(folder / "results.jsonl", checkout)
     until = time.monotonic() + 60 * options.minutes
     rows: list[dict[str, Any]] = []
     for mutant in chosen:
-        key = _key(checkout, mutant, tests.of(mutant.file))
-        if (row := results.get(key)) is None:
+        near = tests.of(mutant.file)
+        if (row := results.get(mutant, near)) is None:
             if time.monotonic() > until:
                 continue
-            row = _run(checkout, mutant, tests)
-            results.add(key, row)
+            row = _run(checkout, mutant, tests, options.seconds)
+            results.add(mutant, near, row)
             print(_told(row), flush=True)
         rows.append(row)
     failing = tests.failing([row["by"] for row in rows if "::" in row["by"]])
@@ -116,7 +133,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=200, help="how many mutants")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws another sample")
     parser.add_argument("--tests", type=int, default=6, help="how many test files meet each")
-    parser.add_argument("--seconds", type=float, default=600, help="that the tests have for each")
+    parser.add_argument("--seconds", type=float, default=300, help="for the nearest test file")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin none later")
     return parser.parse_args()
 
@@ -127,27 +144,23 @@ def _checkout(folder: Path) -> Path:
     shutil.rmtree(found, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(["git", "clone", "--quiet", "--shared", str(TOP), str(found)], check=True)
+    subprocess.run([sys.executable, "-m", "compileall", "-q", str(found)], check=True)
     return found
 
 
-def _key(checkout: Path, mutant: Mutant, tests: Sequence[str]) -> str:
-    """What a result depends on: the mutant, its file and its tests as they are now."""
-    found = hashlib.sha256()
-    for name in [mutant.file, *tests]:
-        found.update((checkout / name).read_bytes())
-    return " ".join([*map(str, asdict(mutant).values()), found.hexdigest()[:16]])
-
-
-def _run(checkout: Path, mutant: Mutant, tests: Tests) -> dict[str, Any]:
-    """The result of one mutant. A test that hangs has noticed it."""
+def _run(checkout: Path, mutant: Mutant, tests: Tests, most_s: float) -> dict[str, Any]:
+    """The result of one mutant. The nearest test file has noticed it too if it hangs. The others
+    have less time together, and have noticed nothing when it ends.
+    """
     began = time.monotonic()
     operator = operators()[mutant.operator]
     with use_mutation(checkout / mutant.file, operator, mutant.occurrence) as (before, after):
         assert after is not None, mutant
         near = tests.of(mutant.file)
-        passed, printed = tests.run(near[:1])  # alone, as most are noticed by it
+        passed, printed = tests.run(near[:1], most_s)  # alone, as most are noticed by it
         if passed:
-            passed, printed = tests.run(near[1:])
+            passed, printed = tests.run(near[1:], most_s / 4)
+            passed |= printed == "timeout"
     by = FAILED.search(printed)
     return {
         **asdict(mutant),

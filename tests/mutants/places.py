@@ -47,29 +47,31 @@ def mutants(top: Path, file: str) -> Iterator[Mutant]:
 
 
 def sample(top: Path, files: Sequence[str], count: int, seed: int) -> list[Mutant]:
-    """Changes of `count` different places, or of all if there are fewer; by the files' order.
+    """Changes of `count` different places, or of all if there are fewer, in random order.
 
     A comparison can be changed in more ways than a call: so places are drawn first, and then one
-    change of each.
+    change of each. Each place has a random number of its own, so that an edit of one file does not
+    change the draw in the others.
     """
     places: dict[tuple[str, int, int], list[Mutant]] = {}
     for file in files:
         for mutant in sorted(mutants(top, file)):
             places.setdefault((file, mutant.line, mutant.column), []).append(mutant)
-    draw = random.Random(seed)
-    drawn = draw.sample(sorted(places), len(places))
-    changes = (draw.choice(places[place]) for place in drawn)
-    chosen = itertools.islice((one for one in changes if is_program(top, one)), count)
-    return sorted(chosen, key=lambda mutant: files.index(mutant.file))
+    order = sorted(places, key=lambda place: random.Random(f"{seed} {place}").random())
+    changes = (random.Random(f"{seed} {place}").choice(places[place]) for place in order)
+    return list(itertools.islice((one for one in changes if is_program(top, one)), count))
 
 
 def is_program(top: Path, mutant: Mutant) -> bool:
-    """Whether the changed file can be compiled: `*` may stand for more than a product."""
+    """Whether the changed file can be compiled: `*` may stand for more than a product.
+
+    An operator may also fail: Cosmic Ray's for exceptions knows no name with dots.
+    """
     source = (top / mutant.file).read_text("utf-8")
-    changed = mutate_code(source, operators()[mutant.operator], mutant.occurrence)
     try:
+        changed = mutate_code(source, operators()[mutant.operator], mutant.occurrence)
         with warnings.catch_warnings(action="ignore"):  # `is` with a number
             compile(changed or "", mutant.file, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, AttributeError):
         return False
     return True
