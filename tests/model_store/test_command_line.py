@@ -55,6 +55,18 @@ def test_looking(store: ModelStore) -> None:
     assert code == 0 and "2 tasks" in output and f"ratio {usage_of(store).ratio:.2f}" in output
 
 
+def test_numbers_end_below_the_end_of_their_heading_and_names_begin_below_its_begin(
+    store: ModelStore,
+) -> None:
+    _, output, _ = run(Path(store.url), "du")
+    heading, *rows = (line for line in output.splitlines() if not line[:1].isdigit())
+    assert heading.split() == ["task", "own", "shared", "total"]
+    for name in ("own", "shared", "total"):
+        end = heading.index(name) + len(name)
+        assert all(row[end - 1].isalpha() and not row[end : end + 1].strip() for row in rows), name
+    assert all(row.startswith("cmaterdb/") for row in rows) and heading.startswith("task")
+
+
 def test_json(store: ModelStore) -> None:
     _, output, _ = run(Path(store.url), "ls", "--json", by_environment=True)
     assert [(item["task"], item["version"]) for item in json.loads(output)] == [
@@ -93,6 +105,15 @@ def test_changing(store: ModelStore) -> None:
     assert run(Path(store.url), "gc")[1].startswith("removed 0 blobs")  # all within the hour
     code, output, _ = run(Path(store.url), "gc", "--grace-s", "0")
     assert code == 0 and "removed 9 blobs" in output and "5 blobs kept" in output
+
+
+def test_a_pin_is_listed_until_it_is_taken_away(store: ModelStore) -> None:
+    assert run(Path(store.url), "pin", "keep", "cmaterdb/bangla", "--version", "1")[0] == 0
+    manifest = store.resolve("cmaterdb/bangla", 1).digest
+    listed = run(Path(store.url), "pins", "--json")[1]
+    assert json.loads(listed) == [{"pin": "keep", "manifest": manifest}]
+    assert run(Path(store.url), "unpin", "keep")[:2] == (0, "keep keeps nothing now\n")
+    assert store.pins() == {}
 
 
 def test_verify(store: ModelStore) -> None:

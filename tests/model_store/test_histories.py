@@ -171,6 +171,19 @@ def test_two_removals_do_not_end_each_other(tmp_path: Path, meanwhile: str, orde
     require_sound(place, done)
 
 
+def test_who_removes_what_another_removed_meanwhile_is_told(tmp_path: Path) -> None:
+    place = local_place(tmp_path)
+    store = prepared(place)
+    process = Slow(place, "remove 1", Gate("replace", TASK))
+    try:
+        assert process.arrives()
+        store.rm("t", 1)
+        assert process.ends() == "UnknownVersion"
+    finally:
+        process.stop()
+    require_sound(place, {"remove 1"})
+
+
 def test_what_was_live_before_is_not_put_back(tmp_path: Path) -> None:
     place = local_place(tmp_path)
     store = prepared(place)

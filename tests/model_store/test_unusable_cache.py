@@ -114,6 +114,14 @@ def test_without_a_limit_it_leaves_room_for_others(tmp_path: Path) -> None:
             assert 2 * len(kept) >= 0.4 * pages
 
 
+def test_what_a_killed_download_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    folder = tmp_path / FOLDER
+    folder.mkdir()
+    (folder / ("~" + "0" * 64)).write_bytes(b"a part")
+    BlobCache(tmp_path, None).load(NAME, None, Origin().fetch)
+    assert {file.name for file in folder.iterdir()} == {NAME, "lock"}
+
+
 def test_a_user_without_a_home(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

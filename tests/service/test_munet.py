@@ -170,14 +170,20 @@ def test_or_in_json(ask: Run) -> None:
     assert bad["image"] == "notes.txt" and "PNG" in bad["error"]
 
 
+COLUMNS = ["task", "state", "version", "classes", "size", "of its own", "why"]
+
+
 def test_the_tasks_of_a_gateway_are_listed(run: Run, server: Server) -> None:
     url = f"http://127.0.0.1:{server.port}"
     done = run("tasks", "--url", url)
     assert done.code == 0
     heading, *rows = done.out.splitlines()
-    assert heading.split()[:4] == ["task", "state", "version", "classes"]
+    assert re.split("  +", heading.strip()) == COLUMNS
     listed = json.loads(run("tasks", "--url", url, "--json").out)
     assert [row.split()[0] for row in rows] == [task["id"] for task in listed] != []
+    for name in COLUMNS[2:6]:  # numbers, to the right
+        end = heading.index(name) + len(name)
+        assert all(row[end - 1] != " " and row[end : end + 1].strip() == "" for row in rows), name
 
 
 def test_all_pages_of_tasks_are_asked_for(run: Run, other: Any) -> None:

@@ -12,9 +12,11 @@ from service.images import decode as served
 from tests.evolution.files import examples, file_task
 from tests.service.pictures.kinds import FILES, PICTURE, REFUSED
 from tests.service.pictures.made import saved
+from vit.contract import Contract
 from vit.decode import DECODINGS, TENSORFLOW, VIEWER, decode
 
 SIZE = 12
+HALF = (0.5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize("rules", DECODINGS)
@@ -36,6 +38,14 @@ def test_training_sees_the_same_pixels_before_it_augments_them():
     images, _ = one_size.in_memory().training_images(np.arange(len(files)))
     for file, found in zip(files, images, strict=True):
         assert np.array_equal(found, np.broadcast_to(decode(file), (24, 40, 3)))
+
+
+def test_a_contract_says_how_large_training_pixels_are():
+    shown = examples(list(FILES.values()), [0] * len(FILES), VIEWER)
+    plain = StreamedSplit("train", shown, 16)
+    assert plain.shape == (16, 16, 3)
+    cut = replace(plain, contract=Contract(20, "bicubic", 24, HALF, HALF))
+    assert cut.shape == (20, 20, 3) and cut.bytes_in_memory == len(FILES) * 20 * 20 * 3
 
 
 @pytest.mark.parametrize("kind", REFUSED)

@@ -3,9 +3,10 @@
 import hashlib
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from evolution.data.photographs import ORIENTATION, SURFACES, draw, main
+from evolution.data.photographs import ORIENTATION, SURFACES, draw, main, photograph
 
 
 def digests(files) -> list[str]:
@@ -32,3 +33,19 @@ def test_the_same_seed_draws_the_same_files_and_another_one_others(tmp_path, cap
     assert len(set(digests(first))) == 8
     assert digests(draw(tmp_path / "second", each=2, seed=3)) == digests(first)
     assert not set(digests(draw(tmp_path / "third", each=2, seed=4))) & set(digests(first))
+
+
+# Mean red, green and blue of six pictures of each surface.
+COLOURS = {
+    "boards": (143.121, 117.872, 88.666),
+    "bricks": (151.615, 122.241, 97.386),
+    "leaves": (123.453, 96.985, 45.325),
+    "pebbles": (107.25, 99.222, 95.607),
+}
+
+
+@pytest.mark.parametrize("surface", SURFACES)
+def test_they_stay_the_pictures_that_the_readmes_numbers_are_of(surface):
+    rng = np.random.default_rng(0)
+    drawn = [np.asarray(photograph(surface, rng)).mean((0, 1)) for _ in range(6)]
+    assert np.mean(drawn, axis=0) == pytest.approx(COLOURS[surface], abs=0.01)

@@ -54,6 +54,21 @@ def test_a_view_of_one_colour_keeps_about_its_colour() -> None:
     assert (np.argsort(seen, axis=1) == [2, 1, 0]).all()
 
 
+def test_a_key_stands_for_the_same_views_in_every_version(pictures: np.ndarray) -> None:
+    """So that a root can be trained again. A view is told by its brightness along a diagonal."""
+    page = np.full((4, 64, 64, 1), 255, np.uint8)
+    page[:, 16:48, 26:38] = 0
+    page[:, 16:24, 26:50] = 0
+    ramp = np.linspace(0, 1, 32)
+    for views, images, expected in (
+        (picture_views, pictures[:4], [-0.0102, -0.0847, 0.0494, -0.0547]),
+        (character_views, page, [-0.207, -0.2236, -0.052, -0.2253]),
+    ):
+        seen = np.asarray(views(jax.random.key(0), images, 32)).mean(-1)
+        found = np.einsum("nij,i,j->n", seen, ramp, ramp) / ramp.size**2
+        assert found == pytest.approx(expected, abs=1e-4)
+
+
 def test_characters_can_be_told_from_their_paper() -> None:
     page = np.full((64, 64, 64, 1), 255, np.uint8)
     page[:, 16:48, 26:38] = 0  # a wide upright stroke
@@ -63,6 +78,23 @@ def test_characters_can_be_told_from_their_paper() -> None:
     assert (np.abs(stroke - corner).sum(1) > 0.9).all()
     dark = (stroke < corner).all(1)
     assert dark.any() and not dark.all()  # black on white, and white on black
+
+
+def test_a_descriptor_tells_how_much_nearer_than_usual_patches_are_to_each_centroid(
+    pictures: np.ndarray,
+) -> None:
+    codebook = fit(pictures, COLOUR, 0)
+    found = describe(pictures[:2], (codebook,), (COLOUR,))
+    blocks = pictures[:2].reshape(2, 16, 4, 16, 4, 3).mean((2, 4)) / 127.5 - 1  # about its resizing
+    patches = np.stack([
+        blocks[:, i : i + 4, j : j + 4].transpose(0, 3, 1, 2).reshape(2, -1)
+        for i in range(0, 13, 2) for j in range(0, 13, 2)
+    ], axis=1)  # fmt: skip
+    points = (patches - codebook.mean) @ codebook.whiten
+    distance = np.linalg.norm(points[:, :, None] - codebook.centroids, axis=-1)
+    nearer = np.maximum(distance.mean(-1, keepdims=True) - distance, 0)
+    expected = np.sqrt(nearer.mean(1))
+    assert np.abs(found - expected).max() < 0.1 * expected.max()
 
 
 def test_descriptors_of_form_ignore_contrast_and_those_of_colour_do_not(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evolution.training import jpeg_noise
 from evolution.training.jpeg_noise import compress
 
 compressed = jax.jit(compress)
@@ -19,6 +20,21 @@ GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "augment.npz")
 def test_equals_tensorflow(name):
     _, size, quality = name.split()
     np.testing.assert_array_equal(compressed(GOLDEN[f"picture {size}"], int(quality)), GOLDEN[name])
+
+
+def test_colours_are_weighed_in_16_bits_as_jfif_defines_them():
+    """Rounded in one place: weights and the sums of JFIF 1.02, times 2**16."""
+    cb, cr = np.mgrid[:256, :256]
+    weights = {name: round(w * 2**16) for name, w in
+               {"red": 1.402, "cb": 0.34414, "cr": 0.71414, "blue": 1.772}.items()}  # fmt: skip
+    expected = [
+        weights["red"] * (cr - 128),
+        -weights["cb"] * (cb - 128) - weights["cr"] * (cr - 128),
+        weights["blue"] * (cb - 128),
+    ]
+    found = jpeg_noise._to_rgb(jnp.full((256, 256), 128), jnp.asarray(cb), jnp.asarray(cr))
+    whole = np.stack([128 + (part + 2**15) // 2**16 for part in expected], -1).clip(0, 255)
+    np.testing.assert_array_equal(found, whole)
 
 
 def through_a_file(pixels: np.ndarray, quality: int) -> np.ndarray:

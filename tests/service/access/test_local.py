@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import grpc.aio
@@ -73,6 +74,11 @@ def local(peer: str | None = "127.0.0.1", pages: str = "", **headers: str | Sequ
         assert "MUNET_TOKENS" in error.detail
         assert len(error.detail) < 500
         return False
+
+
+def test_no_token_gives_what_its_users_see() -> None:
+    """Not even one with the same name and rights."""
+    assert LOCAL.sees("any", None) and not replace(LOCAL).sees("any", None)
 
 
 def test_it_comes_from_a_loopback_address() -> None:

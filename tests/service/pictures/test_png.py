@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from service.errors import BadImage
 from tests.service.pictures.made import (
     chunk,
     png,
@@ -66,6 +67,18 @@ def test_one_transparent_colour_is_laid_on_white(depth: int, colour: int, beyond
     found = pixels(data + chunk(b"IDAT", zlib.compress(row * 16)) + chunk(b"IEND"))
     assert (found[:, ::2] == 1).all()
     assert (found[:, 1::2] == -1).all()
+
+
+@pytest.mark.parametrize("colour,expected", [(3, "at most 256"), (2, "6")])
+def test_transparency_has_a_byte_for_each_of_256_colours_at_most(
+    colour: int, expected: str
+) -> None:
+    def picture(length: int) -> bytes:
+        return png(8, 8, 8, colour, more=chunk(b"tRNS", b"\xff" * length))
+
+    assert same(picture(256), png(8, 8, 8, colour))
+    with pytest.raises(BadImage, match=f"tRNS.* has 257 bytes: expected {expected}$"):
+        pixels(picture(257))
 
 
 def test_a_second_header_is_not_believed() -> None:

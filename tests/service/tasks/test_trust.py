@@ -207,6 +207,17 @@ def test_a_folder_that_is_gone_or_empty_takes_all_its_keys_away(tmp_path: Path) 
     assert looked(keys) == []
 
 
+def test_a_folder_of_more_than_256_files_changes_nothing(tmp_path: Path) -> None:
+    key = pem(new_key())
+    for number in range(256):
+        (tmp_path / f"{number}.pub").write_bytes(key)
+    keys = TrustedKeys(tmp_path)
+    assert len(keys.now) == 1
+    for number in (256, 257):
+        (tmp_path / f"{number}.pub").write_bytes(pem(new_key()))
+        assert len(looked(keys)) == 1
+
+
 def test_a_file_that_is_just_being_written_does_not_count(tmp_path: Path) -> None:
     anna, ben = new_key(), new_key()
     file = tmp_path / "keys.pem"

@@ -17,8 +17,9 @@ import pytest
 from loadtests.exposition import Series, parse
 from service.metrics.instruments import Metrics
 from service.telemetry.workers import Worker, Workers, joined
-from tests.service.servers import ROOT
 from tests.service.waiting import eventually
+
+ROOT = Path(__file__).parents[3]
 
 
 def series(name: str, **labels: str) -> Series:
@@ -90,12 +91,12 @@ def test_a_stopped_worker_leaves_and_its_successor_joins(folder: Path) -> None:
 
 
 KILLED = """
-import sys
+import sys, time
 from pathlib import Path
 from service.telemetry.workers import Worker, Workers
 Workers(Worker(Path(sys.argv[1]), 2), lambda: b"# HELP a A.\\n# TYPE a gauge\\na 1.0\\n").start()
 print(flush=True)
-sys.stdin.read()  # which nobody closes
+time.sleep(600)
 """
 
 
@@ -103,8 +104,7 @@ sys.stdin.read()  # which nobody closes
 def test_a_worker_that_is_killed_or_hangs_is_left_out(folder: Path, end: signal.Signals) -> None:
     one, _ = counting(folder, 1, "a", 1)
     command = [sys.executable, "-c", KILLED, str(folder)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe) as other:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as other:
         try:
             assert other.stdout is not None and other.stdout.readline()
             assert 'a{worker="2"} 1.0' in one.exposition().decode()
