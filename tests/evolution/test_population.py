@@ -36,6 +36,12 @@ def add(
     return path
 
 
+def test_paths_and_components_are_numbered_from_0():
+    population = Population(Score())
+    assert [population.path_id() for _ in range(3)] == [0, 1, 2]
+    assert [population.component_id() for _ in range(3)] == [0, 1, 2]
+
+
 def root_of(population: Population) -> Path:
     return population.paths[ROOT][0]
 

@@ -26,6 +26,26 @@ from tests.service.tasks.loads import loaded
 from tests.service.waiting import PATIENCE_S, eventually
 
 
+class Held:
+    """A version in memory."""
+
+    pinned = False
+    path = None
+
+    def let_go(self) -> bool:
+        return True
+
+
+def test_nothing_is_kept_of_versions_that_are_gone() -> None:
+    """However many come and go without an eviction."""
+    recency = Recency(Metrics())
+    kept = Held()
+    for holder in (kept, Held(), Held()):
+        recency.used(holder)  # pyright: ignore[reportArgumentType]
+    del holder
+    assert len(recency._used) == 1 and recency.evict() and not recency.evict()
+
+
 class Store:
     """A catalog whose loads can be held up, broken or left without room, task by task."""
 
