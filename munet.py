@@ -31,7 +31,7 @@ COMMANDS = {
     "store": ("model_store.cli.app", "Looks at stores, looks after them, and copies them.", STORED),
     "placement": ("model_store.cli.placement", "Says which gateway serves which task.", STORED),
     "serve": ("service.host.command", "Serves every task of a store over HTTP.", SERVED),
-    "classify": ("service.client.command", "Asks a running gateway about pictures.", SERVED),
+    "classify": ("service.bulk.command", "Asks about pictures, a few or very many.", SERVED),
     "tasks": ("service.client.tasks_command", "Lists the tasks of a running gateway.", SERVED),
     "token": ("service.access.command", "Makes tokens for a gateway.", SERVED),
     "experiments": ("evolution.__main__", "Runs and compares the systems of the papers.", RESEARCH),

@@ -189,7 +189,7 @@ class _Rows:
         self._paths = paths
         self._shadows = shadows
         self._sources = sources
-        self._targets = paths[0].targets if len(paths) == 1 else _targets(paths)
+        self._targets = paths[0].targets if len(paths) == 1 else targets_of(paths)
         self._left: deque[Undecoded] | None = None
         self._decoded: list[Mapping[Decoding, Mapping[Target, Decoded]]] = []
 
@@ -229,7 +229,7 @@ class _Rows:
         return images
 
 
-def _targets(paths: Sequence[LoadedPath]) -> Mapping[Decoding, Collection[Target]]:
+def targets_of(paths: Sequence[LoadedPath]) -> Mapping[Decoding, Collection[Target]]:
     """The forms of an image that these paths need, by the rules of decoding."""
     found: dict[Decoding, set[Target]] = {}
     for path in paths:

@@ -59,6 +59,7 @@ ROOMS = {
         "compute": ["", "compute/backends", "metrics"],
         "compute/backends": ["", "compute"],
         "http": ["", "access", "tasks"],
+        "bulk": ["", "client", "compute", "metrics", "tasks"],
         "client": [],
         "host": ["", "http"],
         "open_inference": ["", "access", "compute", "http", "tasks", "telemetry"],
@@ -110,6 +111,7 @@ LATE_IMPORTS = {
     "loadtests/gpu/__main__.py": "the report is drawn where there is no GPU",
     "model_store/files/opening.py": "obstore takes 10 ms and 4.5 MB, which a local store spares",
     "model_store/arrays.py": "only who asks for arrays needs NumPy",
+    "service/bulk/command.py": STARTS_FAST,
     "service/app.py": "gRPC takes memory: it is loaded where its port is set",
     "service/compute/backends/choice.py": "OpenVINO is an extra: only the library chosen is loaded",
 }

@@ -49,6 +49,7 @@ OWNERS = {
     "obstore": (
         "model_store/files/objects.py",
         "model_store/files/object_clients.py",
+        "model_store/files/buckets.py",
         "loadtests/store/place.py",
         "evolution/data/buckets.py",
     ),

@@ -168,7 +168,9 @@ def accuracy_through(url: str, terminal: Terminal) -> float:
     for number, (data, (label,)) in enumerate(tested.each()):
         (files / f"{number:03}").write_bytes(data)
         truths.append(classes[label])
-    answers = json.loads(terminal.run(f"munet classify photos test/* --json --top-k 1 --url {url}"))
+    answers = json.loads(
+        terminal.run(f"munet classify test --task photos --json --top-k 1 --url {url}")
+    )
     found = [answer["predictions"][0]["label"] for answer in answers]
     assert len(found) == len(truths) == sum(card.check.counts["test"])
     return sum(a == b for a, b in zip(found, truths, strict=True)) / len(truths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -12,16 +13,20 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from service.client.command import TOKEN, UrlOption, client_at, one_line
+from service.client.client import Client
 from service.client.errors import ClientError
+from service.client.retries import Retries
 
 ERRORS = (ClientError,)
+URL = "http://127.0.0.1:3000"
+ASKED_BY_A_PERSON = Retries(unreached=False)  # who is told at once that no gateway runs
+TOKEN = "MUNET_TOKEN"  # the variable that holds it: on the command line all users would see it
 app = typer.Typer(add_completion=False)
 
 
 @app.command(epilog=f"Where a gateway wants a token, it is taken from the variable {TOKEN}.")
 def tasks(
-    url: UrlOption = "http://127.0.0.1:3000",
+    url: Annotated[str, typer.Option(metavar="URL", help="Where the gateway is.")] = URL,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
     """Lists the tasks of a running gateway: state, version, classes and size."""
@@ -58,3 +63,16 @@ def _table(tasks: list[Mapping[str, Any]]) -> Table:
             one_line(str(task.get("reason", ""))),
         )
     return table
+
+
+def client_at(url: str, retries: Retries = ASKED_BY_A_PERSON) -> Client:
+    """A client with the token of the environment. Raises BadParameter."""
+    try:
+        return Client(url, os.environ.get(TOKEN, "").strip(), retries=retries)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def one_line(text: str) -> str:
+    """With what would break a line, or tell a terminal to do something, made visible."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

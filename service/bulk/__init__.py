@@ -1,0 +1,1 @@
+"""`munet classify`: answers to many images, by a gateway or by this process."""
