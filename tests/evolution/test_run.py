@@ -5,7 +5,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -21,6 +20,7 @@ from evolution.state import StateError
 from model_store import ModelStore
 from model_store.upkeep import verify_store
 from tests.evolution.systems import ROOT, TINY, published, start, tasks, tiny, toy_task
+from tests.moments import work
 from vit import Architecture, preprocess
 from vit.forward import forward
 
@@ -128,10 +128,10 @@ def test_killed_at_random_moments_and_resumed_equals_never_stopped(finished, tmp
             stdout=subprocess.PIPE, env=environment, text=True,
         )  # fmt: skip
         assert child.stdout is not None
-        if attempt < 4:  # some events, then some milliseconds further into the next generation
+        if attempt < 4:  # some events, then a little further into the next generation
             for _ in range(rng.randint(1, 5)):
                 child.stdout.readline()
-            time.sleep(rng.random() * 0.3)
+            work(300 * rng.random())
             child.send_signal(signal.SIGKILL)
         child.communicate()
         if child.returncode == 0:

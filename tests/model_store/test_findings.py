@@ -26,10 +26,13 @@ HEAD = digest_of(b"head")
 
 
 def test_a_long_key_does_not_cost_every_value_below_it() -> None:
-    data = b'{"' + b"k" * 2**20 + b'":[' + b"0," * 2**17 + b"0]}"
-    started = time.process_time()
-    assert len(decode_json(data, "document")["k" * 2**20]) == 2**17 + 1
-    assert time.process_time() - started < 2  # seconds; 0.1 where places are named on demand
+    def seconds(key: str) -> float:
+        data = f'{{"{key}":[{"0," * 2**17}0]}}'.encode()
+        started = time.thread_time()
+        assert len(decode_json(data, "document")[key]) == 2**17 + 1
+        return time.thread_time() - started
+
+    assert seconds("k" * 2**20) < 10 * seconds("k")  # else some hundreds
 
 
 def test_messages_are_short_whatever_they_are_about() -> None:

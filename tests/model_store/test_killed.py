@@ -10,7 +10,6 @@ import random
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 from model_store import ModelStore, Published
 from model_store.upkeep import collect_garbage, verify_store
 from tests.model_store.samples import arrays, new_store, path, publish
+from tests.moments import work
 
 Action = Callable[[ModelStore], object]
 
@@ -72,13 +72,11 @@ def kill_at_random(root: Path, times: int, seed: int) -> int:
     acknowledged: set[tuple[str, int, int]] = set()
     for attempt in range(times):
         receive, send = os.pipe()
-        started = time.monotonic()
         child = fork(lambda first=1000 * attempt, end=send: publish_until_killed(root, first, end))
         os.close(send)
         with open(receive, "rb", buffering=0) as answers:
             first_line = answers.readline()
-            publish_s = min(time.monotonic() - started, 0.02)  # more only where others compute too
-            time.sleep(moments.uniform(0, 1.5 * publish_s))
+            work(moments.uniform(0, 40))  # about as much as to publish twice
             os.kill(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
             assert os.WTERMSIG(status) == signal.SIGKILL

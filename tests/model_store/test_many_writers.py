@@ -21,6 +21,7 @@ from model_store import BlobNotFound, MissingComponent, ModelStore, digest_of, e
 from model_store.upkeep import collect_garbage, verify_store
 from tests.model_store.places import Place
 from tests.model_store.samples import arrays, blob_file, new_store, publish
+from tests.moments import work
 
 # A server process, started again, which has the package loaded and forks: a quick start without
 # inheriting the threads of other tests.
@@ -290,7 +291,7 @@ def kill_and_replace(place: Place, kills: int, apart: int) -> tuple[list[Answer]
                 answer = answers.recv()
                 if isinstance(answer, tuple):
                     acknowledged.append(answer)
-        time.sleep(moments.uniform(0, 0.05))  # at any moment of theirs
+        work(moments.uniform(0, 50))  # at any moment of theirs
         victim = moments.choice(sorted(running))
         process, answers = running.pop(victim)
         assert process.pid and process.is_alive()

@@ -35,6 +35,7 @@ from tests.model_store.object_stores import SECRET, S3Server
 from tests.model_store.places import Place
 from tests.model_store.samples import arrays, new_store, path, publish
 from tests.model_store.test_many_writers import start
+from tests.moments import work
 
 
 def test_a_store_on_s3_has_the_objects_a_folder_has_as_files(
@@ -296,10 +297,9 @@ def test_the_cache_is_bounded_and_drops_what_was_used_least_lately(tmp_path: Pat
     names = list(blobs)
     for name in names[:3]:
         assert load(name) == blobs[name]
-        time.sleep(0.01)
+        os.utime(tmp_path / "munet-blobs" / name, (1, 1))
     load(names[0])  # used again: now the second is the oldest
     kept = cache.load(names[1], None, lambda file: None)
-    time.sleep(0.01)
     os.utime(tmp_path / "munet-blobs" / names[1], (0, 0))
     load(names[3])
     here = {file.name for file in tmp_path.rglob("*") if len(file.name) == 64}
@@ -326,7 +326,7 @@ def test_processes_share_the_cache_and_may_be_killed(s3_store: Place, tmp_path: 
         readers = [start(fetch_all, s3_store, digests) for _ in range(3)]
         for _, answers in readers:
             assert answers.poll(60)
-        time.sleep(0.02 * round_number)
+        work(20 * round_number)
         for process, _ in readers:
             assert process.is_alive() and process.pid
             os.kill(process.pid, signal.SIGKILL)

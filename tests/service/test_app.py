@@ -6,6 +6,7 @@ import asyncio
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,9 @@ def test_a_gateway_that_cannot_start_ends_its_threads(
     assert len(stopped) == 1
 
 
-def test_requests_of_several_tasks_at_once_are_batched(gateway: Gateway) -> None:
+def test_requests_of_several_tasks_at_once_are_batched(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def burst() -> list[httpx.Response]:
         transport = httpx.ASGITransport(gateway.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
@@ -185,6 +188,15 @@ def test_requests_of_several_tasks_at_once_are_batched(gateway: Gateway) -> None
 
     gateway.runner.run(burst())
     batches = gateway.metric("munet_batch_rows_count")
+    batcher = gateway.app.state.runtime.batcher
+    run, begun = batcher._run, [0]
+
+    def when_all_wait(rows: Sequence[Any]) -> Any:
+        begun[0] += len(rows)
+        eventually(lambda: begun[0] + len(batcher) >= 60)
+        return run(rows)
+
+    monkeypatch.setattr(batcher, "_run", when_all_wait)
     responses = gateway.runner.run(burst())
     assert {response.status_code for response in responses} == {200}
     assert gateway.metric("munet_batch_rows_count") - batches < 60

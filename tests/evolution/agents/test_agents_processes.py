@@ -167,12 +167,12 @@ def test_an_agent_that_cannot_go_on_is_not_started_again(tmp_path):
 
 
 DEAF = """
-import signal, time
+import signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 tell(asks=True)
 sys.stdin.readline()
 while True:
-    time.sleep(60)
+    signal.pause()
 """
 SUPERVISES = """
 import sys
@@ -204,9 +204,9 @@ def test_a_second_ctrl_c_kills_agents_that_do_not_end(tmp_path):
 
 
 def test_agents_at_work_are_killed_where_the_supervisor_fails(tmp_path):
-    body = "import os; log.write(b'%d' % os.getpid()); print('no message', flush=True)"
+    body = "import os, signal; log.write(b'%d' % os.getpid()); print('no message', flush=True)"
     with pytest.raises(ValueError, match="Expecting value"):
-        supervised(tmp_path, f"{body}; time.sleep(3600)", jobs=1, agents=1)
+        supervised(tmp_path, f"{body}; signal.pause()", jobs=1, agents=1)
     wait_for_end(int((tmp_path / "log").read_text()))
 
 

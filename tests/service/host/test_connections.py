@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 import threading
@@ -21,7 +20,8 @@ BIG = 50 * 2**20
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    """Answers with the body's length, or with a lot; `/early` does not read the body."""
+    """Answers with the body's length, or with a lot; `/early` does not read the body, `/wait`
+    never answers."""
     assert scope["type"] == "http"
     size, more = 0, scope["path"] != "/early"
     while more:
@@ -29,8 +29,9 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         if message["type"] == "http.disconnect":
             return
         size, more = size + len(message["body"]), message["more_body"]
-    if scope["path"] == "/wait":
-        await asyncio.sleep(0.2)
+    while scope["path"] == "/wait":
+        if (await receive())["type"] == "http.disconnect":
+            return
     body = bytes(BIG) if scope["path"] == "/big" else b"%d" % size
     headers = [(b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -94,12 +94,22 @@ def test_an_image_that_nobody_waits_for_is_not_decoded(
     monkeypatch.setattr("service.images.File.look", lambda *_: decoded.append(1))
     busy = threading.Event()
     hold(tight, busy)
+    decoders, submitted = tight.app.state.runtime.decoders, list[object]()
+    submit = decoders.submit
+
+    def noted(*work: Any) -> Any:
+        submitted.append(work)
+        return submit(*work)
+
+    monkeypatch.setattr(decoders, "submit", noted)
 
     async def come_and_go() -> list[int]:
         clients = [Client(tight) for _ in range(5)]
         for client in clients:
             client.send(png(1))
-        await asyncio.sleep(0.2)  # all of them wait for the thread
+        async with asyncio.timeout(PATIENCE_S):
+            while len(submitted) < len(clients):  # all of them wait for the thread
+                await asyncio.sleep(0.01)
         for client in clients:
             client.leave()
         async with asyncio.timeout(PATIENCE_S):

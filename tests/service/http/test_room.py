@@ -172,7 +172,9 @@ def test_bodies_that_wait_for_their_turn_leave_others_room(small: Gateway) -> No
                 await asyncio.sleep(0.01)
         other = Client(small, "/classify/other", address="127.1.1.1")
         other.send(png(1) + bytes(90_000))
-        await asyncio.sleep(0.1)
+        async with asyncio.timeout(PATIENCE_S):
+            while not any("127.1.1.1" in str(one) for one in runtime.intake._by_holder):
+                await asyncio.sleep(0.01)
         busy.set()
         async with asyncio.timeout(PATIENCE_S):
             await asyncio.gather(*(one.task for one in (*many, other)))

@@ -152,7 +152,9 @@ def test_lists_of_all_models_take_no_thread_of_facts_and_are_made_beside_the_eve
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             paths = ["/v2/models/stats", "/v2/models"] * 3
             lists = [asyncio.create_task(client.get(path)) for path in paths]
-            await asyncio.sleep(0.2)  # more of them than there are threads of facts
+            async with asyncio.timeout(PATIENCE_S):
+                while len(runtime.lists._asked) < len(lists):  # more than threads of facts
+                    await asyncio.sleep(0.01)
             metadata = await client.get("/v2/models/plain")
             hanging.set()
             return [metadata, *await asyncio.gather(*lists)]

@@ -103,6 +103,13 @@ def acquire(catalog: Catalog, task: str) -> LoadedPath:
     return asyncio.run(loaded(catalog, task))
 
 
+def let_go(catalog: Catalog, *tasks: str) -> None:
+    """Waits until no thread holds what it has just loaded: only the slot does."""
+    for task in tasks:
+        slot = catalog.entries()[task].slot
+        eventually(lambda slot=slot: sys.getrefcount(slot._path) == 2)  # and this call
+
+
 def state(catalog: Catalog, task: str) -> str:
     return catalog.entries()[task].slot.state
 
@@ -116,7 +123,8 @@ def test_the_task_not_asked_for_the_longest_goes_and_its_next_request_loads_it(
         world.now += 1
     acquire(catalog, "a")
     world.now += 5
-    eventually(world.recency.evict)  # a thread may hold what it has just loaded
+    let_go(catalog, "a", "b", "c")
+    assert world.recency.evict()
     assert [state(catalog, task) for task in "abc"] == ["ready", "cold", "ready"]
     assert world.value("munet_evictions_total") == 1
     assert world.value("munet_age_at_eviction_seconds_sum") == 7

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,3 +29,16 @@ def test_near_names_follow_the_names() -> None:
     assert list(near.of("apple", ["apes", "apples", "pears"])) == ["apples", "apes"]
     assert list(near.of("apple", [])) == []
     assert list(near.of("x" * 100_000, ["x" * 200, "y"])) == ["x" * 200]
+
+
+def test_a_search_costs_a_small_part_of_taking_the_names_in() -> None:
+    """A request may name many tasks that there are not, each of them long."""
+    names, near = sorted(f"{i % 7}/{i:x}" * 4 for i in range(20_000)), NearNames()
+
+    def seconds(name: str) -> float:
+        began = time.thread_time()
+        list(itertools.islice(near.of(name, names), 3))
+        return time.thread_time() - began
+
+    taking_in_s = seconds("")
+    assert min(seconds(f"{i}{'x' * 800}") for i in range(4)) < taking_in_s / 4  # some fortieth

@@ -17,9 +17,8 @@ import pytest
 from loadtests.exposition import Series, parse
 from service.metrics.instruments import Metrics
 from service.telemetry.workers import Worker, Workers, joined
+from tests.service.servers import ROOT
 from tests.service.waiting import eventually
-
-ROOT = Path(__file__).parents[3]
 
 
 def series(name: str, **labels: str) -> Series:
@@ -91,12 +90,12 @@ def test_a_stopped_worker_leaves_and_its_successor_joins(folder: Path) -> None:
 
 
 KILLED = """
-import sys, time
+import sys
 from pathlib import Path
 from service.telemetry.workers import Worker, Workers
 Workers(Worker(Path(sys.argv[1]), 2), lambda: b"# HELP a A.\\n# TYPE a gauge\\na 1.0\\n").start()
 print(flush=True)
-time.sleep(600)
+sys.stdin.read()  # which nobody closes
 """
 
 
@@ -104,7 +103,8 @@ time.sleep(600)
 def test_a_worker_that_is_killed_or_hangs_is_left_out(folder: Path, end: signal.Signals) -> None:
     one, _ = counting(folder, 1, "a", 1)
     command = [sys.executable, "-c", KILLED, str(folder)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as other:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe) as other:
         try:
             assert other.stdout is not None and other.stdout.readline()
             assert 'a{worker="2"} 1.0' in one.exposition().decode()
