@@ -191,6 +191,17 @@ def test_no_file_has_grown_into_two_subjects():
     assert not too_long
 
 
+def test_tests_share_helper_files_and_import_no_file_of_tests():
+    """Else the tests of one subject are loaded, and changed, with those of another."""
+    found = [
+        (file, found.module)
+        for file in source_files(TOP, "tests")
+        for found in imports(TOP, file)
+        if found.module.startswith("tests.") and ".test_" in found.module
+    ]
+    assert not found
+
+
 def tree(top: Path, files: dict[str, str]) -> Path:
     """A made-up `model_store`, of file names and their texts."""
     for name, text in files.items():

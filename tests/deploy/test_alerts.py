@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from model_store import ModelStore
-from tests.deploy.test_prometheus import DEPLOY, RULES, Prometheus
+from tests.deploy.prometheus import DEPLOY, RULES, Prometheus
 from tests.service.conftest import compilations
 from tests.service.servers import Server
 from tests.service.systems import png, publish

@@ -23,9 +23,9 @@ from evolution.state import Progress, StateError
 from evolution.training import programs
 from evolution.training.batches import Batches
 from model_store import ModelStore
+from tests.evolution.populations import Draws, add, population, rng, root_of
 from tests.evolution.systems import ROOT as ROOT_ARCH
 from tests.evolution.systems import TINY, start, tasks, tiny
-from tests.evolution.test_mutation import Draws, add, population, rng, root_of
 from vit.components import apply, init
 
 METHODS = (MUNET, MU2NET, MU2NET_PLUS, MU3NET, MU4NET)

@@ -9,8 +9,8 @@ import pytest
 from model_store import AgentMoved, Digest, MissingComponent, ModelStore, Unstorable
 from model_store.upkeep import collect_garbage, verify_store
 from tests.model_store.places import Place
+from tests.model_store.processes import start
 from tests.model_store.samples import arrays, files, new_store
-from tests.model_store.test_many_writers import start
 
 
 def test_state_is_kept_with_its_components(tmp_path: Path) -> None:

@@ -22,11 +22,11 @@ from model_store.files.local import LocalStorage
 from model_store.upkeep import collect_garbage, verify_store
 from model_store.upkeep.backup import backup
 from tests.model_store.backup.full_store import KEY, content, fill, require_equal, whole
+from tests.model_store.forks import fork, in_a_fresh_process
 from tests.model_store.object_stores import S3Server
 from tests.model_store.places import Place, local_place
+from tests.model_store.processes import HANG_S, Answer, processes, start, write
 from tests.model_store.samples import arrays, new_store, publish
-from tests.model_store.test_killed import fork, in_a_fresh_process
-from tests.model_store.test_many_writers import HANG_S, Answer, processes, start, write
 
 Action = Callable[[ModelStore], object]
 

@@ -15,9 +15,9 @@ import pytest
 from model_store import ModelStore
 from model_store.files.ballast import SIZE
 from model_store.upkeep import collect_garbage, verify_store
+from tests.model_store.forks import fork, in_a_fresh_process
 from tests.model_store.samples import new_store, publish
 from tests.model_store.small_disks import fill, small_disk, small_ext4
-from tests.model_store.test_killed import fork, in_a_fresh_process
 
 FILE_SYSTEMS = [
     pytest.param(small_disk, id="tmpfs"),

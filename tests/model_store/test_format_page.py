@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,10 +20,9 @@ from model_store.refs import Document
 from model_store.tensors import DTYPES, MAX_DEPTH, MAX_HEADER_BYTES, MAX_RANK, MAX_TENSOR_BYTES
 from model_store.versions import Versions
 from model_store.watching import ANNOUNCED_S, MAX_TASKS, RESCAN_S, announce
+from tests.model_store.format_page import PAGE, on_page
 from tests.model_store.samples import new_store
 
-PAGE = (Path(model_store.__file__).parent / "FORMAT.md").read_text("utf-8")
-JSON_BLOCKS = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
 BLOCKS = re.findall(r"is `(sha256:\w+)`:\n\n```(hex|json)\n(.*?)```", PAGE, re.DOTALL)
 (COMPONENT_DIGEST, _, COMPONENT), (SPEC_DIGEST, _, SPEC), (MANIFEST_DIGEST, _, MANIFEST) = BLOCKS
 
@@ -56,12 +54,6 @@ def test_the_manifest() -> None:
     assert json.loads(manifest.to_bytes()) == json.loads(MANIFEST)
     assert digest_of(manifest.to_bytes()) == MANIFEST_DIGEST
     assert Manifest.from_bytes(encode_json(json.loads(MANIFEST), "page")) == manifest
-
-
-def on_page(field: str) -> dict[str, Any]:
-    """The JSON example that has a field."""
-    (found,) = (json.loads(block) for block in JSON_BLOCKS if f'"{field}":' in block)
-    return found
 
 
 def test_the_log_and_the_file_of_a_gc(tmp_path: Path) -> None:

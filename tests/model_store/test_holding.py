@@ -21,8 +21,8 @@ from model_store.files.local import LocalStorage
 from model_store.files.protocol import Taken
 from model_store.upkeep import verify_store
 from tests.model_store.places import Place
+from tests.model_store.processes import start
 from tests.model_store.samples import new_store
-from tests.model_store.test_many_writers import start
 
 AGENT = "vit-ti3/cmaterdb/bangla"
 

@@ -4,44 +4,23 @@ The tests run in a fresh process which forks those to be killed: a fork takes a 
 there are no threads of other tests to inherit.
 """
 
-import multiprocessing
 import os
 import random
 import shutil
 import signal
 import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from model_store import ModelStore, Published
 from model_store.upkeep import collect_garbage, verify_store
+from tests.model_store.forks import fork, in_a_fresh_process
 from tests.model_store.samples import arrays, new_store, path, publish
 from tests.moments import work
 
 Action = Callable[[ModelStore], object]
-
-
-def in_a_fresh_process(function: Callable[..., Any], *arguments: object) -> Any:
-    """What the function returns or raises in another process."""
-    processes = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=processes) as pool:
-        return pool.submit(function, *arguments).result(timeout=300)
-
-
-def fork(action: Callable[[], object]) -> int:
-    """Run something in a child process; its process id."""
-    child = os.fork()
-    if child:
-        return child
-    try:
-        action()
-        os._exit(0)
-    finally:
-        os._exit(1)
 
 
 def require_sound(root: Path, tasks: list[str]) -> dict[str, list[Published]]:

@@ -33,8 +33,8 @@ from model_store.files.protocol import Unneeded
 from model_store.upkeep import collect_garbage, usage_of, verify_store
 from tests.model_store.object_stores import SECRET, S3Server
 from tests.model_store.places import Place
+from tests.model_store.processes import start
 from tests.model_store.samples import arrays, new_store, path, publish
-from tests.model_store.test_many_writers import start
 from tests.moments import work
 
 

@@ -9,8 +9,8 @@ import pytest
 from model_store import ModelStore, Published, UnknownTask, UnknownVersion
 from model_store.upkeep import verify_store
 from tests.model_store.places import Place
+from tests.model_store.processes import start
 from tests.model_store.samples import arrays, blob_file, new_store, path
-from tests.model_store.test_many_writers import start
 
 
 def offer(store: ModelStore, score: float) -> int:

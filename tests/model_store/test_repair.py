@@ -21,11 +21,11 @@ from model_store.files.protocol import MARKER
 from model_store.upkeep import collect_garbage, verify_store
 from model_store.upkeep.repair import BlobSource, RepairReport, StoreSource, repair
 from tests.model_store.memory_s3 import memory_s3
+from tests.model_store.overtaken import Overtaken
 from tests.model_store.registries import place as registry_place
 from tests.model_store.registries import push, registry
 from tests.model_store.samples import arrays, publish
 from tests.model_store.sweeps import Damage, contents, copied, damages, facts, sample_store
-from tests.model_store.test_verify import Overtaken
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from model_store.names import task_key
 from model_store.refs import Refs
 from model_store.rollouts import draw, image_key
 from model_store.upkeep import verify_store
+from tests.model_store.format_page import PAGE, on_page
 from tests.model_store.places import Place
 from tests.model_store.samples import document, new_store, publish, write_value
-from tests.model_store.test_format_page import PAGE, on_page
 
 CANARY = Rollout(weight=0.05, shadow=True, rules=Rules(50, agreement=0.9))
 

@@ -20,7 +20,7 @@ from model_store.signatures import (
     read_signatures,
     signature_manifest,
 )
-from tests.model_store.test_signing import DIGEST, KEY, STRANGER
+from tests.model_store.signing_keys import DIGEST, KEY, STRANGER
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

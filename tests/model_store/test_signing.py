@@ -5,10 +5,10 @@ import json
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from model_store import Malformed, digest_of
+from model_store import Malformed
 from model_store.canonical_json import encode_json
 from model_store.errors import Untrusted
 from model_store.exchange.signing import (
@@ -20,15 +20,7 @@ from model_store.exchange.signing import (
     verify,
 )
 from model_store.signatures import Signature
-
-DIGEST, OTHER = digest_of(b"a manifest"), digest_of(b"another")
-KEY, STRANGER = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-KEYS: dict[str, PrivateKey] = {
-    "ecdsa": KEY,
-    "rsa": rsa.generate_private_key(65537, 2048),
-    "ed25519": ed25519.Ed25519PrivateKey.generate(),
-}
-each_kind = pytest.mark.parametrize("key", KEYS.values(), ids=KEYS)
+from tests.model_store.signing_keys import DIGEST, KEY, KEYS, OTHER, STRANGER, each_kind
 
 
 def signed(payload: bytes, key: ec.EllipticCurvePrivateKey = KEY) -> Signature:

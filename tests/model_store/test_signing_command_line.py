@@ -11,8 +11,7 @@ from model_store.cli.signing import app
 from model_store.errors import InvalidKey, Untrusted
 from model_store.exchange.signing import fingerprint
 from tests.model_store.samples import new_store, publish
-from tests.model_store.test_signing import KEY, STRANGER
-from tests.model_store.test_signing_keys import private_pem, public_pem
+from tests.model_store.signing_keys import KEY, STRANGER, private_pem, public_pem
 
 OURS = fingerprint(KEY.public_key())
 

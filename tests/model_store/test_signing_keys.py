@@ -1,17 +1,11 @@
 """Keys for signatures in files: PEM, with or without a password, one or several; nothing else."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa, x25519
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
-    Encoding,
-    KeySerializationEncryption,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
 )
 
 from model_store.errors import InvalidKey
@@ -23,15 +17,7 @@ from model_store.exchange.signing import (
     sign,
     verify,
 )
-from tests.model_store.test_signing import DIGEST, KEY, KEYS, each_kind
-
-
-def private_pem(key: Any, encryption: KeySerializationEncryption | None = None) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption or NoEncryption())
-
-
-def public_pem(key: Any) -> bytes:
-    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+from tests.model_store.signing_keys import DIGEST, KEY, KEYS, each_kind, private_pem, public_pem
 
 
 @each_kind

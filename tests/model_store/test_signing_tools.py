@@ -30,8 +30,15 @@ from model_store.signatures import Signature, read_signatures, signature_manifes
 from tests.model_store.registries import program
 from tests.model_store.registries import registry as docker_registry
 from tests.model_store.samples import arrays, path
-from tests.model_store.test_signing import DIGEST, KEY, KEYS, STRANGER, each_kind
-from tests.model_store.test_signing_keys import private_pem, public_pem
+from tests.model_store.signing_keys import (
+    DIGEST,
+    KEY,
+    KEYS,
+    STRANGER,
+    each_kind,
+    private_pem,
+    public_pem,
+)
 
 
 def version() -> tuple[bytes, list[bytes]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -172,3 +173,9 @@ class Load:
                 self.broken.append(error)
                 return
             self.replies.append((task, reply))
+
+
+def programs(server: Server) -> float:
+    """Made ready so far, whether compiled or loaded."""
+    found = re.findall(r"^munet_compilations_total\{.*\} (.*)$", server.metrics(), re.MULTILINE)
+    return sum(map(float, found))

@@ -20,7 +20,7 @@ import pytest
 import loadtests.gateways
 from model_store import ModelStore
 from service.images import Decoded, FilePicture
-from tests.service.http.test_limits import Client
+from tests.service.http.clients import Client
 from tests.service.in_process import Gateway, refused
 from tests.service.pictures.made import bmp_runs, jpeg, png, webp_of_many_groups
 from tests.service.systems import TINY, publish

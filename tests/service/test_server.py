@@ -7,9 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.service.compute.test_compilations import programs
 from tests.service.conftest import Served
-from tests.service.servers import Load, Reply
+from tests.service.servers import Load, Reply, programs
 from tests.service.systems import bomb, encoded, image, png, publish
 from tests.service.waiting import eventually
 

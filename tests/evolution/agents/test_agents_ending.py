@@ -25,7 +25,7 @@ from evolution.events import Remark
 from evolution.process.exclusive import hold
 from evolution.process.stopping import step
 from model_store import AgentBusy, ModelStore
-from tests.evolution.process.test_stopping import computes, read_to, reads
+from tests.evolution.process.endless import computes, read_to, reads
 
 TOP = Path(__file__).parents[3]
 ID = "x/toy/a"

@@ -10,9 +10,9 @@ from evolution import mutation
 from evolution.cycle import Cycle
 from evolution.methods import MU2NET_PLUS, MU3NET, MU4NET
 from evolution.state import Progress
+from tests.evolution.populations import Draws, add, population, root_of
 from tests.evolution.systems import ROOT as ROOT_ARCH
 from tests.evolution.systems import tiny
-from tests.evolution.test_mutation import Draws, add, population, root_of
 
 
 def test_the_third_system_is_the_second_with_agents():

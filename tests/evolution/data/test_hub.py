@@ -13,7 +13,7 @@ from evolution.data.adding import Request, add
 from evolution.data.errors import DataError
 from evolution.data.stored import classes_of
 from tests.evolution.data.drawn import SHAPES, class_folders, encoded, picture
-from tests.evolution.data.test_sources import as_hub
+from tests.evolution.data.hubs import as_hub
 
 LAYOUTS = ["data", "", "folders of splits", "plain_text", "default/folders of splits"]
 

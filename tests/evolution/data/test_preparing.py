@@ -27,7 +27,7 @@ from evolution.data.preparing import PreparationError, fill_cache, prepare
 from evolution.data.splits import MU2NET_SPLITS, SplitRule
 from evolution.data.vtab import OFFICIAL, VTAB_TASKS, VtabTask
 from evolution.data.without_tensorflow import TENSORFLOW, encode_png, missing_part
-from tests.evolution.roots.test_download import Served, serving
+from tests.evolution.roots.serving import Served, serving
 
 SHIPPED = Path(module.__file__).with_name("embedded")
 URL = "https://example.invalid/raw/files/"

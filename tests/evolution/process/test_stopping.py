@@ -19,37 +19,19 @@ from typing import Any
 from unittest.mock import patch
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from evolution import __main__ as program
 from evolution.cycle import Cycle
 from evolution.roots.loading import random_root
 from evolution.run import Run
+from tests.evolution.process.endless import BUSY, busy, computes, read_to, reads
 from tests.evolution.systems import ROOT, TINY, tasks
 
 TOP = Path(__file__).parents[3]
 RUN = ("run", "demo", "--store", "STORE")
-BUSY = "busy"
 HIDDEN, SHOWN = "\x1b[?25l", "\x1b[?25h"  # a terminal's cursor
 STOPPING = "stopping after the generation under way"
-
-
-def busy() -> None:
-    os.write(1, f"{BUSY}\n".encode())
-
-
-def computes(*_: Any) -> Any:
-    """In a program of XLA that does not end."""
-
-    def step(state: tuple[Any, Any]) -> tuple[Any, Any]:
-        return state[1] & 1, state[1] * jnp.uint32(1664525) + jnp.uint32(1013904223)
-
-    endless = jax.jit(lambda x: jax.lax.while_loop(lambda state: state[0] < 2, step, (x, x)))
-    start = jnp.uint32(0)
-    endless.lower(start).compile()
-    busy()
-    return int(endless(start)[0])
 
 
 def traces(*_: Any) -> Any:
@@ -69,13 +51,6 @@ def waits_for_a_thread(*_: Any) -> Any:
     reader.start()
     busy()
     reader.join()
-
-
-def reads(*_: Any) -> Any:
-    """As a file of a server that does not answer."""
-    reading, _writing = os.pipe()
-    busy()
-    os.read(reading, 1)
 
 
 def counts(*_: Any) -> Any:
@@ -199,20 +174,6 @@ def outcome(case: Case, folder: Path) -> tuple[int, str]:
     printed += read_to(reading, None)
     os.close(reading)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), printed
-
-
-def read_to(output: int, text: str | None) -> str:
-    """What comes, up to a text or to the end."""
-    printed = b""
-    while text is None or text.encode() not in printed:
-        try:
-            data = os.read(output, 4096)
-        except OSError:  # of a terminal that nobody has open any more
-            break
-        if not data:
-            break
-        printed += data
-    return printed.decode()
 
 
 def main(folder: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from evolution.population import POSITION_SOURCE
 from evolution.roots.loading import SHIPPED, RootError, load_root, random_root
 from evolution.roots.training import encode_root
-from tests.evolution.roots.test_download import Served, serving
+from tests.evolution.roots.serving import Served, serving
 from tests.vit.golden.networks import images
 from vit import Architecture, shapes
 from vit.forward import forward

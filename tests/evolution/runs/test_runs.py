@@ -24,7 +24,7 @@ from model_store.files import leases
 from model_store.upkeep import collect_garbage, verify_store
 from tests.evolution.systems import start, tasks, tiny
 from tests.model_store.places import Place, local_place
-from tests.model_store.test_many_writers import start as start_process
+from tests.model_store.processes import start as start_process
 
 ONE = tiny(tasks=("toy/a",), passes=1, samples_per_task=3)
 

@@ -11,8 +11,15 @@ from evolution.training.curves import MOST_POINTS, Curve
 from evolution.training.programs import learning_rate
 from evolution.training.trainer import Trainer
 from tests.evolution.systems import toy_task
-from tests.evolution.training.test_programs import hyperparameters
-from tests.evolution.training.test_trainer import ARCH, AUGMENTED, EXPERIMENT, batches, flat, path
+from tests.evolution.training.children import (
+    ARCH,
+    AUGMENTED,
+    EXPERIMENT,
+    batches,
+    flat,
+    hyperparameters,
+    path,
+)
 from vit.forward import forward
 
 

@@ -5,17 +5,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from evolution.experiments.search_space import DEFAULTS
 from evolution.training import programs
-from evolution.training.programs import Hyperparameters, epochs, forward_flops
+from evolution.training.programs import epochs, forward_flops
+from tests.evolution.training.children import hyperparameters
 from vit import Architecture
-
-
-def hyperparameters(
-    steps: int = 8, rounds: int = 2, warmup_start: float = 0.01, **changes
-) -> Hyperparameters:
-    values = {**DEFAULTS, "opt_lr": 0.1, "ds_crop": False, "ds_flip_left_right": False, **changes}
-    return Hyperparameters.of(values, steps, rounds, warmup_start)
 
 
 def reference_sgd(params, momentum, grads, rate, hp):

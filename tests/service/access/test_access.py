@@ -7,23 +7,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import httpx
 import pytest
 
 from model_store import ModelStore
 from service.errors import Forbidden
-from tests.service.access.tokens import bearer, entry
+from tests.service.access.tokens import TOKENS, bearer, classify
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.systems import png, publish
 from tests.service.waiting import PATIENCE_S
-
-TOKENS = (
-    entry("fruit", "f", 'classify = ["fruit/*"]')
-    + entry("all", "a", 'classify = ["*"]\nread = true')
-    + entry("owner", "o", 'classify = ["*", "secret/one"]\nread = true')
-    + entry("reader", "r", "read = true")
-    + entry("boss", "b", "admin = true")
-)
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +31,6 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, compilations: str) -> Iter
     made = Gateway(store, compilations, tokens=str(folder / "tokens.toml"))
     yield made
     made.close()
-
-
-def classify(gateway: Gateway, task: str, token: str | None, query: str = "") -> httpx.Response:
-    headers = {} if token is None else bearer(token)
-    return gateway.classify(task, png(1), query, **headers)
 
 
 @pytest.mark.parametrize("path", ["/classify/fruit/apple", "/classify?task=fruit/apple"])

@@ -17,9 +17,7 @@ from service.access import Access
 from service.errors import RateExceeded
 from service.open_inference import inference_pb2 as pb
 from service.open_inference.grpc_server import PREFIX
-from tests.service.access.test_access import classify
-from tests.service.access.test_token_file import look
-from tests.service.access.tokens import Clock, bearer, entry, granted
+from tests.service.access.tokens import Clock, bearer, classify, entry, granted, look
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.systems import publish
 from tests.service.waiting import PATIENCE_S

@@ -17,8 +17,7 @@ import pytest
 from model_store import ModelStore
 from service.access import Access, Grants, command
 from service.errors import Forbidden, SettingsError, Unauthenticated
-from tests.service.access.test_access import TOKENS
-from tests.service.access.tokens import Clock, entry, granted
+from tests.service.access.tokens import TOKENS, Clock, entry, granted, look
 from tests.service.servers import Server
 from tests.service.waiting import PATIENCE_S
 
@@ -55,12 +54,6 @@ def known(guard: Access, tokens: str = "123") -> set[str]:
         with suppress(Unauthenticated):
             found.add(granted(guard, token).name)
     return found
-
-
-def look(guard: Access) -> None:
-    """As its thread does each second."""
-    assert guard._file is not None
-    guard._file.look()
 
 
 def test_the_file_is_followed_and_a_broken_one_changes_nothing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,3 +103,27 @@ def story(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[[], None]:
 
 async def soon(answer: Awaitable[Any]) -> Any:
     return await asyncio.wait_for(answer, PATIENCE_S)
+
+
+class Held:
+    """An engine whose batches end when they are told to."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.begun, self._ends = threading.Semaphore(0), threading.Semaphore(0)
+
+    def __call__(self, rows: Sequence[int]) -> list[int]:
+        self.batches.append(list(rows))
+        self.begun.release()
+        assert self._ends.acquire(timeout=PATIENCE_S)
+        return list(rows)
+
+    def end(self, batches: int) -> None:
+        self._ends.release(batches)
+
+    async def wait(self) -> None:
+        assert await asyncio.to_thread(self.begun.acquire, timeout=PATIENCE_S)
+
+
+def submit(batcher: Batcher[int, int], row: int, task: str = "a", **more: Any) -> Answer:
+    return batcher.submit(Ask([task], [1.0], FAR, **more), lambda: [row], AtOnce())

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 
 from service.compute.paths import stages_of
 from tests.service.conftest import MAX_ROWS, Served
-from tests.service.servers import Load, Server
+from tests.service.servers import Load, Server, programs
 from tests.service.systems import TINY, png, publish
 from tests.service.waiting import eventually
 from vit import Architecture
-
-
-def programs(server: Server) -> float:
-    """Made ready so far, whether compiled or loaded."""
-    found = re.findall(r"^munet_compilations_total\{.*\} (.*)$", server.metrics(), re.MULTILINE)
-    return sum(map(float, found))
 
 
 def programs_of(arch: Architecture) -> int:

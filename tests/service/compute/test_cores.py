@@ -11,8 +11,7 @@ import pytest
 from service.compute.batching import Batcher, Limits
 from service.compute.cores import Cores, own_clock, seconds_of_others
 from service.compute.tuning import WINDOW_S
-from tests.service.compute.batchers import Clock, soon, story
-from tests.service.compute.test_streams import Held, submit
+from tests.service.compute.batchers import Clock, Held, soon, story, submit
 from tests.service.waiting import eventually
 
 

@@ -12,31 +12,10 @@ import pytest
 from service.compute.batching import Ask, Batcher, Limits
 from service.compute.cores import Cores
 from service.errors import GatewayError, TaskQueueFull
-from tests.service.compute.batchers import FAR, Answer, Clock, soon, story
-from tests.service.simulation import AtOnce
-from tests.service.waiting import PATIENCE_S, eventually
+from tests.service.compute.batchers import Clock, Held, soon, story, submit
+from tests.service.waiting import eventually
 
 WAITING = Limits(4, per_task=8, total=16, streams=2)
-
-
-class Held:
-    """An engine whose batches end when they are told to."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[int]] = []
-        self.begun, self._ends = threading.Semaphore(0), threading.Semaphore(0)
-
-    def __call__(self, rows: Sequence[int]) -> list[int]:
-        self.batches.append(list(rows))
-        self.begun.release()
-        assert self._ends.acquire(timeout=PATIENCE_S)
-        return list(rows)
-
-    def end(self, batches: int) -> None:
-        self._ends.release(batches)
-
-    async def wait(self) -> None:
-        assert await asyncio.to_thread(self.begun.acquire, timeout=PATIENCE_S)
 
 
 def two_streams(run: Callable[[Sequence[int]], Sequence[int]], **more: Any) -> Batcher[int, int]:
@@ -44,10 +23,6 @@ def two_streams(run: Callable[[Sequence[int]], Sequence[int]], **more: Any) -> B
     batcher = Batcher[int, int](run, WAITING, **more)
     batcher._cores = Cores(2, lambda: 0.0)
     return batcher
-
-
-def submit(batcher: Batcher[int, int], row: int, task: str = "a", **more: Any) -> Answer:
-    return batcher.submit(Ask([task], [1.0], FAR, **more), lambda: [row], AtOnce())
 
 
 @story

@@ -15,7 +15,7 @@ import pytest
 from loadtests.exposition import parse
 from model_store import ModelStore
 from tests.service.conftest import Served
-from tests.service.host.test_connections import read
+from tests.service.host.running import read
 from tests.service.servers import ROOT, Load, Server, ask, environment
 from tests.service.systems import png, publish
 from tests.service.waiting import PATIENCE_S, eventually

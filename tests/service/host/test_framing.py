@@ -19,27 +19,12 @@ from uvicorn.server import ServerState
 from service.host.connections import Connection
 from service.host.transports import BEGINNING
 from tests.service.conftest import Served
-from tests.service.host.test_connections import read
+from tests.service.host.running import echo, read
 from tests.service.waiting import PATIENCE_S
 
 INNER = b"GET /inner HTTP/1.1\r\nhost: x\r\n\r\n"  # a body that would do as a request
 TOKENS = ("h2c", "websocket", "TLS/1.0", "foo", "h2c, foo", "HTTP/2.0", "")
 CONNECTIONS = ("Upgrade", "upgrade, HTTP2-Settings", "keep-alive, UPGRADE", "Upgrade, close", "x")
-
-
-async def echo(scope: Any, receive: Any, send: Any) -> None:
-    """Says what it was asked; `/early` before its body has come."""
-    body, more = b"", scope["path"] != "/early"
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return
-        body, more = body + message["body"], message["more_body"]
-    names = b",".join(sorted({name for name, _ in scope["headers"]} - {b"upgrade"}))
-    said = b"<%s %s %s %s>" % (scope["method"].encode(), scope["path"].encode(), names, body)
-    headers = [(b"content-length", b"%d" % len(said))]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": said})
 
 
 class Wire(asyncio.Transport):

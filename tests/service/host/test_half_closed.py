@@ -13,8 +13,7 @@ import pytest
 
 from service.host.transports import BEGINNING
 from tests.service.conftest import Served
-from tests.service.host.test_connections import Running, read
-from tests.service.host.test_framing import echo
+from tests.service.host.running import Running, echo, read
 from tests.service.waiting import PATIENCE_S, eventually
 
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from model_store import ModelStore
-from tests.service.host.test_connections import read
+from tests.service.host.running import read
 from tests.service.servers import ROOT, Server
 from tests.service.systems import png, publish
 from tests.service.waiting import PATIENCE_S, eventually

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from service.http.answers import SEND_WHOLE, Answer
-from tests.service.host.test_connections import Running
+from tests.service.host.running import Running
 from tests.service.waiting import eventually
 
 BODY = b'{"task":"a"}'

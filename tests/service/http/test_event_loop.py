@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.service.conftest import Served
-from tests.service.host.test_connections import read
+from tests.service.host.running import read
 from tests.service.systems import TINY, png, publish
 from tests.service.turns import LONGEST_S, Turn, Turns
 from tests.service.waiting import PATIENCE_S, eventually

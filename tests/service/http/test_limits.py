@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import gzip
-import math
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,12 +16,12 @@ import pytest
 
 import loadtests.gateways
 from model_store import ModelStore
-from service.compute.batching import Ask
 from service.errors import Unavailable
 from service.http.uploads import Intake
 from tests.service.conftest import Served
-from tests.service.host.test_connections import read
-from tests.service.in_process import OCTETS, Gateway, refused
+from tests.service.host.running import read
+from tests.service.http.clients import Client, hold
+from tests.service.in_process import Gateway, refused
 from tests.service.systems import png, publish
 from tests.service.waiting import PATIENCE_S, eventually
 
@@ -48,43 +47,6 @@ def nothing_held(intake: Intake) -> bool:
         return False
     intake.give(20_000)
     return True
-
-
-def hold(gateway: Gateway, until: threading.Event) -> None:
-    """Keeps the decoding thread busy."""
-    ask = Ask(["another"], [1.0], math.inf)
-    gateway.app.state.runtime.decoders.submit(ask, lambda: not until.wait(PATIENCE_S))
-
-
-class Client:
-    """A request to classify that is sent piece by piece, and may leave."""
-
-    def __init__(
-        self,
-        gateway: Gateway,
-        path: str = "/classify/plain",
-        query: bytes = b"",
-        address: str = "127.0.0.1",
-        **headers: str,
-    ) -> None:
-        self.sent: asyncio.Queue[Any] = asyncio.Queue()
-        self.statuses: list[int] = []
-        named = {"host": "localhost", **OCTETS, **headers}.items()
-        scope = {"type": "http", "method": "POST", "path": path,
-                 "headers": [(name.encode(), value.encode()) for name, value in named],
-                 "query_string": query, "scheme": "http", "server": ("test", 80),
-                 "client": (address, 1)}  # fmt: skip
-        self.task = asyncio.ensure_future(gateway.app(scope, self.sent.get, self.receive))
-
-    async def receive(self, message: Any) -> None:
-        if message["type"] == "http.response.start":
-            self.statuses.append(message["status"])
-
-    def send(self, body: bytes, more: bool = False) -> None:
-        self.sent.put_nowait({"type": "http.request", "body": body, "more_body": more})
-
-    def leave(self) -> None:
-        self.sent.put_nowait({"type": "http.disconnect"})
 
 
 def test_an_image_that_nobody_waits_for_is_not_decoded(

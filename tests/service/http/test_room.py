@@ -19,7 +19,7 @@ from model_store import ModelStore
 from service.errors import Unavailable
 from service.http.room import Holder, Room, holders
 from service.http.uploads import JOINED_AT_ONCE, Intake, read_body
-from tests.service.http.test_limits import Client, hold
+from tests.service.http.clients import Client, hold
 from tests.service.in_process import Gateway
 from tests.service.systems import png, publish
 from tests.service.waiting import PATIENCE_S, eventually

@@ -16,7 +16,7 @@ import pytest
 
 from model_store import ModelStore
 from service.request import STAGES
-from tests.service.http.test_limits import Client
+from tests.service.http.clients import Client
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.systems import TINY, png, publish
 from tests.service.waiting import PATIENCE_S, eventually

@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from model_store import ModelStore
 from service.app import create_app
 from service.settings import Settings
-from tests.service.access.test_access import entry
+from tests.service.access.tokens import entry
 from tests.service.systems import publish
 from tests.service.waiting import PATIENCE_S, eventually
 

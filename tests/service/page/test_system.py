@@ -15,7 +15,7 @@ from service.access.grants import LOCAL, Grants
 from service.metrics.task_requests import Counted
 from service.page.events import _told
 from service.page.traffic import APART_S, WINDOW_S, Traffic
-from tests.service.access.test_access import bearer, entry
+from tests.service.access.tokens import bearer, entry
 from tests.service.in_process import Gateway, refused
 from tests.service.page.streams import Stream
 from tests.service.systems import png, publish
