@@ -174,6 +174,17 @@ def test_a_failure_is_this_tasks_alone_and_is_tried_again_later(world: World) ->
     assert catalog.counts()["ready"] == 2
 
 
+def test_an_older_version_that_cannot_be_loaded_is_broken_not_unknown(world: World) -> None:
+    for _ in range(2):
+        publish(world.store, "a")
+    publish(world.store, "a", own={"head": 7})
+    world.prepare.broken.add(("a", 1))
+    catalog = world.catalog()
+    assert acquire(catalog, "a").published.version == 2
+    with pytest.raises(Unavailable, match="broken on purpose"):
+        acquire(catalog, "a", 1)
+
+
 def test_preloaded_tasks_make_the_gateway_ready(world: World) -> None:
     publish(world.store, "wanted")
     publish(world.store, "other")
