@@ -10,13 +10,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from model_store import ModelStore, StoreError
+from model_store import ModelStore, StorageError, StoreError
 from model_store.exchange.signing import sign
+from model_store.files import objects
 from model_store.files.object_clients import Clients
+from model_store.files.objects import PAUSES_S
 from model_store.upkeep import collect_garbage, usage_of, verify_store
 from tests.model_store.memory_s3 import Answer, MemoryS3, Request, memory_s3
 from tests.model_store.samples import arrays, publish
@@ -243,3 +246,18 @@ def test_what_is_not_seen_for_a_while_is_not_lost(
     facts = sample.facts()
     assert facts in (before, after), found
     assert found or facts == after
+
+
+def test_a_write_that_compares_is_tried_four_times_within_seven_seconds(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(objects, "PAUSES_S", PAUSES_S)
+    monkeypatch.setattr(objects, "time", SimpleNamespace(sleep=pauses.append))
+    store = sample.opened()
+    sample.s3.asked.clear()
+    sample.s3.harm = lambda request: ANSWERS["503"] if request.method == "PUT" else None
+    with pytest.raises(StorageError):
+        store.rollback("a/t", 1)
+    assert pauses == [0.2, 1.0, 5.0]
+    assert len([one for one in sample.s3.asked if one.method == "PUT"]) == 4

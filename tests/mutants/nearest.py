@@ -32,21 +32,21 @@ def _modules(file: str) -> list[str]:
 
 
 def nearest(top: Path, graph: Graph, file: str, count: int) -> list[str]:
-    """At most `count` test files that reach a file by imports, in this order: those of its package,
-    those named after it, those of its folder, those that need the fewest steps, and those that
-    have the most of its names in them.
+    """At most `count` test files that reach a file by imports, in this order: those of its name,
+    those of its package, those with a part of its name, those of its folder, those that need the
+    fewest steps, and those that have the most of its names in them.
     """
     steps = _steps_to(graph, file)
     package, folder = file.split("/")[0], str(Path("tests", file).parent)
     words, names = {*Path(file).stem.split("_")}, _defined(top / file)
 
-    def rank(test: str) -> tuple[bool, bool, bool, int, int, str]:
+    def rank(test: str) -> tuple[bool, bool, bool, bool, int, int, str]:
         stem = Path(test).stem.removeprefix("test_")
-        named = stem == Path(file).stem or bool(words & {*stem.split("_")})
+        same, named = stem == Path(file).stem, bool(words & {*stem.split("_")})
         mentioned = len(names & {*re.findall(r"\w+", (top / test).read_text("utf-8"))})
         elsewhere = not test.startswith(f"tests/{package}/")
         other = str(Path(test).parent) != folder
-        return elsewhere, not named, other, steps[test], -mentioned, test
+        return not same, elsewhere, not named, other, steps[test], -mentioned, test
 
     tests = [name for name in steps if Path(name).name.startswith("test_")]
     return sorted(tests, key=rank)[:count]
