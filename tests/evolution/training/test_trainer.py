@@ -108,6 +108,27 @@ def test_features_of_one_child_do_not_leak_into_the_next(features):
         assert alone.quality == together.quality
 
 
+def test_children_that_share_a_frozen_prefix_compute_its_outputs_once(features, monkeypatch):
+    """Those that validation reads, and those that training does."""
+    computed = []
+    run_prefix = trainer.run_prefix
+
+    def counted(arch, prefix, *rest):
+        computed.append(prefix)
+        return run_prefix(arch, prefix, *rest)
+
+    monkeypatch.setattr(trainer, "run_prefix", counted)
+    shared = Trainer(EXPERIMENT, toy_task("toy/a"))
+    list(shared.train(path(ARCH, {"head"}), ARCH, batches()))
+    first = len(computed)
+    list(shared.train(path(ARCH, {"head"}), ARCH, batches()))
+    assert first and len(computed) == first
+    other = path(ARCH, {"head"})
+    other.components[0].id = 99
+    list(shared.train(other, ARCH, batches()))
+    assert len(computed) == 2 * first
+
+
 def test_features_below_the_last_block_are_not_those_below_another(features):
     """Of the last block only the class token comes out; with a block above it, all tokens do."""
     deep = replace(ARCH, num_layers=2)
