@@ -22,13 +22,13 @@ from service.compute.cores import Cores, own_clock, seconds_of_others
 from service.compute.decoders import Threads
 from service.compute.fair_queue import Ask, FairQueue
 from service.compute.priority import BATCH, give_way
+from service.compute.running import Runner
 from service.compute.submission import (
     Done,
     Outcome,
     State,
     Submission,
     settle,
-    split,
     stopping,
     too_late,
 )
@@ -63,12 +63,10 @@ class Batcher(Generic[RowT, AnswerT]):
         `cost_clock` says in that thread how much processor time it took; None: time passed.
         `delay` says how long an answer waits for the event loop.
         """
-        self._run = run
         self._limits = limits
         self._clock = clock
-        self._cost_clock = cost_clock or clock
+        self._runner = Runner(run, shadows, clock, cost_clock or clock)
         self._report = report
-        self._shadows = shadows
         self._throughput = Throughput(limits.batch_rows)
         self._admission = Admission(limits, self._throughput, delay)
         self._queue = FairQueue[Submission[RowT, AnswerT]]()
@@ -250,7 +248,7 @@ class Batcher(Generic[RowT, AnswerT]):
         waits = [started - request.timings.queued for request in batch.requests]
         reason = "full" if batch.full else "engine_free"
         self._report(BatchReport(batch.rows, tasks, reason, waits))
-        settle(self._outcomes(mine, batch, started))
+        settle(self._run(mine, batch, started))
         if batch.rest is not None:
             self._finish(mine, batch.rest)
         return True
@@ -327,39 +325,20 @@ class Batcher(Generic[RowT, AnswerT]):
             self._queue.put_back(request)
         return batch, late
 
-    def _outcomes(
+    def _run(
         self, stream: Stream, batch: Batch[RowT, AnswerT], started: float
     ) -> list[tuple[Submission[RowT, AnswerT], Outcome[AnswerT]]]:
-        """Runs it. One bad row must not fail its batch mates: then each request runs alone."""
-        outcomes: list[tuple[Submission[RowT, AnswerT], Outcome[AnswerT]]]
-        try:
-            before_s = self._cost_clock()
-            answers = batch.run(self._run, self._shadows, others_wait=self._waiting > 0)
-            cost_s, ended = self._cost_clock() - before_s, self._clock()
-            outcomes = list(split(batch.requests, answers, ended))
-        except Exception:
-            logger.exception("event=batch_failed rows=%d retried=one_by_one", batch.rows)
-            outcomes = [(request, self._alone(request)) for request in batch.requests]
-            with self._lock:
-                self._running -= 1
-                stream.busy_until, stream.free_since = None, math.inf
-            return outcomes
+        ran = self._runner.batch(batch, others_wait=self._waiting > 0)
         with self._lock:
             self._running -= 1
             stream.busy_until = None
-            passed_s = ended - min(started, stream.free_since)
-            self._throughput.note(batch.rows, batch.work, passed_s, cost_s)
-            stream.free_since = ended
-        return outcomes
-
-    def _alone(self, request: Submission[RowT, AnswerT]) -> Outcome[AnswerT]:
-        try:
-            answers = self._run(request.rows)
-            return next(split([request], answers, self._clock()))[1]
-        except Exception as error:
-            request.timings.ran = self._clock()
-            logger.error("event=request_failed task=%s error=%r", request.ask.tasks[0], error)
-            return InternalError("the engine failed on this image")
+            if ran.cost_s is None:
+                stream.free_since = math.inf
+                return ran.outcomes
+            passed_s = ran.ended - min(started, stream.free_since)
+            self._throughput.note(batch.rows, batch.work, passed_s, ran.cost_s)
+            stream.free_since = ran.ended
+        return ran.outcomes
 
     @property
     def alive(self) -> bool:

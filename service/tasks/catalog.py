@@ -1,8 +1,7 @@
 """Which tasks exist: follows the store's refs, loads on demand, swaps versions without a gap.
 
-The first request of a task loads it; a preloaded task is loaded at once. When another version of a
-loaded task becomes live, it is loaded and warmed, and then swapped in. If it cannot be loaded, the
-old one goes on answering and the new one is tried again. Requests hold the path they run on.
+The first request of a task loads it; a preloaded task is loaded at once. `table.py` takes in what
+the store says, and swaps versions. Requests hold the path they run on.
 
 The caller's grants decide what may be known. For a request that may not know of a private task
 (`entry.py`), the task does not exist: no answer, header, hint, list or error names, counts or
@@ -13,17 +12,13 @@ orders it, and the request is refused before anything of it is loaded. The excep
 from __future__ import annotations
 
 import asyncio
-import logging
-import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from fnmatch import fnmatchcase
 from itertools import islice
 
-from model_store import Digest, UnknownVersion
-from model_store.watching import View
+from model_store import UnknownVersion
 from service.access import Grants
 from service.compute.paths import LoadedPath
 from service.errors import GatewayError, Unavailable, UnknownTask
@@ -35,12 +30,12 @@ from service.tasks.loader import Loader
 from service.tasks.lookups import Lookups
 from service.tasks.near_names import NearNames
 from service.tasks.older_versions import OlderVersions
-from service.tasks.reasons import no_task, no_version, reason
+from service.tasks.reasons import no_task, no_version
 from service.tasks.rollouts import Rollouts
-from service.tasks.slot import Slot, Unread
+from service.tasks.slot import Slot
 from service.tasks.store_health import StoreAway
+from service.tasks.table import TaskTable
 
-logger = logging.getLogger(__name__)
 Version = int | str | None  # a number or a name; None is the one that answers
 HINTS = 3  # names that a refusal tells
 READERS, REQUESTS = 6, 1000  # threads for what is read before a load, and requests at them
@@ -71,19 +66,12 @@ class Catalog:
         self._aliases = Aliases(
             loader, self.versions, self._confirm, keep_s=poll_s, clock=loader.clock
         )
-        self._preload, self._pins = frozenset(preload), tuple(pins)
-        self._lock = threading.RLock()
-        self._entries: Mapping[str, Entry] = {}  # by name; replaced, never changed
-        self._names: list[str] = []
+        self._older = OlderVersions(loader, self._confirm)
+        self._table = TaskTable(loader, metrics, self._older.forget, preload, pins)
         self._near = NearNames()
         # For names that no task has: they take no other threads.
         self.names = Lookups("names of tasks", 1, self._health)
-        self._older = OlderVersions(loader, self._confirm)
         self.rollouts = Rollouts(loader)
-        self._view = View({}, {})  # what was last taken in
-        self._overdue: set[str] = set()  # tasks whose live version is not the one that answers
-        self._awaited: set[str] = set()  # preloaded tasks found at first, still loading
-        self._followed = False  # whether the store has been read at all
 
     def start(self) -> None:
         """Reads the store once, if it answers, then follows it."""
@@ -132,7 +120,7 @@ class Catalog:
         Questions about tasks bring threads of their own, so that they take none from answers.
         """
         try:
-            entry = self._entries.get(task) or await self._known(task)
+            entry = self._table.entries.get(task) or await self._known(task)
         except UnknownTask:
             raise await self.unknown(task, grants) from None
         if not (entry.is_public or await self.visible(task, entry, grants, look)):
@@ -153,7 +141,7 @@ class Catalog:
 
         Tasks that the request may not know of, or may do nothing with, do not change these names.
         """
-        entries = self._entries
+        entries = self._table.entries
 
         def useful(name: str) -> bool:
             allowed = grants.read or grants.classifies(name)
@@ -205,9 +193,9 @@ class Catalog:
 
     async def _known(self, task: str) -> Entry:
         """Raises UnknownTask if there is no such task, after a look at the store."""
-        if task not in self._entries:  # perhaps published a moment ago
+        if task not in self._table.entries:  # perhaps published a moment ago
             await asyncio.wrap_future(self.refresh())  # Unavailable where the store cannot tell
-        entry = self._entries.get(task)
+        entry = self._table.entries.get(task)
         if entry is None:
             raise no_task(task)
         return entry
@@ -223,19 +211,19 @@ class Catalog:
         return no_task(task) if self._current(task) is None else error
 
     def _current(self, task: str) -> Slot | None:
-        entry = self._entries.get(task)
+        entry = self._table.entries.get(task)
         return None if entry is None else entry.slot
 
     def near(self, task: str) -> Iterator[str]:
         """The names that are like this one, the most alike first; some may be private."""
-        return self._near.of(task, self._names)
+        return self._near.of(task, self._table.names)
 
     # -- what there is
 
     @property
     def ready(self) -> bool:
         """Whether the store has been read and every preloaded task was loaded or has failed."""
-        return self._followed and not self._awaited
+        return self._table.followed and not self._table.awaited
 
     @property
     def alive(self) -> bool:
@@ -244,29 +232,26 @@ class Catalog:
 
     def entries(self) -> Mapping[str, Entry]:
         """All tasks, by name, as they are now; later changes do not show in it."""
-        return self._entries
+        return self._table.entries
 
     def require_followed(self) -> None:
         """Raises Unavailable until the store has been read once: nothing is known to be missing."""
-        if not self._followed:
+        if not self._table.followed:
             raise Unavailable("the store has not been read yet", retry_after_s=1)
 
     def slots(self) -> list[Slot]:
         """Every version that is in memory, or that was asked for."""
-        with self._lock:
-            both = [slot for one in self._entries.values() for slot in (one.slot, one.successor)]
-        others = self._older.slots() + self.rollouts.slots()
-        return [slot for slot in both if slot is not None] + others
+        return self._table.slots() + self._older.slots() + self.rollouts.slots()
 
     def public(self, task: str) -> bool:
         """Whether there is such a task and it is known not to be private."""
-        entry = self._entries.get(task)
+        entry = self._table.entries.get(task)
         return entry is not None and (entry.is_public or entry.known_private() is False)
 
     def counts(self) -> Mapping[str, int]:
         """Tasks by state."""
         states = dict.fromkeys(("cold", "loading", "ready", "failed"), 0)
-        return {**states, **Counter(entry.slot.state for entry in self._entries.values())}
+        return {**states, **Counter(entry.slot.state for entry in self._table.entries.values())}
 
     # -- following the store
 
@@ -283,117 +268,14 @@ class Catalog:
         try:
             view = self._loader.store.watched()
             recovered = self._health.good()
-            self._apply(view)
-            self.rollouts.follow(view.offers, self._entries)
+            self._table.take_in(view)
+            self.rollouts.follow(view.offers, self._table.entries)
             self._older.drop_removed()
-            self._load_again(recovered)
+            self._table.load_again(recovered)
         except Exception as error:  # an unreadable store must not end what is being served
             self._metrics.catalog_polls.labels("error").inc()
             self._health.bad(error)
             return error
-        self._followed = True
+        self._table.followed = True
         self._metrics.catalog_polls.labels("ok").inc()
         return None
-
-    def _load_again(self, recovered: bool) -> None:
-        """After an outage, loads cold tasks that are preloaded; then tries one unreadable task."""
-        if recovered:
-            for task, entry in self._entries.items():
-                if self._is_preloaded(task) and entry.slot.state == "cold":
-                    with suppress(Unavailable):
-                        entry.slot.begin()
-        for slot in self._loader.unreadable():
-            if slot.due:
-                with suppress(Unavailable):
-                    slot.begin()
-                return
-
-    def _apply(self, view: View) -> None:
-        """Costs one comparison while nothing changes."""
-        if view is self._view and not self._overdue:
-            return
-        live, known = view.live, self._view.live
-        unknown = {task: error for task, error in view.unread.items() if task not in live}
-        removed = [task for task in self._entries if task not in live and task not in unknown]
-        differing = [task for task, found in live.items() if known.get(task) != found]
-        entries = dict(self._entries)
-        with self._lock:
-            for task in removed:
-                self._remove(task, entries.pop(task))
-            for task in {*differing, *self._overdue}:
-                entry = entries.get(task)
-                if entry is None:
-                    entries[task] = self._added(task, *live[task])
-                else:
-                    self._update(task, entry, *live[task])
-            for task, error in unknown.items():
-                if task not in entries:
-                    self._metrics.register(task)
-                entries[task] = Entry(Unread(self._loader, task, error))
-            for task in {*self._view.unread, *view.unread} & entries.keys():
-                error = view.unread.get(task)
-                entries[task].unread = None if error is None else reason(error)
-        if entries.keys() != self._entries.keys() or unknown:
-            self._names = sorted(entries)
-            self._entries = {task: entries[task] for task in self._names}
-        self._view = view  # last: what an error interrupted is done again
-
-    def _added(self, task: str, version: int, digest: Digest) -> Entry:
-        slot = self._slot(task, version, digest)
-        self._metrics.register(task)
-        self._changed("added", task, version)
-        if self._is_preloaded(task):
-            self._preload_slot(slot)
-        return Entry(slot)
-
-    def _slot(self, task: str, version: int, digest: Digest) -> Slot:
-        pinned = any(fnmatchcase(task, pattern) for pattern in self._pins)
-        return Slot(self._loader, task, version, digest, pinned=pinned)
-
-    def _preload_slot(self, slot: Slot) -> None:
-        """Tasks added later do not make the gateway unready."""
-        if not self._followed:
-            self._awaited.add(slot.task)
-        slot.begin().add_done_callback(lambda _: self._awaited.discard(slot.task))
-
-    def _is_preloaded(self, task: str) -> bool:
-        return task in self._preload or "*" in self._preload
-
-    def _remove(self, task: str, entry: Entry) -> None:
-        self._overdue.discard(task)
-        self._older.forget(task)
-        self._metrics.forget(task)
-        self._changed("removed", task, entry.slot.version)
-
-    def _update(self, task: str, entry: Entry, version: int, digest: Digest) -> None:
-        if (entry.slot.version, entry.slot.digest) == (version, digest):
-            entry.successor = None  # live again before another version took over
-            self._overdue.discard(task)
-            return
-        successor = entry.successor
-        if successor is None or (successor.version, successor.digest) != (version, digest):
-            successor = self._slot(task, version, digest)
-            self._changed("changed", task, version)
-            if entry.slot.state != "ready":
-                entry.slot, entry.successor = successor, None
-                if self._is_preloaded(task):
-                    self._preload_slot(successor)
-                return
-            entry.successor = successor
-            self._overdue.add(task)
-        if successor.due:
-            successor.begin().add_done_callback(lambda job: self._swap(task, successor, job))
-
-    def _swap(self, task: str, successor: Slot, job: Future[LoadedPath]) -> None:
-        if job.cancelled() or job.exception() is not None:
-            return
-        with self._lock:
-            entry = self._entries.get(task)
-            if entry is not None and entry.successor is successor:
-                entry.slot, entry.successor = successor, None
-                self._overdue.discard(task)
-                logger.info("event=task_swapped task=%s version=%d", task, successor.version)
-
-    def _changed(self, kind: str, task: str, version: int) -> None:
-        self._metrics.catalog_changes.labels(kind).inc()
-        logger.info("event=task_%s task=%s version=%d", kind, task, version)

@@ -189,14 +189,14 @@ def test_requests_of_several_tasks_at_once_are_batched(
     gateway.runner.run(burst())
     batches = gateway.metric("munet_batch_rows_count")
     batcher = gateway.app.state.runtime.batcher
-    run, begun = batcher._run, [0]
+    run, begun = batcher._runner._run, [0]
 
     def when_all_wait(rows: Sequence[Any]) -> Any:
         begun[0] += len(rows)
         eventually(lambda: begun[0] + len(batcher) >= 60)
         return run(rows)
 
-    monkeypatch.setattr(batcher, "_run", when_all_wait)
+    monkeypatch.setattr(batcher._runner, "_run", when_all_wait)
     responses = gateway.runner.run(burst())
     assert {response.status_code for response in responses} == {200}
     assert gateway.metric("munet_batch_rows_count") - batches < 60

@@ -160,14 +160,14 @@ def test_names_beyond_the_limit_are_not_counted(sharing: Gateway) -> None:
 def held_up(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """The engine begins a batch, says so with the event, and goes on when the context ends."""
     batcher = gateway.app.state.runtime.batcher
-    run, reached, released = batcher._run, threading.Event(), threading.Event()
+    run, reached, released = batcher._runner._run, threading.Event(), threading.Event()
 
     def wait(rows: Any) -> Any:
         reached.set()
         assert released.wait(PATIENCE_S)
         return run(rows)
 
-    monkeypatch.setattr(batcher, "_run", wait)
+    monkeypatch.setattr(batcher._runner, "_run", wait)
     try:
         yield reached
     finally:

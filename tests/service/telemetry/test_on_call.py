@@ -181,14 +181,14 @@ def test_a_dump_names_all_threads_and_what_waits(guarded: Gateway) -> None:
 def test_what_waits_is_told_by_request(guarded: Gateway) -> None:
     runtime = guarded.app.state.runtime
     started, go_on = threading.Event(), threading.Event()
-    run = runtime.batcher._run
+    run = runtime.batcher._runner._run
 
     def slow(rows: Any) -> Any:
         started.set()
         go_on.wait(60)
         return run(rows)
 
-    runtime.batcher._run = slow
+    runtime.batcher._runner._run = slow
     try:
         with ThreadPoolExecutor(1) as pool:
 
@@ -203,7 +203,7 @@ def test_what_waits_is_told_by_request(guarded: Gateway) -> None:
             ask_several(guarded, ["a", "b/c", "d"])
             told = looking.result()
     finally:
-        runtime.batcher._run = run
+        runtime.batcher._runner._run = run
     (first, *_) = told["oldest"]
     assert first["tasks"][0] in ("a", "b/c", "d") and "boss" in first["caller"]
     assert first["waited_s"] >= 0 and first["deadline_in_s"] > 0

@@ -141,12 +141,12 @@ def late_in_load(told: Told) -> None:
 
 def failed(told: Told) -> None:
     """The engine fails on it."""
-    run = told.runtime.batcher._run
-    told.runtime.batcher._run = lambda rows: 1 // 0
+    run = told.runtime.batcher._runner._run
+    told.runtime.batcher._runner._run = lambda rows: 1 // 0
     try:
         assert told.gateway.classify("warm", png(1)).status_code == 500
     finally:
-        told.runtime.batcher._run = run
+        told.runtime.batcher._runner._run = run
 
 
 def crashed(told: Told) -> None:
@@ -275,8 +275,8 @@ class Held:
         for stage, owner, name in (
             ("load", self.runtime.residency, "load"),
             ("decode", File, "look"),
-            ("execute", self.runtime.batcher, "_run"),
-            ("queue", self.runtime.batcher, "_run"),  # another request is there
+            ("execute", self.runtime.batcher._runner, "_run"),
+            ("queue", self.runtime.batcher._runner, "_run"),  # another request is there
         ):
             if stage == self.stage:
                 patch.setattr(owner, name, self.gate.before(getattr(owner, name)))
