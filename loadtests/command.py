@@ -19,6 +19,14 @@ from loadtests.workload import Load, Popularity
 RESULTS = Path(__file__).parent / "results"
 FIGURES = Path(__file__).parent / "figures"
 
+SizeOption = Annotated[str, typer.Option(help="Of the shared backbone: a name and a patch.")]
+StoreOption = Annotated[
+    str | None, typer.Option("--store", help="Below this s3://, gs:// or az:// URL.")
+]
+DirOption = Annotated[
+    Path, typer.Option("--dir", help="On the disk to be measured, if there is no --store.")
+]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Append the run as a JSON line.")]
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 
@@ -75,18 +83,12 @@ def run(
 
 @app.command()
 def store(
-    url: Annotated[
-        str | None, typer.Option("--store", help="Below this s3://, gs:// or az:// URL.")
-    ] = None,
-    directory: Annotated[
-        Path, typer.Option("--dir", help="On the disk to be measured, if there is no --store.")
-    ] = Path("."),
+    url: StoreOption = None,
+    directory: DirOption = Path("."),
     tasks: Annotated[int, typer.Option(help="In the largest store.")] = 10_000,
     size: Annotated[str, typer.Option(help="Of the path: B/16, S/16, Ti/16 or tiny.")] = "B/16",
     rounds: Annotated[int, typer.Option(help="Of each throughput.")] = 7,
-    output: Annotated[
-        Path | None, typer.Option("--json", help="Append the run as a JSON line.")
-    ] = None,
+    output: JsonOption = None,
 ) -> None:
     """Measure the model store next to plain files, in a throw-away store."""
     from loadtests.store import Setup, json_line, measure, render  # safetensors is for this alone
@@ -101,17 +103,11 @@ def store(
 
 @app.command()
 def store_costs(
-    url: Annotated[
-        str | None, typer.Option("--store", help="Below this s3://, gs:// or az:// URL.")
-    ] = None,
-    directory: Annotated[
-        Path, typer.Option("--dir", help="On the disk to be measured, if there is no --store.")
-    ] = Path("."),
+    url: StoreOption = None,
+    directory: DirOption = Path("."),
     tasks: Annotated[int, typer.Option(help="In the store.")] = 10_000,
     rounds: Annotated[int, typer.Option(help="Of each operation.")] = 7,
-    output: Annotated[
-        Path | None, typer.Option("--json", help="Append the run as a JSON line.")
-    ] = None,
+    output: JsonOption = None,
 ) -> None:
     """Measure single operations of the model store: time, and system calls or requests."""
     from loadtests.store import CostSetup, json_line, measure_costs, render
@@ -200,6 +196,17 @@ def peers(
 
 
 @app.command()
+def many_images(
+    images: Annotated[int, typer.Option(help="In the folder.")] = 256,
+    rounds: Annotated[int, typer.Option(help="In each, both take their turn.")] = 3,
+) -> None:
+    """Measure munet classify on a folder next to an ONNX Runtime session for each task."""
+    from loadtests.peers.many_images import Setup, measure  # publishes tasks
+
+    _show(lambda say: (measure(Setup(images, rounds=rounds), say), ""), None)
+
+
+@app.command()
 def engine(
     rounds: Annotated[int, typer.Option(help="In each, everything takes its turn.")] = 7,
     seconds: Annotated[float, typer.Option(help="Of each turn.")] = 0.1,
@@ -229,9 +236,7 @@ def shadows(
 @app.command()
 def residency(
     tasks: Annotated[int, typer.Option(help="In the store; a budget is a share of them.")] = 200,
-    size: Annotated[
-        str, typer.Option(help="Of the shared backbone: a name and a patch.")
-    ] = "Ti/16",
+    size: SizeOption = "Ti/16",
     image_size: Annotated[int, typer.Option(help="Pixels; more make misses count less.")] = 32,
     seconds: Annotated[float, typer.Option(help="Of each popularity and budget.")] = 8.0,
     output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
@@ -250,9 +255,7 @@ def residency(
 @app.command()
 def density(
     tasks: Annotated[int, typer.Option(help="On one backbone, all loaded.")] = 1000,
-    size: Annotated[
-        str, typer.Option(help="Of the shared backbone: a name and a patch.")
-    ] = "Ti/16",
+    size: SizeOption = "Ti/16",
     image_size: Annotated[int, typer.Option(help="Pixels.")] = 32,
     catalog: Annotated[int, typer.Option(help="Tasks of the largest store.")] = 10_000,
     seconds: Annotated[float, typer.Option(help="Of each round of requests.")] = 3.0,
@@ -329,9 +332,7 @@ def churn(
 def sharing(
     tasks: Annotated[int, typer.Option(help="Asked for at once.")] = 8,
     own_blocks: Annotated[int, typer.Option(help="Last blocks that a task has for itself.")] = 3,
-    size: Annotated[
-        str, typer.Option(help="Of the shared backbone: a name and a patch.")
-    ] = "Ti/16",
+    size: SizeOption = "Ti/16",
     image_size: Annotated[
         list[int] | None, typer.Option(help="Pixels; repeatable. Default: 64 and 224.")
     ] = None,
