@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,22 @@ def test_a_task_that_fails_is_asked_again_alone_and_then_ends_it() -> None:
         server.answers += [(200, {}, {"results": [of("a", 1), failed]}), problem(404, "is gone")]
         with pytest.raises(Refused, match="is gone"):
             answered(server, 1)
+
+
+def test_a_gateway_that_is_lost_ends_the_run_and_the_next_one_goes_on(
+    settings: dict[str, str], tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    out, task = tmp_path / "answers.csv", {"id": "t", "version": 1, "digest": "sha256:x"}
+    good = (200, {}, {"task": "t", "version": 1, "predictions": [{"label": "a", "probability": 1}]})
+    arguments = ("photos/more", "--task", "t", "--out", out, "--json", "--url")
+    with serving() as server:
+        url = f"http://127.0.0.1:{server.server_port}"
+        server.answers += [(200, {}, task)] + [good] * 50 + [problem(401, "not known")] * 60
+        done = run(capsys, monkeypatch, *arguments, url)
+        assert done.code == 1 and "not known" in done.err and not out.exists()
+        server.answers[:] = [(200, {}, task)] + [good] * 110
+        done = run(capsys, monkeypatch, *arguments, url)
+    assert done.code == 0, done.err
+    assert 0 < json.loads(done.out)["images_of_this_run"] < 110
+    found = [row["source"] for row in rows(out)]
+    assert len(found) == 110 and found == sorted(set(found))
