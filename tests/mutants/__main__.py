@@ -3,9 +3,11 @@
     make mutants
     .venv-mutants/bin/python -m tests.mutants model_store/refs.py service/compute --count 40
 
-Each mutant meets the --tests test files that are nearest to the changed file, until one fails. It
-works on a copy of the last commit. Interrupted at any time, it continues where it was: a result
-counts until the changed file or one of its tests changes. Exit code 0: at least 95 % are noticed.
+Each mutant meets the --tests test files that are nearest to the changed file, until one fails. The
+mutants come in random order, so that the first ones are a sample too. It works on a copy of the
+last commit. Interrupted at any time, it continues where it was: a result counts until the changed
+file changes, or the test file that noticed it, or one of those that did not. Exit code 0: at least
+95 % are noticed.
 """
 
 from __future__ import annotations

@@ -108,6 +108,20 @@ def test_features_of_one_child_do_not_leak_into_the_next(features):
         assert alone.quality == together.quality
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_what_is_kept_takes_at_most_the_bytes_that_are_counted(layers):
+    """Of one example, where it enters each component: pixels, tokens, or the class token alone."""
+    arch = replace(ARCH, num_layers=layers)
+    task = toy_task("toy/a")
+    evaluation = trainer._Evaluation(task.objective, task.validation, 4)
+    for prefix in range(len(arch.component_names)):
+        chunk = next(iter(evaluation.inputs(arch, path(arch, {"head"}), prefix)))
+        counted, found = trainer._feature_bytes(arch, prefix), chunk.inputs[0].nbytes
+        assert found <= counted
+        if prefix == 0 or arch.component_names[prefix - 1].startswith("encoderblock"):
+            assert found == counted
+
+
 def test_children_that_share_a_frozen_prefix_compute_its_outputs_once(features, monkeypatch):
     """Those that validation reads, and those that training does."""
     computed = []
