@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from model_store import ModelStore
+from service.http.listing import _facts
+from service.tasks.summaries import Summary
 from tests.service.in_process import Gateway, refused
 from tests.service.systems import publish
 
@@ -68,6 +72,16 @@ def test_what_is_known_of_a_task_is_not_read_again(
     five.runner.run(_looked(five))
     assert len(five.get("/tasks")["tasks"]) == 6
     assert sorted(read) == ["t1", "t5"]
+
+
+def test_bytes_are_a_tasks_own_where_no_other_task_is_known_to_use_them() -> None:
+    """Nobody at all, where the version has just come and is not counted yet."""
+    parts = {"new": 0, "own": 1, "shared": 2}
+    summary = Summary(
+        "digest", "", 2, None, {}, {}, None, False, tuple(parts), (1, 10, 100), (), {}, None
+    )
+    known: Any = SimpleNamespace(users=parts.get, name=lambda _: None)
+    assert _facts(summary, known)["bytes"] == {"total": 111, "own": 11, "shared": 100}
 
 
 async def _looked(gateway: Gateway) -> None:
