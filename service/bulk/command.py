@@ -138,6 +138,7 @@ def _answered(
         if pins is None:
             parts.begin(Run(source, found))
         take = stack.enter_context(parts.writing(found))
+        progress.begin()
         for chunk in answering.answers(source.items(parts.done)):
             take(chunk)
             progress.count(chunk)

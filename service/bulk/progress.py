@@ -29,7 +29,7 @@ class Progress:
         self._total, self._console, self._clock = total, console, clock
         self.done, self._before = done, done
         self.errors = 0  # images without an answer of some task, in this run
-        self._began = self._told = clock()
+        self._began = self._answering = self._told = clock()
         self._live: Live | None = None
 
     @property
@@ -52,6 +52,10 @@ class Progress:
             self._show("reading the models, and compiling what is new")
             yield
 
+    def begin(self) -> None:
+        """The models are there: from now on is known how long images take."""
+        self._answering = self._clock()
+
     def count(self, chunk: Sequence[Answered]) -> None:
         """These have been answered."""
         self.done += len(chunk)
@@ -63,8 +67,9 @@ class Progress:
         told = f"{self.done:,} of {self._total:,} images"
         if self.errors:
             told += f", {self.errors:,} failed"
-        if self.images and self.seconds > 0:
-            speed = self.images / self.seconds
+        spent_s = self._clock() - self._answering
+        if self.images and spent_s > 0:
+            speed = self.images / spent_s
             left_s = (self._total - self.done) / speed
             told += f", {speed:,.{0 if speed >= 10 else 1}f} images/s, {duration(left_s)} left"
         return told

@@ -30,7 +30,7 @@ COLUMNS = (
     "image", "file_name", "filename", "image_path", "filepath", "file_path", "path", "file",
     "source", "image_url", "url", "img",
 )  # fmt: skip
-ROWS_AT_ONCE = 32  # of a parquet file
+ROWS_AT_ONCE = 4  # of a parquet file
 FETCH_S = 60.0
 Text = Mapping[str, Any]
 
@@ -273,15 +273,15 @@ def _parquet(path: Path) -> Source:
 def _rows_of(path: str, column: str, start: int) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, pre_buffer=False) as file:
         groups, before = list(range(file.metadata.num_row_groups)), 0
         while groups and before + (rows := file.metadata.row_group(groups[0]).num_rows) <= start:
             before += rows
             groups.pop(0)
         for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=[column]):
-            for value in batch.column(0).to_pylist():
+            for value in batch.column(0):
                 if before >= start:
-                    yield value
+                    yield value.as_py()
                 before += 1
 
 

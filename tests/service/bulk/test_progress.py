@@ -19,12 +19,15 @@ def test_it_tells_how_far_it_is_how_fast_and_what_is_left_within_80_columns() ->
     console = Console(file=io.StringIO(), width=80, force_terminal=True)
     progress = Progress(1_200_000, 200_000, console, lambda: now[0])
     assert progress.line() == "200,000 of 1,200,000 images"
+    now[0] += 500  # until the models are there
+    progress.begin()
     now[0] += 10
     progress.count([GOOD] * 1_000)
     assert progress.line() == "201,000 of 1,200,000 images, 100 images/s, 2.8 h left"
     progress.count([BAD] * 99_999)
     assert progress.errors == 99_999 and progress.images == 100_999
     assert len(progress.line()) <= 80
+    assert progress.seconds == 510.0
 
 
 @pytest.mark.parametrize("terminal", [True, False])
