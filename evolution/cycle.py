@@ -7,6 +7,7 @@ stopped.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -178,11 +179,22 @@ class Cycle:
         )  # fmt: skip
 
     def _bar(self, child: Path, parent: Path) -> float:
-        """The score that a child must reach: its parent's if that solves the same task."""
-        own_only = self._experiment.method.beats_own_only
+        """The score that a child must reach: its parent's if that solves the same task.
+
+        With a margin, it must be that much better than the owner's best path.
+        """
+        method, best = self._experiment.method, self._population.best(self._owner)
+        if method.margin and best is not None:
+            return self._population.score(best) + method.margin * self._error(best)
+        own_only = method.beats_own_only
         same = parent.owner == child.owner if own_only else parent.task == child.task
         # The quality of an import may be unknown.
         return self._population.score(parent) if same and parent.quality is not None else -np.inf
+
+    def _error(self, path: Path) -> float:
+        """The standard error of its quality, as that of a share of the validation examples."""
+        quality = path.quality or 0.0
+        return math.sqrt(quality * (1 - quality) / self._children.measured["examples"])
 
 
 def _keep_snapshot(child: Path, snapshot: TrainState) -> None:

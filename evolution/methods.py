@@ -1,4 +1,4 @@
-"""The five systems as rows of one table of explicit choices (SYSTEMS.md, Differences).
+"""The five systems, and one of ours, as rows of one table of choices (SYSTEMS.md, Differences).
 
 Each rule in which two systems differ is a field here. The engine asks for these fields only, never
 for a method's name. Sizes and search spaces belong to the experiments.
@@ -35,6 +35,12 @@ class Method:
     fresh_components: str = "name"
 
     # How a child is trained and kept.
+    # Heads are fitted to what the body sees (training/heads.py), after each round of training. A
+    # task's first child is the body, of the root and all public paths, that suits it best, frozen.
+    fits_heads: bool = False
+    # A child must beat its owner's best path by this many standard errors of its quality; 0: it
+    # only has to reach its parent, if that solves the same task.
+    margin: float = 0.0
     inherits_momentum: bool  # copies start from their original's momentum, not from zero
     newest_wins: bool  # a score equal to the best so far replaces it
     beats_own_only: bool = False  # a parent of the same task but another owner sets no bar
@@ -123,3 +129,6 @@ MU4NET = replace(
     newest_wins=False,
     beats_own_only=True,
 )
+
+# Ours: heads in closed form, and bodies that change only where validation shows more than noise.
+FITTED = replace(MU2NET_PLUS, name="fitted", fits_heads=True, margin=1.0, newest_wins=False)

@@ -10,7 +10,7 @@ import numpy as np
 from evolution import mutation
 from evolution.data.tasks import Task
 from evolution.experiments.experiment import Experiment
-from evolution.population import ROOT, Path, Population
+from evolution.population import ROOT, Component, Path, Population
 from evolution.publication import task_path
 from evolution.state import Progress
 from evolution.training.programs import forward_flops
@@ -18,6 +18,8 @@ from evolution.training.trainer import Batches, Round, Trainer, Watch
 from evolution.training.validation import compared, measure_again, measured_on, validation_count
 from model_store import TaskPath
 from vit import Architecture
+
+MOST_BODIES = 15  # of others' paths that a task's first child is chosen from, besides the root
 
 
 class SinglePaths:
@@ -53,9 +55,17 @@ class SinglePaths:
         self, number: int, data_hp: dict[str, Any], rng: np.random.Generator
     ) -> tuple[Path, Path]:
         """A new child and its parent, which counts it."""
-        experiment, population, method = self._experiment, self._population, self._experiment.method
+        method = self._experiment.method
+        if method.fits_heads and number == 0 and self._population.best(self._owner) is None:
+            return self._on_the_best_body(data_hp, rng)
         sweeps = method.sweeps_seeds and number < len(self._progress.seeds)
-        parent, mutate = self._parent(number, sweeps, rng), not sweeps
+        parent = self._parent(number, sweeps, rng)
+        return self._made(parent, data_hp, not sweeps, rng), parent
+
+    def _made(
+        self, parent: Path, data_hp: dict[str, Any], mutate: bool, rng: np.random.Generator
+    ) -> Path:
+        experiment, population = self._experiment, self._population
         hp = {**experiment.defaults, **parent.hyperparameters, **data_hp}
         if mutate:
             hp = mutation.mutate_hyperparameters(hp, experiment, rng) | data_hp
@@ -66,7 +76,24 @@ class SinglePaths:
         child.owner = self._owner
         child.private = self.task.private or population.is_private(self._owner)
         child.metrics["flops"] = forward_flops(arch)
-        return child, parent
+        return child
+
+    def _on_the_best_body(
+        self, data_hp: dict[str, Any], rng: np.random.Generator
+    ) -> tuple[Path, Path]:
+        """The child of the root or of another path on whose body a fitted head has least loss."""
+        bodies: dict[tuple[Component, ...], Path] = {}
+        for path in self._population.seeds(self._owner):
+            bodies.setdefault(path.components[:-1], path)
+        parents = list(bodies.values())
+        parents = parents[:1] + parents[1:][-MOST_BODIES:]  # the root, and the newest
+        pairs = [(self._made(parent, data_hp, False, rng), parent) for parent in parents]
+        best = min(pairs, key=lambda pair: self._trainer.fitted_loss(pair[0], self._arch(pair[0])))
+        mutation.count_child(best[1], self._owner)
+        return best
+
+    def _arch(self, path: Path) -> Architecture:
+        return architecture(self._progress.architecture, path)
 
     def _parent(self, number: int, sweeps: bool, rng: np.random.Generator) -> Path:
         root = self._population.paths[ROOT][0]
@@ -84,11 +111,10 @@ class SinglePaths:
 
     def train(self, child: Path, batches: Batches) -> Iterator[Round]:
         """Trains a child, round by round. Does not change its components."""
-        return self._trainer.train(child, architecture(self._progress.architecture, child), batches)
+        return self._trainer.train(child, self._arch(child), batches)
 
     def _quality(self, path: Path) -> float:
-        arch = architecture(self._progress.architecture, path)
-        return self._trainer.validation_quality(path, arch)
+        return self._trainer.validation_quality(path, self._arch(path))
 
     def tested(self, path: Path) -> dict[str, Any]:
         """What is measured of a path when its search is over (evolution.children.Children)."""

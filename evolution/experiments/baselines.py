@@ -32,6 +32,8 @@ def _trained_from_root(
             sweeps_seeds=False,
             from_root_only=True,
             learned_rates=False,
+            fits_heads=False,
+            margin=0.0,
             forced_copies=("encoder_norm", *forced),
         ),
         passes=1,

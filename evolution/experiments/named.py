@@ -1,8 +1,8 @@
 """All named experiments. Names are METHOD-BENCHMARK, and `demo`.
 
-Methods: munet, mu2net, mu2net-plus. Benchmarks of the papers: cmaterdb, chars, vdd, vit, vtab-full,
-vtab-1k (EXPERIMENTS.md, Task lists). Sizes and defaults are those of the published configurations
-(EXPERIMENTS.md, Runs). chars5 and demo are for 2 cores.
+Methods: munet, mu2net, mu2net-plus, and ours, fitted. Benchmarks of the papers: cmaterdb, chars,
+vdd, vit, vtab-full, vtab-1k (EXPERIMENTS.md, Task lists). Sizes and defaults are those of the
+published configurations (EXPERIMENTS.md, Runs). chars5 and demo are for 2 cores.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         mu2net_plus.PLUS_CMATERDB, mu2net_plus.PLUS_CHARS, mu2net_plus.PLUS_VDD,
         mu2net_plus.PLUS_VIT, mu2net_plus.PLUS_VTAB_FULL, mu2net_plus.PLUS_VTAB_1K,
         small.MUNET_CHARS5_PUBLISHED, small.MU2NET_CHARS5_PUBLISHED, small.PLUS_CHARS5_PUBLISHED,
-        small.MUNET_CHARS5_TUNED, small.MU2NET_CHARS5_TUNED, small.PLUS_CHARS5_TUNED, small.DEMO,
+        small.MUNET_CHARS5_TUNED, small.MU2NET_CHARS5_TUNED, small.PLUS_CHARS5_TUNED,
+        small.FITTED_CHARS5, small.DEMO,
     )
 }  # fmt: skip

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from evolution.experiments import benchmarks, mu2net, mu2net_plus, munet, search_space
 from evolution.experiments.experiment import Experiment
-from evolution.methods import MU2NET, MU2NET_PLUS, MUNET
+from evolution.methods import FITTED, MU2NET, MU2NET_PLUS, MUNET
 from evolution.population import Score
 
 # Ranges have no sizes of images and adapters, whose values need compiled programs of their own.
@@ -129,6 +129,8 @@ MU2NET_CHARS5_PUBLISHED = replace(
 PLUS_CHARS5_PUBLISHED = replace(
     PLUS_CHARS5_TUNED, name="mu2net-plus-chars5-published", defaults=mu2net_plus.PLUS_CHARS.defaults
 )
+
+FITTED_CHARS5 = replace(PLUS_CHARS5_TUNED, name="fitted-chars5", method=FITTED)
 
 # The characters fill their images: if mirrored, or cut to less than half, they become others.
 # A copied block lowers the score by up to 0.6 % if many tasks share the original.

@@ -66,6 +66,8 @@ class Reasons:
             return f"kept: the best, before it {share(best)}"
         same = outcome.parent.task == outcome.child.task
         if not outcome.improved:
+            if self._search.experiment.method.margin:
+                return f"not kept: no clear gain over {share(best)}"
             parent = self._search.population.score(outcome.parent)
             return f"not kept: its parent has {share(parent)}"
         if same and score == best:

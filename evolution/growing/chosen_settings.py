@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from evolution.experiments.experiment import Experiment
 from evolution.experiments.search_space import DEFAULTS, NO_AUGMENTATION
 from evolution.growing.machine_speed import Machine
-from evolution.methods import MU2NET_PLUS
+from evolution.methods import FITTED
 from evolution.population import Score
 from vit import Architecture
 
@@ -118,7 +118,7 @@ def experiment_of(task: str, root: str, arch: Architecture, params: int) -> Expe
     """The experiment for a task from a root of `root_params` parameters, without its sizes."""
     return Experiment(
         name="evolve",
-        method=MU2NET_PLUS,
+        method=FITTED,
         tasks=(task,),
         passes=1,
         samples_per_task=CHILDREN,

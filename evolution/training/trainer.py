@@ -36,6 +36,7 @@ from evolution.training.batches import (
 )
 from evolution.training.calibration import calibration
 from evolution.training.curves import Curve
+from evolution.training.heads import Fitted, Seen, fitted_head
 from evolution.training.objectives import Judged, Objective
 from evolution.training.programs import (
     Descent,
@@ -61,6 +62,7 @@ WATCHED_STEPS = 8
 # returns whether training continues.
 Watch = Callable[[int, int, float], bool]
 
+MOST_FITTED = 20_000  # training examples that a head is fitted to
 NO_ADAPTER = -1  # id of an absent adapter
 
 
@@ -114,6 +116,7 @@ class Trainer:
         self.validation_count = wanted if validation_count is None else validation_count
         self._validation = _Evaluation(task.objective, task.validation, self.validation_count)
         self._resident, self._features = resident_images(task.train), None
+        self._heads: dict[int, Fitted] = {}  # by path, of those whose body was not trained
 
     def batches(self, seed: int, key: tuple[int, ...]) -> Batches:
         """Batches for the children of one generation."""
@@ -155,7 +158,8 @@ class Trainer:
         momentum = {c.name: _trace(c, method.inherits_momentum) for c in above}
         state = jax.device_put(TrainState(_params(above), momentum))
         masks = {c.name: c.name in trainable for c in above}
-        source = self._source(child, arch, prefix, traced, batches.steps)
+        fits, only_head = method.fits_heads, method.fits_heads and trainable == {"head"}
+        source = None if only_head else self._source(child, arch, prefix, traced, batches.steps)
         dtype = compute_dtype(self._experiment.bfloat16)
         shared = self._validation.count * (self._experiment.rounds_per_child - 1)
         evaluated = prefix if _worthwhile(child, arch, prefix, shared) else 0
@@ -163,9 +167,11 @@ class Trainer:
             started = time.monotonic()
             descents: list[tuple[Descent, int]] = []
             goes_on = True
-            for first, inputs, labels, order, draws in self._calls(source.chunks(drawn)):
+            calls = self._calls(source.chunks(drawn)) if source else ()
+            augmentation = source.augmentation if source else ""
+            for first, inputs, labels, order, draws in calls:
                 state, descent = train_steps(
-                    self._task.objective, arch, prefix, source.augmentation, dtype, frozen, state,
+                    self._task.objective, arch, prefix, augmentation, dtype, frozen, state,
                     masks, traced, inputs, labels, padded(order), padded(draws), first, len(order),
                     self._task.contract,
                 )  # fmt: skip
@@ -173,11 +179,32 @@ class Trainer:
                 goes_on = self._goes_on(first + len(order), batches.steps, descents[-1])
                 if not goes_on:
                     break
+            if fits:
+                known = self._heads.get(child.id) if only_head else None
+                head = (known or self._fitted(arch, {**frozen, **state.params})).head
+                state = TrainState({**state.params, "head": jax.device_put(head)}, state.momentum)
             params = {**frozen, **state.params}
             quality, finite = self._validation.quality(arch, child, evaluated, params)
             yield Round.of(quality, finite, state, descents, started)
-            if not goes_on:
+            if only_head or not goes_on:
                 return
+
+    def fitted_loss(self, path: Path, arch: Architecture) -> float:
+        """The loss of the validation examples with a fitted head on the path's body.
+
+        `arch` has the task's classes.
+        """
+        if self._experiment.mutate_adapters:
+            path, arch = _with_all_adapters(path, arch)
+        found = self._fitted(arch, jax.device_put(_params(path.components)))
+        self._heads[path.id] = found
+        return found.loss
+
+    def _fitted(self, arch: Architecture, params: Mapping[str, Tree]) -> Fitted:
+        task = self._task
+        train = _seen(task.train, min(MOST_FITTED, len(task.train)), arch, params)
+        validation = _seen(task.validation, self.validation_count, arch, params)
+        return fitted_head(task.activation, arch.num_classes, train, validation)
 
     def _calls(self, chunks: Iterator[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
         """The chunks of a round; in short pieces if progress is shown."""
@@ -283,6 +310,19 @@ class _Evaluation:
                 kept.clear()
         if fits:
             self._kept = key, kept
+
+
+def _seen(split: AnySplit, count: int, arch: Architecture, params: Mapping[str, Tree]) -> Seen:
+    """What the head reads of a split's first `count` examples, without augmentation."""
+    body = replace(arch, num_classes=1)  # programs are the same for any head
+    prefix = len(body.component_names) - 1
+    below = {name: params[name] for name in body.component_names[:prefix]}
+    features, labels = [], []
+    for c in chunks(split, count, arch.image_size):
+        found = run_prefix(body, prefix, below, c.inputs)
+        features.append(np.asarray(found[: c.count], np.float64))
+        labels.append(np.asarray(c.labels[: c.count]))
+    return Seen(np.concatenate(features), np.concatenate(labels))
 
 
 def _prefix_key(path: Path, arch: Architecture, prefix: int) -> tuple[Any, ...]:
