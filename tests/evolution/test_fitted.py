@@ -1,0 +1,106 @@
+"""The method of fitted heads: whom a task starts from, what is kept, and what it costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evolution.experiments.baselines import baseline
+from evolution.methods import FITTED, MU2NET
+from evolution.population import ROOT
+from evolution.run import Run
+from evolution.training.trainer import Round, Trainer
+from tests.evolution.systems import start, tasks, tiny
+
+FIT = tiny(method=FITTED, tasks=("toy/a", "toy/b"), passes=1, samples_per_task=4)
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that has ended."""
+    run = start(tmp_path_factory.mktemp("fitted") / "store", FIT)
+    list(run.run())
+    return run
+
+
+def rows_of(run: Run, task: str) -> list[dict[str, Any]]:
+    return [row for row in run.progress.history if row["task"] == task]
+
+
+def test_the_first_child_is_a_frozen_body_with_a_head_of_its_own(grown: Run) -> None:
+    first = rows_of(grown, "toy/a")[0]
+    root = grown.population.paths[ROOT][0]
+    assert first["trained"] == ["head"] and first["training"]["steps"] == 0
+    others = {name: number for name, number in first["components"].items() if name != "head"}
+    assert others == {c.name: c.id for c in root.components if c.name != "head"}
+    assert first["evaluations"] == [first["quality"]]
+
+
+def test_what_is_published_is_never_worse_than_the_first(grown: Run) -> None:
+    for task in FIT.tasks:
+        (path,) = grown.population.paths[task]
+        assert path.quality is not None and path.quality >= rows_of(grown, task)[0]["quality"]
+
+
+@pytest.mark.parametrize(("errors", "kept"), [(0.9, False), (1.1, True)])
+def test_a_child_is_kept_for_a_gain_of_more_than_one_standard_error(
+    errors: float, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, examples = 0.8, 48
+    second = first + errors * math.sqrt(first * (1 - first) / examples)
+    told = iter((first, second))
+    train = Trainer.train
+
+    def instead(*given: Any) -> Iterator[Round]:
+        quality = next(told)
+        return (replace(found, quality=quality) for found in train(*given))
+
+    monkeypatch.setattr(Trainer, "train", instead)
+    run = start(tmp_path / "store", replace(FIT, tasks=("toy/a",), samples_per_task=2))
+    list(run.run())
+    rows = rows_of(run, "toy/a")
+    assert [row["measured"]["examples"] for row in rows] == [examples] * 2
+    assert [row["improved"] for row in rows] == [True, kept]
+    assert [row["new_best"] for row in rows] == [True, kept]
+
+
+def test_a_task_starts_from_the_published_body_that_suits_it_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    former = start(tmp_path / "store", tiny(method=MU2NET, tasks=("toy/a",), passes=1), name="a")
+    list(former.run())
+    losses: dict[int, float] = {}
+    fitted_loss = Trainer.fitted_loss
+
+    def noted(trainer: Trainer, path: Any, arch: Any) -> float:
+        losses[path.parent.id] = fitted_loss(trainer, path, arch)
+        return losses[path.parent.id]
+
+    monkeypatch.setattr(Trainer, "fitted_loss", noted)
+    run = Run.extend(
+        replace(FIT, tasks=("toy/b",), samples_per_task=1),
+        former.store, 0, tasks, (former.store, "a"), name="b",
+    )  # fmt: skip
+    list(run.run())
+    (row,) = rows_of(run, "toy/b")
+    assert len(losses) == 2  # the root's body, and that of toy/a, which was trained
+    assert row["trained"] == ["head"] and row["parent"] == min(losses, key=losses.__getitem__)
+
+
+def test_equal_bodies_are_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    monkeypatch.setattr(Trainer, "fitted_loss", lambda _, path, __: tried.append(path.id) or 1.0)
+    names = tuple(f"toy/{letter}" for letter in "abc")
+    run = start(tmp_path / "store", replace(FIT, tasks=names, samples_per_task=1))
+    list(run.run())
+    assert len(tried) == 3  # the root's body for each
+
+
+def test_baselines_of_it_train_as_those_of_other_methods() -> None:
+    changed = baseline("finetune-all", FIT).method
+    assert not changed.fits_heads and not changed.margin
