@@ -32,7 +32,7 @@ FEWEST_CHILDREN = 4  # that a budget is planned for, so that there is a choice
 MOST_CHILDREN = 32
 START_S = 15.0  # of a run: compiling two programs on 2 cores
 CHILDREN = 8  # where neither a number nor a budget is given
-ROUNDS = 4  # validations of a child; the best of many would be best by chance
+ROUNDS = 2  # of a child: each fits a head and validates it
 VALIDATION_EXAMPLES = 10_000
 POPULATION = 4  # paths of a task that may be parents; each holds its own parameters in memory
 

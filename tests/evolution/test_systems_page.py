@@ -13,7 +13,7 @@ from evolution.experiments import search_space
 from evolution.experiments.experiment import Experiment
 from evolution.experiments.named import EXPERIMENTS
 from evolution.experiments.weights import B_16, L_16, TI_16
-from evolution.methods import MU2NET, MU2NET_PLUS, MU3NET, MU4NET, MUNET, Method
+from evolution.methods import FITTED, MU2NET, MU2NET_PLUS, MU3NET, MU4NET, MUNET, Method
 
 FOLDER = Path(evolution.__file__).parent
 ROOTS = {
@@ -53,7 +53,7 @@ def number(cell: str) -> float:
 def test_every_difference_of_the_systems_is_listed():
     rows = {row["field"]: row for row in table("SYSTEMS.md", "field", "munet")}
     assert set(rows) == {field.name for field in fields(Method)} - {"name"}
-    for method in (MUNET, MU2NET, MU2NET_PLUS, MU3NET, MU4NET):
+    for method in (MUNET, MU2NET, MU2NET_PLUS, MU3NET, MU4NET, FITTED):
         for name, row in rows.items():
             value: Any = getattr(method, name)
             told = {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
