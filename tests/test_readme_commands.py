@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -103,8 +104,10 @@ def test_a_folder_of_photos_becomes_an_answer(terminal: Terminal) -> None:
         said = json.loads(terminal.run(curl.replace(PORT, str(server.port))))
         assert (said["task"], said["version"]) == ("photos", 1)
         assert {one["label"] for one in said["predictions"]} == set(SURFACES)
-        table = terminal.run(f"{classify} --url http://127.0.0.1:{server.port} --top-k 1")
-        assert len(table.splitlines()) == 1 + 10 * len(SURFACES)
+        told = terminal.run(f"{classify} --url http://127.0.0.1:{server.port}")
+        assert f"answers.parquet: {12 * len(SURFACES)} images" in told
+        rows = pq.read_table(terminal.home / "answers.parquet").to_pylist()
+        assert {row["label"] for row in rows} <= {*SURFACES} and len(rows) == 12 * len(SURFACES)
 
 
 @pytest.mark.slow
@@ -169,7 +172,7 @@ def accuracy_through(url: str, terminal: Terminal) -> float:
         (files / f"{number:03}").write_bytes(data)
         truths.append(classes[label])
     answers = json.loads(
-        terminal.run(f"munet classify test --task photos --json --top-k 1 --url {url}")
+        terminal.run(f"munet classify test/* --task photos --json --top-k 1 --url {url}")
     )
     found = [answer["predictions"][0]["label"] for answer in answers]
     assert len(found) == len(truths) == sum(card.check.counts["test"])
