@@ -12,7 +12,7 @@ import pytest
 from scipy.ndimage import zoom
 
 from tests.vit.golden.networks import shapes as published_shapes
-from vit import Architecture, kind_of, shapes
+from vit import Architecture, components, kind_of, shapes
 from vit.components import apply, init, position_embedding_for
 
 
@@ -233,3 +233,18 @@ def test_position_embeddings_of_the_same_grid_are_left_alone() -> None:
 def test_position_embeddings_of_no_square_grid_are_refused() -> None:
     with pytest.raises(ValueError, match=r"square grid expected, found \(1, 7, 1\)"):
         position_embedding_for(of_grid(3), posembed(np.arange(6).reshape(2, 3), cls=9))
+
+
+@pytest.mark.parametrize(
+    ("name", "formula"),
+    [
+        ("gelu_tanh", lambda x: x / 2 * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))),
+        ("gelu", lambda x: x / 2 * (1 + np.vectorize(math.erf)(x / 2**0.5))),
+        ("quick_gelu", lambda x: x / (1 + np.exp(-1.702 * x))),
+        ("relu", lambda x: np.maximum(x, 0)),
+        ("silu", lambda x: x / (1 + np.exp(-x))),
+    ],
+)
+def test_activations_are_those_of_their_formulas(name, formula):
+    x = np.linspace(-4, 4, 33, dtype=np.float32)
+    assert np.abs(components._ACTIVATIONS[name](x) - formula(x)).max() < 1e-6
