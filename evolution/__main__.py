@@ -23,6 +23,7 @@ from evolution.data.tasks import TaskError, source_of
 from evolution.experiments.baselines import baseline
 from evolution.experiments.experiment import Experiment, with_settings
 from evolution.experiments.named import EXPERIMENTS
+from evolution.experiments.options import LongOption, SetOption, StoreOption
 from evolution.experiments.run_size import Plan, require_reasonable
 from evolution.experiments.settings import SettingError, suggestion
 from evolution.process.computing import computing
@@ -76,9 +77,6 @@ app = typer.Typer(
 )
 console = Console(emoji=False)
 
-StoreOption = Annotated[
-    str, typer.Option("--store", envvar="MUNET_STORE", help="Directory or URL of the store.")
-]
 ExperimentArgument = Annotated[
     str,
     typer.Argument(
@@ -102,21 +100,15 @@ RootOption = Annotated[
 NameOption = Annotated[
     str | None, typer.Option("--name", help="Name of the run; by default that of its experiment.")
 ]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as in batch_size=64."),
-]
-
-
-LongOption = Annotated[
-    bool, typer.Option("--long", help="Also start what would take months.", show_default=False)
-]
 _LONGEST_MESSAGE = 5  # lines
 
 
 def _experiment(name: str, root: str | None, settings: list[str] | None) -> Experiment:
     if name not in EXPERIMENTS:
-        raise SettingError(f"unknown experiment {name!r}; {suggestion(name, EXPERIMENTS)}")
+        near = suggestion(name, EXPERIMENTS)
+        raise SettingError(
+            f"unknown experiment {name!r}; {near} `munet experiments run --help` lists all"
+        )
     experiment = with_settings(EXPERIMENTS[name], settings or [])
     return replace(experiment, root=root) if root else experiment
 

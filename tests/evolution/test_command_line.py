@@ -88,9 +88,9 @@ def test_as_a_program_of_its_own_it_ends_in_the_same_way():
     assert "Traceback" not in result.stderr
 
 
-def test_an_unknown_experiment_names_those_there_are(evolution, tmp_path):
-    code, printed = evolution("run", "mu2net-cmatordb", "--store", str(tmp_path))
-    assert code == 2 and "did you mean mu2net-cmaterdb" in printed
+def test_an_unknown_experiment_names_the_nearest(evolution, tmp_path):
+    code, printed = evolution("run", "munet-cmater", "--store", str(tmp_path))
+    assert code == 2 and "did you mean munet-cmaterdb" in printed and "--help" in printed
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_an_unknown_experiment_names_those_there_are(evolution, tmp_path):
     [
         (["run", "demo", "--set", "batchsize=1"], "batch_size"),
         (["run", "demo", "--set", "batch_size=many"], "JSON"),
-        (["run", "demo", "--set", "ranges={}"], "no such key; did you mean"),
+        (["run", "demo", "--set", "ranges={}"], "there is no such key; did you mean"),
         (["baseline", "freeze", "demo"], "freeze:N"),
         (["baseline", "thaw:1", "demo"], "finetune-all"),
     ],

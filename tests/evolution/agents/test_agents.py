@@ -255,7 +255,7 @@ def test_an_agent_without_a_path_tries_again_in_its_next_cycle(store, monkeypatc
         ({"seed": 1}, "another seed"),
         ({"settings": ["defaults.opt_lr=0.5"]}, "only samples_per_task"),
         ({"root": "random:Ti/8"}, "another seed, root or setting"),
-        ({"settings": ["nonsense=1"]}, "samples_per_task"),
+        ({"settings": ["nonsense=1"]}, "there is no such key"),
     ],
 )
 def test_an_agent_goes_on_as_it_began(store, others, message):
