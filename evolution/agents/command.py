@@ -12,6 +12,7 @@ from evolution.agents.supervisor import Supervisor, agent_id
 from evolution.agents.view import View
 from evolution.agents.worker import Order
 from evolution.experiments.experiment import with_settings
+from evolution.experiments.options import LongOption, SetOption, StoreOption
 from evolution.experiments.run_size import Plan, require_reasonable
 from evolution.experiments.settings import SettingError
 from evolution.process.stopping import Stopped, exit_code
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
 
 
 def agents(
-    store: Annotated[
-        str, typer.Option("--store", envvar="MUNET_STORE", help="Directory or URL of the store.")
-    ],
+    store: StoreOption,
     agent: Annotated[
         list[str],
         typer.Option(
@@ -50,13 +49,8 @@ def agents(
     root: Annotated[
         str | None, typer.Option(metavar="SPEC", help="Replace the classes' root.")
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as in batch_size=64."),
-    ] = None,
-    long: Annotated[
-        bool, typer.Option("--long", help="Also start what would take months.", show_default=False)
-    ] = False,
+    settings: SetOption = None,
+    long: LongOption = False,
 ) -> None:
     """Runs agents: each improves one task and builds on what others have published.
 

@@ -6,27 +6,23 @@ if the head reads others too. It uses as many pictures as take a few seconds.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import jax
 import numpy as np
-from numpy.typing import NDArray
 
 from evolution.data.images import Labels
 from evolution.data.tasks import Task
 from evolution.growing.machine_speed import Machine
 from evolution.growing.starting_point import System
-from evolution.roots.probes import ridge_answers
+from evolution.roots.probes import Floats, features, ridge_answers
 from evolution.training.batches import AnySplit
 from evolution.training.objectives import mean_average_precision
-from evolution.training.programs import forward_flops, run_prefix
+from evolution.training.programs import forward_flops
 from vit import Architecture
 from vit.components import Tree, init, position_embedding_for
 
 SECONDS = 3.0  # that it may take
 MOST_PICTURES = 1_000  # of training; half as many of validation
 FEWEST_A_CLASS = 2
-AT_ONCE = 64  # pictures
 
 
 def probe(task: Task, system: System, arch: Architecture, machine: Machine) -> float | None:
@@ -59,18 +55,8 @@ def _params(system: System, arch: Architecture) -> dict[str, Tree]:
 
 def _features(
     split: AnySplit, count: int, arch: Architecture, params: dict[str, Tree]
-) -> tuple[NDArray[np.float64], Labels]:
+) -> tuple[Floats, Labels]:
     rows = np.unique(np.linspace(0, len(split) - 1, count, dtype=np.int64))
     inputs, labels = split.evaluation_inputs(rows, arch.image_size)
-    missing = -len(inputs) % AT_ONCE
-    inputs = np.pad(inputs, [(0, missing), (0, 0), (0, 0), (0, 0)])
-    prefix = len(arch.component_names) - 1
-    found = [
-        np.asarray(
-            run_prefix(replace(arch, num_classes=1), prefix, params, inputs[i : i + AT_ONCE])
-        )
-        for i in range(0, len(inputs), AT_ONCE)
-    ]
-    tokens = np.concatenate(found)[: len(labels)].astype(np.float64)
-    tokens = tokens.reshape(len(labels), -1, arch.width)
+    tokens = features(arch, params, inputs).reshape(len(labels), -1, arch.width)
     return (tokens[:, 0] if arch.one_token_answers else tokens.mean(1)), labels

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from evolution.data.images import Labels, TaskError
 from evolution.data.tasks import SHIPPED, load
 from evolution.roots.loading import load_root
 from evolution.training.programs import run_prefix
+from vit import Architecture
+from vit.components import Tree
 from vit.preprocess import preprocess
 
 Floats = NDArray[np.floating[Any]]
@@ -23,7 +26,7 @@ Inputs = Callable[[int], tuple[Floats, Labels, Floats, Labels]]  # of a size: tr
 RIDGE = 100.0  # measured: from 1 to 1,000, the best or nearly the best on five sets
 SIZES = (32, 48, 64)  # of the images, pixels
 MOST_TRAIN, MOST_TEST = 6_000, 3_000  # pictures
-AT_ONCE = 100  # pictures
+AT_ONCE = 64  # pictures
 
 
 def ridge_answers(features: Floats, wanted: NDArray[Any], asked: Floats) -> Floats:
@@ -31,6 +34,16 @@ def ridge_answers(features: Floats, wanted: NDArray[Any], asked: Floats) -> Floa
     mean, deviation = features.mean(0), features.std(0) + 1e-6
     x, asked = (_with_one((f - mean) / deviation) for f in (features, asked))
     return asked @ np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ wanted)
+
+
+def features(arch: Architecture, components: Mapping[str, Tree], images: Floats) -> Floats:
+    """What a network without its head makes of images [n, size, size, 3]: float64 [n, …]."""
+    arch = replace(arch, num_classes=1)
+    prefix = len(arch.component_names) - 1
+    padded = np.pad(images, [(0, -len(images) % AT_ONCE), (0, 0), (0, 0), (0, 0)])
+    blocks = (padded[i : i + AT_ONCE] for i in range(0, len(padded), AT_ONCE))
+    found = [np.asarray(run_prefix(arch, prefix, components, block)) for block in blocks]
+    return np.concatenate(found)[: len(images)].astype(np.float64)
 
 
 def probe_root(spec: str, layers: int, data_dir: Path) -> dict[str, list[float] | str]:
@@ -79,18 +92,10 @@ PROBES: dict[str, Callable[[str, Path], Inputs]] = {
 
 def _accuracy(spec: str, layers: int, size: int, inputs: Inputs) -> float:
     arch, components = load_root(spec, size, layers)
-    prefix = len(arch.component_names) - 1
     params = jax.device_put({name: components[name] for name in arch.component_names})
     train, classes, test, answers = inputs(size)
-
-    def features(images: Floats) -> Floats:
-        padded = np.pad(images, [(0, -len(images) % AT_ONCE), (0, 0), (0, 0), (0, 0)])
-        blocks = (padded[i : i + AT_ONCE] for i in range(0, len(padded), AT_ONCE))
-        found = [np.asarray(run_prefix(arch, prefix, params, block)) for block in blocks]
-        return np.concatenate(found)[: len(images)].astype(np.float64)
-
     wanted = np.eye(int(classes.max()) + 1)[classes]
-    found = ridge_answers(features(train), wanted, features(test))
+    found = ridge_answers(features(arch, params, train), wanted, features(arch, params, test))
     return float((found.argmax(1) == answers).mean())
 
 
