@@ -75,14 +75,14 @@ def interrupted(place: Path, out: Path, settings: dict[str, str], number: int) -
     kept = picture.read_bytes()
     picture.unlink()
     os.mkfifo(picture)
+    command = [sys.executable, str(ROOT / "munet.py"), "classify", "photos", *ASKED]
+    process = subprocess.Popen(
+        [*command, "--store", "store", "--out", str(out)],
+        cwd=place,
+        env={**os.environ, **settings},
+        stderr=subprocess.PIPE,
+    )
     try:
-        command = [sys.executable, str(ROOT / "munet.py"), "classify", "photos", *ASKED]
-        process = subprocess.Popen(
-            [*command, "--store", "store", "--out", str(out)],
-            cwd=place,
-            env={**os.environ, **settings},
-            stderr=subprocess.PIPE,
-        )
         folder = out.with_name(f"{out.name}.parts")
         eventually(lambda: process.poll() is not None or [*folder.glob("*.jsonl")], PATIENCE_S)
         process.send_signal(number)
@@ -92,6 +92,8 @@ def interrupted(place: Path, out: Path, settings: dict[str, str], number: int) -
         assert process.returncode == (130 if number == signal.SIGINT else -number)
         assert not out.exists() and [*folder.glob("*.jsonl")]
     finally:
+        process.kill()  # where it has not ended
+        process.wait()
         picture.unlink()
         picture.write_bytes(kept)
     return told
