@@ -107,6 +107,15 @@ class Cycle:
         self._publisher.save()
         return events
 
+    def publish_early(self) -> Ended | None:
+        """Publishes a new best path before the end, if the method's first child is fit to serve."""
+        best = self._population.best(self._owner)
+        if not self._experiment.method.fits_heads or best is None or best.published is not None:
+            return None
+        event = self._publish(best)
+        self._publisher.save()
+        return event
+
     def finish(self) -> Ended:
         """Keeps the best path, publishes it if that is new, and ends the cycle."""
         best = self._population.finish(self._owner)
@@ -122,11 +131,13 @@ class Cycle:
             best.metrics |= self._children.tested(best)
         self._publisher.save()
         store, name = self._publisher.store, self._publisher.name
-        version, added = publish_once(
+        version = publish_once(
             store, best, name,
             spec=lambda: self._children.spec(best, name),
             may_replace=lambda live: self._may_replace(best, live),
         )  # fmt: skip
+        rows, iteration = self._progress.history, self._progress.iteration
+        added = any(row["id"] == best.id and row["iteration"] == iteration for row in rows)
         return published_event(store, best, version, added)
 
     def _may_replace(self, path: Path, live: Published | None) -> bool:

@@ -131,15 +131,15 @@ def publish_once(
     run: str,
     spec: Callable[[], TaskPath],
     may_replace: Callable[[Published | None], bool],
-) -> tuple[int | None, bool]:
-    """Makes a retained path a version of its task; its number, and whether this call added it.
+) -> int | None:
+    """Makes a retained path a version of its task, and returns its number.
 
     A path is published once, even if the run is killed and resumed. Only its publication makes the
     version live, if it `may_replace` the live one. What somebody rolls back or removes stays so
     until a better path is published. The number is None if the path's version was removed.
     """
     if path.published is not None:
-        return _number_of(store, path.task, path.published), False
+        return _number_of(store, path.task, path.published)
     wanted = spec()
     version = standing(store, wanted, run)  # published, and the process killed before it was saved
     if version is not None:
@@ -154,7 +154,7 @@ def publish_once(
         version = store.publish(wanted, live=False)
         store.promote(path.task, version.version, may_replace)
     path.published = version.digest
-    return version.version, True
+    return version.version
 
 
 def standing(store: ModelStore, spec: TaskPath, run: str) -> Published | None:

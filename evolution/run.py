@@ -10,7 +10,7 @@ from dataclasses import replace
 from evolution import mutation, state
 from evolution.cycle import Cycle, Publisher
 from evolution.data.tasks import Task
-from evolution.events import Event, Remark
+from evolution.events import Event, Remark, TaskPublished
 from evolution.experiments.experiment import (
     RESUMABLE,
     Experiment,
@@ -227,6 +227,11 @@ class Run:
                 events = cycle.generation()
             budget.children_done(len(events))
             yield from events
+            if not cycle.complete:
+                with step():
+                    event = cycle.publish_early()
+                if isinstance(event, TaskPublished):
+                    yield Remark(f"{task.name}: version {event.version} is published; going on")
         if budget.remark:
             yield Remark(f"{task.name}: {budget.remark}")
         with step():
