@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from evolution.events import ChildTrained, Remark, TaskPublished
 from evolution.experiments.baselines import baseline
 from evolution.methods import FITTED, MU2NET
 from evolution.population import ROOT
@@ -104,3 +105,15 @@ def test_equal_bodies_are_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_baselines_of_it_train_as_those_of_other_methods() -> None:
     changed = baseline("finetune-all", FIT).method
     assert not changed.fits_heads and not changed.margin
+
+
+def test_the_first_child_is_served_while_the_search_goes_on(tmp_path: Path) -> None:
+    run = start(tmp_path / "store", replace(FIT, tasks=("toy/a",)))
+    events, served = [], None
+    for event in run.run():
+        events.append(event)
+        if isinstance(event, ChildTrained) and len(events) > 1 and served is None:
+            served = run.store.live()["toy/a"][0]  # the search still goes on
+    assert served == 1
+    assert isinstance(events[0], ChildTrained) and isinstance(events[1], Remark)
+    assert isinstance(events[-1], TaskPublished) and events[-1].added and events[-1].live
