@@ -65,21 +65,26 @@ root: $(BIN)/munet         ## trains the shipped root again
 	$(BIN)/munet experiments root --data-dir build/data
 
 # Needs MNIST and Omniglot: DATA=folder has the raw files as folder/mnist/… and folder/omniglot/…;
-# without DATA, TFDS downloads them. DEFAULTS=published has the published hyperparameters.
+# without DATA, TFDS downloads them. DEFAULTS=published has the published hyperparameters. Smaller:
+# make compare DATASETS='binary_alpha_digits eurosat' SET="--set samples_per_task=4 --set
+# 'tasks=[\"cmaterdb/devanagari\",\"cmaterdb/telugu\",\"binary_alpha_digits\",\"eurosat/1k\"]'"
 DEFAULTS ?= tuned
-compare: $(BIN)/munet      ## three methods and three baselines on five data sets, three seeds each
-	for name in mnist omniglot; do \
+DATASETS ?= mnist omniglot
+SET      ?=
+METHODS  := fitted-chars5 $(foreach method,munet mu2net mu2net-plus,$(method)-chars5-$(DEFAULTS))
+compare: $(BIN)/munet      ## four methods and three baselines on five data sets, three seeds each
+	for name in $(DATASETS); do \
 	  $(BIN)/munet experiments prepare $$name --data-dir build/data $(if $(DATA),--source $(DATA)) || exit 1; \
 	done
 	rm -rf build/compare
 	export TFDS_DATA_DIR=build/data; for seed in 0 1 2; do \
-	  for method in munet mu2net mu2net-plus; do \
-	    $(BIN)/munet experiments run $$method-chars5-$(DEFAULTS) --store build/compare --seed $$seed \
+	  for method in $(METHODS); do \
+	    $(BIN)/munet experiments run $$method --store build/compare --seed $$seed $(SET) \
 	      --name $$method-$$seed || exit 1; \
 	  done; \
 	  for kind in finetune-all freeze:2 adapters:32; do \
 	    $(BIN)/munet experiments baseline $$kind mu2net-chars5-$(DEFAULTS) --store build/compare --seed $$seed \
-	      --name $$(echo $$kind | tr : -)-$$seed || exit 1; \
+	      $(SET) --name $$(echo $$kind | tr : -)-$$seed || exit 1; \
 	  done; \
 	done
 	$(BIN)/munet experiments analyse --store build/compare --out build/compare-page

@@ -200,11 +200,13 @@ def _problem(task: str, error: GatewayError) -> Mapping[str, Any]:
 
 
 def _answer(selection: Selection, outcome: Classified) -> Mapping[str, Any]:
-    path, logits = outcome.path, outcome.logits[0]
+    path, logits, least = outcome.path, outcome.logits[0], selection.min_probability
+    found = predictions(path, logits, selection.top_k, least)
     return {
         "task": path.published.task,
         "version": path.published.version,
-        "predictions": predictions(path, logits, selection.top_k, selection.min_probability),
+        "predictions": found,
+        **({"abstained": not found} if least else {}),
     }
 
 

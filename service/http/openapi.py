@@ -35,7 +35,7 @@ TOP_K = {
 MIN_PROBABILITY = {
     "name": "min_probability",
     "in": "query",
-    "description": "Less probable classes are not listed.",
+    "description": "Less probable classes are not listed; `abstained` says whether none is.",
     "schema": {"type": "number", "minimum": 0, "maximum": 1},
 }
 VERSION_QUERY = {
@@ -111,6 +111,10 @@ SCHEMAS: Content = {
             "task": TEXT,
             "version": NATURAL,
             "predictions": array({"$ref": "#/components/schemas/Prediction"}),
+            "abstained": {
+                "type": "boolean",
+                "description": "With `min_probability`: whether no class is as probable.",
+            },
             "timing_ms": TIMES,
         },
         *("task", "version", "predictions"),

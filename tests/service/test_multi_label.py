@@ -95,6 +95,15 @@ def test_less_probable_classes_are_not_listed(gateway: Gateway, task: str) -> No
     assert listed(gateway, task, "?min_probability=0") == listed(gateway, task)
 
 
+@pytest.mark.parametrize("task", ["plain", "tags"])
+def test_an_answer_says_whether_it_abstained(gateway: Gateway, task: str) -> None:
+    best = listed(gateway, task)[0]["probability"]
+    for bound, abstained in ((best, False), (min(1.0, best * 1.01), True)):
+        answer = gateway.classify(task, png(1), f"?min_probability={bound!r}").json()
+        assert answer["abstained"] is abstained and bool(answer["predictions"]) is not abstained
+    assert "abstained" not in gateway.classify(task, png(1)).json()
+
+
 @pytest.mark.parametrize(
     "bound", ["0", "1", "0.5", ".5", "1.", "1e-3", "5E-1", "0.00", "000", "1e-999"]
 )
