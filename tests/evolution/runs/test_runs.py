@@ -212,7 +212,7 @@ def test_show_tells_of_tasks_and_children_within_80_columns(finished):
     assert all(len(line) <= 80 for line in told.splitlines() if line != command)
     assert "toy/a" in told and " to " in told
     for columns in (
-        "task children validation test",
+        "task children validation test ECE",
         "newest children task validation kept loss took",
     ):
         assert columns.split() in [line.split() for line in told.splitlines()]
