@@ -16,7 +16,7 @@ import pytest
 from tests.model_store.simulation.histories import of_seed
 from tests.model_store.simulation.themes import plan_of
 
-HISTORIES = 1000
+HISTORIES = 500
 TOP = Path(__file__).parents[2]
 
 
