@@ -144,6 +144,7 @@ class Trainer:
     def train(self, child: Path, arch: Architecture, batches: Batches) -> Iterator[Round]:
         """Trains one child, round by round. Does not change its components.
 
+        If the method fits heads and only the head is trainable, there is one round of no steps.
         Showing progress does not change any bit of the result. If `watch` returns False, training
         ends with a shorter round.
         """
@@ -158,20 +159,30 @@ class Trainer:
         momentum = {c.name: _trace(c, method.inherits_momentum) for c in above}
         state = jax.device_put(TrainState(_params(above), momentum))
         masks = {c.name: c.name in trainable for c in above}
-        fits, only_head = method.fits_heads, method.fits_heads and trainable == {"head"}
-        source = None if only_head else self._source(child, arch, prefix, traced, batches.steps)
         dtype = compute_dtype(self._experiment.bfloat16)
         shared = self._validation.count * (self._experiment.rounds_per_child - 1)
         evaluated = prefix if _worthwhile(child, arch, prefix, shared) else 0
+
+        def ended(
+            state: TrainState, descents: Sequence[tuple[Descent, int]], since: float
+        ) -> Round:
+            params = {**frozen, **state.params}
+            quality, finite = self._validation.quality(arch, child, evaluated, params)
+            return Round.of(quality, finite, state, descents, since)
+
+        if method.fits_heads and trainable == {"head"}:
+            started = time.monotonic()
+            fitted = self._heads.get(child.id) or self._fitted(arch, {**frozen, **state.params})
+            yield ended(_with_head(state, fitted), [], started)
+            return
+        source = self._source(child, arch, prefix, traced, batches.steps)
         for drawn in batches.drawn():
             started = time.monotonic()
             descents: list[tuple[Descent, int]] = []
             goes_on = True
-            calls = self._calls(source.chunks(drawn)) if source else ()
-            augmentation = source.augmentation if source else ""
-            for first, inputs, labels, order, draws in calls:
+            for first, inputs, labels, order, draws in self._calls(source.chunks(drawn)):
                 state, descent = train_steps(
-                    self._task.objective, arch, prefix, augmentation, dtype, frozen, state,
+                    self._task.objective, arch, prefix, source.augmentation, dtype, frozen, state,
                     masks, traced, inputs, labels, padded(order), padded(draws), first, len(order),
                     self._task.contract,
                 )  # fmt: skip
@@ -179,14 +190,10 @@ class Trainer:
                 goes_on = self._goes_on(first + len(order), batches.steps, descents[-1])
                 if not goes_on:
                     break
-            if fits:
-                known = self._heads.get(child.id) if only_head else None
-                head = (known or self._fitted(arch, {**frozen, **state.params})).head
-                state = TrainState({**state.params, "head": jax.device_put(head)}, state.momentum)
-            params = {**frozen, **state.params}
-            quality, finite = self._validation.quality(arch, child, evaluated, params)
-            yield Round.of(quality, finite, state, descents, started)
-            if only_head or not goes_on:
+            if method.fits_heads:
+                state = _with_head(state, self._fitted(arch, {**frozen, **state.params}))
+            yield ended(state, descents, started)
+            if not goes_on:
                 return
 
     def fitted_loss(self, path: Path, arch: Architecture) -> float:
@@ -371,6 +378,11 @@ def _with_all_adapters(child: Path, arch: Architecture) -> tuple[Path, Architect
 
 def _zeros(tree: Any) -> Tree:
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), tree)
+
+
+def _with_head(state: TrainState, fitted: Fitted) -> TrainState:
+    params = {**state.params, "head": jax.device_put(fitted.head)}
+    return TrainState(params, state.momentum)
 
 
 def _params(components: tuple[Component, ...]) -> dict[str, Tree]:

@@ -54,6 +54,17 @@ def test_separable_classes_are_told_apart() -> None:
     assert found.head["kernel"].shape == (5, 3) and found.head["kernel"].dtype == np.float32
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("which", [0, 1])
+def test_features_that_are_not_finite_give_a_head_that_is_not(value: float, which: int) -> None:
+    given = clusters(30, 1.0, 0), clusters(30, 1.0, 1)
+    given[which].features[3, 2] = value
+    found = fitted_head(SOFTMAX, 3, *given)
+    assert found.loss == np.inf
+    assert [part.shape for part in found.head.values()] == [(5, 3), (3,)]
+    assert not any(np.isfinite(part).any() for part in found.head.values())
+
+
 def test_scale_and_shift_of_features_do_not_matter() -> None:
     train, validation = clusters(90, 2.0, 0), clusters(60, 2.0, 1)
     plain = fitted_head(SOFTMAX, 3, train, validation)
