@@ -192,7 +192,7 @@ def renewed(lease: Lease) -> Iterator[Held]:
     ended = threading.Event()
 
     def renew() -> None:
-        while not ended.wait(LEASE_S / 12):
+        while not ended.wait(LEASE_S / RENEW_PART):
             try:
                 held.check()
             except LeaseLost as error:

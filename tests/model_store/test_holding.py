@@ -20,6 +20,7 @@ from model_store.files.leases import ObjectLease, renewed
 from model_store.files.local import LocalStorage
 from model_store.files.protocol import Taken
 from model_store.upkeep import verify_store
+from tests.model_store.lease_times import renew_often, run_out_soon
 from tests.model_store.places import Place
 from tests.model_store.processes import start
 from tests.model_store.samples import new_store
@@ -27,22 +28,16 @@ from tests.model_store.samples import new_store
 AGENT = "vit-ti3/cmaterdb/bangla"
 
 
-def shorten_leases(lease_s: float) -> None:
-    """In this process, and for good."""
-    leases.LEASE_S, leases.LEASE_POLL_S = lease_s, 0.05
-
-
 @pytest.fixture
-def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of six seconds: one that lives has renewed it six times by then."""
-    monkeypatch.setattr(leases, "LEASE_S", 6.0)
-    monkeypatch.setattr(leases, "LEASE_POLL_S", 0.05)
+def often_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for a lease sees soon that its holder lives."""
+    renew_often(monkeypatch.setattr)
 
 
 @pytest.fixture
 def its_lease_runs_out(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """For one that cannot renew it any more: who waits or looks needs no six seconds for that."""
-    return lambda: monkeypatch.setattr(leases, "LEASE_S", 0.5)
+    """For one that cannot renew it any more: who waits or looks needs no ten minutes for that."""
+    return lambda: run_out_soon(monkeypatch.setattr)
 
 
 @contextmanager
@@ -59,7 +54,7 @@ def killed_at_the_end(process: BaseProcess) -> Iterator[int]:
 # -- one process
 
 
-@pytest.mark.usefixtures("short_leases")
+@pytest.mark.usefixtures("often_renewed")
 def test_an_agent_is_held_by_one_at_a_time(place: Place) -> None:
     store = place.open(create=True)
     with store.hold(AGENT) as held, store.hold("vit-ti3/cmaterdb"):
@@ -137,21 +132,21 @@ def test_whoever_takes_a_silent_lease_at_the_same_moment_only_one_has_it(
 # -- many processes
 
 
-def hold_on(place: Place, lease_s: float, answers: Connection) -> None:
+def hold_on(place: Place, answers: Connection) -> None:
     """Hold the agent, save its first state, and say so, until killed."""
-    shorten_leases(lease_s)
+    renew_often()
     store = place.open()
     with store.hold(AGENT):
         answers.send(store.save_agent(AGENT, {"cycle": 1}, [], replacing=None))
         signal.pause()
 
 
-@pytest.mark.usefixtures("short_leases")
+@pytest.mark.usefixtures("often_renewed")
 def test_a_dead_holder_is_followed_by_the_next(
     place: Place, its_lease_runs_out: Callable[[], None]
 ) -> None:
     store = place.open(create=True)
-    process, answers = start(hold_on, place, leases.LEASE_S)
+    process, answers = start(hold_on, place)
     with killed_at_the_end(process) as pid:
         saved = answers.recv()
         with pytest.raises(AgentBusy), store.hold(AGENT):
@@ -166,9 +161,9 @@ def test_a_dead_holder_is_followed_by_the_next(
     assert store.load_agent(AGENT) == {"cycle": 2}
 
 
-def sleep_through_it(place: Place, lease_s: float, answers: Connection) -> None:
+def sleep_through_it(place: Place, answers: Connection) -> None:
     """Hold the agent, be stopped, and go on as if nothing had happened."""
-    shorten_leases(lease_s)
+    renew_often()
     store = place.open()
     with store.hold(AGENT) as held:
         saved = store.save_agent(AGENT, {"cycle": 1}, [], replacing=None)
@@ -185,12 +180,12 @@ def sleep_through_it(place: Place, lease_s: float, answers: Connection) -> None:
     answers.send("ended")
 
 
-@pytest.mark.usefixtures("short_leases")
+@pytest.mark.usefixtures("often_renewed")
 def test_a_stopped_holder_finds_its_lease_taken_and_can_save_nothing(
     s3_store: Place, its_lease_runs_out: Callable[[], None]
 ) -> None:
     store = s3_store.open(create=True)
-    process, answers = start(sleep_through_it, s3_store, leases.LEASE_S)
+    process, answers = start(sleep_through_it, s3_store)
     with killed_at_the_end(process) as pid:
         saved = answers.recv()
         while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
@@ -206,7 +201,7 @@ def test_a_stopped_holder_finds_its_lease_taken_and_can_save_nothing(
 
 def hold_often(place: Place, alone: Path, times: int, answers: Connection) -> None:
     """Hold the agent again and again; the times it was held, when others held it too."""
-    shorten_leases(600)  # nobody is silent for so long: a lease taken is a mistake
+    renew_often()  # nobody is silent for ten minutes: a lease taken is a mistake
     store = place.open()
     held = 0
     while held < times:
@@ -242,7 +237,7 @@ def test_a_link_is_no_lock(tmp_path: Path) -> None:
 # -- who looks
 
 
-@pytest.mark.usefixtures("short_leases")
+@pytest.mark.usefixtures("often_renewed")
 def test_who_looks_is_told_the_holder_while_it_lives(place: Place) -> None:
     store = place.open(create=True)
     assert store.holder(AGENT) is None
@@ -253,12 +248,12 @@ def test_who_looks_is_told_the_holder_while_it_lives(place: Place) -> None:
     assert place.open().holder(AGENT) is None
 
 
-@pytest.mark.usefixtures("short_leases")
+@pytest.mark.usefixtures("often_renewed")
 def test_one_that_was_killed_is_named_no_longer_than_its_lease_lasts(
     place: Place, its_lease_runs_out: Callable[[], None]
 ) -> None:
     store = place.open(create=True)
-    process, answers = start(hold_on, place, leases.LEASE_S)
+    process, answers = start(hold_on, place)
     with killed_at_the_end(process) as pid:
         answers.recv()
         assert store.holder(AGENT)

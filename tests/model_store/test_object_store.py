@@ -354,16 +354,17 @@ def test_large_blobs_come_in_parts(
 def test_a_lease_is_taken_over_when_its_holder_is_silent(
     s3_store: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model_store.files.leases.LEASE_S", 1.0)
-    monkeypatch.setattr("model_store.files.leases.LEASE_POLL_S", 0.05)
     store = s3_store.open(create=True)
     storage = store.storage
-    # The second one gets it after a second of silence.
-    with storage.alone("gc") as silent, storage.alone("gc") as next_one:
-        next_one.renew()
-        with pytest.raises(LeaseLost, match="leases/gc"):
-            time.sleep(0.2)
-            silent.renew()
+    with monkeypatch.context() as patch:
+        patch.setattr("model_store.files.leases.LEASE_S", 1.0)
+        patch.setattr("model_store.files.leases.LEASE_POLL_S", 0.05)
+        # The second one gets it after a second of silence.
+        with storage.alone("gc") as silent, storage.alone("gc") as next_one:
+            next_one.renew()
+            with pytest.raises(LeaseLost, match="leases/gc"):
+                time.sleep(0.2)
+                silent.renew()
     collect_garbage(store)
 
 

@@ -20,9 +20,9 @@ from evolution.runs import curve_files
 from evolution.runs.listing import listed, look
 from model_store import AgentMoved, ModelStore
 from model_store.cli.app import app as store_app
-from model_store.files import leases
 from model_store.upkeep import collect_garbage, verify_store
 from tests.evolution.systems import start, tasks, tiny
+from tests.model_store.lease_times import renew_often, run_out_soon
 from tests.model_store.places import Place, local_place
 from tests.model_store.processes import start as start_process
 
@@ -133,9 +133,9 @@ def test_the_failure_of_one_that_was_replaced_is_not_kept(tmp_path):
     assert listed(ModelStore(tmp_path))[0].state == "stopped"
 
 
-def hold_until_killed(place: Place, lease_s: float, answers: Connection) -> None:
+def hold_until_killed(place: Place, answers: Connection) -> None:
     """Begins a run, and does nothing more of it."""
-    leases.LEASE_S, leases.LEASE_POLL_S = lease_s, 0.05
+    renew_often()
     search = start(place.open(create=True).url, ONE)
     search.save()
     with search.store.hold(search.name):
@@ -147,10 +147,9 @@ def hold_until_killed(place: Place, lease_s: float, answers: Connection) -> None
 def test_one_that_runs_is_running_and_one_that_was_killed_is_stopped(
     tmp_path, kind, monkeypatch, request
 ):
-    monkeypatch.setattr(leases, "LEASE_S", 6.0)
-    monkeypatch.setattr(leases, "LEASE_POLL_S", 0.05)
+    renew_often(monkeypatch.setattr)
     place = local_place(tmp_path) if kind == "folder" else request.getfixturevalue("s3_store")
-    process, answers = start_process(hold_until_killed, place, leases.LEASE_S)
+    process, answers = start_process(hold_until_killed, place)
     try:
         assert answers.recv()
         store = place.open()
@@ -163,7 +162,7 @@ def test_one_that_runs_is_running_and_one_that_was_killed_is_stopped(
     finally:
         process.kill()
         process.join()
-    monkeypatch.setattr(leases, "LEASE_S", 0.5)  # a dead one's need not be waited for so long
+    run_out_soon(monkeypatch.setattr)
     until = time.monotonic() + 60  # of patience
     while look(store, "demo").state == "running" and time.monotonic() < until:
         time.sleep(0.1)

@@ -158,7 +158,7 @@ def test_thousands_of_tokens_and_patterns_cost_a_request_little(tmp_path: Path) 
     assert granted(guard, "4999").name == "t4999"
     assert not granted(guard, "all").sees("group-1/x", private=True)
     assert granted(guard, "all").sees("staff/id", private=True)
-    assert time.thread_time() - started < 1
+    assert time.thread_time() - started < 20  # some milliseconds; a backtracking pattern took hours
 
 
 @pytest.mark.parametrize(

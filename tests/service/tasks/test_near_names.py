@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-import time
+from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.tasks.near_names import NearNames
+from service.tasks import near_names
+from service.tasks.near_names import LONGEST, NearNames
 
 
 @given(
@@ -31,14 +32,23 @@ def test_near_names_follow_the_names() -> None:
     assert list(near.of("x" * 100_000, ["x" * 200, "y"])) == ["x" * 200]
 
 
-def test_a_search_costs_a_small_part_of_taking_the_names_in() -> None:
+def test_a_search_converts_the_name_that_is_looked_for_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A request may name many tasks that there are not, each of them long."""
-    names, near = sorted(f"{i % 7}/{i:x}" * 4 for i in range(20_000)), NearNames()
+    converted: list[int] = []
+    few = near_names._few
 
-    def seconds(name: str) -> float:
-        began = time.thread_time()
-        list(itertools.islice(near.of(name, names), 3))
-        return time.thread_time() - began
+    def counted(names: Sequence[str]) -> near_names.Bits:
+        converted.extend(map(len, names))
+        return few(names)
 
-    taking_in_s = seconds("")
-    assert min(seconds(f"{i}{'x' * 800}") for i in range(4)) < taking_in_s / 4  # some fortieth
+    monkeypatch.setattr(near_names, "_few", counted)
+    names, near = sorted(f"{i % 7}/{i:x}" for i in range(20_000)), NearNames()
+    list(near.of("a", names))
+    assert len(converted) == 20_001
+    for i in range(4):
+        list(near.of(f"{i}{'x' * 800}", names))
+    assert converted[20_001:] == [LONGEST] * 4
+    list(near.of("a", [*names, "new"]))
+    assert len(converted) == 20_007  # the new one, and the one that is looked for
