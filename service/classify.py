@@ -95,7 +95,11 @@ async def classify(runtime: Runtime, request: Request, read: Read, gone: Gone) -
                 timings.follow()
     except TimeoutError:
         raise _late(request) from None
-    return _outcomes(request, found, done, len(sources))
+    outcomes = _outcomes(request, found, done, len(sources))
+    if runtime.samples is not None:
+        answered = [(one.path, one.logits) for one in outcomes if isinstance(one, Classified)]
+        runtime.samples.look(request.tasks, sources, answered)
+    return outcomes
 
 
 def _late(request: Request) -> GatewayError:

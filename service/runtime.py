@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,9 @@ from service.tasks.trust import Trust
 from service.telemetry.reporting import Reporting
 from service.telemetry.workers import Worker
 
+if TYPE_CHECKING:
+    from service.samples.sampler import Sampler
+
 T = TypeVar("T")
 PARSERS = 2  # threads; the cost of one piece of work is bounded by the limits of its body
 LAST_READS_S = 3.0  # that the end waits for what reads the store
@@ -77,9 +80,10 @@ class Runtime:
             backend=settings.backend,
             threads=settings.compute_threads,
         )
+        self.samples, taken = self._sampling(settings)
         self.machine = Machine()
         own, main = own_memory()  # with what computes, and before anything is served
-        base = own + main // settings.workers
+        base = own + main // settings.workers + taken
         self.settings = settings = divided(settings, self.machine.memory(), base)
         self.reporting = Reporting(settings, self.metrics, worker)
         self._limit(settings)
@@ -89,6 +93,16 @@ class Runtime:
         self._show(settings)
         self.draining = False
         self.watcher = ThreadPoolExecutor(1, thread_name_prefix="watch")  # start, stop
+
+    def _sampling(self, settings: Settings) -> tuple[Sampler | None, int]:
+        """What keeps samples, if the settings say so, and the bytes that it may take."""
+        if not settings.keeps_samples:
+            return None, 0
+        from service.samples import sampler, writer  # with pyarrow: 45 MB
+
+        count = self.metrics.count_samples
+        made = sampler.Sampler(settings, lambda task: self.catalog.public(task), count)
+        return made, writer.MEMORY
 
     def _limit(self, settings: Settings) -> None:
         """What clients may take of the memory, and what is really left of it."""
@@ -178,6 +192,8 @@ class Runtime:
         self.sharing.start()
         self.reporting.start()
         self.first_answer.start()
+        if self.samples is not None:
+            self.samples.writer.start()
         if self.health is not None:
             self.health.start()
 
@@ -188,6 +204,8 @@ class Runtime:
         reading.start()
         reading.join(LAST_READS_S)
         self.batcher.stop()
+        if self.samples is not None:
+            self.samples.writer.stop()
         self.decoders.shutdown()  # the batcher refuses what waits for its turn in them
         for lookups in (self.lists, self.facts, self.page, self.private_page, self.changes):
             lookups.close()

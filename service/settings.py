@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NewType
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from model_store import InvalidName
 from model_store.files.limits import SIZE, Machine, parse_size
+from model_store.files.opening import OBJECT_SCHEMES
 from model_store.names import require_name
 from service.errors import SettingsError
 
@@ -52,6 +53,9 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "workers": (1, 256),
     "drain_s": (0.001, 15),  # a worker ends 30 s after SIGTERM at last: answers need the rest
     "tracing_rate": (0, 1),
+    "samples": (0, 1),
+    "samples_below": (0, 1),
+    "samples_bytes": (2**25, 2**50),  # less has no room for the largest file
     "grpc_port": (1, 65535),
     "health_port": (1, 65535),
 }
@@ -65,6 +69,7 @@ AT_MOST = (
 THREAD_MEMORY = 512 * 2**20  # bytes of the machine's memory for each compute thread, by default
 IMAGES_AT_LIMIT = 4  # as large as may be, in one request
 Bytes = NewType("Bytes", int)
+Share = NewType("Share", float)
 _WHOLE = re.compile(r"[0-9]{1,18}")
 _NUMBER = re.compile(r"([0-9]{1,18}\.?[0-9]{0,18}|\.[0-9]{1,18})([eE][+-]?[0-9]{1,3})?")
 
@@ -112,6 +117,11 @@ class Settings:
     access_log: bool = False  # a JSON line for each request on standard output
     tracing: str = ""  # where spans go: http://collector:4318/v1/traces (OTLP over HTTP)
     tracing_rate: float = 1.0  # of the requests that no sampled trace names
+    samples: Share = Share(0.0)  # of the pictures, that are kept with their answers
+    samples_below: Share = Share(0.0)  # pictures whose answers are less probable are kept too
+    samples_to: str = ""  # folder or URL where they are kept
+    samples_bytes: Bytes = Bytes(2**30)  # of all that is kept there; the oldest go first
+    samples_tasks: str = ""  # names or patterns; "" is all; a private task only by its exact name
     grpc_port: int = 0  # of the Open Inference Protocol over gRPC; 0 is none
     health_port: int = 0  # of /livez and /readyz, which answer there under every load; 0 is none
     workers: int = 1  # processes; each has components and batches of its own, and these limits
@@ -133,6 +143,8 @@ class Settings:
             raise _unusable("backend", f"one of {', '.join(BACKENDS)}", self.backend)
         if self.tracing and not _is_http(self.tracing):
             raise _unusable("tracing", "an http:// or https:// URL", self.tracing)
+        if self.keeps_samples:
+            self._require_place_of_samples()
         if self.preload_tasks != ("*",):
             _require_tasks("preload", self.preload_tasks)
 
@@ -172,6 +184,26 @@ class Settings:
                 raise _unusable(name, f"at most {PREFIX}{other.upper()}, which is {most}", value)
         return settings
 
+    def _require_place_of_samples(self) -> None:
+        """Raises SettingsError unless it is one, and not in the store."""
+        place, store = self.samples_to, self.store
+        scheme = _scheme(place)
+        bucket = scheme in OBJECT_SCHEMES and urlsplit(place).netloc
+        if not place or (scheme and not bucket):
+            raise _unusable("samples_to", "a folder, or s3://…, gs://… or az://…", place)
+        if scheme:
+            inside = f"{place.rstrip('/')}/".startswith(f"{store.rstrip('/')}/")
+        else:
+            folder = unquote(urlsplit(store).path) if _scheme(store) == "file" else store
+            inside = Path(place).resolve().is_relative_to(Path(folder).resolve())
+        if inside:
+            raise _unusable("samples_to", f"a place outside the store {store}", place)
+
+    @property
+    def keeps_samples(self) -> bool:
+        """Whether some pictures are kept with their answers."""
+        return self.samples > 0 or self.samples_below > 0
+
     @property
     def preload_tasks(self) -> tuple[str, ...]:
         """Names of the tasks to load at start; ("*",) means all."""
@@ -181,6 +213,16 @@ class Settings:
     def pinned_tasks(self) -> tuple[str, ...]:
         """Names, or patterns of names, of the tasks that are never evicted."""
         return _names(self.pin)
+
+    @property
+    def sampled_tasks(self) -> tuple[str, ...]:
+        """Names, or patterns of names, of the tasks whose answers may be kept; () is all."""
+        return _names(self.samples_tasks)
+
+
+def _scheme(place: str) -> str:
+    """That of a URL; "" for a folder."""
+    return place.partition("://")[0] if "://" in place else ""
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -247,6 +289,11 @@ def _number(text: str) -> float:
     return float(text)
 
 
+def _share(text: str) -> float:
+    text = text.strip()
+    return _number(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+
+
 def _within(name: str) -> str:
     least, most = RANGES[name]
     return f"from {least} to {most}"
@@ -258,6 +305,7 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "float": _number,
     "bool": _flag,
     "Bytes": parse_size,
+    "Share": _share,
 }
 _EXPECTED: Mapping[Any, Callable[[str], str]] = {
     "str": lambda name: "text",
@@ -265,6 +313,7 @@ _EXPECTED: Mapping[Any, Callable[[str], str]] = {
     "float": lambda name: f"a number {_within(name)}",
     "bool": lambda name: "0 or 1",
     "Bytes": lambda name: f"{SIZE}, {_within(name)}",
+    "Share": lambda name: f"a share {_within(name)}, such as 1% or 0.01",
 }
 
 

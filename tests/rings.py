@@ -64,6 +64,7 @@ ROOMS = {
         "host": ["", "http"],
         "open_inference": ["", "access", "compute", "http", "tasks", "telemetry"],
         "page": ["", "access", "http", "metrics", "tasks"],
+        "samples": ["", "compute"],
         "telemetry": ["", "compute", "http", "metrics"],
     },
     "loadtests": {
@@ -112,6 +113,7 @@ LATE_IMPORTS = {
     "model_store/files/opening.py": "obstore takes 10 ms and 4.5 MB, which a local store spares",
     "model_store/arrays.py": "only who asks for arrays needs NumPy",
     "service/bulk/command.py": STARTS_FAST,
+    "service/runtime.py": "pyarrow takes 45 MB: it is loaded where samples are kept",
     "service/app.py": "gRPC takes memory: it is loaded where its port is set",
     "service/compute/backends/choice.py": "OpenVINO is an extra: only the library chosen is loaded",
 }

@@ -104,7 +104,7 @@ def test_a_shell_completes_commands_options_and_values(line: str, expected: set[
     assert (set(done.stdout.split()), done.stderr) == (expected, "")
 
 
-@pytest.mark.parametrize("library", ["pyarrow", "evolution.nonsuch"])
+@pytest.mark.parametrize("library", ["optax", "evolution.nonsuch"])
 def test_a_library_that_is_not_installed_is_named(
     library: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,11 +116,11 @@ def test_a_library_that_is_not_installed_is_named(
     monkeypatch.setattr(munet, "app", lambda prog_name: run())
     with pytest.raises((SystemExit, ModuleNotFoundError)) as ended:
         munet.main()
-    assert isinstance(ended.value, SystemExit) == (library == "pyarrow")
-    if library == "pyarrow":
+    assert isinstance(ended.value, SystemExit) == (library == "optax")
+    if library == "optax":
         assert ended.value.args == (1,)
         assert capsys.readouterr().err == (
-            "error: this command needs pyarrow, which is not installed\n"
+            "error: this command needs optax, which is not installed\n"
             "install munet-gateway[train]\n"
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
 import os
 import re
@@ -39,8 +41,13 @@ report = Console(soft_wrap=True, highlight=False, markup=False).print  # pytest 
 
 
 def blocks(heading: str) -> list[list[str]]:
+    """The commands of a section of the README."""
+    return commands(README, heading)
+
+
+def commands(page: str, heading: str) -> list[list[str]]:
     """The commands of a section, one list for each of its blocks, without their comments."""
-    section = re.split(r"^## ", README.split(f"## {heading}\n")[1], flags=re.MULTILINE)[0]
+    section = re.split(r"^## ", page.split(f"## {heading}\n")[1], flags=re.MULTILINE)[0]
     return [
         [re.sub(r"\s+# .*", "", line) for line in block.strip().splitlines()]
         for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", section, re.M | re.S)
@@ -177,6 +184,37 @@ def accuracy_through(url: str, terminal: Terminal) -> float:
     found = [answer["predictions"][0]["label"] for answer in answers]
     assert len(found) == len(truths) == sum(card.check.counts["test"])
     return sum(a == b for a, b in zip(found, truths, strict=True)) / len(truths)
+
+
+@pytest.mark.slow
+def test_the_loop_closes(terminal: Terminal) -> None:
+    """A gateway keeps pictures, a person corrects the answers, and the system grows by them."""
+    page = (TOP / "evolution/data/README.md").read_text()
+    serve, label, add, evolve_again = commands(page, "Pictures that a gateway kept")[0]
+    draw, add_photos, evolve, *_ = blocks(FRONT_DOOR)[0]
+    short = "--budget 1s --children 1 --no-baseline"
+    terminal.run(f"{draw} --each 12")
+    terminal.run(add_photos)
+    terminal.run(re.sub(r"--budget \S+", short, evolve))
+    variables, _, serve = serve.rpartition(" munet ")
+    kept = {**dict(re.findall(r"(\w+)=(\S+)", variables)), "MUNET_SAMPLES": "100%"}
+    with terminal.serving(f"munet {serve}", **kept) as server:
+        terminal.run(f"munet classify photos --task photos --url http://127.0.0.1:{server.port}")
+    assert f"{12 * len(SURFACES)} pictures" in terminal.run(label)
+    truths = {
+        hashlib.sha256(path.read_bytes()).hexdigest()[:32]: path.parent.name
+        for path in (terminal.home / "photos").glob("*/*.*")
+    }
+    table = terminal.home / "to-label/labels.csv"
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows({**row, "label": truths[Path(row["image"]).stem]} for row in rows)
+    terminal.run(add)
+    terminal.run(f"{evolve_again} {short}")
+    store = ModelStore(terminal.home / "store")
+    assert set(store.resolve("photos-2").path.labels) == set(SURFACES)
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from evolution.data.parquet_layout import schema_of
 from evolution.data.picture_facts import Facts, facts_of
 from evolution.data.places import CARD, Place
 from evolution.data.rows import SPLITS, Row, Skipped, Source, in_order, require_text
+from evolution.data.samples import uncorrected
 from evolution.data.splitting import drawn, missing, split_up
 from evolution.data.staging import NO_SPLIT, Seen, Staged
 from evolution.data.stored import (
@@ -58,7 +59,7 @@ class Request:
     """A set to add."""
 
     name: str
-    place: str  # a path, `tfds:NAME` or `hf:NAME`
+    place: str  # a path, `tfds:NAME`, `hf:NAME` or `samples:TASK`
     asked: Asked = field(default_factory=Asked)
     licence: str = ""
     source: str = ""
@@ -95,6 +96,7 @@ def add(
             groups, order = groups_of(seen), drawn(seen, request.seed)
             splits = split_up(seen, groups, order)
             report = check(seen, splits, groups, classes, multi_label, request.max_bad)
+            report.findings.extend(uncorrected(request.place))
             _require_safe(request, report, classes)
             card = _write(
                 request, scratch / "set", staged, seen, classes, splits, order, report, progress
@@ -143,6 +145,7 @@ def check_again(
         )
     splits, groups = np.array(seen.splits, np.int8), groups_of(seen)
     report = check(seen, splits, groups, classes, card.multi_label)
+    report.findings.extend(uncorrected(card.place))
     return report, classes
 
 

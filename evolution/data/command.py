@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from evolution.data.errors import DataError
+from evolution.data.errors import DataError, counted
 
 if TYPE_CHECKING:
     from evolution.data.places import Place
@@ -30,6 +30,15 @@ ERRORS = (DataError,)
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the set and its task.")]
+SamplesPlace = Annotated[
+    str,
+    typer.Option(
+        "--samples",
+        metavar="PLACE",
+        envvar="MUNET_SAMPLES_TO",
+        help="Folder or URL where gateways keep samples.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
 
 
@@ -46,7 +55,7 @@ def add(
             "--from",
             metavar="PLACE",
             help="A folder of class folders; a CSV, TSV, JSON lines or parquet file; a ZIP or TAR "
-            "of these; tfds:NAME; hf:DATASET.",
+            "of these; tfds:NAME; hf:DATASET; samples:TASK.",
         ),
     ],
     licence: Annotated[
@@ -61,6 +70,7 @@ def add(
     images: Annotated[
         Path | None, typer.Option(help="Folder that a table's paths are relative to.")
     ] = None,
+    samples: SamplesPlace = "",
     seed: Annotated[int, typer.Option(min=0, help="For splits that are made here.")] = 0,
     max_bad: Annotated[
         float, typer.Option(min=0, max=1, help="Share of pictures that may be unusable.")
@@ -78,7 +88,7 @@ def add(
     request = adding.Request(
         name=name,
         place=place,
-        asked=Asked(Columns(image_column, label_column, split_column), images),
+        asked=Asked(Columns(image_column, label_column, split_column), images, samples),
         licence=licence,
         source=source,
         seed=seed,
@@ -103,6 +113,25 @@ def add(
         typer.echo(f"next: munet evolve {name} --store STORE")
     else:
         typer.echo(f"{name} is at {where} already, with the same pictures: nothing was added")
+
+
+@app.command()
+def label(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Of which a gateway kept samples.")],
+    to: Annotated[Path, typer.Option(metavar="FOLDER", help="An empty folder, or a new one.")],
+    samples: SamplesPlace = "",
+) -> None:
+    """Writes what gateways kept of a task to a folder, where its labels can be corrected."""
+    from evolution.data.samples import TABLE, samples_of, write_labels
+
+    kept = samples_of(task, samples)
+    write_labels(kept, to)
+    for note in kept.notes:
+        typer.echo(f"note: {note}", err=True)
+    pictures = counted(len(kept.found), "picture")
+    typer.echo(f"{pictures}, those of the least sure answers first: {to / TABLE}")
+    typer.echo("next: correct its column label, and delete the rows of pictures to leave out")
+    typer.echo(f"then: munet data add NAME --from {to}")
 
 
 @app.command("ls")

@@ -12,6 +12,7 @@ from evolution.data.folders import below_wrappers, files_in, folder_source, fold
 from evolution.data.hub import hub_files, hub_source
 from evolution.data.prepared import prepared_source
 from evolution.data.rows import Source, joined, split_named
+from evolution.data.samples import SAMPLES, samples_source
 from evolution.data.tables import ENDINGS as TABLES
 from evolution.data.tables import Columns, has_columns, is_table, table_source
 
@@ -20,10 +21,11 @@ TFDS, HUB = "tfds:", "hf:"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """How to read a table."""
+    """How to read a table, and where samples lie."""
 
     columns: Columns = field(default_factory=Columns)
     images: Path | None = None  # its paths are relative to this; None: the table's folder
+    samples: str = ""  # where gateways keep samples
 
 
 def open_source(place: str, asked: Asked, scratch: Path) -> Source:
@@ -32,6 +34,8 @@ def open_source(place: str, asked: Asked, scratch: Path) -> Source:
         return prepared_source(place.removeprefix(TFDS), scratch / "prepared")
     if place.startswith(HUB):
         return hub_source(place.removeprefix(HUB), asked.columns)
+    if place.startswith(SAMPLES):
+        return samples_source(place.removeprefix(SAMPLES), asked.samples)
     path = Path(place).expanduser()
     if not place:
         raise DataError("--from: expected a folder, a table or an archive, found an empty text")

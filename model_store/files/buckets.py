@@ -1,4 +1,4 @@
-"""Objects in a bucket that are no store's: lists them and reads them, as somebody has put them."""
+"""Objects in a bucket that are no store's: lists, reads, writes and removes them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +23,9 @@ class Bucket:
         """`url` is that of any object in it."""
         scheme, _, rest = url.partition("://")
         self.url = f"{scheme}://{rest.partition('/')[0]}"
-        self._client: Any = Clients.of(self.url).bulk
+        clients = Clients.of(self.url)
+        self._client: Any = clients.bulk
+        self._small: Any = clients.small  # where an answer must not be waited for long
 
     def key(self, url: str) -> str:
         """Of an object, by its URL."""
@@ -37,6 +39,33 @@ class Bucket:
                     yield f"{self.url}/{entry['path']}"
         except BaseError as error:
             raise StorageError(f"listing {prefix}: {told(error)}") from None
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """The objects below a prefix, as `urls`, and the bytes of each."""
+        try:
+            return {
+                f"{self.url}/{entry['path']}": entry["size"]
+                for page in obstore.list(self._small, prefix=self.key(prefix) or None)
+                for entry in page
+            }
+        except BaseError as error:
+            raise StorageError(f"listing {prefix}: {told(error)}") from None
+
+    def write(self, url: str, data: bytes) -> None:
+        """Writes an object whole, also in the place of another."""
+        try:
+            obstore.put(self._small, self.key(url), data, use_multipart=False)
+        except (BaseError, FileNotFoundError) as error:
+            raise StorageError(f"writing {url}: {told(error)}") from None
+
+    def remove(self, url: str) -> None:
+        """Removes an object, if it is there."""
+        try:
+            obstore.delete(self._small, self.key(url))
+        except (NotFoundError, FileNotFoundError):
+            return
+        except BaseError as error:
+            raise StorageError(f"removing {url}: {told(error)}") from None
 
     def read(self, url: str, most: int) -> bytes | None:
         """An object; None if there is none. Raises ValueError if it has more than `most` bytes."""

@@ -47,13 +47,11 @@ def rows_of(answered: Answered, pins: Pins) -> Iterator[Row]:
 
 
 def require_form(table: Path) -> None:
-    """Raises UnknownForm, or ModuleNotFoundError where pyarrow is not installed."""
+    """Raises UnknownForm."""
     if table.suffix.lower() not in FORMS:
         raise UnknownForm(
             f"--out: expected a name that ends in {', '.join(FORMS)}, found {table.name!r}"
         )
-    if table.suffix.lower() == ".parquet":
-        import pyarrow.parquet  # noqa: F401
 
 
 def write(path: Path, form: str, rows: Iterable[Row]) -> tuple[int, int]:

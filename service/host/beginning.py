@@ -68,6 +68,8 @@ def _tell_workers(settings: Settings, store: ModelStore) -> None:
         os.environ["MUNET_TRUSTED_KEYS"] = os.path.abspath(settings.trusted_keys)
     if settings.tokens:
         os.environ["MUNET_TOKENS"] = os.path.abspath(settings.tokens)
+    if settings.samples_to and "://" not in settings.samples_to:
+        os.environ["MUNET_SAMPLES_TO"] = os.path.abspath(settings.samples_to)
     if cache := os.environ.get("MUNET_CACHE"):  # the store's, of the verified blobs of a URL
         os.environ["MUNET_CACHE"] = os.path.abspath(cache)
 

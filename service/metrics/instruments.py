@@ -65,6 +65,12 @@ class Metrics:
         self.log_lines_dropped = self._counter(
             "munet_access_log_dropped_total", "Lines left out because their reader was too slow."
         )
+        self.samples = self._counter(
+            "munet_samples_total",
+            "Answers chosen to be kept with their pictures: kept; no_room, as earlier ones are "
+            "still being written; or failed, as the place could not be written to.",
+            "outcome",
+        )
         self._build_info = Gauge(
             "munet_build_info",
             "Constant 1; the labels name versions, and what the engine computes on.",
@@ -194,6 +200,10 @@ class Metrics:
         self, name: str, text: str, buckets: tuple[float, ...], labels: str = ""
     ) -> Histogram:
         return Histogram(name, text, labels.split(), buckets=buckets, registry=self.registry)
+
+    def count_samples(self, outcome: str, answers: int) -> None:
+        """Counts what became of answers that were to be kept."""
+        self.samples.labels(outcome).inc(answers)
 
     def register(self, task: str) -> None:
         """From now on the task has series of its own."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from model_store import ModelStore
 from model_store.files.limits import Machine
 from service.errors import SettingsError
-from service.settings import RANGES, Settings
+from service.settings import RANGES, Settings, Share
 from tests.service.servers import ROOT
 from tests.service.waiting import PATIENCE_S
 
@@ -77,6 +77,47 @@ def test_sizes_have_units(variable: str, text: str, size: int) -> None:
     assert getattr(found, variable.removeprefix("MUNET_").lower()) == size
 
 
+@pytest.mark.parametrize(
+    ("text", "share"), [("1%", 0.01), ("0.25", 0.25), (" 100% ", 1), ("0%", 0), (".5%", 0.005)]
+)
+def test_a_share_may_be_a_percentage(text: str, share: float) -> None:
+    given = {"MUNET_STORE": "s", "MUNET_SAMPLES": text, "MUNET_SAMPLES_TO": "kept"}
+    assert Settings.from_environment(given).samples == share
+
+
+@pytest.mark.parametrize(
+    ("store", "place"),
+    [
+        ("models", ""),
+        ("models", "models"),
+        ("models", "./models/blobs/../samples"),
+        ("file:///srv/my%20models", "/srv/my models/samples"),
+        ("s3://bucket/models", "s3://bucket/models/samples"),
+        ("s3://bucket", "s3://bucket/samples"),
+        ("s3://bucket/models", "s3://bucket/models/"),
+        ("models", "http://elsewhere"),
+    ],
+)
+def test_samples_need_a_place_outside_the_store(store: str, place: str) -> None:
+    with pytest.raises(SettingsError, match="MUNET_SAMPLES_TO must be a"):
+        Settings(store, samples=Share(0.01), samples_to=place)
+    Settings(store, samples_to=place)  # nothing is kept
+
+
+@pytest.mark.parametrize(
+    ("store", "place"),
+    [
+        ("models", "samples"),
+        ("/srv/models", "/srv/models-samples"),
+        ("s3://bucket/models", "s3://bucket/models-samples"),
+        ("s3://bucket/models", "/srv/samples"),
+        ("/srv/models", "s3://bucket/samples"),
+    ],
+)
+def test_samples_may_lie_next_to_the_store(store: str, place: str) -> None:
+    assert Settings(store, samples_below=Share(0.6), samples_to=place).keeps_samples
+
+
 def test_pins_are_names_and_patterns() -> None:
     assert Settings("s", pin="a/*, b").pinned_tasks == ("a/*", "b")
 
@@ -126,6 +167,10 @@ def test_cores_are_the_quota_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
         ("MUNET_BACKEND", "cuda", "one of auto, jax, openvino"),
         ("MUNET_PRELOAD", "fruit/*", "names of tasks"),
         ("MUNET_PRELOAD", "a, b c", "names of tasks"),
+        ("MUNET_SAMPLES", "often", "a share from 0 to 1, such as 1% or 0.01"),
+        ("MUNET_SAMPLES", "1.01", "a share from 0 to 1"),
+        ("MUNET_SAMPLES_BELOW", "-1%", "a share from 0 to 1"),
+        ("MUNET_SAMPLES_BYTES", "1048576", "from 33554432 to"),
         ("MUNET_UPLOAD_MEMORY", "1MiB", "MUNET_MAX_BODY_BYTES must be at most MUNET_UPLOAD_MEMORY"),
         ("MUNET_QUEUE_TOTAL", "8", "MUNET_MAX_BATCH_ROWS must be at most MUNET_QUEUE_TOTAL"),
         ("MUNET_QUEUE_PER_TASK", "8", "MUNET_MAX_BATCH_ROWS must be at most MUNET_QUEUE_PER_TASK"),
@@ -141,7 +186,8 @@ def test_what_cannot_be_used_is_named(variable: str, value: str, expected: str) 
 
 
 def test_every_number_has_a_range() -> None:
-    numbers = {field.name for field in fields(Settings) if field.type in ("int", "float", "Bytes")}
+    kinds = ("int", "float", "Bytes", "Share")
+    numbers = {field.name for field in fields(Settings) if field.type in kinds}
     assert numbers == RANGES.keys()
 
 
@@ -158,7 +204,9 @@ def test_numbers_are_in_their_range_or_refused(name: str, text: str) -> None:
     least, most = RANGES[name]
     variable = f"MUNET_{name.upper()}"
     try:
-        settings = Settings.from_environment({"MUNET_STORE": "s", variable: text})
+        settings = Settings.from_environment({
+            "MUNET_STORE": "s", "MUNET_SAMPLES_TO": "to", variable: text
+        })  # fmt: skip
     except SettingsError as error:
         assert variable in str(error)
     else:
