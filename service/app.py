@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from service.access import Grants
 from service.errors import GatewayError
-from service.http import classify, compression, listing, problems
+from service.http import classify, compression, embed, listing, problems
 from service.http.browsers import Browsers
 from service.http.draining import Draining
 from service.http.late_requests import Shedding
@@ -58,6 +58,7 @@ def create_app(settings: Settings | None = None, worker: Worker | None = None) -
         middleware=[Middleware(kind) for kind in (Exchanges, Draining, Browsers, Shedding)],
         routes=[
             *classify.ROUTES,
+            *embed.ROUTES,
             *rest.ROUTES,
             *admin.ROUTES,
             *pages.ROUTES,

@@ -1,4 +1,4 @@
-"""From a request's tasks and images to logits, and to the classes that an answer lists.
+"""From a request's tasks and images to logits or features, and to the classes an answer lists.
 
 It loads the paths, reads the images, decodes them, queues their rows and waits for the batch that
 they run in. All of this ends at the request's deadline, or when the client leaves. Every protocol
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.compute.batching import Ask, Done
+from service.compute.features import depth_of
 from service.compute.paths import Copies, LoadedPath, Row, Shadow
 from service.errors import (
     ClientGone,
@@ -32,14 +33,15 @@ from service.errors import (
     UploadTimeout,
 )
 from service.images import Decoded, Source, Undecoded
-from service.request import Request
+from service.request import Features, Request
 from service.runtime import Runtime
 from vit.activation import SIGMOID, SOFTMAX, sigmoid, softmax
 from vit.contract import Target
 from vit.decode import Decoding
 
 T = TypeVar("T")
-Logits = NDArray[np.float32]  # [classes]
+F32 = NDArray[np.float32]
+Logits = F32  # [classes]
 # A request's images. Before it waits for them it calls its argument, which raises TaskQueueFull or
 # Unavailable if they would not be admitted now.
 Read = Callable[[Callable[[], None]], Awaitable[Sequence[Source]]]
@@ -54,7 +56,9 @@ class Classified:
     """One task's answer."""
 
     path: LoadedPath
-    logits: Sequence[Logits]  # of each image
+    logits: Sequence[Logits]  # of each image; none where it is asked for features alone
+    features: Sequence[F32] = ()  # of each image, where it is asked for them
+    depth: int = 0  # transformer blocks that these have been through
 
 
 Outcome = Classified | GatewayError  # of one task
@@ -77,11 +81,13 @@ async def classify(runtime: Runtime, request: Request, read: Read, gone: Gone) -
     try:
         async with asyncio.timeout(left_s):
             found = await _paths(runtime, request)
+            if request.features is not None:
+                found = await _to_features(runtime, request.features, found)
             timings.enter("receive")
             paths = [path for path in found if isinstance(path, LoadedPath)]
             sources = await read(lambda: runtime.batcher.check(_ask(paths, 1, request)))
             shadows = NO_SHADOWS
-            if rollouts.active and request.version is None:
+            if rollouts.active and request.version is None and request.features is None:
                 found, copied = rollouts.route(request, found, sources)
                 paths, shadows = _routed(found, copied)
             timings.enter("decode")
@@ -124,8 +130,10 @@ def _outcomes(
     at = 0
     for path in found:
         if isinstance(path, LoadedPath):
-            logits = [one.answer for one in done[at : at + each]]
-            outcomes.append(Classified(path, logits))
+            answers = [one.answer for one in done[at : at + each]]
+            outcomes.append(
+                Classified(path, answers) if path.whole is None else _with_features(path, answers)
+            )
             versions.append(path.published.version)
             at += each
         else:
@@ -136,6 +144,17 @@ def _outcomes(
     for one in request.routed:
         one.look(outcomes)
     return outcomes
+
+
+def _with_features(path: LoadedPath, answers: Sequence[F32]) -> Classified:
+    """Logits come first, where they are asked for too."""
+    *heads, _ = path.walks
+    depth = depth_of(path)
+    if not heads:
+        return Classified(path, (), answers, depth)
+    classes = heads[0].outputs
+    logits, features = zip(*((one[:classes], one[classes:]) for one in answers), strict=True)
+    return Classified(path, logits, features, depth)
 
 
 def _named(tasks: Sequence[str]) -> str:
@@ -154,6 +173,27 @@ async def _paths(runtime: Runtime, request: Request) -> Sequence[LoadedPath | Ga
         if not isinstance(path, LoadedPath | GatewayError):
             raise path
         found.append(path)
+    return _some(found)
+
+
+async def _to_features(
+    runtime: Runtime, wanted: Features, found: Sequence[LoadedPath | GatewayError]
+) -> Sequence[LoadedPath | GatewayError]:
+    """The paths to features, or errors; raises the first error if no task has such a path."""
+    paths: list[LoadedPath | GatewayError] = []
+    for path in found:
+        try:
+            is_path = isinstance(path, LoadedPath)
+            paths.append(await runtime.feature_paths.of(path, wanted) if is_path else path)
+        except GatewayError as error:
+            paths.append(error.with_traceback(None))
+    return _some(paths)
+
+
+def _some(
+    found: Sequence[LoadedPath | GatewayError],
+) -> Sequence[LoadedPath | GatewayError]:
+    """The same; raises the first error if there is no path."""
     if not any(isinstance(path, LoadedPath) for path in found):
         raise next(path for path in found if isinstance(path, GatewayError))
     return found

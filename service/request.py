@@ -108,6 +108,14 @@ class Timings:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Which features of its images a request is for."""
+
+    depth: int | None = None  # transformer blocks that they have been through; all if None
+    alone: bool = True  # without logits
+
+
 class Routed(Protocol):
     """Notes how a request of a task with a roll-out is answered."""
 
@@ -130,6 +138,7 @@ class Request:
     grants: Grants = NOTHING  # of who asks
     caller: str = ""  # who that is, of those who share the queue
     version: int | str | None = None  # number or alias; None is the live one
+    features: Features | None = None  # None: logits only
     patience_s: float = math.inf  # from its start to its deadline
     priority: int = 0
     key: bytes = b""  # that decides which version of a roll-out answers, if the client gave one

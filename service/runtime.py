@@ -22,6 +22,7 @@ from service.compute.batching import Batcher, BatchReport, Limits
 from service.compute.decode_memory import DecodeMemory
 from service.compute.decoders import Decoders
 from service.compute.engine import Engine
+from service.compute.features import FeaturePaths
 from service.compute.paths import LoadedPath, Row
 from service.compute.shadows import Shadows
 from service.errors import Unavailable
@@ -151,6 +152,7 @@ class Runtime:
             shadows=Shadows(self.engine, self.tally.executed),
         )
         self.decoders = Decoders(settings.decode_threads)
+        self.feature_paths = FeaturePaths(self.engine.programs)
 
     def _look_up(self) -> None:
         """Threads for all that must not run on the event loop."""

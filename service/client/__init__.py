@@ -2,7 +2,7 @@
 
 from service.client.client import AsyncClient, Client
 from service.client.errors import BadImage, ClientError, NoGateway, NotAGateway, Refused
-from service.client.results import Answer, Prediction, Task
+from service.client.results import Answer, Embedding, Prediction, Task
 from service.client.retries import Retries
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "BadImage",
     "Client",
     "ClientError",
+    "Embedding",
     "NoGateway",
     "NotAGateway",
     "Prediction",

@@ -5,19 +5,20 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 from service.client.errors import NoGateway, NotAGateway, unreadable
-from service.client.results import Answer, Task, answer_of, refusal, task_of
+from service.client.results import Task, refusal, task_of
 
 LARGEST_IMAGE = 1 << 30  # bytes that are read to be sent; the gateway takes fewer
 LONGEST_ANSWER = 64 << 20  # bytes
 Image = bytes | str | os.PathLike[str]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +77,12 @@ class Address:
             raise error
         return found
 
-    def answers(self, tasks: Sequence[str], content: Any) -> list[Answer]:
-        """Of each task, in this order. Raises NotAGateway."""
+    def answers(
+        self, tasks: Sequence[str], content: Any, read: Callable[[Mapping[str, Any]], T]
+    ) -> list[T]:
+        """What `read` makes of each task's answer, in this order. Raises NotAGateway."""
         with suppress(KeyError, TypeError, ValueError, AttributeError):
-            found = [answer_of(one) for one in (content["results"] if tasks[1:] else [content])]
+            found = [read(one) for one in (content["results"] if tasks[1:] else [content])]
             if len(found) == len(tasks):
                 return found
         raise self.stranger()
@@ -122,18 +125,33 @@ class Address:
 def classify(
     image: Image, tasks: Sequence[str], version: int | str | None, top: int | None
 ) -> Call:
-    """The request for one task or several. Raises BadImage for a file that cannot be read.
+    """The request to classify for one task or several; raises as `_of_image`."""
+    return _of_image("/classify", image, tasks, version, {"top_k": top})
 
-    Raises ValueError for no task, or a version of several.
+
+def embed(image: Image, tasks: Sequence[str], version: int | str | None, depth: int | None) -> Call:
+    """The request for features of one task or several; raises as `_of_image`."""
+    return _of_image("/embed", image, tasks, version, {"depth": depth})
+
+
+def _of_image(
+    call: str,
+    image: Image,
+    tasks: Sequence[str],
+    version: int | str | None,
+    options: Mapping[str, object],
+) -> Call:
+    """Raises BadImage for a file that cannot be read, ValueError for no task, or a version of
+    several.
     """
     if not tasks:
         raise ValueError("expected the name of a task, found none")
     if len(tasks) > 1 and version is not None:
         raise ValueError(f"version: expected one task, found {len(tasks)}; ask for each alone")
     query = [("task", task) for task in tasks] if len(tasks) > 1 else []
-    query += [("version", str(version))] if version is not None else []
-    query += [("top_k", str(top))] if top is not None else []
-    path = "/classify" if len(tasks) > 1 else f"/classify/{quote(tasks[0])}"
+    options = {"version": version, **options}
+    query += [(name, str(value)) for name, value in options.items() if value is not None]
+    path = call if len(tasks) > 1 else f"{call}/{quote(tasks[0])}"
     return Call("POST", f"{path}?{urlencode(query)}" if query else path, read(image))
 
 

@@ -17,7 +17,7 @@ import httpx
 
 from service.client import calls
 from service.client.calls import LONGEST_ANSWER, Address, Call, Image
-from service.client.results import Answer, Task
+from service.client.results import Answer, Embedding, Task, answer_of, embedding_of
 from service.client.retries import Attempts, Retries
 
 ANSWER_S, CONNECT_S = 60.0, 10.0
@@ -64,7 +64,18 @@ class Client:
         for a version of several tasks.
         """
         call = calls.classify(image, tasks, version, top)
-        return self._address.answers(tasks, self._asked(call))
+        return self._address.answers(tasks, self._asked(call), answer_of)
+
+    def embed(
+        self, image: Image, *tasks: str, version: int | str | None = None, depth: int | None = None
+    ) -> list[Embedding]:
+        """The image's features in the network of each task, in this order.
+
+        `depth` is how many transformer blocks they have been through; all, if it is not given. All
+        else is as of `classify`.
+        """
+        call = calls.embed(image, tasks, version, depth)
+        return self._address.answers(tasks, self._asked(call), embedding_of)
 
     def tasks(self) -> list[Task]:
         """All tasks, in order of their names. Raises ClientError."""
@@ -140,7 +151,14 @@ class AsyncClient:
     ) -> list[Answer]:
         """As of Client. A file is read on another thread."""
         call = await asyncio.to_thread(calls.classify, image, tasks, version, top)
-        return self._address.answers(tasks, await self._asked(call))
+        return self._address.answers(tasks, await self._asked(call), answer_of)
+
+    async def embed(
+        self, image: Image, *tasks: str, version: int | str | None = None, depth: int | None = None
+    ) -> list[Embedding]:
+        """As of Client. A file is read on another thread."""
+        call = await asyncio.to_thread(calls.embed, image, tasks, version, depth)
+        return self._address.answers(tasks, await self._asked(call), embedding_of)
 
     async def tasks(self) -> list[Task]:
         """As of Client."""

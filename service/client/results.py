@@ -43,6 +43,17 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedding:
+    """What one task's network makes of one image."""
+
+    task: str
+    version: int | None  # that answered; None if none did
+    depth: int | None = None  # transformer blocks that the features have been through
+    features: tuple[float, ...] = ()
+    error: Refused | None = None  # why this task of several did not answer
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """A task as a gateway lists it."""
 
@@ -57,14 +68,25 @@ def answer_of(content: Mapping[str, Any]) -> Answer:
     """Raises KeyError, TypeError or ValueError for what no gateway says."""
     task = str(content["task"])
     if "problem" in content:
-        return Answer(
-            task, None, error=refusal(int(content["problem"]["status"]), content["problem"])
-        )
+        return Answer(task, None, error=_problem(content))
     predictions = tuple(
         Prediction(str(one["label"]), int(one.get("index", place)), float(one["probability"]))
         for place, one in enumerate(content["predictions"])
     )
     return Answer(task, int(content["version"]), predictions)
+
+
+def embedding_of(content: Mapping[str, Any]) -> Embedding:
+    """Raises KeyError, TypeError or ValueError for what no gateway says."""
+    task = str(content["task"])
+    if "problem" in content:
+        return Embedding(task, None, error=_problem(content))
+    features = tuple(map(float, content["features"]))
+    return Embedding(task, int(content["version"]), int(content["depth"]), features)
+
+
+def _problem(content: Mapping[str, Any]) -> Refused:
+    return refusal(int(content["problem"]["status"]), content["problem"])
 
 
 def task_of(content: Mapping[str, Any]) -> Task:

@@ -289,7 +289,9 @@ def _logits(path: LoadedPath, leaves: Iterator[Node]) -> NDArray[np.float32]:
         answer = next(leaves).answer
         assert answer is not None
         answers.append(answer[: walk.outputs])
-    return answers[0] if path.mixer is None else router.mix(path.mixer, answers)
+    if path.mixer is not None:
+        return router.mix(path.mixer, answers)
+    return np.concatenate(answers) if answers[1:] else answers[0]
 
 
 def _copied(tree: Any) -> Any:

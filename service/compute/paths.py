@@ -110,9 +110,12 @@ class LoadedPath:
     """A version of a task, ready to run."""
 
     published: Published
-    walks: tuple[Walk, ...]  # one; of a multipath version one for each sub-path, the main one first
+    # One; of a multipath version one for each sub-path, the main one first. Else the answers of
+    # several follow each other.
+    walks: tuple[Walk, ...]
     cost: float  # estimated work of one row: parameters times tokens, in millions
     mixer: Mixer | None = None  # of a multipath version
+    whole: LoadedPath | None = None  # of one that gives features: the version, which stays loaded
     labels: tuple[str, ...] = field(init=False, repr=False)  # the classes, by index
     activation: str = field(init=False, repr=False)  # what makes probabilities of its logits
     temperature: float = field(init=False, repr=False)  # by which they are divided before
@@ -216,6 +219,11 @@ def _without_pooling(shape: Architecture, *, stem: bool) -> Architecture:
     """The shape of a stage that does not depend on what the head reads, with one value for that."""
     prefix, pooling = (shape.prefix_tokens, "mean") if stem else (1, "token")
     return replace(shape, prefix_tokens=prefix, pooling=pooling, norm_after_pooling=False)
+
+
+def features_program(tail: Program, tokens: int) -> Program:
+    """The norm and pooling of a path's last stage, without a head, of rows of `tokens`."""
+    return _same(Program(HEADLESS_TAIL, replace(tail.shape, num_classes=1), tokens))
 
 
 @functools.lru_cache(maxsize=1024)

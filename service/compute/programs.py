@@ -98,7 +98,16 @@ class Programs:
 
         Raises what one of those does. Programs for more rows are used as soon as they are there.
         """
-        stages = tuple(dict.fromkeys(walk))
+        first = self.begin(tuple(dict.fromkeys(walk)))
+        wait(first)
+        for made in first:
+            made.result()
+        if self._backend.fuses:
+            with self._lock:
+                self._fuse(_fusable(walk, self._buckets_of))
+
+    def begin(self, stages: Sequence[Program]) -> Sequence[Future[Run]]:
+        """Begins every program for these stages; those for one row, which all wait for."""
         with self._lock:
             first = [self._single(program, 1, stacked=False) for program in stages]
             for rows, program in itertools.product(self.buckets[1:], stages):
@@ -106,12 +115,12 @@ class Programs:
                     self._single(program, rows, stacked=False)
                     if program.stackable:
                         self._single(program, rows, stacked=True)
-        wait(first)
-        for made in first:
-            made.result()
-        if self._backend.fuses:
-            with self._lock:
-                self._fuse(_fusable(walk, self._buckets_of))
+        return first
+
+    def has(self, program: Program) -> bool:
+        """Whether there is one for one row."""
+        found = self._programs.get(((program,), 1, False))
+        return found is not None and found.done() and found.exception() is None
 
     def fuse(self, *chains: Chain) -> None:
         """Makes a program of each run of stages for one row, in the background if it has room."""

@@ -1,4 +1,4 @@
-"""POST /classify: an image for one task or for several, answered as JSON.
+"""POST /classify: an image for one task or for several, answered as JSON; and what /embed shares.
 
 The header `munet-deadline-ms` says how long the client can use the answer. When that time passes,
 the request is refused with 504 (408 if the image is still arriving, 503 if the task is still
@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
@@ -36,39 +36,71 @@ from service.settings import Settings
 DEADLINE_HEADER = "munet-deadline-ms"
 PRIORITY_HEADER = "munet-priority"
 _DEADLINE, _PRIORITY = DEADLINE_HEADER.encode(), PRIORITY_HEADER.encode()  # as they come
-QUERY = ("top_k", "min_probability", "version")
 DIGITS = re.compile("[0-9]+")
 DECIMAL = re.compile(r"(?=\.?[0-9])[0-9]{0,20}\.?[0-9]{0,20}(e-?[0-9]{1,4})?", re.IGNORECASE)
 MOST = 999_999_999  # of a whole number
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
-Content = Callable[[Request, "Selection", Sequence[Outcome]], Mapping[str, Any]]
+class Wanted(Protocol):
+    """What is told of a task's answer."""
+
+    query: ClassVar[Sequence[str]]  # parameters that are known
+
+    def asked(self, request: Request, given: Query) -> Wanted:
+        """By the query of a request, in which it may fill in something. Raises BadParameter."""
+        ...
+
+    def answer(self, outcome: Classified) -> Mapping[str, Any]:
+        """Raises GatewayError where the task's numbers are not finite."""
+        ...
+
+
+Content = Callable[[Request, Wanted, Sequence[Outcome]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Which classes the answer lists."""
 
+    query: ClassVar[Sequence[str]] = ("top_k", "min_probability", "version")
     top_k: int | None = None  # at most, if the request says so
     min_probability: float = 0.0
 
+    def asked(self, request: Request, given: Query) -> Selection:
+        """As in the query."""
+        del request
+        return Selection(
+            _count("top_k", given.get("top_k")),
+            _probability("min_probability", given.get("min_probability")),
+        )
 
-ALL = Selection()
+    def answer(self, outcome: Classified) -> Mapping[str, Any]:
+        """The most probable classes."""
+        path, logits, least = outcome.path, outcome.logits[0], self.min_probability
+        found = predictions(path, logits, self.top_k, least)
+        return {
+            "task": path.published.task,
+            "version": path.published.version,
+            "predictions": found,
+            **({"abstained": not found} if least else {}),
+        }
 
 
-async def _answered(
-    content: Content, http: HttpRequest, runtime: Runtime, request: Request
+async def answered(
+    content: Content, wanted: Wanted, http: HttpRequest, runtime: Runtime, request: Request
 ) -> ASGIApp:
-    """Raises GatewayError."""
+    """`wanted` is what is told where the request has no query. Raises GatewayError."""
     grants = request.grants = runtime.access.of(http.scope)
     given = NO_QUERY
     if http.scope["query_string"]:
-        given = query(http, *QUERY, repeated=() if request.tasks else ("task",))
+        given = query(http, *wanted.query, repeated=() if request.tasks else ("task",))
     tasks = tuple(request.tasks or given.getlist("task"))
     settings = runtime.settings
     request.tasks = tasks[: settings.max_batch_rows]  # more are refused
-    selection = _wanted(http, request, tasks, given, settings)
+    _fill_in(http, request, tasks, given, settings)
+    if given is not NO_QUERY:
+        wanted = wanted.asked(request, given)
     request.caller = caller_of(grants.name, http.scope)
     of = holders(tasks, request.caller)
     read, left = partial(_read, http, runtime, of), partial(gone, http)
@@ -76,10 +108,10 @@ async def _answered(
     values = 0
     for one in outcomes:
         if isinstance(one, Classified):
-            values += len(one.path.labels)
+            values += len(one.features[0] if one.features else one.path.labels)
 
     def response() -> ASGIApp:
-        answer = content(request, selection, outcomes)
+        answer = content(request, wanted, outcomes)
         return _response(answer, request.timings.seconds())
 
     return await runtime.made(values, response)
@@ -92,10 +124,10 @@ def _response(answer: Mapping[str, Any], seconds: Mapping[str, float]) -> ASGIAp
     return Answer(content, timing.encode())
 
 
-def _wanted(
+def _fill_in(
     http: HttpRequest, request: Request, tasks: tuple[str, ...], given: Query, settings: Settings
-) -> Selection:
-    """Fills in what is asked for; returns which classes the answer lists. Raises BadParameter."""
+) -> None:
+    """Fills in what is asked for, and how urgent it is. Raises BadParameter."""
     if given is not NO_QUERY:
         request.version = _version(given.get("version"))
     _check_tasks(tasks, request.version, settings.max_batch_rows)
@@ -104,22 +136,13 @@ def _wanted(
     if deadline is not None:
         own_ms = _count(DEADLINE_HEADER, deadline) or settings.deadline_ms
         request.patience_s = min(own_ms, settings.deadline_ms) / 1e3
-    selection = ALL
-    if given is not NO_QUERY:
-        selection = Selection(
-            _count("top_k", given.get("top_k")),
-            _probability("min_probability", given.get("min_probability")),
-        )
     if priority is not None:
-        request.priority = _whole(PRIORITY_HEADER, priority) or 0
-    return selection
+        request.priority = whole(PRIORITY_HEADER, priority) or 0
 
 
 def _check_tasks(tasks: Sequence[str], version: object, most: int) -> None:
     if not 0 < len(tasks) <= most:
-        raise BadParameter(
-            f"expected 1 to {most} tasks, as in /classify?task=a&task=b, found {len(tasks)}"
-        )
+        raise BadParameter(f"expected 1 to {most} tasks, as in ?task=a&task=b, found {len(tasks)}")
     if len(tasks) == 1:
         return
     if len(set(tasks)) < len(tasks):
@@ -132,22 +155,25 @@ def _version(text: str | None) -> int | str | None:
     """A number, or a name."""
     if text is not None and ALIAS.fullmatch(text):
         return text
-    return _whole("version", text)
+    return whole("version", text)
 
 
 def _count(name: str, text: str | None) -> int | None:
     """A number of things, of which nobody has more than MOST."""
     if text is not None and DIGITS.fullmatch(text) and len(text.lstrip("0")) > len(str(MOST)):
         return MOST
-    return _whole(name, text)
+    return whole(name, text)
 
 
-def _whole(name: str, text: str | None) -> int | None:
+def whole(name: str, text: str | None, least: int = 1) -> int | None:
+    """The number that a parameter is; None without one. Raises BadParameter."""
     if text is None:
         return None
-    number = int(text) if DIGITS.fullmatch(text) and len(text) <= len(str(MOST)) else 0
-    if not 0 < number <= MOST:
-        raise BadParameter(f"{name}: expected a whole number from 1 to {MOST}, found {text[:50]!r}")
+    number = int(text) if DIGITS.fullmatch(text) and len(text) <= len(str(MOST)) else -1
+    if not least <= number <= MOST:
+        raise BadParameter(
+            f"{name}: expected a whole number from {least} to {MOST}, found {text[:50]!r}"
+        )
     return number
 
 
@@ -172,21 +198,20 @@ async def _read(
     return [File(body)]
 
 
-def _one(request: Request, selection: Selection, outcomes: Sequence[Outcome]) -> Mapping[str, Any]:
+def of_one(request: Request, wanted: Wanted, outcomes: Sequence[Outcome]) -> Mapping[str, Any]:
+    """The answer for a request that names one task in its path."""
     (outcome,) = outcomes
     assert isinstance(outcome, Classified)  # its error would have been raised
-    return _answer(selection, outcome)
+    return wanted.answer(outcome)
 
 
-def _several(
-    request: Request, selection: Selection, outcomes: Sequence[Outcome]
-) -> Mapping[str, Any]:
+def of_several(request: Request, wanted: Wanted, outcomes: Sequence[Outcome]) -> Mapping[str, Any]:
     """The answers; where one is missing, its refusal, which is also noted in the request."""
     results: list[Mapping[str, Any]] = []
     for task, outcome in zip(request.tasks, outcomes, strict=True):
         try:
             classified = isinstance(outcome, Classified)
-            results.append(_answer(selection, outcome) if classified else _problem(task, outcome))
+            results.append(wanted.answer(outcome) if classified else _problem(task, outcome))
         except GatewayError as error:
             results.append(_problem(task, error))
     request.problems = {
@@ -199,21 +224,11 @@ def _problem(task: str, error: GatewayError) -> Mapping[str, Any]:
     return {"task": task, "problem": problems.content(error)}
 
 
-def _answer(selection: Selection, outcome: Classified) -> Mapping[str, Any]:
-    path, logits, least = outcome.path, outcome.logits[0], selection.min_probability
-    found = predictions(path, logits, selection.top_k, least)
-    return {
-        "task": path.published.task,
-        "version": path.published.version,
-        "predictions": found,
-        **({"abstained": not found} if least else {}),
-    }
-
-
 PREFIX = "/classify/"
-ONE = Watched("http", partial(_answered, _one))
+ONE = Watched("http", partial(answered, of_one, Selection()))
+SEVERAL = Watched("http", partial(answered, of_several, Selection()))
 ROUTES = [
     Route(PREFIX + "{task:path}", ONE, methods=["POST"]),
     # One image, decoded once; what the tasks share of their paths is computed once.
-    Route("/classify", Watched("http", partial(_answered, _several)), methods=["POST"]),
+    Route("/classify", SEVERAL, methods=["POST"]),
 ]

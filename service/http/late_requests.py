@@ -25,7 +25,8 @@ from service.http.loop_delay import ARRIVED, LATE_S, LOOP
 from service.request import Request, Timings, Watch
 from service.runtime import Runtime
 
-CLASSIFY, MODELS, INFER = "/classify", "/v2/models/", "/infer"
+OURS = ("/classify", "/embed")
+MODELS, INFER = "/v2/models/", "/infer"
 RETRY_AFTER_S = 1.0
 MOST_WAITED = 0.25  # of a deadline
 
@@ -49,7 +50,7 @@ class Shedding:
             return await self._app(scope, receive, send)
         runtime.batcher.missed()
         LOOP.missed()
-        protocol = "http" if scope["path"].startswith(CLASSIFY) else "v2-http"
+        protocol = "http" if scope["path"].startswith(OURS) else "v2-http"
         request = Request(protocol, (_task(scope["path"]),), Timings(arrived))
         with Watch(request, *runtime.counters):
             request.patience_s = deadline_s
@@ -61,13 +62,15 @@ class Shedding:
 def _classifies(scope: Scope) -> bool:
     path = scope["path"]
     return scope["method"] == "POST" and (
-        path.startswith(CLASSIFY) or (path.startswith(MODELS) and path.endswith(INFER))
+        path.startswith(OURS) or (path.startswith(MODELS) and path.endswith(INFER))
     )
 
 
 def _task(path: str) -> str:
     """The task, as far as the path alone tells."""
-    return path.removeprefix(CLASSIFY + "/").removeprefix(MODELS).removesuffix(INFER)
+    for call in OURS:
+        path = path.removeprefix(call + "/")
+    return path.removeprefix(MODELS).removesuffix(INFER)
 
 
 def _deadline_s(scope: Scope, runtime: Runtime) -> float:

@@ -13,6 +13,8 @@ from service.open_inference.openapi import NAME, Content, array, obj, operation,
 from service.request import STAGES, TOTAL
 from service.telemetry.logs import LEVELS, OWN, QUIET
 
+NUMBER, TEXT = {"type": "number"}, {"type": "string"}
+NATURAL = {"type": "integer", "minimum": 0}
 DEADLINE = {
     "name": "munet-deadline-ms",
     "in": "header",
@@ -37,6 +39,13 @@ MIN_PROBABILITY = {
     "in": "query",
     "description": "Less probable classes are not listed; `abstained` says whether none is.",
     "schema": {"type": "number", "minimum": 0, "maximum": 1},
+}
+DEPTH = {
+    "name": "depth",
+    "in": "query",
+    "description": "How many transformer blocks the features have been through, 0 to all; all if "
+    "not given.",
+    "schema": NATURAL,
 }
 VERSION_QUERY = {
     "name": "version",
@@ -76,8 +85,6 @@ IMAGE = {
 }
 REFUSALS = (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 READS = (401, 403, 404, 422, 429, 503)
-NUMBER, TEXT = {"type": "number"}, {"type": "string"}
-NATURAL = {"type": "integer", "minimum": 0}
 PROBABILITY = {
     **NUMBER,
     "minimum": 0,
@@ -119,6 +126,16 @@ SCHEMAS: Content = {
         },
         *("task", "version", "predictions"),
     ),
+    "Embedding": obj(
+        {
+            "task": TEXT,
+            "version": NATURAL,
+            "depth": NATURAL,
+            "features": array(NUMBER),
+            "timing_ms": TIMES,
+        },
+        *("task", "version", "depth", "features"),
+    ),
     "Task": obj(
         {
             "id": TEXT,
@@ -158,19 +175,18 @@ def health(summary: str) -> Content:
     }
 
 
-CLASSIFY = [TOP_K, MIN_PROBABILITY, DEADLINE, PRIORITY]
-ONE = reply(ref("Answer"))
-SEVERAL = reply(
-    obj(
-        {
-            "results": array(
-                {"anyOf": [ref("Answer"), obj({"task": TEXT, "problem": {}}, "task", "problem")]}
-            ),
-            "timing_ms": TIMES,
-        },
-        *("results", "timing_ms"),
-    )
-)
+URGENCY = [DEADLINE, PRIORITY]
+CLASSIFY = [TOP_K, MIN_PROBABILITY, *URGENCY]
+EMBED = [DEPTH, *URGENCY]
+
+
+def several(one: str) -> Content:
+    """Answers of several tasks, each of this schema or a problem."""
+    problem = obj({"task": TEXT, "problem": {}}, "task", "problem")
+    results = array({"anyOf": [ref(one), problem]})
+    return reply(obj({"results": results, "timing_ms": TIMES}, "results", "timing_ms"))
+
+
 ADMIN = (401, 403, 422, 429)
 LEVEL = {
     "name": "level",
@@ -227,12 +243,38 @@ EVENTS = reply(TEXT, "text/event-stream")
 PATHS: Content = {
     "/classify/{task}": {
         "post": operation(
-            "Classify an image", ONE, REFUSALS, [TASK, VERSION_QUERY, *CLASSIFY], IMAGE
+            "Classify an image",
+            reply(ref("Answer")),
+            REFUSALS,
+            [TASK, VERSION_QUERY, *CLASSIFY],
+            IMAGE,
         )
     },
     "/classify": {
         "post": operation(
-            "Classify an image for several tasks", SEVERAL, REFUSALS, [TASKS, *CLASSIFY], IMAGE
+            "Classify an image for several tasks",
+            several("Answer"),
+            REFUSALS,
+            [TASKS, *CLASSIFY],
+            IMAGE,
+        )
+    },
+    "/embed/{task}": {
+        "post": operation(
+            "Features of an image",
+            reply(ref("Embedding")),
+            REFUSALS,
+            [TASK, VERSION_QUERY, *EMBED],
+            IMAGE,
+        )
+    },
+    "/embed": {
+        "post": operation(
+            "Features of an image, of several tasks",
+            several("Embedding"),
+            REFUSALS,
+            [TASKS, *EMBED],
+            IMAGE,
         )
     },
     "/tasks": {"get": operation("List tasks", LISTED, READS, [AFTER, LIMIT])},

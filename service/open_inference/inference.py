@@ -25,10 +25,10 @@ from service.compute.paths import LoadedPath
 from service.errors import GatewayError, TooLarge, Unavailable, UploadTimeout
 from service.images import Decoded, File, Pixels, Source, named
 from service.open_inference.errors import BadRequest, shown
-from service.open_inference.models import INPUTS
+from service.open_inference.models import FEATURES, INPUTS
 from service.open_inference.requests import InferRequest, Output
 from service.open_inference.tensors import Sent, images, numbers
-from service.request import Request
+from service.request import Features, Request
 from service.runtime import Runtime
 from service.settings import Settings
 from vit.contract import Target, range_of, size_of
@@ -96,13 +96,17 @@ async def infer(
     request.priority = asked.priority
     if asked.timeout_s is not None:
         request.patience_s = min(request.patience_s, asked.timeout_s)
+    names = [output.name for output in asked.outputs]
+    if FEATURES in names:
+        request.features = Features(asked.depth, alone=names == [FEATURES])
 
     async def read(_: Callable[[], None]) -> Sequence[Source]:
         return sources
 
     (outcome,) = await classify(runtime, request, read, gone)
     assert isinstance(outcome, Classified)  # its error would have been raised
-    values = len(asked.outputs) * len(outcome.logits) * len(outcome.path.labels)
+    most = max(walk.outputs for walk in outcome.path.walks)
+    values = len(names) * request.rows * most
     outputs = await runtime.made(values, partial(_outputs, asked, outcome))
     request.timings.enter("answer")
     return Answer(request.tasks[0], outcome.path.published.version, outputs)
@@ -192,12 +196,12 @@ def _outputs(request: InferRequest, outcome: Classified) -> Sequence[OutputTenso
 
 
 def _tensor(output: Output, outcome: Classified) -> OutputTensor:
-    logits = np.array(outcome.logits, np.float32)
-    values = _VALUES[output.name](outcome.path, logits)
+    found = outcome.features if output.name == FEATURES else outcome.logits
+    values = _VALUES[output.name](outcome.path, np.array(found, np.float32))
     if not output.classes:
         return OutputTensor(output.name, values, values.shape, output.binary)
     texts = [text for one in values for text in _best(outcome.path, one, output.classes)]
-    return OutputTensor(output.name, texts, (len(logits), len(texts) // len(logits)), output.binary)
+    return OutputTensor(output.name, texts, (len(found), len(texts) // len(found)), output.binary)
 
 
 # By the name of an output. What is not finite is refused.
@@ -205,6 +209,7 @@ _VALUES: Mapping[str, Callable[[LoadedPath, Logits], Logits]] = {
     "probabilities": probabilities,
     "logits": finite,
     "calibrated": calibrated,
+    FEATURES: finite,
 }
 
 

@@ -24,7 +24,7 @@ from service.runtime import Runtime
 from service.tasks.entry import Entry, seen
 from service.tasks.reasons import no_task, no_version, reason
 from service.tasks.slot import Slot
-from service.tasks.specs import input_sizes
+from service.tasks.specs import feature_count, input_sizes
 from service.tasks.summaries import known_activation
 
 T = TypeVar("T")
@@ -41,7 +41,9 @@ EXTENSIONS = (
 )
 PLATFORM = "munet_safetensors"
 USUAL_OUTPUTS = ("probabilities", "logits")  # of a request that names none
-OUTPUTS = (*USUAL_OUTPUTS, "calibrated")
+FEATURES = "features"
+CLASS_OUTPUTS = (*USUAL_OUTPUTS, "calibrated")  # a number for each class
+OUTPUTS = (*CLASS_OUTPUTS, FEATURES)
 INPUTS = {
     spec.name: spec
     for spec in (
@@ -261,13 +263,17 @@ def _indexed(model: str, slot: Slot) -> dict[str, str]:
 
 
 def _specs(published: Published) -> tuple[list[Spec], list[Spec]]:
-    """A path with networks of several sizes takes no network input."""
+    """A path with networks of several sizes takes no network input, one of several networks gives
+    no features.
+    """
     sizes, classes = input_sizes(published.path), len(published.path.labels)
     inputs = [INPUTS["image"], INPUTS["pixels"]]
     if len(sizes) == 1:
         (size,) = sizes
         inputs.append(replace(INPUTS["preprocessed"], shape=(ANY, size, size, 3)))
-    return inputs, [Spec(name, "FP32", (ANY, classes)) for name in OUTPUTS]
+    outputs = [Spec(name, "FP32", (ANY, classes)) for name in CLASS_OUTPUTS]
+    features = feature_count(published.path)
+    return inputs, outputs + ([Spec(FEATURES, "FP32", (ANY, features))] if features else [])
 
 
 def _tensor(spec: Spec) -> dict[str, Any]:

@@ -123,7 +123,12 @@ SCHEMAS: Content = {
     "InferRequest": obj(
         {
             "id": {**TEXT, "maxLength": 256},
-            "parameters": PARAMETERS,
+            "parameters": {
+                **PARAMETERS,
+                "properties": {
+                    "depth": {**NATURAL, "description": "Of the output `features`: as of /embed."}
+                },
+            },
             "inputs": {**array(INPUT), "minItems": 1, "maxItems": 1},
             "outputs": {**array(WANTED), "maxItems": len(OUTPUTS)},
         },

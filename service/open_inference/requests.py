@@ -13,7 +13,7 @@ from typing import Any
 
 from service.errors import TooLarge
 from service.open_inference.errors import BadRequest, NotSupported, shown
-from service.open_inference.models import OUTPUTS, USUAL_OUTPUTS
+from service.open_inference.models import FEATURES, OUTPUTS, USUAL_OUTPUTS
 from service.open_inference.tensors import Sent
 
 MAX_ID_CHARACTERS = 256
@@ -42,6 +42,7 @@ class InferRequest:
     outputs: Sequence[Output]
     priority: int = 0  # 1 is the most urgent, 0 the default
     timeout_s: float | None = None
+    depth: int | None = None  # of the output `features`
 
 
 def parse_json(body: memoryview) -> Any:
@@ -109,6 +110,7 @@ def parse(content: Mapping[str, Any], raw: Sequence[memoryview | None]) -> Infer
         outputs=_outputs(content.get("outputs"), _flag("binary_data_output", every)),
         priority=_whole("priority", parameters.get("priority", 0)),
         timeout_s=timeout_us / 1e6 if timeout_us else None,
+        depth=_count("depth", parameters["depth"]) if "depth" in parameters else None,
     )
 
 
@@ -135,6 +137,8 @@ def _outputs(wanted: Any, every_binary: bool) -> Sequence[Output]:
             raise BadRequest(f"outputs: expected each of {list(OUTPUTS)} once, found {shown(name)}")
         binary = _flag("binary_data", parameters.get("binary_data", every_binary))
         classes = _count("classification", parameters.get("classification", 0))
+        if classes and name == FEATURES:
+            raise BadRequest("outputs: features have no labels to classify by; ask without")
         found[name] = Output(name, binary, classes)
     return list(found.values())
 

@@ -106,6 +106,14 @@ def input_sizes(path: TaskPath) -> Sequence[int]:
     return [size for size in sizes if type(size) is int] if isinstance(sizes, list) else []
 
 
+def feature_count(path: TaskPath) -> int | None:
+    """How many features its network has, if it is one network that is known here."""
+    try:
+        return Architecture.from_json(path.architecture).features
+    except ValueError:  # of a multipath version too
+        return None
+
+
 def _multipath(path: TaskPath) -> Spec:
     count, classes = len(path.subpaths), len(path.labels)
     if count not in NUM_PATHS:

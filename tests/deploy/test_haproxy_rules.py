@@ -126,6 +126,8 @@ def spellings(task: str) -> Iterator[tuple[str, str]]:
         yield "POST", f"/classify?task={name}"
         yield "POST", f"/classify?task={name}&task=another"
         yield "POST", f"/classify?top_k=1&task={name}"
+        yield "POST", f"/embed/{name}?depth=1"
+        yield "POST", f"/embed?depth=1&task={name}&task=another"
         yield "GET", f"/tasks/{name}"
         yield "GET", f"/v2/models/{name}"
         yield "POST", f"/v2/models/{name}/infer"
@@ -140,7 +142,7 @@ def spellings(task: str) -> Iterator[tuple[str, str]]:
 
 
 NAMES = [
-    *("plain", "group/other", "a.b-c_d/e/f", "classify", "classify/tasks", "v2/models", "1"),
+    *("plain", "group/other", "a.b-c_d/e/f", "classify", "classify/embed", "v2/models", "1"),
     *(f"group/{number}" for number in range(4)),
     *MAPPED,
 ]

@@ -178,7 +178,9 @@ def _parameters(random: Random) -> Hostile:
     query = "&".join(
         f"{random.choice(names[:3])}={quote(text())}" for _ in range(random.choice([0, 1, 1, 3]))
     )
-    path = random.choice(["/classify/plain", "/classify", f"/classify/{quote(text())}"])
+    path = random.choice(
+        ["/classify/plain", "/embed/plain", "/classify", f"/classify/{quote(text())}"]
+    )
     shown = {name: "".join(c for c in text() if c.isprintable()) for name in names[3:]}
     headers = {name: value for name, value in shown.items() if random.random() < 0.3}
     return Hostile("parameters", f"{path}?{query}", headers, random.choice(pictures())[1])

@@ -115,6 +115,9 @@ def routes(name: str) -> Sequence[tuple[str, str, dict[str, Any]]]:
         ("POST", f"/classify/{name}?version=7", image),
         ("POST", f"/classify/{name}?version=stable", image),
         ("POST", f"/classify?task={name}&task=fruit/apple", image),
+        ("POST", f"/embed/{name}?depth=1", image),
+        ("POST", f"/embed/{name}?depth=77", image),
+        ("POST", f"/embed?task={name}&task=fruit/apple", image),
         ("GET", f"/tasks/{name}", {}),
         *(("GET", f"{model}{rest}", {}) for rest in ("", "/ready", "/config", "/stats")),
         *(("GET", f"{model}/versions/{v}{rest}", {}) for v, rest in (

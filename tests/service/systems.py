@@ -56,12 +56,12 @@ def _shapes(arch: Architecture, kind: str) -> Any:
     }
     return {
         "embedding": {"kernel": (arch.patch_size, arch.patch_size, 3, w), "bias": (w,)},
-        "cls": (1, 1, w),
+        "cls": (1, arch.prefix_tokens, w),
         "posembed_input": {"pos_embedding": (1, arch.tokens, w)},
         "encoderblock": block,
         "residual_adapter": adapter,
         "encoder_norm": norm,
-        "head": _dense(w, arch.num_classes),
+        "head": _dense(arch.features, arch.num_classes),
     }[kind]
 
 

@@ -33,7 +33,9 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, compilations: str) -> Iter
     made.close()
 
 
-@pytest.mark.parametrize("path", ["/classify/fruit/apple", "/classify?task=fruit/apple"])
+@pytest.mark.parametrize(
+    "path", ["/classify/fruit/apple", "/classify?task=fruit/apple", "/embed/fruit/apple"]
+)
 def test_401_without_a_token_that_is_known(guarded: Gateway, path: str) -> None:
     for headers in ({}, bearer("x"), bearer(""), {"authorization": "Basic Zjpm"}, bearer("f f")):
         answer = guarded.request("POST", path, content=png(1), headers={**OCTETS, **headers})

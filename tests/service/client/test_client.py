@@ -17,6 +17,7 @@ from service.client import (
     AsyncClient,
     BadImage,
     Client,
+    Embedding,
     NoGateway,
     NotAGateway,
     Refused,
@@ -218,3 +219,24 @@ def test_one_image_for_several_tasks_of_a_gateway(served: Served, tmp_path: Path
     assert [one.task for one in answers] == ["group/other", "no such", "plain"]
     assert answers[2].best.probability == pytest.approx(plain.best.probability, abs=1e-6)
     assert task.version == 1
+
+
+def test_features_of_one_image_in_several_networks(served: Served) -> None:
+    url = f"http://127.0.0.1:{served.server.port}"
+
+    async def awaited_ones() -> list[Embedding]:
+        async with AsyncClient(url, retries=PATIENT) as client:
+            return await client.embed(png(1), "plain", depth=1)
+
+    with Client(url, retries=PATIENT) as client:
+        other, missing, plain = client.embed(png(1), "group/other", "no such", "plain", depth=1)
+        whole = client.embed(png(1), "plain", version=1)[0]
+        with pytest.raises(Refused, match="from 0 to 2"):
+            client.embed(png(1), "plain", depth=7)
+    assert (other.task, plain.task) == ("group/other", "plain")
+    assert (plain.version, plain.depth, whole.depth) == (1, 1, 2)
+    assert len(plain.features) == len(whole.features) == 32
+    assert plain.features == pytest.approx(other.features, abs=1e-5)  # up to there they are one
+    assert whole.features != pytest.approx(plain.features, abs=1e-2)
+    assert missing.error is not None and missing.error.status == 404 and not missing.features
+    assert asyncio.run(awaited_ones())[0].features == pytest.approx(plain.features, abs=1e-5)

@@ -22,7 +22,7 @@ from jax._src import compilation_cache as jax_cache
 from service.compute.backends import Backend, Compiled
 from service.compute.backends.jax_backend import JaxBackend
 from service.compute.backends.openvino_backend import OpenVinoBackend
-from service.compute.paths import Program, stages_of
+from service.compute.paths import Program, features_program, stages_of
 from tests.service.servers import ROOT
 from tests.service.systems import TINY, random_component
 from tests.service.waiting import PATIENCE_S
@@ -104,6 +104,7 @@ def test_both_give_equal_answers(backends: tuple[Backend, Backend], examples: in
 
 def require_equal_answers(backends: tuple[Backend, Backend], arch: Architecture, rows: int) -> None:
     programs = [program for head in (True, False) for program, _ in stages_of(arch, head=head)]
+    programs.append(features_program(programs[-1], arch.tokens))  # of a depth before the last
     for program in dict.fromkeys(programs):
         x = inputs(program, rows)
         for stacked in {False, program.stackable and rows > 1}:

@@ -233,10 +233,13 @@ class Late:
         return self.gateway.runner.run(run())
 
 
-CLASSIFY = ("/classify/plain", "/classify?task=plain", "/v2/models/plain/infer")
+COMPUTES = (
+    *("/classify/plain", "/classify?task=plain", "/embed/plain", "/embed?task=plain"),
+    "/v2/models/plain/infer",
+)
 
 
-@pytest.mark.parametrize("path", CLASSIFY)
+@pytest.mark.parametrize("path", COMPUTES)
 def test_an_overloaded_loop_refuses_before_anything_is_done(
     gateway: Gateway, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def test_health_and_metadata(client: Client) -> None:
             {"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]},
             {"name": "logits", "datatype": "FP32", "shape": [-1, 10]},
             {"name": "calibrated", "datatype": "FP32", "shape": [-1, 10]},
+            {"name": "features", "datatype": "FP32", "shape": [-1, 32]},
         ],
     }
     assert client.ask("get_model_metadata", WIDE, "1") == model
@@ -62,7 +63,7 @@ def test_configuration(client: Client) -> None:
     assert (config["name"], config["max_batch_size"]) == (WIDE, 4)
     assert config["parameters"]["version"] == {"string_value": "1"}
     assert config["input"][0]["data_type"] == "TYPE_STRING"
-    assert [one["dims"] for one in config["output"]] == [[10]] * 3  # with the calibrated ones
+    assert [one["dims"] for one in config["output"]] == [[10], [10], [10], [32]]
 
 
 def test_unknown_models_and_versions(client: Client, spoken: Spoken) -> None:
@@ -123,6 +124,28 @@ def test_classification(client: Client, spoken: Spoken) -> None:
     many = [client.output("logits", class_count=11)]
     found = client.raw.infer(WIDE, client.images(png(1)), outputs=many)
     assert found.as_numpy("logits").shape == (1, 10)
+
+
+def test_features(client: Client, spoken: Spoken) -> None:
+    """Those of /embed, of any depth, alone and with other outputs."""
+    files = client.images(png(1), png(2))
+    for outputs, options in (
+        (["features"], {"parameters": {"depth": 1}}),
+        (["features", "calibrated"], {}),
+    ):
+        wanted = [client.output(name) for name in outputs]
+        found = client.raw.infer(WIDE, files, outputs=wanted, **options)
+        query = "?depth=1" if options else ""
+        for place, seed in enumerate((1, 2)):
+            answer = spoken.server.ask(
+                "POST", f"/embed/{WIDE}{query}", png(seed), {"content-type": "image/png"}
+            )
+            expected_ones = np.array(answer.json["features"], np.float32)
+            given = found.as_numpy("features")[place]
+            np.testing.assert_allclose(given, expected_ones, atol=1e-5)
+    np.testing.assert_allclose(
+        found.as_numpy("calibrated"), expected(spoken, WIDE, 1, 2), atol=1e-6
+    )
 
 
 def test_ids_versions_and_aliases(client: Client) -> None:
