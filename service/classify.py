@@ -103,7 +103,8 @@ async def classify(runtime: Runtime, request: Request, read: Read, gone: Gone) -
         raise _late(request) from None
     outcomes = _outcomes(request, found, done, len(sources))
     if runtime.samples is not None:
-        answered = [(one.path, one.logits) for one in outcomes if isinstance(one, Classified)]
+        classified = [one for one in outcomes if isinstance(one, Classified) and one.logits]
+        answered = [(one.path, one.logits) for one in classified]
         runtime.samples.look(request.tasks, sources, answered)
     return outcomes
 

@@ -17,7 +17,7 @@ from model_store import ModelStore
 from service.samples import writer as writers
 from service.samples.places import FolderPlace
 from service.samples.table import SCHEMA
-from tests.service.in_process import Gateway
+from tests.service.in_process import OCTETS, Gateway
 from tests.service.samples.kept import rows
 from tests.service.systems import png, publish
 from tests.service.waiting import PATIENCE_S
@@ -53,6 +53,17 @@ def kept(gateway: Gateway, folder: Path) -> list[dict[str, Any]]:
     """What the gateway has kept when it has ended."""
     gateway.app.state.runtime.samples.writer.stop()
     return rows(folder / "kept")
+
+
+def test_a_picture_of_which_features_are_asked_for_is_not_kept(
+    served: Served, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = served()
+    for path in ("/embed/plain", "/embed?task=plain&task=tags"):
+        assert gateway.request("POST", path, content=png(1), headers=OCTETS).status_code == 200
+    assert gateway.classify("plain", png(2)).status_code == 200
+    assert [one["image"]["bytes"] for one in kept(gateway, tmp_path)] == [png(2)]
+    assert "sample_failed" not in caplog.text
 
 
 def test_nothing_is_kept_unless_it_is_asked_for(served: Served, tmp_path: Path) -> None:
