@@ -40,7 +40,7 @@ from service.page.traffic import Traffic
 from service.request import identified
 from service.settings import Settings
 from service.tasks.catalog import Catalog
-from service.tasks.entry import failed
+from service.tasks.entry import failed, live
 from service.tasks.eviction import Budget, Recency
 from service.tasks.first_answer import FirstAnswer
 from service.tasks.loader import Loader
@@ -171,9 +171,10 @@ class Runtime:
         self.changes = Changes(self.catalog.entries)
         self.streams = Room(STREAMS, "streams of changes")
         self.metrics.watch(self._snapshot, self.catalog.public)
-        self.metrics.failed_tasks.found = lambda: failed(
+        self.metrics.versions.failed = lambda: failed(
             self.catalog.entries(), self.catalog.rollouts.slots()
         )
+        self.metrics.versions.live = lambda: live(self.catalog.entries())
         LOOP.ticked = self.metrics.loop_delay_seconds.observe
         LOOP.read = self.metrics.arrival_delay_seconds.observe
         self.first_answer = FirstAnswer(

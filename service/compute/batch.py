@@ -34,7 +34,7 @@ class BatchReport:
 
     rows: int
     tasks: int
-    reason: str  # full | engine_free
+    reason: str  # target_rows | all_waiting
     waits: Sequence[float] = field(default=(), compare=False)  # of each request, in seconds
 
 

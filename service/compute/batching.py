@@ -246,7 +246,7 @@ class Batcher(Generic[RowT, AnswerT]):
             return False
         tasks = len({task for request in batch.requests for task in request.ask.tasks})
         waits = [started - request.timings.queued for request in batch.requests]
-        reason = "full" if batch.full else "engine_free"
+        reason = "target_rows" if batch.full else "all_waiting"
         self._report(BatchReport(batch.rows, tasks, reason, waits))
         settle(self._run(mine, batch, started))
         if batch.rest is not None:

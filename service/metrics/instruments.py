@@ -24,11 +24,11 @@ from prometheus_client import (
 from prometheus_client.core import Metric
 
 from service import VERSION
-from service.metrics.failed_tasks import FailedTasks
 from service.metrics.gauges import Gauges, Snapshot
 from service.metrics.rollouts import Comparisons
 from service.metrics.stage_seconds import SEVERAL, StageSeconds
 from service.metrics.task_requests import OTHER, TaskRequests
+from service.metrics.versions import Versions
 from service.request import TOTAL, Request
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -54,10 +54,10 @@ class Metrics:
         self._tasks: set[str] = set()
         self._lock = threading.Lock()
         self._public: Callable[[str], bool] = lambda _: True
-        self.rollouts, self.failed_tasks = Comparisons(), FailedTasks()
+        self.rollouts, self.versions = Comparisons(), Versions()
         if per_task:
             self.registry.register(self.rollouts)
-            self.registry.register(self.failed_tasks)
+            self.registry.register(self.versions)
         self._requests()
         self._batches()
         self._loading()
@@ -113,7 +113,8 @@ class Metrics:
     def _batches(self) -> None:
         self.batches = self._counter(
             "munet_batches_total",
-            "Batches, by why they were dispatched: full, or engine_free with what was waiting.",
+            "Batches, by what ended their filling: target_rows, as more rows would not raise the "
+            "throughput (one may be enough), or all_waiting, as no other row waited.",
             "reason",
         )
         self.queue_delay_seconds = self._histogram(
@@ -271,7 +272,7 @@ class Metrics:
         """What everybody may see."""
         public = {metric.name: metric for metric in self.by_task.public(self._shown)}
         public |= {metric.name: metric for metric in self.stage_seconds.public(self._shown)}
-        public |= {metric.name: metric for metric in self.failed_tasks.public(self._public)}
+        public |= {metric.name: metric for metric in self.versions.public(self._public)}
         public |= {metric.name: metric for metric in self.rollouts.public(self._public)}
         for metric in self.registry.collect():
             yield public.get(metric.name, metric)

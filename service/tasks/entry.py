@@ -68,12 +68,16 @@ def seen(entries: Mapping[str, Entry], grants: Grants) -> dict[str, Entry]:
     return {task: entry for task, entry in entries.items() if entry.seen_by(task, grants)}
 
 
-def failed(entries: Mapping[str, Entry], others: Iterable[Slot]) -> Iterator[tuple[str, int]]:
-    """Task and number of the versions that cannot be loaded: of live ones, and of some others."""
+def failed(entries: Mapping[str, Entry], others: Iterable[Slot]) -> Iterator[tuple[str, int, str]]:
+    """Task, number and reason of versions that cannot be loaded: of live ones, and some others."""
+    for slot in (*(entry.successor or entry.slot for entry in entries.values()), *others):
+        failure = slot.failure
+        if failure is not None and slot.path is None:
+            yield slot.task, slot.version, failure.reason
+
+
+def live(entries: Mapping[str, Entry]) -> Iterator[tuple[str, int]]:
+    """Task and number of the versions that answer, of tasks in memory."""
     for entry in entries.values():
-        slot = entry.successor or entry.slot
-        if slot.failure is not None and slot.path is None:
-            yield slot.task, slot.version
-    for slot in others:
-        if slot.failure is not None and slot.path is None:
-            yield slot.task, slot.version
+        if entry.slot.path is not None:
+            yield entry.slot.task, entry.slot.version

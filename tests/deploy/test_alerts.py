@@ -166,6 +166,7 @@ IN_TROUBLE: Mapping[str, Mapping[str, float]] = {
     "GatewayFailsRequests": {'munet_requests_total{task="t",status="500"}': 100.0},
     "GatewayErrorBudgetShrinks": {stage("failed"): 10000.0},  # the budget is that of all together
     "GatewayRefusesRequests": MANY_REFUSED,
+    "TaskErrorBudgetBurns": {'munet_requests_total{task="burning",status="503"}': 5.0},
     "GatewaySlow": {within("1"): 9000.0, within("2.5"): 9000.0},
     "GatewayOverloaded": {offered("engine"): 3.0},
     "GatewayLoopLate": {f'{LOOP}{{le="0.1"}}': 10.0},
@@ -179,12 +180,16 @@ IN_TROUBLE: Mapping[str, Mapping[str, float]] = {
 }
 GAUGES_IN_TROUBLE: Mapping[str, Mapping[str, float]] = {
     "GatewayTaskFailed": {'munet_tasks{state="failed"}': 3.0},
+    "TaskVersionFailed": {'munet_failed_versions{task="t",version="2",reason="torn"}': 1.0},
     "GatewayStoreUnreadable": {"munet_store_age_seconds": 100.0},
     "GatewayTokensUnusable": {"munet_tokens_age_seconds": 100.0},
     "GatewayKeysUnusable": {"munet_trusted_keys_age_seconds": 100.0},
     "GatewayFilesRunOut": {"process_open_fds": 900.0},
 }
-NO_INSTANCE = ("GatewayErrorBudgetBurns", "GatewayErrorBudgetShrinks")
+NO_INSTANCE = (
+    *("GatewayErrorBudgetBurns", "GatewayErrorBudgetShrinks"),
+    *("TaskVersionFailed", "TaskErrorBudgetBurns"),
+)
 OF_JOBS = ("StoreGcOld", "StoreBackupOld")
 INSTANCES = (*(name for name in ALERTS if name != "GatewayAllGone"), "impatient")
 

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import yaml
 from tests.deploy.prometheus import DEPLOY, RULES, Prometheus
 from tests.model_store.registries import program
 from tests.service.conftest import Served, compilations, served
-from tests.service.systems import png
+from tests.service.systems import png, publish
 from tests.service.waiting import eventually
 
 __all__ = ["compilations", "served"]
@@ -59,20 +60,31 @@ def prometheus(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield made
 
 
-def panels() -> list[Any]:
-    dashboard = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())
-    return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+DASHBOARD: Any = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())
+FAILED = "Versions that cannot be loaded"  # so the table's title begins
 
 
-def expressions() -> dict[str, str]:
-    """Every query of the dashboard, with Grafana's variables filled in as it does."""
+def filled(query: str, task: str) -> str:
+    """A query with Grafana's variables filled in as it does; a minute ago is three seconds."""
+    given = {"$__rate_interval": "1m", "$instance": ".*", "$task": task, "offset 1m": "offset 3s"}
+    for name, value in given.items():
+        query = query.replace(name, value)
+    return query
+
+
+def expressions(task: str = ".*") -> dict[str, str]:
+    """Every query of the dashboard's panels."""
     return {
-        f"{panel['title']} {target['refId']}": target["expr"]
-        .replace("$__rate_interval", "1m")
-        .replace("$instance", ".*")
-        for panel in panels()
+        f"{panel['title']} {target['refId']}": filled(target["expr"], task)
+        for panel in DASHBOARD["panels"]
+        if panel["type"] != "row"
         for target in panel["targets"]
     }
+
+
+def annotations() -> dict[str, str]:
+    """Every query of its annotations."""
+    return {one["name"]: filled(one["expr"], ".*") for one in DASHBOARD["annotations"]["list"]}
 
 
 def adapter_query() -> str:
@@ -99,22 +111,92 @@ def test_a_real_prometheus_scrapes_and_evaluates_the_alerts(
     assert {rule["state"] for rule in alerts} == {"inactive"}
 
 
-def test_the_dashboard_asks_for_what_there_is(served: Served, prometheus: Prometheus) -> None:
-    def traffic_in_rates() -> list[Any]:
-        served.server.classify("plain", png(1))
-        return prometheus.query("rate(munet_requests_total[1m]) > 0")
+@pytest.fixture(scope="module")
+def broken(served: Served) -> Iterator[str]:
+    """A task that cannot be loaded, from the first test on that needs it."""
+    head = publish(served.store, "broken", own={"head": 77}).path.components["head"]
+    file = Path(served.store.url) / "blobs" / "sha256" / head.removeprefix("sha256:")
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes()[:-1])
+    yield "broken"
+    served.store.rm("broken")
 
-    eventually(traffic_in_rates)
-    asked = expressions()
-    assert len(asked) > 30
-    for name, expression in asked.items():
-        assert prometheus.ask("query", query=expression) is not None, name
-    always = [name for name in asked if name.startswith(("Requests by", "Queue", "CPU", "Memory"))]
-    assert len(always) >= 6
-    for name in always:
-        assert prometheus.query(asked[name]), name
+
+def test_every_query_of_the_dashboard_answers_under_load_for_each_task(
+    served: Served, prometheus: Prometheus, broken: str
+) -> None:
+    tasks = ("plain", "group/other", broken)
+
+    def counted() -> bool:
+        for task in tasks:
+            served.server.classify(task, png(1))
+        rates = prometheus.query("rate(munet_requests_total[1m]) > 0")
+        return {found["metric"]["task"] for found in rates} >= {*tasks}
+
+    eventually(counted)
+    (variable,) = (one for one in DASHBOARD["templating"]["list"] if one["name"] == "task")
+    series = variable["definition"].removeprefix("label_values(").partition(", ")[0]
+    offered = {found["metric"]["task"] for found in prometheus.query(filled(series, ".*"))}
+    assert offered >= {*tasks}
+    for task in (".*", *tasks):
+        asked = expressions(task)
+        assert len(asked) > 50
+        for name, expression in asked.items():
+            if task == broken and re.search("request_duration|answered", expression):
+                continue  # it answers nothing
+            empty = name.startswith(FAILED) and task not in (".*", broken)
+            assert bool(prometheus.query(expression)) != empty, (name, task)
     (load,) = prometheus.query(adapter_query())
     assert 0 < float(load["value"][1]) < 60
+
+
+def test_the_table_of_failed_versions_says_why(
+    served: Served, prometheus: Prometheus, broken: str
+) -> None:
+    assert served.server.classify(broken, png(1)).status == 503
+    (query,) = (query for name, query in expressions(broken).items() if name.startswith(FAILED))
+    (found,) = eventually(lambda: prometheus.query(query))
+    assert found["metric"].keys() == {"task", "version", "reason"}
+    assert "sha256:" in found["metric"]["reason"]
+
+
+def test_the_stages_of_the_stack_sum_to_the_total(served: Served, prometheus: Prometheus) -> None:
+    (panel,) = (one for one in DASHBOARD["panels"] if one["title"].startswith("Where the time"))
+    assert panel["fieldConfig"]["defaults"]["custom"]["stacking"]["mode"] == "normal"
+    stages = filled(panel["targets"][0]["expr"], "plain")
+    mean = (
+        'rate(munet_stage_duration_seconds_{}{{task="plain",stage="total",outcome="answered"}}[1m])'
+    )
+    total = f"({mean.format('sum')}) / ({mean.format('count')})"
+    query = f"sum({stages}) / on () group_left () ({total})".replace("[1m]", "[5s]")
+
+    def whole() -> bool:
+        """Once there are samples of five seconds: before, each series is extrapolated alone."""
+        served.server.classify("plain", png(1))
+        found = [float(one["value"][1]) for one in prometheus.query(query)]
+        return found == [pytest.approx(1, abs=1e-6)]
+
+    eventually(whole)
+
+
+def test_versions_that_go_live_and_back_are_marked(served: Served, prometheus: Prometheus) -> None:
+    asked = annotations()
+    (ended,) = (name for name in asked if name.startswith("Roll-out ended"))
+    all_rules = asked.pop(ended).removesuffix(" > 0")  # none has ended one here
+    eventually(lambda: prometheus.query(all_rules))
+    before = served.store.resolve("changing").version
+    assert served.server.classify("changing", png(1)).status == 200
+    eventually(lambda: prometheus.query(f'munet_live_version{{task="changing"}} == {before}'))
+    after = publish(served.store, "changing", own={"head": 1234}).version
+
+    def marked(name: str, version: int) -> bool:
+        served.server.classify("changing", png(1))
+        found = [one["metric"] for one in prometheus.query(asked[name])]
+        return {"task": "changing", "version": str(version)} in found
+
+    eventually(lambda: marked("Published", after))
+    served.store.rollback("changing", before)
+    eventually(lambda: marked("Rolled back", before))
 
 
 def test_no_query_names_a_metric_that_is_not_there(served: Served) -> None:
@@ -124,7 +206,7 @@ def test_no_query_names_a_metric_that_is_not_there(served: Served) -> None:
         parts = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
         known |= {name + part for part in parts}
     alerts = (RULES / "alerts.yml").read_text()
-    texts = {**expressions(), "alerts": alerts, "autoscaling": adapter_query()}
+    texts = {**expressions(), **annotations(), "alerts": alerts, "autoscaling": adapter_query()}
     for where, text in texts.items():
         named = set(re.findall(r"\b(?:munet|process)_[a-z_]+\b", text))
         assert named, where

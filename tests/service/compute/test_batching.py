@@ -48,7 +48,7 @@ async def test_reports_why_each_batch_was_dispatched() -> None:
         b.submit([row], task)
     await b.drain()
     reports = [(report.rows, report.tasks, report.reason) for report in b.reports]
-    assert reports == [(2, 2, "full"), (1, 1, "engine_free")]
+    assert reports == [(2, 2, "target_rows"), (1, 1, "all_waiting")]
 
 
 @story

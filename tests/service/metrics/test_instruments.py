@@ -99,11 +99,16 @@ def test_stages_are_counted_by_task_once_a_request() -> None:
 def test_failed_versions_are_named_to_those_who_may_know_of_them() -> None:
     metrics = Metrics()
     metrics.watch(lambda: Snapshot(0, {}, 0, 0, 0, 0), public=lambda task: task == "a")
-    metrics.failed_tasks.found = lambda: [("a", 3), ("secret", 1)]
-    assert 'munet_failed_versions{task="secret",version="1"} 1.0' in metrics.exposition().decode()
+    metrics.versions.failed = lambda: [("a", 3, "torn"), ("secret", 1, "y" * 500)]
+    metrics.versions.live = lambda: [("a", 2), ("secret", 1)]
+    everything = metrics.exposition().decode()
+    cut = "y" * 120
+    assert f'versions{{reason="{cut}",task="secret",version="1"}} 1.0' in everything
+    assert 'munet_live_version{task="secret",version="1"} 1.0' in everything
     page = metrics.exposition(private=False).decode()
-    assert 'munet_failed_versions{task="a",version="3"} 1.0' in page and "secret" not in page
-    metrics.failed_tasks.found = tuple
+    assert 'munet_failed_versions{reason="torn",task="a",version="3"} 1.0' in page
+    assert 'munet_live_version{task="a",version="2"} 2.0' in page and "secret" not in page
+    metrics.versions.failed = tuple
     assert "munet_failed_versions{" not in metrics.exposition().decode()
 
 
