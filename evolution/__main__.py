@@ -257,10 +257,14 @@ def analyse_command(
         list[str] | None, typer.Option("--run", help="Runs to show; all by default.")
     ] = None,
 ) -> None:
-    """Writes an HTML page with figures and tables about the stored runs."""
-    from evolution.reports.stored_runs import analyse  # takes seconds to load
+    """Writes an HTML page about the stored runs; prints which of several experiments is best."""
+    from evolution.reports.decision import table_of  # take seconds to load
+    from evolution.reports.stored_runs import analyse
 
-    console.print(f"wrote {analyse(ModelStore(store), out, run or ())}", soft_wrap=True)
+    found = analyse(ModelStore(store), out, run or ())
+    if found.decision:
+        console.print(table_of(found.decision))
+    console.print(f"wrote {found.page}", soft_wrap=True)
 
 
 @app.command("bench")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evolution.reports import figures, measures, run_page
+from evolution.reports.decision import COLUMNS, Groups, cells, decision
 from evolution.reports.html_page import (
     Report,
     Table,
@@ -20,7 +21,6 @@ from evolution.reports.html_page import (
 from evolution.reports.measures import RunRecord, Summary, mean, spread
 
 MAX_VALUE = 40  # characters of a setting's value in a label
-Groups = Mapping[str, Sequence[RunRecord]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,8 @@ def write(runs: Sequence[RunRecord], pages: Mapping[str, str], directory: Path) 
         "experiment with equal settings and differ in their seed."
     )
     report = Report(directory, "Comparison of runs", lead)
+    report.section("Which is best")
+    _decision(report, groups)
     report.section("Experiments")
     _table_of_groups(report, groups)
     report.section("Runs")
@@ -118,6 +120,18 @@ def write(runs: Sequence[RunRecord], pages: Mapping[str, str], directory: Path) 
         report.heading(group)
         run_page.knowledge_flow(report, members, colours, f"knowledge_flow_{i}")
     return report.write()
+
+
+def _decision(report: Report, groups: Groups) -> None:
+    lines = decision(groups)
+    columns = dict.fromkeys(("experiment", *COLUMNS))
+    report.table(Table(columns, [(line.experiment, *cells(line)) for line in lines]))
+    report.text(
+        f"Mean test {_word(groups)} over tasks and seeds; how far each experiment is behind the "
+        "first one on the tasks and seeds that both have, with the 95 % interval over tasks (seeds "
+        "of a task are averaged first); on how many tasks it is worse; accounted parameters of a "
+        "task. Where the interval contains 0, these tasks do not tell the two apart."
+    )
 
 
 # Column -> its number in a summary, and its format.

@@ -8,9 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from evolution import state
 from evolution.reports import comparison_page, figures, folder, run_page
+from evolution.reports.decision import Line, decision
 from evolution.reports.measures import RunRecord, run_of
 from evolution.state import StateError
 from evolution.training.objectives import OBJECTIVES, quality_in
@@ -21,8 +23,15 @@ from vit.activation import activation_of
 logger = logging.getLogger(__name__)
 
 
-def analyse(store: ModelStore, out: Path, runs: Sequence[str] = ()) -> Path:
-    """Writes the analysis of these runs, or of all in the store, to `out`; its index page.
+class Analysis(NamedTuple):
+    """What `analyse` wrote."""
+
+    page: Path  # the index
+    decision: Sequence[Line]  # which experiment is best; of one experiment there is nothing to say
+
+
+def analyse(store: ModelStore, out: Path, runs: Sequence[str] = ()) -> Analysis:
+    """Writes the analysis of these runs, or of all in the store, to `out`.
 
     Replaces an earlier analysis there. Raises StateError for unknown runs, and FileExistsError if
     `out` holds files that no analysis wrote.
@@ -42,7 +51,8 @@ def analyse(store: ModelStore, out: Path, runs: Sequence[str] = ()) -> Path:
             logger.info("event=analysed run=%s page=%s", run.name, pages[run.name])
         if several:
             comparison_page.write(loaded, pages, new)
-    return out / "index.html"
+    groups = comparison_page.groups_of(loaded)
+    return Analysis(out / "index.html", decision(groups) if len(groups) > 1 else ())
 
 
 def _page_name(i: int, run: str) -> str:

@@ -143,7 +143,7 @@ def test_nothing_that_a_run_tells_or_keeps_calls_a_mean_average_precision_an_acc
 
 def test_the_pages_of_an_analysis_do_so_neither(grown, tmp_path):
     store, _ = grown
-    page = analyse(store, tmp_path / "one", ["run"]).read_text()
+    page = analyse(store, tmp_path / "one", ["run"]).page.read_text()
     assert "mean validation mean average precision" in page
     assert not re.search("(validation|test) accurac", page, re.I)
     one = load(store, "run")

@@ -114,7 +114,7 @@ def test_what_was_found_in_own_pictures_is_told_with_the_task(
     assert low < told["interval_95"]["of_accuracy"] < high
     assert told["findings"] == {"bad": "2 of 1,134 pictures cannot be used"}
     assert "data" not in gateway.get("/tasks/files/mixed")
-    page = analyse(published, tmp_path / "analysis").read_text()
+    page = analyse(published, tmp_path / "analysis").page.read_text()
     assert "2 of 1,134 pictures cannot be used" in page
     line = (tmp_path / "analysis/pictures.csv").read_text().splitlines()[1].split(",")
     assert line[:5] == [OWN, *map(str, SPLITS.values()), "2"]

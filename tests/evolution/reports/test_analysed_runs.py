@@ -267,7 +267,7 @@ def test_a_new_analysis_leaves_nothing_of_an_earlier_one(store, tmp_path):
     out.mkdir()
     analyse(store, out)
     assert (out / "02-b/index.html").exists()
-    assert analyse(store, out, ["a"]) == out / "index.html"
+    assert analyse(store, out, ["a"]).page == out / "index.html"
     assert not (out / "02-b").exists()
     assert "Run a" in (out / "index.html").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "store"]

@@ -319,7 +319,7 @@ def store(tmp_path):
 
 
 def test_a_run_is_analysed_from_its_store_alone(store, tmp_path):
-    tree = parsed(analyse(store, tmp_path / "out", ["first"]))
+    tree = parsed(analyse(store, tmp_path / "out", ["first"]).page)
     assert tree.find(".//h1").text == "Run first"
     _, population = state.load(store, "first")
     rows = list(csv.DictReader((tmp_path / "out/leaderboard.csv").open()))
@@ -351,7 +351,7 @@ def test_a_test_accuracy_that_only_the_published_version_holds_is_found(store):
 
 
 def test_several_runs_are_compared_and_have_pages_of_their_own(store, tmp_path):
-    tree = parsed(analyse(store, tmp_path / "out"))
+    tree = parsed(analyse(store, tmp_path / "out").page)
     assert tree.find(".//h1").text == "Comparison of runs"
     rows = list(csv.DictReader((tmp_path / "out/runs.csv").open()))
     assert [row["run"] for row in rows] == ["first", "other/second"]
