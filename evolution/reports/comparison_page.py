@@ -124,8 +124,8 @@ def write(runs: Sequence[RunRecord], pages: Mapping[str, str], directory: Path) 
 
 def _decision(report: Report, groups: Groups) -> None:
     lines = decision(groups)
-    columns = dict.fromkeys(("experiment", *COLUMNS))
-    report.table(Table(columns, [(line.experiment, *cells(line)) for line in lines]))
+    names: tuple[str, ...] = ("experiment", *COLUMNS)
+    report.table(Table(dict.fromkeys(names), [(line.experiment, *cells(line)) for line in lines]))
     report.text(
         f"Mean test {_word(groups)} over tasks and seeds; how far each experiment is behind the "
         "first one on the tasks and seeds that both have, with the 95 % interval over tasks (seeds "
