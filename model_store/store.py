@@ -25,7 +25,7 @@ from model_store.names import AGENTS, LIVE, PINS, agent_key, pin_key, require_na
 from model_store.publishers import Publications
 from model_store.reading import Listed, Published, Reader, load_manifest, load_state, path_of
 from model_store.refs import Refs
-from model_store.rollouts import Rollout
+from model_store.rollouts import Rollout, require_share
 from model_store.signatures import Signature
 from model_store.versions import require_alias
 from model_store.writing import Needs, Writer
@@ -263,6 +263,18 @@ class ModelStore:
     def named(self, task: str, alias: str) -> int | None:
         """The version of one alias; None if there is no such alias. Raises CorruptRef."""
         return self.aliases(task).get(require_alias(alias))
+
+    def set_min_probability(self, task: str, share: float) -> None:
+        """Below which probability gateways abstain from an answer; 0: never.
+
+        Raises UnknownTask, or ValueError for a share that is not from 0 to 1.
+        """
+        require_share("min_probability", share)
+        self._writer.set_min_probability(require_name("task", task), float(share))
+
+    def min_probability(self, task: str) -> float:
+        """What was set for a task; 0 if nothing was. Raises CorruptRef."""
+        return self.refs.versions(require_name("task", task)).min_probability
 
     def remove_alias(self, task: str, name: str) -> None:
         """Forget an alias. Raises UnknownName."""

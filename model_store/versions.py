@@ -10,7 +10,7 @@ from typing import Any
 from model_store.blobs import Digest, parse_digest
 from model_store.errors import InvalidName, Unstorable
 from model_store.names import LIVE
-from model_store.rollouts import MAX_ROLLOUTS, MAX_WHY, Offer, Rollout
+from model_store.rollouts import MAX_ROLLOUTS, MAX_WHY, Offer, Rollout, require_share
 
 ALIAS_PATTERN = r"(?!v[0-9]+$|live$)[a-z][a-z0-9_-]{0,31}"
 ALIAS = re.compile(ALIAS_PATTERN)
@@ -45,6 +45,12 @@ class Versions:
     chosen: int = 0  # the number of the next version, when `live` was set last
     aliases: Mapping[str, int] = field(default_factory=dict[str, int])
     rollouts: Mapping[str, Rollout] = field(default_factory=dict[str, Rollout])  # by alias
+    min_probability: float = 0.0  # below which gateways abstain from an answer; 0: from none
+
+    @property
+    def shown(self) -> tuple[object, ...]:
+        """What a watcher sees of the task."""
+        return self.served, self.offers, self.min_probability
 
     def add(self, version: Version, *, live: bool) -> "Versions":
         """With one version more, which is live from now on or not."""
@@ -113,6 +119,7 @@ class Versions:
             live=None if self.live in gone else self.live,
             aliases=aliases,
             rollouts={name: one for name, one in self.rollouts.items() if name in aliases},
+            min_probability=self.min_probability if self.versions.keys() - gone else 0.0,
         )
 
     def names_of(self, number: int) -> list[str]:
@@ -124,9 +131,10 @@ class Versions:
         return sorted(name for name, n in self.aliases.items() if n == number)
 
     def to_json(self) -> dict[str, Any]:
-        """As it is stored: without roll-outs as programs write it that know of none."""
+        """As it is stored; without what is not set as programs write it that know nothing of it."""
         rollouts = {name: one.to_json() for name, one in self.rollouts.items()}
         return {
+            **({"min_probability": self.min_probability} if self.min_probability else {}),
             **({"rollouts": rollouts} if rollouts else {}),
             "aliases": dict(self.aliases),
             "chosen": self.chosen,
@@ -150,7 +158,10 @@ class Versions:
             name: Rollout.from_json(one) for name, one in dict(value.get("rollouts", {})).items()
         }
         chosen = int(value["chosen"])
-        found = cls(ascending, _number(value["next"]), live, chosen, dict(aliases), rollouts)
+        least = value.get("min_probability", 0.0)
+        require_share("min_probability", least)
+        number = _number(value["next"])
+        found = cls(ascending, number, live, chosen, dict(aliases), rollouts, float(least))
         named = [*found.aliases.values(), *([] if live is None else [live])]
         if not all(type(n) is int and n in versions for n in named):
             raise ValueError("live or an alias names a version that is not there")

@@ -13,6 +13,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import TypeVar
 
 from model_store.blobs import Digest
 from model_store.canonical_json import seal, unseal
@@ -33,6 +34,7 @@ LONGEST_PAUSE_S = 10.0  # between two tries to read the refs of one task
 
 Served = tuple[int, Digest]
 Offers = tuple[Offer, ...]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,26 @@ class View:
     offers: Mapping[str, Offers] = field(
         default_factory=dict[str, Offers]
     )  # roll-outs under way, of few tasks
+    min_probabilities: Mapping[str, float] = field(
+        default_factory=dict[str, float]
+    )  # of the tasks that have one
+
+
+@dataclass(slots=True)
+class _Found:
+    """What was read of some tasks."""
+
+    served: dict[str, Served | None] = field(default_factory=dict[str, Served | None])
+    offers: dict[str, Offers] = field(default_factory=dict[str, Offers])
+    min_probabilities: dict[str, float] = field(default_factory=dict[str, float])
+    errors: dict[str, Exception] = field(default_factory=dict[str, Exception])
+
+    def over(self, before: Mapping[str, T], now: Mapping[str, T]) -> Mapping[str, T]:
+        """What few tasks have, with what was read of it now; the same object if nothing changes."""
+        read = self.served.keys() - self.errors.keys()
+        kept = {task: one for task, one in before.items() if task not in read}
+        found = {**kept, **now}
+        return before if found == before else MappingProxyType(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +169,9 @@ class Watcher:
 
     def _look(self, tasks: Collection[str], now: float) -> None:
         """Learn what is served, of which only these tasks may have changed."""
-        read, offers, errors = self._read(tasks)
+        read = self._read(tasks)
         before = self._served
-        found = {task: served for task, served in read.items() if served}
+        found = {task: served for task, served in read.served.items() if served}
         live = self._view.live
         if any(found.get(task) != before.get(task) for task in tasks):
             # A plain dict: to copy its proxy takes ten times as long, to filter it five times.
@@ -158,13 +180,14 @@ class Watcher:
                 changed.pop(task, None)
             changed.update(found)
             self._served, live = changed, MappingProxyType(changed)
-        self._note(tasks, errors, now)
+        self._note(tasks, read.errors, now)
         unread = {task: trouble.error for task, trouble in self._troubles.items()}
-        kept = {t: one for t, one in self._view.offers.items() if t not in tasks or t in errors}
-        offers = {**kept, **offers}
         view = self._view
-        if live is not view.live or unread != view.unread or offers != view.offers:
-            self._view = View(live, MappingProxyType(unread), MappingProxyType(offers))
+        offers = read.over(view.offers, read.offers)
+        least = read.over(view.min_probabilities, read.min_probabilities)
+        same = offers is view.offers and least is view.min_probabilities
+        if live is not view.live or unread != view.unread or not same:
+            self._view = View(live, MappingProxyType(unread), offers, least)
 
     def _note(self, tasks: Iterable[str], errors: Mapping[str, Exception], now: float) -> None:
         """Remember which of the tasks looked at could not be read; each error is logged once."""
@@ -178,29 +201,27 @@ class Watcher:
             logger.warning("event=ref_unreadable task=%s error=%r", task, str(error))
             self._troubles[task] = _Trouble(error, now if last is None else last.since, now)
 
-    def _read(
-        self, tasks: Iterable[str]
-    ) -> tuple[dict[str, Served | None], dict[str, Offers], dict[str, Exception]]:
-        """What is served of these tasks, what was where that cannot be read; roll-outs; and why
-        others cannot be read.
+    def _read(self, tasks: Iterable[str]) -> _Found:
+        """What is served of these tasks, what was where that cannot be read; and why others cannot
+        be read.
         """
         keys = {task: task_key(task) for task in tasks}
         read = self._refs.read_many(keys.values())
         last = self._view.live
-        found: dict[str, Served | None] = {}
-        offers: dict[str, Offers] = {}
-        errors: dict[str, Exception] = {}
+        found = _Found()
         for task, key in keys.items():
             try:
                 versions = self._refs.versions_in(key, self._refs.parse(key, read[key]))
                 if read[key] is None and task in last:  # a removal is written down
                     raise CorruptRef(f"ref {self._storage.where(key)}: gone; restore it")
-                found[task] = versions.served
+                found.served[task] = versions.served
                 if versions.rollouts and versions.offers:
-                    offers[task] = versions.offers
+                    found.offers[task] = versions.offers
+                if versions.min_probability:
+                    found.min_probabilities[task] = versions.min_probability
             except UNREADABLE as error:
-                found[task], errors[task] = last.get(task), error
-        return found, offers, errors
+                found.served[task], found.errors[task] = last.get(task), error
+        return found
 
 
 def _same(one: Exception, other: Exception) -> bool:

@@ -166,8 +166,8 @@ class Writer:
         return published
 
     def _announced(self, task: str, before: Versions, after: Versions) -> Versions:
-        """The second one; watchers are told first, if it changes who answers."""
-        if (before.served, before.offers) != (after.served, after.offers):
+        """The second one; watchers are told first, if it changes what they see."""
+        if before.shown != after.shown:
             announce(self._storage, task)
         return after
 
@@ -212,6 +212,17 @@ class Writer:
 
         self._change(task, change)
         return done
+
+    def set_min_probability(self, task: str, share: float) -> None:
+        """Set below which probability gateways abstain; 0: never. Raises UnknownTask."""
+        self._reader.existing(task)
+
+        def change(found: Versions) -> Versions:
+            if not found.versions:
+                raise UnknownTask(f"task {task!r} was removed meanwhile: look again")
+            return self._announced(task, found, replace(found, min_probability=share))
+
+        self._change(task, change)
 
     def promote(self, task: str, version: int, better: Callable[[Published | None], bool]) -> bool:
         """Make a version live if it is better than the live one; whether it is live now.

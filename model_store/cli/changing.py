@@ -7,11 +7,31 @@ from rich.filesize import decimal
 
 from model_store import ModelStore
 from model_store.cli.printing import AsJson, Store, Task, Version, console, print_json, table
+from model_store.cli.rolling_out import share
 from model_store.upkeep import collect_garbage
 
 app = typer.Typer()
 
 Number = Annotated[int, typer.Argument(help="Number of a version, without the v.")]
+
+
+@app.command("set")
+def set_task(
+    task: Task,
+    min_probability: Annotated[
+        str,
+        typer.Option(
+            help="Gateways abstain from an answer whose best probability is lower, such as 70%;"
+            " 0: from none. A request may name another one."
+        ),
+    ],
+    store: Store,
+) -> None:
+    """Set what holds for all versions of a task."""
+    least = share(min_probability)
+    ModelStore(store).set_min_probability(task, least)
+    from_what = f"below {100 * least:.4g}%" if least else "from no answer"
+    console.print(f"{task}: gateways abstain {from_what}")
 
 
 @app.command()

@@ -68,10 +68,11 @@ def show(task: Task, store: Store, version: Version = None, as_json: AsJson = Fa
     """Show one version of a task and its components."""
     opened = ModelStore(store)
     item = opened.resolve(task, version)
+    least = opened.min_probability(task)
     if as_json:
         rollouts = {name: one.to_json() for name, one in opened.rollouts(task).items()}
         whole = {"sizes": dict(item.sizes), "path": item.path.to_json(), "rollouts": rollouts}
-        print_json({**_summary(item), **whole})
+        print_json({**_summary(item), **whole, "min_probability": least})
         return
     facts = Table.grid(padding=(0, 2))
     facts.add_row("task", f"{item.task} v{item.version}")
@@ -80,6 +81,8 @@ def show(task: Task, store: Store, version: Version = None, as_json: AsJson = Fa
     for name, rollout in opened.rollouts(task).items():
         if name in names:
             facts.add_row("roll-out", f"{name}: {_rolled_out(rollout)}")
+    if least:
+        facts.add_row("abstains", f"below {100 * least:.4g}%")
     facts.add_row("published", item.created)
     facts.add_row("manifest", item.digest)
     facts.add_row("signatures", str(len(opened.signatures(item.digest))))

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 from service.bulk.answering import Answered, Answering, NotPinned, Pin, Pins, failed, submitted
 from service.bulk.sources import Item
@@ -61,9 +62,9 @@ class _Gateway:
     """
 
     def __init__(self, client: Client, pins: dict[str, Pin] | dict[str, None], top: int) -> None:
-        self._client = client
+        # A table has the probability of each answer: no task abstains.
+        self._classify = partial(client.classify, top=top, min_probability=0.0)
         self._pins = pins
-        self._top = top
         self._alone = {task for task, pin in pins.items() if pin is not None and len(pins) == 1}
 
     def answers(self, items: Iterable[Item]) -> Iterator[Sequence[Answered]]:
@@ -93,7 +94,7 @@ class _Gateway:
         found: dict[str, Answer] = {}
         together = [task for task in self._pins if task not in self._alone]
         if together:
-            answers = self._client.classify(image, *together, top=self._top)
+            answers = self._classify(image, *together)
             found = {one.task: one for one in answers}
         for task, pin in self._pins.items():
             answer = found.get(task)
@@ -106,7 +107,7 @@ class _Gateway:
     def _one(self, image: bytes, task: str, pin: Pin | None) -> Answer:
         try:
             version = pin.version if pin else None
-            return self._client.classify(image, task, version=version, top=self._top)[0]
+            return self._classify(image, task, version=version)[0]
         except Refused as error:
             if not _of_the_image(error):
                 raise

@@ -123,10 +123,15 @@ class Address:
 
 
 def classify(
-    image: Image, tasks: Sequence[str], version: int | str | None, top: int | None
+    image: Image,
+    tasks: Sequence[str],
+    version: int | str | None,
+    top: int | None,
+    least: float | None = None,
 ) -> Call:
     """The request to classify for one task or several; raises as `_of_image`."""
-    return _of_image("/classify", image, tasks, version, {"top_k": top})
+    options = {"top_k": top, "min_probability": least}
+    return _of_image("/classify", image, tasks, version, options)
 
 
 def embed(image: Image, tasks: Sequence[str], version: int | str | None, depth: int | None) -> Call:

@@ -54,16 +54,22 @@ class Client:
         self._http = httpx.Client(**_options(self._address))
 
     def classify(
-        self, image: Image, *tasks: str, version: int | str | None = None, top: int | None = None
+        self,
+        image: Image,
+        *tasks: str,
+        version: int | str | None = None,
+        top: int | None = None,
+        min_probability: float | None = None,
     ) -> list[Answer]:
         """The answer of each task, in this order; what tasks share is computed once.
 
         `image` is a file's bytes or its name. `version` is a number or an alias, of one task.
-        `top` is how many classes are listed at most. Of several tasks, one that cannot answer has
-        its error in its answer. Raises ClientError, as BadImage, if no task answered; ValueError
-        for a version of several tasks.
+        `top` is how many classes are listed at most, and none that is less probable than
+        `min_probability`; without it, each task's own one holds. Of several tasks, one that cannot
+        answer has its error in its answer. Raises ClientError, as BadImage, if no task answered;
+        ValueError for a version of several tasks.
         """
-        call = calls.classify(image, tasks, version, top)
+        call = calls.classify(image, tasks, version, top, min_probability)
         return self._address.answers(tasks, self._asked(call), answer_of)
 
     def embed(
@@ -147,10 +153,15 @@ class AsyncClient:
         self._http = httpx.AsyncClient(**_options(self._address))
 
     async def classify(
-        self, image: Image, *tasks: str, version: int | str | None = None, top: int | None = None
+        self,
+        image: Image,
+        *tasks: str,
+        version: int | str | None = None,
+        top: int | None = None,
+        min_probability: float | None = None,
     ) -> list[Answer]:
         """As of Client. A file is read on another thread."""
-        call = await asyncio.to_thread(calls.classify, image, tasks, version, top)
+        call = await asyncio.to_thread(calls.classify, image, tasks, version, top, min_probability)
         return self._address.answers(tasks, await self._asked(call), answer_of)
 
     async def embed(

@@ -51,12 +51,15 @@ class Wanted(Protocol):
         """By the query of a request, in which it may fill in something. Raises BadParameter."""
         ...
 
-    def answer(self, outcome: Classified) -> Mapping[str, Any]:
-        """Raises GatewayError where the task's numbers are not finite."""
+    def answer(self, outcome: Classified, usual: Mapping[str, float]) -> Mapping[str, Any]:
+        """`usual` is the least probability by task, of the tasks that have one.
+
+        Raises GatewayError where the task's numbers are not finite.
+        """
         ...
 
 
-Content = Callable[[Request, Wanted, Sequence[Outcome]], Mapping[str, Any]]
+Content = Callable[[Request, Wanted, Sequence[Outcome], Mapping[str, float]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class Selection:
 
     query: ClassVar[Sequence[str]] = ("top_k", "min_probability", "version")
     top_k: int | None = None  # at most, if the request says so
-    min_probability: float = 0.0
+    min_probability: float | None = None  # the task's, if the request does not say
 
     def asked(self, request: Request, given: Query) -> Selection:
         """As in the query."""
@@ -75,9 +78,11 @@ class Selection:
             _probability("min_probability", given.get("min_probability")),
         )
 
-    def answer(self, outcome: Classified) -> Mapping[str, Any]:
+    def answer(self, outcome: Classified, usual: Mapping[str, float]) -> Mapping[str, Any]:
         """The most probable classes."""
         path, logits, least = outcome.path, outcome.logits[0], self.min_probability
+        if least is None:
+            least = usual.get(path.published.task, 0.0) if usual else 0.0
         found = predictions(path, logits, self.top_k, least)
         return {
             "task": path.published.task,
@@ -111,7 +116,7 @@ async def answered(
             values += len(one.features[0] if one.features else one.path.labels)
 
     def response() -> ASGIApp:
-        answer = content(request, wanted, outcomes)
+        answer = content(request, wanted, outcomes, runtime.catalog.min_probabilities)
         return _response(answer, request.timings.seconds())
 
     return await runtime.made(values, response)
@@ -177,9 +182,9 @@ def whole(name: str, text: str | None, least: int = 1) -> int | None:
     return number
 
 
-def _probability(name: str, text: str | None) -> float:
+def _probability(name: str, text: str | None) -> float | None:
     if text is None:
-        return 0.0
+        return None
     number = float(text) if DECIMAL.fullmatch(text) else -1.0
     if not 0 <= number <= 1:
         raise BadParameter(f"{name}: expected a number from 0 to 1, found {text[:50]!r}")
@@ -198,20 +203,25 @@ async def _read(
     return [File(body)]
 
 
-def of_one(request: Request, wanted: Wanted, outcomes: Sequence[Outcome]) -> Mapping[str, Any]:
+def of_one(
+    request: Request, wanted: Wanted, outcomes: Sequence[Outcome], usual: Mapping[str, float]
+) -> Mapping[str, Any]:
     """The answer for a request that names one task in its path."""
     (outcome,) = outcomes
     assert isinstance(outcome, Classified)  # its error would have been raised
-    return wanted.answer(outcome)
+    return wanted.answer(outcome, usual)
 
 
-def of_several(request: Request, wanted: Wanted, outcomes: Sequence[Outcome]) -> Mapping[str, Any]:
+def of_several(
+    request: Request, wanted: Wanted, outcomes: Sequence[Outcome], usual: Mapping[str, float]
+) -> Mapping[str, Any]:
     """The answers; where one is missing, its refusal, which is also noted in the request."""
     results: list[Mapping[str, Any]] = []
     for task, outcome in zip(request.tasks, outcomes, strict=True):
         try:
             classified = isinstance(outcome, Classified)
-            results.append(wanted.answer(outcome) if classified else _problem(task, outcome))
+            answer = wanted.answer(outcome, usual) if classified else _problem(task, outcome)
+            results.append(answer)
         except GatewayError as error:
             results.append(_problem(task, error))
     request.problems = {

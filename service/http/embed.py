@@ -32,8 +32,9 @@ class Vector:
         request.features = Features(whole("depth", given.get("depth"), least=0))
         return self
 
-    def answer(self, outcome: Classified) -> Mapping[str, Any]:
+    def answer(self, outcome: Classified, usual: Mapping[str, float]) -> Mapping[str, Any]:
         """As floats of which float32 makes the same numbers again."""
+        del usual
         path = outcome.path
         return {
             "task": path.published.task,

@@ -144,13 +144,16 @@ def _subpaths(path: TaskPath, known: Known) -> dict[str, Any]:
 
 
 def _versions(store: ModelStore, task: str) -> dict[str, Any]:
-    """The newest versions that `?version=` may name, and how many more there are at most."""
+    """Below which probability answers abstain, the newest versions that `?version=` may name, how
+    many more there are at most, and roll-outs.
+    """
     try:
         newest, more = store.newest(task, VERSIONS)
         rollouts = {name: one.to_json() for name, one in store.rollouts(task).items()}
+        least = {"min_probability": store.min_probability(task)}
     except (StoreError, OSError) as error:
         logger.warning("event=history_unreadable task=%s error=%r", task, str(error))
-        newest, more, rollouts = [], 0, {}
+        newest, more, rollouts, least = [], 0, {}, {}
     versions = [
         {
             "version": one.version,
@@ -160,7 +163,7 @@ def _versions(store: ModelStore, task: str) -> dict[str, Any]:
         }
         for one in newest
     ]
-    found = {"versions": versions, "older_versions": more}
+    found = {**least, "versions": versions, "older_versions": more}
     return found | ({"rollouts": rollouts} if rollouts else {})
 
 

@@ -37,7 +37,8 @@ TOP_K = {
 MIN_PROBABILITY = {
     "name": "min_probability",
     "in": "query",
-    "description": "Less probable classes are not listed; `abstained` says whether none is.",
+    "description": "Less probable classes are not listed; `abstained` says whether none is. The "
+    "task's own one if not given.",
     "schema": {"type": "number", "minimum": 0, "maximum": 1},
 }
 DEPTH = {
@@ -120,7 +121,8 @@ SCHEMAS: Content = {
             "predictions": array({"$ref": "#/components/schemas/Prediction"}),
             "abstained": {
                 "type": "boolean",
-                "description": "With `min_probability`: whether no class is as probable.",
+                "description": "Where there is a `min_probability` above 0, of the request or of "
+                "the task: whether no class is as probable.",
             },
             "timing_ms": TIMES,
         },
@@ -154,6 +156,11 @@ SCHEMAS: Content = {
                 **NUMBER,
                 "description": "What the version's logits are divided by before they become "
                 "probabilities, in the description of one task; 1 if none was fitted.",
+            },
+            "min_probability": {
+                **NUMBER,
+                "description": "Below which answers abstain unless a request says otherwise, in "
+                "the description of one task; 0: never.",
             },
         },
         *("id", "state", "version", "live_version"),

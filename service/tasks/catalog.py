@@ -72,6 +72,8 @@ class Catalog:
         # For names that no task has: they take no other threads.
         self.names = Lookups("names of tasks", 1, self._health)
         self.rollouts = Rollouts(loader)
+        # Of tasks whose answers abstain unless a request says otherwise; replaced, never changed.
+        self.min_probabilities: Mapping[str, float] = {}
 
     def start(self) -> None:
         """Reads the store once, if it answers, then follows it."""
@@ -270,6 +272,7 @@ class Catalog:
             recovered = self._health.good()
             self._table.take_in(view)
             self.rollouts.follow(view.offers, self._table.entries)
+            self.min_probabilities = view.min_probabilities
             self._older.drop_removed()
             self._table.load_again(recovered)
         except Exception as error:  # an unreadable store must not end what is being served
