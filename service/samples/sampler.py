@@ -7,6 +7,7 @@ settings have. Nothing of it but the picture is kept: no header, address, token 
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from service.compute.paths import LoadedPath
 from service.images import File, Source
 from service.samples.places import open_place
-from service.samples.table import Answer, Sample
+from service.samples.table import Answer, Sample, certainty
 from service.samples.writer import Writer
 from service.settings import Settings
 
@@ -61,15 +62,12 @@ class Sampler:
 
     def _chosen(self, number: int, answered: Sequence[Answered]) -> list[Answer]:
         """The answers to one picture that are to be kept."""
-        every = self.draw() < self._share
-        if not every and not self._below:
-            return []
-        found = [
+        below = math.inf if self.draw() < self._share else self._below
+        return [
             _answer(path, logits[number])
             for path, logits in answered
-            if np.isfinite(logits[number]).all()
+            if below and certainty(logits[number], path.activation, path.temperature) < below
         ]
-        return found if every else [one for one in found if one.certainty() < self._below]
 
     def _may_keep(self, task: str) -> bool:
         if not self._public(task):

@@ -53,6 +53,15 @@ SCHEMA = pa.schema([
 ])  # fmt: skip
 
 
+def certainty(logits: NDArray[np.float32], activation: str, temperature: float) -> float:
+    """How sure an answer is, by its logits [classes]: the probability of its class; with several
+    labels a picture, of the least sure yes or no. NaN where a logit is.
+    """
+    if activation == SIGMOID:
+        return float(1 / (1 + np.exp(-np.abs(logits).min() / temperature)))
+    return float(1 / np.exp((logits - logits.max()) / temperature).sum())
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A version's answer to a picture; it holds no weights."""
@@ -68,15 +77,6 @@ class Answer:
         """Calibrated, of each class, as the client was told."""
         of = sigmoid if self.activation == SIGMOID else softmax
         return of(self.logits / np.float32(self.temperature))
-
-    def certainty(self) -> float:
-        """How sure the answer is: the probability of its class; with several labels a picture, of
-        the least sure yes or no. NaN where a logit is.
-        """
-        found = self.probabilities()
-        if self.activation == SIGMOID:
-            return float(np.maximum(found, 1 - found).min())
-        return float(found.max())
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ def _rows(sample: Sample) -> Iterator[dict[str, Any]]:
         yield {
             "image": image,
             "label": [answer.labels[index] for index in said],
-            "probability": answer.certainty(),
+            "probability": certainty(answer.logits, answer.activation, answer.temperature),
             "answers": [
                 {"label": answer.labels[index], "probability": float(found[index])}
                 for index in listed

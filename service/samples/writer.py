@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from service.compute.priority import BACKGROUND, give_way
 from service.samples.places import Place
 from service.samples.table import Sample, parquet_of
 
@@ -75,7 +74,6 @@ class Writer:
             self._count(NO_ROOM, len(sample.answers))
 
     def _run(self) -> None:
-        give_way(BACKGROUND)
         while True:
             with self._changed:
                 self._changed.wait_for(

@@ -77,6 +77,8 @@ def test_what_waits_is_written_at_the_end(begun: Begun, tmp_path: Path) -> None:
     writer.stop()
     assert [row["image"]["bytes"] for row in rows(tmp_path / "kept")] == [b"0", b"1", b"2"]
     assert counts == {KEPT: 3}
+    (file,) = (tmp_path / "kept").iterdir()
+    assert (file.parent.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o700, 0o600)
     writer.offer(sample())
     assert counts == {KEPT: 3, NO_ROOM: 1}
 
