@@ -6,6 +6,9 @@ Besides the file and the picture as Pillow holds it, memory is bounded for pictu
 Only the rows and columns that the network's input needs are converted; for inputs that another
 library has defined, the whole picture is. All memory is taken from one budget (`DecodeMemory`)
 before decoding begins. Blocks: call it in a thread.
+
+A JPEG that may be reduced is decoded once for each scale that the targets need. So no answer
+depends on what else a request asks for.
 """
 
 from __future__ import annotations
@@ -172,19 +175,33 @@ class FilePicture:
 
     def memory(self, targets: Iterable[Target]) -> tuple[int, int]:
         """As of Undecoded."""
-        height, width = files.shown_size(self.picture, self.decoding)
-        outputs = _output_bytes(targets, height, width)
-        return files.memory(self.picture) + outputs, self.picture.perhaps
+        pictures, outputs = 0, 0
+        for picture, some in self._decodings(targets):
+            height, width = files.shown_size(picture, self.decoding)
+            pictures = max(pictures, files.memory(picture))  # one after the other
+            outputs += _output_bytes(some, height, width)
+        return pictures + outputs, self.picture.perhaps
 
     def decoded(self, targets: Iterable[Target]) -> Mapping[Target, Decoded]:
         """As of Undecoded."""
-        height, width = files.shown_size(self.picture, self.decoding)
-        lines = lines_read(height, width, targets)
-        try:
-            array = files.read(self.picture, self.decoding, lines)
-        except ImageError as error:
-            raise _refused(error) from None
-        return {target: named(preprocess(array, target, lines)) for target in targets}
+        found: dict[Target, Decoded] = {}
+        for picture, some in self._decodings(targets):
+            height, width = files.shown_size(picture, self.decoding)
+            lines = lines_read(height, width, some)
+            try:
+                array = files.read(picture, self.decoding, lines)
+            except ImageError as error:
+                raise _refused(error) from None
+            found |= {target: named(preprocess(array, target, lines)) for target in some}
+        return found
+
+    def _decodings(self, targets: Iterable[Target]) -> Iterable[tuple[Picture, list[Target]]]:
+        """The picture as it is decoded, and for which of the targets."""
+        found: dict[int, list[Target]] = {}
+        for target in targets:
+            scale = files.scale_of(self.picture, self.decoding, target)
+            found.setdefault(scale, []).append(target)
+        return [(self.picture.at(scale), some) for scale, some in found.items()]
 
 
 def decode(

@@ -6,7 +6,8 @@ no header bounds.
 
 The rules by which a file becomes pixels are a `Decoding`, which a path spec's `input` names. By all
 rules the first frame is used, 16 bits are cut to the upper 8, a palette and four inks become RGB,
-and colour profiles are ignored. What a file holds besides its pixels refuses nothing (`pictures/`).
+and colour profiles are ignored. By some, a large JPEG is decoded at reduced size (`reduction`).
+What a file holds besides its pixels refuses nothing (`pictures/`).
 """
 
 from __future__ import annotations
@@ -28,11 +29,14 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from vit.contract import Target
 from vit.pictures import bmp, gif, jpeg, orientation, png, reading, webp
 from vit.pictures.errors import ImageError, ImageTooLarge, UnreadableImage
 from vit.pictures.picture import Picture, damaged
 from vit.preprocess import Lines, whole
 
+JPEG, REDUCED = "jpeg", "reduced"  # a field of a path spec's `input`, and its only value
+LEAST = 2  # pixels of a reduced picture for one of the input, on each side
 MAX_PIXELS = 2**26  # of one image, where no other limit is given
 FILE_COPIES = 3  # of what Pillow reads: as it was sent, in pieces, and what is left of them
 
@@ -47,11 +51,13 @@ class Decoding:
     turned: bool  # as EXIF or XMP says; otherwise the picture stays as it is stored
     background: int | None  # grey, 0 to 255, under transparency; None: transparency is dropped
     pixel_scale: int = 1  # pixels are multiplied by it, up to 255: for files that hold 0 and 1
+    reduced: bool = False  # large JPEG files are decoded at a half, a quarter or an eighth
 
     def to_json(self) -> dict[str, Any]:
         """What a path spec's `input` says of it."""
         scale = {} if self.pixel_scale == 1 else {"pixel_scale": self.pixel_scale}
-        return {"decoding": self.name, **scale}
+        size = {JPEG: REDUCED} if self.reduced else {}
+        return {"decoding": self.name, **scale, **size}
 
 
 VIEWER = Decoding("viewer", turned=True, background=255)
@@ -73,7 +79,34 @@ def decoding_of(input: Mapping[str, Any]) -> Decoding:
         raise ValueError(f"decoding: expected one of {', '.join(DECODINGS)}, found {name!r:.80}")
     if type(scale) is not int or not 1 <= scale <= 255:
         raise ValueError(f"pixel_scale: expected a whole number, 1 to 255, found {scale!r:.80}")
-    return found if scale == 1 else replace(found, pixel_scale=scale)
+    size = input.get(JPEG)
+    if JPEG in input and size != REDUCED:
+        raise ValueError(f"{JPEG}: expected {REDUCED}, or no such field, found {size!r:.80}")
+    if scale == 1 and size is None:
+        return found
+    return replace(found, pixel_scale=scale, reduced=size is not None)
+
+
+def least_side(target: Target) -> int:
+    """Pixels that the shorter side of a reduced picture has at least, however it lies."""
+    edges = target if isinstance(target, int) else target.edges
+    return LEAST * (max(edges) if isinstance(edges, tuple) else edges)
+
+
+def reduction(height: int, width: int, target: Target) -> int:
+    """By what a JPEG's sides are divided in decoding, where the rules say so: 1, 2, 4 or 8.
+
+    Law: the reduced picture has at least twice the sides that it is resized to.
+    """
+    most = min(height, width) // least_side(target)
+    return next((scale for scale in reversed(jpeg.SCALES) if scale <= most), 1)
+
+
+def scale_of(picture: Picture, decoding: Decoding, target: Target) -> int:
+    """By what this picture's sides are divided when it is decoded for a target."""
+    if not decoding.reduced or not picture.reduced_memory:
+        return 1
+    return reduction(picture.height, picture.width, target)
 
 
 # -- formats
@@ -154,9 +187,13 @@ def look(data: bytes) -> Picture:
 
 
 def decode(
-    data: bytes, decoding: Decoding = VIEWER, *, max_pixels: int = MAX_PIXELS
+    data: bytes,
+    decoding: Decoding = VIEWER,
+    target: Target | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> NDArray[np.uint8]:
-    """The whole picture: uint8 [height, width, 1 or 3].
+    """The whole picture, of the size at which it is decoded for a target: uint8 [h, w, 1 or 3].
 
     Raises UnreadableImage, or ImageTooLarge by the width and height that its header states and by
     the pieces that it is in.
@@ -167,6 +204,8 @@ def decode(
             f"decoding the image: {picture.width} x {picture.height} pixels, at most {max_pixels} "
             "are accepted; use a smaller image"
         )
+    if target is not None:
+        picture = picture.at(scale_of(picture, decoding, target))
     return read(picture, decoding, whole(*shown_size(picture, decoding)))
 
 
@@ -210,7 +249,10 @@ def opened(picture: Picture) -> Image.Image:
     data = picture.file()
     if picture.format == bmp.FORMAT:
         data = bmp.plain(data)
-    return FORMATS[picture.format].open(io.BytesIO(data))
+    image = FORMATS[picture.format].open(io.BytesIO(data))
+    if picture.scale > 1:  # to these sides, or the next larger ones that the decoder has
+        image.draft(None, (image.width // picture.scale, image.height // picture.scale))
+    return image
 
 
 def _turn(picture: Picture, decoding: Decoding) -> int:

@@ -6,7 +6,7 @@ from evolution.adopting.export_markdown import table
 from evolution.adopting.export_pixels import Difference
 from vit.activation import SIGMOID
 from vit.contract import Contract, Target, size_of
-from vit.decode import TENSORFLOW, Decoding
+from vit.decode import TENSORFLOW, Decoding, least_side
 
 
 def use(target: Target, decoding: Decoding, activation: str) -> str:
@@ -54,7 +54,7 @@ from PIL import {"Image, ImageOps" if decoding.turned else "Image"}
 
 
 def pixels(file):
-{_opened(decoding)}
+{_opened(target, decoding)}
 {_brought_to(target, decoding)}
 
 
@@ -78,9 +78,13 @@ torch.onnx.export(
 ```"""
 
 
-def _opened(decoding: Decoding) -> str:
-    opened = "Image.open(file)"
-    lines = [f"image = {f'ImageOps.exif_transpose({opened})' if decoding.turned else opened}"]
+def _opened(target: Target, decoding: Decoding) -> str:
+    lines = ["image = Image.open(file)"]
+    if decoding.reduced:
+        side = least_side(target)
+        lines.append(f"image.draft(None, ({side}, {side}))  # a large JPEG at reduced size")
+    if decoding.turned:
+        lines.append("image = ImageOps.exif_transpose(image)")
     if decoding.background is not None:
         grey = f"({', '.join([str(decoding.background)] * 3)}, 255)"
         lines += [
@@ -125,7 +129,7 @@ differ by a grey level.{_crop(target)} It cannot say:"""
 aspect is not kept and nothing is cropped. `preprocessor_config.json` says that as far as it can.
 It cannot say:"""
         bullets = [_resize(size, differences)]
-    listed = "\n".join(f"- {bullet}" for bullet in (*bullets, *_decoding(decoding)))
+    listed = "\n".join(f"- {bullet}" for bullet in (*bullets, *_decoding(target, decoding)))
     return f"## Pixels\n\n{told}\n\n{listed}"
 
 
@@ -154,8 +158,15 @@ def _resize(size: int, differences: list[Difference]) -> str:
 """
 
 
-def _decoding(decoding: Decoding) -> list[str]:
+def _decoding(target: Target, decoding: Decoding) -> list[str]:
     found = []
+    if decoding.reduced:
+        side = least_side(target)
+        found.append(
+            "A JPEG is decoded at a half, a quarter or an eighth of its sides, as far as the\n"
+            f"  shorter one keeps {side} pixels. transformers' pipeline decodes it whole: finer\n"
+            "  detail, more noise. The code above does as training did."
+        )
     if decoding.turned:
         found.append("A picture is turned as its EXIF or XMP says, as in transformers' pipeline.")
     else:

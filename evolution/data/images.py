@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from model_store.files.limits import Machine
 from vit.contract import Contract, Target, size_of
-from vit.decode import VIEWER, Decoding, decode
+from vit.decode import LEAST, VIEWER, Decoding, decode, reduction
 from vit.preprocess import cut, preprocess, resample
 
 DECODE_THREADS = min(16, Machine().cores())
@@ -61,21 +61,26 @@ class Examples:
     def __len__(self) -> int:
         return len(self.records)
 
-    @property
-    def one_size(self) -> bool:
-        """Whether all images are of one size."""
-        return None not in self.shape
+    def whole(self, target: Target | None) -> bool:
+        """Whether all images are of one size, and decoded at that size for this target."""
+        height, width, _ = self.shape
+        if height is None or width is None:
+            return False
+        return target is None or not self.decoding.reduced or reduction(height, width, target) == 1
 
-    def each(self, rows: Rows, use: Callable[[int, Pixels], None]) -> Labels:
+    def each(
+        self, rows: Rows, use: Callable[[int, Pixels], None], target: Target | None = None
+    ) -> Labels:
         """Calls `use(position, image)` for each of `rows`, in several threads; their labels.
 
+        Images are of the size at which they are decoded for the target, if there is one.
         Raises TaskError, naming the example, if an image or a label cannot be used.
         """
         labels = self._no_labels(len(rows))
 
         def decode(block: range, records: Sequence[bytes]) -> None:
             for position, record in zip(block, records, strict=True):
-                image, label = self._decode(int(rows[position]), record)
+                image, label = self._decode(int(rows[position]), record, target)
                 self._note(labels, position, label)
                 use(position, image)
 
@@ -123,13 +128,13 @@ class Examples:
         else:
             labels[position] = found
 
-    def _decode(self, row: int, record: bytes) -> tuple[Pixels, Any]:
+    def _decode(self, row: int, record: bytes, target: Target | None) -> tuple[Pixels, Any]:
         try:
             example = self.parse(record)
-            image = decode_image(example["image"], self.shape[2], self.decoding)
+            image = decode_image(example["image"], self.shape[2], self.decoding, target)
         except Exception as error:  # TFDS' parser documents none
             raise TaskError(f"example {row} of {self.source}: {error}; {self.remedy}") from error
-        if self.one_size and image.shape != self.shape:
+        if self.whole(target) and image.shape != self.shape:
             raise TaskError(
                 f"example {row} of {self.source}: expected an image of {self.shape}, as the data "
                 f"set declares, found {image.shape}"
@@ -148,13 +153,16 @@ class Examples:
         return label
 
 
-def decode_image(encoded: bytes, channels: int, decoding: Decoding = VIEWER) -> Pixels:
+def decode_image(
+    encoded: bytes, channels: int, decoding: Decoding = VIEWER, target: Target | None = None
+) -> Pixels:
     """A file's pixels by these rules: uint8 [h, w, channels], 1 or 3; grey is repeated.
 
+    Of the size at which the file is decoded for the target, if there is one.
     Raises vit.pictures.errors.ImageError, or ValueError for a coloured image where one channel is
     wanted: the gateway would serve it in colour.
     """
-    pixels = decode(encoded, decoding)
+    pixels = decode(encoded, decoding, target)
     if pixels.shape[2] == channels:
         return pixels
     if channels == 3:
@@ -190,8 +198,8 @@ class Split:
         """Training pixels [k, h, w, c] and labels of `rows`."""
         if self.contract is None:
             return self.images[rows], self.labels[rows]
-        if self.originals is not None:
-            return _cut(self.originals, rows, self.contract)
+        if (originals := self._read_for(self.contract)) is not None:
+            return _cut(originals, rows, self.contract)
         return cut(self.images[rows], self.contract), self.labels[rows]
 
     def positives(self, count: int) -> list[int]:
@@ -215,9 +223,15 @@ class Split:
     def evaluation_inputs(self, rows: Rows, size: int) -> tuple[NDArray[np.float32], Labels]:
         """The network's inputs [k, size, size, 3] from the original images of `rows`, labels."""
         target = size if self.contract is None else self.contract.at(size)
-        if self.originals is not None:
-            return _evaluation_inputs(self.originals, rows, target)
+        if (originals := self._read_for(target)) is not None:
+            return _evaluation_inputs(originals, rows, target)
         return _inputs(self.images[rows], target), self.labels[rows]
+
+    def _read_for(self, target: Target) -> Examples | None:
+        """What is decoded again for this target; None where `images` have its pixels."""
+        if self.originals is None and self.source is not None and not self.source.whole(target):
+            return self.source
+        return self.originals
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +240,7 @@ class StreamedSplit:
 
     name: str  # the TFDS split expression
     examples: Examples
-    canvas: int  # where images differ in size: the side of the training pixels
+    canvas: int  # where images differ in size, or are reduced: the side of the training pixels
     contract: Contract | None = None  # how images are prepared, unless plainly
 
     def __len__(self) -> int:
@@ -238,7 +252,9 @@ class StreamedSplit:
         height, width, channels = self.examples.shape
         if self.contract is not None:
             return self.contract.size, self.contract.size, channels
-        return height or self.canvas, width or self.canvas, channels
+        if not self._whole or height is None or width is None:
+            return self.canvas, self.canvas, channels
+        return height, width, channels
 
     def positives(self, count: int) -> list[int]:
         """How many of the first `count` examples have each of several labels."""
@@ -261,35 +277,46 @@ class StreamedSplit:
     def in_memory(self) -> Split:
         """The same split with its training pixels in memory."""
         images, labels = self.training_images(np.arange(len(self)))
-        originals = None if self.examples.one_size else self.examples
+        originals = None if self._whole else self.examples
         return Split(self.name, images, labels, originals, self.examples)
 
     def training_images(self, rows: Rows) -> tuple[Pixels, Labels]:
         """Training pixels [k, h, w, c] and labels of `rows`.
 
         Images that differ in size are resized to the canvas first, without keeping their aspect.
-        The papers crop from the original. Compiled programs need one shape.
+        The papers crop from the original. Compiled programs need one shape. A canvas is twice the
+        network's input, for crops, so that images are reduced as far as for the input.
         """
         if self.contract is not None:
             return _cut(self.examples, rows, self.contract)
         images = np.empty((len(rows), *self.shape), np.uint8)
 
         def keep(position: int, image: Pixels) -> None:
-            if not self.examples.one_size:
+            if not self._whole:
                 image = np.rint(resample(image, self.canvas)).astype(np.uint8)
             images[position] = image
 
-        labels = self.examples.each(rows, keep)
+        labels = self.examples.each(rows, keep, self._input)
         return images, labels
 
     def evaluation_inputs(self, rows: Rows, size: int) -> tuple[NDArray[np.float32], Labels]:
         """The network's inputs [k, size, size, 3] from the original images of `rows`, labels."""
         if self.contract is not None:
             return _evaluation_inputs(self.examples, rows, self.contract.at(size))
-        if self.examples.one_size:
+        if self._whole and self.examples.whole(size):
             images, labels = self.training_images(rows)
             return _inputs(images, size), labels
         return _evaluation_inputs(self.examples, rows, size)
+
+    @property
+    def _input(self) -> int:
+        """The side of a plain input that training pixels are made for."""
+        return max(1, self.canvas // LEAST)
+
+    @property
+    def _whole(self) -> bool:
+        """Whether training pixels are the images as they are."""
+        return self.examples.whole(self._input)
 
 
 def _cut(examples: Examples, rows: Rows, contract: Contract) -> tuple[Pixels, Labels]:
@@ -300,7 +327,7 @@ def _cut(examples: Examples, rows: Rows, contract: Contract) -> tuple[Pixels, La
     def keep(position: int, image: Pixels) -> None:
         images[position] = contract.cut(image)
 
-    labels = examples.each(rows, keep)
+    labels = examples.each(rows, keep, contract)
     return images, labels
 
 
@@ -321,5 +348,5 @@ def _evaluation_inputs(
     def keep(position: int, image: Pixels) -> None:
         inputs[position] = preprocess(image, target)
 
-    labels = examples.each(rows, keep)
+    labels = examples.each(rows, keep, target)
     return inputs, labels

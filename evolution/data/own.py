@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from evolution.data.images import Examples
 from evolution.data.places import Place, open_place
 from evolution.data.rows import SPLITS
 from evolution.data.stored import Card, Pictures, card_of, classes_of
+from vit.decode import VIEWER, Decoding
 
 LABEL_BYTES = 8
 LONGEST_TOLD = 200  # characters of a finding in a path spec
@@ -53,6 +54,7 @@ def own_data(name: str, place: Place | None = None) -> OwnData | None:
             parse=_parse_list if card.multi_label else _parse,
             num_classes=len(labels),
             shape=(height, width, 3),
+            decoding=decoding_rules(card),
             remedy=REMEDY.format(name),
             multi_label=card.multi_label,
         )
@@ -60,6 +62,16 @@ def own_data(name: str, place: Place | None = None) -> OwnData | None:
     }
     warnings = tuple(shortened(finding.message) for finding in card.check.findings)
     return OwnData(labels, card.multi_label, examples, told_of(card), warnings)
+
+
+def decoding_rules(card: Card) -> Decoding:
+    """The rules by which the set's files are decoded, in training and in serving.
+
+    A viewer's. Where most of the pictures are JPEG, as those of cameras are, these are reduced. A
+    set of other files teaches a network nothing about reduced pictures.
+    """
+    jpegs = sum(count for mode, count in card.check.modes.items() if mode.startswith("JPEG "))
+    return replace(VIEWER, reduced=2 * jpegs > card.check.pictures)
 
 
 def told_of(card: Card) -> dict[str, Any]:

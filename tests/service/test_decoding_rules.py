@@ -12,17 +12,27 @@ from PIL import Image
 
 from model_store import ModelStore, Published
 from service.errors import BadImage
-from service.images import Decoded, FilePicture, decode
+from service.images import Decoded, File, FilePicture, decode
 from service.tasks import specs
 from tests.service.in_process import OCTETS, Gateway, refused
-from tests.service.pictures.kinds import FILES, REFUSED, ink, turned_jpeg
-from tests.service.pictures.made import saved
+from tests.service.pictures.kinds import FILES, REFUSED, ink, orientation, turned_jpeg
+from tests.service.pictures.made import noise, saved, with_segments
 from tests.service.systems import TINY, image, multipath, publish
 from vit import preprocess
+from vit.contract import Contract
 from vit.decode import DECODINGS, TENSORFLOW, VIEWER
 from vit.decode import decode as trained_on
 
 LIMIT = 10**6
+PHOTO = noise(420, 340)
+LARGE = {
+    "large": saved(PHOTO, "JPEG"),
+    "tall": saved(PHOTO.rotate(90, expand=True), "JPEG", subsampling=0),
+    "progressive": saved(PHOTO, "JPEG", progressive=True),
+    "grey": saved(PHOTO.convert("L"), "JPEG"),
+    "four inks": saved(PHOTO.convert("CMYK"), "JPEG"),
+    "turned": with_segments(saved(PHOTO, "JPEG"), [(0xE1, b"Exif\0\0" + orientation(6))]),
+}
 INK = saved(ink(), "PNG")
 BLACK, ON_WHITE = (saved(Image.fromarray(trained_on(INK, rules)), "PNG")
                    for rules in (TENSORFLOW, VIEWER))  # fmt: skip
@@ -40,6 +50,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, compilations: str) -> Iter
         ("unsaid", {}), ("viewer", {"decoding": "viewer"}),
         ("tensorflow", {"decoding": "tensorflow"}), ("newer", {"decoding": "of later"}),
         ("bits", {"decoding": "viewer", "pixel_scale": 255}),
+        ("reduced", {"decoding": "viewer", "jpeg": "reduced"}), ("newer-jpeg", {"jpeg": "smaller"}),
     ]:  # fmt: skip
         named(publish(store, task, own={"head": 0}), store, **rules)
     made = Gateway(store, compilations)
@@ -115,10 +126,49 @@ def test_one_image_for_versions_of_different_rules(
     assert alone["tensorflow"] != pytest.approx(alone["viewer"], abs=1e-2)
 
 
+@pytest.mark.parametrize("name", ["large", "tall", "progressive", "grey", "four inks", "turned"])
+def test_a_reduced_jpeg_has_the_pixels_of_training_and_no_others(name: str) -> None:
+    """Whatever else the request asks for: each size has the scale that it would have alone."""
+    rules = replace(VIEWER, reduced=True)
+    file = LARGE[name]
+    crop = Contract(16, "bicubic", 20, (0.5,) * 3, (0.5,) * 3)
+    wanted = [8, 30, 16, 300, crop]
+    together = decode(file, wanted, max_pixels=LIMIT, decoding=rules)
+    whole = decode(file, wanted, max_pixels=LIMIT)
+    for target in wanted:
+        trained = preprocess(trained_on(file, rules, target), target)
+        assert np.array_equal(together[target].pixels, trained)
+        is_whole = np.array_equal(trained, whole[target].pixels)
+        assert is_whole == (target == 300)  # which is more than half of its sides
+
+
+def test_memory_is_that_of_what_is_really_decoded() -> None:
+    whole = File(LARGE["large"]).look(LIMIT)
+    reduced = whole.by(replace(VIEWER, reduced=True))
+    assert reduced.memory([8])[0] < reduced.memory([60])[0] < whole.memory([60])[0]
+    assert reduced.memory([8, 60])[0] >= reduced.memory([60])[0]  # the larger one of both
+    assert reduced.memory([300]) == whole.memory([300])
+
+
+def test_one_photograph_for_tasks_of_which_some_reduce_it(gateway: Gateway) -> None:
+    file = LARGE["large"]
+    tasks = ("reduced", "viewer", "unsaid")
+    alone = {task: odds(gateway, task, file) for task in tasks}
+    assert alone["unsaid"] == alone["viewer"] != pytest.approx(alone["reduced"], abs=1e-4)
+    query = "&".join(f"task={task}" for task in tasks)
+    answer = gateway.request("POST", f"/classify?{query}", content=file, headers=OCTETS)
+    for one in answer.json()["results"]:
+        assert by_index(one["predictions"]) == pytest.approx(alone[one["task"]], abs=1e-4)
+    for small in ("photo.jpg", "plain.png"):  # an input of 16 pixels leaves nothing to reduce
+        assert odds(gateway, "reduced", FILES[small]) == odds(gateway, "viewer", FILES[small])
+
+
 def test_rules_of_a_later_version_are_refused_with_what_to_do(gateway: Gateway) -> None:
     body = refused(gateway.classify("newer", INK), 503, "unavailable")
     expected = "expected one of viewer, tensorflow, upright, found 'of later'; update the gateway"
     assert expected in body["detail"]
+    body = refused(gateway.classify("newer-jpeg", INK), 503, "unavailable")
+    assert "jpeg: expected reduced, or no such field, found 'smaller'" in body["detail"]
 
 
 def test_all_parts_of_a_multipath_version_see_the_same_pixels(tmp_path: Any) -> None:

@@ -22,6 +22,8 @@ ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
 FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 DECODED = {0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA}  # baseline to lossless, arithmetic
 PROGRESSIVE = {0xC2, 0xCA}
+LOSSLESS = 0xC3  # has no frequencies, of which a decoder could leave out the high ones
+SCALES = (2, 4, 8)  # by which a decoder divides the sides
 USED_APPLICATIONS = {0xE0, 0xEE}  # JFIF and Adobe say what the colours are
 EXIF, XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 BLOCK = 8  # pixels a side
@@ -38,14 +40,20 @@ class _Frame:
     height: int
     sampling: tuple[tuple[int, int], ...]  # of each component: across and down
 
-    def memory(self, scans_all: bool) -> int:
+    def reduced_memory(self, scans_all: bool) -> dict[int, int]:
+        """As `memory`, by each scale."""
+        scales = () if self.kind == LOSSLESS else SCALES
+        return {scale: self.memory(scans_all, scale) for scale in scales}
+
+    def memory(self, scans_all: bool, scale: int = 1) -> int:
         """Bytes; `scans_all` if the first scan has all components."""
         across = max(h for h, _ in self.sampling)
         down = max(v for _, v in self.sampling)
         columns = -(-self.width // (BLOCK * across))  # of units that the file is made of
         rows = -(-self.height // (BLOCK * down))
         row = columns * across * BLOCK * BLOCK * down * len(self.sampling)  # of units, in bytes
-        memory = storage(self.width, self.height, 1 if len(self.sampling) == 1 else 4) + 2 * row
+        width, height = -(-self.width // scale), -(-self.height // scale)
+        memory = storage(width, height, 1 if len(self.sampling) == 1 else 4) + 2 * row
         if self.kind in PROGRESSIVE or not scans_all:
             blocks = columns * (rows + 1) * sum(h * v for h, v in self.sampling)
             memory += blocks * COEFFICIENTS
@@ -76,6 +84,7 @@ def look(data: bytes) -> Picture:
                 frame.memory(all_in_one),
                 parts_of(data, kept),
                 orientation.of(b"".join(exif), xmp),
+                reduced_memory=frame.reduced_memory(all_in_one),
             )
         elif marker == APP1 and data.startswith(EXIF, start + 4):
             exif.append(data[start + 4 + len(EXIF) : stop])

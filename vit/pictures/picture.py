@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from vit.pictures.errors import ImageTooLarge, UnreadableImage
 
@@ -21,11 +21,22 @@ class Picture:
     parts: Sequence[bytes | memoryview]  # of the file, or in place of such: what its pixels need
     orientation: int = 1  # of EXIF: 1 to 8
     perhaps: int = 0  # bytes that decoding may take besides `memory`, and hardly ever does
+    scale: int = 1  # by which its decoder divides the sides that the file states
+    # By each further scale that the decoder has: what `memory` is then.
+    reduced_memory: Mapping[int, int] = field(default_factory=dict[int, int])
 
     @property
     def pixels(self) -> int:
         """How many there are."""
         return self.width * self.height
+
+    def at(self, scale: int) -> Picture:
+        """The same with its sides divided in decoding, rounded up; 1, or of `reduced_memory`."""
+        if scale == 1:
+            return self
+        width, height = -(-self.width // scale), -(-self.height // scale)
+        memory = self.reduced_memory[scale]
+        return replace(self, width=width, height=height, memory=memory, scale=scale)
 
     @property
     def file_bytes(self) -> int:

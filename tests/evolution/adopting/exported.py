@@ -157,6 +157,7 @@ def files() -> dict[str, bytes]:
         "deep.png": _encoded(Image.fromarray(deep), "PNG"),
         "photo.jpg": _encoded(large, "JPEG"),
         "turned.jpg": _encoded(large, "JPEG", exif=turned),
+        "large.jpg": _encoded(large.resize((350, 231)), "JPEG", exif=turned),
     }
 
 
@@ -176,7 +177,8 @@ def write_all(folder: Path) -> None:
         "tiny": (TINY, TINY.image_size, VIEWER),
         "adapted": (ADAPTED, ADAPTED.image_size, TENSORFLOW),
         "scaled": (TINY, TINY.image_size, replace(TENSORFLOW, pixel_scale=3)),
-        "cropped": (other, crop, UPRIGHT),
+        "reduced": (TINY, TINY.image_size, replace(VIEWER, reduced=True)),
+        "cropped": (other, crop, replace(UPRIGHT, reduced=True)),
         "squeezed": (replace(other, activation="gelu"), squeezed, TENSORFLOW),
         **{name.replace(" ", "-"): (arch, arch.image_size, VIEWER) for name, arch in KINDS.items()},
     }
@@ -190,7 +192,7 @@ def write_all(folder: Path) -> None:
         expected = {}
         for file, data in files().items():
             (folder / file).write_bytes(data)
-            pixels = preprocess(decode(data, decoding), target)
+            pixels = preprocess(decode(data, decoding, target), target)
             expected[file] = logits_of(store, published, pixels[None])[0].tolist()
         (folder / f"{name}.json").write_text(json.dumps(expected))
 

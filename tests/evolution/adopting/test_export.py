@@ -69,6 +69,11 @@ architectures = st.builds(
 )  # fmt: skip
 
 
+DECODINGS = (
+    VIEWER, TENSORFLOW, replace(TENSORFLOW, pixel_scale=3), replace(VIEWER, reduced=True),
+)  # fmt: skip
+
+
 @given(architectures, st.data())
 @settings(
     max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -79,7 +84,7 @@ def test_components_come_back_bit_for_bit(
     folder = tmp_path_factory.mktemp("round")
     store = ModelStore(str(folder / "store"), create=True)
     params = random_params(arch, data.draw(st.integers(0, 9)))
-    decoding = data.draw(st.sampled_from([VIEWER, TENSORFLOW, replace(TENSORFLOW, pixel_scale=3)]))
+    decoding = data.draw(st.sampled_from(DECODINGS))
     published = publish(store, arch, params, decoding=decoding)
     write(store, published, folder / "out")
     back = hugging_face.read(folder / "out", None)

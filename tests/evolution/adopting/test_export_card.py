@@ -16,7 +16,7 @@ from evolution.adopting.export import write
 from evolution.data.confidence import interval
 from model_store import ModelStore, Published
 from tests.evolution.adopting.exported import ADAPTED, TINY, publish, random_params
-from vit.decode import TENSORFLOW
+from vit.decode import TENSORFLOW, VIEWER
 
 HOSTILE = "CC-BY\n---\n# Mine | <script>alert(1)</script> [a](http://x) `b`"
 METRICS = {
@@ -150,6 +150,11 @@ def test_how_files_become_pixels_is_told_by_the_versions_own_rules(
     assert "multiplied by 255" in raw
     assert "x = x.clamp(max=1) * 255\n    x = interpolate(" in raw
     assert "before blocks\n0, 1 (counted from 0)" in raw
+    assert "draft(" not in viewer + raw
+    reduced = replace(VIEWER, reduced=True)
+    photos = card_of(store, publish(store, decoding=reduced, seed=1), tmp_path / "reduced")
+    assert "    image.draft(None, (28, 28))" in photos
+    assert "shorter one keeps 28 pixels. transformers' pipeline decodes it whole" in photos
 
 
 def test_a_private_parent_is_named_nowhere(store: ModelStore, tmp_path: Path) -> None:

@@ -1,19 +1,22 @@
 """What training and evaluation see of a file is what the gateway sees, and nothing else."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from evolution.data import own
 from evolution.data.images import StreamedSplit, TaskError, decode_image
 from evolution.data.splits import decoding_rules
 from evolution.data.tasks import SHIPPED, Split, load
 from service.images import decode as served
 from tests.evolution.files import examples, file_task
 from tests.service.pictures.kinds import FILES, PICTURE, REFUSED
-from tests.service.pictures.made import saved
+from tests.service.pictures.made import noise, saved
 from vit.contract import Contract
 from vit.decode import DECODINGS, TENSORFLOW, VIEWER, decode
+from vit.preprocess import resample
 
 SIZE = 12
 HALF = (0.5, 0.5, 0.5)
@@ -38,6 +41,53 @@ def test_training_sees_the_same_pixels_before_it_augments_them():
     images, _ = one_size.in_memory().training_images(np.arange(len(files)))
     for file, found in zip(files, images, strict=True):
         assert np.array_equal(found, np.broadcast_to(decode(file), (24, 40, 3)))
+
+
+def photographs(*sizes: tuple[int, int]) -> list[bytes]:
+    """JPEG files of these widths and heights, and one PNG of the first."""
+    files = [saved(noise(*size), "JPEG", quality=90) for size in sizes]
+    return [*files, saved(noise(*sizes[0]), "PNG")]
+
+
+@pytest.mark.parametrize("sizes", [[(260, 200), (90, 700), (40, 30)], [(260, 200)] * 3])
+@pytest.mark.parametrize("contract", [None, Contract(20, "bicubic", 24, HALF, HALF)])
+def test_reduced_files_are_evaluated_as_the_gateway_serves_them(sizes, contract):
+    """Of many sizes and of one, streamed and in memory, for an input and for a smaller one."""
+    rules, files = replace(VIEWER, reduced=True), photographs(*sizes)
+    shown = examples(files, [0] * len(files), rules)
+    if len(set(sizes)) == 1:
+        shown = replace(shown, shape=(200, 260, 3))
+    streamed = StreamedSplit("test", shown, 2 * SIZE)
+    for split in (streamed, streamed.in_memory(), StreamedSplit("test", shown, 200).in_memory()):
+        for size in (SIZE, 5):
+            prepared = replace(split, contract=contract)
+            target = size if contract is None else contract.at(size)
+            inputs, _ = prepared.evaluation_inputs(np.arange(len(files)), size)
+            for file, found in zip(files, inputs, strict=True):
+                expected = served(file, [target], max_pixels=10**6, decoding=rules)
+                assert np.array_equal(found, expected[target].pixels)
+
+
+def test_training_pixels_are_reduced_as_far_as_those_of_the_input():
+    rules, files = replace(VIEWER, reduced=True), photographs((260, 200))
+    shown = replace(examples(files, [0, 0], rules), shape=(200, 260, 3))
+    split = StreamedSplit("train", shown, 2 * SIZE).in_memory()
+    assert split.shape == (2 * SIZE, 2 * SIZE, 3)
+    for file, found in zip(files, split.training_images(np.arange(2))[0], strict=True):
+        pixels = decode(file, rules, SIZE)
+        assert np.array_equal(found, np.rint(resample(pixels, 2 * SIZE)).astype(np.uint8))
+    whole = split.by(VIEWER)
+    assert whole.decoding == VIEWER and whole.shape == (200, 260, 3)
+
+
+@pytest.mark.parametrize(
+    ("modes", "reduced"),
+    [({"JPEG RGB": 3, "PNG RGB": 2}, True), ({"JPEG L": 2, "JPEG RGB": 1}, True),
+     ({"PNG RGB": 5}, False), ({"JPEG RGB": 2, "PNG RGB": 2}, False)],
+)  # fmt: skip
+def test_a_new_set_is_reduced_if_most_of_its_files_are_jpeg(modes, reduced):
+    check = SimpleNamespace(modes=modes, pictures=sum(modes.values()))
+    assert own.decoding_rules(SimpleNamespace(check=check)) == replace(VIEWER, reduced=reduced)
 
 
 def test_a_contract_says_how_large_training_pixels_are():

@@ -9,6 +9,7 @@ import ctypes
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,12 +23,17 @@ from tests.service.pictures.made import (
     saved,
     webp_of_many_groups,
 )
+from vit.decode import VIEWER, least_side
 
 SIZE = 64
 N = 300_000
 Image.MAX_IMAGE_PIXELS = None
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 C = ctypes.CDLL(None)
+
+
+REDUCED = "reduced"  # JPEG files that are decoded at a smaller size begin with it
+RULES = (VIEWER, replace(VIEWER, reduced=True))
 
 
 def cases() -> Mapping[str, Callable[[], bytes]]:
@@ -63,6 +69,10 @@ def jpegs_and_gifs() -> Mapping[str, Callable[[], bytes]]:
                 made[f"jpeg {w}x{h} {mode} {options}"] = partial(
                     one_colour, "JPEG", mode, w, h, **options
                 )
+                if min(w, h) >= 2 * least_side(SIZE):
+                    made[f"{REDUCED} {mode} {options}"] = partial(
+                        one_colour, "JPEG", mode, 2 * w, 2 * h, **options
+                    )
         made[f"gif {w}x{h}"] = partial(one_colour, "GIF", "P", w, h, transparency=3, disposal=2)
     return made
 
@@ -101,7 +111,7 @@ def main() -> None:
         C.malloc_trim(0)
         CLEAR.write_text("5")  # sets the peak to what is there now
         before = of_process("VmRSS")
-        picture = File(data).look(100 * N)
+        picture = File(data).look(100 * N).by(RULES[name.startswith(REDUCED)])
         picture.decoded([SIZE])
         peak = of_process("VmHWM") - before
         needed, perhaps = picture.memory([SIZE])
