@@ -10,6 +10,7 @@ import numpy as np
 
 from model_store import Digest, ModelStore, TaskPath
 from vit import Architecture, kind_of, shapes
+from vit.decode import VIEWER, Decoding
 from vit.preprocess import CONTRACT
 
 CLASSES = 10
@@ -50,10 +51,13 @@ def last_blocks_and_head(arch: Architecture, blocks: int) -> tuple[str, ...]:
 class System:
     """One store whose tasks share every component but those that are `own`."""
 
-    def __init__(self, url: str, arch: Architecture, own: Collection[str]) -> None:
+    def __init__(
+        self, url: str, arch: Architecture, own: Collection[str], decoding: Decoding = VIEWER
+    ) -> None:
         """Makes the store and puts what is shared; `own` are names of components."""
         self.store = ModelStore(url, create=True)
         self.arch = arch
+        self._decoding = decoding
         self.own = tuple(own)
         self._shared = {
             name: self._put(name, seed=0) for name in arch.component_names if name not in self.own
@@ -70,7 +74,7 @@ class System:
                 components={
                     name: own.get(name) or self._shared[name] for name in self.arch.component_names
                 },
-                input={"size": self.arch.image_size, **CONTRACT},
+                input={"size": self.arch.image_size, **CONTRACT, **self._decoding.to_json()},
                 hyperparameters={},
                 metrics={},
                 parameters={},

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from loadtests.gateways import Server
 from loadtests.peers.answers import failures
 from loadtests.peers.client import Answer, Answers, Request, closed_loop, open_loop
 from loadtests.peers.networks import Networks
-from loadtests.peers.plan import Cell
+from loadtests.peers.plan import OURS, Cell, Form
 from loadtests.peers.servers import Kind
 from loadtests.workload import Popularity, probabilities
 
@@ -39,9 +38,11 @@ class Asker:
         """Starts it. Raises GatewayError; use `server` as a context."""
         self.name, self.kind, self._networks = name, kind, networks
         self.server = Server(kind.command, home, kind.ready, kind.directory, **kind.variables)
-        self._expected = {kind: dict(found) for kind, found in networks.expected.items()}
+        ours = name.partition("@")[0] == OURS
+        expected = networks.expected if ours else networks.whole
+        self._expected = {form: dict(found) for form, found in expected.items()}
 
-    def requests(self, tasks: Iterable[str], form: Literal["png", "jpeg"]) -> Iterator[Request]:
+    def requests(self, tasks: Iterable[str], form: Form) -> Iterator[Request]:
         """For these tasks, each with the next picture."""
         files = self._networks.files[form]
         for task, picture in zip(tasks, itertools.cycle(range(len(files)))):
@@ -56,7 +57,7 @@ class Asker:
         ranks: list[int] = drawn.tolist()
         return (names[rank] for rank in itertools.cycle(ranks))
 
-    def failures(self, answers: Sequence[Answer], form: Literal["png", "jpeg"]) -> tuple[int, int]:
+    def failures(self, answers: Sequence[Answer], form: Form) -> tuple[int, int]:
         """Requests that failed, and answers that are not the network's."""
         return failures(answers, self.kind.predictions, self._expected[form])
 

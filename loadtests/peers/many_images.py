@@ -70,7 +70,7 @@ def measure(setup: Setup, say: Callable[[str], None]) -> Table:
         with tempfile.TemporaryDirectory() as folder:
             say("making networks and images")
             root = Path(folder)
-            networks = maker.make(root, TASKS, setup.tasks, 0, jpeg=True, models={"whole"})
+            networks = maker.make(root, TASKS, setup.tasks, 0, forms={"jpeg"}, models={"whole"})
             photos = root / "photos"
             photos.mkdir()
             jpegs = networks.files["jpeg"]

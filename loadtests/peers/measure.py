@@ -22,7 +22,7 @@ from loadtests.peers.answers import figures, most_asked
 from loadtests.peers.asking import WARM_UP_S, Asker
 from loadtests.peers.client import Answer
 from loadtests.peers.networks import Maker, Networks
-from loadtests.peers.plan import CELLS, EMPTY, OURS, PEERS, SETS, Setup, TaskSet
+from loadtests.peers.plan import CELLS, EMPTY, OURS, PEERS, SETS, Form, Setup, TaskSet
 from loadtests.peers.servers import kind_of, missing
 
 OPEN = 0.6  # of the capacity of the gateway or of bare, whichever is less
@@ -97,7 +97,7 @@ class _SetRun:
     def make(self) -> Networks:
         """The tasks."""
         self.say(f"making the {self.tasks.name} tasks")
-        forms = {CELLS[cell].form for cell in self.cells}
+        forms: set[Form] = {CELLS[cell].form for cell in self.cells}
         names = {name for cell in self.cells for name in self.order(cell, 0)} & {*PEERS}
         count = self.tasks.tasks(self.setup.tasks)
         made = self.maker.make(
@@ -105,7 +105,7 @@ class _SetRun:
             self.tasks,
             count,
             self.setup.rounds,
-            jpeg="jpeg" in forms,
+            forms=forms,
             models={kind_of(name, self.folder, 0).models for name in names},
         )
         self.result.unique_bytes[self.tasks.name] = made.unique_bytes

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,23 @@ import numpy as np
 from PIL import Image
 
 from loadtests.errors import LoadTestError
-from loadtests.peers.plan import TaskSet
+from loadtests.peers.plan import Form, TaskSet
 from loadtests.peers.servers import APPS, PYTHON
 from loadtests.systems import System, backbone, last_blocks_and_head
 from loadtests.traffic import pictures
 from vit import Architecture, preprocess
-from vit.decode import decode
+from vit.decode import VIEWER, Decoding, decode
 from vit.forward import fold
 
 SIZE = "Ti/16"
-JPEGS, JPEG_SIZE = 32, (640, 480)
+# How many, and their width and height.
+JPEGS: dict[Form, tuple[int, tuple[int, int]]] = {
+    "jpeg": (32, (640, 480)),
+    "photo": (4, (4000, 3000)),
+}
+
+
+Expected = dict[Form, dict[str, np.ndarray]]  # probabilities [pictures, classes] by task
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +49,9 @@ class Networks:
     tasks: Sequence[str]
     spare: Sequence[str]
     unique_bytes: int  # of all components of the tasks, each once
-    files: dict[str, list[bytes]]  # pictures by kind, png or jpeg
-    expected: dict[str, dict[str, np.ndarray]]  # probabilities [pictures, classes] by kind and task
+    files: dict[Form, list[bytes]]  # pictures
+    expected: Expected  # of the gateway
+    whole: Expected  # of peers, which decode every file whole
 
 
 class Maker:
@@ -53,10 +61,17 @@ class Maker:
         self._pool = ProcessPoolExecutor(1, get_context("spawn"))
 
     def make(
-        self, folder: Path, tasks: TaskSet, count: int, spare: int, *, jpeg: bool, models: set[str]
+        self,
+        folder: Path,
+        tasks: TaskSet,
+        count: int,
+        spare: int,
+        *,
+        forms: set[Form],
+        models: set[str],
     ) -> Networks:
         """Fills a folder; `models` are the folders of the peers: whole, tails."""
-        found = self._pool.submit(_make, folder, tasks, count, spare, jpeg).result()
+        found = self._pool.submit(_make, folder, tasks, count, spare, forms).result()
         if models:
             done = subprocess.run(
                 [PYTHON, APPS / "export.py", folder / "plan.json", *sorted(models)],
@@ -89,14 +104,14 @@ def _copy(source: Path, target: Path) -> None:
     part.replace(target)
 
 
-def jpegs() -> list[bytes]:
+def jpegs(form: Form = "jpeg") -> list[bytes]:
     """Distinct ones: smooth, with a little noise, as a camera's are."""
     rng = np.random.default_rng(0)
-    width, height = JPEG_SIZE
+    count, (width, height) = JPEGS[form]
     found: list[bytes] = []
-    for _ in range(JPEGS):
+    for _ in range(count):
         small = Image.fromarray(rng.integers(256, size=(30, 40, 3), dtype=np.uint8))
-        smooth = np.asarray(small.resize(JPEG_SIZE, Image.Resampling.BICUBIC), np.int16)
+        smooth = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), np.int16)
         noisy = (smooth + rng.integers(-6, 7, (height, width, 3))).clip(0, 255).astype(np.uint8)
         file = io.BytesIO()
         Image.fromarray(noisy).save(file, "JPEG", quality=85)
@@ -111,14 +126,18 @@ def _own(arch: Architecture, tasks: TaskSet) -> Sequence[str]:
 @functools.cache
 def _system(store: Path, tasks: TaskSet) -> System:
     arch = backbone(SIZE, image_size=tasks.pixels)
-    return System(str(store), arch, _own(arch, tasks))
+    return System(str(store), arch, _own(arch, tasks), _rules(tasks))
+
+
+def _rules(tasks: TaskSet) -> Decoding:
+    return replace(VIEWER, reduced=tasks.reduced)
 
 
 def _publish(folder: Path, tasks: TaskSet, name: str, seed: int) -> None:
     _system(folder / "store", tasks).publish(name, seed)
 
 
-def _make(folder: Path, tasks: TaskSet, count: int, spares: int, jpeg: bool) -> Networks:
+def _make(folder: Path, tasks: TaskSet, count: int, spares: int, forms: set[Form]) -> Networks:
     names = [f"task/{number:05}" for number in range(count)]
     spare = [f"spare/{number:05}" for number in range(spares)]
     served = _system(folder / "store", tasks)
@@ -127,7 +146,8 @@ def _make(folder: Path, tasks: TaskSet, count: int, spares: int, jpeg: bool) -> 
     for seed, name in enumerate((*names, *spare), 1):
         sources[name] = served if seed <= count else others
         sources[name].publish(name, seed)
-    files = {"png": pictures(tasks.pixels)} | ({"jpeg": jpegs()} if jpeg else {})
+    files: dict[Form, list[bytes]] = {"png": pictures(tasks.pixels)}
+    files |= {form: jpegs(form) for form in JPEGS if form in forms}
     sizes: dict[str, int] = {}
     plan: dict[str, dict[str, str]] = {}
     for name, system in sources.items():
@@ -145,11 +165,18 @@ def _make(folder: Path, tasks: TaskSet, count: int, spares: int, jpeg: bool) -> 
         "tasks": plan,
     }
     (folder / "plan.json").write_text(json.dumps(about))
-    expected = {
-        kind: _expected(arch, sources, shared, [decode(file) for file in found])
-        for kind, found in files.items()
-    }
-    return Networks(folder, names, spare, sum(sizes.values()), files, expected)
+
+    def by(rules: Decoding) -> Expected:
+        return {
+            form: _expected(
+                arch, sources, shared, [decode(file, rules, arch.image_size) for file in found]
+            )
+            for form, found in files.items()
+        }
+
+    whole = by(VIEWER)
+    expected = by(_rules(tasks)) if tasks.reduced else whole
+    return Networks(folder, names, spare, sum(sizes.values()), files, expected, whole)
 
 
 def _blob(system: System, digest: str) -> Path:

@@ -10,6 +10,7 @@ from loadtests.errors import OptionError
 
 OURS = "ours"
 EMPTY = "empty"  # a BentoML service that does nothing, in the cells of memory and start
+Form = Literal["png", "jpeg", "photo"]  # of the network's size; of 640x480; of 12 megapixels
 PEERS = ("bare", "split-batch", "split-batch2", "bentoml", "triton", "litserve", "ray")
 ZIPF = 1.1
 
@@ -24,6 +25,7 @@ class TaskSet:
     shared: bool  # all but the last block and the head
     times: float  # as many tasks as the option --tasks says
     peers: Sequence[str]  # those that are asked, next to the gateway
+    reduced: bool = False  # the gateway decodes large JPEG files at reduced size, its peers whole
 
     def tasks(self, asked: int) -> int:
         """How many there are."""
@@ -40,7 +42,7 @@ class Cell:
     connections: int = 16
     exponent: float = 0.0  # of zipf's law; 0: every task as often
     pause_s: float = 0.0  # before a connection asks again
-    form: Literal["png", "jpeg"] = "png"
+    form: Form = "png"
 
 
 SETS = {
@@ -56,6 +58,7 @@ SETS = {
             0.2,
             ("bare", "split-batch2", "triton"),
         ),
+        TaskSet("reduced", "large JPEG files at reduced size", 64, True, 0.2, ("bare",), True),
         TaskSet("many", "last block and head their own", 64, True, 10, ("split-batch2",)),
     )
 }
@@ -68,6 +71,11 @@ CELLS = {
     "pauses": Cell("shared", "one connection, pauses of 25 ms", connections=1, pause_s=0.025),
     "open": Cell("shared", "open loop at 60 % of the capacity", "open"),
     "jpeg": Cell("shared", "16 connections, JPEG of 640x480", form="jpeg"),
+    "photo": Cell("shared", "4 connections, JPEG of 4000x3000", connections=4, form="photo"),
+    "jpeg-reduced": Cell("reduced", "16 connections, JPEG of 640x480", form="jpeg"),
+    "photo-reduced": Cell(
+        "reduced", "4 connections, JPEG of 4000x3000", connections=4, form="photo"
+    ),
     "added": Cell("shared", "a task is added next to 4 connections", "added", connections=4),
     "disjoint": Cell("disjoint", "16 connections"),
     "disjoint-one": Cell("disjoint", "one connection", connections=1),

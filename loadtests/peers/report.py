@@ -46,6 +46,7 @@ COLUMNS = {
 }
 _RATIOS = "Ratios are ours to theirs, round by round: median ± half of their range."
 MOST_ASKED = ("most_asked", "most asked", False)
+PROCESSOR = ("cpu_ms", "cpu ms", False)  # of one request, in all processes of the server
 
 
 def render(result: Result) -> RenderableType:
@@ -77,7 +78,9 @@ def _tasks(result: Result, tasks: TaskSet) -> str:
 
 def _cell(result: Result, cell: str) -> Table:
     what = CELLS[cell]
-    columns = COLUMNS[what.kind] + ((MOST_ASKED,) if what.exponent else ())
+    columns = COLUMNS[what.kind]
+    if what.kind == "closed":
+        columns += (MOST_ASKED if what.exponent else PROCESSOR,)
     headings = [h for _, name, ratio in columns for h in ((name, "ratio") if ratio else (name,))]
     table = _table(f"{cell}: {what.title}", "server", *headings)
     for column in table.columns[1:]:

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from loadtests.gateways import ROOT, bentoml
-from loadtests.peers.plan import EMPTY, OURS
+from loadtests.peers.plan import EMPTY, OURS, Form
 
 APPS = ROOT / "loadtests/peers/apps"
 PYTHON = ROOT / ".venv-peers/bin/python"  # both made by `make peers`
 TRITON_PYTHON = ROOT / ".venv-peers-triton/bin/python"
 BOUNDARY = "munet-loadtest"
 
-Request = Callable[[str, bytes, str], bytes]  # of a task, a file and its kind: png or jpeg
+TYPES: Mapping[Form, str] = {"png": "image/png", "jpeg": "image/jpeg", "photo": "image/jpeg"}
+Request = Callable[[str, bytes, Form], bytes]  # of a task, a file and its form
 Predictions = Callable[[bytes], Any]  # of a body: [{"index": ..., "probability": ...}, ...]
 
 
@@ -31,25 +32,25 @@ def _post(path: str, body: bytes, content_type: str, *more: str) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-def _as_body(task: str, file: bytes, kind: str) -> bytes:
-    return _post(f"/classify/{task}", file, f"image/{kind}")
+def _as_body(task: str, file: bytes, kind: Form) -> bytes:
+    return _post(f"/classify/{task}", file, TYPES[kind])
 
 
-def _by_header(task: str, file: bytes, kind: str) -> bytes:
-    return _post("/", file, f"image/{kind}", f"serve_multiplexed_model_id: {task}")
+def _by_header(task: str, file: bytes, kind: Form) -> bytes:
+    return _post("/", file, TYPES[kind], f"serve_multiplexed_model_id: {task}")
 
 
-def _as_form(task: str, file: bytes, kind: str) -> bytes:
+def _as_form(task: str, file: bytes, kind: Form) -> bytes:
     start = (
         f'--{BOUNDARY}\r\ncontent-disposition: form-data; name="task"\r\n\r\n{task}\r\n'
         f'--{BOUNDARY}\r\ncontent-disposition: form-data; name="image"; filename="a.{kind}"\r\n'
-        f"content-type: image/{kind}\r\n\r\n"
+        f"content-type: {TYPES[kind]}\r\n\r\n"
     )
     body = start.encode() + file + f"\r\n--{BOUNDARY}--\r\n".encode()
     return _post("/classify", body, f"multipart/form-data; boundary={BOUNDARY}")
 
 
-def _as_tensors(task: str, file: bytes, kind: str) -> bytes:
+def _as_tensors(task: str, file: bytes, kind: Form) -> bytes:
     """The Open Inference Protocol with binary tensors of one string each."""
     inputs: list[Any] = []
     data = b""

@@ -351,9 +351,11 @@ class FakeMaker:
 
     made: ClassVar[list[set[str]]] = []
 
-    def make(self, folder: Path, tasks: TaskSet, *_: int, models: set[str], jpeg: bool) -> Networks:
+    def make(
+        self, folder: Path, tasks: TaskSet, *_: int, models: set[str], forms: set[str]
+    ) -> Networks:
         self.made.append(models)
-        return Networks(folder, ["task/0", "task/1", "task/2"], ["spare/0"], 1, {}, {})
+        return Networks(folder, ["task/0", "task/1", "task/2"], ["spare/0"], 1, {}, {}, {})
 
     def close(self) -> None:
         """Nothing to end."""
@@ -381,7 +383,8 @@ def test_a_peer_that_does_not_start_fails_its_cells_and_no_others(
 @pytest.mark.slow
 @pytest.mark.skipif(not PYTHON.exists(), reason="make peers")
 def test_every_answer_of_the_gateway_and_of_bare_is_the_networks() -> None:
-    setup = Setup(("alone", "uniform", "added"), ("bare", "split-batch2"), 1, 2, seconds=0.5)
+    cells = ("alone", "uniform", "added", "jpeg", "jpeg-reduced")
+    setup = Setup(cells, ("bare", "split-batch2"), 1, 2, seconds=0.5)
     result = measure(setup, lambda _: None)
     assert {(r.cell, r.server) for r in result.rounds} == {
         (cell, server) for cell in setup.cells for server in setup.servers(cell)

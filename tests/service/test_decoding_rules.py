@@ -128,7 +128,7 @@ def test_one_image_for_versions_of_different_rules(
 
 @pytest.mark.parametrize("name", ["large", "tall", "progressive", "grey", "four inks", "turned"])
 def test_a_reduced_jpeg_has_the_pixels_of_training_and_no_others(name: str) -> None:
-    """Whatever else the request asks for: each size has the scale that it would have alone."""
+    """Each size has the scale that it has in a request of its own."""
     rules = replace(VIEWER, reduced=True)
     file = LARGE[name]
     crop = Contract(16, "bicubic", 20, (0.5,) * 3, (0.5,) * 3)
