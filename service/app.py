@@ -23,7 +23,8 @@ from service.http.openapi import openapi
 from service.http.paged import paged
 from service.http.queries import query
 from service.http.short_way import ShortWay
-from service.metrics.instruments import CONTENT_TYPE
+from service.metrics import openmetrics
+from service.metrics.instruments import CONTENT_TYPE, OPENMETRICS_TYPE
 from service.open_inference import rest
 from service.page import routes as pages
 from service.runtime import Runtime
@@ -124,7 +125,8 @@ async def task(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """GET /metrics: for everybody; private tasks are named to admins only.
+    """GET /metrics: for everybody; private tasks are named to admins only. Those who accept it get
+    OpenMetrics, with exemplars.
 
     Everybody who asks while a page is made gets that page. With `?task=`, once or more often, the
     series of other tasks are left out.
@@ -132,7 +134,8 @@ async def metrics(request: Request) -> Response:
     runtime = _runtime(request)
     tasks = frozenset(request.query_params.getlist("task"))
     encoding = compression.wanted(request)
-    page = runtime.private_page if runtime.access.is_admin(request.scope) else runtime.page
+    wants_openmetrics = openmetrics.is_wanted(request.headers.get("accept", ""))
+    page = runtime.pages[runtime.access.is_admin(request.scope), wants_openmetrics]
     async with runtime.in_time():
         text = await page.ask()
 
@@ -142,7 +145,8 @@ async def metrics(request: Request) -> Response:
 
         if tasks or encoding:  # either takes milliseconds of a large page
             text = await asyncio.get_running_loop().run_in_executor(runtime.parsers, body)
-    headers = {"content-type": CONTENT_TYPE, "vary": "accept-encoding"}
+    kind = OPENMETRICS_TYPE if wants_openmetrics else CONTENT_TYPE
+    headers = {"content-type": kind, "vary": "accept, accept-encoding"}
     return Response(text, headers=headers | ({"content-encoding": encoding} if encoding else {}))
 
 

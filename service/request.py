@@ -32,6 +32,7 @@ SHORT_S = 1.0  # a deadline below it says more of its client than of the gateway
 OF_TIME = frozenset({"deadline", "unavailable", "task-queue-full", "upload-timeout"})
 STAGES: tuple[str, ...] = ("receive", "decode", "load", "queue", "execute", "answer")
 TOTAL = "total"
+TRACEPARENT = "traceparent"  # the header that names a trace (W3C)
 KEY_HEADER = "munet-rollout-key"  # who sends the same gets the same version of a roll-out
 _OF_THREADS = ("queue", "execute", "answer")
 _NOTHING: Mapping[str, float] = dict.fromkeys((*STAGES, TOTAL), 0.0)
@@ -143,6 +144,7 @@ class Request:
     priority: int = 0
     key: bytes = b""  # that decides which version of a roll-out answers, if the client gave one
     routed: Sequence[Routed] = ()  # of tasks with roll-outs
+    traceparent: str | None = None  # the header of this name, as it came
     # What became of it.
     status: int = 500
     refusal: str | None = None  # its kind
@@ -250,6 +252,7 @@ class Watch:
         if exchange is not None:
             exchange.request = request
             request.timings.begin(exchange.started)
+            request.traceparent = exchange.trace.get(TRACEPARENT)
 
     def __enter__(self) -> Request:
         return self._request

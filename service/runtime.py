@@ -161,8 +161,7 @@ class Runtime:
         # A store that hangs holds the threads that wait for it: others need threads of their own.
         self.lists = Lookups("lists of tasks", 1, self.loader.health)
         self.facts = Lookups("facts of tasks", 2, self.loader.health)
-        self.page = Shared("metrics", self.reporting.page)
-        self.private_page = Shared("private metrics", self.reporting.private_page)
+        self.pages = {form: Shared("metrics", make) for form, make in self.reporting.pages.items()}
 
     def _show(self, settings: Settings) -> None:
         """How it is: the system, metrics, readiness, health."""
@@ -210,7 +209,7 @@ class Runtime:
         if self.samples is not None:
             self.samples.writer.stop()
         self.decoders.shutdown()  # the batcher refuses what waits for its turn in them
-        for lookups in (self.lists, self.facts, self.page, self.private_page, self.changes):
+        for lookups in (self.lists, self.facts, *self.pages.values(), self.changes):
             lookups.close()
         for pool in (self.parsers, self.watcher):
             pool.shutdown(wait=False, cancel_futures=True)

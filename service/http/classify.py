@@ -136,7 +136,9 @@ def _fill_in(
     if given is not NO_QUERY:
         request.version = _version(given.get("version"))
     _check_tasks(tasks, request.version, settings.max_batch_rows)
-    deadline, priority = heads.values(http.scope, _DEADLINE, _PRIORITY)
+    deadline, priority, request.traceparent = heads.values(
+        http.scope, _DEADLINE, _PRIORITY, heads.TRACEPARENT
+    )
     request.patience_s = settings.deadline_ms / 1e3
     if deadline is not None:
         own_ms = _count(DEADLINE_HEADER, deadline) or settings.deadline_ms

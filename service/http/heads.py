@@ -12,10 +12,13 @@ from http import HTTPStatus
 
 from starlette.types import Scope
 
+from service.request import TRACEPARENT as TRACEPARENT_HEADER
+
 HOST = re.compile(
     rb"(?:[A-Za-z0-9._~%!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"  # a name or [IPv6]
 )
 SCHEMES = (b"http", b"https")
+TRACEPARENT = TRACEPARENT_HEADER.encode()
 Headers = Sequence[tuple[bytes, bytes]]  # names in lower case
 
 

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import VERSION
+from service.metrics.openmetrics import MEDIA_TYPE as OPENMETRICS
 from service.open_inference import openapi as v2
 from service.open_inference.openapi import NAME, Content, array, obj, operation, ref, reply
 from service.request import STAGES, TOTAL
@@ -96,6 +97,7 @@ PROBABILITY = {
 }
 TIMES = obj({stage: NUMBER for stage in (*STAGES, TOTAL)}, *STAGES, TOTAL)
 HEALTHY = {"text/plain": {"schema": {"type": "string"}}}
+METRICS = {**HEALTHY, OPENMETRICS: {"schema": {"type": "string"}}}
 
 SCHEMAS: Content = {
     "Problem": obj(
@@ -302,7 +304,7 @@ PATHS: Content = {
         "get": {
             "summary": "Metrics for Prometheus",
             "parameters": [ONLY_TASKS],
-            "responses": {"200": {"description": "metrics", "content": HEALTHY}},
+            "responses": {"200": {"description": "metrics", "content": METRICS}},
         }
     },
     **v2.PATHS,

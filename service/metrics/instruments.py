@@ -22,8 +22,10 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.core import Metric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from service import VERSION
+from service.metrics import openmetrics
 from service.metrics.gauges import Gauges, Snapshot
 from service.metrics.rollouts import Comparisons
 from service.metrics.stage_seconds import SEVERAL, StageSeconds
@@ -32,6 +34,7 @@ from service.metrics.versions import Versions
 from service.request import TOTAL, Request
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS_TYPE = f"{openmetrics.MEDIA_TYPE}; version=1.0.0; charset=utf-8"
 SECONDS = (
     *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
     *(0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
@@ -235,6 +238,18 @@ class Metrics:
                 self.answered([task], status, None)
             tasks = [task for task in tasks if task not in request.problems]
         self.answered(tasks, request.status, request.seconds[TOTAL] if request.rows else None)
+        if request.traceparent is not None:
+            self.trace(request, openmetrics.recorded_trace(request.traceparent))
+
+    def trace(self, request: Request, trace_id: str | None) -> None:
+        """A request that was counted is in this trace, which is recorded."""
+        if trace_id is None or not request.rows:
+            return
+        with self._lock:
+            for task in request.tasks:
+                if task not in request.problems:
+                    label, _ = self._label(task)
+                    self.by_task.exemplify(label, request.seconds[TOTAL], trace_id)
 
     def answered(self, tasks: Sequence[str], status: int, seconds: float | None) -> None:
         """Counts a request for its tasks; its whole time if it was classified."""
@@ -264,9 +279,12 @@ class Metrics:
         self._public = public
         self.registry.register(Gauges(snapshot))
 
-    def exposition(self, private: bool = True) -> bytes:
-        """The text that Prometheus reads, with the names of private tasks or without."""
-        return generate_latest(self.registry if private else self)  # pyright: ignore[reportArgumentType]
+    def exposition(self, private: bool = True, *, with_exemplars: bool = False) -> bytes:
+        """The text that Prometheus reads, with the names of private tasks or without; as
+        OpenMetrics where it has exemplars.
+        """
+        write = generate_openmetrics if with_exemplars else generate_latest
+        return write(self.registry if private else self)  # pyright: ignore[reportArgumentType]
 
     def collect(self) -> Iterator[Metric]:
         """What everybody may see."""

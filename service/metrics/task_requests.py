@@ -15,7 +15,10 @@ from typing import NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
+
+from service.metrics.openmetrics import Exemplars
 
 OTHER = "other"  # for the label `task`: no task, or none that everybody may know of
 REQUESTS = "munet_requests", "Requests to classify, by task and HTTP status."
@@ -52,6 +55,7 @@ class TaskRequests(Collector):
         self._bounds = tuple(bounds)
         self._series: dict[str, _Series] = {}
         self._hidden = self._empty()
+        self._exemplars = Exemplars()
 
     def _empty(self) -> _Series:
         return _Series([0] * (len(self._bounds) + 1))
@@ -66,9 +70,15 @@ class TaskRequests(Collector):
         if not public:
             self._hidden.add(status, place, seconds or 0.0)
 
+    def exemplify(self, label: str, seconds: float, trace_id: str) -> None:
+        """This trace is one of the classified requests that were counted for a label."""
+        if label != OTHER and label in self._series:
+            self._exemplars.note(label, bisect_left(self._bounds, seconds), seconds, trace_id)
+
     def forget(self, label: str) -> None:
         """Removes what is counted for a task."""
         self._series.pop(label, None)
+        self._exemplars.forget(label)
 
     def counted(self) -> dict[str, Counted]:
         """The counts of every label; any thread."""
@@ -90,12 +100,17 @@ class TaskRequests(Collector):
         requests = CounterMetricFamily(*REQUESTS, labels=("task", "status"))
         seconds = HistogramMetricFamily(*SECONDS, labels=("task",))
         bounds = [floatToGoString(bound) for bound in (*self._bounds, math.inf)]
+        exemplars = self._exemplars.by_label()
         for label, one in series:
             for status, count in list(one.statuses.items()):
                 requests.add_metric((label, str(status)), count)
             below = [sum(one.buckets[: place + 1]) for place in range(len(bounds))]
             if below[-1]:
-                buckets = list(zip(bounds, below, strict=True))
+                buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = [
+                    *zip(bounds, below, strict=True)
+                ]
+                for place, exemplar in exemplars.get(label, {}).items():
+                    buckets[place] = bounds[place], below[place], exemplar
                 seconds.add_metric((label,), buckets, one.seconds)
         yield requests
         yield seconds

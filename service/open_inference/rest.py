@@ -20,7 +20,7 @@ from starlette.routing import Route
 from service.access import Grants
 from service.compute.paths import LoadedPath
 from service.errors import ClientGone, UploadTimeout
-from service.http import compression
+from service.http import compression, heads
 from service.http.room import Holder, caller_of, holders
 from service.http.uploads import gone, read_body
 from service.http.watching import Watched
@@ -196,6 +196,7 @@ async def model_infer(http: HttpRequest, runtime: Runtime, request: Request) -> 
     await require_one_reading(http, runtime, grants)
     request.caller, request.version = caller_of(grants.name, http.scope), _version(http)
     request.patience_s = runtime.settings.deadline_ms / 1e3
+    (request.traceparent,) = heads.values(http.scope, heads.TRACEPARENT)
     of = holders(request.tasks, request.caller)
     asked, sources = await receive(runtime, request, partial(_infer_request, http, of))
     answer = await infer(runtime, request, asked, sources, partial(gone, http))

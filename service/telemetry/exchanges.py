@@ -16,12 +16,12 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.loop_delay import ARRIVED
-from service.request import Exchange, Report, exchanged
+from service.request import TRACEPARENT, Exchange, Report, exchanged
 from service.telemetry import audit
 
 REQUEST_ID = "x-request-id"
 SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-TRACE_CONTEXT = ("traceparent", "tracestate")
+TRACE_CONTEXT = (TRACEPARENT, "tracestate")
 QUIET = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})
 
 

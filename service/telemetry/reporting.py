@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from service.metrics.instruments import Metrics
-from service.request import Report
+from service.request import Exchange, Report
 from service.settings import Settings
 from service.telemetry.access_log import AccessLog
 from service.telemetry.logs import LogLevels
@@ -15,6 +15,9 @@ from service.telemetry.tracing import Tracing
 from service.telemetry.workers import Worker, Workers
 
 STANDARD_OUTPUT = 1
+# Of the text that Prometheus reads: whether it names private tasks, and whether it has exemplars.
+Form = tuple[bool, bool]
+FORMS: Sequence[Form] = ((False, False), (False, True), (True, False), (True, True))
 
 
 class Reporting:
@@ -28,20 +31,22 @@ class Reporting:
         reports: list[Report] = []
         if settings.tracing:
             self._tracing = Tracing()
-            reports.append(self._tracing.note)  # before the log, which names the trace
+            reports.append(self._tracing.note)  # first: the others name the trace
+            reports.append(partial(_exemplify, metrics))
         if settings.access_log:
             write = partial(os.write, STANDARD_OUTPUT)
             self._log = AccessLog(write, metrics.log_lines_dropped.inc)
             reports.append(self._log.note)
         self.reports: Sequence[Report] = tuple(reports)
-        # The text that Prometheus reads: for everybody, and with the names of private tasks.
-        self.page = partial(metrics.exposition, private=False)
-        self.private_page: Callable[[], bytes] = metrics.exposition
-        if worker is not None:
-            public = Workers(_among(worker, "public"), self.page)
-            private = Workers(_among(worker, "private"), self.private_page)
-            self.page, self.private_page = public.exposition, private.exposition
-            self._workers = [public, private]
+        self.pages: dict[Form, Callable[[], bytes]] = {}
+        for form in FORMS:
+            private, with_exemplars = form
+            page = partial(metrics.exposition, private, with_exemplars=with_exemplars)
+            if worker is not None:
+                together = Workers(_among(worker, _name(form)), page)
+                self._workers.append(together)
+                page = together.exposition
+            self.pages[form] = page
 
     def start(self) -> None:
         """Starts the threads."""
@@ -54,6 +59,16 @@ class Reporting:
         for part in (*self._workers, self._log, self._tracing, self.levels):
             if part is not None:
                 part.stop()
+
+
+def _exemplify(metrics: Metrics, exchange: Exchange) -> None:
+    if exchange.request is not None:
+        metrics.trace(exchange.request, exchange.trace_id)
+
+
+def _name(form: Form) -> str:
+    private, with_exemplars = form
+    return ("private" if private else "public") + ("-openmetrics" if with_exemplars else "")
 
 
 def _among(worker: Worker, page: str) -> Worker:

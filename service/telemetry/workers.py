@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PATIENCE_S = 1.0  # a worker that says nothing for so long is left out
-END = b"# EOF\n"  # tells a whole page from one whose worker died while it spoke
+END = b"# END\n"  # tells a whole page from one whose worker died while it spoke
+LAST = "# EOF\n"  # the last line of a page of OpenMetrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Workers:
             self._server.server_close()
 
     def exposition(self) -> bytes:
-        """The joint page of all workers that answer, in the text format of Prometheus."""
+        """The joint page of all workers that answer, in the format of each one's."""
         others = [path for path in self._folder.iterdir() if path != self._path]
         with ThreadPoolExecutor(max(1, len(others))) as pool:
             answers = pool.map(_page, others)
@@ -91,11 +92,12 @@ def joined(pages: dict[int, str]) -> str:
     """One page of the pages of several workers: families together, series labelled by worker."""
     families: dict[str, list[str]] = {}
     for index, page in sorted(pages.items()):
-        for family in f"\n{page.rstrip()}".split("\n# HELP ")[1:]:
+        for family in f"\n{page.removesuffix(LAST).rstrip()}".split("\n# HELP ")[1:]:
             description, kind, *samples = family.split("\n")
             lines = families.setdefault(description, [f"# HELP {description}", kind])
             lines += [_labelled(sample, index) for sample in samples]
-    return "".join(f"{line}\n" for lines in families.values() for line in lines)
+    whole = "".join(f"{line}\n" for lines in families.values() for line in lines)
+    return whole + LAST if any(page.endswith(LAST) for page in pages.values()) else whole
 
 
 def _labelled(sample: str, worker: int) -> str:

@@ -364,7 +364,8 @@ def test_several_workers_tell_each_other_private_names_for_admins_only() -> None
             made[-1].start()
         try:
             for one in made:
-                public, private = one.page().decode(), one.private_page().decode()
+                pages = [one.pages[private, False]().decode() for private in (False, True)]
+                public, private = pages
                 assert "hidden" not in public
                 for index in (1, 2):
                     line = f'munet_requests_total{{worker="{index}",status="200",task="%s"}} 1.0'
