@@ -6,7 +6,7 @@ PORT   ?= 3000
 DATA   ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo demo-agents serve install test test-slow test-ray mutants fuzz fuzz-gateway fuzz-store simulate lint lock proto peers adopt-fixtures root compare compare-agents soak sbom clean help
+.PHONY: demo demo-agents serve install test test-slow test-ray mutants fuzz fuzz-gateway fuzz-store simulate lint lock proto peers adopt-fixtures root compare compare-agents stream soak sbom clean help
 
 demo: $(BIN)/munet              ## evolve, publish, serve, add a task while serving, measure
 	$(BIN)/munet demo
@@ -88,6 +88,20 @@ compare: $(BIN)/munet      ## four methods and three baselines on five data sets
 	  done; \
 	done
 	$(BIN)/munet experiments analyse --store build/compare --out build/compare-page
+
+# The same method with and without earlier tasks' paths. Stopped, it goes on where it was. DATA as above.
+stream: $(BIN)/munet       ## do later tasks gain from earlier ones? 20 small tasks in three orders
+	for name in mnist omniglot eurosat binary_alpha_digits; do \
+	  $(BIN)/munet experiments prepare $$name --data-dir build/data $(if $(DATA),--source $(DATA)) || exit 1; \
+	done
+	export TFDS_DATA_DIR=build/data; for seed in 0 1 2; do \
+	  for name in fitted-stream fitted-stream-alone; do \
+	    if $(BIN)/munet runs show $$name-$$seed --store build/stream >/dev/null 2>&1; \
+	    then $(BIN)/munet experiments resume $$name-$$seed --store build/stream || exit 1; \
+	    else $(BIN)/munet experiments run $$name --store build/stream --seed $$seed --name $$name-$$seed || exit 1; fi; \
+	  done; \
+	done
+	$(BIN)/munet experiments analyse --store build/stream --out build/stream-page
 
 # The same data: 80 children of one loop over the tasks, or of five agents that compute by turns or
 # two at a time; and then multipath agents. `time -p` tells each one's seconds.

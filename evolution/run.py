@@ -7,6 +7,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
+import numpy as np
+
 from evolution import mutation, state
 from evolution.cycle import Cycle, Publisher
 from evolution.data.tasks import Task
@@ -311,7 +313,10 @@ def _require_in_ranges(experiment: Experiment, population: Population) -> None:
 
 
 def _progress(experiment: Experiment, seed: int, arch: Architecture) -> Progress:
-    schedule = list(experiment.tasks) * experiment.passes
+    tasks = list(experiment.tasks)
+    if experiment.shuffled:
+        np.random.default_rng(seed).shuffle(tasks)
+    schedule = tasks * experiment.passes
     return Progress(experiment.name, seed, schedule, arch, experiment.to_json())
 
 

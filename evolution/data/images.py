@@ -96,6 +96,17 @@ class Examples:
                     pass  # raises what the thread raised
         return labels
 
+    def classes(self) -> Labels:
+        """The class of each example [n]. Decodes no image."""
+        found = [
+            self._label(row, self.parse(record)["label"])
+            for start in range(0, len(self), CHUNK)
+            for row, record in enumerate(
+                self._read(list(range(start, min(start + CHUNK, len(self))))), start
+            )
+        ]
+        return np.asarray(found, np.int32)
+
     def positives(self, count: int) -> list[int]:
         """How many of the first `count` examples have each label. Decodes no image."""
         found = np.zeros(self.num_classes, np.int64)

@@ -7,9 +7,10 @@ here: a data set that is not prepared is an error that says how to prepare it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from evolution.data.errors import DataError
-from evolution.data.images import Examples, Split, StreamedSplit, TaskError
+from evolution.data.images import Examples, Labels, Split, StreamedSplit, TaskError
 from evolution.data.own import own_data
 from evolution.data.preparing import (
     UNKNOWN,
@@ -28,6 +29,7 @@ from evolution.data.preparing import (
 )
 from evolution.data.rows import SPLITS
 from evolution.data.splits import (
+    CLASS_LABEL,
     MU2NET_SPLITS,
     MUNET_SPLITS,
     Label,
@@ -37,6 +39,7 @@ from evolution.data.splits import (
     published_version,
     split_rule,
 )
+from evolution.data.stream import SIDE, STREAM, Chosen
 from evolution.data.vtab import is_thousand, vtab_task
 from evolution.experiments.experiment import Experiment
 from evolution.training.objectives import OBJECTIVES, Objective
@@ -155,14 +158,18 @@ def load(
     the bytes of all splits in memory before they are read. Raises TaskError.
     """
     name = require_name("task", task_name(entry))
-    found = _own(name) or _prepared(name, data_dirs, rules)
-    streamed = [StreamedSplit(split, examples, canvas) for split, examples in found.parts]
+    found = _own(name) or _of_stream(name, data_dirs, rules) or _prepared(name, data_dirs, rules)
+    side = found.side or canvas
+    streamed = [StreamedSplit(split, examples, side) for split, examples in found.parts]
 
     def fits(split: StreamedSplit) -> bool:
         return split.bytes_in_memory <= memory_limit
 
     make_room(sum(split.bytes_in_memory for split in streamed if fits(split)))
-    train, validation, test = (split.in_memory() if fits(split) else split for split in streamed)
+    if found.side:  # evaluation sees the scaled pictures too
+        train, validation, test = (replace(s.in_memory(), originals=None) for s in streamed)
+    else:
+        train, validation, test = (s.in_memory() if fits(s) else s for s in streamed)
     return Task(
         name=name,
         private=entry.startswith(PRIVATE_PREFIX),
@@ -183,6 +190,7 @@ class _Originals:
     parts: tuple[tuple[str, Examples], ...]  # names and images of training, validation and test
     data: Mapping[str, Any] | None = None
     multi_label: bool = False
+    side: int | None = None  # all pictures are scaled to this many pixels
 
 
 def _own(name: str) -> _Originals | None:
@@ -196,6 +204,40 @@ def _own(name: str) -> _Originals | None:
     for warning in own.warnings:
         logger.info("event=caution task=%s caution=%r", name, warning)
     return _Originals(own.labels, tuple(own.examples.items()), own.told, own.multi_label)
+
+
+def _of_stream(name: str, data_dirs: tuple[Path, ...], rules: SplitRules) -> _Originals | None:
+    """Some classes of a data set, if a task of the stream has that name (evolution.data.stream)."""
+    task = STREAM.get(name)
+    if task is None:
+        return None
+    builder = prepared_builder(task.dataset, data_dirs)
+    scale = split_rule(task.dataset, rules, builder.info.splits).pixel_scale
+    decoding = replace(decoding_rules(builder.name), pixel_scale=scale)
+    whole = _examples(builder, task.source, SplitRule("", "", ""), decoding)
+    names = _class_names(builder, CLASS_LABEL)
+    classes = task.chosen(names)
+    numbers = {label: number for number, label in enumerate(classes)}
+
+    def parse(record: bytes) -> Mapping[str, Any]:
+        example = whole.parse(record)
+        return {**example, "label": numbers[example["label"]]}
+
+    def chosen(rows: Sequence[int]) -> Examples:
+        records = Chosen(whole.records, rows)
+        shape = (None, None, whole.shape[2])  # they are scaled
+        return replace(whole, records=records, parse=parse, num_classes=len(classes), shape=shape)
+
+    rows = task.rows(_all_classes(task.dataset, task.source, data_dirs), classes)
+    parts = tuple((f"{task.source}, {split}", chosen(rows[split])) for split in SPLITS)
+    return _Originals(tuple(names[label] for label in classes), parts, side=SIDE)
+
+
+@cache
+def _all_classes(dataset: str, source: str, data_dirs: tuple[Path, ...]) -> Labels:
+    builder = prepared_builder(dataset, data_dirs)
+    rule = SplitRule("", "", "")
+    return _examples(builder, source, rule, decoding_rules(builder.name)).classes()
 
 
 def _prepared(name: str, data_dirs: tuple[Path, ...], rules: SplitRules) -> _Originals:

@@ -1,7 +1,8 @@
 """The published benchmarks as task lists, in their order (EXPERIMENTS.md, Task lists).
 
-VTAB, VTAB-1k and the 124 tasks have names that `evolution.data.vtab` knows; all others are names of
-TensorFlow Datasets. `private:` marks a task that no other task may start from.
+VTAB, VTAB-1k and the 124 tasks have names that `evolution.data.vtab` knows, the stream has those of
+`evolution.data.stream`; all others are names of TensorFlow Datasets. `private:` marks a task that
+no other task may start from.
 """
 
 CMATERDB = ("cmaterdb/bangla", "cmaterdb/devanagari", "private:cmaterdb/telugu")
@@ -65,3 +66,30 @@ VTAB_FULL = (
 
 # cifar100 and cifar10 follow caltech101, as in the published list.
 VTAB_1K = tuple(f"{name}/1k" for name in (VTAB_FULL[0], "cifar100", "cifar10", *VTAB_FULL[1:]))
+
+# Small tasks that resemble one another; evolution/data/stream.py has what each is made of.
+STREAM = tuple(
+    f"stream/{name}"
+    for name in (
+        "bengali",
+        "gujarati",
+        "gurmukhi",
+        "hiragana",
+        "kannada",
+        "katakana",
+        "korean",
+        "malayalam",
+        "manipuri",
+        "oriya",
+        "sanskrit",
+        "tibetan",
+        "digits-bangla",
+        "digits-devanagari",
+        "digits-telugu",
+        "digits-mnist",
+        "letters",
+        "land",
+        "plants",
+        "sites",
+    )
+)

@@ -60,6 +60,7 @@ class Experiment:
     replicas: int = 1  # children of a baseline, of which the best is kept; share their batches
     passes_per_round: int = 1  # over the capped training set: small sets are validated less often
     budget_s: int | None = None  # wall time of a task iteration; then the best is published
+    shuffled: bool = False  # the seed draws the order of the tasks
     bfloat16: bool = True  # activations in training have that type on an accelerator; else float32
 
     def __post_init__(self) -> None:

@@ -10,6 +10,10 @@ demo
     Command:  munet experiments run demo --store STORE
               munet experiments resume demo --store STORE --task cmaterdb/telugu
     Expected: test accuracy .93 to .99; under a minute a task on 2 cores once compiled.
+fitted-stream, fitted-stream-alone
+    20 small tasks in an order that the seed draws. In the second, no task can start from the path
+    of an earlier one. `make stream` runs both and compares them.
+    Command:  munet experiments run fitted-stream --store STORE --seed 0
 """
 
 from __future__ import annotations
@@ -171,3 +175,27 @@ DEMO = Experiment(
     mutate_adapters=False,
     max_population=None,
 )  # fmt: skip
+
+# The same method with and without earlier tasks' paths: no task may start from a private one.
+FITTED_STREAM = Experiment(
+    name="fitted-stream",
+    method=FITTED,
+    tasks=benchmarks.STREAM,
+    passes=1,
+    samples_per_task=2,
+    root="shipped",
+    batch_size=32,
+    train_examples_per_round=1_000,
+    passes_per_round=4,
+    rounds_per_child=1,
+    validation_examples=5_120,
+    defaults={**DEMO.defaults, "_mu_": 1.0},
+    ranges={},
+    score=Score(),
+    shuffled=True,
+)
+FITTED_STREAM_ALONE = replace(
+    FITTED_STREAM,
+    name="fitted-stream-alone",
+    tasks=tuple(f"private:{task}" for task in benchmarks.STREAM),
+)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evolution.reports import figures, measures, run_page
+from evolution.reports import figures, measures, run_page, task_order
 from evolution.reports.decision import COLUMNS, Groups, cells, decision
 from evolution.reports.html_page import (
     Report,
@@ -109,6 +109,8 @@ def write(runs: Sequence[RunRecord], pages: Mapping[str, str], directory: Path) 
     _convergence(report, groups)
     report.section("Quality by task")
     _tasks(report, groups)
+    report.section("Task after task")
+    task_order.write(report, groups)
     report.section("Hyperparameter values")
     for i, (group, members) in enumerate(groups.items(), 1):
         report.heading(group)

@@ -29,7 +29,7 @@ CHUNK_BYTES = 64 << 20  # of images that stream or are evaluated
 # Data sets and step counts are padded to powers of two from here up, so that tasks of similar size
 # share compiled programs.
 SMALLEST_TRAINING_BYTES = 16 << 20
-SMALLEST_EVALUATION = 1024  # images
+SMALLEST_EVALUATION = 256  # images
 SMALLEST_STEPS = 16
 
 AnySplit = Split | StreamedSplit

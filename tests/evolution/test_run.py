@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -41,6 +42,19 @@ def test_every_task_is_published_once_a_pass(finished):
     assert store.tasks() == ["toy/a", "toy/b", "toy/c"]
     assert len([e for e in events if isinstance(e, ChildTrained)]) == 18
     assert verify_store(store) == []
+
+
+def test_the_seed_draws_the_order_of_the_tasks_where_they_are_shuffled(tmp_path):
+    store = ModelStore(tmp_path / "store", create=True)
+    root = ROOT, random_root(ROOT)
+    orders = []
+    for seed, entries in ((1, "abcdefgh"), (1, "ABCDEFGH"), (2, "abcdefgh")):
+        changed = replace(TINY, tasks=tuple(entries), passes=2, shuffled=True)
+        run = Run.start(changed, root, store, seed, tasks, f"run-{seed}-{entries}")
+        orders.append("".join(run.progress.schedule))
+    first, upper, other = orders
+    assert first[:8] == first[8:] and sorted(first[:8]) == list("abcdefgh")
+    assert upper == first.upper() and other != first != "abcdefgh" * 2
 
 
 def test_quality_never_falls_from_pass_to_pass(finished):

@@ -1,0 +1,112 @@
+"""The tasks of a stream: some classes of a data set, and few pictures of each.
+
+They resemble one another, so that a system may gain from earlier ones when it learns a later one
+(evolution/README.md, "Transfer"). Of each class the first pictures train, the next ones validate,
+and those after them test. Pictures are scaled once, before training crops them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolution.data.rows import SPLITS
+
+SIDE = 32  # pixels that all pictures are scaled to: larger ones take longer to crop
+
+
+class _Encoded(Protocol):
+    def __getitems__(self, keys: Sequence[int], /) -> Sequence[bytes]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTask:
+    """Some classes of a data set."""
+
+    dataset: str  # TFDS name
+    source: str  # TFDS split expression: where the pictures come from
+    classes: Sequence[str] = ("",)  # their names, or beginnings of their names
+    most: int = 40  # classes: the first ones
+    pictures: tuple[int, int, int] = (10, 5, 5)  # of a class: training, validation, test
+
+    def chosen(self, names: Sequence[str]) -> list[int]:
+        """The classes of the data set, which has these names, that the task has."""
+        starts = tuple(self.classes)
+        return [i for i, name in enumerate(names) if name.startswith(starts)][: self.most]
+
+    def rows(self, labels: NDArray[Any], classes: Sequence[int]) -> dict[str, list[int]]:
+        """Rows of the source's pictures, given all their labels, for each split.
+
+        Each split goes through the classes in turn.
+        """
+        of_class = [np.flatnonzero(labels == label).tolist() for label in classes]
+        found, first = {}, 0
+        for split, count in zip(SPLITS, self.pictures, strict=True):
+            parts = [rows[first : first + count] for rows in of_class]
+            found[split] = [rows[i] for i in range(count) for rows in parts if i < len(rows)]
+            first += count
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Some of the records of a split (evolution.data.images.Records)."""
+
+    records: _Encoded
+    rows: Sequence[int]
+
+    def __len__(self) -> int:
+        """The number of records that are chosen."""
+        return len(self.rows)
+
+    def __getitems__(self, keys: Sequence[int], /) -> Sequence[bytes]:
+        """These records, encoded."""
+        return self.records.__getitems__([self.rows[key] for key in keys])
+
+
+_ALPHABETS = {
+    "bengali": "Bengali",
+    "gujarati": "Gujarati",
+    "gurmukhi": "Gurmukhi",
+    "hiragana": "Japanese_(hiragana)",
+    "kannada": "Kannada",
+    "katakana": "Japanese_(katakana)",
+    "korean": "Korean",
+    "malayalam": "Malayalam",
+    "manipuri": "Manipuri",
+    "oriya": "Oriya",
+    "sanskrit": "Sanskrit",
+    "tibetan": "Tibetan",
+}
+_DIGITS, _LAND = (10, 10, 40), (15, 15, 60)
+STREAM: Mapping[str, StreamTask] = {
+    **{
+        f"stream/{name}": StreamTask("omniglot", "train+test", (f"{alphabet}_",))
+        for name, alphabet in _ALPHABETS.items()
+    },
+    **{
+        f"stream/digits-{script}": StreamTask(f"cmaterdb/{script}", "train", pictures=_DIGITS)
+        for script in ("bangla", "devanagari", "telugu")
+    },
+    "stream/digits-mnist": StreamTask("mnist", "train[:5000]", pictures=_DIGITS),
+    "stream/letters": StreamTask(
+        "binary_alpha_digits", "train", tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), pictures=(10, 10, 19)
+    ),
+    "stream/land": StreamTask("eurosat", "train[:5000]", pictures=_LAND),
+    "stream/plants": StreamTask(
+        "eurosat",
+        "train[:5000]",
+        ("AnnualCrop", "Forest", "HerbaceousVegetation", "Pasture", "PermanentCrop"),
+        pictures=_LAND,
+    ),
+    "stream/sites": StreamTask(
+        "eurosat",
+        "train[:5000]",
+        ("Highway", "Industrial", "Residential", "River", "SeaLake"),
+        pictures=_LAND,
+    ),
+}
