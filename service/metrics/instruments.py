@@ -1,8 +1,8 @@
 """Every Prometheus instrument of the gateway and its meaning; seconds and bytes.
 
 Each gateway has a registry of its own. The label `task` holds only names of tasks that exist; all
-others are `other`, and the series of a removed task go. So unknown names make no series. On the
-page for everybody, private tasks are `other` too: what is counted for a task that is not known to
+others are `(other)`, and the series of a removed task go. So unknown names make no series. On the
+page for everybody, private tasks are `(other)` too: what is counted for a task that is not known to
 be public is also counted there, so that no sum falls when such a task goes.
 """
 
@@ -29,7 +29,7 @@ from service.metrics import openmetrics
 from service.metrics.gauges import Gauges, Snapshot
 from service.metrics.rollouts import Comparisons
 from service.metrics.stage_seconds import SEVERAL, StageSeconds
-from service.metrics.task_requests import OTHER, TaskRequests
+from service.metrics.task_requests import ALL, OTHER, TaskRequests
 from service.metrics.versions import Versions
 from service.request import TOTAL, Request
 
@@ -263,7 +263,7 @@ class Metrics:
         public = task in self._tasks and self._public(task)
         if self._per_task:
             return (task if task in self._tasks else OTHER), public
-        return ("all" if public else OTHER), public
+        return (ALL if public else OTHER), public
 
     def describe(self, *, backend: str, device: str) -> None:
         """Says what computes: a name of JAX's backend, and of the device."""
@@ -296,4 +296,4 @@ class Metrics:
             yield public.get(metric.name, metric)
 
     def _shown(self, label: str) -> bool:
-        return self._public(label) if self._per_task else label == "all"
+        return self._public(label) if self._per_task else label == ALL

@@ -1,9 +1,9 @@
 """How long requests were in each stage: one instrument that counts a whole request at once.
 
 One histogram of prometheus_client for each stage took four times as long in a profile of the event
-loop. Answered requests are counted by task, once each: those for more than one as `several`.
+loop. Answered requests are counted by task, once each: those for more than one as `(several)`.
 Refused and failed ones have no task, so that their series are there from the start. Tasks that not
-everybody may know of are counted a second time as `other`, for the page for everybody.
+everybody may know of are counted a second time as `(other)`, for the page for everybody.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from service.request import STAGES, TOTAL
 
 OUTCOMES = ("answered", "refused", "failed")
 ANSWERED = OUTCOMES[0]
-SEVERAL = "several"  # for the label `task`: of a request for more than one
+SEVERAL = "(several)"  # for the label `task`: of a request for more than one
 NO_TASK = ""
 Stages = dict[str, tuple[list[int], list[float]]]  # in each bucket, and the sum
 Series = tuple[str, str]  # task and outcome

@@ -1,8 +1,8 @@
 """Requests by task: their number by status, and the time of those that were classified.
 
 This instrument counts a request with one call; those of prometheus_client take five for each
-number. Counts of tasks that not everybody may know of are kept a second time as `other`, so that no
-sum on the page for everybody falls when such a task goes.
+number. Counts of tasks that not everybody may know of are kept a second time as `(other)`, so that
+no sum on the page for everybody falls when such a task goes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from prometheus_client.utils import floatToGoString
 
 from service.metrics.openmetrics import Exemplars
 
-OTHER = "other"  # for the label `task`: no task, or none that everybody may know of
+# For the label `task`; no task can have such a name.
+ALL = "(all)"  # tasks are not told apart
+OTHER = "(other)"  # no task, or none that everybody may know of
 REQUESTS = "munet_requests", "Requests to classify, by task and HTTP status."
 SECONDS = "munet_request_duration_seconds", "Whole time of an answered request."
 

@@ -105,7 +105,7 @@ def test_a_task_that_cannot_answer_has_a_problem_in_its_place(sharing: Gateway) 
     (Path(sharing.store.url) / "blobs" / "sha256" / digest).write_bytes(b"damaged")
     lines = {f'munet_requests_total{{status="{s}",task="{t}"}}': count for s, t, count in (
         (200, "last", 1), (200, "first", 1), (503, "nan", 1), (503, "broken", 1),
-        (404, "other", 2), (404, "hidden", 0), (200, "nan", 0), (200, "other", 0),
+        (404, "(other)", 2), (404, "hidden", 0), (200, "nan", 0), (200, "(other)", 0),
     )}  # fmt: skip
     before = {line: sharing.metric(line) for line in lines}
     found = results(several(sharing, "frist", "last", "broken", "nan", "hidden", "first"))
@@ -150,7 +150,7 @@ def test_what_cannot_be_meant_is_refused(sharing: Gateway) -> None:
 
 
 def test_names_beyond_the_limit_are_not_counted(sharing: Gateway) -> None:
-    line = 'munet_requests_total{status="422",task="other"}'
+    line = 'munet_requests_total{status="422",task="(other)"}'
     before = sharing.metric(line)
     refused(several(sharing, *(f"t{i}" for i in range(1000))), 422, "bad-parameter")
     assert sharing.metric(line) - before <= 8

@@ -7,11 +7,16 @@ from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
+import pytest
 from prometheus_client.core import Metric
 
+from model_store import InvalidName
+from model_store.names import require_name
 from service import VERSION
 from service.metrics.gauges import Snapshot
 from service.metrics.instruments import Metrics
+from service.metrics.stage_seconds import SEVERAL
+from service.metrics.task_requests import ALL, OTHER
 from service.request import Request
 
 SECONDS = 0.007
@@ -39,9 +44,16 @@ def test_names_nobody_registered_are_one_series() -> None:
     metrics = Metrics()
     for i in range(1000):
         metrics.answered([f"junk{i}"], 404, None)
-    assert tasks_in(metrics) == {"other"}
-    labels = {"task": "other", "status": "404"}
+    assert tasks_in(metrics) == {"(other)"}
+    labels = {"task": "(other)", "status": "404"}
     assert metrics.registry.get_sample_value("munet_requests_total", labels) == 1000
+
+
+def test_no_task_can_be_named_as_a_series_of_several() -> None:
+    """Two series of the same labels would make the page unreadable."""
+    for label in (ALL, OTHER, SEVERAL):
+        with pytest.raises(InvalidName):
+            require_name("task", label)
 
 
 def test_a_forgotten_task_takes_its_series_with_it() -> None:
@@ -53,7 +65,7 @@ def test_a_forgotten_task_takes_its_series_with_it() -> None:
     metrics.forget("a")
     assert tasks_in(metrics) == {"b"}
     metrics.answered(["a"], 200, SECONDS)  # a request that was still running
-    assert tasks_in(metrics) == {"b", "other"}
+    assert tasks_in(metrics) == {"b", "(other)"}
 
 
 def ended(*tasks: str, status: int = 200) -> Request:
@@ -83,17 +95,17 @@ def test_stages_are_counted_by_task_once_a_request() -> None:
         metrics.count(ended(task))
     for request in (ended("junk", status=404), ended("a", "secret"), ended("a", status=500)):
         metrics.count(request)
-    refused = {" refused": 1, " failed": 1, "several answered": 1}
+    refused = {" refused": 1, " failed": 1, "(several) answered": 1}
     seen = stage_tasks(metrics.registry.collect())
     assert seen == {"a answered": 1, "secret answered": 1, **refused}
-    assert stage_tasks(metrics.collect()) == {"a answered": 1, "other answered": 1, **refused}
+    assert stage_tasks(metrics.collect()) == {"a answered": 1, "(other) answered": 1, **refused}
     metrics.forget("secret")
     assert stage_tasks(metrics.registry.collect()) == {"a answered": 1, **refused}
-    assert stage_tasks(metrics.collect()) == {"a answered": 1, "other answered": 1, **refused}
+    assert stage_tasks(metrics.collect()) == {"a answered": 1, "(other) answered": 1, **refused}
     folded = Metrics(per_task=False)
     folded.register("a")
     folded.count(ended("a"))
-    assert stage_tasks(folded.registry.collect()) == {"all answered": 1}
+    assert stage_tasks(folded.registry.collect()) == {"(all) answered": 1}
 
 
 def test_failed_versions_are_named_to_those_who_may_know_of_them() -> None:
@@ -142,7 +154,7 @@ def test_tasks_can_be_folded() -> None:
     metrics = Metrics(per_task=False)
     metrics.register("a")
     metrics.answered(["a"], 200, SECONDS)
-    assert tasks_in(metrics) == {"all"}
+    assert tasks_in(metrics) == {"(all)"}
 
 
 def test_the_process_and_what_it_runs() -> None:
