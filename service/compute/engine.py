@@ -1,16 +1,14 @@
 """One forward for rows of many tasks: rows are grouped by stage, equal prefixes computed once.
 
 Programs take weights as arguments. So their number depends on the kinds of stages and buckets, and
-neither on the number of tasks nor on depth. Only what several paths share has programs with weights
-inside (`trunks.py`). Elsewhere, if all rows of a group go on together, a fused program runs several
-stages in one call. Rows that are alone in stages of one kind run side by side, four in a call.
-Small stages that belong to one task each, such as adapters and heads, run in one call for all tasks
-that wait at the same depth. A multipath row takes a walk for each sub-path, which joins other rows
-like any walk; the sub-paths' answers are mixed at the end.
+neither on the number of tasks nor on depth. If all rows of a group go on together, a fused program
+runs several stages in one call. Rows that are alone in stages of one kind run side by side, four in
+a call. Small stages that belong to one task each, such as adapters and heads, run in one call for
+all tasks that wait at the same depth. A multipath row takes a walk for each sub-path, which joins
+other rows like any walk; the sub-paths' answers are mixed at the end.
 
 A row's result does not depend on its batch mates: bit for bit within a bucket, and to rounding
-(about 1e-6 where logits are about 1) between buckets, and between trunks and other programs, which
-add in another order.
+(about 1e-6 where logits are about 1) between buckets, whose programs add in another order.
 """
 
 from __future__ import annotations
@@ -29,7 +27,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.compute import probe, router
-from service.compute.backends import Known
 from service.compute.backends.choice import choose
 from service.compute.paths import (
     Component,
@@ -42,7 +39,6 @@ from service.compute.paths import (
 )
 from service.compute.plan import Fork, Key, Node, Waiting, fork, gather, next_key, plan, together
 from service.compute.programs import SIDE_BY_SIDE, Programs, split, tokens_of
-from service.compute.trunks import Trunk, Trunks
 from service.errors import Told
 from service.metrics.instruments import Metrics
 from vit import Architecture, shapes
@@ -84,7 +80,6 @@ class Engine:
         self._backend = choose(backend, compilation_cache, threads)
         self._metrics = metrics
         self.programs = Programs(self._backend, metrics, max_rows)
-        self.trunks = Trunks(self.programs.most_rows, self.programs.specialise)
         self.streams = self._backend.streams
         # Of a thread that runs batches: what they cost; None where another thread computes.
         self.cost_clock = time.thread_time if self._backend.inline else None
@@ -129,7 +124,6 @@ class Engine:
             _check("+".join(stage.program.kinds), _shapes(stage.program), stage.components)
         for walk in path.walks:
             self.programs.make(tuple(stage.program for stage in walk.stages))
-            self.trunks.note(walk)
 
     def join(self, path: LoadedPath, shadow: LoadedPath) -> None:
         """Makes programs for what a version shares with its shadow, and for what follows, in the
@@ -221,9 +215,7 @@ class Engine:
         return True
 
     def _run_group(self, group: Sequence[Node], missing: Counter[Key]) -> Sequence[Node]:
-        """Computes a group and those that one program includes; returns the last group."""
-        if found := self.trunks.find(group, missing):
-            return self._run_trunk(*found, missing)
+        """Computes a group and those that a fused program includes; returns the last group."""
         program = group[0].stage.program
         parts = split(self.programs.ready(program), tokens_of(program), len(group))
         levels = self._levels(group, parts, missing)
@@ -235,18 +227,6 @@ class Engine:
             start += bucket
         self._metrics.padded_rows.inc((start - len(group)) * len(levels))
         return levels[-1]
-
-    def _run_trunk(
-        self, trunk: Trunk, run: Known, levels: Sequence[Sequence[Node]], missing: Counter[Key]
-    ) -> Sequence[Node]:
-        for level in levels:
-            missing[level[0].key] -= len(level)
-        first, last, start = levels[0], levels[-1], 0
-        for rows in trunk.parts(len(first)):
-            part = slice(start, start + rows)
-            _hand_on(last[part], run(gather(first[part], rows, trunk.chain[0].row_shape)))
-            start += rows
-        return last
 
     def _side_by_side(self, key: Key, waiting: Waiting, missing: Counter[Key]) -> list[Key]:
         """Groups of one row each, with this one, that a program side by side may run; or none."""
@@ -286,16 +266,12 @@ class Engine:
             weights += weights[:1] * (bucket - len(first))
         chain = tuple(stage.program for stage in stages)
         run = self.programs.run(chain, bucket, stacked=stacked)
-        _hand_on(last, run(weights, gather(first, bucket, chain[0].row_shape)))
-
-
-def _hand_on(group: Sequence[Node], output: Any) -> None:
-    """Rows of what came out to the groups behind, or to whom they answer."""
-    for place, node in enumerate(group):
-        for child in node.children.values():
-            child.source, child.place = output, place
-        if not node.children:
-            node.answer = np.asarray(output)[place]
+        output = run(weights, gather(first, bucket, chain[0].row_shape))
+        for place, node in enumerate(last):
+            for child in node.children.values():
+                child.source, child.place = output, place
+            if not node.children:
+                node.answer = np.asarray(output)[place]
 
 
 def _check(what: str, expected: tuple[Shapes, ...], components: Sequence[Component]) -> None:

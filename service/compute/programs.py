@@ -19,9 +19,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Protocol
 
 from service.compute.backends import Backend, Chain, Run
-from service.compute.paths import Program, Stage, elements
+from service.compute.paths import Program, elements
 from service.compute.priority import BACKGROUND, BATCH, give_way
-from service.compute.trunks import Trunk
 from service.metrics.instruments import Metrics
 from vit import shapes
 
@@ -147,7 +146,6 @@ class Programs:
         with self._lock:
             making = list(self._programs.values())
         wait(making)
-        self._background.submit(int).result()  # trunks are made before it
 
     def _compile_single(self, program: Program, rows: int, *, stacked: bool) -> Run:
         try:
@@ -216,34 +214,6 @@ class Programs:
             ready[chain] = ready.get(chain, frozenset()) | {rows}
             self._fused[chain[0]] = sorted(ready.items(), key=lambda one: len(one[0]), reverse=True)
         return run
-
-    def most_rows(self, stages: Sequence[Stage]) -> int:
-        """Of one call of stages that follow each other: more would take memory and save nothing."""
-        return min(self._buckets_of(stage.program)[-1] for stage in stages)
-
-    def specialise(self, trunk: Trunk, stages: Sequence[Stage]) -> None:
-        """Makes a program with the weights of these stages inside, in the background if it has
-        room.
-        """
-        weights = [one.weights.arrays for stage in stages for one in stage.components]
-        self._background.submit(self._specialise, trunk, weights)
-
-    def _specialise(self, trunk: Trunk, weights: Sequence[Any]) -> None:
-        spare = functools.partial(self.memory.has_spare, _size(trunk.chain))
-        trunk.refused = not spare()
-        if trunk.refused:
-            return
-        started = time.monotonic()
-        try:
-            run = self._backend.specialise(trunk.chain, weights, trunk.rows, spare)
-        except Exception as error:  # programs with weights as arguments go on to answer
-            logger.warning("event=trunk_not_made stages=%d error=%r", len(trunk.chain), error)
-            return
-        if run is not None:
-            trunk.take(run)
-            self._metrics.fusions.labels("compiler").inc()
-            seconds = time.monotonic() - started
-            logger.info("event=trunk stages=%d seconds=%.3f", len(trunk.chain), seconds)
 
     def chains(self, first: Program, parts: Sequence[int]) -> Iterator[Chain]:
         """The stages of fused programs that begin with this one, ready for each of these numbers of

@@ -1,8 +1,7 @@
 """What runs compiled programs: the seam between the engine's walk and a framework.
 
-A back end holds weights as arguments of its programs, so that the number of programs depends
-neither on tasks nor on depth and a component's arrays are in memory once. Only a program of what
-several tasks share may have its weights inside.
+A back end holds weights as arguments of its programs, never inside them, so that the number of
+programs depends neither on tasks nor on depth and a component's arrays are in memory once.
 """
 
 from __future__ import annotations
@@ -19,8 +18,6 @@ Chain = tuple[Program, ...]  # stages that one program runs, one after the other
 # component in order what `place` gave. Rows and results are arrays [rows, ...], of NumPy or of the
 # back end, which takes its own results as rows without a copy.
 Run = Callable[[Sequence[Sequence[Any]], Any], Any]
-
-Known = Callable[[Any], Any]  # rows -> results, of a program that has its weights inside
 
 
 def always() -> bool:
@@ -57,15 +54,6 @@ class Backend(Protocol):
 
         Its caller has made room for it; `spare` says whether memory is left for one more of it,
         which some back ends make later. Without it, always.
-        """
-        ...
-
-    def specialise(
-        self, chain: Chain, weights: Sequence[Any], rows: int, spare: Callable[[], bool]
-    ) -> Known | None:
-        """A program for up to `rows` rows with these weights inside, which `place` gave.
-
-        It takes another copy of them, and less time; None where it would not. `spare` as above.
         """
         ...
 

@@ -16,7 +16,7 @@ from jax import Array
 from jax.experimental.compilation_cache import compilation_cache as compilation_cache_of_jax
 
 from model_store.files.limits import Machine
-from service.compute.backends import Chain, Compiled, Known, always
+from service.compute.backends import Chain, Compiled, always
 from service.compute.backends.keeping import writable
 from service.compute.paths import Program
 from vit import shapes
@@ -87,12 +87,6 @@ class JaxBackend:
         traced = jax.jit(each if stacked else shared).lower(weights * (rows if stacked else 1), x)
         self._compiling.hit = False
         return Compiled(traced.compile(), cached=self._compiling.hit)
-
-    def specialise(
-        self, chain: Chain, weights: Sequence[Any], rows: int, spare: Callable[[], bool]
-    ) -> Known | None:
-        """None: a run is hardly faster for it, and would be compiled for each number of rows."""
-        del chain, weights, rows, spare
 
     def _note_cache_hit(self, event: str, **_: Any) -> None:
         if event == CACHE_HIT:  # raised in the thread that compiles

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, with weights as parameters; of what many tasks share, as constants.
+"""OpenVINO on the CPU, with weights as parameters.
 
 `munet loadtest engine` compares it with OpenVINO with weights inside, and with others.
 """
@@ -13,20 +13,20 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import Empty, LifoQueue
 from threading import Semaphore
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.compute.backends import Chain, Compiled, Known, Run, always, openvino_graph
+from service.compute.backends import Chain, Compiled, Run, always, openvino_graph
 from service.compute.backends.keeping import not_kept
 from service.compute.backends.openvino_library import ov
 from service.compute.decode_memory import give_back_free_memory
@@ -110,46 +110,19 @@ class OpenVinoBackend:
             if self._cache is not None:
                 _keep(self._cache, key, blob)
         shape = (rows, *chain[-1].result_shape)
-        copies = self._copies(_Copy(first, rows), lambda: _Copy(self._import(blob), rows), spare)
+        copies = _Copies(first, shape[0], self.streams, partial(self._copy, blob, spare))
         fill = stacked and chain[0].stackable
         return Compiled(_runner(copies, shape, fill=fill), cached)
 
-    def specialise(
-        self, chain: Chain, weights: Sequence[_Weights], rows: int, spare: Callable[[], bool]
-    ) -> Known:
-        """Compiles it, and what each number of rows needs in addition; keeps nothing on disk."""
-        arrays = [array for one in weights for array in one.arrays]
-
-        def made() -> _Known:
-            graph = openvino_graph.model_of(chain, arrays)
-            return _Known(self._core.compile_model(graph, "CPU", self._settings), arrays, rows)
-
-        copies = self._copies(made(), made, spare)
-
-        def run(x: F32) -> F32:
-            with copies.one() as known:
-                return known.run(x)
-
-        return run
-
-    def _copies(
-        self, first: AnyCopy, make: Callable[[], AnyCopy], spare: Callable[[], bool]
-    ) -> _Copies[AnyCopy]:
-        return _Copies(first, self.streams, partial(self._copy, make, spare))
-
-    def _copy(
-        self, make: Callable[[], AnyCopy], spare: Callable[[], bool], copies: _Copies[AnyCopy]
-    ) -> None:
+    def _copy(self, blob: bytes, spare: Callable[[], bool], copies: _Copies) -> None:
         """In the background: a batch does not wait for it."""
         with suppress(RuntimeError):  # the back end has been closed
-            self._copying.submit(self._add_copy, make, spare, copies)
+            self._copying.submit(self._add_copy, blob, spare, copies)
 
-    def _add_copy(
-        self, make: Callable[[], AnyCopy], spare: Callable[[], bool], copies: _Copies[AnyCopy]
-    ) -> None:
+    def _add_copy(self, blob: bytes, spare: Callable[[], bool], copies: _Copies) -> None:
         try:
             if spare():
-                copies.put(make())
+                copies.add(self._import(blob))
                 return
         except Exception as error:  # threads go on to wait for the copies that there are
             logger.warning("event=program_not_copied error=%r", error)
@@ -215,55 +188,34 @@ class _Copy:
             index += len(placed.tensors)
 
 
-class _Known:
-    """A program that has its weights inside, which one thread runs at a time."""
-
-    def __init__(self, model: ov.CompiledModel, arrays: Sequence[F32], rows: int) -> None:
-        """Runs once for each number of rows: what that compiles, no request waits for."""
-        self._arrays = arrays  # whose memory the program uses
-        self._request = model.create_infer_request()
-        shape = model.inputs[0].partial_shape
-        row = [shape[i].get_length() for i in range(1, len(shape))]
-        for count in range(1, rows + 1):
-            self.run(np.zeros((count, *row), np.float32))
-        give_back_free_memory()
-
-    def run(self, x: F32) -> F32:
-        self._request.set_input_tensor(0, ov.Tensor(x, shared_memory=True))
-        self._request.infer()
-        return self._request.get_output_tensor(0).data.copy()
-
-
-AnyCopy = TypeVar("AnyCopy")
-
-
-class _Copies(Generic[AnyCopy]):
+class _Copies:
     """Copies of one program: one at first, and one more when a thread finds all in use."""
 
-    def __init__(self, first: AnyCopy, most: int, make: Callable[[_Copies[AnyCopy]], None]) -> None:
+    def __init__(
+        self,
+        first: ov.CompiledModel,
+        rows: int,
+        most: int,
+        make: Callable[[_Copies], None],
+    ) -> None:
         """`make` adds a copy later, or puts it off; there are at most `most` in all."""
-        self._make = make
-        self._idle = LifoQueue[AnyCopy]()
+        self._rows, self._make = rows, make
+        self._idle = LifoQueue[_Copy]()
         self._more = Semaphore(most - 1)  # that may still be made
         self._again_at = 0.0
-        self.put(first)
+        self.add(first)
+
+    def add(self, model: ov.CompiledModel) -> None:
+        """There is one more."""
+        self.put(_Copy(model, self._rows))
 
     def put_off(self) -> None:
         """One could not be made now; it is tried again, but not at once."""
         self._again_at = time.monotonic() + COPY_AGAIN_S
         self._more.release()
 
-    @contextmanager
-    def one(self) -> Iterator[AnyCopy]:
-        """One for a run, as `get` gives it."""
-        copy = self.get()
-        try:
-            yield copy
-        finally:
-            self.put(copy)
-
-    def get(self) -> AnyCopy:
-        """One that nobody else uses; waits for it. `put` gives it back."""
+    def get(self) -> _Copy:
+        """One that nobody uses; waits for it."""
         try:
             return self._idle.get_nowait()
         except Empty:
@@ -271,8 +223,8 @@ class _Copies(Generic[AnyCopy]):
                 self._make(self)
             return self._idle.get()
 
-    def put(self, copy: AnyCopy) -> None:
-        """It is not used, or not any more."""
+    def put(self, copy: _Copy) -> None:
+        """It is not used any more."""
         self._idle.put(copy)
 
 
@@ -292,20 +244,23 @@ def _tried(model: ov.CompiledModel) -> ov.InferRequest:
     return request
 
 
-def _runner(copies: _Copies[_Copy], shape: tuple[int, ...], *, fill: bool) -> Run:
+def _runner(copies: _Copies, shape: tuple[int, ...], *, fill: bool) -> Run:
     """Runs at most one batch on each copy at the same time; others wait.
 
     `fill`: rows' weights are copied to one place; else they are given as they are.
     """
 
     def run(weights: Sequence[Sequence[_Weights]], x: F32) -> F32:
-        with copies.one() as copy:
-            request = copy.request
+        copy = copies.get()
+        request = copy.request
+        try:
             copy.give(copy.stack.fill(weights) if fill else list(itertools.chain(*weights)))
             request.set_input_tensor(0, ov.Tensor(x, shared_memory=True))
             result = np.empty(shape, np.float32)
             request.set_output_tensor(0, ov.Tensor(result, shared_memory=True))
             request.infer()
+        finally:
+            copies.put(copy)
         return result
 
     return run

@@ -5,7 +5,7 @@ Equal to `vit/components.py` to rounding, which tests prove. Sizes are constants
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from vit.parameters import LAYER_NORM_EPSILON
 
 F32 = NDArray[np.float32]
 Node = ov.Node
-Graph = Callable[[Program, int, Node, Sequence[Node]], Node]
+Graph = Callable[[Program, int, int, Node, Sequence[Node]], Node]
 BLOCK = 64  # columns: four vector registers of AVX-512
 BLOCKED_PARAMETERS = 2**18  # of a kernel: from here on it exceeds the cache next to a core
 
@@ -37,34 +37,22 @@ def model(chain: Chain, rows: int, *, stacked: bool) -> ov.Model:
     """
     x = op.parameter([rows, *chain[0].row_shape], np.float32)
     parameters = [x]
-
-    def weights(shape: list[int]) -> Node:
-        parameters.append(op.parameter(shape, np.float32))
-        return parameters[-1]
-
     if stacked and not chain[0].stackable:
         each = op.split(x, np.int64(0), rows)
-        done = [_chained(chain, 1, row, weights) for row in each.outputs()]
+        done = [_chained(chain, 1, 1, row, parameters) for row in each.outputs()]
         return ov.Model([op.concat(done, 0)], parameters)  # pyright: ignore[reportGeneralTypeIssues]
-    result = _chained(chain, rows if stacked else 1, x, weights)
+    result = _chained(chain, rows, rows if stacked else 1, x, parameters)
     return ov.Model([result], parameters)  # pyright: ignore[reportGeneralTypeIssues]
 
 
-def model_of(chain: Chain, arrays: Iterable[F32]) -> ov.Model:
-    """The same for any number of rows, with these arrays inside: it uses their memory."""
-    x = op.parameter([-1, *chain[0].row_shape], np.float32)
-    rest = iter(arrays)
-    result = _chained(chain, 1, x, lambda _: op.constant(next(rest), shared_memory=True))
-    return ov.Model([result], [x])  # pyright: ignore[reportGeneralTypeIssues]
-
-
-def _chained(chain: Chain, sets: int, x: Any, weights: Callable[[list[int]], Node]) -> Any:
-    """What comes out of the last stage; `weights` gives the next array, of this shape."""
+def _chained(chain: Chain, rows: int, sets: int, x: Any, parameters: list[Any]) -> Any:
+    """What comes out of the last stage; the parameters of each are added to those there are."""
     for program in chain:
         for kind in program.kinds:
-            mine = [weights(shape) for shape in _shapes(program, kind, sets)]
-            x = _GRAPHS[kind](program, sets, x, mine)
-        x = _reshape(x, -1, *program.result_shape)
+            mine = [op.parameter(shape, np.float32) for shape in _shapes(program, kind, sets)]
+            parameters += mine
+            x = _GRAPHS[kind](program, rows, sets, x, mine)
+        x = _reshape(x, rows, *program.result_shape)
     return x
 
 
@@ -168,38 +156,36 @@ def _norm(x: Any, scale: Any, bias: Any, epsilon: float) -> Node:
     return op.add(op.multiply(normed, scale), bias)
 
 
-def _linear(x: Node, kernel: Node, k: int, n: int, bias: Any) -> Node:
+def _linear(x: Node, rows: int, kernel: Node, k: int, n: int, bias: Any) -> Node:
     """[rows, k] -> [rows, n]"""
     if not _is_blocked(k, n):
         return op.add(op.matmul(x, kernel, False, False), bias)
-    blocks = op.matmul(_reshape(x, 1, -1, k), kernel, False, False)
-    return op.add(_reshape(op.transpose(blocks, _ints(1, 0, 2)), -1, n), bias)
+    blocks = op.matmul(_reshape(x, 1, rows, k), kernel, False, False)
+    return op.add(_reshape(op.transpose(blocks, _ints(1, 0, 2)), rows, n), bias)
 
 
-def _embedding(program: Program, sets: int, x: Node, mine: Sequence[Node]) -> Node:
+def _embedding(program: Program, rows: int, sets: int, x: Node, mine: Sequence[Node]) -> Node:
     del sets
     shape = program.shape
     grid, patch, width = shape.grid, shape.patch_size, shape.width
     if grid * patch != shape.image_size:  # pixels beyond the last whole patch are not seen
         x = op.slice(x, _ints(0, 0), _ints(grid * patch, grid * patch), _ints(1, 1), _ints(1, 2))
-    x = _reshape(x, -1, grid, patch, grid, patch, 3)
+    x = _reshape(x, rows, grid, patch, grid, patch, 3)
     k = patch * patch * 3
-    x = _reshape(op.transpose(x, _ints(0, 1, 3, 2, 4, 5)), -1, k)
-    x = _linear(x, mine[0], k, width, mine[1])
-    return _reshape(x, -1, grid * grid, width)
+    x = _reshape(op.transpose(x, _ints(0, 1, 3, 2, 4, 5)), rows * grid * grid, k)
+    x = _linear(x, rows * grid * grid, mine[0], k, width, mine[1])
+    return _reshape(x, rows, grid * grid, width)
 
 
-def _cls(program: Program, sets: int, x: Node, mine: Sequence[Node]) -> Node:
+def _cls(program: Program, rows: int, sets: int, x: Node, mine: Sequence[Node]) -> Node:
     del sets
     shape = program.shape
-    rows = op.gather(op.shape_of(x), _ints(0), _ints(0))
-    each = op.concat([rows, _ints(shape.prefix_tokens, shape.width)], 0)
-    tokens = op.broadcast(mine[0], each)
+    tokens = op.broadcast(mine[0], _ints(rows, shape.prefix_tokens, shape.width))
     return op.concat([tokens, x], 1)
 
 
-def _posembed(program: Program, sets: int, x: Node, mine: Sequence[Node]) -> Node:
-    del sets
+def _posembed(program: Program, rows: int, sets: int, x: Node, mine: Sequence[Node]) -> Node:
+    del rows, sets
     x, shape = op.add(x, mine[0]), program.shape
     if shape.input_norm:
         scale, bias = _parts(mine[1], shape.width, shape.width)
@@ -218,32 +204,33 @@ _ACTIVATIONS: dict[str, Callable[[Node], Node]] = {
 }
 
 
-def _encoderblock(program: Program, sets: int, x: Node, mine: Sequence[Node]) -> Node:
+def _encoderblock(program: Program, rows: int, sets: int, x: Node, mine: Sequence[Node]) -> Node:
     del sets
     shape, tokens = program.shape, program.tokens
     w, m = shape.width, shape.mlp_dim
     scale1, bias1, qkv_bias, out_bias, scale2, bias2, mlp_bias1, mlp_bias2 = _parts(
         mine[4], w, w, 3 * w, w, w, w, m, w
     )
-    x = _reshape(x, -1, w)
+    x = _reshape(x, rows * tokens, w)
     normed = _norm(x, scale1, bias1, shape.norm_epsilon)
-    qkv = _linear(normed, mine[0], w, 3 * w, qkv_bias)
+    qkv = _linear(normed, rows * tokens, mine[0], w, 3 * w, qkv_bias)
     qkv = op.transpose(
-        _reshape(qkv, -1, tokens, 3, shape.heads, w // shape.heads), _ints(2, 0, 3, 1, 4)
+        _reshape(qkv, rows, tokens, 3, shape.heads, w // shape.heads), _ints(2, 0, 3, 1, 4)
     )
     query, key, value = (op.gather(qkv, op.constant(np.int64(i)), _ints(0)) for i in range(3))
     queries = tokens
     if program.class_token_only:
         queries = 1
         query = op.gather(query, _ints(0), _ints(2))
-        x = _reshape(op.gather(_reshape(x, -1, tokens, w), _ints(0), _ints(1)), -1, w)
+        x = _reshape(op.gather(_reshape(x, rows, tokens, w), _ints(0), _ints(1)), rows, w)
     query = op.multiply(query, op.constant(np.float32((w // shape.heads) ** -0.5)))
     scores = op.softmax(op.matmul(query, key, False, True), -1)
     mixed = op.transpose(op.matmul(scores, value, False, False), _ints(0, 2, 1, 3))
-    x = op.add(x, _linear(_reshape(mixed, -1, w), mine[1], w, w, out_bias))
+    n = rows * queries
+    x = op.add(x, _linear(_reshape(mixed, n, w), n, mine[1], w, w, out_bias))
     normed = _norm(x, scale2, bias2, shape.norm_epsilon)
-    hidden = _ACTIVATIONS[shape.activation](_linear(normed, mine[2], w, m, mlp_bias1))
-    return _reshape(op.add(x, _linear(hidden, mine[3], m, w, mlp_bias2)), -1, queries, w)
+    hidden = _ACTIVATIONS[shape.activation](_linear(normed, n, mine[2], w, m, mlp_bias1))
+    return _reshape(op.add(x, _linear(hidden, n, mine[3], m, w, mlp_bias2)), rows, queries, w)
 
 
 def _each(x: Node, kernel: Node, k: int, n: int, sets: int) -> Node:
@@ -251,7 +238,8 @@ def _each(x: Node, kernel: Node, k: int, n: int, sets: int) -> Node:
     return op.matmul(x, _reshape(kernel, k, n) if sets == 1 else kernel, False, False)
 
 
-def _adapter(program: Program, sets: int, x: Node, mine: Sequence[Node]) -> Node:
+def _adapter(program: Program, rows: int, sets: int, x: Node, mine: Sequence[Node]) -> Node:
+    del rows
     w, a = program.shape.width, program.shape.adapter_dim
     scale, bias, bias1, bias2 = (
         _reshape(part, sets, 1, -1) for part in _parts(mine[2], w, w, a, w)
@@ -261,7 +249,8 @@ def _adapter(program: Program, sets: int, x: Node, mine: Sequence[Node]) -> Node
     return op.add(x, op.add(y, bias2))
 
 
-def _encoder_norm(program: Program, sets: int, x: Node, mine: Sequence[Node]) -> Node:
+def _encoder_norm(program: Program, rows: int, sets: int, x: Node, mine: Sequence[Node]) -> Node:
+    del rows
     shape, w = program.shape, program.shape.width
     parts = _parts(mine[0], w, w)
     scale, bias = (_reshape(part, sets, 1, w) for part in parts)
@@ -285,9 +274,9 @@ def _encoder_norm(program: Program, sets: int, x: Node, mine: Sequence[Node]) ->
     return pooled if shape.pooling == "mean" else op.concat([normed(token(0)), pooled], -1)
 
 
-def _head(program: Program, sets: int, x: Node, mine: Sequence[Node]) -> Node:
+def _head(program: Program, rows: int, sets: int, x: Node, mine: Sequence[Node]) -> Node:
     w, c = program.shape.features, program.shape.num_classes
-    return op.add(_reshape(_each(x, mine[0], w, c, sets), -1, c), mine[1])
+    return op.add(_reshape(_each(x, mine[0], w, c, sets), rows, c), mine[1])
 
 
 _GRAPHS: dict[str, Graph] = {

@@ -23,7 +23,6 @@ from tests.service.waiting import eventually
 def fused(tmp_path_factory: pytest.TempPathFactory, compilations: str) -> Iterator[System]:
     """A system with fused programs: runs of blocks, whole paths of one row, blocks side by side."""
     made = System(tmp_path_factory.mktemp("fused"), compilations, "openvino")
-    made.engine.trunks.find = lambda *_: None  # as where no memory is left for trunks
     made.load(publish(made.store, "first", replace(TINY, num_layers=2 * FUSED + 2)))
     programs = len(made.engine.programs.buckets) + 1 + 2  # the last block is of another kind
     eventually(lambda: made.fused == programs)

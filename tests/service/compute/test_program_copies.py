@@ -36,10 +36,11 @@ _Copy(Core().compile_model(graph, "CPU"), 1)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_program_is_copied_when_a_thread_finds_it_in_use() -> None:
+def test_a_program_is_copied_when_a_thread_finds_it_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the background, and never more often than threads may run it."""
-    asked: list[openvino_backend._Copies[Any]] = []
-    copies = openvino_backend._Copies("first", 2, asked.append)
+    monkeypatch.setattr(openvino_backend, "_Copy", lambda model, rows: model)
+    asked: list[openvino_backend._Copies] = []
+    copies = openvino_backend._Copies("first", 1, 2, asked.append)  # type: ignore[arg-type]
     first = copies.get()
     assert first == "first" and not asked
     copies.put(first)
@@ -47,7 +48,7 @@ def test_a_program_is_copied_when_a_thread_finds_it_in_use() -> None:
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(copies.get) for _ in range(2)]
         eventually(lambda: bool(asked))
-        asked[0].put("second")
+        asked[0].add("second")  # type: ignore[arg-type]
         eventually(lambda: any(one.done() for one in waiting))
         copies.put(first)
         assert {one.result() for one in waiting} == {"first", "second"}
@@ -60,6 +61,7 @@ def test_a_copy_that_cannot_be_made_is_put_off(
 ) -> None:
     """Those that there are go on to answer; it is tried again later, not at once."""
     openvino = OpenVinoBackend(None, 2)
+    monkeypatch.setattr(openvino_backend, "_Copy", lambda model, rows: model)
     now, looks, asked_at = 100.0, 0, []
 
     def clock() -> float:
@@ -69,12 +71,12 @@ def test_a_copy_that_cannot_be_made_is_put_off(
 
     monkeypatch.setattr(openvino_backend, "time", SimpleNamespace(monotonic=clock))
     first: Any = "first"
-    copies = openvino_backend._Copies(first, 2, lambda _: asked_at.append(now))
+    copies = openvino_backend._Copies(first, 1, 2, lambda _: asked_at.append(now))
     copies.get()
     with ThreadPoolExecutor(3) as pool:
         waiting = [pool.submit(copies.get)]
         eventually(lambda: asked_at)
-        openvino._add_copy(lambda: openvino._import(b"no program"), lambda: spare, copies)
+        openvino._add_copy(b"no program", lambda: spare, copies)
         assert ("event=program_not_copied" in caplog.text) == spare
         seen = looks
         waiting.append(pool.submit(copies.get))
@@ -108,10 +110,10 @@ def test_each_program_and_each_copy_asks_for_the_memory_of_one(
     programs = Programs(backend, Metrics(), 1)
     programs.memory = Asked()
     program, _ = stages_of(TINY)[1]
-    kept: list[openvino_backend._Copies[Any]] = []
+    kept: list[openvino_backend._Copies] = []
     runner = openvino_backend._runner
 
-    def kept_runner(copies: openvino_backend._Copies[Any], *rest: Any, **more: Any) -> Any:
+    def kept_runner(copies: openvino_backend._Copies, *rest: Any, **more: Any) -> Any:
         kept.append(copies)
         return runner(copies, *rest, **more)
 
