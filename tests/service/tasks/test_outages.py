@@ -238,6 +238,7 @@ def test_who_waits_when_the_store_begins_to_hang_is_refused_at_once(
                 assert answer.status_code == 503, answer.text
                 assert "store" in answer.text
                 assert answer.headers["retry-after"]
+        follower._stall_s = 600.0  # from now on nobody is refused for waiting
         assert gateway.classify("t0", png(1)).status_code == 200
         assert gateway.request("GET", "/tasks").status_code == 200
         assert states(gateway)["failed"] == 0
