@@ -13,7 +13,7 @@ depends on what else a request asks for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
@@ -186,14 +186,18 @@ class FilePicture:
         """As of Undecoded."""
         found: dict[Target, Decoded] = {}
         for picture, some in self._decodings(targets):
-            height, width = files.shown_size(picture, self.decoding)
-            lines = lines_read(height, width, some)
-            try:
-                array = files.read(picture, self.decoding, lines)
-            except ImageError as error:
-                raise _refused(error) from None
-            found |= {target: named(preprocess(array, target, lines)) for target in some}
+            found |= self._inputs(picture, some)
         return found
+
+    def _inputs(self, picture: Picture, targets: Sequence[Target]) -> Mapping[Target, Decoded]:
+        """Of one decoding. Its pixels are freed at the end, before another one begins."""
+        height, width = files.shown_size(picture, self.decoding)
+        lines = lines_read(height, width, targets)
+        try:
+            array = files.read(picture, self.decoding, lines)
+        except ImageError as error:
+            raise _refused(error) from None
+        return {target: named(preprocess(array, target, lines)) for target in targets}
 
     def _decodings(self, targets: Iterable[Target]) -> Iterable[tuple[Picture, list[Target]]]:
         """The picture as it is decoded, and for which of the targets."""

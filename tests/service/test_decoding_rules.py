@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,7 @@ from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.pictures.kinds import FILES, REFUSED, ink, orientation, turned_jpeg
 from tests.service.pictures.made import noise, saved, with_segments
 from tests.service.systems import TINY, image, multipath, publish
+from vit import decode as files
 from vit import preprocess
 from vit.contract import Contract
 from vit.decode import DECODINGS, TENSORFLOW, VIEWER
@@ -148,6 +150,24 @@ def test_memory_is_that_of_what_is_really_decoded() -> None:
     assert reduced.memory([8])[0] < reduced.memory([60])[0] < whole.memory([60])[0]
     assert reduced.memory([8, 60])[0] >= reduced.memory([60])[0]  # the larger one of both
     assert reduced.memory([300]) == whole.memory([300])
+
+
+def test_the_pixels_of_one_scale_are_freed_before_the_next_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Memory is taken for the larger of both decodings, not for their sum."""
+    read = files.read
+    made: list[weakref.ref[np.ndarray]] = []
+
+    def noted(*of: Any) -> np.ndarray:
+        assert all(one() is None for one in made)
+        pixels = read(*of)
+        made.append(weakref.ref(pixels))
+        return pixels
+
+    monkeypatch.setattr(files, "read", noted)
+    picture = File(LARGE["large"]).look(LIMIT).by(replace(VIEWER, reduced=True))
+    assert len(picture.decoded([8, 60, 300])) == len(made) == 3
 
 
 def test_one_photograph_for_tasks_of_which_some_reduce_it(gateway: Gateway) -> None:
