@@ -23,11 +23,11 @@ from evolution.data.check import Finding
 from evolution.data.errors import DataError, listed
 from evolution.data.rows import Row, Source
 from evolution.data.tables import LABEL_SEPARATOR
+from vit.activation import SIGMOID
 
 SAMPLES = "samples:"
 TABLE, PICTURES = "labels.csv", "pictures"
 COLUMNS = ("image", "label", "probability", "version", "time")
-SIGMOID = "sigmoid"  # the activation of a task with several labels a picture
 FACTS = ("image.path", "label", "probability", "task", "version", "activation", "time")
 _FILE = re.compile(r"samples-[0-9TZa-f-]+\.parquet")
 _PICTURE = re.compile(r"[0-9a-f]{32}(\.[a-z]{3,4})?")
@@ -218,8 +218,8 @@ def _pictures(place: _Place, found: list[Sample]) -> Iterator[tuple[Sample, byte
                 yield from _pictures_in(table, rows)
         except FileNotFoundError:
             raise DataError(
-                f"{file}: it was there, and is no longer: a gateway has made room; try again, or "
-                "raise MUNET_SAMPLES_BYTES"
+                f"{file}: expected it still there, but a gateway has removed it to make room; try "
+                "again, or raise MUNET_SAMPLES_BYTES"
             ) from None
 
 
