@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, combinations
-from typing import Any
+from typing import Any, TypeVar
 
 from evolution.reports import figures, measures
 from evolution.reports.decision import Groups, difference
@@ -18,6 +18,7 @@ from evolution.reports.html_page import Report, Table, accuracy, integer
 from evolution.reports.measures import Row, RunRecord
 
 PARTS = 3  # of the order of the tasks
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,12 @@ def _steps(run: RunRecord, task: str) -> int:
 
 def in_part(run: RunRecord, part: int) -> RunRecord:
     """The run with the test qualities of one part of its tasks only; parts count from 0."""
-    place = {task: PARTS * i // len(run.retained) for i, task in enumerate(run.retained)}
-    return replace(run, test={t: q for t, q in run.test.items() if place.get(t) == part})
+    kept = _in_part(list(run.retained), part)
+    return replace(run, test={task: run.test.get(task) for task in kept})
+
+
+def _in_part(ordered: Sequence[T], part: int) -> list[T]:
+    return [one for i, one in enumerate(ordered) if PARTS * i // len(ordered) == part]
 
 
 # ---- the page
@@ -103,12 +108,7 @@ def _parts(report: Report, groups: Groups) -> None:
     for group, runs in groups.items():
         found = [additions(run) for run in runs]
         for part in range(PARTS):
-            here = [
-                addition
-                for tasks in found
-                for position, addition in enumerate(tasks)
-                if PARTS * position // len(tasks) == part
-            ]
+            here = [addition for tasks in found for addition in _in_part(tasks, part)]
             columns = ([a.test for a in here], [a.params for a in here], [a.images for a in here])
             rows.append((group, f"{part + 1} of {PARTS}", *map(measures.mean, columns)))
     columns = {"experiment": None, "part of the tasks": None, "test": accuracy}
