@@ -45,9 +45,8 @@ def fitted_head(activation: str, classes: int, train: Seen, validation: Seen) ->
     If a feature is not finite, no head is: training counts such a child as diverged.
     """
     if not (np.isfinite(train.features).all() and np.isfinite(validation.features).all()):
-        shape = train.features.shape[1], classes
-        nothing = np.full(shape, np.nan, np.float32), np.full(classes, np.nan, np.float32)
-        return Fitted(dict(zip(("kernel", "bias"), nothing, strict=True)), np.inf)
+        kernel = np.full((train.features.shape[1], classes), np.nan, np.float32)
+        return Fitted({"kernel": kernel, "bias": kernel[0]}, np.inf)
     loss = _binary if activation == SIGMOID else _multinomial
     mean, deviation = train.features.mean(0), train.features.std(0) + 1e-6
     x = (train.features - mean) / deviation
