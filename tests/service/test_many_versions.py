@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,11 @@ def test_questions_about_tasks_take_no_thread_of_answers(
     monkeypatch.setattr(
         runtime.store, "newest", lambda *of: hanging.wait(PATIENCE_S) and newest(*of)
     )
-    monkeypatch.setattr(runtime.catalog._follower, "_stall_s", 600.0)  # a slow machine is no hang
+    # A slow machine neither hangs, nor answers too late.
+    monkeypatch.setattr(runtime.catalog._follower, "_stall_s", 600.0)
+    patient = replace(runtime.settings)
+    object.__setattr__(patient, "deadline_ms", 600_000)  # beyond what may be set
+    monkeypatch.setattr(runtime, "settings", patient)
     publish(many.store, "cold")
 
     async def story() -> tuple[list[httpx.Response], list[httpx.Response]]:

@@ -93,7 +93,7 @@ def test_an_image_that_is_late_is_not_decoded(
     busy = threading.Event()
     hold(tight, busy)
     try:
-        refused(tight.classify("plain", png(1), munet_deadline_ms="100"), 504, "deadline")
+        refused(tight.classify("plain", png(1), munet_deadline_ms="2000"), 504, "deadline")
     finally:
         busy.set()
     monkeypatch.undo()
