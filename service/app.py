@@ -117,10 +117,10 @@ async def task(request: Request) -> Response:
         entries = runtime.catalog.entries()
         if name not in entries:  # removed since
             raise await runtime.catalog.unknown(name, grants)
+        known = listing.Known(entries, grants, runtime.sharing)
+        numbers = runtime.catalog.rollouts.numbers(name)
         return await runtime.facts.ask(
-            lambda: JSONResponse(
-                listing.describe_task(runtime.store, name, entries, grants, runtime.sharing)
-            )
+            lambda: JSONResponse(listing.describe_task(runtime.store, name, known, numbers))
         )
 
 

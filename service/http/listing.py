@@ -50,6 +50,11 @@ class Known:
         self._sharing = sharing
         self._users: dict[Digest, int] = {}
 
+    def entry(self, task: str) -> Entry:
+        """That of a task whose components are to be counted. Raises KeyError."""
+        self._sharing.learn({task: self._entries[task]})
+        return self._entries[task]
+
     def users(self, digest: Digest) -> int:
         """How many tasks use a component."""
         if digest not in self._users:
@@ -87,12 +92,13 @@ def part_of(entries: Mapping[str, Entry], grants: Grants, page: Page) -> tuple[S
 
 
 def describe_task(
-    store: ModelStore, task: str, entries: Mapping[str, Entry], grants: Grants, sharing: Sharing
+    store: ModelStore, task: str, known: Known, rollouts: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """One task in full; KeyError if there is none of this name."""
-    entry = entries[task]
-    sharing.learn({task: entry})
-    known = Known(entries, grants, sharing)
+    """One task in full, with what this gateway counted of its roll-outs, by alias.
+
+    KeyError if there is none of this name.
+    """
+    entry = known.entry(task)
     shown = short(task, entry, known)
     try:
         published = entry.slot.published()
@@ -118,7 +124,7 @@ def describe_task(
         "temperature": path.extra.get(TEMPERATURE, 1.0),
         **_data(path),
         "lineage": _lineage(path, shown["parent"]),
-        **_versions(store, task),
+        **_versions(store, task, rollouts),
     }
 
 
@@ -143,13 +149,18 @@ def _subpaths(path: TaskPath, known: Known) -> dict[str, Any]:
     return {"subpaths": found} if found else {}
 
 
-def _versions(store: ModelStore, task: str) -> dict[str, Any]:
+def _versions(
+    store: ModelStore, task: str, numbers: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     """Below which probability answers abstain, the newest versions that `?version=` may name, how
     many more there are at most, and roll-outs.
     """
     try:
         newest, more = store.newest(task, VERSIONS)
-        rollouts = {name: one.to_json() for name, one in store.rollouts(task).items()}
+        rollouts = {
+            name: one.to_json() | ({"here": numbers[name]} if name in numbers else {})
+            for name, one in store.rollouts(task).items()
+        }
         least = {"min_probability": store.min_probability(task)}
     except (StoreError, OSError) as error:
         logger.warning("event=history_unreadable task=%s error=%r", task, str(error))

@@ -11,6 +11,7 @@ import threading
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -64,6 +65,23 @@ class Comparison:
         """How many answers were compared, and how many of them agree."""
         with self._lock:
             return sum(self._alike), self._alike[1]
+
+    def content(self) -> dict[str, Any]:
+        """For JSON: requests by who answered and outcome, the mean milliseconds of those answered,
+        and how many of a shadow's answers were compared and agree.
+        """
+        outcomes, times = self.samples()
+        requests: dict[str, dict[str, int]] = {}
+        for role, outcome, count in outcomes:
+            requests.setdefault(role, {})[outcome] = count
+        compared, agree = self.compared()
+        return {
+            "stopped": self.stopped,
+            "requests": requests,
+            "mean_ms": {role: round(1e3 * total / sum(counts), 3) for role, counts, total in times},
+            "compared": compared,
+            "agree": agree,
+        }
 
     def samples(self) -> tuple[list[tuple[str, str, int]], list[tuple[str, list[int], float]]]:
         """Requests by role and outcome; and by role how many were in each bucket, and the sum."""

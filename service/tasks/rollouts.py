@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -207,6 +208,10 @@ class Rollouts:
     def slots(self) -> list[Slot]:
         """Their versions."""
         return [one.slot for one in self.trials()]
+
+    def numbers(self, task: str) -> Mapping[str, Mapping[str, Any]]:
+        """What was counted here of a task's roll-outs, by alias, for JSON."""
+        return {one.offer.alias: one.numbers.content() for one in self.active.get(task, ())}
 
     def slot(self, task: str, version: int) -> Slot | None:
         """The place of a version that a roll-out has."""

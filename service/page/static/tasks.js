@@ -1,9 +1,10 @@
 // The table of tasks, what can be done with one, and the calls that do it.
 
-import { ago, bytes, copyable, el, halfWidth, ms, number, rate } from "./dom.js";
+import { ago, bytes, copyable, el, halfWidth, ms, number, percent, rate } from "./dom.js";
 import { perSecond, quality } from "./system.js";
 
 const PAGE = 50;
+const READ_AGAIN_MS = 3000; // a task with a roll-out, whose numbers change
 const STATES = ["failed", "loading", "ready", "cold"];
 const errors = (task) => (task.lately ? task.lately.failed + task.lately.refused : 0);
 const COLUMNS = [
@@ -140,13 +141,21 @@ export class TasksView {
     this.#open = open ? id : "";
     this.#described = null;
     this.update();
-    if (!open) return;
+    if (open) await this.#read(id);
+  }
+
+  async #read(id) {
+    let found;
     try {
-      this.#described = await (await this.#system.ask(`/tasks/${id}`)).json();
+      found = await (await this.#system.ask(`/tasks/${id}`)).json();
     } catch (error) {
-      this.#described = { error: error.message };
+      found = { error: error.message };
     }
+    if (this.#open !== id) return;
+    this.#described = found;
     this.update();
+    clearTimeout(this.again);
+    if (found.rollouts && this.node.isConnected) this.again = setTimeout(() => this.#read(id), READ_AGAIN_MS);
   }
 
   #details(task) {
@@ -171,7 +180,8 @@ export class TasksView {
           el("span", { class: "hint" }, ago(one.created)),
           el("code", {}, one.digest.slice(7, 19)))),
         more.older_versions ? el("li", { class: "hint" }, `and ${number(more.older_versions)} older`) : ""),
-        admin ? commands(task, versions) : ""));
+        more.rollouts ? rollouts(more.rollouts, versions) : "",
+        admin ? commands(task, versions, more.rollouts ?? {}) : ""));
   }
 
   #ask(title, text, method, path) {
@@ -195,11 +205,36 @@ export class TasksView {
   }
 }
 
+const ROLLOUT = [
+  ["Roll-out", ([alias, , version]) => `${alias}${version ? `, v${version}` : ""}`],
+  ["Gets", ([, one]) => [one.weight ? `${percent(one.weight)} of the requests` : "", one.shadow ? "a copy of the rest" : ""].filter(Boolean).join(", ")],
+  ["Answered", ([, one]) => counts(one.here, (found) => found.answered ?? 0)],
+  ["Failed", ([, one]) => counts(one.here, (found) => (found.failed ?? 0) + (found.non_finite ?? 0))],
+  ["Mean ms", ([, one]) => roles(one.here?.mean_ms, ms)],
+  ["Same answer", ([, one]) => (one.here?.compared ? `${percent(one.here.agree / one.here.compared)} of ${number(one.here.compared)}` : "–")],
+  ["State", ([, one]) => one.ended || one.here?.stopped || (one.here ? "under way" : "not begun here")],
+];
+const roles = (found, show) => Object.entries(found ?? {}).map(([role, value]) => `${role} ${show(value)}`).join(", ") || "–";
+const counts = (here, count) => roles(Object.fromEntries(Object.entries(here?.requests ?? {}).map(([role, found]) => [role, count(found)])), number);
+
+// What this gateway counted since a roll-out began, next to the live version.
+function rollouts(found, versions) {
+  const rows = Object.entries(found).map(([alias, one]) =>
+    [alias, one, versions.find((version) => version.names.includes(alias))?.version]);
+  const table = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Roll-outs" }, el("table", {},
+    el("thead", {}, el("tr", {}, ROLLOUT.map(([title]) => el("th", { scope: "col" }, title)))),
+    el("tbody", {}, rows.map((row) => el("tr", {}, ROLLOUT.map(([title, show], place) =>
+      el(place ? "td" : "th", { scope: place ? undefined : "row", "data-title": title }, show(row))))))));
+  return [table, el("p", { class: "hint" }, "Counted by this gateway since it began. Of a copy only the engine's time counts.")];
+}
+
 // What changes the store is done where the store can be written: the gateway only reads it.
-function commands(task, versions) {
+function commands(task, versions, rollouts) {
   const before = versions.find((one) => one.version < task.version)?.version;
   const quoted = `'${task.id}'`;
   return el("div", { class: "commands" },
     before ? copyable(`munet store rollback ${quoted} ${before}`, "Roll back, where the store can be written") : "",
-    copyable(`munet store alias ${quoted} stable ${task.version}`, "Set an alias, where the store can be written"));
+    copyable(`munet store alias ${quoted} stable ${task.version}`, "Set an alias, where the store can be written"),
+    Object.entries(rollouts).filter(([, one]) => !one.ended).map(([alias]) =>
+      copyable(`munet store promote ${quoted} ${alias}`, `Make the version of ${alias} live, where the store can be written`)));
 }

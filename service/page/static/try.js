@@ -137,7 +137,7 @@ export class TryView {
 function result(one) {
   if (one.problem) return el("section", {}, el("h2", {}, one.task), el("p", { class: "reason" }, one.problem.detail ?? String(one.problem)));
   return el("section", {}, el("h2", {}, one.task, el("span", { class: "hint" }, `version ${one.version}`)),
-    one.predictions.length === 0 ? el("p", { class: "hint" }, "no label") :
+    one.predictions.length === 0 ? el("p", { class: "hint" }, one.abstained ? "no answer: no class is as probable as the task asks for" : "no label") :
     el("ol", { class: "bars" }, one.predictions.map(({ label, probability }) => el("li", {},
       el("span", { class: "label", title: label }, label),
       el("span", { class: "track", "aria-hidden": "true" }, el("span", { style: { width: `${100 * probability}%` } })),

@@ -11,10 +11,11 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from model_store import ModelStore
+from model_store import ModelStore, Rollout
 from tests.service.page.conftest import SHOTS, Shown, Watched, serve
 from tests.service.page.stores import grow
 from tests.service.systems import png, publish
+from tests.service.waiting import eventually
 
 Browse = Callable[..., Watched]
 VIEWS = ("map", "tasks", "try")
@@ -128,6 +129,29 @@ def test_what_failed_comes_first_and_says_why(browse: Browse, shown: Shown) -> N
     expect(first).to_contain_text("torn")
     first.get_by_role("button").click()
     expect(page.locator(".more .reason")).to_contain_text("sha256:")
+
+
+def test_a_roll_out_is_shown_next_to_the_live_version(browse: Browse, shown: Shown) -> None:
+    store, rollouts = shown.store, shown.app.state.runtime.catalog.rollouts
+    publish(store, "rolled")
+    publish(store, "rolled", own={"head": 2})
+    store.rollback("rolled", 1)
+    store.alias("rolled", "canary", 2, Rollout(shadow=True))
+    page = browse(shown, bypass_csp=True).open("/#try:rolled")
+    page.set_input_files("#files", [IMAGE])
+    expect(page.locator(".card")).to_contain_text("version 1")
+    eventually(lambda: any(one.slot.path for one in rollouts.active.get("rolled", ())))
+    page.set_input_files("#files", [IMAGE])
+    eventually(lambda: rollouts.numbers("rolled")["canary"]["compared"])
+    page.get_by_role("link", name="Tasks").click()
+    page.locator("tbody tr").filter(has_text="rolled").get_by_role("button").click()
+    table = page.get_by_role("region", name="Roll-outs")
+    expect(table).to_contain_text("canary, v2")
+    expect(table).to_contain_text("a copy of the rest")
+    expect(table).to_contain_text(re.compile("live [12], shadow 1"))
+    expect(table).to_contain_text("% of 1")
+    look_over(page, "rollout")
+    store.rm("rolled")
 
 
 def test_a_token_without_read_is_told_so(browse: Browse, shown: Shown) -> None:

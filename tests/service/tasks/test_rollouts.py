@@ -93,6 +93,17 @@ def spoil(gateway: Gateway, number: int, value: float) -> None:
 # -- which version answers
 
 
+def test_a_task_tells_what_was_counted_of_its_roll_outs(gateway: Gateway) -> None:
+    begin(gateway, shadow=True)
+    copied(gateway, 1, 2)
+    found = gateway.get("/tasks/t")["rollouts"]["canary"]
+    assert found["shadow"] and not found["ended"]
+    here = found["here"]
+    assert here["requests"] == {"live": {"answered": 2}, "shadow": {"answered": 2}}
+    assert here["compared"] == 2 >= here["agree"] and not here["stopped"]
+    assert set(here["mean_ms"]) == {"live", "shadow"} and min(here["mean_ms"].values()) > 0
+
+
 def test_a_share_of_keys_is_answered_by_the_alias_and_stays_there(gateway: Gateway) -> None:
     begin(gateway, weight=0.3)
     keys = [f"user-{number}" for number in range(60)]
