@@ -1,6 +1,9 @@
 """What holds for all tests, and a real S3 server, which starts when the first test needs it."""
 
 import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,11 +17,35 @@ from tests.model_store.places import Place, s3_place
 # Without LLVM's optimisation it would be twice as fast again, and bits would depend on what else is
 # in a program.
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+# Each program is compiled once for all processes of this run. What is loaded is what was compiled,
+# bit for bit.
+MADE_HERE = "JAX_COMPILATION_CACHE_DIR" not in os.environ  # and not by the process that began us
+if MADE_HERE:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compilations-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # No test passes or fails by how fast the machine is.
 settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("any machine")
+
+
+def pytest_unconfigure() -> None:
+    """Removes what this process made."""
+    if MADE_HERE:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def compiled_once() -> Iterator[None]:
+    """A test that had a cache of its own leaves the next one that of the run."""
+    yield
+    jax = sys.modules.get("jax")
+    folder = os.environ["JAX_COMPILATION_CACHE_DIR"]
+    if jax is not None and jax.config.jax_compilation_cache_dir != folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        sys.modules["jax._src.compilation_cache"].reset_cache()
 
 
 @pytest.fixture(scope="session")

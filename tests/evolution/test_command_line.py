@@ -18,8 +18,6 @@ from tests.evolution.systems import start
 @pytest.fixture
 def evolution(capsys, monkeypatch, tmp_path):
     """Runs the command line in this process: (exit code, all it printed)."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compilations"))
-    cache = jax.config.jax_compilation_cache_dir
     monkeypatch.setattr(console, "_width", 400)
     monkeypatch.setenv("COLUMNS", "400")
 
@@ -30,8 +28,7 @@ def evolution(capsys, monkeypatch, tmp_path):
         printed = capsys.readouterr()
         return int(ended.value.code or 0), printed.out + printed.err
 
-    yield run
-    jax.config.update("jax_compilation_cache_dir", cache)
+    return run
 
 
 def test_the_leaderboard_shows_every_published_task(evolution, tmp_path):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 from model_store import ModelStore
 from service.compute.engine import Engine
@@ -23,13 +23,11 @@ MAX_ROWS = 4  # of a batch: few programs to compile
 
 
 @pytest.fixture(scope="session")
-def compilations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def compilations(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Compiled programs of this run, so that each is compiled once for all tests and servers."""
-    jax_cache.reset_cache()  # JAX decides at its first compilation whether there is a cache
-    folder = str(tmp_path_factory.mktemp("compilations"))
+    folder = os.environ["JAX_COMPILATION_CACHE_DIR"]
     _compile(folder, tmp_path_factory.mktemp("store"))
-    yield folder
-    jax_cache.reset_cache()
+    return folder
 
 
 def _compile(folder: str, root: Path) -> None:

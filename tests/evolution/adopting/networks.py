@@ -9,8 +9,8 @@ import numpy as np
 
 from evolution.adopting import hugging_face, timm
 from evolution.adopting.models import Model
+from tests.evolution.adopting.exported import compiled
 from vit.decode import decode
-from vit.forward import forward
 from vit.preprocess import preprocess
 
 FIXTURES = Path(__file__).with_name("fixtures")
@@ -33,7 +33,7 @@ def agrees(model: Model, folder: Path) -> None:
     assert np.abs(pixels - expected["pixels"].transpose(1, 2, 0)).max() < EXACT
     told = ANSWERS.get(f"{folder.parent.name}/{folder.name}", {})
     others = [preprocess(decode(FILES[file], model.decoding), model.target) for file in told]
-    logits = forward(model.architecture, model.components, np.stack([pixels, *others]))
+    logits = compiled(model.architecture, model.components, np.stack([pixels, *others]))
     wanted = np.array([expected["logits"], *told.values()])
     apart = np.abs(np.asarray(logits) - wanted).max(1)
     assert apart.max() < EQUAL, dict(zip(["picture.png", *told], apart.tolist(), strict=True))

@@ -29,6 +29,7 @@ from tests.evolution.adopting.exported import (
     ADAPTED,
     KINDS,
     TINY,
+    compiled,
     logits_of,
     logits_of_hugging_face,
     publish,
@@ -39,7 +40,6 @@ from vit import Architecture, preprocess
 from vit.config import ACTIVATIONS
 from vit.contract import Contract
 from vit.decode import TENSORFLOW, VIEWER
-from vit.forward import forward
 from vit.preprocess import CONTRACT
 
 
@@ -156,7 +156,7 @@ def test_each_class_gives_the_same_logits(store: ModelStore, tmp_path: Path, kin
     back = hugging_face.read(tmp_path / "out", None)
     side = arch.image_size
     images = np.random.default_rng(1).uniform(-1, 1, (3, side, side, 3)).astype(np.float32)
-    found = np.asarray(forward(back.architecture, back.components, jnp.asarray(images)))
+    found = np.asarray(compiled(back.architecture, back.components, jnp.asarray(images)))
     expected = logits_of(store, published, images)
     assert expected.std() > 0.01
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)

@@ -37,9 +37,7 @@ ALL = [*EXPERIMENTS.values(), *(c.experiment for c in CLASSES.values())]
 @pytest.fixture
 def evolution(capsys, monkeypatch, tmp_path):
     """Runs the command line in this process: (exit code, lines that it printed)."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compilations"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
-    cache = jax.config.jax_compilation_cache_dir
     monkeypatch.setattr(console, "_width", 400)
 
     def run(*arguments: str) -> tuple[int, list[str]]:
@@ -49,8 +47,7 @@ def evolution(capsys, monkeypatch, tmp_path):
         printed = capsys.readouterr()
         return int(ended.value.code or 0), (printed.out + printed.err).splitlines()
 
-    yield run
-    jax.config.update("jax_compilation_cache_dir", cache)
+    return run
 
 
 def refused(printed: tuple[int, list[str]], store: Path, code: int = 2) -> str:

@@ -34,7 +34,6 @@ MACHINE = Machine("2 cores", False, 1e9)
 @pytest.fixture
 def evolve(tmp_path, monkeypatch):
     """Grows toy tasks from a tiny root; what it printed."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compilations"))
     monkeypatch.setattr(starting_point, "read_root", lambda spec: (ROOT, random_root(ROOT)))
 
     def growing(*tasks, store="store", clock=None, source=toy_task, **asked):
