@@ -329,6 +329,24 @@ def churn(
 
 
 @app.command()
+def rollouts(
+    rounds: Annotated[int, typer.Option(help="In each, both gateways take their turn.")] = 15,
+    seconds: Annotated[float, typer.Option(help="Of each turn.")] = 20.0,
+    rate: Annotated[float, typer.Option(help="Requests per second.")] = 60.0,
+    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
+) -> None:
+    """Measure what canaries, shadows, samples and an open page cost the answers; ten minutes."""
+    from loadtests import rollouts  # publishes tasks
+
+    def measure(say: Callable[[str], None]) -> tuple[RenderableType, str]:
+        setup = rollouts.Setup(rounds, seconds, rate)
+        result = rollouts.measure(setup, say)
+        return rollouts.render(result), rollouts.json_line(setup, result)
+
+    _show(measure, output)
+
+
+@app.command()
 def sharing(
     tasks: Annotated[int, typer.Option(help="Asked for at once.")] = 8,
     own_blocks: Annotated[int, typer.Option(help="Last blocks that a task has for itself.")] = 3,

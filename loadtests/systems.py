@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from model_store import Digest, ModelStore, TaskPath
+from model_store import Digest, ModelStore, Rollout, Rules, TaskPath
 from vit import Architecture, kind_of, shapes
 from vit.decode import VIEWER, Decoding
 from vit.preprocess import CONTRACT
@@ -81,6 +81,17 @@ class System:
                 lineage={},
             )
         )
+
+    def roll_out(self, task: str, seed: int, weight: float) -> None:
+        """Publishes a version that gets a share of the requests, or copies of them if that is 0.
+
+        No rule ends it: versions of random weights disagree.
+        """
+        live = self.store.resolve(task).version
+        self.publish(task, seed)
+        self.store.rollback(task, live)
+        rollout = Rollout(weight, shadow=not weight, rules=Rules(10**9))
+        self.store.alias(task, "next", live + 1, rollout)
 
     def _put(self, name: str, seed: int) -> Digest:
         rng = np.random.default_rng([seed, *name.encode()])

@@ -79,6 +79,7 @@ ROOMS = {
         "peers": [""],
         "peers/apps": [],
         "replicas": [""],
+        "rollouts": ["", "peers"],
         "store": [""],
     },
 }
