@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,6 +35,10 @@ MAX_GRADIENT_NORM = 1.0
 # Sound training stays far below. A step moves all weights together by the learning rate, which is
 # at most 1 in any search space; with momentum by a hundred times that.
 LARGEST_WEIGHT = 1e6
+# Arrays of so many numbers are updated by themselves. All others are updated as one flat vector, so
+# that the optimiser of some fifty arrays compiles to one kernel. A large array would cost more to
+# copy into that vector and out of it, in each step, than a kernel of its own does.
+LARGE_ARRAY = 1 << 18
 
 
 class Hyperparameters(NamedTuple):
@@ -121,22 +125,46 @@ def learning_rate(step: Array, hp: Hyperparameters) -> Array:
     return hp.learning_rate * jnp.where(hp.constant > 0, 0.5, curve)
 
 
+Packed = tuple[Array, ...]  # a tree's small arrays as one flat vector, then each large one
+
+
+def _packed(tree: Any, large: Sequence[bool]) -> tuple[Packed, Callable[[Packed], Any]]:
+    """The arrays of a tree as `Packed`, and the way back; `large` tells which arrays are large."""
+    leaves, structure = jax.tree.flatten(tree)
+    vector, unravel = ravel_pytree([x for x, apart in zip(leaves, large, strict=True) if not apart])
+
+    def unpacked(arrays: Packed) -> Any:
+        together, rest = iter(unravel(arrays[0])), iter(arrays[1:])
+        return jax.tree.unflatten(structure, [next(rest if x else together) for x in large])
+
+    return (vector, *itertools.compress(leaves, large)), unpacked
+
+
 def _sgd(
-    params: Array, momentum: Array, grads: Array, mask: Array, rate: Array, hp: Hyperparameters
-) -> tuple[Array, Array]:
-    """One step of clipped SGD over flat vectors; where `mask` is False, nothing changes a bit."""
-    grads = jnp.where(mask, grads, 0)
+    params: Packed, momentum: Packed, grads: Packed, masks: Packed, rate: Array, hp: Hyperparameters
+) -> tuple[Packed, Packed]:
+    """One step of clipped SGD; where a mask is False, nothing changes a bit.
+
+    The mask of a vector has its shape, that of a large array is one boolean.
+    """
+    grads = jax.tree.map(lambda g, mask: jnp.where(mask, g, 0), grads, masks)
     norm = optax.tree.norm(grads)
-    grads = grads * jnp.where(norm < MAX_GRADIENT_NORM, 1.0, MAX_GRADIENT_NORM / norm)
+    scale = jnp.where(norm < MAX_GRADIENT_NORM, 1.0, MAX_GRADIENT_NORM / norm)
     # The original keeps momentum in bfloat16, which rounds the coefficient too; its look-ahead
     # and the step itself use exact numbers (SYSTEMS.md, Optimiser).
     rounded = jnp.asarray(hp.momentum, jnp.bfloat16).astype(jnp.float32)
-    update = grads + rounded * momentum.astype(jnp.float32)
-    ahead = jnp.where(hp.nesterov > 0, grads + hp.momentum * update, update)
-    return (
-        jnp.where(mask, params - rate * ahead, params),
-        jnp.where(mask, update.astype(jnp.bfloat16), momentum),
-    )
+
+    def updated(p: Array, m: Array, g: Array, mask: Array) -> tuple[Array, Array]:
+        g = g * scale
+        update = g + rounded * m.astype(jnp.float32)
+        ahead = jnp.where(hp.nesterov > 0, g + hp.momentum * update, update)
+        return (
+            jnp.where(mask, p - rate * ahead, p),
+            jnp.where(mask, update.astype(jnp.bfloat16), m),
+        )
+
+    pairs = [updated(*each) for each in zip(params, momentum, grads, masks, strict=True)]
+    return tuple(p for p, _ in pairs), tuple(m for _, m in pairs)
 
 
 def compute_dtype(bfloat16: bool) -> Any:
@@ -174,29 +202,33 @@ def descend(
     The first is number `first_step` of the child's training. `masks` has a boolean for each
     component: whether it is trained. The program is compiled for at most `most` steps.
     """
-    # One flat vector instead of some fifty leaves: the optimiser compiles to one kernel.
-    params, unravel = ravel_pytree(state.params)
-    momentum, unravel_momentum = ravel_pytree(state.momentum)
-    mask, _ = ravel_pytree(
+    large = [x.size >= LARGE_ARRAY for x in jax.tree.leaves(state.params)]
+    params, unpacked = _packed(state.params, large)
+    momentum, unpacked_momentum = _packed(state.momentum, large)
+    mask, _ = _packed(
         {
-            n: jax.tree.map(lambda p, n=n: jnp.full(p.shape, masks[n]), tree)
+            n: jax.tree.map(
+                lambda p, n=n: jnp.full(() if p.size >= LARGE_ARRAY else p.shape, masks[n]), tree
+            )
             for n, tree in state.params.items()
-        }
+        },
+        large,
     )
 
-    def step(i: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+    def step(i: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
         params, momentum, losses, rates = carry
-        value, tree = jax.value_and_grad(loss)(unravel(params), i)
-        grads, _ = ravel_pytree(tree)
+        value, tree = jax.value_and_grad(loss)(unpacked(params), i)
+        grads, _ = _packed(tree, large)
         rate = learning_rate(first_step + i, hp)
         params, momentum = _sgd(params, momentum, grads, mask, rate, hp)
         return params, momentum, losses.at[i].set(value), rates.at[i].set(rate)
 
     start = (params, momentum, *(jnp.zeros(most, jnp.float32) for _ in range(2)))
     params, momentum, losses, rates = jax.lax.fori_loop(0, steps, step, start)
-    # A NaN is not within the bound either.
-    sound = jnp.isfinite(losses).all() & (jnp.abs(params) <= LARGEST_WEIGHT).all()
-    state = TrainState(unravel(params), unravel_momentum(momentum))
+    sound = jnp.isfinite(losses).all()
+    for array in params:  # a NaN is not within the bound either
+        sound &= (jnp.abs(array) <= LARGEST_WEIGHT).all()
+    state = TrainState(unpacked(params), unpacked_momentum(momentum))
     return state, Descent(sound, losses, rates)
 
 

@@ -39,7 +39,7 @@ def unrecorded(loss, state, masks, hp, first_step, steps, most):
         value, tree = jax.value_and_grad(loss)(unravel(params), i)
         grads, _ = ravel_pytree(tree)
         rate = learning_rate(first_step + i, hp)
-        params, momentum = programs._sgd(params, momentum, grads, mask, rate, hp)
+        (params,), (momentum,) = programs._sgd((params,), (momentum,), (grads,), (mask,), rate, hp)
         return params, momentum, sound & jnp.isfinite(value)
 
     begin = (params, momentum, jnp.asarray(True))

@@ -1,5 +1,6 @@
 """The compiled programs: the optimiser's numbers, learning rates, counts."""
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -32,19 +33,48 @@ def test_the_optimiser_is_the_published_one(nesterov, scale):
     t = rng.normal(size=100).astype(ml_dtypes.bfloat16)
     values = {"opt_momentum": 0.9, "opt_nesterov": nesterov}
     got = programs._sgd(
-        jnp.asarray(p), jnp.asarray(t), jnp.asarray(g), jnp.ones(100, bool), jnp.float32(0.05),
-        hyperparameters(**values),
+        (jnp.asarray(p),), (jnp.asarray(t),), (jnp.asarray(g),), (jnp.ones(100, bool),),
+        jnp.float32(0.05), hyperparameters(**values),
     )  # fmt: skip
     ((want_p, want_t),) = reference_sgd([p], [t], [g], 0.05, values)
-    np.testing.assert_allclose(got[0], want_p, rtol=1e-6, atol=1e-7)
-    np.testing.assert_array_equal(np.asarray(got[1]), want_t)
+    np.testing.assert_allclose(got[0][0], want_p, rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(np.asarray(got[1][0]), want_t)
+
+
+@pytest.mark.parametrize("scale", [0.1, 30.0], ids=["unclipped", "clipped"])
+def test_large_arrays_are_updated_as_small_ones_are(scale, monkeypatch):
+    rng = np.random.default_rng(1)
+    shapes = {"body": {"bias": (3,), "kernel": (4, 8)}, "frozen": {"kernel": (4, 8)}}
+
+    def drawn(kind: str) -> dict:
+        values = {n: {k: rng.normal(size=s) for k, s in t.items()} for n, t in shapes.items()}
+        return {n: {k: jnp.asarray(v, kind) for k, v in t.items()} for n, t in values.items()}
+
+    slopes, start = drawn("float32"), programs.TrainState(drawn("float32"), drawn("bfloat16"))
+
+    def loss(params: dict, i: jnp.ndarray) -> jnp.ndarray:
+        products = jax.tree.map(lambda p, g: (p * g).sum(), params, slopes)
+        return scale * sum(jax.tree.leaves(products))
+
+    def after(large: int) -> programs.TrainState:
+        monkeypatch.setattr(programs, "LARGE_ARRAY", large)
+        masks = {"body": True, "frozen": False}
+        hp = hyperparameters(steps=2, opt_momentum=0.9)
+        return programs.descend(loss, start, masks, hp, jnp.int32(0), jnp.int32(2), 2)[0]
+
+    together, apart = after(1000), after(32)
+    for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(apart), strict=True):
+        np.testing.assert_allclose(one.astype("f4"), other.astype("f4"), rtol=1e-6, atol=1e-7)
+    for part in (0, 1):  # parameters, momentum
+        assert not (apart[part]["body"]["kernel"] == start[part]["body"]["kernel"]).any()
+        assert (apart[part]["frozen"]["kernel"] == start[part]["frozen"]["kernel"]).all()
 
 
 def test_momentum_coefficient_is_rounded_to_bfloat16():
     ones = jnp.ones(1, jnp.float32)
     hp = hyperparameters(opt_momentum=0.9)
-    _, trace = programs._sgd(
-        ones, ones.astype(jnp.bfloat16), 0 * ones, ones > 0, jnp.float32(0), hp
+    _, (trace,) = programs._sgd(
+        (ones,), (ones.astype(jnp.bfloat16),), (0 * ones,), (ones > 0,), jnp.float32(0), hp
     )
     assert float(trace[0]) == 0.8984375
 
@@ -53,8 +83,8 @@ def test_gradient_clipping_sees_only_what_is_trained():
     p = jnp.zeros(2, jnp.float32)
     grads = jnp.asarray([0.5, 1000.0], jnp.float32)
     mask = jnp.asarray([True, False])
-    new, _ = programs._sgd(
-        p, p.astype(jnp.bfloat16), grads, mask, jnp.float32(1), hyperparameters()
+    (new,), _ = programs._sgd(
+        (p,), (p.astype(jnp.bfloat16),), (grads,), (mask,), jnp.float32(1), hyperparameters()
     )
     assert new.tolist() == [-0.5, 0.0]
 
@@ -82,7 +112,9 @@ def test_later_systems_rise_from_a_thousandth():
 def test_plain_sgd_where_momentum_is_none():
     hp = hyperparameters(opt_momentum=None)
     ones = jnp.ones(1, jnp.float32)
-    new, _ = programs._sgd(ones, ones.astype(jnp.bfloat16), ones, ones > 0, jnp.float32(0.5), hp)
+    (new,), _ = programs._sgd(
+        (ones,), (ones.astype(jnp.bfloat16),), (ones,), (ones > 0,), jnp.float32(0.5), hp
+    )
     assert new.tolist() == [0.5]
 
 
