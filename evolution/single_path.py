@@ -82,9 +82,11 @@ class SinglePaths:
         self, data_hp: dict[str, Any], rng: np.random.Generator
     ) -> tuple[Path, Path]:
         """The child of the root or of another path on whose body a fitted head has least loss."""
-        bodies: dict[tuple[Component, ...], Path] = {}
+        bodies: dict[tuple[Component | None, ...], Path] = {}
         for path in self._population.seeds(self._owner):
-            bodies.setdefault(path.components[:-1], path)
+            arch = mutation.architecture_of(self._progress.architecture, path.hyperparameters, 1)
+            body = arch.component_names[:-1]  # the root has components besides
+            bodies.setdefault(tuple(path.named(name) for name in body), path)
         parents = list(bodies.values())
         parents = parents[:1] + parents[1:][-MOST_BODIES:]  # the root, and the newest
         pairs = [(self._made(parent, data_hp, False, rng), parent) for parent in parents]

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from evolution import mutation
 from evolution.events import ChildTrained, Remark, TaskPublished
 from evolution.experiments.baselines import baseline
 from evolution.methods import FITTED, MU2NET
-from evolution.population import ROOT
+from evolution.population import POSITION_SOURCE, ROOT
 from evolution.run import Run
 from evolution.training.trainer import Round, Trainer
 from tests.evolution.systems import start, tasks, tiny
@@ -98,6 +99,12 @@ def test_equal_bodies_are_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Trainer, "fitted_loss", lambda _, path, __: tried.append(path.id) or 1.0)
     names = tuple(f"toy/{letter}" for letter in "abc")
     run = start(tmp_path / "store", replace(FIT, tasks=names, samples_per_task=1))
+    root = run.population.paths[ROOT][0]
+    positions = root.named("posembed_input")
+    assert positions is not None
+    # A root that was trained at another size has those position embeddings too.
+    source = mutation.new_component(run.population, POSITION_SOURCE, positions.params)
+    root.components += (source,)
     list(run.run())
     assert len(tried) == 3  # the root's body for each
 
