@@ -35,9 +35,9 @@ MAX_GRADIENT_NORM = 1.0
 # Sound training stays far below. A step moves all weights together by the learning rate, which is
 # at most 1 in any search space; with momentum by a hundred times that.
 LARGEST_WEIGHT = 1e6
-# Arrays of so many numbers are updated by themselves. All others are updated as one flat vector, so
-# that the optimiser of some fifty arrays compiles to one kernel. A large array would cost more to
-# copy into that vector and out of it, in each step, than a kernel of its own does.
+# Arrays of this many numbers or more are updated by themselves. All others are updated as one flat
+# vector, so that the optimiser of some fifty arrays compiles to one kernel. To copy a large array
+# into that vector and out of it, in each step, would cost more than a kernel of its own does.
 LARGE_ARRAY = 1 << 18
 
 
