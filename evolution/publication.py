@@ -216,7 +216,7 @@ def numbered(classes: int) -> tuple[str, ...]:
 
 def _number_of(store: ModelStore, task: str, manifest: Digest) -> int | None:
     """The version with that manifest; the live one if there are several."""
-    version, live = store.live().get(task, (None, None))
+    version, live = store.live_version(task) or (None, None)
     numbers = [number for number, found in store.versions(task).items() if found == manifest]
     return version if live == manifest else next(iter(numbers), None)
 
@@ -231,7 +231,7 @@ def published_event(
         task=path.task,
         version=version,
         added=added,
-        live=store.live().get(path.task, (0,))[0] == version,
+        live=(store.live_version(path.task) or (0,))[0] == version,
         validation_quality=path.quality or 0.0,
         test_quality=path.metrics["test_quality"],
         total_params=path.num_params,

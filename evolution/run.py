@@ -287,7 +287,7 @@ def population_of_root(experiment: Experiment, params: dict[str, Tree]) -> Popul
 
 def require_run_name(name: str) -> None:
     """Raises InvalidName, and StateError for a name that agents use for their own states."""
-    if require_name("agent", name).split("/")[0] in (state.ROOTS, state.SNAPSHOTS):
+    if require_name("agent", name).split("/")[0] in (state.ROOTS, state.PUBLICATIONS):
         raise StateError(f"name {name!r}: expected another one, agents save their own there")
 
 

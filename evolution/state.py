@@ -18,12 +18,13 @@ from evolution.experiments.experiment import Experiment
 from evolution.experiments.settings import SettingError
 from evolution.population import Component, Path, Population, Score, Stored, components_of
 from model_store import Digest, ModelStore
+from model_store.names import INDEX
 from vit import Architecture
 from vit.contract import Contract, contract_of
 
 FORMAT = 2
 # Agents save these in addition to their states, under names of their own in the store.
-ROOTS, SNAPSHOTS = "roots", "snapshots"
+ROOTS, PUBLICATIONS = "roots", INDEX
 
 
 @dataclass(slots=True)
@@ -170,7 +171,7 @@ def saved(store: ModelStore, run: str) -> tuple[Digest, dict[str, Any]]:
 
 def runs(store: ModelStore) -> list[str]:
     """Names of the runs and agents in the store, sorted."""
-    return [name for name in store.agents() if name.split("/")[0] not in (ROOTS, SNAPSHOTS)]
+    return [name for name in store.agents() if name.split("/")[0] not in (ROOTS, PUBLICATIONS)]
 
 
 def progress_of(store: ModelStore, run: str, document: dict[str, Any]) -> Progress:

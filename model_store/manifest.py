@@ -218,8 +218,13 @@ class Manifest:
         return found[0]
 
     def blobs(self) -> list[Descriptor]:
-        """Every blob the manifest needs: the config and the layers."""
+        """Every blob the manifest names: the config and the layers."""
         return [self.config, *self.layers]
+
+    @property
+    def parts(self) -> list[Digest]:
+        """The manifests it names; what these name is needed too."""
+        return [layer.digest for layer in self.layers if layer.media_type == IMAGE_MANIFEST]
 
 
 def path_manifest(path: TaskPath, sizes: Mapping[str, int]) -> tuple[Manifest, list[bytes]]:
@@ -248,15 +253,17 @@ def path_manifest(path: TaskPath, sizes: Mapping[str, int]) -> tuple[Manifest, l
 
 
 def agent_manifest(
-    document: bytes, components: Mapping[Digest, int]
+    document: bytes, components: Mapping[Digest, int], parts: Mapping[Digest, int]
 ) -> tuple[Manifest, list[bytes]]:
-    """The manifest of an agent's state, and the blobs that come with it.
+    """The manifest of an agent's state or of a part of one, and the blobs that come with it.
 
-    `components` gives the bytes of each component the document refers to.
+    `components` and `parts` give the bytes of each component, and of the manifest of each part,
+    that the document refers to.
     """
-    state = Descriptor.of(AGENT_STATE, document)
-    layers = [Descriptor(COMPONENT, digest, size) for digest, size in components.items()]
-    manifest = Manifest(AGENT, Descriptor.of(EMPTY_CONFIG, b"{}"), (state, *layers))
+    layers = [Descriptor.of(AGENT_STATE, document)]
+    layers += [Descriptor(COMPONENT, digest, size) for digest, size in components.items()]
+    layers += [Descriptor(IMAGE_MANIFEST, digest, size) for digest, size in parts.items()]
+    manifest = Manifest(AGENT, Descriptor.of(EMPTY_CONFIG, b"{}"), tuple(layers))
     return manifest, [document, b"{}"]
 
 

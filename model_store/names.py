@@ -48,6 +48,7 @@ def unquote(file_name: str) -> str:
 LIVE = "live"
 TASKS, AGENTS, PINS, SIGNATURES = "refs/tasks", "refs/agents", "refs/pins", "refs/signatures"
 KINDS = (TASKS, AGENTS, PINS, SIGNATURES)
+INDEX = "publications"  # the agent whose state's parts the states of all others may have
 
 
 def copy_key(key: str) -> str:

@@ -2,18 +2,21 @@
 
 A version's publisher is the `agent` of its path's lineage. To learn it, manifest and path spec have
 to be read; as neither changes, each is read once. What is looked at every time is one listing.
+Processes can tell each other what they have read, as JSON: then one of them reads it for all.
 """
 
 import logging
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from model_store.blobs import Blobs, Digest
 from model_store.errors import CorruptRef, DamagedStore
 from model_store.files.protocol import Entry, Storage
-from model_store.names import TASKS, name_in
+from model_store.manifest import Json, TaskPath
+from model_store.names import TASKS, name_in, task_key
 from model_store.reading import Published, load_path
 from model_store.refs import Refs
 
@@ -63,6 +66,39 @@ class Publications:
                 version.published = None
             return [version.published for version in newest if version.published]
 
+    def told(self) -> dict[str, Json]:
+        """What is known of each task, to be learned by another process."""
+        with self._lock:
+            return {
+                task: {
+                    "document": [entry.size, entry.modified],
+                    "versions": [_version_row(self._versions[task, n]) for task, n in keys],
+                    "newest": {
+                        str(n): _published_row(published)
+                        for task, n in keys
+                        if (published := self._versions[task, n].published)
+                    },
+                }
+                for entry, keys in self._documents.items()
+                if (task := name_in(entry.key)) is not None
+            }
+
+    def learn(self, tasks: Mapping[str, Json]) -> None:
+        """Take over what `told` gave another process, where a task's document is still that one.
+
+        Raises Malformed.
+        """
+        with self._lock:
+            for task, row in tasks.items():
+                entry = Entry(task_key(task), *row["document"])
+                if entry in self._documents:
+                    continue
+                self._documents[entry] = [(task, number) for number, *_ in row["versions"]]
+                found = {published.version: published for published in published_in(task, row)}
+                for number, digest, created, publisher in row["versions"]:
+                    new = _Version(task, number, digest, created, publisher, found.get(number))
+                    self._versions.setdefault((task, number), new)
+
     def _list(self) -> None:
         """Learn what versions there are, reading only the documents that have changed."""
         listed = list(self._storage.walk(TASKS))
@@ -105,6 +141,30 @@ class Publications:
             return
         version.publisher = str(path.lineage.get("agent", ""))
         version.published = Published(task, number, digest, path, sizes, version.created)
+
+
+def published_in(task: str, row: Json) -> list[Published]:
+    """The newest versions that a row of `told` has. Raises Malformed."""
+    versions = {number: (digest, created) for number, digest, created, _ in row["versions"]}
+    return [
+        Published(
+            task,
+            int(number),
+            versions[int(number)][0],
+            TaskPath.from_json(found["path"]),
+            found["sizes"],
+            versions[int(number)][1],
+        )
+        for number, found in row["newest"].items()
+    ]
+
+
+def _version_row(version: _Version) -> list[Any]:
+    return [version.number, version.digest, version.created, version.publisher]
+
+
+def _published_row(published: Published) -> Json:
+    return {"path": published.path.to_json(), "sizes": dict(published.sizes)}
 
 
 def _newest(versions: Iterable[_Version]) -> list[_Version]:

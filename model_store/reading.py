@@ -3,6 +3,7 @@
 import difflib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -36,6 +37,7 @@ from model_store.watching import Watcher
 
 logger = logging.getLogger(__name__)
 SHOWN = 10  # versions that an error names
+MANIFESTS = 256  # remembered, of agents' states and their parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,20 @@ class Reader:
         self._blobs = blobs
         self._refs = refs
         self._watcher = watcher
+        self._manifests: dict[Digest, Manifest] = {}  # read last
+
+    def manifest(self, digest: Digest) -> Manifest:
+        """A manifest, not read again if it was read or written lately. Raises DamagedStore."""
+        return self.note(digest, self._manifests.get(digest) or load_manifest(self._blobs, digest))
+
+    def note(self, digest: Digest, manifest: Manifest) -> Manifest:
+        """Remember a manifest for a while."""
+        self._manifests.pop(digest, None)
+        self._manifests[digest] = manifest
+        while len(self._manifests) > MANIFESTS:
+            with suppress(KeyError, StopIteration, RuntimeError):  # another thread was quicker
+                del self._manifests[next(iter(self._manifests))]
+        return manifest
 
     def load(self, task: str, number: int, version: Version) -> Published:
         """A version, given what its task's document says. Raises DamagedStore, or UnknownVersion
@@ -194,8 +210,13 @@ def load_manifest(blobs: Blobs, digest: Digest) -> Manifest:
 
 
 def load_state(blobs: Blobs, agent: str, digest: Digest) -> dict[str, Any]:
-    """The document in an agent's state, given the manifest in its ref. Raises DamagedStore."""
+    """The document in an agent's state, or in a part of one, given its manifest.
+
+    Raises DamagedStore.
+    """
     manifest = load_manifest(blobs, digest)
+    for layer in manifest.layers:
+        blobs.knows(layer.digest, layer.size)
     try:
         state = manifest.layer(AGENT_STATE)
         data = bytes(blobs.read(state.digest, state.size, limit=MAX_BYTES))

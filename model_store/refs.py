@@ -86,6 +86,7 @@ class Claim:
 
     token: str
     copy: Copy
+    document: Document  # with the claim in it
 
 
 class Refs:
@@ -312,10 +313,11 @@ class Refs:
 
         Raises CorruptRef as `swap` does.
         """
-        claim = Claim(secrets.token_hex(8), self._read_copy(key))
-        claims = {claim.token: manifest}
-        self._swap(key, lambda d: replace(d, claims={**d.claims, **claims}), claim.copy)
-        return claim
+        token, copy = secrets.token_hex(8), self._read_copy(key)
+        claims = {token: manifest}
+        document = self._swap(key, lambda d: replace(d, claims={**d.claims, **claims}), copy)
+        assert document is not None  # only a claim can be taken back
+        return Claim(token, copy, document)
 
     def forget_lost(self, key: str) -> None:
         """Begin a lost document again, naming nothing; numbers go on where its copy ends."""

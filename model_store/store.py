@@ -8,32 +8,29 @@ what was published. It knows nothing of neural networks.
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, suppress
-from dataclasses import replace
-from typing import Any, Literal
 
 from model_store import watching
+from model_store.agent_states import AgentStates
 from model_store.arrays import Tree, decode, encode
 from model_store.blobs import Blobs, Digest, parse_digest
-from model_store.canonical_json import encode_json
-from model_store.errors import DamagedStore, Malformed
+from model_store.errors import Malformed
 from model_store.files import format_marker
-from model_store.files.leases import Held, agent_holder, hold_agent
 from model_store.files.opening import open_storage
-from model_store.manifest import Manifest, TaskPath, agent_manifest, path_manifest
-from model_store.names import AGENTS, LIVE, PINS, agent_key, pin_key, require_name
+from model_store.manifest import Json, Manifest, TaskPath, path_manifest
+from model_store.names import LIVE, PINS, pin_key, require_name
+from model_store.needs import Needs
 from model_store.publishers import Publications
-from model_store.reading import Listed, Published, Reader, load_manifest, load_state, path_of
+from model_store.reading import Listed, Published, Reader, load_manifest, path_of
 from model_store.refs import Refs
 from model_store.rollouts import Rollout, require_share
 from model_store.signatures import Signature
 from model_store.versions import require_alias
-from model_store.writing import Needs, Writer
+from model_store.writing import Writer
 
 logger = logging.getLogger(__name__)
 
 
-class ModelStore:
+class ModelStore(AgentStates):
     """A store at a directory or a URL; may be used by several threads. After a fork, open it again.
 
     `storage`, `blobs` and `refs` are its parts, for those who look after it (upkeep/): to them its
@@ -183,6 +180,10 @@ class ModelStore:
         """The live version of every task, by name; what cannot be read is logged and left out."""
         return self._reader.served()
 
+    def live_version(self, task: str) -> tuple[int, Digest] | None:
+        """Number and manifest of the live version; reads one small file. Raises CorruptRef."""
+        return self.refs.versions(require_name("task", task)).served
+
     def versions(self, task: str) -> dict[int, Digest]:
         """Number -> manifest of all versions of a task, ascending, whether or not one is live.
 
@@ -228,6 +229,17 @@ class ModelStore:
         out. A second call reads only what has changed.
         """
         return self._publications.newest()
+
+    def publications_told(self) -> dict[str, Json]:
+        """What the last call of `publications` knew of each task, as JSON."""
+        return self._publications.told()
+
+    def learn_publications(self, tasks: Mapping[str, Json]) -> None:
+        """Take over what another process knew: `publications` reads only what has changed since.
+
+        Raises Malformed.
+        """
+        self._publications.learn(tasks)
 
     def alias(
         self, task: str, name: str, version: int, rollout: Rollout | None = None
@@ -332,67 +344,3 @@ class ModelStore:
     def add_signature(self, manifest: Digest, signature: Signature) -> None:
         """Add to the signatures of a manifest; of several signers at once, none is lost."""
         self._writer.add_signature(parse_digest(manifest), signature)
-
-    # -- evolution's own state
-
-    def hold(self, agent: str) -> AbstractContextManager[Held]:
-        """Be the only process, anywhere, that is this agent, until the end of the `with` block.
-
-        Raises AgentBusy if another is: at once in a directory; in an object store when that one
-        renews its lease, within LEASE_S / 4. A dead one's right goes to the next: at once in a
-        directory, unless a process that it forked lives on; after LEASE_S in an object store.
-        """
-        return hold_agent(self.storage, agent)
-
-    def holder(self, agent: str) -> str | None:
-        """The process that is the agent now; None if there is none that lives. Changes nothing.
-
-        To be shown: who has to know for certain uses `hold`. In an object store, one that was
-        killed is named until its lease has run out, by this machine's clock and the store's.
-        """
-        return agent_holder(self.storage, agent)
-
-    def save_agent(
-        self,
-        agent: str,
-        document: Mapping[str, Any],
-        components: Iterable[Digest],
-        *,
-        replacing: Digest | Literal["any"] | None = "any",
-    ) -> Digest:
-        """Replace an agent's state by a JSON document and the components it refers to.
-
-        gc keeps these components. `replacing` is the digest of the state that this one follows,
-        None for the first one, "any" where nothing can have come in between. Returns the digest of
-        the new state, equal for equal states. Raises AgentMoved, changing nothing, where the state
-        is neither that one nor the new one, and MissingComponent for components never put.
-        """
-        what = f"agent {require_name('agent', agent)}"
-        named = {str(digest): parse_digest(digest) for digest in components}
-        sizes = self._writer.sizes(what, named)
-        data = encode_json(document, f"state of {what}")
-        manifest, blobs = agent_manifest(data, {named[name]: sizes[name] for name in named})
-        needs = Needs(what, named, [*blobs, manifest.to_bytes()])
-        return self._writer.set_agent(agent, needs, replacing)
-
-    def agent_state(self, agent: str) -> tuple[Digest, dict[str, Any]] | None:
-        """An agent's state, with its digest; None if it has saved none. Raises DamagedStore."""
-        digest = self.refs.manifest(agent_key(require_name("agent", agent)))
-        return None if digest is None else (digest, load_state(self.blobs, agent, digest))
-
-    def load_agent(self, agent: str) -> dict[str, Any] | None:
-        """The document an agent has saved; None if it has saved none. Raises DamagedStore."""
-        return (self.agent_state(agent) or (None, None))[1]
-
-    def remove_agent(self, agent: str) -> None:
-        """Forget an agent's state; what it has published stays. Hold the agent meanwhile."""
-        self.refs.swap(agent_key(require_name("agent", agent)), lambda d: replace(d, value=None))
-
-    def agents(self) -> list[str]:
-        """Agents that have saved a state, sorted."""
-        return [agent for agent in self.refs.owners(AGENTS) if self._has_saved(agent)]
-
-    def _has_saved(self, agent: str) -> bool:
-        with suppress(DamagedStore):  # who loads it is told
-            return self.refs.manifest(agent_key(agent)) is not None
-        return True

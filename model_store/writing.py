@@ -7,9 +7,9 @@ two steps, a change has taken effect as a whole or not at all.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -17,6 +17,7 @@ from model_store.blobs import Blobs, Digest, digest_of
 from model_store.errors import (
     AgentMoved,
     BlobNotFound,
+    CorruptRef,
     LiveVersion,
     MissingComponent,
     StoreError,
@@ -27,29 +28,15 @@ from model_store.errors import (
 )
 from model_store.files.protocol import Storage
 from model_store.names import LIVE, agent_key, pin_key, signature_key, task_key
+from model_store.needs import Needs
 from model_store.reading import Published, Reader
-from model_store.refs import Document, Refs
+from model_store.refs import Claim, Document, Refs
 from model_store.rollouts import Rollout
 from model_store.signatures import Signature, signature_manifest
 from model_store.versions import Version, Versions
 from model_store.watching import announce
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """What has to be in the store before a document may refer to a manifest."""
-
-    what: str  # for messages
-    blobs: Mapping[str, Digest]  # by name: put by others before
-    small: Sequence[bytes]  # put here, the manifest last
-    said: Mapping[Digest, int] = field(default_factory=dict[Digest, int])  # sizes not known here
-
-    @property
-    def manifest(self) -> Digest:
-        """The manifest that is referred to."""
-        return digest_of(self.small[-1])
 
 
 class Writer:
@@ -78,7 +65,7 @@ class Writer:
                 self._blobs.put(data)
             claim = self._refs.claim(key, needs.manifest)
             try:
-                if self._all_there(needs):
+                if self._all_there(self._not_kept(needs, key, claim)):
                     self._blobs.settle()
                     if announced:
                         announce(self._storage, announced)
@@ -104,6 +91,23 @@ class Writer:
             needs.what, [name for name, d in needs.blobs.items() if d in missing - small]
         )
         return not missing
+
+    def _not_kept(self, needs: Needs, key: str, claim: Claim) -> Needs:
+        """What is to be looked at: not what documents keep that were read after the claim.
+
+        Who wrote them has looked at that, and the claim was there while they still kept it.
+        """
+        others = needs.kept_by
+        if others is None:
+            return needs
+
+        def states() -> Iterator[Digest | None]:
+            yield self._refs.manifest_in(key, claim.document)
+            for place in others:
+                with suppress(CorruptRef):  # it keeps nothing that is known
+                    yield self._refs.manifest(place)
+
+        return needs.not_kept(states(), self._reader.manifest)
 
     def sizes(self, what: str, components: Mapping[str, Digest]) -> dict[str, int]:
         """The bytes of components. Raises MissingComponent, naming those that are not there."""

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
-from typing import Any
 
 from evolution import state
 from evolution.agents.kinds import class_of, publisher_of
-from evolution.agents.momenta import momenta_of, momenta_seen
-from evolution.agents.saved_state import SavedState
+from evolution.agents.publication_index import PublicationIndex
+from evolution.agents.saved_state import STARTED_WITH, SavedState, Snapshot
 from evolution.agents.shared_root import root_document
-from evolution.agents.snapshots import Document, architecture_shared, population_at
+from evolution.agents.snapshots import Document, population_at
 from evolution.cycle import Cycle, Publisher
 from evolution.data.tasks import Task, task_name
 from evolution.events import Event, Remark
@@ -31,7 +30,7 @@ from evolution.promotion import AGENT
 from evolution.publication import require_its_classes
 from evolution.run import Source
 from evolution.state import Progress, StateError
-from model_store import Digest, Held, ModelStore
+from model_store import DamagedStore, Held, ModelStore
 
 Turn = Callable[[], AbstractContextManager[object]]  # an agent computes only within it
 
@@ -78,6 +77,7 @@ class Agent:
         self._remarks: list[Remark] = []  # of the present cycle
         self._owner = f"{self.id}:{task_name(entry)}"
         self._task: Task | None = None
+        self._index = PublicationIndex(store)
 
     def run(self, cycles: int) -> Generator[Event, None, None]:
         """Runs until the agent has finished `cycles` cycles in its life, or until `stopping`.
@@ -128,7 +128,7 @@ class Agent:
             return None
         experiment = self._experiment(progress)
         task = self._require_task(experiment)
-        snapshot, population = self._population(held, document, progress)
+        snapshot, population = self._population(document)
         require_its_classes(self._store, task, population.paths.get(self._owner, ()))
         if not document["snapshot"]:
             progress.seeds = [path.id for path in population.seeds(self._owner)]
@@ -151,7 +151,7 @@ class Agent:
             experiment = with_settings(self._class.of_task(self._entry), self._settings)
             experiment.require_defaults_in_ranges()
             self._require_task(experiment)
-            publications = self._store.publications()
+            publications = self._index.look().publications
             root = root_document(self._store, self._class, publications, self._root)
             experiment.require_patches(root["architecture"]["patch_size"])
         except SettingError as error:
@@ -185,27 +185,24 @@ class Agent:
         progress.settings = wanted.to_json()
         return wanted
 
-    def _population(
-        self, held: Held, document: Document, progress: Progress
-    ) -> tuple[Digest, Population]:
-        """The cycle's snapshot and population. Raises StateError."""
-        name, snapshot = f"{state.SNAPSHOTS}/{self.id}", document["snapshot"]
-        found = self._store.agent_state(name)
-        if snapshot:
-            if found is None or found[0] != snapshot:
+    def _population(self, document: Document) -> tuple[Snapshot, Population]:
+        """The cycle's snapshot, and the population that follows from it. Raises StateError."""
+        if document["snapshot"]:
+            snapshot = Snapshot(**document["snapshot"])
+            try:
+                seen = self._index.seen(snapshot.parts)
+            except DamagedStore as error:
                 raise StateError(
-                    f"agent {self.id}: expected {snapshot} as {name}, which its cycle began with, "
-                    f"found {found[0] if found else 'none'}; restore it from a copy of the store"
-                )
-            return snapshot, state.population_of(self._store, document, found[1])
-        held.check()  # no other process has become the agent, so `found` is this agent's
-        former, seen = found or (None, None)
-        publications, momenta = self._store.publications(), {}
-        if self._class.experiment.method.inherits_momentum:
-            ours = [p for p in publications if architecture_shared(p.path, progress.architecture)]
-            momenta = momenta_of(self._store, ours, momenta_seen(seen) if seen else {})
-        population = population_at(self._store, document, self._owner, publications, momenta)
-        others = [path for path in population if path.owner not in (ROOT, self._owner)]
-        rows: dict[str, Any] = {"agent": self.id, **state.rows(self._store, others)}
-        saved = self._store.save_agent(name, rows, state.needed(rows), replacing=former)
-        return saved, population
+                    f"agent {self.id}: expected all that its cycle began with, found {error}; "
+                    "restore it from a copy of the store"
+                ) from error
+        else:
+            seen = self._index.look()
+            snapshot = Snapshot(seen.parts, {name: document[name] for name in STARTED_WITH})
+        momenta = seen.momenta if self._class.experiment.method.inherits_momentum else {}
+        start = {**document, **snapshot.began, "pruned": []}
+        population = population_at(self._store, start, self._owner, seen.publications, momenta)
+        if document["snapshot"]:
+            others = [path for path in population if path.owner not in (ROOT, self._owner)]
+            population = state.population_of(self._store, document, state.rows(self._store, others))
+        return snapshot, population

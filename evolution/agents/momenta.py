@@ -18,32 +18,18 @@ def momenta_of(
 ) -> dict[Digest, Momenta]:
     """The momenta of published paths, from their publishers' states, by manifest.
 
-    `known` are those of the cycle before, which are not read again. A publisher that has moved on
+    `known` are those that are kept already; they are not read again. A publisher that has moved on
     may have none left: then a copy starts from zero.
     """
     states: dict[str, Momenta] = {}
-    found: dict[Digest, Momenta] = {}
-    for published in publications:
-        momenta = known.get(published.digest)
-        found[published.digest] = _asked(store, published, states) if momenta is None else momenta
-    gone = set(store.lacks({m for momenta in found.values() for m in momenta.values()}))
-    return {
+    wanted = {published.digest: published for published in publications}
+    asked = {d: _asked(store, p, states) for d, p in wanted.items() if d not in known}
+    gone = set(store.lacks({m for momenta in asked.values() for m in momenta.values()}))
+    there = {
         manifest: {digest: m for digest, m in momenta.items() if m not in gone}
-        for manifest, momenta in found.items()
+        for manifest, momenta in asked.items()
     }
-
-
-def momenta_seen(snapshot: Mapping[str, Any]) -> dict[Digest, Momenta]:
-    """The momenta in an agent's snapshot, by manifest."""
-    rows = {row["id"]: row for row in snapshot["components"]}
-    return {
-        path["published"]: {
-            row["digest"]: row["momentum"]
-            for row in map(rows.__getitem__, path["components"])
-            if row["momentum"]
-        }
-        for path in snapshot["paths"]
-    }
+    return {digest: known[digest] if digest in known else there[digest] for digest in wanted}
 
 
 def _asked(store: ModelStore, published: Published, states: dict[str, Momenta]) -> Momenta:

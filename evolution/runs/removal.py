@@ -6,12 +6,12 @@ from contextlib import nullcontext
 
 from evolution import state
 from evolution.runs import next_commands
-from evolution.state import SNAPSHOTS, StateError
-from model_store import AgentBusy, ModelStore
+from evolution.state import PUBLICATIONS, StateError
+from model_store import AgentBusy, DamagedStore, ModelStore
 
 
 def remove(store: ModelStore, run: str) -> None:
-    """Removes the state of a run or an agent, and what the agent last saw of others.
+    """Removes the state of a run or an agent, and with the last agent the index of publications.
 
     Published versions stay, and so does what other runs need: gc removes only what nothing refers
     to. Raises StateError if the name is unknown, or if a live process runs it or will run it.
@@ -22,10 +22,9 @@ def remove(store: ModelStore, run: str) -> None:
     command = next_commands.grown_by(run)
     try:
         with store.hold(run), store.hold(command) if command else nullcontext():
-            snapshot = f"{SNAPSHOTS}/{run}"
-            if snapshot in store.agents():
-                store.remove_agent(snapshot)
             store.remove_agent(run)
+            if PUBLICATIONS in store.agents() and not _agents(store):
+                store.remove_agent(PUBLICATIONS)
     except AgentBusy:
         told = store.holder(run)
         doing = "waiting for its turn" if told is None and command else "running"
@@ -34,3 +33,15 @@ def remove(store: ModelStore, run: str) -> None:
             f"run {run!r} is {doing}, expected one that nobody runs: held by {told}\n"
             "stop it first (Ctrl-C in its terminal); it is saved after each generation"
         ) from None
+
+
+def _agents(store: ModelStore) -> bool:
+    """Whether there is an agent, or a state that may be one."""
+    for name in state.runs(store):
+        try:
+            document = store.load_agent(name)
+        except DamagedStore:
+            return True
+        if document and document.get("agent"):
+            return True
+    return False

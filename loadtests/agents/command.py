@@ -66,7 +66,7 @@ def _table(results: Sequence[Result]) -> Table:
     of each publication.
     """
     table = Table()
-    columns = ("agents", "children/s", "ideal", "in store", "load", "retries", "snapshot s")
+    columns = ("agents", "children/s", "ideal", "in store", "load", "retries", "start s")
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for result in results:

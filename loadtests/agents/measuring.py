@@ -19,18 +19,22 @@ from multiprocessing.synchronize import Barrier
 
 import numpy as np
 
+from evolution.agents.publication_index import PARTS, PublicationIndex
 from loadtests.agents.simulation import Cost, Costs
 from model_store import Digest, ModelStore, TaskPath
 from model_store.blobs import key_of
 from model_store.files.leases import LEASE_S
 from model_store.files.opening import open_storage
 from model_store.files.protocol import Unneeded
+from model_store.reading import load_manifest
 
 PROCESSES, THREADS = 4, 4  # callers at once: enough to keep a server of one machine busy
 ROUNDS = 15
-VERSIONS_PER_TASK = 30
+VERSIONS_PER_TASK = 3
 PATHS = 8  # in a larger state
+ROWS = 32  # in a larger part of the index
 READING = ("fetch", "load")  # calls that read components, so sizes matter
+SAVING = ("put", "save", "save_paths", "part", "add", "add_to_rows")  # and parts of the index
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,9 @@ class Client:
         state = child.components + PATHS * 2 * child.trained  # momenta too
         size = 1.0 if call in READING else 0.0
         self._digests = [self._put(size) for _ in range(state)]
+        self._index = PublicationIndex(self._store)
+        self._parts = [self._put_part(1) for _ in range(PARTS)] if call in SAVING else []
+        self._larger = self._put_part(ROWS) if call == "part_of_rows" else None
 
     def _put(self, part: float) -> Digest:
         """Stores a new component with this share of a trained component's bytes."""
@@ -66,13 +73,44 @@ class Client:
         return self._calls
 
     def look(self) -> None:
-        """A snapshot by an agent that knows all versions."""
-        self._store.publications()
+        """Looks for what is new where nothing is."""
+        self._index.look()
 
-    def look_anew(self) -> None:
-        """A snapshot by an agent that knows no version."""
+    def read_anew(self) -> None:
+        """Reads all publications, knowing none."""
         shutil.rmtree(os.environ["MUNET_CACHE"], ignore_errors=True)
         ModelStore(self._url).publications()
+
+    def part(self) -> None:
+        """Reads a part of the index that holds one publication."""
+        self._read_part(self._parts[0])
+
+    def part_of_rows(self) -> None:
+        """Reads one of ROWS publications."""
+        self._read_part(self._larger or self._parts[0])
+
+    def _read_part(self, part: Digest) -> None:
+        for blob in [part, *(b.digest for b in load_manifest(self._store.blobs, part).blobs())][:2]:
+            self._storage.forget(key_of(blob))
+        self._store.part(part)
+
+    def add(self) -> None:
+        """Adds a publication to the index, to a part that holds no other."""
+        self._add(1)
+
+    def add_to_rows(self) -> None:
+        """Adds one to a part of ROWS publications."""
+        self._add(ROWS)
+
+    def _add(self, rows: int) -> None:
+        self._parts = [*self._parts[1:], self._put_part(rows)]
+        self._save([])
+
+    def _put_part(self, rows: int) -> Digest:
+        """A part of the index with this many publications; the components of one are new."""
+        new = [self._put(0.0) for _ in range(2 * self._child.trained)]  # with momenta
+        row = {"path": self._path(self._count()).to_json(), "sizes": {}}
+        return self._store.put_part({str(i): row for i in range(rows)}, [*self._digests, *new])
 
     def fetch(self) -> None:
         """Reads the components that only a foreign parent has."""
@@ -86,10 +124,9 @@ class Client:
             self._store.component(digest)
 
     def put(self) -> None:
-        """Stores a child's trained components and their momenta."""
-        for _ in range(self._child.trained):
-            self._put(1.0)
-            self._put(0.5)
+        """Stores a child's trained components and their momenta, and a state with them."""
+        new = [self._put(part) for _ in range(self._child.trained) for part in (1.0, 0.5)]
+        self._save([*self._digests[: self._child.components], *new])
 
     def save(self) -> None:
         """Replaces a state that refers to the components of a root."""
@@ -100,25 +137,25 @@ class Client:
         self._save(self._digests)
 
     def _save(self, digests: list[Digest]) -> None:
-        self._store.save_agent(self._name, {"calls": self._count()}, digests)
+        document = {"calls": self._count()}
+        self._store.save_agent(self._name, document, digests, parts=self._parts)
 
     def publish(self) -> None:
         """Adds a version."""
-        call = self._count()
+        self._store.publish(self._path(self._count()), live=False)
+
+    def _path(self, call: int) -> TaskPath:
         names = (f"component_{i}" for i in range(self._child.components))
-        self._store.publish(
-            TaskPath(
-                task=f"{self._name}-{call // VERSIONS_PER_TASK}",
-                labels=("a", "b"),
-                architecture={},
-                components=dict(zip(names, self._digests, strict=False)),
-                input={},
-                hyperparameters={},
-                metrics={},
-                parameters={},
-                lineage={"agent": self._name, "call": call},
-            ),
-            live=False,
+        return TaskPath(
+            task=f"{self._name}-{call // VERSIONS_PER_TASK}",
+            labels=("a", "b"),
+            architecture={},
+            components=dict(zip(names, self._digests, strict=False)),
+            input={},
+            hyperparameters={},
+            metrics={},
+            parameters={},
+            lineage={"agent": self._name, "call": call},
         )
 
     def read(self) -> None:
@@ -171,14 +208,20 @@ class _Measurement:
         read, swap = self._cost("read"), self._cost("swap")
         fetch, load, put = self._cost("fetch"), self._cost("load"), self._cost("put")
         save, larger = self._cost("save"), self._cost("save_paths")
+        part, rows = self._cost("part"), self._cost("part_of_rows")
+        add, to_rows = self._cost("add"), self._cost("add_to_rows")
         empty = self._cost("look")
         publish = self._cost("publish")
         versions = self.calls
-        full, first = self._cost("look"), self._cost("look_anew")
+        full, first = self._cost("look"), self._cost("read_anew")
         return Costs(
             look=empty,
-            per_version=_difference(full, empty, versions),
-            per_new=_difference(first, full, versions),
+            per_task=_difference(full, empty, max(versions // VERSIONS_PER_TASK, 1)),
+            part=part,
+            per_row=_difference(rows, part, ROWS - 1),
+            new=_difference(first, read, versions),
+            add=add,
+            per_added=_difference(to_rows, add, ROWS - 1),
             fetch=fetch,
             load=load,
             put=put,

@@ -9,12 +9,14 @@ is refused and tried again.
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
 import numpy as np
+
+from evolution.agents.publication_index import PARTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +46,17 @@ class Cost:
 class Costs:
     """The calls an agent makes."""
 
-    look: Cost  # lists the publications of an empty store
-    per_version: Cost  # in addition, for each version in the store
-    per_new: Cost  # in addition, for each new publication
+    look: Cost  # finds that the index of publications and an empty store's tasks are as before
+    per_task: Cost  # in addition, for each task in the store
+    part: Cost  # reads a part of the index
+    per_row: Cost  # in addition, for each publication in the part
+    new: Cost  # reads a publication that the index lacks
+    add: Cost  # stores a part and the index
+    per_added: Cost  # in addition, for each publication in the part
     fetch: Cost  # reads the components that only one path has
     load: Cost  # reads shared components, which were read before
-    put: Cost  # stores a kept child's trained components and momenta
-    save: Cost  # saves a state that refers to the root
+    put: Cost  # stores a kept child's trained components and momenta, and a state with it
+    save: Cost  # saves a state that refers to the root and the parts of the index
     per_path: Cost  # in addition, for each path of the state
     publish: Cost  # a version's blobs and its number
     read: Cost  # of a small file
@@ -82,7 +88,8 @@ class Result:
     busy_s: float = 0.0  # of the store, at full capacity
     publications: int = 0
     conflicts: int = 0  # compare-and-swaps that were tried again
-    looks: list[float] = field(default_factory=list)  # seconds of the snapshots
+    looks: list[float] = field(default_factory=list)  # seconds from a cycle's start to its state
+    calls: Counter[str] = field(default_factory=Counter)  # by kind
 
     @property
     def rate(self) -> float:
@@ -105,8 +112,8 @@ class Result:
         return self.conflicts / max(self.publications, 1)
 
 
-# How often an agent saves its state at the start and the end of a cycle.
-SAVES, LOOKS = 3, 2
+# How often an agent saves its state at the end of a cycle; it also does so once at the start.
+SAVES = 2
 
 _Step = Cost | float | str  # a call, seconds of computing, or a file to write alone
 _Agent = Generator[_Step, None, None]
@@ -139,7 +146,8 @@ class _Simulation:
         self._computing: list[tuple[float, int, _Agent]] = []
         self._calling: list[tuple[float, int, _Agent, Cost]] = []  # by service time, not by clock
         self._waiting: dict[str, deque[_Agent]] = {}  # file being written -> agents that wait
-        self._versions = agents
+        self._versions = self._indexed = agents  # publications: in the store, in the index
+        self._parts = min(PARTS, -(-agents // per_task))  # of the index
         self._writes: dict[str, int] = defaultdict(int)  # file -> number of writes
 
     def run(self, cycles: float) -> Result:
@@ -158,7 +166,7 @@ class _Simulation:
 
     def _agent(self, number: int, generations: int) -> _Agent:
         """All cycles of an agent; the first has fewer generations."""
-        costs, result = self._costs, self._result
+        result = self._result
         live = f"live {number // self._per_task}"
         seen = self._versions
         while True:
@@ -167,43 +175,75 @@ class _Simulation:
                 paths = yield from self._generation(paths)
             if self._rng.random() < self._work.published:
                 yield from self._swap("changes")  # all agents announce changes in one file
-                yield costs.publish
+                yield self._call(publish=1)
                 self._versions += 1
                 yield from self._swap(live)
+                yield self._call(read=2)  # what is live, and the number of the own version
                 result.publications += 1
-            yield costs.save * SAVES + costs.per_path * (paths + SAVES - 1)  # one is left
-            started, new, seen = self._now, self._versions - seen, self._versions
-            look = costs.look + costs.per_version * self._versions
-            # The snapshot is a state that refers to the paths of all.
-            yield look * LOOKS + costs.per_new * new + costs.save + costs.per_path * result.agents
+            yield self._call(save=SAVES, per_path=paths + SAVES - 1)  # one is left
+            started = self._now
+            yield self._call(read=1, part=1)  # its own state
+            seen = yield from self._look(seen)
+            yield self._call(save=1, per_path=1, read=1)  # the index, as it is by then
             result.looks.append(self._now - started)
             generations = self._work.generations
 
+    def _look(self, seen: int) -> Generator[_Step, None, int]:
+        """How many publications an agent knows that has looked; it knew `seen`."""
+        tasks, rows = -(-self._result.agents // self._per_task), self._result.agents / self._parts
+        while True:
+            index, indexed, there = self._writes["index"], self._indexed, self._versions
+            yield self._call(look=1, per_task=tasks)
+            changed = self._changed(indexed - seen)
+            # The index itself is read like a part of it.
+            yield self._call(part=changed + (indexed > seen), per_row=changed * rows)
+            new, seen = there - indexed, max(indexed, seen)
+            if new <= 0:
+                return seen
+            added = self._changed(new)
+            # A publication is a path, and the momenta in its publisher's state.
+            yield self._call(read=2 * new, new=2 * new, add=added, per_added=added * rows)
+            if self._writes["index"] == index:
+                self._writes["index"] += 1
+                self._indexed = there
+                return there
+            self._result.conflicts += 1
+
+    def _changed(self, publications: int) -> float:
+        """How many parts of the index these publications are in."""
+        return self._parts * (1 - (1 - 1 / self._parts) ** max(publications, 0))
+
     def _generation(self, paths: int) -> Generator[_Step, None, int]:
         """One generation of an agent with `paths` paths; the number of its paths afterwards."""
-        costs, work, children = self._costs, self._work, self._work.children
+        work, children = self._work, self._work.children
         foreign, kept = self._rng.binomial(children, (work.foreign, work.kept)).tolist()
-        yield costs.fetch * foreign + costs.load * children
+        yield self._call(fetch=foreign, load=children)
         for seconds in self._rng.choice(self._times, children):
             yield float(seconds)
             self._result.children += 1
         # A kept child is read again, as a parent.
-        yield (costs.put + costs.fetch) * kept + costs.save + costs.per_path * (paths + kept)
+        yield self._call(put=kept, fetch=kept, save=not kept, per_path=paths + kept)
         return paths + kept
+
+    def _call(self, **calls: float) -> Cost:
+        """The cost of this many calls of each kind, one after the other."""
+        self._result.calls.update(calls)
+        costs = (getattr(self._costs, kind) * number for kind, number in calls.items())
+        return sum(costs, start=Cost(0.0, 0.0))
 
     def _swap(self, file: str) -> Iterator[_Step]:
         while True:
-            yield self._costs.read
+            yield self._call(read=1)
             read = self._writes[file]
             yield file
             if done := self._writes[file] == read:
-                yield self._costs.replace
+                yield self._call(replace=1)
                 self._writes[file] += 1
             self._release(file)
             if done:
                 return
             self._result.conflicts += 1
-            yield self._costs.read  # the refusal
+            yield self._call(read=1)  # the refusal
 
     # ---- the clock
 

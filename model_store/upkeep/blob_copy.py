@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from model_store.blobs import Blobs, Digest
 from model_store.errors import CorruptBlob, DamagedStore, StorageError
 from model_store.exchange.transfer import in_parallel
+from model_store.manifest import Manifest
 from model_store.reading import load_manifest
 
 UNREADABLE = (DamagedStore, StorageError, OSError)  # what reading one blob may end with
@@ -28,27 +29,32 @@ class BlobCopy:
             return {}
         if self._there is None:
             self._there = {digest: entry.size for digest, entry in self._destination.all()}
-        needs = dict(zip(wanted, in_parallel(self._needs_of, wanted), strict=True))
-        errors = {m: found for m, found in needs.items() if isinstance(found, Exception)}
-        whole = {m: found for m, found in needs.items() if not isinstance(found, Exception)}
-        lacking = sorted({need for found in whole.values() for need in found}, key=str)
+        read = dict(zip(wanted, in_parallel(self._read, wanted), strict=True))
+        parts = sorted({part for m in read.values() if isinstance(m, Manifest) for part in m.parts})
+        read |= zip(parts, in_parallel(self._read, parts), strict=True)
+        errors = {m: found for m, found in read.items() if isinstance(found, Exception)}
+        whole = {m: found for m, found in read.items() if isinstance(found, Manifest)}
+        needs = {m: _needs_of(m, found) for m, found in whole.items()}
+        lacking = sorted({need for found in needs.values() for need in found}, key=str)
         failed = dict(zip(lacking, in_parallel(self._copy_one, lacking), strict=True))
-        for manifest, found in whole.items():
+        for manifest, found in needs.items():
             if broken := [error for need in found if (error := failed[need])]:
                 errors[manifest] = broken[0]
-        return errors
+        for manifest, found in whole.items():
+            if broken := [errors[part] for part in found.parts if part in errors]:
+                errors.setdefault(manifest, broken[0])
+        return {manifest: errors[manifest] for manifest in wanted if manifest in errors}
 
     def settle(self) -> None:
         """Make the names of what was copied durable."""
         self._destination.settle()
 
-    def _needs_of(self, manifest: Digest) -> list[Need] | Exception:
-        """A manifest and all that it names, or why that cannot be told."""
+    def _read(self, manifest: Digest) -> Manifest | Exception:
+        """A manifest, or why it cannot be read."""
         try:
-            blobs = load_manifest(self._source, manifest).blobs()
+            return load_manifest(self._source, manifest)
         except UNREADABLE as error:
             return error
-        return [(manifest, None), *((blob.digest, blob.size) for blob in blobs)]
 
     def _copy_one(self, need: Need) -> Exception | None:
         """Copy a blob unless it is there; why it is not there whole."""
@@ -70,3 +76,8 @@ class BlobCopy:
             f"blob {digest} at {self._destination.where(digest)}: {there} bytes, expected {size};"
             " run verify --repair there"
         )
+
+
+def _needs_of(digest: Digest, manifest: Manifest) -> list[Need]:
+    """A manifest and all that it names."""
+    return [(digest, None), *((blob.digest, blob.size) for blob in manifest.blobs())]

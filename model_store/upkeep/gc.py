@@ -16,6 +16,7 @@ from model_store.errors import BlobNotFound, DamagedStore
 from model_store.files import format_marker
 from model_store.files.gc_handshake import MAX_KEYS, Handshake
 from model_store.files.protocol import Entry, Lease, Storage, Unneeded
+from model_store.manifest import Manifest
 from model_store.names import KINDS, SIGNATURES, copy_key, signature_key
 from model_store.reading import load_manifest
 from model_store.refs import Document, Refs
@@ -72,7 +73,7 @@ class Collector:
         self._blobs = blobs
         self._refs = refs
         self._lease = lease
-        self._needs: dict[Digest, frozenset[Digest]] = {}  # manifest -> itself and all it needs
+        self._manifests: dict[Digest, Manifest] = {}  # that were read
         self._handshake = Handshake(storage)
         self._signatures: dict[Digest, tuple[str, ...]] = {}  # signed manifest -> its tokens
         self._refusals: list[OSError] = []  # of the system, to remove a file
@@ -170,7 +171,7 @@ class Collector:
     # -- what documents refer to
 
     def _needed(self, *, take_claims_back: bool) -> set[Digest]:
-        needed: set[Digest] = set()
+        needed, whole = set[Digest](), set[Digest]()
         self._signatures = {}
         for key, document in self._all_documents(settled=take_claims_back):
             if document.claims and take_claims_back:
@@ -186,11 +187,11 @@ class Collector:
             if key.startswith(f"{SIGNATURES}/") and document.value is not None:
                 self._signatures[_signed(key)] = document.tokens
             for manifest in self._refs.roots(key, document):
-                needed |= self._needs_of(manifest)
+                self._need(manifest, needed, whole)
             for manifest in document.claims.values():
                 # What is not there yet, its writer puts again, and then looks after the rest.
                 with suppress(BlobNotFound):
-                    needed |= self._needs_of(manifest)
+                    self._need(manifest, needed, whole)
         return needed
 
     def _all_documents(self, *, settled: bool) -> Iterator[tuple[str, Document]]:
@@ -210,12 +211,18 @@ class Collector:
                     read = self._refs.read_many(some)
                     yield from ((key, self._refs.parse(key, read[key])) for key in some)
 
-    def _needs_of(self, manifest: Digest) -> frozenset[Digest]:
-        if manifest not in self._needs:
+    def _need(self, digest: Digest, needed: set[Digest], whole: set[Digest]) -> None:
+        """Add a manifest and all it needs; `whole` are those whose needs are among them."""
+        if digest in whole:
+            return
+        if digest not in self._manifests:
             self._lease.renew()
-            blobs = load_manifest(self._blobs, manifest).blobs()
-            self._needs[manifest] = frozenset({manifest, *(blob.digest for blob in blobs)})
-        return self._needs[manifest]
+            self._manifests[digest] = load_manifest(self._blobs, digest)
+        manifest = self._manifests[digest]
+        needed.update((digest, *(blob.digest for blob in manifest.blobs())))
+        for part in manifest.parts:
+            self._need(part, needed, whole)
+        whole.add(digest)
 
     def _require_documents(self, *, forget: bool) -> int:
         """Raises DamagedStore where one is lost, or forgets what it said; how many there are."""

@@ -1,7 +1,7 @@
 """Reads and checks everything in a store: refs, manifests, path specs, the bytes of every blob."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from model_store.arrays import decode
@@ -82,6 +82,7 @@ class _Verification:
         self._needed: dict[Digest, Descriptor] = {}
         self._owners: dict[Digest, set[Owner]] = {}  # of what is needed
         self._manifests: set[Digest] = set()
+        self._parts: dict[Digest, list[Descriptor]] = {}  # what they name, of agents' states
 
     def _add(self, severity: Severity, path: str, digest: Digest | None, message: str) -> None:
         self.problems.append(Problem(severity, path, digest, message))
@@ -138,16 +139,25 @@ class _Verification:
     def _read_version(self, owner: Owner) -> None:
         """Note what a manifest needs, and read what lists it. Raises DamagedStore or OSError."""
         key, number, digest = owner
-        for blob in load_manifest(self._blobs, digest).blobs():
-            # The bytes of a component can be those of something else too.
-            if blob.media_type == COMPONENT or blob.digest not in self._needed:
-                self._needed[blob.digest] = blob
-            self._owners.setdefault(blob.digest, set()).add(owner)
+        manifest = load_manifest(self._blobs, digest)
+        self._need(owner, manifest.blobs())
+        for part in manifest.parts:
+            if part not in self._parts:
+                self._parts[part] = load_manifest(self._blobs, part).blobs()
+                self._manifests.add(part)
+            self._need(owner, self._parts[part])
         name = name_in(key)
         if name and key.startswith(f"{TASKS}/"):
             load_path(self._blobs, name, number, digest)
         elif name and key.startswith(f"{AGENTS}/"):
             load_state(self._blobs, name, digest)
+
+    def _need(self, owner: Owner, blobs: Iterable[Descriptor]) -> None:
+        for blob in blobs:
+            # The bytes of a component can be those of something else too.
+            if blob.media_type == COMPONENT or blob.digest not in self._needed:
+                self._needed[blob.digest] = blob
+            self._owners.setdefault(blob.digest, set()).add(owner)
 
     def _confirmed(self, owner: Owner, look: Callable[[], object]) -> DamagedStore | OSError | None:
         """The error that `look` ends with, if a document names the manifest before and after it.

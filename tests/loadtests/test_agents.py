@@ -7,11 +7,11 @@ import pytest
 from evolution.state import StateError
 from loadtests.agents.measuring import Child, measure
 from loadtests.agents.observed import observed
-from loadtests.agents.simulation import LOOKS, SAVES, Cost, Costs, Work, simulate
+from loadtests.agents.simulation import SAVES, Cost, Costs, Work, simulate
 from model_store import ModelStore
 from tests.evolution.made_up_run import MadeUpRun
 
-FREE = Costs(*[Cost(0.0, 0.0)] * 11)
+FREE = Costs(*[Cost(0.0, 0.0)] * 15)
 WORK = Work(child_seconds=[2.0], foreign=0.0, kept=1.0, published=1.0, generations=4, children=2)
 
 
@@ -24,7 +24,7 @@ def test_a_store_that_costs_nothing_leaves_every_agent_at_its_own_speed(agents):
 
 def test_one_agent_takes_the_sum_of_its_steps():
     costs = replace(FREE, load=Cost(0.5, 0.1), publish=Cost(3.0, 0.1), save=Cost(0.25, 0.1))
-    result = simulate(1, costs, WORK, cycles=500)
+    result = simulate(1, costs, replace(WORK, kept=0.0), cycles=500)
     cycle_s = 8 * (2.0 + 0.5) + 3.0 + (4 + SAVES + 1) * 0.25
     assert result.rate == pytest.approx(8 / cycle_s, rel=0.01)
     assert result.store_share == pytest.approx(1 - 16 / cycle_s, rel=0.01)
@@ -47,12 +47,20 @@ def test_every_version_is_announced_once_however_many_agents_announce():
     assert simulate(1, costs, WORK, cycles=20).conflicts == 0
 
 
-def test_snapshots_grow_with_the_store_and_with_the_agents():
-    costs = replace(FREE, per_version=Cost(0.01, 0.0), per_path=Cost(0.1, 0.0))
-    result = simulate(10, costs, WORK, cycles=10)
-    assert result.looks[0] < result.looks[-1]
-    versions = 10 + result.publications
-    assert result.looks[-1] == pytest.approx(LOOKS * 0.01 * versions + 0.1 * 10, rel=0.1)
+def test_a_cycle_costs_what_was_published_since_the_one_before():
+    """The same for ten times as many agents, if as many publish; nothing if none does."""
+    costs = replace(FREE, new=Cost(0.001, 0.0), add=Cost(0.001, 0.0))
+    for agents in (30, 300):
+        quiet = simulate(agents, costs, replace(WORK, published=0.0), cycles=10)
+        assert quiet.calls["new"] == quiet.calls["add"] == 0
+        cycles = agents * 10
+        for publish in (3, 9):  # a cycle, of all agents
+            work = replace(WORK, published=publish / agents)
+            found = simulate(agents, costs, work, cycles=10)
+            assert found.publications == pytest.approx(10 * publish, rel=0.5)
+            # Read by the first to look: a path and its momenta. The others read the index.
+            assert found.calls["new"] == pytest.approx(2 * found.publications, rel=0.4)
+            assert found.calls["part"] < cycles * (1 + 2.5 * publish)
 
 
 def test_renewed_leases_take_their_part_of_the_store():

@@ -20,6 +20,7 @@ from model_store.exchange.signing import sign
 from model_store.files.gc_handshake import Handshake
 from model_store.files.local import LocalStorage
 from model_store.files.protocol import Unneeded
+from model_store.names import INDEX
 from model_store.upkeep import collect_garbage, verify_store
 from tests.model_store.samples import arrays, new_store, path, publish
 
@@ -117,7 +118,7 @@ class Steps:
 
 
 def prepared(folder: Path) -> ModelStore:
-    """A task of three versions, the second of them live, an agent, and garbage."""
+    """A task of three versions, the second of them live, two agents, and garbage."""
     folder.mkdir(parents=True, exist_ok=True)
     store = new_store(folder)
     for seed in (1, 2, 3):
@@ -125,6 +126,8 @@ def prepared(folder: Path) -> ModelStore:
     store.rollback("t", 2)
     store.save_agent("agent", {"n": 1}, [store.put(arrays(6))])
     store.put(arrays(7))
+    part = store.put_part({"of": "index"}, [store.put(arrays(8))])
+    store.save_agent(INDEX, {"part": part}, [], parts=[part])
     return store
 
 
@@ -132,6 +135,20 @@ def sign_live(store: ModelStore) -> None:
     """Sign version 3, which is not live."""
     digest = store.resolve("t", 3).digest
     store.add_signature(digest, sign(digest, "t", KEY))
+
+
+def share(store: ModelStore) -> None:
+    """Save a state with a part of the index's, which is not looked at again."""
+    found = store.load_agent(INDEX)
+    assert found
+    store.save_agent("agent", {"n": 2}, [], parts=[found["part"]])
+
+
+def drop(store: ModelStore) -> None:
+    """Let the index have the part no longer, and remove it if nobody else needs it."""
+    part = store.put_part({"of": "index", "n": 2}, [])
+    store.save_agent(INDEX, {"part": part}, [], parts=[part])
+    collect_garbage(store, grace_s=0)
 
 
 ACTIONS: dict[str, Action] = {
@@ -145,6 +162,8 @@ ACTIONS: dict[str, Action] = {
     "pin": lambda store: store.pin("keep", store.resolve("t", 3).digest),
     "sign": sign_live,
     "save": lambda store: store.save_agent("agent", {"n": 2}, [store.put(arrays(7))]),
+    "share a part": share,
+    "drop the part": drop,
     "remove a version": lambda store: store.rm("t", 3),
     "remove the task": lambda store: store.rm("t"),
     "gc": lambda store: collect_garbage(store, grace_s=0),
@@ -178,7 +197,7 @@ def require_sound(store: ModelStore, done: list[str]) -> None:
         assert store.resolve("t", store.aliases("t")["stable"])
     if "pin" in done:
         assert store.lacks([store.pins()["keep"]]) == []
-    if "save" in done:
+    if {"save", "share a part"} & {*done}:
         assert store.load_agent("agent") == {"n": 2}
 
 
@@ -197,6 +216,8 @@ def require_sound(store: ModelStore, done: list[str]) -> None:
         ("remove the task", "publish"),
         ("sign", "gc"),
         ("gc", "publish what is garbage"),
+        ("share a part", "drop the part"),
+        ("drop the part", "share a part"),
     ],
 )
 def test_an_action_overtaken_by_another(

@@ -1,6 +1,8 @@
 """Agents in one store: what each does alone, and what it must not notice of the others."""
 
 import string
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 import jax
@@ -13,6 +15,7 @@ from evolution.events import ChildTrained, TaskFailed, TaskPublished
 from evolution.reports import measures, stored_runs
 from evolution.state import StateError
 from evolution.training.validation import measured_on
+from loadtests.agents.simulation import Cost, Costs, Work, simulate
 from model_store import AgentBusy, AgentMoved, ModelStore
 from model_store.upkeep import collect_garbage, verify_store
 from tests.evolution.agent_systems import publish, run, tiny_classes, versions
@@ -203,19 +206,18 @@ def test_one_that_was_overtaken_saves_nothing(store):
 
 
 def test_one_that_was_overtaken_leaves_what_the_other_sees(store, monkeypatch):
-    """Another process has begun the cycle that it was about to begin: that one's snapshot stays."""
-    other, read, name = ModelStore(store.url), store.publications, "snapshots/three/toy/a"
-    snapshots = []
+    """Another process has begun the cycle that it was about to begin: that one's state stays."""
+    other, read = ModelStore(store.url), store.publications
+    begun = {"agent": "three/toy/a", "components": [], "paths": []}
 
     def overtaken():
-        snapshots.append({"agent": f"{len(snapshots)}", "components": [], "paths": []})
-        other.save_agent(name, snapshots[-1], ())
+        other.save_agent("three/toy/a", begun, ())
         return read()
 
     monkeypatch.setattr(store, "publications", overtaken)
     with pytest.raises(AgentMoved):
         run(store, MINE)
-    assert other.load_agent(name) == snapshots[-1] and "three/toy/a" not in other.agents()
+    assert other.load_agent("three/toy/a") == begun
 
 
 def test_killed_between_publishing_and_saving_it_publishes_once(store, monkeypatch):
@@ -323,3 +325,36 @@ def test_an_agent_is_analysed_like_a_run(store):
     assert standing.test == path.metrics["test"]["accuracy"]
     assert standing.accounted_params == path.parameters["accounted"]
     assert 0 < standing.own_params <= standing.total_params
+
+
+def test_agents_call_the_store_as_often_as_the_simulation_of_many_says(store, monkeypatch):
+    """For each child: saved states; for each publication: what is added to the index, and read."""
+    calls = Counter()
+
+    def count(method: str, kind: Callable[[str], str]) -> None:
+        really = getattr(ModelStore, method)
+
+        def counted(self, what, *arguments, **named):
+            calls[kind(what)] += 1
+            return really(self, what, *arguments, **named)
+
+        monkeypatch.setattr(ModelStore, method, counted)
+
+    of_agent = {state.PUBLICATIONS: "index"}
+    count("save_agent", lambda name: of_agent.get(name, "save" if "toy/" in name else "root"))
+    count("put_part", lambda _: "add")
+    count("part", lambda _: "part")
+    running = [Agent(ModelStore(store.url), "three", f"toy/{x}", tasks) for x in "ab"]
+    events = [e for cycle in (1, 2, 3, 4) for agent in running for e in agent.run(cycle)]
+    children = sum(isinstance(event, ChildTrained) for event in events)
+    added = sum(isinstance(event, TaskPublished) and event.added for event in events)
+    assert children == 16 and added > 1
+    work = Work([1.0], foreign=0.0, kept=0.0, published=added / 8, generations=2, children=1)
+    found = simulate(2, Costs(*[Cost(0.0, 0.0)] * 15), work, cycles=200, per_task=1)
+    saves, index_reads = found.calls["save"] / found.children, found.children / 2 + 2
+    assert calls["save"] / children == pytest.approx(saves, rel=0.05)
+    # A publication is added by the next agent that looks, and read from there by the other one.
+    assert calls["add"] == calls["index"] == pytest.approx(added, abs=1)
+    assert found.calls["add"] / found.publications == pytest.approx(1.0, abs=0.1)
+    assert calls["part"] <= added
+    assert found.calls["part"] - index_reads == pytest.approx(2 * found.publications, rel=0.4)
