@@ -64,7 +64,7 @@ def double(tree: Any) -> Any:
 def test_mixes_as_the_published_formulas_whatever_the_router_rate(num_paths, rate):
     params, given = mixer(num_paths), answers(num_paths)
     expected = mixed(*read(double(params), double(given)))
-    np.testing.assert_allclose(mix(params, given, rate), expected, atol=2e-6)
+    np.testing.assert_allclose(jax.jit(mix)(params, given, rate), expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("num_paths", [2, 3])
@@ -112,7 +112,7 @@ def test_gradients_are_those_of_finite_differences(num_paths, rate):
     params, given = mixer(num_paths), answers(num_paths)
     pull = np.random.default_rng(2).standard_normal((ROWS, CLASSES))  # any gradient from above
 
-    found = jax.grad(lambda p: (mix(p, given, rate) * pull).sum())(params)
+    found = jax.jit(jax.grad(lambda p: (mix(p, given, rate) * pull).sum()))(params)
 
     def mixture(p: Any) -> float:
         return float((mixed(*read(p, double(given))) * pull).sum())

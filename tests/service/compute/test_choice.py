@@ -18,11 +18,19 @@ from service.errors import SettingsError
 ROOT = Path(__file__).parents[3]
 
 
-def test_the_cheaper_one_is_measured_once_and_recorded(tmp_path: Path) -> None:
-    choose("auto", str(tmp_path), 2).close()
-    record = tmp_path / "backend.json"
-    found = json.loads(record.read_text())
-    assert found["equal"]
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a trial of both on this machine recorded."""
+    folder = tmp_path_factory.mktemp("measured")
+    choose("auto", str(folder), 2).close()
+    return json.loads((folder / "backend.json").read_text())
+
+
+def test_the_cheaper_one_is_measured_once_and_recorded(
+    tmp_path: Path, measured: dict[str, Any]
+) -> None:
+    found, record = measured, tmp_path / "backend.json"
+    assert found.keys() == {"machine", "equal", "jax_s", "openvino_s"} and found["equal"]
     for winner, loser in (("jax", "openvino"), ("openvino", "jax")):
         changed = {**found, f"{winner}_s": 1.0, f"{loser}_s": 1.5}
         record.write_text(json.dumps(changed))
@@ -78,12 +86,11 @@ def test_what_counts_is_the_processor_not_the_time_that_passes(
     assert (found["jax_s"], found["openvino_s"]) == pytest.approx((0.02, 0.01))
 
 
-def test_jax_is_not_imported_where_openvino_computes(tmp_path: Path) -> None:
+def test_jax_is_not_imported_where_openvino_computes(
+    tmp_path: Path, measured: dict[str, Any]
+) -> None:
     """Both were tried, in another process; the whole gateway behind the HTTP interface is there."""
-    choose("auto", str(tmp_path), 2).close()
-    record = tmp_path / "backend.json"
-    found = json.loads(record.read_text())
-    record.write_text(json.dumps({**found, "openvino_s": 1e-9}))
+    (tmp_path / "backend.json").write_text(json.dumps({**measured, "openvino_s": 1e-9}))
     code = f"""
 import sys
 import service.app, service.host.gateway, service.runtime
@@ -103,11 +110,9 @@ print(*[name for name in ("jax", "flax", "scipy") if name in sys.modules])
 
 @pytest.mark.parametrize("accelerated", [False, True])
 def test_jax_is_asked_where_a_plugin_for_an_accelerator_is_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accelerated: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: dict[str, Any], accelerated: bool
 ) -> None:
-    choose("auto", str(tmp_path), 2).close()
-    record = tmp_path / "backend.json"
-    record.write_text(json.dumps({**json.loads(record.read_text()), "openvino_s": 1e-9}))
+    (tmp_path / "backend.json").write_text(json.dumps({**measured, "openvino_s": 1e-9}))
     monkeypatch.setattr("service.compute.backends.choice.PLUGINS", ("jax",))
     if accelerated:
         monkeypatch.setattr("jax.default_backend", lambda: "gpu")
@@ -126,25 +131,39 @@ def test_where_the_trial_fails_jax_computes_and_nothing_is_recorded(
     chosen.close()
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"machine": ["another"], "jax_s": 1}', '{"machine'])
-def test_a_record_of_another_machine_or_a_torn_one_is_measured_again(
-    tmp_path: Path, text: str
-) -> None:
+def test_a_torn_record_is_measured_again_and_replaced(tmp_path: Path) -> None:
     record = tmp_path / "backend.json"
-    record.write_text(text)
-    choose("auto", str(tmp_path), 2).close()
-    assert json.loads(record.read_text())["jax_s"] > 0
-
-
-@pytest.mark.parametrize("missing", ["equal", "openvino_s", "jax_s"])
-def test_a_record_without_a_field_is_measured_again(tmp_path: Path, missing: str) -> None:
-    choose("auto", str(tmp_path), 2).close()
-    record = tmp_path / "backend.json"
-    found = json.loads(record.read_text())
-    del found[missing]
-    record.write_text(json.dumps(found))
+    record.write_text('{"machine')
     choose("auto", str(tmp_path), 2).close()
     assert json.loads(record.read_text()).keys() == {"machine", "equal", "jax_s", "openvino_s"}
+
+
+def tries_again(folder: Path, record: str, caplog: pytest.LogCaptureFixture) -> bool:
+    """Whether both are tried where a record says this; the trial itself is one that fails."""
+    (folder / "backend.json").write_text(record)
+    caplog.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.compute.backends.choice.TRIAL", "service.no_such_module")
+        choose("auto", str(folder), 2).close()
+    return "No module named service.no_such_module" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"machine": ["another"], "jax_s": 1}', '{"machine'])
+def test_a_record_of_another_machine_or_a_torn_one_is_measured_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    assert tries_again(tmp_path, text, caplog)
+
+
+@pytest.mark.parametrize("missing", [None, "equal", "openvino_s", "jax_s"])
+def test_a_record_without_a_field_is_measured_again(
+    tmp_path: Path,
+    measured: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+    missing: str | None,
+) -> None:
+    found = {key: value for key, value in measured.items() if key != missing}
+    assert tries_again(tmp_path, json.dumps(found), caplog) == (missing is not None)
 
 
 def test_a_back_end_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
