@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 60
 
 .PHONY: demo demo-agents serve install test test-slow test-ray mutants fuzz fuzz-gateway fuzz-store simulate lint lock proto peers adopt-fixtures root compare compare-agents stream soak sbom clean help
 
-demo: $(BIN)/munet              ## evolve, publish, serve, add a task while serving, measure
+demo: $(BIN)/munet              ## evolve, serve, add a task while serving, measure, compare with baselines
 	$(BIN)/munet demo
 
 demo-agents: $(BIN)/munet       ## agents evolve while the gateway serves; one is killed; a multipath agent

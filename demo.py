@@ -1,4 +1,4 @@
-"""`munet demo`: evolve, publish, serve, add a task while serving, measure; on real data.
+"""`munet demo`: evolve, serve, add a task while serving, measure, compare; on real data.
 
 It drives the project as a user would, by its command line and over HTTP.
 """
@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -16,9 +17,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -27,8 +29,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.columns import Columns
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
+from evolution import state
 from evolution.data.images import StreamedSplit
 from evolution.data.tasks import TaskSource
 from model_store import ModelStore
@@ -36,40 +40,50 @@ from model_store import ModelStore
 MUNET = [sys.executable, str(Path(__file__).with_name("munet.py"))]
 FOLDER = Path("demo-store").absolute()
 STORE = FOLDER / "store"
-START_TIMEOUT_S = 120
+TASKS = tuple(f"cmaterdb/{name}" for name in ("bangla", "devanagari", "telugu"))
+START_TIMEOUT_S = 300
 PATIENCE_S = 120  # with a task that is loaded for the first time: its programs are compiled
 ANSWER_TIMEOUT_S = 60
-LOAD_RATE, LOAD_SECONDS = 40, 15
+LOAD_RATE, LOAD_SECONDS = 40, 8
 console = Console(emoji=False, highlight=False)
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def main() -> None:
-    """Evolves three tasks, serves them and asks for them, in the folder demo-store; minutes."""
+    """Evolves three tasks, serves and compares them, in the folder demo-store; minutes."""
     started = time.monotonic()
     logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS advises OpenCV
-    heading("1. Evolve two tasks and publish them")
     if FOLDER.exists():
         shutil.rmtree(FOLDER)
-    command("experiments", "run", "demo", "--store", str(STORE))
-    heading("2. What the store holds: components that tasks share are stored once")
-    command("store", "du", "--store", str(STORE))
-    heading("3. Start the gateway and ask it")
-    with gateway() as url:
-        for task in ("cmaterdb/bangla", "cmaterdb/devanagari"):
-            show_answers(url, task)
-        heading("4. Evolve and publish a third task while the gateway is running")
-        add_task_while_serving(url, "cmaterdb/telugu")
-        show_answers(url, "cmaterdb/telugu")
-        heading("5. A short mixed load over all three tasks")
-        write_test_images(FOLDER / "images")
-        command(
-            "loadtest", "run", "--url", url, "--rate", str(LOAD_RATE),
-            "--seconds", str(LOAD_SECONDS), "--popularity", "zipf:1.1",
-            "--images", str(FOLDER / "images"),
-        )  # fmt: skip
-    command("experiments", "leaderboard", "--store", str(STORE))
+    store, (first, second, third) = ModelStore(STORE, create=True), TASKS
+    heading("1. Evolve two tasks, and serve the first version while the search goes on")
+    with narrated("experiments", "run", "demo", "--store", str(STORE)) as evolving:
+        while first not in store.live() and evolving.poll() is None:
+            time.sleep(0.1)
+        with gateway() as url:
+            show_answers(url, first)
+            console.print(
+                f"[bold]the first answer came {time.monotonic() - started:.0f} s after the "
+                "start[/bold]"
+            )
+            if evolving.wait():
+                raise SystemExit("demo: the search failed")
+            show_answers(url, second)
+            heading("2. What the store holds: components that tasks share are stored once")
+            command("store", "du", "--store", str(STORE))
+            heading("3. Evolve and publish a third task while the gateway is running")
+            add_task_while_serving(url, third)
+            show_answers(url, third)
+            heading("4. A short mixed load over all three tasks")
+            write_test_images(FOLDER / "images")
+            command(
+                "loadtest", "run", "--url", url, "--rate", str(LOAD_RATE),
+                "--seconds", str(LOAD_SECONDS), "--popularity", "zipf:1.1",
+                "--images", str(FOLDER / "images"),
+            )  # fmt: skip
+    heading("5. For comparison: linear probes of the root, and as many steps of fine-tuning")
+    compare()
     console.print(
         f"\nThe demo took {time.monotonic() - started:.0f} s. The store stays in "
         f"{FOLDER.name}/store; next:\n  munet serve --store demo-store/store\n  curl -s http://127.0.0.1:3000/tasks\n"
@@ -84,11 +98,38 @@ def heading(text: str) -> None:
     console.print(f"\n[bold]{text}[/bold]")
 
 
+def announce(arguments: Sequence[str]) -> None:
+    """Shows a command as a user would type it."""
+    console.print(Text(f"$ munet {shlex.join(arguments)}", style="dim"), soft_wrap=True)
+
+
 def command(*arguments: str) -> None:
     """Runs a command as a user would, its output shown."""
-    console.print(f"[dim]$ munet {' '.join(arguments)}[/dim]", soft_wrap=True)
+    announce(arguments)
     if subprocess.run([*MUNET, *arguments], check=False).returncode:
-        raise SystemExit(f"demo: `munet {' '.join(arguments)}` failed")
+        raise SystemExit(f"demo: `munet {shlex.join(arguments)}` failed")
+
+
+@contextmanager
+def narrated(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A command that runs meanwhile; its lines are shown as they come."""
+    announce(arguments)
+    process = subprocess.Popen(
+        [*MUNET, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+    def show() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            console.print(Text(line.rstrip()), soft_wrap=True)
+
+    reader = Thread(target=show)
+    reader.start()
+    try:
+        yield process
+    finally:
+        end(process)
+        reader.join()
 
 
 @contextmanager
@@ -100,7 +141,7 @@ def gateway(folder: Path = FOLDER) -> Iterator[str]:
     url, log_path = f"http://127.0.0.1:{port}", folder / "gateway.log"
     environment = {**os.environ, "BENTOML_HOME": str(folder / ".bentoml")}
     arguments = ["serve", "--store", str(folder / "store"), "--port", str(port)]
-    console.print(f"[dim]$ munet {' '.join(arguments)}[/dim]", soft_wrap=True)
+    announce(arguments)
     with log_path.open("w") as log:
         server = subprocess.Popen(
             [*MUNET, *arguments], env=environment, stdout=log, stderr=subprocess.STDOUT
@@ -201,7 +242,7 @@ def png_bytes(image: NDArray[np.uint8]) -> bytes:
 def add_task_while_serving(url: str, task: str) -> None:
     """Evolves a further task and times publish -> first answer, while other tasks are asked."""
     arguments = ["experiments", "resume", "demo", "--store", str(STORE), "--task", task]
-    console.print(f"[dim]$ munet {' '.join(arguments)}[/dim]", soft_wrap=True)
+    announce(arguments)
     image = png_bytes(test_images(task, 1)[0][0])
     store, document = ModelStore(STORE), STORE / "refs" / "tasks" / task.replace("/", "%2F")
     others = 0
@@ -210,7 +251,7 @@ def add_task_while_serving(url: str, task: str) -> None:
         while task not in store.live():
             if evolving.poll() is not None and task not in store.live():
                 raise SystemExit(f"demo: evolving {task} ended without publishing it")
-            classify(url, "cmaterdb/bangla", image)
+            classify(url, TASKS[0], image)
             others += 1
             time.sleep(0.2)
         delay = first_answer(url, task, image) - document.stat().st_mtime
@@ -238,12 +279,53 @@ def first_answer(url: str, task: str, image: bytes) -> float:
     raise SystemExit(f"demo: {task} did not answer within {ANSWER_TIMEOUT_S} s")
 
 
+def compare() -> None:
+    """Trains two baselines on the tasks, and shows them with what was evolved."""
+    # The first child of a task takes no steps: its head is fitted to the root's features.
+    tasks, steps = f"tasks={json.dumps(TASKS)}", "samples_per_task={}".format
+    others = {name: str(FOLDER / name) for name in ("linear-probe", "finetune-all")}
+    command(
+        "experiments", "run", "demo", "--name", "linear-probe",
+        "--store", others["linear-probe"], "--set", tasks, "--set", steps(1),
+    )  # fmt: skip
+    command(
+        "experiments", "baseline", "finetune-all", "demo", "--name", "finetune-all",
+        "--store", others["finetune-all"], "--set", tasks, "--set", steps(2),
+    )  # fmt: skip
+    table = Table("test accuracy", pad_edge=False)
+    for name in (*(task.split("/")[1] for task in TASKS), "mean", "own parameters a task"):
+        table.add_column(name, justify="right")
+    for name, place in (*others.items(), ("demo", str(STORE))):
+        found = results(ModelStore(place), name)
+        qualities = [quality for quality, _ in found]
+        cells = [f"{quality:.3f}" for quality in (*qualities, np.mean(qualities))]
+        told = "evolved" if name == "demo" else name
+        table.add_row(told, *cells, f"{np.mean([own for _, own in found]):,.0f}")
+    console.print(table)
+    console.print(
+        "evolved: a head on the root, until validation shows that a trained body is better"
+    )
+
+
+def results(store: ModelStore, run: str) -> list[tuple[float, int]]:
+    """Of each task in a run: test accuracy, and parameters that only this task uses."""
+    _, population = state.load(store, run)
+    best = [path for task in TASKS if (path := population.best(task)) is not None]
+    return [
+        (
+            path.metrics["test_quality"],
+            sum(c.num_params for c in path.components if c.locks <= {path.owner}),
+        )
+        for path in best
+    ]
+
+
 def write_test_images(directory: Path, count: int = 20) -> None:
     """Test images of all tasks as PNG files."""
     directory.mkdir()
-    for name in ("bangla", "devanagari", "telugu"):
-        for i, (image, _) in enumerate(test_images(f"cmaterdb/{name}", count)):
-            (directory / f"{name}_{i}.png").write_bytes(png_bytes(image))
+    for task in TASKS:
+        for i, (image, _) in enumerate(test_images(task, count)):
+            (directory / f"{task.split('/')[1]}_{i}.png").write_bytes(png_bytes(image))
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def bench(experiment: Experiment, size: str) -> Report:
     root = load_root(f"random:{size}", defaults["ds_image_size"], defaults["num_layers"])
     arch = replace(root[0], num_classes=CLASSES)
     examples = experiment.train_examples_per_round
-    task = _made_up_task(arch.image_size, examples)
+    task = _made_up_task(arch.image_size, examples, experiment.batch_size)
     before = compiled_programs()
     marks: list[float] = []  # when each call of WATCHED_STEPS steps ended
     with tempfile.TemporaryDirectory() as directory, _compile_seconds() as compiling:
@@ -123,15 +123,16 @@ def _everything_trainable(experiment: Experiment) -> Experiment:
     )
 
 
-def _made_up_task(size: int, examples: int) -> Task:
+def _made_up_task(size: int, examples: int, evaluated: int) -> Task:
     rng = np.random.default_rng(0)
 
-    def split(name: str) -> Split:
+    def split(name: str, examples: int) -> Split:
         images = rng.integers(0, 256, (examples, size, size, 3), dtype=np.uint8)
         return Split(name, images, rng.integers(CLASSES, size=examples).astype(np.int32))
 
     labels = tuple(str(i) for i in range(CLASSES))
-    return Task("bench", False, labels, split("train"), split("validation"), split("test"))
+    splits = (split("train", examples), *(split(n, evaluated) for n in ("validation", "test")))
+    return Task("bench", False, labels, *splits)
 
 
 def _timed(events: Iterator[ChildTrained]) -> Iterator[tuple[float, ChildTrained]]:
