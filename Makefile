@@ -6,7 +6,7 @@ PORT   ?= 3000
 DATA   ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo demo-agents serve install test test-slow test-ray mutants fuzz fuzz-gateway fuzz-store simulate lint lock proto peers adopt-fixtures root compare compare-agents stream soak sbom clean help
+.PHONY: demo demo-agents serve install test test-slow test-ray mutants fuzz fuzz-gateway fuzz-store simulate lint lock proto peers adopt-fixtures root compare compare-full compare-agents stream soak sbom clean help
 
 demo: $(BIN)/munet              ## evolve, serve, add a task while serving, measure, compare with baselines
 	$(BIN)/munet demo
@@ -64,30 +64,24 @@ root: $(BIN)/munet         ## trains the shipped root again
 	done
 	$(BIN)/munet experiments root --data-dir build/data
 
-# Needs MNIST and Omniglot: DATA=folder has the raw files as folder/mnist/… and folder/omniglot/…;
-# without DATA, TFDS downloads them. DEFAULTS=published has the published hyperparameters. Smaller:
-# make compare DATASETS='binary_alpha_digits eurosat' SET="--set samples_per_task=4 --set
-# 'tasks=[\"cmaterdb/devanagari\",\"cmaterdb/telugu\",\"binary_alpha_digits\",\"eurosat/1k\"]'"
-DEFAULTS ?= tuned
-DATASETS ?= mnist omniglot
-SET      ?=
-METHODS  := fitted-chars5 $(foreach method,munet mu2net mu2net-plus,$(method)-chars5-$(DEFAULTS))
-compare: $(BIN)/munet      ## four methods and three baselines on five data sets, three seeds each
-	for name in $(DATASETS); do \
+# Needs MNIST, EuroSAT and binary_alpha_digits: DATA=folder has the raw files as folder/mnist/… and so
+# on; without DATA, TFDS downloads them. Stopped, it goes on where it was.
+COMPARED := linear-probe/fitted fitted finetune-all/fitted random-search/fitted mu2net-plus mu2net munet \
+  finetune-all/mu2net adapters:32/fitted freeze:2/fitted
+compare: $(BIN)/munet      ## four methods and their baselines on eight small tasks, three seeds each
+compare-full: $(BIN)/munet ## the same on sixteen tasks with four times the training: hours
+compare compare-full:
+	for name in mnist eurosat binary_alpha_digits; do \
 	  $(BIN)/munet experiments prepare $$name --data-dir build/data $(if $(DATA),--source $(DATA)) || exit 1; \
 	done
-	rm -rf build/compare
-	export TFDS_DATA_DIR=build/data; for seed in 0 1 2; do \
-	  for method in $(METHODS); do \
-	    $(BIN)/munet experiments run $$method --store build/compare --seed $$seed $(SET) \
-	      --name $$method-$$seed || exit 1; \
-	  done; \
-	  for kind in finetune-all freeze:2 adapters:32; do \
-	    $(BIN)/munet experiments baseline $$kind mu2net-chars5-$(DEFAULTS) --store build/compare --seed $$seed \
-	      $(SET) --name $$(echo $$kind | tr : -)-$$seed || exit 1; \
-	  done; \
-	done
-	$(BIN)/munet experiments analyse --store build/compare --out build/compare-page
+	export TFDS_DATA_DIR=build/data; for seed in 0 1 2; do for compared in $(COMPARED); do \
+	  name=$$(echo $$compared | tr :/ -)-$$seed experiment=$${compared##*/}-$@; \
+	  case $$compared in */*) what="baseline $${compared%/*}";; *) what=run;; esac; \
+	  if $(BIN)/munet runs show $$name --store build/$@ >/dev/null 2>&1; \
+	  then $(BIN)/munet experiments resume $$name --store build/$@ || exit 1; \
+	  else $(BIN)/munet experiments $$what $$experiment --store build/$@ --seed $$seed --name $$name || exit 1; fi; \
+	done; done
+	$(BIN)/munet experiments analyse --store build/$@ --out build/$@-page
 
 # The same method with and without earlier tasks' paths. Stopped, it goes on where it was. DATA as above.
 stream: $(BIN)/munet       ## do later tasks gain from earlier ones? 20 small tasks in three orders

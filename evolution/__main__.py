@@ -189,7 +189,10 @@ def _system(spec: str) -> tuple[ModelStore, str]:
 @app.command("baseline")
 def baseline_command(
     kind: Annotated[
-        str, typer.Argument(help="finetune-all, freeze:N, adapters:R or size-scale:X.")
+        str,
+        typer.Argument(
+            help="finetune-all, random-search, linear-probe, freeze:N, adapters:R or size-scale:X."
+        ),
     ],
     experiment: ExperimentArgument,
     store: StoreOption,

@@ -164,8 +164,10 @@ class Cycle:
         qualities: list[float] = []
         curves: list[Curve] = []
         device_s, diverged = 0.0, False
+        flops: list[float] = []
         for reached in self._children.train(child, batches):
             device_s += reached.device_s
+            flops += [] if reached.flops is None else [reached.flops]
             curves.append(reached.curve)
             if not reached.finite:
                 snapshot, diverged = None, True
@@ -187,6 +189,7 @@ class Cycle:
             training=Curve.joined(curves).record(),
             seconds=time.monotonic() - started,
             device_s=device_s,
+            search_flops=math.fsum(flops) if flops else None,
         )  # fmt: skip
 
     def _bar(self, child: Path, parent: Path) -> float:

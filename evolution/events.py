@@ -22,6 +22,8 @@ class Outcome:
     training: Mapping[str, Any]  # losses and learning rates (curves.Curve.record)
     seconds: float
     device_s: float  # of them, in compiled programs
+    # Floating-point operations of choosing, training and validating it; None: not counted.
+    search_flops: float | None = None
     ended: float = field(default_factory=time.time)  # seconds since 1970
 
     @property
@@ -60,6 +62,7 @@ class Outcome:
             "diverged": self.diverged,
             "seconds": self.seconds,
             "device_s": self.device_s,
+            "search_flops": self.search_flops,
             "ended": self.ended,
         }
 

@@ -29,6 +29,9 @@ class Method:
     data_follows_best: bool  # data hyperparameters stay at their defaults until a path exists
     # Children draw for data hyperparameters too; the generation's values then replace them.
     draws_data: bool = False
+    # Each child draws its hyperparameters from all values of their ranges; the first has the
+    # defaults.
+    draws_ranges: bool = False
     forced_copies: tuple[str, ...]  # components that every mutated child copies, without a draw
     trains_resampled: bool  # position embeddings of a new image size are always trained
     # What random new components depend on: "name" alone, the number of the "child", or a "draw".

@@ -139,6 +139,16 @@ def mutate_hyperparameters(
     return child
 
 
+def drawn_hyperparameters(
+    number: int, experiment: Experiment, rng: np.random.Generator
+) -> dict[str, Any]:
+    """A value of each range, all with equal probability; child 0 has the defaults."""
+    ranges = experiment.ranges
+    if number == 0:
+        return {key: experiment.defaults[key] for key in ranges}
+    return {key: ranges[key][int(rng.integers(len(ranges[key])))] for key in sorted(ranges)}
+
+
 def architecture_of(base: Architecture, hp: Hyperparameters, num_classes: int) -> Architecture:
     """The architecture of these hyperparameters; all else is the root's."""
     return replace(

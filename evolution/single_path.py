@@ -58,6 +58,8 @@ class SinglePaths:
         method = self._experiment.method
         if method.fits_heads and number == 0 and self._population.best(self._owner) is None:
             return self._on_the_best_body(data_hp, rng)
+        if method.draws_ranges:
+            data_hp = data_hp | mutation.drawn_hyperparameters(number, self._experiment, rng)
         sweeps = method.sweeps_seeds and number < len(self._progress.seeds)
         parent = self._parent(number, sweeps, rng)
         return self._made(parent, data_hp, not sweeps, rng), parent
@@ -83,7 +85,8 @@ class SinglePaths:
     ) -> tuple[Path, Path]:
         """The child of the root or of another path on whose body a fitted head has least loss."""
         bodies: dict[tuple[Component | None, ...], Path] = {}
-        for path in self._population.seeds(self._owner):
+        seeds = self._population.seeds(self._owner)
+        for path in seeds[:1] if self._experiment.method.from_root_only else seeds:
             arch = mutation.architecture_of(self._progress.architecture, path.hyperparameters, 1)
             body = arch.component_names[:-1]  # the root has components besides
             bodies.setdefault(tuple(path.named(name) for name in body), path)

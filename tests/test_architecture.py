@@ -81,6 +81,7 @@ OWNERS = {
         "evolution/data/tasks.py",
         "evolution/data/preparing.py",
         "evolution/data/prepared.py",
+        "evolution/data/tfds_builders.py",
     ),
 }
 FILES = [file for package in OURS for file in source_files(TOP, package)]

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from numpy.typing import NDArray
 
 from evolution.data.images import Labels, TaskError, decode_image
-from evolution.data.tasks import prepared_builder, records
+from evolution.data.tfds_builders import prepared_builder, records
 
 DATASET = "eurosat"
 KEPT_OUT = range(1000, 1200)  # file numbers within each class

@@ -36,7 +36,8 @@ def prepared_source(name: str, scratch: Path) -> Source:
     # TFDS takes seconds to load.
     from evolution.data.images import TaskError
     from evolution.data.preparing import PreparationError, default_data_dir, prepared_by
-    from evolution.data.tasks import SHIPPED, is_published, prepared_builder
+    from evolution.data.tasks import SHIPPED, is_published
+    from evolution.data.tfds_builders import prepared_builder
 
     path, places = Path(name).expanduser(), (SHIPPED, default_data_dir())
     try:
@@ -193,7 +194,7 @@ def builder_class(path: Path) -> type[DatasetBuilder]:
 
 
 def _records(builder: DatasetBuilder, split: str) -> Iterator[bytes]:
-    from evolution.data.tasks import records
+    from evolution.data.tfds_builders import records
 
     if builder.info.file_format is None or builder.info.file_format.value != TFRECORD:
         found = records(builder, split)

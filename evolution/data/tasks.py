@@ -14,32 +14,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 
+from evolution.data.drawn_sets import DRAWN, DrawnSet, drawn_set
 from evolution.data.errors import DataError
 from evolution.data.images import Examples, Labels, Split, StreamedSplit, TaskError
 from evolution.data.own import own_data
-from evolution.data.preparing import (
-    UNKNOWN,
-    builders,
-    default_data_dir,
-    unknown_told,
-    warn_of_version,
-)
+from evolution.data.preparing import default_data_dir
 from evolution.data.rows import SPLITS
+from evolution.data.small_tasks import SIDE, SMALL_TASKS, Chosen, SmallTask
 from evolution.data.splits import (
     CLASS_LABEL,
     MU2NET_SPLITS,
     MUNET_SPLITS,
-    Label,
     SplitRule,
     SplitRules,
     decoding_rules,
     published_version,
     split_rule,
 )
-from evolution.data.stream import SIDE, STREAM, Chosen
+from evolution.data.tfds_builders import class_names, examples_of, prepared_builder
 from evolution.data.vtab import is_thousand, vtab_task
 from evolution.experiments.experiment import Experiment
 from evolution.training.objectives import OBJECTIVES, Objective
@@ -51,7 +45,6 @@ from vit.decode import Decoding
 logger = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).with_name("embedded")
-READABLE_FORMAT = "array_record"
 PRIVATE_PREFIX = "private:"  # in a task list: no other task may start from this path
 # Side in pixels of training images if a data set has images of many sizes; large enough for crops.
 # The command line passes less to experiments of small images.
@@ -59,10 +52,6 @@ CANVAS = 448
 MEMORY_LIMIT = 2 << 30  # bytes: splits with more training pixels are streamed from the disk
 KEPT_BYTES = 4 << 30  # what a TaskSource keeps for later use
 SPLIT_RULES = {"munet": MUNET_SPLITS, "mu2net": MU2NET_SPLITS}  # Method.splits
-
-
-class NoSuchTask(TaskError):
-    """No data set has that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +147,7 @@ def load(
     the bytes of all splits in memory before they are read. Raises TaskError.
     """
     name = require_name("task", task_name(entry))
-    found = _own(name) or _of_stream(name, data_dirs, rules) or _prepared(name, data_dirs, rules)
+    found = _own(name) or _small(name, data_dirs, rules) or _prepared(name, data_dirs, rules)
     side = found.side or canvas
     streamed = [StreamedSplit(split, examples, side) for split, examples in found.parts]
 
@@ -206,16 +195,15 @@ def _own(name: str) -> _Originals | None:
     return _Originals(own.labels, tuple(own.examples.items()), own.told, own.multi_label)
 
 
-def _of_stream(name: str, data_dirs: tuple[Path, ...], rules: SplitRules) -> _Originals | None:
-    """Some classes of a data set, if a task of the stream has that name (evolution.data.stream)."""
-    task = STREAM.get(name)
+def _small(name: str, data_dirs: tuple[Path, ...], rules: SplitRules) -> _Originals | None:
+    """Some classes and pictures of a data set, if a small task has that name."""
+    task = SMALL_TASKS.get(name)
     if task is None:
         return None
-    builder = prepared_builder(task.dataset, data_dirs)
-    scale = split_rule(task.dataset, rules, builder.info.splits).pixel_scale
-    decoding = replace(decoding_rules(builder.name), pixel_scale=scale)
-    whole = _examples(builder, task.source, SplitRule("", "", ""), decoding)
-    names = _class_names(builder, CLASS_LABEL)
+    if task.dataset in DRAWN:
+        names, whole, labels = _drawn(task.dataset)
+    else:
+        names, whole, labels = _source_of(task, data_dirs, rules)
     classes = task.chosen(names)
     numbers = {label: number for number, label in enumerate(classes)}
 
@@ -228,16 +216,34 @@ def _of_stream(name: str, data_dirs: tuple[Path, ...], rules: SplitRules) -> _Or
         shape = (None, None, whole.shape[2])  # they are scaled
         return replace(whole, records=records, parse=parse, num_classes=len(classes), shape=shape)
 
-    rows = task.rows(_all_classes(task.dataset, task.source, data_dirs), classes)
+    rows = task.rows(labels, classes)
     parts = tuple((f"{task.source}, {split}", chosen(rows[split])) for split in SPLITS)
     return _Originals(tuple(names[label] for label in classes), parts, side=SIDE)
+
+
+_Whole = tuple[tuple[str, ...], Examples, Labels]  # class names, pictures, the class of each
+
+
+def _drawn(dataset: str) -> _Whole:
+    found = drawn_set(dataset)
+    examples = Examples(dataset, found, DrawnSet.parse, len(found.names), (None, None, 3))
+    return found.names, examples, found.labels
+
+
+def _source_of(task: SmallTask, data_dirs: tuple[Path, ...], rules: SplitRules) -> _Whole:
+    builder = prepared_builder(task.dataset, data_dirs)
+    scale = split_rule(task.dataset, rules, builder.info.splits).pixel_scale
+    decoding = replace(decoding_rules(builder.name), pixel_scale=scale)
+    whole = examples_of(builder, task.source, SplitRule("", "", ""), decoding)
+    labels = _all_classes(task.dataset, task.source, data_dirs)
+    return class_names(builder, CLASS_LABEL), whole, labels
 
 
 @cache
 def _all_classes(dataset: str, source: str, data_dirs: tuple[Path, ...]) -> Labels:
     builder = prepared_builder(dataset, data_dirs)
     rule = SplitRule("", "", "")
-    return _examples(builder, source, rule, decoding_rules(builder.name)).classes()
+    return examples_of(builder, source, rule, decoding_rules(builder.name)).classes()
 
 
 def _prepared(name: str, data_dirs: tuple[Path, ...], rules: SplitRules) -> _Originals:
@@ -249,8 +255,8 @@ def _prepared(name: str, data_dirs: tuple[Path, ...], rules: SplitRules) -> _Ori
         validating = prepared_builder(rule.validation_dataset, data_dirs)
     parts = ((builder, rule.train), (validating, rule.validation), (builder, rule.test))
     decoding = replace(decoding_rules(builder.name), pixel_scale=rule.pixel_scale)
-    examples = tuple((split, _examples(of, split, rule, decoding)) for of, split in parts)
-    return _Originals(_class_names(builder, rule.label), examples)
+    examples = tuple((split, examples_of(of, split, rule, decoding)) for of, split in parts)
+    return _Originals(class_names(builder, rule.label), examples)
 
 
 def prepared_examples(
@@ -282,113 +288,6 @@ def _recipe(
     builder = prepared_builder(vtab.dataset, data_dirs)
     counts = {split: info.num_examples for split, info in builder.info.splits.items()}
     return builder, vtab.rule(counts, is_thousand(name))
-
-
-def prepared_builder(name: str, data_dirs: tuple[Path, ...]) -> tfds.core.DatasetBuilder:
-    """The builder of the first folder that has the data set prepared.
-
-    All folders are tried: a data set whose builder is not part of TFDS is known in its folder only.
-    """
-    looked = ", ".join(str(data_dir) for data_dir in data_dirs)
-    unknown = []
-    for data_dir in data_dirs:
-        try:
-            prepared = next((b for b in builders(name, data_dir) if b.info.splits), None)
-        except UNKNOWN as error:
-            unknown.append(error)
-            continue
-        if prepared is not None:
-            warn_of_version(name, prepared)
-            return prepared
-    if len(unknown) == len(data_dirs):
-        raise NoSuchTask(
-            f"no TensorFlow data set is called {name!r}: {unknown_told(name, unknown[-1])}\n"
-            f"none of that name is prepared in {looked} either, nor is one of your own there "
-            "(munet data ls)"
-        )
-    raise TaskError(
-        f"data set {name!r} is not prepared in {looked}; run: munet experiments prepare {name}"
-    )
-
-
-def readable(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBuilder:
-    """The builder; raises TaskError if its examples cannot be read at random without TensorFlow."""
-    written = builder.info.file_format
-    found = written.value if written else "nothing"
-    if found != READABLE_FORMAT:
-        name = builder.info.full_name.rpartition("/")[0]  # without the version
-        raise TaskError(
-            f"{builder.data_path} is prepared as {found}, and only {READABLE_FORMAT} is read at "
-            "random without TensorFlow; prepare it as that (TFDS_DATA_DIR=FOLDER munet experiments "
-            f"prepare {name}), or add it:\n"
-            f"munet data add NAME --from tfds:{builder.data_path}"
-        )
-    return builder
-
-
-def _feature(builder: tfds.core.DatasetBuilder, name: str) -> Any:
-    features: Any = builder.info.features  # TFDS' types do not say that it is a mapping
-    if name not in features:
-        raise TaskError(
-            f"{builder.name}: expected a feature {name!r}, found {', '.join(sorted(features))}; "
-            "only data sets of images with one class each make tasks"
-        )
-    return features[name]
-
-
-def _class_names(builder: tfds.core.DatasetBuilder, label: Label) -> tuple[str, ...]:
-    if label.classes:
-        return label.classes
-    feature = _feature(builder, label.feature)
-    if not isinstance(feature, tfds.features.ClassLabel):
-        raise TaskError(f"{builder.name}: expected {label.feature!r} to be classes: {feature}")
-    return tuple(feature.names)
-
-
-def _examples(
-    builder: tfds.core.DatasetBuilder, split: str, rule: SplitRule, decoding: Decoding
-) -> Examples:
-    image, label = _feature(builder, "image"), _feature(builder, rule.label.feature)
-    shape = tuple(image.shape)
-    if image.np_dtype != np.uint8 or len(shape) != 3 or shape[2] not in (1, 3):
-        raise TaskError(
-            f"{builder.name}: expected uint8 images of 1 or 3 channels, found {image}; "
-            "other images need a conversion of their own"
-        )
-    return Examples(
-        source=f"{builder.name} {split}",
-        records=records(builder, split),
-        parse=_parser(image, label, rule.label),
-        num_classes=len(_class_names(builder, rule.label)),
-        shape=shape,
-        decoding=decoding,
-    )
-
-
-def records(builder: tfds.core.DatasetBuilder, split: str) -> Any:
-    """The encoded examples of a split, by random access. Raises TaskError."""
-    builder, raw = readable(builder), tfds.decode.DeserializeMethod.RAW_BYTES
-    try:
-        # TFDS' decorator hides the parameters of this method from type checkers.
-        records: Any = builder.as_data_source(split=split, deserialize_method=raw)  # pyright: ignore[reportCallIssue]
-    except (KeyError, ValueError) as error:
-        raise TaskError(
-            f"{builder.name}: expected examples in split {split!r}, found splits "
-            f"{', '.join(sorted(builder.info.splits))}: {error}"
-        ) from error
-    return records
-
-
-def _parser(image: Any, label: Any, rule: Label) -> Callable[[bytes], Mapping[str, Any]]:
-    """Reads image and label only; other features, which may be images, are not decoded."""
-    wanted = tfds.features.FeaturesDict({"image": image, rule.feature: label})
-    undecoded = {"image": tfds.decode.SkipDecoding()}
-
-    def parse(record: bytes) -> Mapping[str, Any]:
-        example: Any = wanted.deserialize_example_np(record, decoders=undecoded)
-        return {"image": example["image"], "label": rule.convert(example[rule.feature])}
-
-    return parse
 
 
 def source_of(experiment: Experiment) -> TaskSource:

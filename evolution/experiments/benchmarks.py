@@ -1,8 +1,8 @@
 """The published benchmarks as task lists, in their order (EXPERIMENTS.md, Task lists).
 
-VTAB, VTAB-1k and the 124 tasks have names that `evolution.data.vtab` knows, the stream has those of
-`evolution.data.stream`; all others are names of TensorFlow Datasets. `private:` marks a task that
-no other task may start from.
+VTAB, VTAB-1k and the 124 tasks have names that `evolution.data.vtab` knows, the stream and the
+comparison those of `evolution.data.small_tasks`; all others are names of TensorFlow Datasets.
+`private:` marks a task that no other task may start from.
 """
 
 CMATERDB = ("cmaterdb/bangla", "cmaterdb/devanagari", "private:cmaterdb/telugu")
@@ -67,7 +67,7 @@ VTAB_FULL = (
 # cifar100 and cifar10 follow caltech101, as in the published list.
 VTAB_1K = tuple(f"{name}/1k" for name in (VTAB_FULL[0], "cifar100", "cifar10", *VTAB_FULL[1:]))
 
-# Small tasks that resemble one another; evolution/data/stream.py has what each is made of.
+# Small tasks that resemble one another; evolution/data/small_tasks.py has what each is made of.
 STREAM = tuple(
     f"stream/{name}"
     for name in (
@@ -93,3 +93,21 @@ STREAM = tuple(
         "sites",
     )
 )
+
+# To compare methods: characters, satellite pictures, and drawn ones. What is smaller comes first: a
+# task whose whole data set an earlier one has seen would be none of few pictures.
+COMPARE_FULL = tuple(
+    f"compare/{name}{size}"
+    for size in ("-tenth", "")
+    for name in (
+        "bangla", "devanagari", "mnist", "letters", "plants", "sites", "shapes", "textures",
+    )
+)  # fmt: skip
+# Each data set once, half of them whole.
+COMPARE = tuple(
+    f"compare/{name}"
+    for name in (
+        "bangla-tenth", "mnist-tenth", "plants-tenth", "shapes-tenth",
+        "devanagari", "letters", "sites", "textures",
+    )
+)  # fmt: skip

@@ -61,6 +61,7 @@ class Experiment:
     passes_per_round: int = 1  # over the capped training set: small sets are validated less often
     budget_s: int | None = None  # wall time of a task iteration; then the best is published
     shuffled: bool = False  # the seed draws the order of the tasks
+    full_rounds: bool = False  # a smaller training set is repeated up to the cap
     bfloat16: bool = True  # activations in training have that type on an accelerator; else float32
 
     def __post_init__(self) -> None:
@@ -75,7 +76,8 @@ class Experiment:
 
     def steps_per_round(self, train_examples: int) -> int:
         """Training steps between two validations."""
-        examples = min(train_examples, self.train_examples_per_round) * self.passes_per_round
+        cap = self.train_examples_per_round
+        examples = (cap if self.full_rounds else min(train_examples, cap)) * self.passes_per_round
         return math.ceil(examples / self.batch_size)
 
     def validation_count(self, available: int) -> int:

@@ -92,7 +92,7 @@ SIZES: Mapping[str, Values] = {
     "passes_per_round": whole(1, 100_000),
     "budget_s": _or_none(whole(1, 1_000_000_000), "no limit"),
 }
-FLAGS: Mapping[str, Values] = {"bfloat16": _FLAG, "shuffled": _FLAG}
+FLAGS: Mapping[str, Values] = {"bfloat16": _FLAG, "shuffled": _FLAG, "full_rounds": _FLAG}
 TASKS = "tasks"
 LISTS: Mapping[str, Values] = {
     TASKS: Values('names of tasks, as in ["cmaterdb/telugu"]', _is_names),

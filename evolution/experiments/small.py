@@ -134,15 +134,6 @@ PLUS_CHARS5_PUBLISHED = replace(
     PLUS_CHARS5_TUNED, name="mu2net-plus-chars5-published", defaults=mu2net_plus.PLUS_CHARS.defaults
 )
 
-# One round of a child is as long as the others' three: a head is fitted once.
-FITTED_CHARS5 = replace(
-    PLUS_CHARS5_TUNED,
-    name="fitted-chars5",
-    method=FITTED,
-    train_examples_per_round=3 * PLUS_CHARS5_TUNED.train_examples_per_round,
-    rounds_per_child=1,
-)
-
 # The characters fill their images: if mirrored, or cut to less than half, they become others.
 # A copied block lowers the score by up to 0.6 % if many tasks share the original.
 DEMO = Experiment(

@@ -26,7 +26,8 @@ from rich.console import Console
 from evolution.data.errors import DataError
 from evolution.data.places import open_place
 from evolution.data.stored import near_names
-from evolution.data.tasks import NoSuchTask, Task, TaskError, source_of
+from evolution.data.tasks import Task, TaskError, source_of
+from evolution.data.tfds_builders import NoSuchTask
 from evolution.experiments.baselines import baseline as baseline_of
 from evolution.experiments.experiment import Experiment
 from evolution.experiments.settings import SettingError

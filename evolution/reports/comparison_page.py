@@ -132,7 +132,8 @@ def _decision(report: Report, groups: Groups) -> None:
         f"Mean test {_word(groups)} over tasks and seeds; how far each experiment is behind the "
         "first one on the tasks and seeds that both have, with the 95 % interval over tasks (seeds "
         "of a task are averaged first); on how many tasks it is worse; accounted parameters of a "
-        "task. Where the interval contains 0, these tasks do not tell the two apart."
+        "task; 1e12 operations of its search, with features and validations. Where the interval "
+        "contains 0, these tasks do not tell the two apart."
     )
 
 
@@ -142,6 +143,8 @@ _COLUMNS: Mapping[str, tuple[Callable[[Summary], float | None], Callable[[float]
     "validation": (lambda s: s.validation, accuracy),
     "parameters per task": (lambda s: s.params_per_task, integer),
     "FLOPs": (lambda s: s.flops, engineering),
+    "FLOPs of the search": (lambda s: s.search_flops, engineering),
+    "ancestors": (lambda s: s.lineage, lambda v: f"{v:.1f}"),
     "wall time": (lambda s: s.wall_s, duration),
     "time in compiled programs": (lambda s: s.device_s, duration),
     "sampled": (lambda s: s.sampled, integer),

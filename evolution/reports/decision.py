@@ -18,7 +18,7 @@ from scipy import stats
 from evolution.reports.measures import RunRecord, mean, summary
 
 CONFIDENCE = 0.95
-COLUMNS = ("test", "behind", "95 % interval", "worse on", "parameters")
+COLUMNS = ("test", "behind", "95 % interval", "worse on", "parameters", "TFLOP")
 Groups = Mapping[str, Sequence[RunRecord]]
 
 
@@ -40,6 +40,7 @@ class Line:
     experiment: str
     test: float | None  # mean over its tasks and seeds
     params_per_task: float | None  # accounted
+    flops_per_task: float | None  # of the search, with all passes for features and validation
     behind: Difference | None  # of the best experiment to this; None for the best itself
 
 
@@ -81,10 +82,16 @@ def decision(groups: Groups) -> list[Line]:
             group,
             tests[group],
             mean(summary(run).params_per_task for run in groups[group]),
+            mean(_flops_per_task(run) for run in groups[group]),
             None if group == best else difference(groups[best], groups[group]),
         )
         for group in ordered
     ]
+
+
+def _flops_per_task(run: RunRecord) -> float | None:
+    found = summary(run)
+    return None if found.search_flops is None else found.search_flops / max(1, found.tasks)
 
 
 def table_of(lines: Sequence[Line]) -> Table:
@@ -108,4 +115,5 @@ def cells(line: Line) -> tuple[str, ...]:
         interval,
         "-" if found is None else f"{found.better} of {found.tasks}",
         "-" if line.params_per_task is None else f"{line.params_per_task:,.0f}",
+        "-" if line.flops_per_task is None else f"{line.flops_per_task / 1e12:.2f}",
     )

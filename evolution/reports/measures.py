@@ -176,6 +176,8 @@ class Summary:
     separate_params: int  # if every task had a model of its own
     trainable_params: float | None  # trained for the retained paths, in all
     flops: float | None
+    search_flops: float | None  # of choosing, training and validating all children
+    lineage: float | None  # mean number of ancestors of a retained path, with the root
     wall_s: float | None  # summed over children
     device_s: float | None  # of it in compiled programs, summed over children with a record
     child_s: float | None  # mean wall time of a child
@@ -204,6 +206,8 @@ def summary(run: RunRecord) -> Summary:
         separate_params=sum(line.total_params for line in lines),
         trainable_params=total(row.get("trainable_params") for row in retained),
         flops=mean(line.flops for line in lines),
+        search_flops=total(row.get("search_flops") for row in rows),
+        lineage=mean(len(chain(run, path)) - 1 for path in run.retained.values()),
         wall_s=total(row.get("seconds") for row in rows),
         device_s=total(row.get("device_s") for row in rows),
         child_s=mean(row.get("seconds") for row in rows),

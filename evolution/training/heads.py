@@ -37,6 +37,7 @@ class Fitted(NamedTuple):
 
     head: Tree
     loss: float
+    flops: float = 0.0  # floating-point operations of the matrix products of fitting it
 
 
 def fitted_head(activation: str, classes: int, train: Seen, validation: Seen) -> Fitted:
@@ -53,8 +54,10 @@ def fitted_head(activation: str, classes: int, train: Seen, validation: Seen) ->
     asked = (validation.features - mean) / deviation
     weights = np.zeros((x.shape[1] + 1, classes))
     best: Fitted | None = None
+    products = 0.0  # of the training features with a matrix of the head's size
     for penalty in PENALTIES:
-        weights = _minimum(loss, weights, x, train.labels, penalty)
+        weights, evaluations = _minimum(loss, weights, x, train.labels, penalty)
+        products += 2 * evaluations
         told, _ = loss(asked @ weights[:-1] + weights[-1], validation.labels)
         kernel = weights[:-1] / deviation[:, None]
         head = {"kernel": kernel, "bias": weights[-1] - mean @ kernel}
@@ -62,11 +65,16 @@ def fitted_head(activation: str, classes: int, train: Seen, validation: Seen) ->
             break  # smaller penalties only fit the training examples better
         best = Fitted({k: v.astype(np.float32) for k, v in head.items()}, told)
     assert best is not None
-    return best
+    return best._replace(flops=products * 2 * x.size * classes)
 
 
-def _minimum(loss: Loss, start: Floats, x: Floats, labels: NDArray[Any], penalty: float) -> Floats:
-    """The weights [features + 1, classes], the last row of which is the bias."""
+def _minimum(
+    loss: Loss, start: Floats, x: Floats, labels: NDArray[Any], penalty: float
+) -> tuple[Floats, int]:
+    """The weights [features + 1, classes], the last row of which is the bias.
+
+    Also how often the loss was evaluated.
+    """
 
     def objective(flat: Floats) -> tuple[float, Floats]:
         weights = flat.reshape(start.shape)
@@ -76,7 +84,7 @@ def _minimum(loss: Loss, start: Floats, x: Floats, labels: NDArray[Any], penalty
 
     options = {"maxiter": ITERATIONS}
     found: Any = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options=options)
-    return found.x.reshape(start.shape)
+    return found.x.reshape(start.shape), int(found.nfev)
 
 
 def _multinomial(logits: Floats, labels: NDArray[Any]) -> tuple[float, Floats]:

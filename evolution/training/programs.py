@@ -301,17 +301,28 @@ def judge(
 
 
 @functools.cache
-def forward_flops(arch: Architecture) -> float:
+def forward_flops(arch: Architecture, prefix: int | None = None) -> float:
     """Floating-point operations of a forward pass of one image, by XLA's own count.
 
-    Counted on the unoptimised program, so that it is the same on every machine
-    (SYSTEMS.md, Score).
+    With `prefix`, of its first components alone. Counted on the unoptimised program, so that it is
+    the same on every machine (SYSTEMS.md, Score).
     """
-    params = {name: shapes(arch, name) for name in arch.component_names}
+    names = arch.component_names[:prefix]
+    params = {name: shapes(arch, name) for name in names}
     image = jax.ShapeDtypeStruct((1, arch.image_size, arch.image_size, 3), jnp.float32)
-    lowered = jax.jit(functools.partial(forward, arch)).lower(params, image)
-    costs: Any = lowered.cost_analysis()
-    return float(costs["flops"])
+    program = functools.partial(forward, arch)
+    if prefix is not None:
+        program = functools.partial(fold, arch, names)
+    costs: Any = jax.jit(program).lower(params, image).cost_analysis()
+    return float(costs["flops"]) if names else 0.0
+
+
+def training_flops(arch: Architecture, prefix: int) -> float:
+    """Those of a training step for one image where it enters the component after the prefix.
+
+    The backward pass counts as two forward ones.
+    """
+    return 3 * (forward_flops(arch) - forward_flops(arch, prefix))
 
 
 def compiled_programs() -> int:

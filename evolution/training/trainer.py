@@ -23,11 +23,9 @@ from evolution.population import ROOT, Component, Path
 from evolution.training.batches import (
     AnySplit,
     Batches,
-    Chunk,
     Resident,
     Streamed,
     augments,
-    chunks,
     may_stay,
     padded,
     power_of_two,
@@ -36,17 +34,25 @@ from evolution.training.batches import (
 )
 from evolution.training.calibration import calibration
 from evolution.training.curves import Curve
-from evolution.training.heads import Fitted, Seen, fitted_head
-from evolution.training.objectives import Judged, Objective
+from evolution.training.evaluation import (
+    Evaluation,
+    Work,
+    feature_bytes,
+    params_of,
+    prefix_key,
+    seen,
+)
+from evolution.training.heads import Fitted, fitted_head
+from evolution.training.objectives import Judged
 from evolution.training.programs import (
     Descent,
     Hyperparameters,
     TrainState,
     boundary,
     compute_dtype,
-    judge,
-    run_prefix,
+    forward_flops,
     train_steps,
+    training_flops,
 )
 from vit import Architecture, shapes
 from vit.components import Tree
@@ -75,6 +81,9 @@ class Round:
     finite: bool  # whether training is sound: losses, answers and weights (training.descend)
     curve: Curve  # of its steps
     device_s: float  # seconds from the first call of a compiled program to the last result
+    # Floating-point operations of the trainer since its round before, also those of choosing a body
+    # and of validating; None where they are not counted.
+    flops: float | None = None
 
     @classmethod
     def of(
@@ -114,7 +123,8 @@ class Trainer:
         self._task = task
         wanted = experiment.validation_count(len(task.validation))
         self.validation_count = wanted if validation_count is None else validation_count
-        self._validation = _Evaluation(task.objective, task.validation, self.validation_count)
+        self._work = Work()
+        self._validation = self._evaluation(task.validation, self.validation_count)
         self._resident, self._features = resident_images(task.train), None
         self._heads: dict[int, Fitted] = {}  # by path, of those whose body was not trained
 
@@ -126,20 +136,27 @@ class Trainer:
         """The quality of the path's answers to the validation examples."""
         return self._task.objective.quality(self._judged(path, arch, self._validation))
 
+    def _evaluation(self, split: AnySplit, count: int) -> Evaluation:
+        return Evaluation(self._task.objective, split, count, self._work)
+
     def tested(self, path: Path, arch: Architecture) -> dict[str, Any]:
-        """`test_quality`, of the path's answers to the whole test split, and `calibration`."""
-        task = self._task
-        test = self._judged(path, arch, _Evaluation(task.objective, task.test, len(task.test)))
+        """`test_quality`, of the path's answers to the whole test split, and `calibration`.
+
+        Its operations are not those of a search, and do not count.
+        """
+        task, before = self._task, self._work.taken()
+        test = self._judged(path, arch, self._evaluation(task.test, len(task.test)))
         validation = self._judged(path, arch, self._validation)
+        self._work.flops = before
         return {
             "test_quality": task.objective.quality(test),
             "calibration": calibration(task.activation, validation, test),
         }
 
-    def _judged(self, path: Path, arch: Architecture, examples: _Evaluation) -> list[Judged]:
+    def _judged(self, path: Path, arch: Architecture, examples: Evaluation) -> list[Judged]:
         if self._experiment.mutate_adapters:
             path, arch = _with_all_adapters(path, arch)
-        return examples.judged(arch, path, 0, jax.device_put(_params(path.components)))[0]
+        return examples.judged(arch, path, 0, jax.device_put(params_of(path.components)))[0]
 
     def train(self, child: Path, arch: Architecture, batches: Batches) -> Iterator[Round]:
         """Trains one child, round by round. Does not change its components.
@@ -154,10 +171,10 @@ class Trainer:
             child, arch = _with_all_adapters(child, arch)
         trainable = frozenset(c.name for c in child.components if c.trainable)
         prefix = boundary(arch, trainable)
-        frozen = jax.device_put(_params(child.components[:prefix]))
+        frozen = jax.device_put(params_of(child.components[:prefix]))
         above = child.components[prefix:]
         momentum = {c.name: _trace(c, method.inherits_momentum) for c in above}
-        state = jax.device_put(TrainState(_params(above), momentum))
+        state = jax.device_put(TrainState(params_of(above), momentum))
         masks = {c.name: c.name in trainable for c in above}
         dtype = compute_dtype(self._experiment.bfloat16)
         shared = self._validation.count * (self._experiment.rounds_per_child - 1)
@@ -168,7 +185,8 @@ class Trainer:
         ) -> Round:
             params = {**frozen, **state.params}
             quality, finite = self._validation.quality(arch, child, evaluated, params)
-            return Round.of(quality, finite, state, descents, since)
+            done = Round.of(quality, finite, state, descents, since)
+            return replace(done, flops=self._work.taken())
 
         if method.fits_heads and trainable == {"head"}:
             started = time.monotonic()
@@ -176,6 +194,8 @@ class Trainer:
             yield ended(_with_head(state, fitted), [], started)
             return
         source = self._source(child, arch, prefix, traced, batches.steps)
+        below = 0.0 if source.augmentation == "none" else forward_flops(arch, prefix)
+        each = below + training_flops(arch, prefix)
         for drawn in batches.drawn():
             started = time.monotonic()
             descents: list[tuple[Descent, int]] = []
@@ -187,6 +207,7 @@ class Trainer:
                     self._task.contract,
                 )  # fmt: skip
                 descents.append((descent, len(order)))
+                self._work.add(order.size, each)
                 goes_on = self._goes_on(first + len(order), batches.steps, descents[-1])
                 if not goes_on:
                     break
@@ -203,15 +224,19 @@ class Trainer:
         """
         if self._experiment.mutate_adapters:
             path, arch = _with_all_adapters(path, arch)
-        found = self._fitted(arch, jax.device_put(_params(path.components)))
+        found = self._fitted(arch, jax.device_put(params_of(path.components)))
         self._heads[path.id] = found
         return found.loss
 
     def _fitted(self, arch: Architecture, params: Mapping[str, Tree]) -> Fitted:
         task = self._task
-        train = _seen(task.train, min(MOST_FITTED, len(task.train)), arch, params)
-        validation = _seen(task.validation, self.validation_count, arch, params)
-        return fitted_head(task.activation, arch.num_classes, train, validation)
+        train = seen(task.train, min(MOST_FITTED, len(task.train)), arch, params)
+        validation = seen(task.validation, self.validation_count, arch, params)
+        body = forward_flops(arch, len(arch.component_names) - 1)
+        self._work.add(len(train.labels) + len(validation.labels), body)
+        found = fitted_head(task.activation, arch.num_classes, train, validation)
+        self._work.flops += found.flops
+        return found
 
     def _calls(self, chunks: Iterator[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
         """The chunks of a round; in short pieces if progress is shown."""
@@ -249,12 +274,12 @@ class Trainer:
     def _training_features(self, child: Path, arch: Architecture, prefix: int) -> Resident | None:
         """The frozen prefix's output for the training images, if it is small enough to keep."""
         split = self._task.train
-        if not may_stay(_feature_bytes(arch, prefix) * power_of_two(len(split))):
+        if not may_stay(feature_bytes(arch, prefix) * power_of_two(len(split))):
             return None
-        key = _prefix_key(child, arch, prefix)
+        key = prefix_key(child, arch, prefix)
         if self._features is None or self._features[0] != key:
             self._features = None  # frees the former before the next takes its place
-            data = _Evaluation(self._task.objective, split, len(split))
+            data = self._evaluation(split, len(split))
             chunks = list(data.inputs(arch, child, prefix))
             inputs = jnp.concatenate([c.inputs[: c.count] for c in chunks])
             labels = jnp.concatenate([c.labels[: c.count] for c in chunks])
@@ -265,101 +290,10 @@ class Trainer:
         return self._features[1]
 
 
-# ---- evaluation
-
-
-class _Evaluation:
-    """The first `count` examples of a split as they enter a path, without augmentation."""
-
-    def __init__(self, objective: Objective, split: AnySplit, count: int) -> None:
-        self._objective = objective
-        self._split = split
-        self.count = count
-        self._kept: tuple[Any, list[Chunk]] | None = None  # of one prefix
-
-    def quality(
-        self, arch: Architecture, path: Path, prefix: int, params: Mapping[str, Tree]
-    ) -> tuple[float, bool]:
-        """The quality of `judged`, and whether all answers are finite."""
-        judged, finite = self.judged(arch, path, prefix, params)
-        return self._objective.quality(judged), finite
-
-    def judged(
-        self, arch: Architecture, path: Path, prefix: int, params: Mapping[str, Tree]
-    ) -> tuple[list[Judged], bool]:
-        """The path's answers with `params` above its first `prefix` components.
-
-        Also whether all are finite.
-        """
-        above = {name: params[name] for name in arch.component_names[prefix:]}
-        judged: list[Judged] = []
-        finite: Any = True
-        for c in self.inputs(arch, path, prefix):
-            found, sound = judge(arch, prefix, above, c.inputs, c.labels, c.count)
-            judged.append(Judged(found, c.labels, c.count))
-            finite &= sound
-        return judged, bool(finite)
-
-    def inputs(self, arch: Architecture, path: Path, prefix: int) -> Iterator[Chunk]:
-        """The outputs of the path's first `prefix` components, chunk by chunk."""
-        key = _prefix_key(path, arch, prefix)
-        if self._kept is not None and self._kept[0] == key:
-            yield from self._kept[1]
-            return
-        self._kept, kept = None, []
-        fits = may_stay(_feature_bytes(arch, prefix) * power_of_two(self.count))
-        frozen = jax.device_put(_params(path.components[:prefix]))
-        for chunk in chunks(self._split, self.count, arch.image_size):
-            features = run_prefix(arch, prefix, frozen, chunk.inputs) if prefix else chunk.inputs
-            kept.append(Chunk(features, chunk.labels, chunk.count))
-            yield kept[-1]
-            if not fits:
-                kept.clear()
-        if fits:
-            self._kept = key, kept
-
-
-def _seen(split: AnySplit, count: int, arch: Architecture, params: Mapping[str, Tree]) -> Seen:
-    """What the head reads of a split's first `count` examples, without augmentation."""
-    body = replace(arch, num_classes=1)  # programs are the same for any head
-    prefix = len(body.component_names) - 1
-    below = {name: params[name] for name in body.component_names[:prefix]}
-    features, labels = [], []
-    for c in chunks(split, count, arch.image_size):
-        found = run_prefix(body, prefix, below, c.inputs)
-        features.append(np.asarray(found[: c.count], np.float64))
-        labels.append(np.asarray(c.labels[: c.count]))
-    return Seen(np.concatenate(features), np.concatenate(labels))
-
-
-def _prefix_key(path: Path, arch: Architecture, prefix: int) -> tuple[Any, ...]:
-    return (
-        arch.image_size,
-        _ends_in_last_block(arch, prefix),
-        *(component.id for component in path.components[:prefix]),
-    )
-
-
-def _ends_in_last_block(arch: Architecture, prefix: int) -> bool:
-    """Whether only the first token comes out of the prefix (vit.components.apply)."""
-    return (
-        arch.one_token_answers
-        and arch.num_layers > 0
-        and prefix == arch.component_names.index("encoder_norm")
-    )
-
-
 def _worthwhile(path: Path, arch: Architecture, prefix: int, passes: int) -> bool:
     """Whether to run a prefix once, instead of in each of `passes` further passes of an image."""
     each = 2 * arch.tokens * sum(component.num_params for component in path.components[:prefix])
     return each * passes > WORTHWHILE_FLOPS
-
-
-def _feature_bytes(arch: Architecture, prefix: int) -> int:
-    """float32 bytes of one example where it enters the component after the prefix."""
-    if prefix == 0:
-        return arch.image_size**2 * 3 * 4
-    return (1 if _ends_in_last_block(arch, prefix) else arch.tokens) * arch.width * 4
 
 
 def _with_all_adapters(child: Path, arch: Architecture) -> tuple[Path, Architecture]:
@@ -383,10 +317,6 @@ def _zeros(tree: Any) -> Tree:
 def _with_head(state: TrainState, fitted: Fitted) -> TrainState:
     params = {**state.params, "head": jax.device_put(fitted.head)}
     return TrainState(params, state.momentum)
-
-
-def _params(components: tuple[Component, ...]) -> dict[str, Tree]:
-    return {component.name: component.params for component in components}
 
 
 def _trace(component: Component, inherits: bool) -> Tree:

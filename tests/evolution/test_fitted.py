@@ -114,6 +114,49 @@ def test_baselines_of_it_train_as_those_of_other_methods() -> None:
     assert not changed.fits_heads and not changed.margin
 
 
+def test_a_linear_probe_is_one_head_on_the_root_though_others_have_published(
+    tmp_path: Path,
+) -> None:
+    former = start(tmp_path / "store", tiny(method=MU2NET, tasks=("toy/a",), passes=1), name="a")
+    list(former.run())
+    run = Run.extend(
+        baseline("linear-probe", replace(FIT, tasks=("toy/b",))),
+        former.store, 0, tasks, (former.store, "a"), name="b",
+    )  # fmt: skip
+    list(run.run())
+    (row,) = rows_of(run, "toy/b")
+    assert row["trained"] == ["head"] and row["parent_task"] == ROOT
+
+
+def test_random_search_trains_everything_from_the_root_with_values_of_its_own(
+    tmp_path: Path,
+) -> None:
+    run = start(tmp_path / "store", baseline("random-search", replace(FIT, tasks=("toy/a",))))
+    list(run.run())
+    rows = rows_of(run, "toy/a")
+    assert len(rows) == FIT.samples_per_task
+    assert all(row["parent_task"] == ROOT for row in rows)
+    assert all(set(row["trained"]) == set(row["components"]) for row in rows)
+    first, *others = ({k: row["hyperparameters"][k] for k in FIT.ranges if k != "_mu_"
+                       and k != "num_layers"} for row in rows)  # fmt: skip
+    assert all(value == FIT.defaults[key] for key, value in first.items())
+    assert len({str(drawn) for drawn in others}) == len(others)
+
+
+def test_the_operations_of_a_search_count_features_training_and_validation(grown: Run) -> None:
+    from_first, *others = rows_of(grown, "toy/a")
+    path = grown.population.paths["toy/a"][0]
+    forward = path.metrics["flops"]
+    pictures = 64 + 48  # features of the training and validation pictures, to fit a head
+    assert from_first["search_flops"] > pictures * 0.9 * forward
+    assert from_first["search_flops"] < 4 * pictures * forward
+    for row in others:
+        steps = row["training"]["steps"]
+        trained = steps * FIT.batch_size * 3 * forward
+        heads = len(row["evaluations"]) * 3 * pictures * forward
+        assert 0 < row["search_flops"] < trained + heads
+
+
 def test_the_first_child_is_served_while_the_search_goes_on(tmp_path: Path) -> None:
     run = start(tmp_path / "store", replace(FIT, tasks=("toy/a",)))
     events, served = [], None

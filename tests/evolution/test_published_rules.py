@@ -218,7 +218,7 @@ def test_a_run_refuses_to_continue_paths_with_values_outside_its_ranges(tmp_path
 
 # ---- sizes: children of a generation, replicas, types (evolution/SYSTEMS.md, Deviations)
 
-SMALL = re.compile("chars5|demo|stream")
+SMALL = re.compile("chars5|compare|demo|stream")
 
 
 @pytest.mark.parametrize("experiment", ALL.values(), ids=lambda e: e.name)

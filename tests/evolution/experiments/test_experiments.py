@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from evolution.experiments import benchmarks
@@ -9,6 +10,7 @@ from evolution.experiments.baselines import baseline
 from evolution.experiments.experiment import Experiment, with_settings
 from evolution.experiments.named import EXPERIMENTS
 from evolution.experiments.search_space import MU2NET_V2
+from evolution.mutation import drawn_hyperparameters
 from evolution.population import Score
 
 ALL = pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=lambda e: e.name)
@@ -96,6 +98,32 @@ def test_a_baseline_has_the_searchs_training_budget(kind):
         rounds = changed.passes * changed.samples_per_task * changed.rounds_per_child
         assert rounds == search.passes * search.samples_per_task * search.rounds_per_child
         assert changed.samples_per_task == children and not changed.ranges
+
+
+def test_random_search_draws_from_the_ranges_and_the_first_child_has_the_defaults():
+    search = EXPERIMENTS["fitted-compare"]
+    changed = baseline("random-search", search)
+    assert changed.samples_per_task == search.samples_per_task
+    assert changed.rounds_per_child == search.rounds_per_child
+    assert changed.ranges and "_mu_" not in changed.ranges and changed.defaults["_mu_"] == 1
+    rng = np.random.default_rng(0)
+    first, *others = (drawn_hyperparameters(i, changed, rng) for i in range(50))
+    assert first == {key: changed.defaults[key] for key in changed.ranges}
+    for key, values in changed.ranges.items():
+        assert {drawn[key] for drawn in others} == set(values), key
+
+
+def test_the_comparison_trains_all_methods_for_as_many_steps():
+    methods = [e for e in EXPERIMENTS.values() if e.name.endswith("-compare")]
+    assert {e.method.name for e in methods} == {"fitted", "munet", "mu2net", "mu2net-plus"}
+    for e in methods:
+        assert e.steps_per_round(70) == e.steps_per_round(70_000) == 63  # small sets are repeated
+        assert (e.tasks, e.samples_per_task) == (benchmarks.COMPARE, 4)
+        full = EXPERIMENTS[f"{e.name}-full"]
+        assert full.tasks == benchmarks.COMPARE_FULL and full.ranges == e.ranges
+        if e.method.name != "fitted":
+            published = EXPERIMENTS[f"{e.method.name}-chars"]
+            assert e.defaults == published.defaults
 
 
 def test_size_scale_is_the_search_with_size_in_its_score():

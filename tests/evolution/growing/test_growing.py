@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from evolution import state
-from evolution.data.tasks import NoSuchTask
+from evolution.data.tfds_builders import NoSuchTask
 from evolution.growing import growth, starting_point
 from evolution.growing.child_lines import Reasons
 from evolution.growing.growth import run

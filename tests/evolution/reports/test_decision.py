@@ -11,7 +11,7 @@ from scipy import stats
 
 from evolution.population import Population, Score
 from evolution.reports import comparison_page, figures
-from evolution.reports.decision import cells, decision, difference, table_of
+from evolution.reports.decision import COLUMNS, cells, decision, difference, table_of
 from evolution.reports.measures import RunRecord, run_of
 from evolution.reports.stored_runs import analyse
 from model_store import ModelStore
@@ -56,7 +56,7 @@ def test_only_tasks_and_seeds_that_both_have_are_compared() -> None:
 def test_of_one_task_there_is_no_interval() -> None:
     (_, line) = decision({"one": runs({"a": [0.9, 0.8]}), "other": runs({"a": [0.6, 0.7]})})
     assert line.behind is not None and line.behind.low is None
-    assert cells(line) == ("0.6500", "0.200", "-", "1 of 1", "-")
+    assert cells(line) == ("0.6500", "0.200", "-", "1 of 1", "-", "-")
 
 
 def test_the_best_comes_first_and_one_without_test_qualities_last() -> None:
@@ -64,7 +64,7 @@ def test_the_best_comes_first_and_one_without_test_qualities_last() -> None:
     lines = decision({"none": none, "low": low, "high": high})
     assert [line.experiment for line in lines] == ["high", "low", "none"]
     assert lines[0].behind is None and lines[2].behind is None
-    assert cells(lines[2]) == ("-",) * 5
+    assert cells(lines[2]) == ("-",) * len(COLUMNS)
 
 
 def test_a_page_and_a_terminal_of_80_columns_show_it(tmp_path, capsys) -> None:

@@ -11,7 +11,7 @@ import pytest
 from evolution.data.tasks import Split, TaskError
 from evolution.population import Path
 from evolution.roots.loading import random_root
-from evolution.training import programs, trainer
+from evolution.training import evaluation, programs, trainer
 from evolution.training.batches import Batches
 from evolution.training.trainer import Trainer
 from tests.evolution.systems import toy_task
@@ -113,10 +113,10 @@ def test_what_is_kept_takes_at_most_the_bytes_that_are_counted(layers):
     """Of one example, where it enters each component: pixels, tokens, or the class token alone."""
     arch = replace(ARCH, num_layers=layers)
     task = toy_task("toy/a")
-    evaluation = trainer._Evaluation(task.objective, task.validation, 4)
+    answers = evaluation.Evaluation(task.objective, task.validation, 4, evaluation.Work())
     for prefix in range(len(arch.component_names)):
-        chunk = next(iter(evaluation.inputs(arch, path(arch, {"head"}), prefix)))
-        counted, found = trainer._feature_bytes(arch, prefix), chunk.inputs[0].nbytes
+        chunk = next(iter(answers.inputs(arch, path(arch, {"head"}), prefix)))
+        counted, found = evaluation.feature_bytes(arch, prefix), chunk.inputs[0].nbytes
         assert found <= counted
         if prefix == 0 or arch.component_names[prefix - 1].startswith("encoderblock"):
             assert found == counted
@@ -125,13 +125,13 @@ def test_what_is_kept_takes_at_most_the_bytes_that_are_counted(layers):
 def test_children_that_share_a_frozen_prefix_compute_its_outputs_once(features, monkeypatch):
     """Those that validation reads, and those that training does."""
     computed = []
-    run_prefix = trainer.run_prefix
+    run_prefix = evaluation.run_prefix
 
     def counted(arch, prefix, *rest):
         computed.append(prefix)
         return run_prefix(arch, prefix, *rest)
 
-    monkeypatch.setattr(trainer, "run_prefix", counted)
+    monkeypatch.setattr(evaluation, "run_prefix", counted)
     shared = Trainer(EXPERIMENT, toy_task("toy/a"))
     list(shared.train(path(ARCH, {"head"}), ARCH, batches()))
     first = len(computed)

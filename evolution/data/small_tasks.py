@@ -1,14 +1,15 @@
-"""The tasks of a stream: some classes of a data set, and few pictures of each.
+"""Small tasks: some classes of a data set, and few pictures of each.
 
-They resemble one another, so that a system may gain from earlier ones when it learns a later one
-(evolution/README.md, "Transfer"). Of each class the first pictures train, the next ones validate,
-and those after them test. Pictures are scaled once, before training crops them.
+STREAM's resemble one another, so that a system may gain from earlier ones when it learns a later
+one (evolution/README.md, "Transfer"). COMPARED's are of three kinds, so that methods can be
+compared ("Methods compared"). Of each class the first pictures train, the next ones validate, and
+those after them test. Pictures are scaled once, before training crops them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,14 +25,15 @@ class _Encoded(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class StreamTask:
+class SmallTask:
     """Some classes of a data set."""
 
-    dataset: str  # TFDS name
+    dataset: str  # TFDS name, or one of evolution.data.drawn_sets
     source: str  # TFDS split expression: where the pictures come from
     classes: Sequence[str] = ("",)  # their names, or beginnings of their names
     most: int = 40  # classes: the first ones
     pictures: tuple[int, int, int] = (10, 5, 5)  # of a class: training, validation, test
+    one_in: int = 1  # of the pictures to train and validate on, only one of this number is taken
 
     def chosen(self, names: Sequence[str]) -> list[int]:
         """The classes of the data set, which has these names, that the task has."""
@@ -46,7 +48,8 @@ class StreamTask:
         of_class = [np.flatnonzero(labels == label).tolist() for label in classes]
         found, first = {}, 0
         for split, count in zip(SPLITS, self.pictures, strict=True):
-            parts = [rows[first : first + count] for rows in of_class]
+            every = 1 if split == "test" else self.one_in
+            parts = [rows[first : first + count : every] for rows in of_class]
             found[split] = [rows[i] for i in range(count) for rows in parts if i < len(rows)]
             first += count
         return found
@@ -83,30 +86,57 @@ _ALPHABETS = {
     "tibetan": "Tibetan",
 }
 _DIGITS, _LAND = (10, 10, 40), (15, 15, 60)
-STREAM: Mapping[str, StreamTask] = {
+STREAM: Mapping[str, SmallTask] = {
     **{
-        f"stream/{name}": StreamTask("omniglot", "train+test", (f"{alphabet}_",))
+        f"stream/{name}": SmallTask("omniglot", "train+test", (f"{alphabet}_",))
         for name, alphabet in _ALPHABETS.items()
     },
     **{
-        f"stream/digits-{script}": StreamTask(f"cmaterdb/{script}", "train", pictures=_DIGITS)
+        f"stream/digits-{script}": SmallTask(f"cmaterdb/{script}", "train", pictures=_DIGITS)
         for script in ("bangla", "devanagari", "telugu")
     },
-    "stream/digits-mnist": StreamTask("mnist", "train[:5000]", pictures=_DIGITS),
-    "stream/letters": StreamTask(
+    "stream/digits-mnist": SmallTask("mnist", "train[:5000]", pictures=_DIGITS),
+    "stream/letters": SmallTask(
         "binary_alpha_digits", "train", tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), pictures=(10, 10, 19)
     ),
-    "stream/land": StreamTask("eurosat", "train[:5000]", pictures=_LAND),
-    "stream/plants": StreamTask(
+    "stream/land": SmallTask("eurosat", "train[:5000]", pictures=_LAND),
+    "stream/plants": SmallTask(
         "eurosat",
         "train[:5000]",
         ("AnnualCrop", "Forest", "HerbaceousVegetation", "Pasture", "PermanentCrop"),
         pictures=_LAND,
     ),
-    "stream/sites": StreamTask(
+    "stream/sites": SmallTask(
         "eurosat",
         "train[:5000]",
         ("Highway", "Industrial", "Residential", "River", "SeaLake"),
         pictures=_LAND,
     ),
 }
+
+_TENTH = 10
+_TEN_CLASSES = (100, 50, 100)
+_OF_COMPARED = {
+    **{
+        script: SmallTask(f"cmaterdb/{script}", "train+test", pictures=_TEN_CLASSES)
+        for script in ("bangla", "devanagari")
+    },
+    "mnist": SmallTask("mnist", "train[:5000]", pictures=_TEN_CLASSES),
+    "letters": SmallTask("binary_alpha_digits", "train", pictures=(20, 8, 11)),
+    **{
+        name: replace(STREAM[f"stream/{name}"], pictures=(150, 50, 120))
+        for name in ("plants", "sites")
+    },
+    **{
+        name: SmallTask(f"drawn/{name}", "", pictures=_TEN_CLASSES)
+        for name in ("shapes", "textures")
+    },
+}
+# Each task whole, and with a tenth of the pictures to train and validate on.
+COMPARED: Mapping[str, SmallTask] = {
+    **{f"compare/{name}": task for name, task in _OF_COMPARED.items()},
+    **{
+        f"compare/{name}-tenth": replace(task, one_in=_TENTH) for name, task in _OF_COMPARED.items()
+    },
+}
+SMALL_TASKS: Mapping[str, SmallTask] = {**STREAM, **COMPARED}

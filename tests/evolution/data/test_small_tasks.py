@@ -1,0 +1,88 @@
+"""Small tasks: which classes and pictures of a data set they have; the sets that are drawn."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from evolution.data.drawn_sets import DRAWN, EACH, drawn_set
+from evolution.data.small_tasks import COMPARED, STREAM, SmallTask
+from evolution.data.splits import SplitRule
+from evolution.data.tasks import SHIPPED, Split, load
+from evolution.experiments import benchmarks
+from evolution.experiments.benchmarks import STREAM as NAMES
+from evolution.experiments.named import EXPERIMENTS
+
+WHOLE = SplitRule("train", "test", "test")
+
+
+def test_each_split_has_its_number_of_pictures_of_each_class():
+    task = load("stream/digits-telugu", (SHIPPED,))
+    assert task.labels == tuple("0123456789")
+    for split, count in ((task.train, 10), (task.validation, 10), (task.test, 40)):
+        assert isinstance(split, Split)
+        assert np.bincount(split.labels).tolist() == [count] * 10
+    whole = load("cmaterdb/telugu", (SHIPPED,), {"cmaterdb/*": WHOLE}).train
+    assert isinstance(whole, Split)
+    of_class = whole.images[whole.labels == 7]
+    for split, first in ((task.train, 0), (task.validation, 10), (task.test, 20)):
+        assert isinstance(split, Split)
+        mine = split.images[split.labels == 7]
+        assert (mine == of_class[first : first + len(mine)]).all()
+
+
+def test_classes_are_the_first_whose_names_begin_so():
+    task = SmallTask("set", "train", ("b_",), most=2)
+    assert task.chosen(["a_0", "b_0", "a_1", "b_1", "b_2"]) == [1, 3]
+
+
+def test_a_split_takes_turns_and_a_small_class_gives_what_it_has():
+    task = SmallTask("set", "train", pictures=(1, 1, 2))
+    labels = np.array([5, 5, 9, 5, 9, 5])
+    found = task.rows(labels, [5, 9])
+    assert found == {"train": [0, 2], "validation": [1, 4], "test": [3, 5]}
+
+
+def test_the_stream_is_the_same_with_and_without_earlier_paths():
+    assert tuple(STREAM) == NAMES and len(NAMES) >= 20
+    alone = EXPERIMENTS["fitted-stream-alone"].tasks
+    assert alone == tuple(f"private:{name}" for name in EXPERIMENTS["fitted-stream"].tasks)
+
+
+def test_a_tenth_is_a_part_of_the_whole_and_tests_on_the_same_pictures():
+    labels = np.arange(600) % 3
+    whole, tenth = (
+        SmallTask("set", "train", pictures=(100, 50, 20), one_in=n).rows(labels, [0, 1, 2])
+        for n in (1, 10)
+    )
+    assert [len(tenth[split]) for split in ("train", "validation", "test")] == [30, 15, 60]
+    assert tenth["test"] == whole["test"]
+    assert set(tenth["train"]) < set(whole["train"])
+    assert not set(tenth["train"]) & set(tenth["validation"])
+
+
+def test_the_comparison_has_each_data_set_whole_and_cut_and_what_is_small_comes_first():
+    """Else a task of few pictures could start from a path that has seen all of them."""
+    assert set(benchmarks.COMPARE_FULL) == set(COMPARED) and len(COMPARED) == 16
+    cut: list[bool] = []
+    for tasks in (benchmarks.COMPARE_FULL, benchmarks.COMPARE):
+        cut = [name.endswith("-tenth") for name in tasks]
+        assert cut == sorted(cut, reverse=True)
+    sets = [name.removesuffix("-tenth") for name in benchmarks.COMPARE]
+    assert len(sets) == len(set(sets)) == 8 and 2 * sum(cut) == len(cut)
+    for name, task in COMPARED.items():
+        assert (task.one_in == 10) == name.endswith("-tenth")
+
+
+def test_drawn_sets_are_tasks_and_the_same_each_time():
+    for name in DRAWN:
+        drawn = drawn_set(name)
+        drawn_set.cache_clear()
+        assert drawn_set(name) == drawn
+        assert np.bincount(drawn.labels).tolist() == [EACH] * len(drawn.names)
+        image = Image.open(io.BytesIO(drawn.parse(drawn.records[0])["image"]))
+        assert (image.size, image.mode) == ((32, 32), "RGB")
+        assert len(set(drawn.records)) == len(drawn)
+    task = load("compare/shapes-tenth", ())
+    assert task.labels == drawn_set("drawn/shapes").names
+    assert (len(task.train), len(task.validation), len(task.test)) == (100, 50, 1000)
