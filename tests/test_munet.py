@@ -85,8 +85,8 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         ("munet st", {"store"}),
         ("munet store p", {"pin", "pins", "promote", "push", "pull"}),
         (
-            "munet experiments run mu2net-c",
-            {"mu2net-chars", "mu2net-chars5-published", "mu2net-chars5-tuned", "mu2net-cmaterdb"},
+            "munet experiments run mu2net-ch",
+            {"mu2net-chars", "mu2net-chars5-published", "mu2net-chars5-tuned"},
         ),
         ("munet store ls --j", {"--json"}),
     ],

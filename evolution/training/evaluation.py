@@ -13,7 +13,7 @@ from evolution.population import Component, Path
 from evolution.training.batches import AnySplit, Chunk, chunks, may_stay, power_of_two
 from evolution.training.heads import Seen
 from evolution.training.objectives import Judged, Objective
-from evolution.training.programs import forward_flops, judge, run_prefix
+from evolution.training.programs import forward_flops, judge, prefix_flops, run_prefix
 from vit import Architecture
 from vit.components import Tree
 
@@ -60,7 +60,7 @@ class Evaluation:
         above = {name: params[name] for name in arch.component_names[prefix:]}
         judged: list[Judged] = []
         finite: Any = True
-        self._work.add(self.count, forward_flops(arch) - forward_flops(arch, prefix))
+        self._work.add(self.count, forward_flops(arch) - prefix_flops(arch, prefix))
         for c in self.inputs(arch, path, prefix):
             found, sound = judge(arch, prefix, above, c.inputs, c.labels, c.count)
             judged.append(Judged(found, c.labels, c.count))
@@ -74,7 +74,7 @@ class Evaluation:
             yield from self._kept[1]
             return
         self._kept, kept = None, []
-        self._work.add(self.count, forward_flops(arch, prefix))
+        self._work.add(self.count, prefix_flops(arch, prefix))
         fits = may_stay(feature_bytes(arch, prefix) * power_of_two(self.count))
         frozen = jax.device_put(params_of(path.components[:prefix]))
         for chunk in chunks(self._split, self.count, arch.image_size):

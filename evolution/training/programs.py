@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -301,20 +302,31 @@ def judge(
 
 
 @functools.cache
-def forward_flops(arch: Architecture, prefix: int | None = None) -> float:
+def forward_flops(arch: Architecture) -> float:
     """Floating-point operations of a forward pass of one image, by XLA's own count.
 
-    With `prefix`, of its first components alone. Counted on the unoptimised program, so that it is
-    the same on every machine (SYSTEMS.md, Score).
+    Counted on the unoptimised program, so that it is the same on every machine
+    (SYSTEMS.md, Score).
     """
+    return _counted(arch, arch.component_names, functools.partial(forward, arch))
+
+
+def prefix_flops(arch: Architecture, prefix: int) -> float:
+    """Those of its first `prefix` components; without the head's, which `prefix` leaves out."""
+    return _prefix_flops(replace(arch, num_classes=1), prefix)  # counted once for all heads
+
+
+@functools.cache
+def _prefix_flops(arch: Architecture, prefix: int) -> float:
     names = arch.component_names[:prefix]
+    return _counted(arch, names, functools.partial(fold, arch, names)) if prefix else 0.0
+
+
+def _counted(arch: Architecture, names: Sequence[str], program: Callable[..., Array]) -> float:
     params = {name: shapes(arch, name) for name in names}
     image = jax.ShapeDtypeStruct((1, arch.image_size, arch.image_size, 3), jnp.float32)
-    program = functools.partial(forward, arch)
-    if prefix is not None:
-        program = functools.partial(fold, arch, names)
     costs: Any = jax.jit(program).lower(params, image).cost_analysis()
-    return float(costs["flops"]) if names else 0.0
+    return float(costs["flops"])
 
 
 def training_flops(arch: Architecture, prefix: int) -> float:
@@ -322,7 +334,7 @@ def training_flops(arch: Architecture, prefix: int) -> float:
 
     The backward pass counts as two forward ones.
     """
-    return 3 * (forward_flops(arch) - forward_flops(arch, prefix))
+    return 3 * (forward_flops(arch) - prefix_flops(arch, prefix))
 
 
 def compiled_programs() -> int:

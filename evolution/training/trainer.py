@@ -50,7 +50,7 @@ from evolution.training.programs import (
     TrainState,
     boundary,
     compute_dtype,
-    forward_flops,
+    prefix_flops,
     train_steps,
     training_flops,
 )
@@ -194,7 +194,7 @@ class Trainer:
             yield ended(_with_head(state, fitted), [], started)
             return
         source = self._source(child, arch, prefix, traced, batches.steps)
-        below = 0.0 if source.augmentation == "none" else forward_flops(arch, prefix)
+        below = 0.0 if source.augmentation == "none" else prefix_flops(arch, prefix)
         each = below + training_flops(arch, prefix)
         for drawn in batches.drawn():
             started = time.monotonic()
@@ -232,7 +232,7 @@ class Trainer:
         task = self._task
         train = seen(task.train, min(MOST_FITTED, len(task.train)), arch, params)
         validation = seen(task.validation, self.validation_count, arch, params)
-        body = forward_flops(arch, len(arch.component_names) - 1)
+        body = prefix_flops(arch, len(arch.component_names) - 1)
         self._work.add(len(train.labels) + len(validation.labels), body)
         found = fitted_head(task.activation, arch.num_classes, train, validation)
         self._work.flops += found.flops
