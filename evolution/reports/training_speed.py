@@ -131,8 +131,9 @@ def _made_up_task(size: int, examples: int, evaluated: int) -> Task:
         return Split(name, images, rng.integers(CLASSES, size=examples).astype(np.int32))
 
     labels = tuple(str(i) for i in range(CLASSES))
-    splits = (split("train", examples), *(split(n, evaluated) for n in ("validation", "test")))
-    return Task("bench", False, labels, *splits)
+    train = split("train", examples)
+    validation, test = (split(name, evaluated) for name in ("validation", "test"))
+    return Task("bench", False, labels, train, validation, test)
 
 
 def _timed(events: Iterator[ChildTrained]) -> Iterator[tuple[float, ChildTrained]]:
