@@ -92,13 +92,14 @@ def test_crops_are_distributed_as_tensorflows(name):
 
 
 def test_a_crop_is_the_resized_cut():
-    x = images(1, 32, 32)
+    x, u = images(), draws(seed=5)
     s = OFF._replace(crop=1.0, area_min=0.2, aspect_min=0.5)
-    u = draws(1, seed=5)
-    top, left, rows, columns = (int(v) for v in np.ravel(crop_boxes(u[:, :4], 32, 32, s)))
-    cut = x[:, top : top + rows, left : left + columns]
-    assert cut.shape[1] < 32
-    np.testing.assert_allclose(augment(u, x, 16, s), preprocess(cut, 16), atol=1e-5)
+    boxes = np.column_stack(crop_boxes(u[:, :4], 20, 14, s)).astype(int)
+    assert (boxes[:, 2] * boxes[:, 3] < 20 * 14).any()
+    cropped = augment(u, x, 16, s)
+    for image, found, (top, left, rows, columns) in zip(x, cropped, boxes, strict=True):
+        cut = image[top : top + rows, left : left + columns]
+        np.testing.assert_allclose(found, preprocess(cut, 16), atol=1e-5)
 
 
 def test_contrast_keeps_the_crops_mean():
