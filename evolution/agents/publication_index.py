@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -56,23 +57,19 @@ class PublicationIndex:
 
         Raises StoreError.
         """
-        while True:
-            former, parts = self._index()
-            self._read(parts)
-            for digest in parts.values():
-                self._store.learn_publications(self._known[digest].tasks)
-            self._store.publications()
-            new = self._new_parts(parts)
-            found = {name: d for name, d in {**parts, **new}.items() if d is not None}
-            try:
-                if found != parts:
-                    document = {"parts": found}
-                    self._store.save_agent(
-                        PUBLICATIONS, document, (), replacing=former, parts=found.values()
-                    )
-                return self.seen(found)
-            except AgentMoved:
-                continue  # another agent has added something meanwhile
+        former, parts = self._index()
+        for digest in parts.values():
+            self._store.learn_publications(self._known[digest].tasks)
+        self._store.publications()
+        new = self._new_parts(parts)
+        found = {name: d for name, d in {**parts, **new}.items() if d is not None}
+        if found != parts:
+            # If another agent was quicker, this one has seen enough: a later one adds the rest.
+            with suppress(AgentMoved):
+                self._store.save_agent(
+                    PUBLICATIONS, {"parts": found}, (), replacing=former, parts=found.values()
+                )
+        return self.seen(found)
 
     def seen(self, parts: Mapping[str, Digest]) -> Seen:
         """What an agent saw that has these parts. Raises DamagedStore."""

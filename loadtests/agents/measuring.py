@@ -19,7 +19,7 @@ from multiprocessing.synchronize import Barrier
 
 import numpy as np
 
-from evolution.agents.publication_index import PARTS, PublicationIndex
+from evolution.agents.publication_index import PublicationIndex
 from loadtests.agents.simulation import Cost, Costs
 from model_store import Digest, ModelStore, TaskPath
 from model_store.blobs import key_of
@@ -60,7 +60,7 @@ class Client:
         size = 1.0 if call in READING else 0.0
         self._digests = [self._put(size) for _ in range(state)]
         self._index = PublicationIndex(self._store)
-        self._parts = [self._put_part(1) for _ in range(PARTS)] if call in SAVING else []
+        self._parts = [self._put_part(1)] if call in SAVING else []
         self._larger = self._put_part(ROWS) if call == "part_of_rows" else None
 
     def _put(self, part: float) -> Digest:
@@ -90,7 +90,8 @@ class Client:
         self._read_part(self._larger or self._parts[0])
 
     def _read_part(self, part: Digest) -> None:
-        for blob in [part, *(b.digest for b in load_manifest(self._store.blobs, part).blobs())][:2]:
+        document = load_manifest(self._store.blobs, part).layers[0]
+        for blob in (part, document.digest):
             self._storage.forget(key_of(blob))
         self._store.part(part)
 
@@ -103,7 +104,7 @@ class Client:
         self._add(ROWS)
 
     def _add(self, rows: int) -> None:
-        self._parts = [*self._parts[1:], self._put_part(rows)]
+        self._parts = [*self._parts[-1:], self._put_part(rows)]
         self._save([])
 
     def _put_part(self, rows: int) -> Digest:

@@ -191,23 +191,22 @@ class _Simulation:
     def _look(self, seen: int) -> Generator[_Step, None, int]:
         """How many publications an agent knows that has looked; it knew `seen`."""
         tasks, rows = -(-self._result.agents // self._per_task), self._result.agents / self._parts
-        while True:
-            index, indexed, there = self._writes["index"], self._indexed, self._versions
-            yield self._call(look=1, per_task=tasks)
-            changed = self._changed(indexed - seen)
-            # The index itself is read like a part of it.
-            yield self._call(part=changed + (indexed > seen), per_row=changed * rows)
-            new, seen = there - indexed, max(indexed, seen)
-            if new <= 0:
-                return seen
+        index, indexed, there = self._writes["index"], self._indexed, self._versions
+        yield self._call(look=1, per_task=tasks)
+        changed = self._changed(indexed - seen)
+        # The index itself is read like a part of it.
+        yield self._call(part=changed + (indexed > seen), per_row=changed * rows)
+        new = there - max(indexed, seen)
+        if new > 0:
             added = self._changed(new)
             # A publication is a path, and the momenta in its publisher's state.
             yield self._call(read=2 * new, new=2 * new, add=added, per_added=added * rows)
             if self._writes["index"] == index:
                 self._writes["index"] += 1
                 self._indexed = there
-                return there
-            self._result.conflicts += 1
+            else:  # another agent was quicker; a later one adds the rest
+                self._result.conflicts += 1
+        return max(indexed, there, seen)
 
     def _changed(self, publications: int) -> float:
         """How many parts of the index these publications are in."""

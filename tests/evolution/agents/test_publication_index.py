@@ -126,6 +126,7 @@ def test_of_two_agents_that_add_at_once_nothing_is_lost(store, monkeypatch):
         return found
 
     monkeypatch.setattr(store, "publications", meanwhile)
+    assert [p.task for p in index.look().publications] == ["toy/b"]  # as it was when it looked
     assert [p.task for p in index.look().publications] == ["toy/b", "toy/c"]
     assert index.look() == other.look() == overtaken[0]
 
