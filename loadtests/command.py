@@ -52,7 +52,7 @@ def run(
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same requests.")] = 0,
     deadline_ms: Annotated[float, typer.Option(help="Later answers are no goodput.")] = 1000.0,
-    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
+    output: JsonOption = None,
 ) -> None:
     """Send one load and report it. Exit code 0: all answered, 1: some were not, 2: not run."""
     console = Console(emoji=False)
@@ -121,9 +121,7 @@ def store_costs(
 
 @app.command()
 def agents(
-    store: Annotated[
-        str, typer.Option(help="Directory or URL for a store to measure; removed afterwards.")
-    ],
+    store: Annotated[str, typer.Option(help="Folder or URL of a store that is made for it.")],
     children: Annotated[
         str, typer.Option(help="Store with the agents whose children are the model.")
     ],
@@ -154,7 +152,7 @@ def agents(
 def noop(
     rounds: Annotated[int, typer.Option(help="In each, every server is asked in turn.")] = 5,
     seconds: Annotated[float, typer.Option(help="Of each server, load and round.")] = 1.0,
-    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
+    output: JsonOption = None,
 ) -> None:
     """Measure what the gateway itself costs, next to bare Starlette and other model servers."""
     from loadtests.noop import Setup, json_line, measure, render  # publishes a task
@@ -169,10 +167,7 @@ def noop(
 @app.command()
 def peers(
     cells: Annotated[str, typer.Option(help="Some of them, separated by commas.")] = "",
-    peers: Annotated[
-        str,
-        typer.Option(help="Some of them, or `ours` for none; also ours@FOLDER, another checkout."),
-    ] = "",
+    peers: Annotated[str, typer.Option(help="Some; ours: none; ours@FOLDER: a checkout.")] = "",
     rounds: Annotated[int, typer.Option(help="In each, every server takes its turn.")] = 3,
     tasks: Annotated[int, typer.Option(help="Of most cells; others have more or fewer.")] = 100,
 ) -> None:
@@ -210,7 +205,7 @@ def many_images(
 def engine(
     rounds: Annotated[int, typer.Option(help="In each, everything takes its turn.")] = 7,
     seconds: Annotated[float, typer.Option(help="Of each turn.")] = 0.1,
-    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
+    output: JsonOption = None,
 ) -> None:
     """Measure how fast the engine computes, next to other frameworks on the same networks."""
     from loadtests.engine import Setup, json_line, measure, render  # loads the frameworks
@@ -239,7 +234,7 @@ def residency(
     size: SizeOption = "Ti/16",
     image_size: Annotated[int, typer.Option(help="Pixels; more make misses count less.")] = 32,
     seconds: Annotated[float, typer.Option(help="Of each popularity and budget.")] = 8.0,
-    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
+    output: JsonOption = None,
 ) -> None:
     """Measure throughput where the tasks asked for need more memory than they may have."""
     from loadtests import residency  # publishes tasks
@@ -259,7 +254,7 @@ def density(
     image_size: Annotated[int, typer.Option(help="Pixels.")] = 32,
     catalog: Annotated[int, typer.Option(help="Tasks of the largest store.")] = 10_000,
     seconds: Annotated[float, typer.Option(help="Of each round of requests.")] = 3.0,
-    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
+    output: JsonOption = None,
 ) -> None:
     """Measure what many tasks in one gateway cost: memory, start, first answers, throughput."""
     from loadtests import density  # publishes tasks
@@ -274,12 +269,10 @@ def density(
 
 @app.command()
 def growth(
-    tasks: Annotated[
-        list[int] | None, typer.Option(help="Repeatable. Default: 10, 100, 1,000 and 10,000.")
-    ] = None,
+    tasks: Annotated[list[int] | None, typer.Option(help="Default: 10 to 10,000.")] = None,
     rounds: Annotated[int, typer.Option(help="In each, every number takes its turn.")] = 3,
     figures: Annotated[Path, typer.Option(help="Where the SVG files go.")] = FIGURES,
-    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
+    output: JsonOption = None,
 ) -> None:
     """Measure how cost grows with tasks and with components in a batch; draws figures."""
     from loadtests import growth  # publishes tasks
@@ -298,7 +291,7 @@ def replicas(
     tasks: Annotated[int, typer.Option(help="Of one small backbone, in the store of all.")] = 3000,
     count: Annotated[int, typer.Option("--replicas", help="Gateways behind HAProxy.")] = 3,
     seconds: Annotated[float, typer.Option(help="Of each round of requests.")] = 3.0,
-    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
+    output: JsonOption = None,
 ) -> None:
     """Measure several gateways on one store behind HAProxy, one of which is killed."""
     from loadtests.replicas import Setup, json_line, measure, render  # publishes tasks
@@ -315,7 +308,7 @@ def replicas(
 def churn(
     changes: Annotated[int, typer.Option(help="Additions, failing ones too, and removals.")] = 1000,
     seconds: Annotated[float, typer.Option(help="Over which to spread them, at least.")] = 60.0,
-    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
+    output: JsonOption = None,
 ) -> None:
     """Measure what tasks that come and go under load do to requests, memory and metrics."""
     from loadtests import churn  # publishes tasks
@@ -331,19 +324,11 @@ def churn(
 @app.command()
 def rollouts(
     rounds: Annotated[int, typer.Option(help="In each, both gateways take their turn.")] = 15,
-    seconds: Annotated[float, typer.Option(help="Of each turn.")] = 20.0,
-    rate: Annotated[float, typer.Option(help="Requests per second.")] = 60.0,
-    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
 ) -> None:
     """Measure what canaries, shadows, samples and an open page cost the answers; ten minutes."""
-    from loadtests import rollouts  # publishes tasks
+    from loadtests.rollouts import measure, render  # publishes tasks
 
-    def measure(say: Callable[[str], None]) -> tuple[RenderableType, str]:
-        setup = rollouts.Setup(rounds, seconds, rate)
-        result = rollouts.measure(setup, say)
-        return rollouts.render(result), rollouts.json_line(setup, result)
-
-    _show(measure, output)
+    _show(lambda say: (render(measure(rounds, say)), ""), None)
 
 
 @app.command()
@@ -351,11 +336,9 @@ def sharing(
     tasks: Annotated[int, typer.Option(help="Asked for at once.")] = 8,
     own_blocks: Annotated[int, typer.Option(help="Last blocks that a task has for itself.")] = 3,
     size: SizeOption = "Ti/16",
-    image_size: Annotated[
-        list[int] | None, typer.Option(help="Pixels; repeatable. Default: 64 and 224.")
-    ] = None,
+    image_size: Annotated[list[int] | None, typer.Option(help="Default: 64 and 224.")] = None,
     rounds: Annotated[int, typer.Option(help="In each, every way takes its turn.")] = 30,
-    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
+    output: JsonOption = None,
 ) -> None:
     """Measure one request for several tasks next to separate requests with the same image."""
     from loadtests import sharing  # publishes tasks
@@ -375,7 +358,7 @@ def flood(
     tasks: Annotated[int, typer.Option(help="With adapters and a head of their own.")] = 16,
     seconds: Annotated[float, typer.Option(help="Of each load.")] = 8.0,
     deadline_ms: Annotated[int, typer.Option(help="Of every request.")] = 1000,
-    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
+    output: JsonOption = None,
 ) -> None:
     """Offer a gateway up to ten times what it can do; and a light task next to a flood."""
     from loadtests.flood import Setup, json_line, measure, render  # publishes tasks

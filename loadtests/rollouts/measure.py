@@ -16,7 +16,7 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,20 +29,10 @@ from loadtests.systems import System, backbone, last_blocks_and_head
 from loadtests.traffic import Requests
 
 ALL, NONE = "with", "without"
+TASKS, SIZE, SIDE = 8, "Ti/16", 64  # pixels
+SECONDS, RATE = 20.0, 60.0  # of a turn, and requests per second
 CANARY = 0.05  # of the requests of every other task; the rest have shadows
 COUNTED = ("munet_rollout_requests_total", "munet_samples_total")
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What is measured."""
-
-    rounds: int = 15
-    seconds: float = 20.0  # of each gateway and round
-    rate: float = 60.0  # requests per second
-    tasks: int = 8
-    size: str = "Ti/16"
-    image_size: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +59,21 @@ class Result:
         return statistics.median(getattr(a, figure) / getattr(b, figure) for a, b in pairs)
 
 
-def measure(setup: Setup, say: Callable[[str], None]) -> Result:
+def measure(rounds: int, say: Callable[[str], None]) -> Result:
     """Makes a store for each gateway in a temporary folder, and starts both."""
     result = Result()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         root = Path(folder)
-        gateways = {name: stack.enter_context(_gateway(root, name, setup)) for name in (ALL, NONE)}
-        requests = Requests(setup.image_size)
+        gateways = {name: stack.enter_context(_gateway(root, name)) for name in (ALL, NONE)}
+        requests = Requests(SIDE)
         for gateway in gateways.values():
             traffic.warm_up(gateway, requests, "task/0")
-            _turn(setup, gateway, 0)
+            _turn(gateway, 0)
         stack.enter_context(_Page(gateways[ALL]))
-        for turn in range(setup.rounds):
+        for turn in range(rounds):
             for name in (ALL, NONE) if turn % 2 else (NONE, ALL):
-                say(f"round {turn + 1} of {setup.rounds}, {name}")
-                result.rounds[name].append(_turn(setup, gateways[name], turn))
+                say(f"round {turn + 1} of {rounds}, {name}")
+                result.rounds[name].append(_turn(gateways[name], turn))
         for series, value in traffic.samples(gateways[ALL]).items():
             if series.name in COUNTED:
                 what = dict(series.labels)
@@ -92,33 +82,33 @@ def measure(setup: Setup, say: Callable[[str], None]) -> Result:
     return result
 
 
-def _gateway(root: Path, name: str, setup: Setup) -> Gateway:
+def _gateway(root: Path, name: str) -> Gateway:
     """One on a store of its own, with every task in memory."""
-    arch = backbone(setup.size, image_size=setup.image_size)
+    arch = backbone(SIZE, image_size=SIDE)
     system = System(str(root / name), arch, last_blocks_and_head(arch, 1))
-    for number in range(setup.tasks):
+    for number in range(TASKS):
         system.publish(f"task/{number}", number + 1)
         if name == ALL:
             weight = 0.0 if number % 2 else CANARY
-            system.roll_out(f"task/{number}", number + 1 + setup.tasks, weight)
+            system.roll_out(f"task/{number}", number + 1 + TASKS, weight)
     kept = {"MUNET_SAMPLES": "1%", "MUNET_SAMPLES_TO": str(root / "samples")} if name == ALL else {}
     return Gateway(str(root / name), root / f"home-{name}", MUNET_PRELOAD="*", **kept)
 
 
-def _turn(setup: Setup, gateway: Gateway, turn: int) -> Round:
+def _turn(gateway: Gateway, turn: int) -> Round:
     """Poisson arrivals, the same for both gateways."""
     rng = np.random.default_rng(turn)
-    due_s = np.cumsum(rng.exponential(1 / setup.rate, max(1, int(setup.rate * setup.seconds))))
-    answers = open_loop(gateway.port, _requests(setup, turn), due_s.tolist()).all
+    due_s = np.cumsum(rng.exponential(1 / RATE, max(1, int(RATE * SECONDS))))
+    answers = open_loop(gateway.port, _requests(turn), due_s.tolist()).all
     p50, p99 = np.percentile([one.latency_s for one in answers], [50, 99]).tolist()
     memory = gateway.proportional_bytes()
     return Round(len(answers), _failed(answers), p50 * 1e3, p99 * 1e3, memory)
 
 
-def _requests(setup: Setup, turn: int) -> Iterator[Request]:
-    requests = Requests(setup.image_size)
+def _requests(turn: int) -> Iterator[Request]:
+    requests = Requests(SIDE)
     for number in itertools.count(turn):
-        task = f"task/{number % setup.tasks}"
+        task = f"task/{number % TASKS}"
         yield Request(task, 0, requests.to(task))
 
 
@@ -165,8 +155,3 @@ def render(result: Result) -> Table:
     for what, count in sorted(result.counted.items()):
         table.add_row(what, f"{count:.0f}")
     return table
-
-
-def json_line(setup: Setup, result: Result) -> str:
-    """The run as one line of JSON."""
-    return traffic.json_line(asdict(setup), asdict(result))
