@@ -52,7 +52,7 @@ def run(
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same requests.")] = 0,
     deadline_ms: Annotated[float, typer.Option(help="Later answers are no goodput.")] = 1000.0,
-    output: JsonOption = None,
+    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
 ) -> None:
     """Send one load and report it. Exit code 0: all answered, 1: some were not, 2: not run."""
     console = Console(emoji=False)
@@ -152,7 +152,7 @@ def agents(
 def noop(
     rounds: Annotated[int, typer.Option(help="In each, every server is asked in turn.")] = 5,
     seconds: Annotated[float, typer.Option(help="Of each server, load and round.")] = 1.0,
-    output: JsonOption = None,
+    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
 ) -> None:
     """Measure what the gateway itself costs, next to bare Starlette and other model servers."""
     from loadtests.noop import Setup, json_line, measure, render  # publishes a task
@@ -205,7 +205,7 @@ def many_images(
 def engine(
     rounds: Annotated[int, typer.Option(help="In each, everything takes its turn.")] = 7,
     seconds: Annotated[float, typer.Option(help="Of each turn.")] = 0.1,
-    output: JsonOption = None,
+    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
 ) -> None:
     """Measure how fast the engine computes, next to other frameworks on the same networks."""
     from loadtests.engine import Setup, json_line, measure, render  # loads the frameworks
@@ -234,7 +234,7 @@ def residency(
     size: SizeOption = "Ti/16",
     image_size: Annotated[int, typer.Option(help="Pixels; more make misses count less.")] = 32,
     seconds: Annotated[float, typer.Option(help="Of each popularity and budget.")] = 8.0,
-    output: JsonOption = None,
+    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
 ) -> None:
     """Measure throughput where the tasks asked for need more memory than they may have."""
     from loadtests import residency  # publishes tasks
@@ -254,7 +254,7 @@ def density(
     image_size: Annotated[int, typer.Option(help="Pixels.")] = 32,
     catalog: Annotated[int, typer.Option(help="Tasks of the largest store.")] = 10_000,
     seconds: Annotated[float, typer.Option(help="Of each round of requests.")] = 3.0,
-    output: JsonOption = None,
+    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
 ) -> None:
     """Measure what many tasks in one gateway cost: memory, start, first answers, throughput."""
     from loadtests import density  # publishes tasks
@@ -272,7 +272,7 @@ def growth(
     tasks: Annotated[list[int] | None, typer.Option(help="Default: 10 to 10,000.")] = None,
     rounds: Annotated[int, typer.Option(help="In each, every number takes its turn.")] = 3,
     figures: Annotated[Path, typer.Option(help="Where the SVG files go.")] = FIGURES,
-    output: JsonOption = None,
+    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
 ) -> None:
     """Measure how cost grows with tasks and with components in a batch; draws figures."""
     from loadtests import growth  # publishes tasks
@@ -291,7 +291,7 @@ def replicas(
     tasks: Annotated[int, typer.Option(help="Of one small backbone, in the store of all.")] = 3000,
     count: Annotated[int, typer.Option("--replicas", help="Gateways behind HAProxy.")] = 3,
     seconds: Annotated[float, typer.Option(help="Of each round of requests.")] = 3.0,
-    output: JsonOption = None,
+    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
 ) -> None:
     """Measure several gateways on one store behind HAProxy, one of which is killed."""
     from loadtests.replicas import Setup, json_line, measure, render  # publishes tasks
@@ -308,7 +308,7 @@ def replicas(
 def churn(
     changes: Annotated[int, typer.Option(help="Additions, failing ones too, and removals.")] = 1000,
     seconds: Annotated[float, typer.Option(help="Over which to spread them, at least.")] = 60.0,
-    output: JsonOption = None,
+    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
 ) -> None:
     """Measure what tasks that come and go under load do to requests, memory and metrics."""
     from loadtests import churn  # publishes tasks
@@ -338,7 +338,7 @@ def sharing(
     size: SizeOption = "Ti/16",
     image_size: Annotated[list[int] | None, typer.Option(help="Default: 64 and 224.")] = None,
     rounds: Annotated[int, typer.Option(help="In each, every way takes its turn.")] = 30,
-    output: JsonOption = None,
+    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
 ) -> None:
     """Measure one request for several tasks next to separate requests with the same image."""
     from loadtests import sharing  # publishes tasks
@@ -358,7 +358,7 @@ def flood(
     tasks: Annotated[int, typer.Option(help="With adapters and a head of their own.")] = 16,
     seconds: Annotated[float, typer.Option(help="Of each load.")] = 8.0,
     deadline_ms: Annotated[int, typer.Option(help="Of every request.")] = 1000,
-    output: JsonOption = None,
+    output: Annotated[Path | None, typer.Option(help="Append the run as a JSON line.")] = None,
 ) -> None:
     """Offer a gateway up to ten times what it can do; and a light task next to a flood."""
     from loadtests.flood import Setup, json_line, measure, render  # publishes tasks
