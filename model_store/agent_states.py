@@ -63,7 +63,6 @@ class AgentStates:
         components or parts never put.
         """
         what = f"agent {require_name('agent', agent)}"
-        # Those of others are not relied on: a blob that moves twice could escape a gc's two looks.
         others = [] if agent == INDEX else [agent_key(INDEX)]
         manifest, needs = self._state(what, document, components, parts, others)
         digest = self._writer.set_agent(agent, needs, replacing)

@@ -101,6 +101,10 @@ class Blobs:
                 )
         return [keys[key] for key in sizes]
 
+    def are_left_alone(self) -> bool:
+        """Whether no gc is about to remove any: then each that comes sees what is claimed now."""
+        return self._handshake.is_idle()
+
     def settle(self) -> None:
         """Make the names of all blobs put so far durable."""
         self._storage.settle(DIRECTORY)

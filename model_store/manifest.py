@@ -223,8 +223,9 @@ class Manifest:
 
     @property
     def parts(self) -> list[Digest]:
-        """The manifests it names; what these name is needed too."""
-        return [layer.digest for layer in self.layers if layer.media_type == IMAGE_MANIFEST]
+        """The manifests that an agent's state names; what these name is needed too."""
+        layers = self.layers if self.artifact_type == AGENT else ()
+        return [layer.digest for layer in layers if layer.media_type == IMAGE_MANIFEST]
 
 
 def path_manifest(path: TaskPath, sizes: Mapping[str, int]) -> tuple[Manifest, list[bytes]]:

@@ -313,7 +313,10 @@ class ModelStore(AgentStates):
         Raises BlobNotFound, CorruptBlob or Malformed where not all of that is there and whole.
         """
         digest = parse_digest(manifest)
-        needed = load_manifest(self.blobs, digest).blobs()
+        parsed = load_manifest(self.blobs, digest)
+        needed = [*parsed.blobs()]
+        for part in parsed.parts:
+            needed += load_manifest(self.blobs, part).blobs()
         blobs = {str(blob.digest): blob.digest for blob in needed}
         sizes = {blob.digest: blob.size for blob in needed}
         data = bytes(self.blobs.read(digest))

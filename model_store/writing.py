@@ -93,9 +93,10 @@ class Writer:
         return not missing
 
     def _not_kept(self, needs: Needs, key: str, claim: Claim) -> Needs:
-        """What is to be looked at: not what documents keep that were read after the claim.
+        """What is to be looked at: not what documents keep, read when no gc had doomed it.
 
-        Who wrote them has looked at that, and the claim was there while they still kept it.
+        What the document has kept until the claim, every gc sees. What another one keeps is there,
+        and stays if each gc that may remove it looks after the claim.
         """
         others = needs.kept_by
         if others is None:
@@ -103,7 +104,7 @@ class Writer:
 
         def states() -> Iterator[Digest | None]:
             yield self._refs.manifest_in(key, claim.document)
-            for place in others:
+            for place in others if self._blobs.are_left_alone() else ():
                 with suppress(CorruptRef):  # it keeps nothing that is known
                     yield self._refs.manifest(place)
 

@@ -72,6 +72,14 @@ class Handshake:
             with self._storage.alone(KEY) as lease, suppress(LeaseLost):
                 self.begin(lease)  # the gc has ended, or died
 
+    def is_idle(self) -> bool:
+        """Whether no gc is about to remove anything, nor one that died.
+
+        Then each that will be looks later at what documents refer to and claim.
+        """
+        state = _parse(self._storage.read(KEY))
+        return state is not None and not state.keys
+
     def said(self) -> tuple[int, frozenset[str]]:
         """How many documents a gc has counted, and the blobs that one is removing, or was when it
         died.

@@ -1,14 +1,21 @@
 """Parts of agents' states: kept with all that they refer to, and cheap to share."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from model_store import AgentMoved, Digest, MissingComponent, ModelStore
-from model_store.names import INDEX
+from model_store.files.gc_handshake import Handshake
+from model_store.files.local import LocalStorage
+from model_store.files.protocol import Read
+from model_store.manifest import IMAGE_MANIFEST, Descriptor
+from model_store.names import INDEX, agent_key
+from model_store.reading import load_manifest
 from model_store.upkeep import collect_garbage, verify_store
 from model_store.upkeep.backup import backup
-from tests.model_store.samples import arrays, new_store
+from tests.model_store.samples import arrays, new_store, publish
 
 NOWHERE = Digest("sha256:" + "0" * 64)
 
@@ -43,6 +50,30 @@ def test_a_part_that_is_not_there_or_not_whole_is_refused(tmp_path: Path) -> Non
         with pytest.raises(MissingComponent, match="agent a"):
             store.save_agent("a", {}, [], parts=[missing])
     assert store.agents() == []
+
+
+def test_a_pinned_state_is_pinned_with_what_its_parts_need(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    part, component = part_of(store, 1)
+    state = store.save_agent("a", {"part": part}, [], parts=[part])
+    store.pin("kept", state)
+    store.save_agent("a", {}, [])
+    assert not {part, component} & {*collect_garbage(store, grace_s=0).removed}
+    (Path(store.url) / "blobs/sha256" / component[7:]).unlink()
+    with pytest.raises(MissingComponent, match=component):
+        store.pin("broken", state)
+
+
+def test_only_an_agents_state_has_parts(tmp_path: Path) -> None:
+    """A layer of another manifest says nothing of manifests: it can be anything."""
+    store = new_store(tmp_path)
+    publish(store, "t", 1)
+    manifest = load_manifest(store.blobs, store.resolve("t").digest)
+    layer = Descriptor(IMAGE_MANIFEST, store.put_blob(b"no manifest"), 11)
+    other = replace(manifest, layers=(*manifest.layers, layer))
+    store.adopt(other.to_bytes())
+    collect_garbage(store, grace_s=0)
+    assert store.lacks([layer.digest]) == [] and verify_store(store) == []
 
 
 def test_what_is_missing_of_a_part_is_found(tmp_path: Path) -> None:
@@ -109,3 +140,41 @@ def test_of_two_that_change_the_parts_at_once_none_is_lost(tmp_path: Path) -> No
     store.save_agent(INDEX, {"parts": [first]}, [], parts=[first], replacing=None)
     with pytest.raises(AgentMoved):
         store.save_agent(INDEX, {"parts": [second]}, [], parts=[second], replacing=None)
+
+
+def test_a_part_that_moves_while_a_gc_looks_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From nowhere to the index and on to a state, each time behind the gc's back.
+
+    The gc sees no touch either: the clock was set back meanwhile.
+    """
+    store = new_store(tmp_path)
+    part, component = part_of(store, 1)
+    store.save_agent("a", {}, [])
+    store.save_agent(INDEX, {}, [])
+    propose, read_many = Handshake.propose, LocalStorage.read_many
+    looks: list[str] = []
+
+    def proposing(self: Handshake, keys: Iterable[str]) -> None:
+        store.save_agent(INDEX, {"n": 1}, [], parts=[part])
+        propose(self, keys)
+        looks.append("second")
+
+    def reading(self: LocalStorage, keys: Iterable[str]) -> dict[str, Read]:
+        wanted = list(keys)
+        if not looks or agent_key(INDEX) not in wanted:
+            return read_many(self, wanted)
+        looks.clear()
+        found = read_many(self, [key for key in wanted if key != agent_key(INDEX)])
+        store.save_agent("a", {"n": 1}, [], parts=[part])
+        store.save_agent(INDEX, {"n": 2}, [])
+        return {**found, **read_many(self, [agent_key(INDEX)])}
+
+    monkeypatch.setattr(Handshake, "propose", proposing)
+    monkeypatch.setattr(LocalStorage, "read_many", reading)
+    monkeypatch.setattr(LocalStorage, "touch", lambda self, keys: None)
+    collect_garbage(store, grace_s=0)
+    assert looks == [] and store.load_agent("a") == {"n": 1}
+    assert verify_store(ModelStore(store.url)) == []
+    assert store.lacks([part, component]) == []
