@@ -188,6 +188,12 @@ class Agent:
     def _population(self, document: Document) -> tuple[Snapshot, Population]:
         """The cycle's snapshot, and the population that follows from it. Raises StateError."""
         if document["snapshot"]:
+            if not isinstance(document["snapshot"], dict):
+                raise StateError(
+                    f"agent {self.id}: expected a cycle that this version began, found one of an "
+                    "earlier version, which cannot be continued; let that version end it, or "
+                    f"remove the agent's state (`munet runs rm {self.id}`)"
+                )
             snapshot = Snapshot(**document["snapshot"])
             try:
                 seen = self._index.seen(snapshot.parts)

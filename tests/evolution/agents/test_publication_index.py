@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -13,7 +14,7 @@ from evolution.agents.kinds import AgentClass
 from evolution.agents.publication_index import PARTS, PublicationIndex, part_of
 from evolution.events import TaskFailed
 from evolution.runs.removal import remove
-from evolution.state import PUBLICATIONS
+from evolution.state import PUBLICATIONS, StateError
 from model_store import ModelStore
 from model_store.upkeep import collect_garbage, verify_store
 from tests.evolution.agent_systems import THREE, publish, run, tiny_classes
@@ -191,3 +192,25 @@ def test_a_stopped_cycle_sees_what_it_began_with(store, monkeypatch):
             collect_garbage(store, grace_s=0)
             store = ModelStore(store.url)
     assert len(seen) == 3 and len(seen[0]) == 4 and seen[0] == seen[1] == seen[2]
+
+
+def test_a_cycle_of_an_earlier_version_is_refused(store, idle_agents):
+    run(store, MINE)
+    document = store.load_agent("three/toy/mine")
+    store.save_agent("three/toy/mine", {**document, "snapshot": "sha256:" + "0" * 64}, [])
+    with pytest.raises(StateError, match="munet runs rm three/toy/mine"):
+        run(store, MINE, 2)
+
+
+def test_the_index_outlasts_an_agent_that_is_killed_between_a_part_and_its_state(
+    store, idle_agents, monkeypatch
+):
+    """The part is garbage then, and the next agent puts it again."""
+    publish(store, "x", "toy/b", 1)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(store, "save_agent", Mock(side_effect=KeyboardInterrupt))
+        PublicationIndex(store).look()
+    assert PUBLICATIONS not in store.agents()
+    collect_garbage(store, grace_s=0)
+    run(store, MINE)
+    assert store.load_agent(PUBLICATIONS)["parts"] and verify_store(store) == []
