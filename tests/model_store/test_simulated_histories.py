@@ -94,8 +94,26 @@ SEEN: list[tuple[Plan, Turns, Events]] = [
     ),
 ]
 
+# A part is garbage when a gc looks first. The clock is set back, the index gets the part, the gc
+# proposes to remove it and looks at the agent; then the agent's state gets it, and the index drops
+# it before the gc looks there.
+MOVED: tuple[Plan, Turns, Events] = (
+    Plan(
+        "disk",
+        [
+            [("index", 1), ("index", 2), ("index", 1), ("index", 2)],
+            [("share", "a", 1)],
+            [("gc", 0.0)],
+        ],
+        jumps=((24.65, -7200.0),),
+    ),
+    [("P0", 193), ("P2", 54), ("P0", 77), ("P2", 23), ("P1", 400), ("P0", 400)],
+    {},
+)
+
 # By the step that ends it well.
 HISTORIES = {
+    "gc-idle": MOVED,
     "copies-durable": OUTLASTED,
     "gc-alone": OVERSLEPT,
     "signatures-lease": FORGOTTEN,

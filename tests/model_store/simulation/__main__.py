@@ -78,7 +78,9 @@ def _without(options: argparse.Namespace) -> int:
     missed = 0
     for step in MUTANTS if options.without == "all" else [options.without]:
         if options.known:
-            options.first, options.histories = MUTANTS[step].seed, 1
+            if (seed := MUTANTS[step].seed) is None:
+                continue
+            options.first, options.histories = seed, 1
         with without(step):
             loss = next(_losses(options), None)
         if loss is None:

@@ -11,7 +11,9 @@ import numpy as np
 
 from model_store import ModelStore, StoreError, TaskPath
 from model_store.blobs import Digest, digest_of
-from model_store.manifest import path_manifest
+from model_store.canonical_json import encode_json
+from model_store.manifest import agent_manifest, path_manifest
+from model_store.names import INDEX
 from model_store.signatures import Signature
 from model_store.tensors import encode
 from model_store.upkeep import collect_garbage
@@ -81,6 +83,14 @@ def manifest_of(task: str, seed: int) -> Digest:
     size = len(encode(component(0)))
     sizes: dict[str, int] = {"body": size, "head": size}
     return digest_of(path_manifest(path(task, seed), sizes)[0].to_bytes())
+
+
+@cache
+def part_of(seed: int) -> Digest:
+    """The digest of a part with one component."""
+    data = encode(component(200 + seed))
+    document = encode_json({"part": seed}, "part")
+    return digest_of(agent_manifest(document, {digest_of(data): len(data)}, {})[0].to_bytes())
 
 
 def signature(signer: str, task: str, seed: int) -> Signature:
@@ -173,6 +183,15 @@ class Actor:
 
     def save(self, agent: str, seed: int) -> Any:
         self.store.save_agent(agent, {"seed": seed}, [self.put(100 + seed)])
+
+    def index(self, seed: int) -> Any:
+        """Lets the index of publications have this part alone."""
+        part = self.store.put_part({"part": seed}, [self.put(200 + seed)])
+        self.store.save_agent(INDEX, {"seed": seed}, [], parts=[part])
+
+    def share(self, agent: str, seed: int) -> Any:
+        """Saves a state with a part that is there, or is not."""
+        self.store.save_agent(agent, {"seed": seed}, [], parts=[part_of(seed)])
 
     def sign(self, task: str, seed: int, signer: str) -> Any:
         self.store.add_signature(manifest_of(task, seed), signature(signer, task, seed))

@@ -10,7 +10,7 @@ from typing import Any
 
 from model_store import BlobNotFound, ModelStore, StoreError, UnknownTask
 from model_store.blobs import Digest, digest_of, key_of
-from model_store.names import agent_key, pin_key, signature_key, task_key
+from model_store.names import INDEX, agent_key, pin_key, signature_key, task_key
 from model_store.tensors import encode
 from model_store.upkeep import collect_garbage, verify_store
 from tests.model_store.simulation.actors import Actor, Op, component, manifest_of, signature
@@ -149,7 +149,10 @@ class _History:
         for task in FIRST:
             self._check_task(task, found[task])
         self._check_grace()
-        self._check_register("agent", ("save",), (1,), lambda said: said[0] == found["agent"])
+        self._check_register(
+            "agent", ("save", "share"), (1,), lambda said: said[0] == found["agent"]
+        )
+        self._check_register("index", ("index",), (None,), lambda said: said[0] == found["index"])
         self._check_register(
             "pin", ("pin", "unpin"), (None,), lambda said: _pinned(said) == found["pin"]
         )
@@ -157,8 +160,9 @@ class _History:
 
     def _read(self, store: ModelStore) -> dict[str, Any]:
         found: dict[str, Any] = {task: self._task(store, task) for task in FIRST}
-        state = store.agent_state("a")
-        return {**found, "agent": state and state[1]["seed"], "pin": store.pins().get("p")}
+        for what, agent in (("agent", "a"), ("index", INDEX)):
+            found[what] = (store.load_agent(agent) or {"seed": None})["seed"]
+        return {**found, "pin": store.pins().get("p")}
 
     def _signers(self, store: ModelStore) -> Signers:
         """Whether what was to be signed is there, and who signed it."""
@@ -220,7 +224,7 @@ class _History:
             self.wrong += [
                 f"collected too early: {op}"[:300]
                 for op in self.operations
-                if op.name in ("publish", "save")
+                if op.name in ("publish", "save", "index")
                 and op.needed_s < LATE_S
                 and op.error.startswith(gone)
             ]
@@ -280,7 +284,9 @@ def _acknowledged_in(key: str, op: Op) -> bool:
         return key == pin_key("p")
     if op.name == "sign":
         return key == signature_key(manifest_of(*op.arguments[:2]))
-    return key == (agent_key if op.name == "save" else task_key)(op.arguments[0])
+    if op.name == "index":
+        return key == agent_key(INDEX)
+    return key == (agent_key if op.name in ("save", "share") else task_key)(op.arguments[0])
 
 
 def _pinned(said: tuple[Any, ...]) -> str | None:

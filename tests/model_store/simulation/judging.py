@@ -91,7 +91,7 @@ def register_after(value: Any, op: Op) -> Any:
     """What an agent or a pin says after this, in a tuple; None if this cannot be."""
     if op.name == "unpin":
         return (None,) if value != (None,) else None
-    return op.arguments[1:]
+    return op.arguments[-1:] if op.name == "index" else op.arguments[1:]
 
 
 def explained(

@@ -1,7 +1,7 @@
 """The protocol without one of its protective steps: with each of them a loss has to be found.
 
-Each has the seed of a history that loses something without it. `--without all --known` plays these;
-`--without STEP` looks for the first one.
+Nearly each has the seed of a history that loses something without it. `--without all --known` plays
+these; `--without STEP` looks for the first one.
 """
 
 from __future__ import annotations

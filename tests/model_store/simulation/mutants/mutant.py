@@ -12,4 +12,4 @@ class Mutant:
     """How to take a step out until a stack ends, and a history that loses something then."""
 
     take_out: Callable[[ExitStack], None]
-    seed: int
+    seed: int | None  # None: that history is written in test_simulated_histories.py

@@ -10,6 +10,7 @@ from unittest.mock import patch
 from model_store import blobs, refs, writing
 from model_store.files import gc_handshake
 from model_store.files.gc_handshake import Handshake
+from model_store.refs import Claim, Copy, Document
 from tests.model_store.simulation.mutants.mutant import Mutant
 
 
@@ -123,6 +124,26 @@ def _nothing_to_remove_is_done(stack: ExitStack) -> None:
     stack.enter_context(patch.object(writing.Writer, "remove_task", without))
 
 
+def _gcs_are_not_asked_after(stack: ExitStack) -> None:
+    """A writer relies on what the index needs also while a gc is about to remove something."""
+    stack.enter_context(patch.object(Handshake, "is_idle", lambda self: True))
+
+
+def _kept_before_the_claim(stack: ExitStack) -> None:
+    """A writer relies on what documents needed before it claimed that."""
+    refer = writing.Writer._refer
+
+    def without(self: Any, key: str, needs: Any, *rest: Any, **named: Any) -> Any:
+        left = self._not_kept(needs, key, Claim("", Copy(Document(), None), self._refs.read(key)))
+        self._not_kept = lambda *_: left  # of this process alone
+        try:
+            return refer(self, key, needs, *rest, **named)
+        finally:
+            del self._not_kept
+
+    stack.enter_context(patch.object(writing.Writer, "_refer", without))
+
+
 MUTANTS = {
     "claims": Mutant(_claims_are_not_asked_for, seed=184),
     "claim-first": Mutant(_claimed_after_touching, seed=4),
@@ -132,5 +153,7 @@ MUTANTS = {
     "presence": Mutant(_missing_blobs_are_not_noticed, seed=95),
     "gc-seen": Mutant(_what_is_not_seen_is_nothing, seed=50177),
     "sizes": Mutant(_sizes_are_believed, seed=19),
+    "gc-idle": Mutant(_gcs_are_not_asked_after, seed=None),
+    "kept-since": Mutant(_kept_before_the_claim, seed=9800),
     "removals": Mutant(_nothing_to_remove_is_done, seed=42585),
 }
