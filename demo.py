@@ -281,17 +281,12 @@ def first_answer(url: str, task: str, image: bytes) -> float:
 
 def compare() -> None:
     """Trains two baselines on the tasks, and shows them with what was evolved."""
-    # The first child of a task takes no steps: its head is fitted to the root's features.
-    tasks, steps = f"tasks={json.dumps(TASKS)}", "samples_per_task={}".format
-    others = {name: str(FOLDER / name) for name in ("linear-probe", "finetune-all")}
-    command(
-        "experiments", "run", "demo", "--name", "linear-probe",
-        "--store", others["linear-probe"], "--set", tasks, "--set", steps(1),
-    )  # fmt: skip
-    command(
-        "experiments", "baseline", "finetune-all", "demo", "--name", "finetune-all",
-        "--store", others["finetune-all"], "--set", tasks, "--set", steps(2),
-    )  # fmt: skip
+    others = {kind: str(FOLDER / kind) for kind in ("linear-probe", "finetune-all")}
+    for kind, store in others.items():  # with as many steps as the search: its first child has none
+        command(
+            "experiments", "baseline", kind, "demo", "--name", kind, "--store", store,
+            "--set", f"tasks={json.dumps(TASKS)}", "--set", "samples_per_task=2",
+        )  # fmt: skip
     table = Table("test accuracy", pad_edge=False)
     for name in (*(task.split("/")[1] for task in TASKS), "mean", "own parameters a task"):
         table.add_column(name, justify="right")
