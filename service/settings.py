@@ -43,7 +43,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "max_pixels": (1, 2**30),
     "max_request_pixels": (1, 2**40),
     "decode_memory": (2**23, 2**50),  # less would refuse the smallest image
-    "max_batch_rows": (1, 1024),  # programs are compiled for powers of two, and 6
+    "max_batch_rows": (1, 1024),  # a program is compiled for each power of two
     "queue_per_task": (1, _MANY),
     "queue_total": (1, _MANY),
     "deadline_ms": (1, LONGEST_DEADLINE_MS),

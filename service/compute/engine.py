@@ -72,7 +72,7 @@ class Engine:
         backend: str = "auto",
         threads: int = 1,
     ) -> None:
-        """Programs are compiled for up to `max_rows` rows, and kept in the cache's folder.
+        """Programs are compiled for 1, 2, 4 ... `max_rows` rows, and kept in the cache's folder.
 
         With OpenVINO each of `threads` is a stream, which computes batches of its own; JAX has one
         stream, on all cores. Raises SettingsError if there is no such back end.

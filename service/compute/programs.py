@@ -26,9 +26,8 @@ from vit import shapes
 
 logger = logging.getLogger(__name__)
 COMPILING_THREADS = 2
-CALL_TOKENS = 32  # what a call costs, in tokens: its weights are read from memory
+CALL_TOKENS = 16  # what a call costs, in tokens: its weights are read from memory
 FUSED = 4  # equal stages of a fused program
-FUSED_TOKENS = 128  # of all its rows at most: for more, a call's own cost is small
 SIDE_BY_SIDE = 4  # rows of a program that runs a stage for each with its own weights
 SMALL_WEIGHTS = 2**22  # bytes of such a stage: a larger one takes much longer than a call costs
 MOST_FUSED = 96  # stages in all fused programs: each takes about 0.8 MB, and so does a copy
@@ -67,11 +66,11 @@ class Programs:
     """All programs of one back end; safe to call from several threads."""
 
     def __init__(self, backend: Backend, metrics: Metrics, max_rows: int) -> None:
-        """Programs are for 1, 2, 4, 6, 8, 16 ... `max_rows` rows, a power of two."""
+        """Programs are for 1, 2, 4 ... `max_rows` rows, a power of two."""
         self._backend = backend
         self._metrics = metrics
         self.memory: Memory = _Unbounded()
-        self.buckets = buckets(max_rows)
+        self.buckets = tuple(1 << i for i in range(max_rows.bit_length()))
         self._buckets_of = functools.partial(_buckets_of, self.buckets, backend.call_tokens)
         self._programs: dict[_Name, Future[Any]] = {}  # of Run
         # By the first stage, the longest first: fused programs that are ready, for which rows.
@@ -239,8 +238,7 @@ def _fusable(walk: Chain, buckets_of: Callable[[Program], Sequence[int]]) -> Ite
         chain = (program,) * FUSED
         if any(walk[i : i + FUSED] == chain for i in range(len(walk))):
             for rows in buckets_of(program):
-                if rows * tokens_of(program) <= FUSED_TOKENS:
-                    yield chain, rows, False
+                yield chain, rows, False
     yield walk, 1, False
     for program in dict.fromkeys(walk):
         small = _weights(program) <= SMALL_WEIGHTS and SIDE_BY_SIDE in buckets_of(program)
@@ -266,12 +264,6 @@ def _size(chain: Chain) -> int:
 def _weights(program: Program) -> int:
     """Bytes of the weights that a stage runs with."""
     return 4 * sum(elements(shapes(program.shape, kind)) for kind in program.kinds)
-
-
-def buckets(max_rows: int) -> tuple[int, ...]:
-    """Each takes about 11 MB of a ViT-Ti; batches of 5 and 6 are common, so there is one for 6."""
-    powers = [1 << i for i in range(max_rows.bit_length())]
-    return tuple(sorted({*powers, min(6, max_rows)}))
 
 
 @functools.cache

@@ -20,7 +20,7 @@ F32 = NDArray[np.float32]
 Node = ov.Node
 Graph = Callable[[Program, int, int, Node, Sequence[Node]], Node]
 BLOCK = 64  # columns: four vector registers of AVX-512
-BLOCKED_PARAMETERS = 2**15  # of a kernel: smaller ones are reordered in no time
+BLOCKED_PARAMETERS = 2**18  # of a kernel: from here on it exceeds the cache next to a core
 
 
 def layout(kind: str, tree: Any) -> list[F32]:

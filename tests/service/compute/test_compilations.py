@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 
 from service.compute.paths import stages_of
-from service.compute.programs import buckets
 from tests.service.conftest import MAX_ROWS, Served
 from tests.service.servers import Load, Server, programs
 from tests.service.systems import TINY, png, publish
@@ -16,8 +15,8 @@ from vit import Architecture
 def programs_of(arch: Architecture) -> int:
     """One for each stage and bucket; of a stage for rows with weights of their own, another."""
     stages = dict.fromkeys(program for program, _ in stages_of(arch))
-    sizes = len(buckets(MAX_ROWS))
-    return sum(sizes + (sizes - 1) * stage.stackable for stage in stages)
+    buckets = MAX_ROWS.bit_length()
+    return sum(buckets + (buckets - 1) * stage.stackable for stage in stages)
 
 
 def answers(server: Server, task: str) -> bool:
