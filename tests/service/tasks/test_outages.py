@@ -219,6 +219,7 @@ def test_who_waits_when_the_store_begins_to_hang_is_refused_at_once(
     object.__setattr__(runtime.settings, "deadline_ms", 600_000)  # beyond what may be set
     follower = runtime.catalog._follower
     assert gateway.classify("t0", png(1)).status_code == 200
+    assert gateway.request("GET", "/tasks").status_code == 200  # what they share is known from here
     monkeypatch.setattr(follower, "_stall_s", 600.0)
     hanging = Hanging(monkeypatch)
 
