@@ -59,7 +59,9 @@ def main() -> None:
     store, (first, second, third) = ModelStore(STORE, create=True), TASKS
     heading("1. Evolve two tasks, and serve the first version while the search goes on")
     with narrated("experiments", "run", "demo", "--store", str(STORE)) as evolving:
-        while first not in store.live() and evolving.poll() is None:
+        while first not in store.live():
+            if evolving.poll() is not None and first not in store.live():
+                raise SystemExit(f"demo: the search ended without publishing {first}")
             time.sleep(0.1)
         with gateway() as url:
             show_answers(url, first)
