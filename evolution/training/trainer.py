@@ -194,8 +194,7 @@ class Trainer:
             yield ended(_with_head(state, fitted), [], started)
             return
         source = self._source(child, arch, prefix, traced, batches.steps)
-        below = 0.0 if source.augmentation == "none" else prefix_flops(arch, prefix)
-        each = below + training_flops(arch, prefix)
+        each = _step_flops(arch, prefix, source.augmentation)
         for drawn in batches.drawn():
             started = time.monotonic()
             descents: list[tuple[Descent, int]] = []
@@ -288,6 +287,12 @@ class Trainer:
             labels = jnp.pad(labels, [(0, missing)] + [(0, 0)] * (labels.ndim - 1))
             self._features = (key, Resident(inputs, labels, "none"))
         return self._features[1]
+
+
+def _step_flops(arch: Architecture, prefix: int, augmentation: str) -> float:
+    """Floating-point operations of a step for one image, whose prefix is run only if it changes."""
+    below = 0.0 if augmentation == "none" else prefix_flops(arch, prefix)
+    return below + training_flops(arch, prefix)
 
 
 def _worthwhile(path: Path, arch: Architecture, prefix: int, passes: int) -> bool:
