@@ -37,7 +37,7 @@ class AgentStates:
         return hold_agent(self.storage, agent)
 
     def holder(self, agent: str) -> str | None:
-        """The process that is the agent now; None if there is none that lives. Changes nothing.
+        """The process that is the agent now, or None if no process is. Changes nothing.
 
         To be shown: who has to know for certain uses `hold`. In an object store, one that was
         killed is named until its lease has run out, by this machine's clock and the store's.

@@ -17,8 +17,7 @@ from tests.model_store.places import Place, s3_place
 # Without LLVM's optimisation it would be twice as fast again, and bits would depend on what else is
 # in a program.
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
-# Each program is compiled once for all processes of this run. What is loaded is what was compiled,
-# bit for bit.
+# Each program is compiled once for all processes of this run.
 MADE_HERE = "JAX_COMPILATION_CACHE_DIR" not in os.environ  # and not by the process that began us
 if MADE_HERE:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compilations-")

@@ -2,8 +2,8 @@
 
 Methods: munet, mu2net, mu2net-plus, and ours, fitted. Benchmarks of the papers: cmaterdb, chars,
 vdd, vit, vtab-full, vtab-1k (EXPERIMENTS.md, Task lists). Sizes and defaults are those of the
-published configurations (EXPERIMENTS.md, Runs). chars5, compare,
-compare-full, stream and demo are for 2 cores.
+published configurations (EXPERIMENTS.md, Runs). chars5, compare, compare-full, stream and demo are
+for 2 cores.
 """
 
 from __future__ import annotations
