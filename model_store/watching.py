@@ -128,6 +128,7 @@ class Watcher:
         self._refs = refs
         self._lock = threading.Lock()
         self._log: _Log | None = None
+        self._data: bytes | None = None  # that it was parsed from
         self._looked = 0.0  # at everything; monotonic seconds, as all times here
         self._polled = 0.0
         self._announced: dict[str, float] = {}  # task -> when it was first seen in the log
@@ -147,7 +148,9 @@ class Watcher:
             read = self._storage.read_many([KEY])[KEY]
             if read is None:
                 self._refs.require_store()  # a disk that went away has not removed every task
-            log = _parse(read)
+            data = getattr(read, "data", None)
+            unchanged = data is not None and data == self._data
+            log = self._log if self._log is not None and unchanged else _parse(read)
             new = log.since(self._log)
             # An announced task is let go once it was looked at long enough after that.
             announced = {
@@ -164,7 +167,7 @@ class Watcher:
                 due = (task for task, trouble in self._troubles.items() if trouble.due(now))
                 self._look({*announced, *due}, now)
             # Last, so that what an error has interrupted is done again.
-            self._announced, self._log, self._polled = announced, log, now
+            self._announced, self._log, self._data, self._polled = announced, log, data, now
             return self._view
 
     def _look(self, tasks: Collection[str], now: float) -> None:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+CHUNK = 2**16
 UNLIMITED = 2**60  # bytes; version 1 writes a number about this large where there is no limit
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
@@ -26,11 +27,14 @@ class Limit:
 
 
 class Machine:
-    """The machine as this process sees it; everything is read when it is asked for."""
+    """The machine as this process sees it; everything is read when it is asked for, but where the
+    folders of its groups are: that is looked up again when it is in other groups.
+    """
 
     def __init__(self, root: Path = Path("/")) -> None:
         """`root` holds `proc` and the places that it names."""
         self._root = root
+        self._folders: tuple[str, dict[str, list[Path]]] = "", {}  # of these groups, by controller
 
     def memory(self) -> Limit:
         """The limit with the fewest bytes, of the groups and of the machine itself."""
@@ -57,15 +61,24 @@ class Machine:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return Limit(total, total, "the machine")
 
-    def _groups(self, controller: str) -> Iterator[Path]:
+    def _groups(self, controller: str) -> list[Path]:
         """The folders of this process' group and of those around it, as far as they are visible."""
         try:
-            own = (self._root / "proc/self/cgroup").read_text().splitlines()
-            mounts = (self._root / "proc/self/mountinfo").read_text().splitlines()
+            groups = _text(self._root / "proc/self/cgroup")
+            known, folders = self._folders
+            if groups != known:
+                folders = {}
+            if controller not in folders:
+                folders[controller] = list(self._found(controller, groups))
+                self._folders = groups, folders
+            return folders[controller]
         except OSError:  # no Linux
-            return
+            return []
+
+    def _found(self, controller: str, groups: str) -> Iterator[Path]:
+        mounts = _text(self._root / "proc/self/mountinfo").splitlines()
         paths = {}
-        for _, controllers, path in (line.split(":", 2) for line in own if line):
+        for _, controllers, path in (line.split(":", 2) for line in groups.splitlines() if line):
             paths |= dict.fromkeys(controllers.split(","), path)
         for line in filter(None, mounts):
             mount, _, kind = line.partition(" - ")
@@ -105,7 +118,7 @@ def _limits_of(folder: Path) -> Iterator[Limit]:
         ("memory.limit_in_bytes", "memory.usage_in_bytes"),
     ):
         with suppress(OSError, ValueError):  # no such file, or "max"
-            limit = int((folder / name).read_text())
+            limit = int(_text(folder / name))
             if limit < UNLIMITED:
                 yield _limit(folder, limit, used, str(folder / name))
     with suppress(OSError, ValueError, KeyError):  # version 1 tells of invisible groups around it
@@ -117,7 +130,7 @@ def _limits_of(folder: Path) -> Iterator[Limit]:
 
 def _limit(folder: Path, limit: int, used: str, source: str) -> Limit:
     """Pages of files count as free, but those that processes run from."""
-    taken = int((folder / used).read_text())
+    taken = int(_text(folder / used))
     table = _table(folder / "memory.stat")
 
     def stat(*names: str) -> int:
@@ -142,8 +155,17 @@ def _quotas(folder: Path) -> Iterator[float]:
 
 def _table(file: Path) -> Mapping[str, str]:
     """Lines of a name and a value."""
-    lines = (line.split() for line in file.read_text().splitlines())
+    lines = (line.split() for line in _text(file).splitlines())
     return {line[0]: line[1] for line in lines if len(line) > 1}
+
+
+def _text(file: Path) -> str:
+    """Of a small file; without the calls that Python's own files make: a gateway looks often."""
+    opened = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return b"".join(iter(lambda: os.read(opened, CHUNK), b"")).decode()
+    finally:
+        os.close(opened)
 
 
 def _affinity() -> int:

@@ -10,7 +10,8 @@ import gc
 import threading
 import time
 
-LOOK_S = 0.1
+LOOK_S, IDLE_LOOK_S = 0.1, 1.0
+FEW = 1000  # objects; while fewer are made between two looks, nobody asks for anything
 YOUNG = 50_000  # objects more than at the last collection
 # Young objects are collected often, old ones hardly ever: a full collection takes milliseconds.
 MIDDLE_EVERY, ALL_EVERY = 20, 1000
@@ -25,9 +26,11 @@ def start() -> None:
 
 
 def _collect() -> None:
-    done = 0
+    done = before = 0
     while True:
-        time.sleep(LOOK_S)
+        young = gc.get_count()[0]
+        time.sleep(IDLE_LOOK_S if abs(young - before) < FEW else LOOK_S)
+        before = young
         if gc.get_count()[0] > YOUNG:
             done += 1
             gc.collect(2 if done % ALL_EVERY == 0 else 1 if done % MIDDLE_EVERY == 0 else 0)

@@ -17,7 +17,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from starlette.applications import Starlette
 
 from service.app import create_app
-from service.host import connections, processes, python_gc
+from service.host import connections, processes, python_gc, uvicorn_server
 from service.host.listeners import stop_listening
 from service.host.processes import MainProcess
 from service.runtime import Runtime
@@ -41,6 +41,7 @@ def app(settings: Settings) -> Starlette:
     made = create_app(worker=_number(settings, main))
     made.router.lifespan_context = _lifespan(made, settings, main)
     connections.install()  # BentoML lets uvicorn choose what it speaks
+    uvicorn_server.install()
     if main is not None:
         logs.install()
         dump.follow(lambda: _state(made))

@@ -18,6 +18,9 @@ from typing import Any
 
 ARRIVED = "munet.arrived"  # in a request's scope: when its bytes came, a time of `time.monotonic`
 TICK_S = 0.05
+# Without a request for a second it ticks this seldom: an idle gateway costs almost nothing. What
+# comes next ends that, and the kernel is asked for how long it has waited.
+IDLE_TICK_S, IDLE_TICKS = 0.5, 20
 BEHIND_S = 0.02  # less is nothing that a deadline would notice
 # If everything is late by LATE_S for STANDING_S, a queue stands (controlled delay, Nichols and
 # Jacobson 2012); a burst or a pause of the machine is shorter. The queue has ended when nothing was
@@ -59,6 +62,8 @@ class LoopDelay:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._late_s = 0.0  # of the last tick
         self._due = math.inf  # when the next tick should run
+        self._timer: asyncio.TimerHandle | None = None  # of the next tick
+        self._arrived_before = self._quiet_ticks = 0
         self._ticks, self._firsts = Standing(), Standing()  # of new connections the first bytes
         self._busy_s = self._busy_before_s = 0.0  # processor time of its thread
         self._missed_s = 0.0
@@ -69,20 +74,38 @@ class LoopDelay:
             self._loop, self._due = loop, math.inf
             self._ticks, self._firsts = Standing(), Standing()
             self._busy_before_s = time.thread_time() - self._busy_s
+            self._quiet_ticks = 0
             self._tick()
 
     def _tick(self) -> None:
         assert self._loop is not None
-        self.note(time.monotonic())
+        quiet = self.arrivals == self._arrived_before
+        self._quiet_ticks = self._quiet_ticks + 1 if quiet else 0
+        self._arrived_before = self.arrivals
+        pause_s = IDLE_TICK_S if self._idle else TICK_S
+        self.note(time.monotonic(), pause_s)
         self._busy_s = time.thread_time() - self._busy_before_s
-        self._loop.call_later(TICK_S, self._tick)
+        self._timer = self._loop.call_later(pause_s, self._tick)
 
-    def note(self, now: float) -> None:
-        """A tick runs at this time."""
+    def note(self, now: float, pause_s: float = TICK_S) -> None:
+        """A tick runs at this time, and the next one after `pause_s`."""
         self._late_s = max(0.0, now - self._due)
         self._ticks.note(now, self._late_s)
-        self._due = now + TICK_S
+        self._due = now + pause_s
         self.ticked(self._late_s)
+
+    @property
+    def _idle(self) -> bool:
+        return self._quiet_ticks >= IDLE_TICKS
+
+    def came(self, now: float) -> None:
+        """A request came, on the loop's thread: the loop is measured closely again."""
+        self.arrivals += 1
+        if self._idle and self._loop is not None and self._loop.is_running():
+            self._quiet_ticks, self._due = 0, min(self._due, now + TICK_S)
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_later(self._due - now, self._tick)
 
     def seconds(self, now: float) -> float:
         """How long something has to wait for its turn now; 0 of a loop that has ended."""
@@ -104,8 +127,9 @@ class LoopDelay:
         `first`: they are the first of a new connection.
         """
         now = time.monotonic()
-        self.arrivals += 1
-        if not first and self.seconds(now) < BEHIND_S:
+        known = not first and not self._idle
+        self.came(now)
+        if known and self.seconds(now) < BEHIND_S:
             return now
         waited_s = _waited(transport.get_extra_info("socket"))
         self.read(waited_s)

@@ -212,6 +212,7 @@ class _Methods:
     @contextmanager
     def _watched(self) -> Iterator[Request]:
         now = time.monotonic()  # it has waited for a turn of the event loop, as long as these take
+        LOOP.came(now)
         request = Request(PROTOCOL, (), Timings(now - LOOP.seconds(now)))
         with Watch(request, *self._reception.runtime.counters):
             try:

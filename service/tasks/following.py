@@ -1,6 +1,6 @@
 """Looks at the store at intervals, and when a look is asked for.
 
-Each look has a thread of its own. A look may hang for hours on a network file system: it delays
+Looks have a thread of their own. A look may hang for hours on a network file system: it delays
 nobody, ends nothing, and `StoreHealth` is told.
 """
 
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from queue import SimpleQueue
 
 from service.errors import Unavailable
 from service.tasks.reasons import reason
@@ -41,6 +42,7 @@ class Follower:
         self._asking = threading.Lock()  # the event loop takes it
         self._wake = threading.Event()
         self._stopped = threading.Event()
+        self._looks: SimpleQueue[Future[Exception | None] | None] = SimpleQueue()  # None is the end
         self._thread = threading.Thread(target=self._follow, name="catalog-watch", daemon=True)
 
     def start(self) -> None:
@@ -72,15 +74,24 @@ class Follower:
         return done
 
     def _follow(self) -> None:
+        threading.Thread(target=self._look_on, name="catalog", daemon=True).start()
+        not_before = 0.0
         while not self._stopped.is_set():
-            self._wake.wait(self._poll_s)
+            if self._wake.wait(self._poll_s):
+                # Requests for unknown names each ask for a look: leave most of the time for others.
+                self._stopped.wait(max(0.0, not_before - time.monotonic()))
             self._wake.clear()
             asked = self._taken()
             started = time.monotonic()
             _answer(asked, self._looked(asked))
-            # Requests for unknown names each ask for a look: leave most of the time for others.
-            self._stopped.wait(min(self._poll_s, max(0.01, 4 * (time.monotonic() - started))))
+            ended = time.monotonic()
+            not_before = ended + min(self._poll_s, max(0.01, 4 * (ended - started)))
+        self._looks.put(None)
         _answer(self._taken(), Stalled("the gateway is stopping"))
+
+    def _look_on(self) -> None:
+        while (looking := self._looks.get()) is not None:
+            looking.set_result(self._look())
 
     def _taken(self) -> list[Future[None]]:
         with self._asking:
@@ -90,11 +101,8 @@ class Follower:
     def _looked(self, asked: list[Future[None]]) -> Exception | None:
         """One look. If it hangs, all who asked for it, or ask meanwhile, get an error."""
         looking: Future[Exception | None] = Future()
-        run = threading.Thread(
-            target=lambda: looking.set_result(self._look()), name="catalog", daemon=True
-        )
         started = time.monotonic()
-        run.start()
+        self._looks.put(looking)
         while not self._stopped.is_set():
             with suppress(TimeoutError):
                 return looking.result(LOOK_S)

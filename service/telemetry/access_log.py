@@ -45,6 +45,8 @@ class AccessLog:
     def stop(self) -> None:
         """Writes what waits, for a moment at most."""
         self._closing.set()
+        with contextlib.suppress(queue.Full):  # then it does not wait for one
+            self._lines.put_nowait(b"")
         self._thread.join(LAST_WORDS_S)
 
     def note(self, exchange: Exchange) -> None:
@@ -55,18 +57,19 @@ class AccessLog:
             self._dropped()
 
     def _run(self) -> None:
-        while not self._closing.wait(WRITE_EVERY_S):
-            self._drain()
-        self._drain()
+        while not self._closing.is_set():
+            first = self._lines.get()
+            self._closing.wait(WRITE_EVERY_S)
+            self._put(first)
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._put(self._lines.get_nowait())
 
-    def _drain(self) -> None:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                waiting = self._lines.get_nowait()
-                try:
-                    self._write(waiting)
-                except OSError:  # nobody reads any more
-                    self._dropped()
+    def _put(self, waiting: bytes) -> None:
+        try:
+            self._write(waiting)
+        except OSError:  # nobody reads any more
+            self._dropped()
 
 
 def line(exchange: Exchange) -> bytes:

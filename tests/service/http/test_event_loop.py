@@ -193,6 +193,7 @@ def test_a_turn_that_takes_long_is_seen(tmp_path: Path) -> None:
     turns = Turns(tmp_path)
     with pytest.raises(FileNotFoundError):
         turns.longest()
+    turns.wanted.touch()
     environment = {**os.environ, **turns.variables}
     subprocess.run([sys.executable, "-c", BUSY], env=environment, check=True, timeout=PATIENCE_S)
     turn = turns.longest()

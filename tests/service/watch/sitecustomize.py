@@ -2,11 +2,13 @@
 
 A beat runs every few milliseconds on the loop. Between two of them the loop's thread can use no
 more processor time than the pause and the longest turn: other processes do not count. What exceeds
-NOTED_S is a line of JSON in the file that LOOP_WATCH names, with what ran meanwhile.
+NOTED_S is a line of JSON in the file that LOOP_WATCH names, with what ran meanwhile. All that is
+done only while a file of that name and `.wanted` is there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -19,6 +21,7 @@ from typing import Any
 import uvloop
 
 BEAT_S = 0.002
+ASK_S = 0.1  # between looks whether turns are to be watched
 NOTED_S = 0.01
 FRAMES = 6  # of the innermost
 _file = os.environ["LOOP_WATCH"]
@@ -31,26 +34,36 @@ class Watch:
     def __init__(self, loop: Any) -> None:
         self.loop = loop
         self.last, self.seen = 0.0, ""
+        self.wanted = 0  # since when turns are to be watched
         loop.call_soon(self.start)
 
     def start(self) -> None:
         """On the loop's thread."""
         self.thread = threading.get_ident()
         self.clock = time.pthread_getcpuclockid(self.thread)
-        self.note(0.0)  # that there is a watch
         gc.callbacks.append(self.collecting)
-        self.last = time.thread_time()
+        self.go_on()
         threading.Thread(target=self.look, daemon=True).start()
-        self.loop.call_later(BEAT_S, self.beat)
+
+    def begin(self) -> None:
+        """Also on the loop's thread: beats as long as that is wanted."""
+        if not self.wanted:
+            self.go_on()
 
     def beat(self) -> None:
         """Also on the loop's thread."""
         used = time.thread_time() - self.last
         if used > NOTED_S:
             self.note(used)
-        self.seen = ""
-        self.last = time.thread_time()
-        self.loop.call_later(BEAT_S, self.beat)
+        self.go_on()
+
+    def go_on(self) -> None:
+        before, self.wanted, self.seen = self.wanted, _asked(), ""
+        if self.wanted:
+            if self.wanted != before:
+                self.note(0.0)  # that it is watched from now on
+            self.last = time.thread_time()
+            self.loop.call_later(BEAT_S, self.beat)
 
     def collecting(self, phase: str, info: dict[str, int]) -> None:
         """Called around a garbage collection, by the thread that runs it."""
@@ -67,11 +80,36 @@ class Watch:
     def look(self) -> None:
         """In a thread of its own: the stack of a turn that is long already."""
         while not self.loop.is_closed():
+            if not self.wanted:
+                time.sleep(ASK_S)
+                if _asked():
+                    self.ask()
+                continue
             time.sleep(BEAT_S)
             if ">" not in self.seen and time.clock_gettime(self.clock) - self.last > NOTED_S:
                 frame = sys._current_frames().get(self.thread)
                 lines = traceback.extract_stack(frame)[-FRAMES:]
                 self.seen += " > ".join(f"{one.filename}:{one.lineno} {one.name}" for one in lines)
+
+    def ask(self) -> None:
+        """Has the loop's thread begin, and waits until it has."""
+        begun = threading.Event()
+
+        def begin() -> None:
+            self.begin()
+            begun.set()
+
+        with contextlib.suppress(RuntimeError):  # the loop has just ended
+            self.loop.call_soon_threadsafe(begin)
+            begun.wait(ASK_S)
+
+
+def _asked() -> int:
+    """A number for each time that somebody wants to know; 0 while nobody does."""
+    try:
+        return os.stat(f"{_file}.wanted").st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _watched() -> Any:
