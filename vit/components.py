@@ -243,10 +243,15 @@ def init(arch: Architecture, name: str, seed: int = 0) -> Tree:
     shape is the same, as in the published system (evolution/SYSTEMS.md, Network).
     """
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()) & 0x7FFFFFFF)
-    # Depth shapes no single component; without it, the same program serves every depth.
+    kind = kind_of(name)
+    # One program serves all architectures that differ only in what does not shape this component.
     arch = replace(arch, num_layers=0, adapters=())
-    params = jax.tree.map(np.asarray, _init_kind(arch, kind_of(name), key)["params"])
-    return params["cls"] if kind_of(name) == "cls" else params
+    if kind != "head":
+        arch = replace(arch, num_classes=1)
+    if kind != "posembed_input":
+        arch = replace(arch, image_size=arch.patch_size)
+    params = jax.tree.map(np.asarray, _init_kind(arch, kind, key)["params"])
+    return params["cls"] if kind == "cls" else params
 
 
 @partial(jax.jit, static_argnames=("arch", "kind"))

@@ -50,12 +50,11 @@ def train_root(sources: Sources, training: RootTraining, state_file: Path) -> It
     params = _new(training, classes=int(sources.labels.max()) + 1)
     before = 0  # steps of the stages that are done
     for stage in training.stages:
-        optimizer = _optimizer(stage, training)
-        started = (params, optimizer.init(params))
+        started = (params, _optimizer(stage, training).init(params))
         step, (params, state) = _restored(state_file, before, before + stage.steps, started)
         while step < before + stage.steps:
             batch = _batch(sources, stage, training.seed, step)
-            params, state, losses = _update(optimizer, stage, training, params, state, batch)
+            params, state, losses = _update(stage, training, params, state, batch)
             step += 1
             ends = step == before + stage.steps
             if step < training.steps and (ends or step % SAVED_EVERY == 0):
@@ -136,10 +135,9 @@ def _batch(sources: Sources, stage: Stage, seed: int, step: int) -> _Batch:
 
 
 @functools.partial(
-    jax.jit, static_argnames=("optimizer", "stage", "training"), donate_argnames=("params", "state")
+    jax.jit, static_argnames=("stage", "training"), donate_argnames=("params", "state")
 )
 def _update(
-    optimizer: optax.GradientTransformation,
     stage: Stage,
     training: RootTraining,
     params: dict[str, Any],
@@ -160,7 +158,7 @@ def _update(
         return total, jnp.stack([descriptors, characters])
 
     grads, losses = jax.grad(loss, has_aux=True)(params)
-    updates, state = optimizer.update(grads, state, params)
+    updates, state = _optimizer(stage, training).update(grads, state, params)
     return optax.apply_updates(params, updates), state, losses  # pyright: ignore[reportReturnType]
 
 
