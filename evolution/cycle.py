@@ -82,8 +82,9 @@ class Cycle:
         data_hp = mutation.shared_data_hyperparameters(experiment, best, mutate, rng)
         pairs = [self._children.child(i, data_hp, rng) for i in range(first, last)]
         batches = self._children.batches(progress.entropy, progress.stream("batches"))
-        outcomes = [self._train(*pair, batches) for pair in pairs]
-        for outcome in outcomes:
+        outcomes: list[Outcome] = []
+        for pair in pairs:
+            outcomes.append(outcome := self._train(*pair, batches))
             if outcome.improved:
                 population.paths.setdefault(self._owner, []).append(outcome.child)
         if experiment.max_population is not None and self._owner in population.paths:
@@ -157,13 +158,13 @@ class Cycle:
 
         A child that diverged in any round is recorded with quality 0 and not kept.
         """
-        started = time.monotonic()
+        started, method = time.monotonic(), self._experiment.method
         trained = tuple(c.name for c in child.components if c.trainable)
-        threshold = self._bar(child, parent)
+        threshold = self._least_gain(child) if method.succeeds else self._bar(child, parent)
         snapshot: TrainState | None = None
         qualities: list[float] = []
         curves: list[Curve] = []
-        device_s, diverged = 0.0, False
+        device_s, diverged, kept = 0.0, False, 0.0
         flops: list[float] = []
         for reached in self._children.train(child, batches):
             device_s += reached.device_s
@@ -174,11 +175,12 @@ class Cycle:
                 break
             qualities.append(reached.quality)
             child.quality = reached.quality
-            score = self._population.score(child)
-            newest_wins = self._experiment.method.newest_wins
-            if score > threshold or (newest_wins and score == threshold):
-                threshold, snapshot = score, reached.state
-        child.quality = 0.0 if diverged else max(qualities, default=0.0)
+            merit = reached.gain if method.succeeds else self._population.score(child)
+            if merit > threshold or (method.newest_wins and merit == threshold):
+                threshold, snapshot, kept = merit, reached.state, reached.quality
+        if snapshot is None:
+            kept = 0.0 if diverged else max(qualities, default=0.0)
+        child.quality = kept
         child.metrics["evaluations"] = qualities
         child.metrics[MEASURED] = self._children.measured
         if snapshot is not None:
@@ -193,22 +195,21 @@ class Cycle:
         )  # fmt: skip
 
     def _bar(self, child: Path, parent: Path) -> float:
-        """The score that a child must reach: its parent's if that solves the same task.
-
-        With a margin, it must be that much better than the owner's best path.
-        """
-        method, best = self._experiment.method, self._population.best(self._owner)
-        if method.margin and best is not None:
-            return self._population.score(best) + method.margin * self._error(best)
-        own_only = method.beats_own_only
+        """The score that a child must reach: its parent's if that solves the same task."""
+        own_only = self._experiment.method.beats_own_only
         same = parent.owner == child.owner if own_only else parent.task == child.task
         # The quality of an import may be unknown.
         return self._population.score(parent) if same and parent.quality is not None else -np.inf
 
-    def _error(self, path: Path) -> float:
-        """The standard error of its quality, as that of a share of the validation examples."""
-        quality = path.quality or 0.0
-        return math.sqrt(quality * (1 - quality) / self._children.measured["examples"])
+    def _least_gain(self, child: Path) -> float:
+        """The gain to exceed: none, or the margin if the child costs more than the best path."""
+        best, margin = self._population.best(self._owner), self._experiment.method.margin
+        return margin if best is None or _own(child) > _own(best) else 0.0
+
+
+def _own(path: Path) -> int:
+    """The parameters that no other owner's path uses."""
+    return sum(c.num_params for c in path.components if c.trainable)
 
 
 def _keep_snapshot(child: Path, snapshot: TrainState) -> None:

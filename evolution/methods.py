@@ -40,9 +40,13 @@ class Method:
     # How a child is trained and kept.
     # Heads are fitted to what the body sees (training/heads.py), after each round of training. A
     # task's first child is the body, of the root and all public paths, that suits it best, frozen.
+    # The second trains a copy of all of it. Of each child the mean of the weights before and after
+    # its training is tried too.
     fits_heads: bool = False
-    # A child must beat its owner's best path by this many standard errors of its quality; 0: it
-    # only has to reach its parent, if that solves the same task.
+    # A child is the best if its losses on the validation examples are smaller than those of its
+    # owner's best path. If it has more parameters of its own, they must be so by more than this
+    # many standard errors of the paired difference. 0: its score only has to reach that of its
+    # parent, if that solves the same task.
     margin: float = 0.0
     inherits_momentum: bool  # copies start from their original's momentum, not from zero
     newest_wins: bool  # a score equal to the best so far replaces it
@@ -55,6 +59,11 @@ class Method:
 
     # Which examples it learns from.
     splits: str  # the table of split rules (evolution.data.tasks)
+
+    @property
+    def succeeds(self) -> bool:
+        """Whether each path that is kept is better than all kept before it."""
+        return self.margin > 0
 
 
 MUNET = Method(
@@ -134,4 +143,4 @@ MU4NET = replace(
 )
 
 # Ours: heads in closed form, and bodies that change only where validation shows more than noise.
-FITTED = replace(MU2NET_PLUS, name="fitted", fits_heads=True, margin=1.0, newest_wins=False)
+FITTED = replace(MU2NET_PLUS, name="fitted", fits_heads=True, margin=2.0, newest_wins=False)

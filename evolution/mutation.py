@@ -6,7 +6,7 @@ Rules: SYSTEMS.md, Sampling. The experiment's method says which of them hold.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -170,11 +170,12 @@ def make_child(
     experiment: Experiment,
     mutate: bool,
     rng: np.random.Generator,
+    copied: Container[str] = (),
 ) -> Path:
     """A child of `parent` for `task`, not yet trained; its components are copied, shared or new.
 
-    Without `mutate` only trainable components are copied. Learned rates of copying are written to
-    `hp`, which becomes the child's.
+    Without `mutate` only trainable components are copied, and those named in `copied`. Learned
+    rates of copying are written to `hp`, which becomes the child's.
     """
     number = population.path_id()
     seed = _fresh_seed(experiment.method, number, rng)
@@ -186,8 +187,10 @@ def make_child(
             if found.trainable:
                 return found
         forced = name in experiment.method.forced_copies
-        if found.trainable or (
-            mutate and (forced or mutates(hp, f"clone:{name}", experiment, rng))
+        if (
+            found.trainable
+            or name in copied
+            or (mutate and (forced or mutates(hp, f"clone:{name}", experiment, rng)))
         ):
             return _copy(population, found)
         return found

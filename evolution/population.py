@@ -131,6 +131,7 @@ class Population:
 
     score: Score
     newest_wins: bool = True  # the best of equal score is the newest; otherwise the oldest
+    succeeds: bool = False  # each path was compared with the best before it: the newest is the best
     paths: dict[str, list[Path]] = field(default_factory=dict)
     next_path_id: int = 0
     next_component_id: int = 0
@@ -154,14 +155,18 @@ class Population:
         return components_of(self)
 
     def best(self, owner: str) -> Path | None:
-        """The path of the highest score; None if the owner has none."""
-        age = 1 if self.newest_wins else -1
+        """The path of the highest score, or the last to succeed; None if the owner has none."""
         paths = self.paths.get(owner, ())
+        if self.succeeds:
+            return max(paths, key=lambda path: path.id, default=None)
+        age = 1 if self.newest_wins else -1
         return max(paths, key=lambda path: (self.score(path), age * path.id), default=None)
 
     def by_score(self, owner: str) -> list[Path]:
         """The owner's paths, best first, and the oldest first among equals."""
         paths = self.paths.get(owner, ())
+        if self.succeeds:
+            return sorted(paths, key=lambda path: -path.id)
         return sorted(paths, key=lambda path: (-self.score(path), path.id))
 
     def prune(self, owner: str, most: int) -> None:

@@ -135,6 +135,7 @@ class Run:
         _require_in_ranges(experiment, population)
         population.score = experiment.scorer
         population.newest_wins = experiment.method.newest_wins
+        population.succeeds = experiment.method.succeeds
         for path in population:
             if path.task != ROOT:  # an import may lack it, or have counted differently
                 path.metrics["flops"] = forward_flops(architecture(former.architecture, path))
@@ -276,7 +277,9 @@ class Run:
 
 def population_of_root(experiment: Experiment, params: dict[str, Tree]) -> Population:
     """The population of a new run: the root alone, its components in forward order, locked."""
-    population = Population(experiment.scorer, experiment.method.newest_wins)
+    population = Population(
+        experiment.scorer, experiment.method.newest_wins, experiment.method.succeeds
+    )
     components = tuple(mutation.new_component(population, *item) for item in params.items())
     hp = dict(experiment.defaults)
     root = Path(population.path_id(), ROOT, None, components, hp, generation=0)

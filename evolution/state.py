@@ -216,6 +216,7 @@ def population_of(
     population = Population(
         experiment.scorer if experiment else Score(),
         experiment.method.newest_wins if experiment else True,
+        experiment.method.succeeds if experiment else False,
         next_path_id=document["next_path_id"],
         next_component_id=document["next_component_id"],
     )

@@ -25,11 +25,16 @@ from evolution.experiments.settings import SettingError
 from evolution.methods import FITTED
 
 
+def _trained(experiment: Experiment) -> int:
+    """How many children of a task a search trains: the first one's head may only be fitted."""
+    children = experiment.passes * experiment.samples_per_task
+    return max(1, children - experiment.method.fits_heads)
+
+
 def _trained_from_root(
     experiment: Experiment, rate: float, forced: tuple[str, ...], **defaults: Any
 ) -> Experiment:
-    children = experiment.passes * experiment.samples_per_task
-    generations = max(1, children // experiment.children_per_generation)
+    generations = max(1, _trained(experiment) // experiment.children_per_generation)
     return replace(
         experiment,
         method=replace(
@@ -60,7 +65,7 @@ def _random_search(experiment: Experiment, _: int) -> Experiment:
     return replace(
         changed,
         method=replace(changed.method, draws_ranges=True),
-        samples_per_task=experiment.passes * experiment.samples_per_task,
+        samples_per_task=_trained(experiment),
         children_per_generation=experiment.children_per_generation,
         rounds_per_child=experiment.rounds_per_child,
         ranges={k: v for k, v in experiment.ranges.items() if k not in ("_mu_", *SHAPE)},

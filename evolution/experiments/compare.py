@@ -1,12 +1,12 @@
 """Methods compared on small tasks of three kinds, from the shipped root, at equal training steps.
 
 METHOD-compare
-    Eight tasks, half of them with a tenth of the pictures; 4 children a task of 2,000 pictures
-    each. munet, mu2net and mu2net-plus have the published defaults and ranges of Chars; fitted has
+    Eight tasks, half of them with a tenth of the pictures; training takes 8,000 pictures a task.
+    munet, mu2net and mu2net-plus have the published defaults and ranges of Chars; fitted has
     defaults and ranges for small pictures, which its baselines share.
     Command:  make compare
 METHOD-compare-full
-    All eight data sets, each whole and cut to a tenth; 8 children of 4,000 pictures each.
+    All eight data sets, each whole and cut to a tenth; training takes 32,000 pictures a task.
     Command:  make compare-full
 """
 
@@ -24,10 +24,10 @@ FITTED_COMPARE = Experiment(
     method=FITTED,
     tasks=benchmarks.COMPARE,
     passes=1,
-    samples_per_task=4,
+    samples_per_task=3,  # the first takes no step
     root="shipped",
     batch_size=32,
-    train_examples_per_round=2_000,
+    train_examples_per_round=4_000,
     full_rounds=True,
     rounds_per_child=1,
     validation_examples=5_120,
@@ -52,6 +52,8 @@ def _as_long(published: Experiment) -> Experiment:
         FITTED_COMPARE,
         name=f"{published.method.name}-compare",
         method=published.method,
+        samples_per_task=4,
+        train_examples_per_round=2_000,
         defaults=published.defaults,
         ranges=published.ranges,
         mutate_adapters=published.mutate_adapters,
@@ -69,8 +71,8 @@ COMPARE_FULL = tuple(
         experiment,
         name=f"{experiment.name}-full",
         tasks=benchmarks.COMPARE_FULL,
-        samples_per_task=8,
-        train_examples_per_round=4_000,
+        samples_per_task=2 * experiment.samples_per_task - experiment.method.fits_heads,
+        train_examples_per_round=2 * experiment.train_examples_per_round,
     )
     for experiment in COMPARE
 )

@@ -59,14 +59,15 @@ class Reasons:
 
     def _reason(self, event: ChildTrained, score: float) -> str:
         outcome, best = event.outcome, self._best
-        if best is None or (outcome.improved and score > best):
+        succeeds = self._search.experiment.method.succeeds
+        if best is None or (outcome.improved and (succeeds or score > best)):
             self._best = score
             if best is None:
                 return "kept: the first"
             return f"kept: the best, before it {share(best)}"
         same = outcome.parent.task == outcome.child.task
         if not outcome.improved:
-            if self._search.experiment.method.margin:
+            if succeeds:
                 return f"not kept: no clear gain over {share(best)}"
             parent = self._search.population.score(outcome.parent)
             return f"not kept: its parent has {share(parent)}"

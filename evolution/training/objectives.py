@@ -62,17 +62,36 @@ class Objective:
     """How one kind of task is trained and judged."""
 
     metric: str  # what its quality is called in a path spec
-    # Mean loss of logits [b, c] for `labels`: classes [b], or 0 and 1 [b, c].
-    loss: Callable[[Array, Array], Array]
+    # The loss of each example [b], of logits [b, c] for `labels`: classes [b], or 0 and 1 [b, c].
+    losses: Callable[[Array, Array], Array]
     quality: Callable[[Sequence[Judged]], float]  # from 0 to 1
+
+    def loss(self, logits: Array, labels: Array) -> Array:
+        """The mean loss of logits [b, c] for `labels`."""
+        return self.losses(logits, labels).mean()
+
+    def each_loss(self, judged: Sequence[Judged]) -> NDArray[np.float32]:
+        """The loss of each real row [n]."""
+        parts = (np.asarray(self.losses(j.found, j.labels))[: j.rows] for j in judged)
+        return np.concatenate(list(parts))
+
+
+def gain(before: NDArray[np.floating], after: NDArray[np.floating]) -> float:
+    """How much smaller the losses [n] of the same examples became, in standard errors.
+
+    It is the paired t statistic. A gain that all examples share exactly is infinite.
+    """
+    gained = np.asarray(before, np.float64) - np.asarray(after, np.float64)
+    mean, error = gained.mean(), gained.std(ddof=1) / np.sqrt(len(gained)) if len(gained) > 1 else 0
+    return float(mean / error) if error else float(np.sign(mean) * np.inf if mean else 0.0)
 
 
 # ---- one class a picture
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
-    """Mean loss of logits [b, c] for classes [b]."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    """The losses [b] of logits [b, c] for classes [b]."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def _accuracy(judged: Sequence[Judged]) -> float:
@@ -89,13 +108,13 @@ def _accuracy(judged: Sequence[Judged]) -> float:
 
 
 def binary_cross_entropy(logits: Array, labels: Array) -> Array:
-    """The loss of logits [b, c] for 0 and 1 [b, c]: sum over labels, mean over pictures.
+    """The losses [b] of logits [b, c] for 0 and 1 [b, c]: sums over the labels.
 
     With the sum, a step moves the weights of one label as far as those of a class, for any number
     of labels.
     """
     each = optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype))
-    return each.sum(-1).mean()
+    return each.sum(-1)
 
 
 def _quality_of_scores(judged: Sequence[Judged]) -> float:

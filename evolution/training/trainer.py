@@ -7,6 +7,7 @@ so results do not depend on what ran before.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 
 from evolution.data.tasks import Task
 from evolution.experiments.experiment import Experiment
@@ -43,7 +45,7 @@ from evolution.training.evaluation import (
     seen,
 )
 from evolution.training.heads import Fitted, fitted_head
-from evolution.training.objectives import Judged
+from evolution.training.objectives import Judged, gain
 from evolution.training.programs import (
     Descent,
     Hyperparameters,
@@ -68,6 +70,8 @@ WATCHED_STEPS = 8
 # returns whether training continues.
 Watch = Callable[[int, int, float], bool]
 
+Descents = list[tuple[Descent, int]]  # training calls, with the steps of each
+
 MOST_FITTED = 20_000  # training examples that a head is fitted to
 NO_ADAPTER = -1  # id of an absent adapter
 
@@ -84,6 +88,9 @@ class Round:
     # Floating-point operations of the trainer since its round before, also those of choosing a body
     # and of validating; None where they are not counted.
     flops: float | None = None
+    # By how many standard errors the losses of the validation examples are smaller than those of
+    # the path to beat (objectives.gain); infinite if there is none.
+    gain: float = math.inf
 
     @classmethod
     def of(
@@ -127,6 +134,7 @@ class Trainer:
         self._validation = self._evaluation(task.validation, self.validation_count)
         self._resident, self._features = resident_images(task.train), None
         self._heads: dict[int, Fitted] = {}  # by path, of those whose body was not trained
+        self._losses: tuple[int, NDArray[np.float32]] | None = None  # a path's, by its number
 
     def batches(self, seed: int, key: tuple[int, ...]) -> Batches:
         """Batches for the children of one generation."""
@@ -158,46 +166,74 @@ class Trainer:
             path, arch = _with_all_adapters(path, arch)
         return examples.judged(arch, path, 0, jax.device_put(params_of(path.components)))[0]
 
-    def train(self, child: Path, arch: Architecture, batches: Batches) -> Iterator[Round]:
+    def losses(self, path: Path, arch: Architecture) -> NDArray[np.float32]:
+        """The loss of each validation example [n] with the path, which is no longer trained."""
+        if self._losses is None or self._losses[0] != path.id:
+            judged = self._judged(path, arch, self._validation)
+            self._losses = path.id, self._task.objective.each_loss(judged)
+        return self._losses[1]
+
+    def train(
+        self,
+        child: Path,
+        arch: Architecture,
+        batches: Batches,
+        against: NDArray[np.float32] | None = None,
+    ) -> Iterator[Round]:
         """Trains one child, round by round. Does not change its components.
 
+        `against`: the losses of the validation examples [n] with the path to beat, for the gain.
+
         If the method fits heads and only the head is trainable, there is one round of no steps.
+        If more is trainable, a last round of no steps has the mean of the weights before and after.
         Showing progress does not change any bit of the result. If `watch` returns False, training
         ends with a shorter round.
         """
-        method, hp = self._experiment.method, child.hyperparameters
-        traced = Hyperparameters.of(hp, batches.steps, batches.rounds, method.warmup_start)
         if self._experiment.mutate_adapters:
             child, arch = _with_all_adapters(child, arch)
-        trainable = frozenset(c.name for c in child.components if c.trainable)
-        prefix = boundary(arch, trainable)
+        prefix = boundary(arch, _trainable(child))
         frozen = jax.device_put(params_of(child.components[:prefix]))
+        shared = self._validation.count * (self._experiment.rounds_per_child - 1)
+        evaluated = prefix if _worthwhile(child, arch, prefix, shared) else 0
+        objective = self._task.objective
+        for state, descents, since in self._states(child, arch, prefix, frozen, batches):
+            params = {**frozen, **state.params}
+            judged, finite = self._validation.judged(arch, child, evaluated, params)
+            done = Round.of(objective.quality(judged), finite, state, descents, since)
+            gained = math.inf if against is None else gain(against, objective.each_loss(judged))
+            yield replace(done, flops=self._work.taken(), gain=gained)
+
+    def _states(
+        self,
+        child: Path,
+        arch: Architecture,
+        prefix: int,
+        frozen: dict[str, Tree],
+        batches: Batches,
+    ) -> Iterator[tuple[TrainState, Descents, float]]:
+        """What each round ends with: the state, its training calls, and when it began."""
+        method, trainable = self._experiment.method, _trainable(child)
         above = child.components[prefix:]
         momentum = {c.name: _trace(c, method.inherits_momentum) for c in above}
         state = jax.device_put(TrainState(params_of(above), momentum))
-        masks = {c.name: c.name in trainable for c in above}
-        dtype = compute_dtype(self._experiment.bfloat16)
-        shared = self._validation.count * (self._experiment.rounds_per_child - 1)
-        evaluated = prefix if _worthwhile(child, arch, prefix, shared) else 0
-
-        def ended(
-            state: TrainState, descents: Sequence[tuple[Descent, int]], since: float
-        ) -> Round:
-            params = {**frozen, **state.params}
-            quality, finite = self._validation.quality(arch, child, evaluated, params)
-            done = Round.of(quality, finite, state, descents, since)
-            return replace(done, flops=self._work.taken())
-
         if method.fits_heads and trainable == {"head"}:
             started = time.monotonic()
             fitted = self._heads.get(child.id) or self._fitted(arch, {**frozen, **state.params})
-            yield ended(_with_head(state, fitted), [], started)
+            yield _with_head(state, fitted), [], started
             return
+        if method.fits_heads and child.parent is not None and child.parent.task != child.task:
+            state = self._fitted_to(state, arch, frozen)  # there is no head to start from
+        before = state.params
+        traced = Hyperparameters.of(
+            child.hyperparameters, batches.steps, batches.rounds, method.warmup_start
+        )
+        masks = {c.name: c.name in trainable for c in above}
+        dtype = compute_dtype(self._experiment.bfloat16)
         source = self._source(child, arch, prefix, traced, batches.steps)
         each = _step_flops(arch, prefix, source.augmentation)
         for drawn in batches.drawn():
             started = time.monotonic()
-            descents: list[tuple[Descent, int]] = []
+            descents: Descents = []
             goes_on = True
             for first, inputs, labels, order, draws in self._calls(source.chunks(drawn)):
                 state, descent = train_steps(
@@ -211,10 +247,20 @@ class Trainer:
                 if not goes_on:
                     break
             if method.fits_heads:
-                state = _with_head(state, self._fitted(arch, {**frozen, **state.params}))
-            yield ended(state, descents, started)
+                state = self._fitted_to(state, arch, frozen)
+            yield state, descents, started
             if not goes_on:
-                return
+                break
+        if method.fits_heads:
+            started = time.monotonic()
+            mean = jax.tree.map(lambda a, b: (a + b) / 2, before, state.params)
+            yield self._fitted_to(state._replace(params=mean), arch, frozen), [], started
+
+    def _fitted_to(
+        self, state: TrainState, arch: Architecture, frozen: Mapping[str, Tree]
+    ) -> TrainState:
+        """With a head that is fitted to the body."""
+        return _with_head(state, self._fitted(arch, {**frozen, **state.params}))
 
     def fitted_loss(self, path: Path, arch: Architecture) -> float:
         """The loss of the validation examples with a fitted head on the path's body.
@@ -293,6 +339,10 @@ def _step_flops(arch: Architecture, prefix: int, augmentation: str) -> float:
     """Floating-point operations of a step for one image, whose prefix is run only if it changes."""
     below = 0.0 if augmentation == "none" else prefix_flops(arch, prefix)
     return below + training_flops(arch, prefix)
+
+
+def _trainable(child: Path) -> frozenset[str]:
+    return frozenset(c.name for c in child.components if c.trainable)
 
 
 def _worthwhile(path: Path, arch: Architecture, prefix: int, passes: int) -> bool:

@@ -103,7 +103,7 @@ def test_a_baseline_has_the_searchs_training_budget(kind):
 def test_random_search_draws_from_the_ranges_and_the_first_child_has_the_defaults():
     search = EXPERIMENTS["fitted-compare"]
     changed = baseline("random-search", search)
-    assert changed.samples_per_task == search.samples_per_task
+    assert changed.samples_per_task == search.samples_per_task - 1  # whose first takes no step
     assert changed.rounds_per_child == search.rounds_per_child
     assert changed.ranges and "_mu_" not in changed.ranges and changed.defaults["_mu_"] == 1
     rng = np.random.default_rng(0)
@@ -117,10 +117,13 @@ def test_the_comparison_trains_all_methods_for_as_many_steps():
     methods = [e for e in EXPERIMENTS.values() if e.name.endswith("-compare")]
     assert {e.method.name for e in methods} == {"fitted", "munet", "mu2net", "mu2net-plus"}
     for e in methods:
-        assert e.steps_per_round(70) == e.steps_per_round(70_000) == 63  # small sets are repeated
-        assert (e.tasks, e.samples_per_task) == (benchmarks.COMPARE, 4)
         full = EXPERIMENTS[f"{e.name}-full"]
-        assert full.tasks == benchmarks.COMPARE_FULL and full.ranges == e.ranges
+        for experiment, pictures in ((e, 8_000), (full, 32_000)):
+            steps = experiment.steps_per_round(70)
+            assert steps == experiment.steps_per_round(70_000)  # small sets are repeated
+            children = experiment.samples_per_task - experiment.method.fits_heads
+            assert 0 <= children * steps * experiment.batch_size - pictures < children * 32
+        assert e.tasks == benchmarks.COMPARE and full.tasks == benchmarks.COMPARE_FULL and full.ranges == e.ranges
         if e.method.name != "fitted":
             published = EXPERIMENTS[f"{e.method.name}-chars"]
             assert e.defaults == published.defaults

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import ttest_rel
 
 from evolution.training.objectives import (
     OBJECTIVES,
     Judged,
     average_precision,
+    gain,
     judge,
     mean_average_precision,
     quality_in,
@@ -149,3 +151,38 @@ def test_what_a_spec_says_of_its_activation():
 )
 def test_a_quality_is_found_by_its_names(part, quality):
     assert quality_in(part) == quality
+
+
+losses = arrays(np.float32, st.integers(2, 60), elements=st.floats(0, 20, width=16))
+
+
+@given(losses, st.integers(0, 1000))
+def test_the_gain_of_losses_is_the_paired_t_statistic(before, seed):
+    after = np.random.default_rng(seed).permutation(before) * 0.9
+    expected = ttest_rel(before.astype(float), after.astype(float)).statistic
+    if np.isfinite(expected):
+        assert gain(before, after) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+        assert gain(after, before) == -gain(before, after)
+
+
+@pytest.mark.parametrize(("after", "found"), [(0.5, np.inf), (1.0, 0.0), (2.0, -np.inf)])
+@pytest.mark.parametrize("examples", [1, 5])
+def test_a_gain_that_all_examples_share_is_as_clear_as_can_be(after, found, examples):
+    assert gain(np.full(examples, 1.0), np.full(examples, after)) == found
+
+
+def test_losses_that_are_no_numbers_are_no_gain():
+    assert not gain(np.ones(3), np.array([0.1, np.nan, 0.1])) >= 0
+
+
+@pytest.mark.parametrize("activation", [SIGMOID, SOFTMAX])
+def test_the_loss_of_each_real_row_has_the_mean_loss(activation):
+    objective = OBJECTIVES[activation]
+    logits = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    labels = np.eye(3, dtype=np.uint8)[[0, 1, 2, 0, 1, 2, 0, 1]]
+    labels = labels if activation == SIGMOID else labels.argmax(1)
+    parts = [Judged(jnp.asarray(logits[i : i + 4]), labels[i : i + 4], 3) for i in (0, 4)]
+    rows = [0, 1, 2, 4, 5, 6]
+    found = objective.each_loss(parts)
+    assert found.shape == (6,)
+    assert found.mean() == pytest.approx(float(objective.loss(logits[rows], labels[rows])))
