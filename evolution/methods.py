@@ -40,8 +40,8 @@ class Method:
     # How a child is trained and kept.
     # Heads are fitted to what the body sees (training/heads.py), after each round of training. A
     # task's first child is the body, of the root and all public paths, that suits it best, frozen.
-    # The second trains a copy of all of it. Of each child the mean of the weights before and after
-    # its training is tried too.
+    # The second trains adapters, the third a copy of everything. Of each child the mean of the
+    # weights before and after its training is tried too.
     fits_heads: bool = False
     # A child is the best if its losses on the validation examples are smaller than those of its
     # owner's best path. If it has more parameters of its own, they must be so by more than this

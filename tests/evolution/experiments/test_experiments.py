@@ -123,7 +123,11 @@ def test_the_comparison_trains_all_methods_for_as_many_steps():
             assert steps == experiment.steps_per_round(70_000)  # small sets are repeated
             children = experiment.samples_per_task - experiment.method.fits_heads
             assert 0 <= children * steps * experiment.batch_size - pictures < children * 32
-        assert e.tasks == benchmarks.COMPARE and full.tasks == benchmarks.COMPARE_FULL and full.ranges == e.ranges
+        assert (
+            e.tasks == benchmarks.COMPARE
+            and full.tasks == benchmarks.COMPARE_FULL
+            and full.ranges == e.ranges
+        )
         if e.method.name != "fitted":
             published = EXPERIMENTS[f"{e.method.name}-chars"]
             assert e.defaults == published.defaults
