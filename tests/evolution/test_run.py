@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,11 @@ def finished(tmp_path_factory):
     directory = tmp_path_factory.mktemp("run") / "store"
     events = list(start(directory).run())
     return ModelStore(directory), events
+
+
+def copied(finished, folder):
+    """The store of the undisturbed run, to be changed."""
+    return shutil.copytree(finished[0].url, folder / "store")
 
 
 def test_every_task_is_published_once_a_pass(finished):
@@ -157,8 +163,7 @@ def test_killed_at_random_moments_and_resumed_equals_never_stopped(finished, tmp
 
 
 def test_a_finished_run_takes_in_a_further_task(finished, tmp_path):
-    directory = tmp_path / "store"
-    list(start(directory).run())
+    directory = copied(finished, tmp_path)
     before = published(ModelStore(directory))
     further = Run.resume(ModelStore(directory), TINY.name, tasks, ("toy/d",))
     events = list(further.run())
@@ -168,10 +173,9 @@ def test_a_finished_run_takes_in_a_further_task(finished, tmp_path):
 
 
 @pytest.mark.parametrize("events", [0, 1, 3])
-def test_adding_a_task_can_be_cut_short_and_said_again(events, tmp_path):
+def test_adding_a_task_can_be_cut_short_and_said_again(events, finished, tmp_path):
     """Cut short before anything was saved, in the middle, at the end: the task is added once."""
-    directory = tmp_path / "store"
-    list(start(directory).run())
+    directory = copied(finished, tmp_path)
     cut_short = Run.resume(ModelStore(directory), TINY.name, tasks, ("toy/d",)).run()
     for _ in range(events):
         next(cut_short)
@@ -181,16 +185,14 @@ def test_adding_a_task_can_be_cut_short_and_said_again(events, tmp_path):
     assert len(ModelStore(directory).history("toy/d")) == 1
 
 
-def test_a_private_task_stays_private_when_listed_without_the_mark(tmp_path):
-    directory = tmp_path / "store"
-    list(start(directory).run())
+def test_a_private_task_stays_private_when_listed_without_the_mark(finished, tmp_path):
+    directory = copied(finished, tmp_path)
     list(Run.resume(ModelStore(directory), TINY.name, tasks, ("toy/c",)).run())
     assert all(p.path.private for p in ModelStore(directory).history("toy/c"))
 
 
-def test_finished_tasks_need_no_data_any_more(tmp_path):
-    directory = tmp_path / "store"
-    list(start(directory).run())
+def test_finished_tasks_need_no_data_any_more(finished, tmp_path):
+    directory = copied(finished, tmp_path)
 
     def only_d(entry: str):
         if entry != "toy/d":
@@ -275,7 +277,7 @@ def test_a_run_refuses_settings_that_cannot_change_any_more(setting, tmp_path):
 
 
 def test_a_run_takes_another_batch_size_on(tmp_path):
-    next(start(tmp_path).run())
+    next(start(tmp_path, tiny(tasks=("toy/a",), passes=1)).run())
     list(Run.resume(ModelStore(tmp_path), TINY.name, tasks, settings=["batch_size=16"]).run())
     again = Run.resume(ModelStore(tmp_path), TINY.name, tasks)
     assert again.experiment.batch_size == 16

@@ -1,7 +1,8 @@
 """The n-th change to the disk fails for want of space, for every n: the store stays valid.
 
-Each operation is tried on a store of its own for n = 1, 2, 3 … until it gets through. What was
-acknowledged before is there afterwards, `verify` finds no error, and the operation then works.
+Each operation is tried on a store of its own for n = 1, 4, 7 … until it gets through; with the slow
+tests for n = 1, 2, 3 …. What was acknowledged before is there afterwards, `verify` finds no error,
+and the operation then works.
 """
 
 import builtins
@@ -187,11 +188,13 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(filled(tmp_path_factory.mktemp("full")).url)
 
 
-def tries(original: Path, run: Operation, within: Path) -> Iterator[tuple[ModelStore, bool]]:
+def tries(
+    original: Path, run: Operation, within: Path, every: int
+) -> Iterator[tuple[ModelStore, bool]]:
     """A copy of the store after each try, and whether it was acknowledged; ends with one that
-    no change failed in.
+    no change failed in. One change in `every` fails, the first among them.
     """
-    for fails in range(1, 300):
+    for fails in range(1, 300, every):
         root = within / str(fails) / "store"
         shutil.copytree(original, root)
         acknowledged = False
@@ -208,10 +211,11 @@ def tries(original: Path, run: Operation, within: Path) -> Iterator[tuple[ModelS
     pytest.fail("it never got through")
 
 
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_any_change_may_fail(original: Path, tmp_path: Path, operation: str) -> None:
+def test_any_change_may_fail(original: Path, tmp_path: Path, operation: str, every: int) -> None:
     run = OPERATIONS[operation]
-    for store, _ in tries(original, run, tmp_path):
+    for store, _ in tries(original, run, tmp_path, every):
         require_kept(store, operation)
         with full_disk(tmp_path):  # there is space again
             run(ModelStore(store.url))
@@ -223,7 +227,7 @@ def test_any_change_may_fail(original: Path, tmp_path: Path, operation: str) -> 
 def test_what_was_acknowledged_is_done(original: Path, tmp_path: Path) -> None:
     acknowledged_all = [
         store.resolve("t").version == 3
-        for store, acknowledged in tries(original, publish_new, tmp_path)
+        for store, acknowledged in tries(original, publish_new, tmp_path, every=1)
         if acknowledged
     ]
     assert acknowledged_all and all(acknowledged_all)
