@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from service.tasks.lookups import WAITING
 from service.tasks.sharing import FEW, Sharing
 from service.tasks.summaries import Summary
 from tests.model_store.samples import write_value
+from tests.service import deadlines
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.systems import png, publish
 from tests.service.waiting import PATIENCE_S, eventually
@@ -51,7 +51,8 @@ def many(tmp_path_factory: pytest.TempPathFactory, compilations: str) -> Iterato
         publish(store, f"small/{number:03}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Sharing, "start", lambda _: None)  # what an answer reads is its own
-        made = Gateway(store, compilations)
+        made = Gateway(store, compilations, poll_s=0.5)
+    made.app.state.runtime.catalog._follower._stall_s = 600.0  # a slow machine does not hang
     yield made
     made.close()
 
@@ -129,11 +130,7 @@ def test_questions_about_tasks_take_no_thread_of_answers(
     monkeypatch.setattr(
         runtime.store, "newest", lambda *of: hanging.wait(PATIENCE_S) and newest(*of)
     )
-    # A slow machine neither hangs, nor answers too late.
-    monkeypatch.setattr(runtime.catalog._follower, "_stall_s", 600.0)
-    patient = replace(runtime.settings)
-    object.__setattr__(patient, "deadline_ms", 600_000)  # beyond what may be set
-    monkeypatch.setattr(runtime, "settings", patient)
+    deadlines.without(many, monkeypatch)
     publish(many.store, "cold")
 
     async def story() -> tuple[list[httpx.Response], list[httpx.Response]]:

@@ -18,6 +18,7 @@ import pytest
 
 from model_store import ModelStore
 from service.compute.batching import Ask
+from tests.service.deadlines import Deadlines
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.simulation import AtOnce
 from tests.service.systems import encoded, image, png, publish
@@ -155,24 +156,36 @@ def test_429_503_and_504_while_the_engine_is_held_up(small: Gateway) -> None:
 
 
 @pytest.mark.parametrize("kind", ["answered", "not an image", "late"])
-def test_bodies_are_freed_at_once(small: Gateway, kind: str) -> None:
+def test_bodies_are_freed_at_once(
+    small: Gateway, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without a garbage collection, so that a flood of bad requests cannot fill the memory."""
-    body = encoded(image(1, (1000, 500)))
-    obstacle = Obstacle()
+    body = encoded(image(1, (500, 250)))
+    obstacle, deadlines = Obstacle(), Deadlines(monkeypatch)
     if kind == "late":
-        deadline = {"munet_deadline_ms": "300"}
         hold_up(small, obstacle)
-    else:
-        deadline = {}
+
+    async def status_of_one() -> int:
+        transport = httpx.ASGITransport(small.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            sent = client.post("/classify/b", content=body, headers=OCTETS)
+            answer = asyncio.create_task(sent)
+            while kind == "late" and not len(small.app.state.runtime.batcher):
+                await asyncio.sleep(0.001)
+                assert not answer.done()
+            if kind == "late":
+                deadlines.passes()
+            return (await answer).status_code
+
     body = body[:-100] if kind == "not an image" else body
     status = {"answered": 200, "not an image": 400, "late": 504}[kind]
     gc.collect()
     gc.disable()
     tracemalloc.start()
     try:
-        found = [small.classify("b", body, **deadline).status_code for _ in range(2)]
+        found = [small.runner.run(status_of_one()) for _ in range(2)]
         before = tracemalloc.get_traced_memory()[0]
-        found += [small.classify("b", body, **deadline).status_code for _ in range(10)]
+        found += [small.runner.run(status_of_one()) for _ in range(10)]
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()

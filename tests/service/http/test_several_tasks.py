@@ -16,6 +16,7 @@ import pytest
 
 from model_store import ModelStore
 from service.request import STAGES
+from tests.service.deadlines import Deadlines
 from tests.service.http.clients import Client
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.systems import TINY, png, publish
@@ -174,9 +175,9 @@ def held_up(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Iterator[threa
         released.set()
 
 
-def ask(gateway: Gateway, *tasks: str, deadline_ms: int = 10_000) -> Client:
+def ask(gateway: Gateway, *tasks: str) -> Client:
     query = "&".join(f"task={task}" for task in tasks).encode()
-    client = Client(gateway, "/classify", query, **{"munet-deadline-ms": str(deadline_ms)})
+    client = Client(gateway, "/classify", query)
     client.send(png(1))
     return client
 
@@ -188,11 +189,16 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def test_the_deadline_is_one_for_all(sharing: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    batcher = sharing.app.state.runtime.batcher
+
     async def late() -> list[list[int]]:
         with held_up(sharing, monkeypatch) as reached:
             first = ask(sharing, "first")
             await until(reached.is_set)
-            several = ask(sharing, "first", "last", "small", deadline_ms=300)
+            deadlines = Deadlines(monkeypatch)
+            several = ask(sharing, "first", "last", "small")
+            await until(lambda: len(batcher) == 3)
+            deadlines.passes()
             await several.task
         await first.task
         return [first.statuses, several.statuses]

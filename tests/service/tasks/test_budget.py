@@ -12,9 +12,11 @@ import httpx
 import pytest
 
 from model_store import ModelStore, Published
+from service.tasks import residency
+from tests.service import deadlines
 from tests.service.in_process import OCTETS, Gateway, refused
 from tests.service.systems import TINY, png, publish
-from tests.service.waiting import eventually
+from tests.service.waiting import PATIENCE_S, eventually
 
 NAMES = [f"t{i}" for i in range(6)]
 
@@ -57,7 +59,12 @@ def test_tasks_take_turns_in_memory_and_all_answer(tight: Gateway) -> None:
     assert loads < 9 + tight.metric("munet_cache_misses_total")
 
 
-def test_many_requests_at_once_are_all_answered(tight: Gateway) -> None:
+def test_many_requests_at_once_are_all_answered(
+    tight: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadlines.without(tight, monkeypatch)
+    monkeypatch.setattr(residency, "ROOM_WAIT_S", PATIENCE_S)
+
     async def ask() -> list[httpx.Response]:
         transport = httpx.ASGITransport(tight.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:

@@ -116,9 +116,9 @@ def test_what_is_known_costs_no_reads(local: Gateway, monkeypatch: pytest.Monkey
         monkeypatch.setattr(
             ModelStore, "resolve", lambda *a, **k: (loads.append(a[1]), resolve(*a, **k))[1]
         )
-        loader = local.app.state.runtime.loader
-        now = loader.clock()
-        monkeypatch.setattr(loader, "clock", lambda: now)  # one a second is tried all the same
+        health = local.app.state.runtime.loader.health
+        now = health._clock()
+        monkeypatch.setattr(health, "_clock", lambda: now)  # one a second is tried all the same
         loads.clear()
         for _ in range(5):
             for task in TASKS:
