@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.ndimage
+import scipy  # loads ndimage at its first use
 from jax import Array
 
 from vit.config import Architecture

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy  # loads optimize at its first use
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from evolution.training.objectives import Judged, joined
 from vit.activation import SIGMOID, SOFTMAX, sigmoid, softmax
@@ -57,7 +57,7 @@ def fitted_temperature(activation: str, logits: NDArray[np.float64], labels: NDA
     without a mistake would make all probabilities 0 and 1.
     """
     loss = _LOSSES[activation](logits, labels)
-    found: Any = minimize_scalar(
+    found: Any = scipy.optimize.minimize_scalar(
         lambda x: loss(np.exp(x)),
         bounds=tuple(np.log(RANGE)),
         method="bounded",

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy  # loads optimize at its first use
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from vit.activation import SIGMOID
 from vit.components import Tree
@@ -83,7 +83,9 @@ def _minimum(
         return value + penalty * float((weights[:-1] ** 2).sum()), down.ravel()
 
     options = {"maxiter": ITERATIONS}
-    found: Any = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options=options)
+    found: Any = scipy.optimize.minimize(
+        objective, start.ravel(), jac=True, method="L-BFGS-B", options=options
+    )
     return found.x.reshape(start.shape), int(found.nfev)
 
 
