@@ -33,8 +33,13 @@ def best(speed: Callable[[int], float]) -> float:
     return max(rows / speed(rows) for rows in (1, 2, 4, 8, 16, 32))
 
 
-@pytest.mark.parametrize("speed", [cpu, accelerator])
-@pytest.mark.parametrize("factor", [1.5, 10.0])
+@pytest.mark.parametrize(
+    ("factor", "speed"),
+    [
+        *((1.5, cpu), (1.5, accelerator), (10.0, cpu)),
+        pytest.param(10.0, accelerator, marks=pytest.mark.slow),
+    ],
+)
 def test_goodput_stays_and_what_is_accepted_is_in_time(
     speed: Callable[[int], float], factor: float
 ) -> None:
@@ -59,7 +64,7 @@ def test_forecasts_bear_a_machine_that_is_shared() -> None:
     assert sum(arrival.good for arrival in arrivals) >= 0.9 * len(accepted)
 
 
-@pytest.mark.parametrize("speed", [cpu, accelerator])
+@pytest.mark.parametrize("speed", [cpu, pytest.param(accelerator, marks=pytest.mark.slow)])
 def test_a_light_task_beside_a_flood_waits_at_most_twice_as_long(
     speed: Callable[[int], float],
 ) -> None:
