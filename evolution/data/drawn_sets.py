@@ -1,8 +1,8 @@
-"""Data sets that are drawn by rules: shapes to be told apart, and textures.
+"""Data sets that are drawn by rules: shapes, textures and marks, to be told apart.
 
-Nothing is downloaded. The same names give the same pictures on every machine. Colours, places,
-sizes and angles are random and say nothing of the class. What lies behind, and the noise, make the
-sets hard enough for methods to differ.
+Nothing is downloaded, and they are free for any use. The same names give the same pictures on every
+machine. Colours, places, sizes and angles are random and say nothing of the class. What lies
+behind, and the noise, make the sets hard enough for methods to differ.
 """
 
 from __future__ import annotations
@@ -153,25 +153,82 @@ def _texture(kind: str, rng: Random) -> Floats:
     return rng.uniform(60, 195, 3) + light[..., None] * rng.uniform(-55, 55, 3)
 
 
+# Strokes of a mark: the points [n, 2] that each goes through, within the square from -1 to 1.
+_STEM = [(0.0, -0.9), (0.0, 0.9)]
+MARKS: Mapping[str, Sequence[Sequence[tuple[float, float]]]] = {
+    "tee": [[(-0.8, -0.9), (0.8, -0.9)], _STEM],
+    "cross": [[(-0.8, 0.0), (0.8, 0.0)], _STEM],
+    "corner": [[(-0.6, -0.9), (-0.6, 0.8), (0.7, 0.8)]],
+    "zigzag": [[(-0.7, -0.8), (0.7, -0.8), (-0.7, 0.8), (0.7, 0.8)]],
+    "wedge": [[(-0.8, -0.8), (0.0, 0.8), (0.8, -0.8)]],
+    "gate": [[(-0.7, 0.8), (-0.7, -0.8), (0.7, -0.8), (0.7, 0.8)]],
+    "fork": [_STEM, [(-0.7, -0.8), (-0.7, 0.0), (0.7, 0.0), (0.7, -0.8)]],
+    "hook": [[(0.5, -0.9), (0.5, 0.6), (0.1, 0.9), (-0.5, 0.6)]],
+    "ladder": [
+        [(-0.6, -0.9), (-0.6, 0.9)], [(0.6, -0.9), (0.6, 0.9)],
+        [(-0.6, -0.4), (0.6, -0.4)], [(-0.6, 0.4), (0.6, 0.4)],
+    ],
+    "fence": [
+        [(-0.4, -0.9), (-0.4, 0.9)], [(0.4, -0.9), (0.4, 0.9)],
+        [(-0.9, -0.4), (0.9, -0.4)], [(-0.9, 0.4), (0.9, 0.4)],
+    ],
+}  # fmt: skip
+
+
+def _mark(kind: str, rng: Random) -> Floats:
+    """One mark, as drawn by a hand, on paper with a stray line: [SIDE, SIDE, 3]."""
+    size = SIDE * FINER
+    light = int(rng.integers(2))  # the ink is light on dark paper, or dark on light paper
+    image = Image.new("RGB", (size, size), _colour(rng, 1 - light))
+    draw = ImageDraw.Draw(image)
+    draw.line(
+        [*rng.uniform(0, size, 4)], fill=_colour(rng, 1 - light), width=int(rng.integers(4, 9))
+    )
+    angle, scale = rng.uniform(-LEANING, LEANING), size * rng.uniform(0.24, 0.4, 2)
+    turn = np.array([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))])
+    middle = size / 2 + rng.uniform(-1, 1, 2) * size * 0.1
+    ink, width = _colour(rng, light), int(rng.integers(5, 12))
+    for stroke in MARKS[kind]:
+        points = np.array(stroke) + rng.normal(0, 0.12, (len(stroke), 2))
+        placed = (points @ turn) * scale + middle
+        draw.line([tuple(point) for point in placed], fill=ink, width=width, joint="curve")
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX), np.float64)
+
+
+# The names of the classes, and what draws a picture of one.
+DRAWN: Mapping[str, tuple[tuple[str, ...], Callable[[str, Random], Floats]]] = {
+    "drawn/shapes": (tuple(SHAPES), _shape),
+    "drawn/textures": (tuple(TEXTURES), _texture),
+    "drawn/marks": (tuple(MARKS), _mark),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class DrawnSet:
-    """A data set in memory: PNG files, each after one byte that is its class."""
+    """One of DRAWN: EACH pictures of each class, the classes in turn, drawn when they are read.
 
-    names: tuple[str, ...]  # of the classes
-    records: tuple[bytes, ...]
+    A record is a PNG file after one byte that is its class.
+    """
+
+    name: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those of the classes."""
+        return DRAWN[self.name][0]
 
     @property
     def labels(self) -> NDArray[Any]:
         """The class of each record [n]."""
-        return np.array([record[0] for record in self.records])
+        return np.arange(len(self)) % len(self.names)
 
     def __len__(self) -> int:
         """The number of records."""
-        return len(self.records)
+        return EACH * len(self.names)
 
     def __getitems__(self, keys: Sequence[int], /) -> Sequence[bytes]:
         """These records."""
-        return [self.records[key] for key in keys]
+        return [_record(self.name, int(key)) for key in keys]
 
     @staticmethod
     def parse(record: bytes) -> Mapping[str, Any]:
@@ -179,23 +236,12 @@ class DrawnSet:
         return {"image": record[1:], "label": record[0]}
 
 
-DRAWN: Mapping[str, tuple[tuple[str, ...], Callable[[str, Random], Floats]]] = {
-    "drawn/shapes": (tuple(SHAPES), _shape),
-    "drawn/textures": (tuple(TEXTURES), _texture),
-}
-
-
 @cache
-def drawn_set(name: str) -> DrawnSet:
-    """One of DRAWN: EACH pictures of each class, the classes in turn."""
+def _record(name: str, number: int) -> bytes:
     names, draw = DRAWN[name]
-    records = tuple(
-        bytes([label]) + _png(draw(kind, rng), rng)
-        for i in range(EACH)
-        for label, kind in enumerate(names)
-        for rng in (np.random.default_rng([i, label]),)
-    )
-    return DrawnSet(names, records)
+    number, label = divmod(number, len(names))
+    rng = np.random.default_rng([number, label])
+    return bytes([label]) + _png(draw(names[label], rng), rng)
 
 
 def _png(pixels: Floats, rng: Random) -> bytes:

@@ -2,8 +2,9 @@
 
 STREAM's resemble one another, so that a system may gain from earlier ones when it learns a later
 one (evolution/README.md, "Transfer"). COMPARED's are of three kinds, so that methods can be
-compared ("Methods compared"). Of each class the first pictures train, the next ones validate, and
-those after them test. Pictures are scaled once, before training crops them.
+compared ("Methods compared"). DEMO's are those of `make demo`. Of each class the first pictures
+train, the next ones validate, and those after them test. Pictures are scaled once, before training
+crops them.
 """
 
 from __future__ import annotations
@@ -139,4 +140,8 @@ COMPARED: Mapping[str, SmallTask] = {
         f"compare/{name}-tenth": replace(task, one_in=_TENTH) for name, task in _OF_COMPARED.items()
     },
 }
-SMALL_TASKS: Mapping[str, SmallTask] = {**STREAM, **COMPARED}
+DEMO: Mapping[str, SmallTask] = {
+    f"drawn/{name}": SmallTask(f"drawn/{name}", "", pictures=(100, 50, 50))
+    for name in ("shapes", "textures", "marks")
+}
+SMALL_TASKS: Mapping[str, SmallTask] = {**STREAM, **COMPARED, **DEMO}

@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from evolution.data.drawn_sets import DRAWN, DrawnSet, drawn_set
+from evolution.data.drawn_sets import DRAWN, DrawnSet
 from evolution.data.errors import DataError
 from evolution.data.images import Examples, Labels, Split, StreamedSplit, TaskError
 from evolution.data.own import own_data
@@ -225,7 +225,7 @@ _Whole = tuple[tuple[str, ...], Examples, Labels]  # class names, pictures, the 
 
 
 def _drawn(dataset: str) -> _Whole:
-    found = drawn_set(dataset)
+    found = DrawnSet(dataset)
     examples = Examples(dataset, found, DrawnSet.parse, len(found.names), (None, None, 3))
     return found.names, examples, found.labels
 

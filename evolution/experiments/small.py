@@ -6,10 +6,9 @@ chars5-published, chars5-tuned
     are tuned by hand for these five. Sizes are small in both.
     Command:  munet experiments run mu2net-chars5-tuned --store STORE --seed 0
 demo
-    What `make demo` runs: two CMATERdb tasks, and then the third.
+    What `make demo` runs: two tasks that are drawn, and then a third.
     Command:  munet experiments run demo --store STORE
-              munet experiments resume demo --store STORE --task cmaterdb/telugu
-    Expected: test accuracy .93 to .99; under a minute a task on 2 cores once compiled.
+              munet experiments resume demo --store STORE --task drawn/marks
 fitted-stream, fitted-stream-alone
     20 small tasks in an order that the seed draws. In the second, no task can start from the path
     of an earlier one. `make stream` runs both and compares them.
@@ -139,12 +138,13 @@ PLUS_CHARS5_PUBLISHED = replace(
 DEMO = Experiment(
     name="demo",
     method=FITTED,
-    tasks=benchmarks.CMATERDB[:2],
+    tasks=("drawn/shapes", "drawn/textures"),
     passes=1,
     samples_per_task=3,
     root="shipped",
-    batch_size=128,
-    train_examples_per_round=4_000,
+    batch_size=32,
+    train_examples_per_round=3_000,
+    full_rounds=True,
     rounds_per_child=1,
     validation_examples=5_120,
     defaults={

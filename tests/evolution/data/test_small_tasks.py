@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evolution.data.drawn_sets import DRAWN, EACH, drawn_set
-from evolution.data.small_tasks import COMPARED, STREAM, SmallTask
+import demo
+from evolution.data.drawn_sets import DRAWN, EACH, DrawnSet, _record
+from evolution.data.small_tasks import COMPARED, DEMO, STREAM, SmallTask
 from evolution.data.splits import SplitRule
 from evolution.data.tasks import SHIPPED, Split, load
 from evolution.experiments import benchmarks
@@ -76,18 +77,24 @@ def test_the_comparison_has_each_data_set_whole_and_cut_and_what_is_small_comes_
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_drawn_sets_are_the_same_each_time(name, monkeypatch):
-    monkeypatch.setattr("evolution.data.drawn_sets.EACH", 5)
-    assert drawn_set.__wrapped__(name) == drawn_set.__wrapped__(name)
+def test_drawn_sets_are_tasks_and_the_same_each_time(name: str):
+    drawn = DrawnSet(name)
+    rows = [*range(20), len(drawn) - 1]
+    records = drawn.__getitems__(rows)
+    _record.cache_clear()
+    assert drawn.__getitems__(rows) == records and len(set(records)) == len(records)
+    examples = [drawn.parse(record) for record in records]
+    assert [example["label"] for example in examples] == drawn.labels[rows].tolist()
+    assert np.bincount(drawn.labels).tolist() == [EACH] * len(drawn.names)
+    image = Image.open(io.BytesIO(examples[0]["image"]))
+    assert (image.size, image.mode) == ((32, 32), "RGB")
 
 
-def test_drawn_sets_are_tasks():
-    for name in DRAWN:
-        drawn = drawn_set(name)
-        assert np.bincount(drawn.labels).tolist() == [EACH] * len(drawn.names)
-        image = Image.open(io.BytesIO(drawn.parse(drawn.records[0])["image"]))
-        assert (image.size, image.mode) == ((32, 32), "RGB")
-        assert len(set(drawn.records)) == len(drawn)
+def test_a_drawn_task_has_the_classes_of_its_set():
     task = load("compare/shapes-tenth", ())
-    assert task.labels == drawn_set("drawn/shapes").names
+    assert task.labels == DrawnSet("drawn/shapes").names
     assert (len(task.train), len(task.validation), len(task.test)) == (100, 50, 1000)
+
+
+def test_the_tasks_of_the_demo_need_no_data():
+    assert (*EXPERIMENTS["demo"].tasks, demo.TASKS[-1]) == demo.TASKS == tuple(DEMO)

@@ -85,7 +85,7 @@ def test_sizes_are_the_published_ones(
 def test_a_setting_can_be_overridden():
     e = with_settings(EXPERIMENTS["demo"], ["batch_size=64", "defaults.opt_lr=0.1"])
     assert (e.batch_size, e.defaults["opt_lr"]) == (64, 0.1)
-    assert EXPERIMENTS["demo"].batch_size == 128
+    assert EXPERIMENTS["demo"].batch_size == 32
 
 
 @pytest.mark.parametrize("kind", ["finetune-all", "freeze:2", "adapters:16"])
