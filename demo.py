@@ -305,7 +305,8 @@ def compare() -> None:
         table.add_row(told, *cells, f"{np.mean([own for _, own in found]):,.0f}")
     console.print(table)
     console.print(
-        "evolved: a head on the root, until validation shows that a trained body is better"
+        "evolved: a head on the body of the root or of an earlier task, and adapters where "
+        "validation shows that they help"
     )
 
 
