@@ -231,7 +231,7 @@ def test_experiments_baselines_agents_and_imports(terminal: Terminal) -> None:
 def test_the_store_is_looked_at_and_pushed(terminal: Terminal, tmp_path: Path) -> None:
     """What the README shows of a store is what the commands print, but for its numbers."""
     terminal.run("munet experiments run demo --store store")
-    terminal.run("munet experiments resume demo --store store --task cmaterdb/telugu")
+    terminal.run("munet experiments resume demo --store store --task drawn/marks")
     terminal.variables["MUNET_STORE"] = "store"
     shown: dict[str, list[str]] = {}
     for line in blocks("The store")[0]:
