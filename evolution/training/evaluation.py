@@ -12,7 +12,7 @@ import numpy as np
 from evolution.population import Component, Path
 from evolution.training.batches import AnySplit, Chunk, chunks, may_stay, power_of_two
 from evolution.training.heads import Seen
-from evolution.training.objectives import Judged, Objective
+from evolution.training.objectives import Judged
 from evolution.training.programs import forward_flops, judge, prefix_flops, run_prefix
 from vit import Architecture
 from vit.components import Tree
@@ -36,19 +36,11 @@ class Work:
 class Evaluation:
     """The first `count` examples of a split as they enter a path, without augmentation."""
 
-    def __init__(self, objective: Objective, split: AnySplit, count: int, work: Work) -> None:
-        self._objective = objective
+    def __init__(self, split: AnySplit, count: int, work: Work) -> None:
         self._split = split
         self.count = count
         self._work = work
         self._kept: tuple[Any, list[Chunk]] | None = None  # of one prefix
-
-    def quality(
-        self, arch: Architecture, path: Path, prefix: int, params: Mapping[str, Tree]
-    ) -> tuple[float, bool]:
-        """The quality of `judged`, and whether all answers are finite."""
-        judged, finite = self.judged(arch, path, prefix, params)
-        return self._objective.quality(judged), finite
 
     def judged(
         self, arch: Architecture, path: Path, prefix: int, params: Mapping[str, Tree]

@@ -145,7 +145,7 @@ class Trainer:
         return self._task.objective.quality(self._judged(path, arch, self._validation))
 
     def _evaluation(self, split: AnySplit, count: int) -> Evaluation:
-        return Evaluation(self._task.objective, split, count, self._work)
+        return Evaluation(split, count, self._work)
 
     def tested(self, path: Path, arch: Architecture) -> dict[str, Any]:
         """`test_quality`, of the path's answers to the whole test split, and `calibration`.

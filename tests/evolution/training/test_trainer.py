@@ -113,7 +113,7 @@ def test_what_is_kept_takes_at_most_the_bytes_that_are_counted(layers):
     """Of one example, where it enters each component: pixels, tokens, or the class token alone."""
     arch = replace(ARCH, num_layers=layers)
     task = toy_task("toy/a")
-    answers = evaluation.Evaluation(task.objective, task.validation, 4, evaluation.Work())
+    answers = evaluation.Evaluation(task.validation, 4, evaluation.Work())
     for prefix in range(len(arch.component_names)):
         chunk = next(iter(answers.inputs(arch, path(arch, {"head"}), prefix)))
         counted, found = evaluation.feature_bytes(arch, prefix), chunk.inputs[0].nbytes
