@@ -89,7 +89,7 @@ class Round:
     # and of validating; None where they are not counted.
     flops: float | None = None
     # By how many standard errors the losses of the validation examples are smaller than those of
-    # the path to beat (objectives.gain); infinite if there is none.
+    # the owner's best path (objectives.gain); infinite if there is none.
     gain: float = math.inf
 
     @classmethod
@@ -167,7 +167,7 @@ class Trainer:
         return examples.judged(arch, path, 0, jax.device_put(params_of(path.components)))[0]
 
     def losses(self, path: Path, arch: Architecture) -> NDArray[np.float32]:
-        """The loss of each validation example [n] with the path, which is no longer trained."""
+        """The loss of each validation example [n] with a path whose training is over."""
         if self._losses is None or self._losses[0] != path.id:
             judged = self._judged(path, arch, self._validation)
             self._losses = path.id, self._task.objective.each_loss(judged)
