@@ -61,9 +61,13 @@ class AccessLog:
             first = self._lines.get()
             self._closing.wait(WRITE_EVERY_S)
             self._put(first)
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    self._put(self._lines.get_nowait())
+            self._drain()
+        self._drain()  # what came between the last look and the end
+
+    def _drain(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._put(self._lines.get_nowait())
 
     def _put(self, waiting: bytes) -> None:
         try:

@@ -169,6 +169,17 @@ def test_lines_that_wait_are_written_at_the_end() -> None:
     assert [one["path"] for one in lines.lines] == ["/last"]
 
 
+def test_a_line_that_comes_just_before_the_end_is_written() -> None:
+    """The thread has looked for the last time, and finds that it should end."""
+    lines = Lines()
+    log = AccessLog(lines.write, lambda: None)
+    with exchanged([log.note], exchange(path="/last")):
+        pass
+    log._closing.set()
+    log._run()
+    assert [one["path"] for one in lines.lines] == ["/last"]
+
+
 def test_without_reports_nothing_is_noted(gateway: Gateway) -> None:
     assert "x-request-id" not in gateway.classify("plain", png(1)).headers
 
