@@ -20,6 +20,7 @@ from rich.console import Console
 from model_store import StoreError
 from service.bulk import gateway
 from service.bulk.answering import Answered, Answering, NotPinned, Opened, Pins
+from service.bulk.interrupts import interruptible
 from service.bulk.parts import Asked, OtherRun, Parts, Run
 from service.bulk.printing import print_answers
 from service.bulk.progress import Progress, duration
@@ -138,10 +139,12 @@ def _answered(
         if pins is None:
             parts.begin(Run(source, found))
         take = stack.enter_context(parts.writing(found))
+        check = stack.enter_context(interruptible())
         progress.begin()
         for chunk in answering.answers(source.items(parts.done)):
             take(chunk)
             progress.count(chunk)
+            check()
     return found
 
 

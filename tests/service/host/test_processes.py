@@ -47,6 +47,8 @@ def refuses(server: Server) -> bool:
         socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # it ends at this moment
+        pass
     return False
 
 
