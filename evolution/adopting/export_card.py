@@ -47,7 +47,7 @@ def card(
         use(target, decoding, export.activation),
         pixels(target, decoding, differing),
         _accuracy(export),
-        _classes(published.path.labels, export.activation),
+        _classes(published.path.labels, export.activation, export.temperature),
         _network(export),
         _data(export, ancestors),
         _lineage(export, ancestors, root),
@@ -132,12 +132,17 @@ on the validation pictures was kept, so that their figure is a little too good; 
 decided nothing. Measured with the pixels described above."""
 
 
-def _classes(labels: tuple[str, ...], activation: str) -> str:
+def _classes(labels: tuple[str, ...], activation: str, temperature: float) -> str:
     shown = ", ".join(text(label, 80) for label in labels[:MOST_LABELS])
     more = f" … and {len(labels) - MOST_LABELS:,} more, in `config.json`"
     how = "each has a probability of its own (sigmoid)"
     if activation != SIGMOID:
         how = "their probabilities add up to 1 (softmax)"
+    if temperature != 1:
+        how += (
+            f". The gateway divides the logits by {temperature:.4g} before, which calibrates the "
+            "probabilities; the pipeline below does not"
+        )
     return f"""## Classes
 
 {len(labels):,}, in the order of the logits; {how}:

@@ -26,10 +26,10 @@ from evolution.adopting.export_classes import (
     tokens_of,
 )
 from evolution.adopting.export_errors import ExportError
-from evolution.adopting.hugging_face import ACTIVATIONS, PROBLEM_TYPES
+from evolution.adopting.hugging_face import ACTIVATIONS, PROBLEM_TYPES, TEMPERATURE
 from model_store import ModelStore, Published, TaskPath
 from vit import Architecture, kind_of, shapes
-from vit.activation import activation_of
+from vit.activation import activation_of, temperature_of
 from vit.components import init
 from vit.parameters import LAYER_NORM_EPSILON, Tree
 
@@ -55,6 +55,7 @@ class Export:
     kind: ModelClass  # of the exported network
     tensors: Arrays
     activation: str  # of the answers
+    temperature: float  # by which logits are divided before
     private: bool
 
 
@@ -62,14 +63,14 @@ def exported(store: ModelStore, published: Published, *, private: bool) -> Expor
     """Reads a version's components. Raises ExportError, or DamagedStore."""
     path = published.path
     arch, kind = network_of(path)
-    activation = _activation(path)
+    activation, temperature = _of_answers(path)
     params = {
         name: _checked(path, arch, name, store.component(digest))
         for name, digest in path.components.items()
     }
     plain, blocks = without_adapters(arch, params)
     tensors = tensors_of(kind, plain, blocks)
-    return Export(published, arch, plain, kind, tensors, activation, private)
+    return Export(published, arch, plain, kind, tensors, activation, temperature, private)
 
 
 def network_of(path: TaskPath) -> tuple[Architecture, ModelClass]:
@@ -108,11 +109,12 @@ def _require_adapters(path: TaskPath, arch: Architecture) -> None:
             raise refused(path, f"{name} {value} with adapters", str(getattr(arch, name)))
 
 
-def _activation(path: TaskPath) -> str:
+def _of_answers(path: TaskPath) -> tuple[str, float]:
+    """The activation and the temperature of its probabilities."""
     try:
-        return activation_of(path.extra)
+        return activation_of(path.extra), temperature_of(path.extra)
     except ValueError as error:
-        raise refused(path, "a known activation", str(error)) from None
+        raise refused(path, "a known activation and temperature", str(error)) from None
 
 
 def refused(path: TaskPath, expected: str, found: str) -> ExportError:
@@ -234,4 +236,5 @@ def config_of(export: Export) -> dict[str, Any]:
         "problem_type": KINDS_OF_PROBLEM[export.activation],
         "id2label": {str(number): label for number, label in enumerate(labels)},
         "label2id": {label: number for number, label in enumerate(labels)},
+        **({} if export.temperature == 1 else {TEMPERATURE: export.temperature}),
     }

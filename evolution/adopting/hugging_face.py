@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from vit.contract import size_of
 from vit.decode import UPRIGHT
 
 CONFIG = "config.json"
+TEMPERATURE = "calibration_temperature"  # our own field: what logits are divided by before softmax
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_python": "gelu",
@@ -94,6 +96,7 @@ def model_of(
         decoding=decoding,
         told=told,
         activation=PROBLEM_TYPES[config.get("problem_type")],
+        temperature=_Fields(source, config).above_0(TEMPERATURE) if TEMPERATURE in config else 1.0,
     )
 
 
@@ -119,7 +122,7 @@ def _facts(source: str, kind: str, config: Mapping[str, Any], image_size: int) -
     return Facts(
         heads=fields.whole("num_attention_heads"),
         activation=ACTIVATIONS[config["hidden_act"]],
-        norm_epsilon=fields.epsilon("layer_norm_eps"),
+        norm_epsilon=fields.above_0("layer_norm_eps"),
         pooling=POOLINGS.get(kind, "token"),
         image_size=image_size,
         trained_size=fields.whole("image_size"),
@@ -164,9 +167,9 @@ class _Fields:
             raise self._refused(name, "a whole number, 1 or more", found)
         return found
 
-    def epsilon(self, name: str) -> float:
+    def above_0(self, name: str) -> float:
         found = self._config.get(name)
-        if type(found) not in (int, float) or found is None or not found > 0:
+        if type(found) not in (int, float) or found is None or not 0 < found < math.inf:
             raise self._refused(name, "a number above 0", found)
         return float(found)
 

@@ -25,6 +25,7 @@ class Model:
     decoding: Decoding
     told: Mapping[str, Any]  # where it comes from, for the path spec
     activation: str = SOFTMAX  # of the head's numbers
+    temperature: float = 1.0  # by which these are divided before
 
 
 def checked_labels(

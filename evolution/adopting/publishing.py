@@ -15,7 +15,7 @@ from evolution.adopting.models import Model
 from evolution.agents.snapshots import shape_hyperparameters
 from evolution.training.programs import forward_flops
 from model_store import Digest, ModelStore, Published, TaskPath, UnknownTask, digest_of, encode
-from vit.activation import FIELD, SOFTMAX
+from vit.activation import FIELD, SOFTMAX, TEMPERATURE
 from vit.contract import Contract
 from vit.preprocess import CONTRACT
 
@@ -102,6 +102,7 @@ def _spec(
     )
     target = model.target
     activation = {} if model.activation == SOFTMAX else {FIELD: model.activation}
+    temperature = {} if model.temperature == 1 else {TEMPERATURE: model.temperature}
     plain = {"size": arch.image_size, **CONTRACT}
     return TaskPath(
         task=task,
@@ -125,7 +126,7 @@ def _spec(
             "seed": None,
         },
         private=private,
-        extra={"adopted": dict(model.told), **activation},
+        extra={"adopted": dict(model.told), **activation, **temperature},
     )
 
 

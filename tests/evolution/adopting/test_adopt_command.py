@@ -130,6 +130,7 @@ CONFIGS = {
     "hidden_size": 32,
     "patch_size": 16,
     "intermediate_size": 7,
+    "calibration_temperature": 0,
 }
 
 

@@ -99,7 +99,8 @@ def test_components_come_back_bit_for_bit(
 def test_export_and_adopt_by_command_give_the_same_task(
     store: ModelStore, tmp_path: Path, activation: str
 ) -> None:
-    extra = {} if activation == "softmax" else {"activation": activation}
+    extra: dict[str, Any] = {} if activation == "softmax" else {"activation": activation}
+    extra["temperature"] = 1.75
     published = publish(store, labels=("a|b", "Straße", "line\nbreak"), extra=extra)
     place, other = f"hf:{tmp_path / 'out'}", str(tmp_path / "other")
     for arguments in (
@@ -115,6 +116,10 @@ def test_export_and_adopt_by_command_give_the_same_task(
         path.labels, path.input, path.architecture,
     )  # fmt: skip
     assert again.extra.get("activation", "softmax") == activation
+    assert again.extra["temperature"] == 1.75
+    assert "divides the logits by 1.75" in " ".join(
+        (tmp_path / "out/README.md").read_text().split()
+    )
 
 
 CLASSES = ("vit", "ijepa", "deit", "deit-distilled", "dinov2", "dinov2-registers")
@@ -209,7 +214,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "another activation": (
         lambda store: {"activation": "tanh"},
-        "takes a known activation; found activation: expected one of softmax, sigmoid",
+        "takes a known activation and temperature; found activation: expected one of",
     ),
     "a mean next to a token": (
         lambda store: {"arch": replace(TINY, pooling="mean")},
