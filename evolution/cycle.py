@@ -159,7 +159,7 @@ class Cycle:
         A child that diverged in any round is recorded with quality 0 and not kept.
         """
         started, method = time.monotonic(), self._experiment.method
-        trained = tuple(c.name for c in child.components if c.trainable)
+        trained = tuple(c.name for c in child.trainable)
         threshold = self._least_gain(child) if method.succeeds else self._bar(child, parent)
         snapshot: TrainState | None = None
         qualities: list[float] = []
@@ -209,11 +209,10 @@ class Cycle:
 
 def _own(path: Path) -> int:
     """The parameters that no other owner's path uses."""
-    return sum(c.num_params for c in path.components if c.trainable)
+    return sum(c.num_params for c in path.trainable)
 
 
 def _keep_snapshot(child: Path, snapshot: TrainState) -> None:
-    for component in child.components:
-        if component.trainable:
-            component.source = jax.tree.map(np.asarray, snapshot.params[component.name])
-            component.trace = jax.tree.map(np.asarray, snapshot.momentum[component.name])
+    for component in child.trainable:
+        component.source = jax.tree.map(np.asarray, snapshot.params[component.name])
+        component.trace = jax.tree.map(np.asarray, snapshot.momentum[component.name])

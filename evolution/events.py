@@ -55,7 +55,7 @@ class Outcome:
             "score": score(child),
             "accounted_params": accounted_params(child, score.root_counts),
             "total_params": child.num_params,
-            "trainable_params": sum(c.num_params for c in child.components if c.trainable),
+            "trainable_params": sum(c.num_params for c in child.trainable),
             "flops": child.metrics["flops"],
             "improved": self.improved,
             "new_best": new_best,

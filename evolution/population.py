@@ -87,6 +87,11 @@ class Path:
         return next((c for c in self.components if c.name == name), None)
 
     @property
+    def trainable(self) -> tuple[Component, ...]:
+        """The components that training changes."""
+        return tuple(c for c in self.components if c.trainable)
+
+    @property
     def num_params(self) -> int:
         """Parameters of all its components."""
         return sum(c.num_params for c in self.components)

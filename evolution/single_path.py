@@ -166,7 +166,7 @@ class SinglePaths:
 
 def _frozen(path: Path) -> bool:
     """Whether the path shares its body, but for adapters and the norm after the last block."""
-    return all(kind_of(c.name) in (*ADAPTED, "head") for c in path.components if c.trainable)
+    return all(kind_of(c.name) in (*ADAPTED, "head") for c in path.trainable)
 
 
 def architecture(base: Architecture, path: Path) -> Architecture:

@@ -342,7 +342,7 @@ def _step_flops(arch: Architecture, prefix: int, augmentation: str) -> float:
 
 
 def _trainable(child: Path) -> frozenset[str]:
-    return frozenset(c.name for c in child.components if c.trainable)
+    return frozenset(c.name for c in child.trainable)
 
 
 def _worthwhile(path: Path, arch: Architecture, prefix: int, passes: int) -> bool:
