@@ -42,16 +42,17 @@ def source_files(top: Path, package: str) -> list[str]:
     return sorted(str(file.relative_to(top)) for file in (top / package).rglob("*.py"))
 
 
-def imports(top: Path, file: str) -> list[Import]:
+@cache
+def imports(top: Path, file: str) -> tuple[Import, ...]:
     """All that a file imports, also in functions and for types only.
 
     `from a import b` counts as `a.b` where that is a file of the tree, and as `a` otherwise.
     """
-    return [
+    return tuple(
         Import(module, late)
         for node, late in _walk(_parsed(top / file), in_function=False)
         for module in _modules(node, top, file)
-    ]
+    )
 
 
 def arrows(top: Path, package: str) -> dict[str, set[str]]:
@@ -108,7 +109,8 @@ def _modules(node: ast.AST, top: Path, file: str) -> list[str]:
         return [name if _file_of(top, name) else base for name in inner]
     match node:
         case ast.Call(args=[ast.Constant(value=str(name)), *_]):
-            if ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+            called = getattr(node.func, "attr", getattr(node.func, "id", None))
+            if called in ("import_module", "__import__"):
                 return [name]
     return []
 

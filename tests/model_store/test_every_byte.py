@@ -6,6 +6,8 @@ raise a DamagedStore that names what it met; it must never give anything else. W
 - `lock`: only the system's lock on it counts, and writers make it again.
 - `lock.gc`, `reserve`: nobody reads what they hold.
 - `refs/changes`, `gc`: they save work; without them everything is looked at.
+
+Every byte is every byte with the slow tests; without them it is one in `every`, the first among them.
 """
 
 import itertools
@@ -38,6 +40,7 @@ MARKER = "munet-store"
 FOLDERS = ("", "blobs", "blobs/sha256", "refs")
 FLIPS = (1, 0x80)
 Reader = Callable[[ModelStore], Any]
+one_byte_in = pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
 
 
 @dataclass
@@ -211,18 +214,25 @@ def test_the_readers_together_meet_every_file_but_configs_and_copies(sample: Sam
     assert unread == {f"blobs/sha256/{name}" for name in configs} | set(sample.copies())
 
 
-@pytest.mark.parametrize("mask", [1, pytest.param(0x80, marks=pytest.mark.slow)])
-def test_a_reader_refuses_every_changed_byte_of_a_blob(sample: Sample, mask: int) -> None:
+bit_and_bytes = pytest.mark.parametrize(
+    ("mask", "every"), [(1, 5), *(pytest.param(mask, 1, marks=pytest.mark.slow) for mask in FLIPS)]
+)
+
+
+@bit_and_bytes
+def test_a_reader_refuses_every_changed_byte_of_a_blob(
+    sample: Sample, mask: int, every: int
+) -> None:
     for name in sample.blobs():
         data = sample.files[name]
-        for position in range(len(data)):
+        for position in range(0, len(data), every):
             with sample.holding({name: flipped(data, position, mask)}):
                 met = sample.reach[name] if position % 100 == 0 else sample.reach[name][:1]
                 assert require_read_or_refused(sample, name, met) == len(met)
 
 
 def in_all_at_once(
-    sample: Sample, faults: Mapping[str, Iterable[bytes]], every: int = 1
+    sample: Sample, faults: Mapping[str, Iterable[bytes]], every: int
 ) -> Iterator[None]:
     """Each file's next fault, in all of them at once: one run of verify takes longest."""
     for changes in itertools.islice(itertools.zip_longest(*faults.values()), 0, None, every):
@@ -233,11 +243,12 @@ def in_all_at_once(
         yield
 
 
-@pytest.mark.parametrize("mask", [1, pytest.param(0x80, marks=pytest.mark.slow)])
-def test_verify_finds_every_changed_byte_of_a_blob(sample: Sample, mask: int) -> None:
+@bit_and_bytes
+def test_verify_finds_every_changed_byte_of_a_blob(sample: Sample, mask: int, every: int) -> None:
     data = {name: sample.files[name] for name in sample.blobs()}
     faults = {name: [flipped(d, n, mask) for n in range(len(d))] for name, d in data.items()}
-    assert sum(1 for _ in in_all_at_once(sample, faults)) == max(map(len, data.values()))
+    longest = max(map(len, data.values()))
+    assert sum(1 for _ in in_all_at_once(sample, faults, every)) == len(range(0, longest, every))
 
 
 def test_one_changed_byte_is_blamed_on_no_other_file(sample: Sample) -> None:
@@ -249,19 +260,20 @@ def test_one_changed_byte_is_blamed_on_no_other_file(sample: Sample) -> None:
             require_read_or_refused(sample, name, sample.readers)
 
 
-def test_every_truncation_of_a_blob(sample: Sample) -> None:
+@one_byte_in
+def test_every_truncation_of_a_blob(sample: Sample, every: int) -> None:
     for name in sample.blobs():
-        for size in range(len(sample.files[name])):
+        for size in range(0, len(sample.files[name]), every):
             with sample.holding({name: sample.files[name][:size]}):
                 met = sample.reach[name][:1]
                 assert require_read_or_refused(sample, name, met) == len(met)
     data = {name: sample.files[name] for name in sample.blobs()}
     cuts = {name: [d[:size] for size in range(len(d))] for name, d in data.items()}
-    assert sum(1 for _ in in_all_at_once(sample, cuts, every=3)) > 300
+    assert sum(1 for _ in in_all_at_once(sample, cuts, 3 * every)) > 300 / every
 
 
-def changes_of_a_ref(data: bytes) -> Iterator[bytes]:
-    for position in range(len(data)):
+def changes_of_a_ref(data: bytes, every: int) -> Iterator[bytes]:
+    for position in range(0, len(data), every):
         for value in {data[position] ^ mask for mask in FLIPS} | {0x0A, 0}:
             if value != data[position]:
                 yield data[:position] + bytes([value]) + data[position + 1 :]
@@ -271,18 +283,19 @@ def changes_of_a_ref(data: bytes) -> Iterator[bytes]:
     yield b"\n" + data
 
 
+@one_byte_in
 def test_every_changed_byte_and_every_truncation_of_a_ref(
-    sample: Sample, caplog: pytest.LogCaptureFixture
+    sample: Sample, caplog: pytest.LogCaptureFixture, every: int
 ) -> None:
     caplog.set_level(logging.CRITICAL)  # the watcher logs each
-    faults = {name: list(changes_of_a_ref(sample.files[name])) for name in sample.refs()}
-    copies = {name: list(changes_of_a_ref(sample.files[name])) for name in sample.copies()}
+    faults = {name: list(changes_of_a_ref(sample.files[name], every)) for name in sample.refs()}
+    copies = {name: list(changes_of_a_ref(sample.files[name], every)) for name in sample.copies()}
     for name, changes in faults.items():
         for content in changes:
             with sample.holding({name: content}):
                 assert require_read_or_refused(sample, name, sample.reach[name], content) > 0
-    assert sum(1 for _ in in_all_at_once(sample, faults, every=3)) > 300
-    assert sum(1 for _ in in_all_at_once(sample, copies, every=7)) > 100
+    assert sum(1 for _ in in_all_at_once(sample, faults, every=3)) > 300 / every
+    assert sum(1 for _ in in_all_at_once(sample, copies, every=7)) > 100 / every
 
 
 def test_a_watcher_names_the_task_that_it_cannot_read(
@@ -356,14 +369,15 @@ def test_every_byte_of_the_id(sample: Sample) -> None:
                 assert [MARKER in problem.path for problem in errors(sample)] == [True]
 
 
-def test_harmless_files_missing_or_full_of_anything(sample: Sample) -> None:
+@one_byte_in
+def test_harmless_files_missing_or_full_of_anything(sample: Sample, every: int) -> None:
     present = sorted(HARMLESS & set(sample.files))
     assert "lock" in present
     for name in present:
         data = sample.files[name]
-        positions = range(0 if name == "reserve" else len(data))  # of a reserve there are too many
-        flips = [flipped(data, position, mask) for position in positions for mask in FLIPS]
-        cuts = [data[:size] for size in positions[::5]]
+        size = 0 if name == "reserve" else len(data)  # of a reserve there are too many
+        flips = [flipped(data, n, mask) for n in range(0, size, every) for mask in FLIPS]
+        cuts = [data[:cut] for cut in range(0, size, 5 * every)]
         for content in (None, b"?", b"\0" * 5000, data * 2, *flips, *cuts):
             with sample.holding({name: content}):
                 assert errors(sample) == []

@@ -144,8 +144,10 @@ def make_and_collect_garbage(store: ModelStore) -> None:
     collect_garbage(store, grace_s=0)
 
 
-def kill_before_every_step(directory: Path, action: Action) -> int:
-    """Kill an action before each of its steps in turn, each time in a store just like the first."""
+def kill_before_steps(directory: Path, action: Action, every: int) -> int:
+    """Kill an action before one in `every` of its steps, each time in a store just like the first;
+    the step at which it came to its end.
+    """
     first = new_store(directory)
     publish(first, "task/0", 1)
     publish(first, "task/1", 1)
@@ -153,7 +155,7 @@ def kill_before_every_step(directory: Path, action: Action) -> int:
     first.save_agent("agent", {"generation": 1}, [])
     publish(first, "gone", 4)
     first.rm("gone")
-    for step in range(200):
+    for step in range(0, 200, every):
         root = directory / str(step)
         shutil.copytree(Path(first.url), root)
         child = fork(lambda step=step, root=root: killed_before(step, root, action))
@@ -171,6 +173,7 @@ def kill_before_every_step(directory: Path, action: Action) -> int:
     raise AssertionError("the action never came to its end")
 
 
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("action", "steps"),
     [
@@ -182,5 +185,7 @@ def kill_before_every_step(directory: Path, action: Action) -> int:
         (make_and_collect_garbage, 15),
     ],
 )
-def test_killed_before_every_step(tmp_path: Path, action: Action, steps: int) -> None:
-    assert in_a_fresh_process(kill_before_every_step, tmp_path, action) >= steps
+def test_killed_before_every_step(
+    tmp_path: Path, action: Action, steps: int, every: int
+) -> None:
+    assert in_a_fresh_process(kill_before_steps, tmp_path, action, every) >= steps

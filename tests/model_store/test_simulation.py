@@ -16,7 +16,7 @@ import pytest
 from tests.model_store.simulation.histories import of_seed
 from tests.model_store.simulation.themes import plan_of
 
-HISTORIES = 500
+FEW, MANY = 150, 1000
 TOP = Path(__file__).parents[2]
 
 
@@ -26,9 +26,11 @@ def simulate(*options: str) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize("first", [0, pytest.param(HISTORIES, marks=pytest.mark.slow)])
-def test_nothing_acknowledged_is_lost(first: int) -> None:
-    simulate("--stop", "--first", str(first), "--histories", str(HISTORIES))
+@pytest.mark.parametrize(
+    ("first", "histories"), [(0, FEW), pytest.param(FEW, MANY - FEW, marks=pytest.mark.slow)]
+)
+def test_nothing_acknowledged_is_lost(first: int, histories: int) -> None:
+    simulate("--stop", "--first", str(first), "--histories", str(histories))
 
 
 def test_a_history_is_the_same_on_a_slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
