@@ -20,7 +20,7 @@ import pytest
 from model_store import ModelStore
 from tests.deploy import confined, manifests
 from tests.deploy.confined import Confinement
-from tests.model_store.object_stores import S3Server, _make_bucket, s3_server
+from tests.model_store.object_stores import S3Server, _make_bucket
 from tests.service.servers import ROOT, Server, environment
 from tests.service.systems import png, publish
 
@@ -43,16 +43,16 @@ def bento(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+def s3(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """An object store in which MUNET_STORE of settings.yaml has one task."""
     url = SETTINGS["MUNET_STORE"]
-    with s3_server(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as patch:
-        _make_bucket(replace(server, bucket=url.split("/")[2]))
-        for name, value in server.environment.items():
+    with pytest.MonkeyPatch.context() as patch:
+        _make_bucket(replace(s3, bucket=url.split("/")[2]))
+        for name, value in s3.environment.items():
             patch.setenv(name, value)
         patch.setenv("MUNET_CACHE", str(tmp_path_factory.mktemp("cache")))
         publish(ModelStore(url, create=True), "plain")
-        yield server
+        yield s3
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,11 @@ from loadtests.store import (
     measure,
     measure_costs,
     render,
+    throughput,
 )
 from model_store.files.ballast import SIZE
-from tests.model_store.object_stores import s3_server
+from tests.model_store.object_stores import S3Server
+from tests.model_store.places import Place
 
 PEERS = ["store", "plain copy", "safetensors"]
 LOADS = ["store", "store, a thread per core", "read()", "read() and SHA-256", "safetensors"]
@@ -50,6 +52,12 @@ TARGETS = [
     "idle poll",
     "poll after a publish",
 ]
+
+
+@pytest.fixture(autouse=True)
+def small_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's limits are measured with 1 MB."""
+    monkeypatch.setattr(throughput, "PIECE_BYTES", 10**6)
 
 
 def tiny(**changes: str) -> Setup:
@@ -88,15 +96,12 @@ def test_every_line_of_the_report_is_there(tmp_path: Path) -> None:
 
 
 def test_an_object_store_is_measured_below_a_prefix_that_is_gone_afterwards(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: S3Server, s3_store: Place, tmp_path: Path
 ) -> None:
-    with s3_server(tmp_path) as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        report = measure(tiny(directory=str(tmp_path), store=server.url("measured")))
-        assert server.paths("") == []
+    report = measure(tiny(directory=str(tmp_path), store=s3_store.url))
+    assert s3.paths(tmp_path.name) == []
     require_every_line(report)
-    assert report.place.startswith(server.url("measured/benchmark-"))
+    assert report.place.startswith(f"{s3_store.url}/benchmark-")
 
 
 def test_the_command_appends_a_line_and_refuses_what_makes_no_sense(tmp_path: Path) -> None:
@@ -122,7 +127,7 @@ OPERATIONS = [
 
 
 def test_calls_and_requests_of_single_operations(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: S3Server, s3_store: Place, tmp_path: Path
 ) -> None:
     (tmp_path / "local").mkdir()
     section = measure_costs(CostSetup(str(tmp_path / "local"), None, 3, 1, 1)).section("costs")
@@ -130,12 +135,8 @@ def test_calls_and_requests_of_single_operations(
     assert section.value("rm of a version", "fsync") == 4  # document and copy, and their folders
     assert section.value("gc of 100 blobs", "names") > 100
     assert not list((tmp_path / "local").iterdir())
-    with s3_server(tmp_path) as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        setup = CostSetup(str(tmp_path), server.url("measured"), 3, 1, 1)
-        section = measure_costs(setup).section("costs")
-        assert server.paths("") == []
+    section = measure_costs(CostSetup(str(tmp_path), s3_store.url, 3, 1, 1)).section("costs")
+    assert s3.paths(tmp_path.name) == []
     assert [line.name for line in section.lines] == OPERATIONS
     assert section.value("rm of a version", "PUT") == 2
     assert section.value("gc of 100 blobs", "DELETE") == 100

@@ -90,7 +90,7 @@ def count_up(place: Place, times: int, answers: Connection) -> None:
 
 def test_of_many_processes_that_save_at_once_no_save_is_lost(place: Place) -> None:
     store = place.open(create=True)
-    for _, answers in [start(count_up, place, 8) for _ in range(4)]:
+    for _, answers in [start(count_up, place, 4) for _ in range(4)]:
         answers.recv()
     state = store.load_agent("a")
-    assert state and state["n"] == 32 and verify_store(store) == []
+    assert state and state["n"] == 16 and verify_store(store) == []

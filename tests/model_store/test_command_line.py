@@ -1,28 +1,35 @@
-"""`python -m model_store`, run as a user runs it."""
+"""`python -m model_store`, as a user runs it: once in a process of its own."""
 
 import json
-import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from model_store import ModelStore
+from model_store.cli.app import main
 from model_store.upkeep import usage_of
 from tests.model_store.samples import arrays, new_store, publish
 
 
 def run(store: Path | None, *arguments: str, by_environment: bool = False) -> tuple[int, str, str]:
     """(exit code, output, error output) of one command."""
-    environment = {key: value for key, value in os.environ.items() if key != "MUNET_STORE"}
-    command = [sys.executable, "-m", "model_store", *arguments]
-    if store and by_environment:
-        environment["MUNET_STORE"] = str(store)
-    elif store:
-        command += ["--store", str(store)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-    return done.returncode, done.stdout, done.stderr
+    named = ["--store", str(store)] if store and not by_environment else []
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(StringIO()) as output,
+        redirect_stderr(StringIO()) as error,
+        pytest.raises(SystemExit) as ended,
+    ):
+        patch.setattr(sys, "argv", ["model_store", *arguments, *named])
+        patch.delenv("MUNET_STORE", raising=False)
+        if store and by_environment:
+            patch.setenv("MUNET_STORE", str(store))
+        main()
+    return ended.value.code, output.getvalue(), error.getvalue()
 
 
 @pytest.fixture
@@ -143,8 +150,10 @@ def test_errors_are_one_line(store: ModelStore, arguments: tuple[str, ...], mess
 
 
 def test_no_store(tmp_path: Path) -> None:
-    code, _, error = run(tmp_path / "nothing", "ls")
-    assert code == 1 and "expected a file munet-store" in error
+    command = [sys.executable, "-m", "model_store", "ls", "--store", str(tmp_path / "nothing")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "expected a file munet-store" in done.stderr
+    assert (1, done.stdout, done.stderr) == run(tmp_path / "nothing", "ls")
     assert not (tmp_path / "nothing").exists()
     code, _, error = run(None, "ls")
     assert code == 2 and "--store" in error and "MUNET_STORE" in error

@@ -207,8 +207,6 @@ def test_a_write_that_goes_wrong_takes_nothing_from_others(
         ("two publish the same path", "late", "goes on"),
         ("a publisher sleeps through a gc", "none", "killed"),
         ("what is rolled back to is removed", "lost", "goes on"),
-        ("a removal is overtaken by a rollback", "late", "killed"),
-        ("a state is saved", "twice", "goes on"),
     ):
         place = bucket.copy(history.replace(" ", "-"))
         play(place, between, history, Fault(kind), end, tmp_path / history)  # type: ignore[arg-type]
@@ -256,19 +254,33 @@ def test_nothing_is_acknowledged_with_a_size_that_is_not_true(
 # -- a write that is executed, and told of in another way
 
 
-@pytest.mark.parametrize("kind", ["twice", pytest.param("lost", marks=pytest.mark.slow)])
+WRITTEN = (
+    ("publish 9 without serving it", 2),
+    ("save 2", 2),
+    ("remove 1", 1),
+    ("publish 9 without serving it", 1),
+    ("pin 3", 1),
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "written"),
+    [
+        ("twice", WRITTEN[:2]),
+        *(pytest.param(kind, WRITTEN, marks=pytest.mark.slow) for kind in ("twice", "lost")),
+    ],
+)
 def test_an_operation_is_done_once_however_its_write_is_answered(
-    s3: S3Server, s3_store: Place, tmp_path: Path, between: Proxy, kind: str
+    s3: S3Server,
+    s3_store: Place,
+    tmp_path: Path,
+    between: Proxy,
+    kind: str,
+    written: Sequence[tuple[str, int]],
 ) -> None:
     """As when a proxy of the network repeats what it got no answer to."""
     bucket = Bucket(s3, s3_store)
-    for action, number in (
-        ("remove 1", 1),
-        ("publish 9 without serving it", 1),
-        ("publish 9 without serving it", 2),
-        ("save 2", 2),
-        ("pin 3", 1),
-    ):
+    for action, number in written:
         place = bucket.copy(f"{action}-{number}".replace(" ", "-"))
         fault = Fault(kind).at_once()  # type: ignore[arg-type]
         key = {"save 2": "refs/agents/agent", "pin 3": "refs/pins/keep"}.get(action, TASK)

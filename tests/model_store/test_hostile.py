@@ -20,9 +20,16 @@ import pytest
 from model_store import digest_of
 from tests.model_store.fuzzing import sound_store
 from tests.model_store.hostile_reader import READERS, WRITERS
-from tests.model_store.hostile_stores import CASES, FILES
+from tests.model_store.hostile_stores import CASES, FILES, Case
 
 LIMIT_S = 60.0  # of one reader of one store; only ever spent on one that hangs
+# Each is read for about a second, and does to another kind of document what is done to one here.
+LONG = {
+    "manifest: a million layers",
+    "64 MiB of b'1.5,'",
+    *(f"path spec: long {what}" for what in ("list of objects", "key over many values")),
+    *(f"path spec: {what}" for what in ("long integers", "many duplicate keys")),
+}
 MAX_STARTS = 10  # so that a reader which hangs in all stores is reported today
 TOP = Path(__file__).parents[2]
 Job = dict[str, Any]
@@ -95,24 +102,35 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def ends(base: Path) -> dict[str, dict[str, Job]]:
+    """Of all cases but the long ones."""
+    return ends_of({name: case for name, case in CASES.items() if name not in LONG}, base / "all")
+
+
+@pytest.fixture(scope="module")
+def long_ends(base: Path) -> dict[str, dict[str, Job]]:
+    """Of the long ones."""
+    return ends_of({name: CASES[name] for name in LONG}, base / "long")
+
+
+def ends_of(cases: dict[str, Case], base: Path) -> dict[str, dict[str, Job]]:
     """Case -> reader -> how it ended; "outside" holds what changed around the stores."""
     make(base / "sound")
     head = FILES["component"][0].replace("blobs/sha256/", "sha256:")
     jobs: list[Job] = []
-    for number, case in enumerate(CASES.values()):
+    for number, case in enumerate(cases.values()):
         root, outside = base / f"{number}/store", base / f"{number}/outside"
         outside.mkdir(parents=True)
         make(root)
         case.change(root, outside)
         digests = [str(digest_of(case.component)) if case.component else head]
         jobs += [{"root": str(root), "reader": r, "digests": digests} for r in case.readers]
-    roots = [base / f"{number}/store" for number in range(len(CASES))]
+    roots = [base / f"{number}/store" for number in range(len(cases))]
     before = surroundings(base, roots)
     answers = run(jobs, base / "sound")
     after = surroundings(base, roots)
     found: dict[str, dict[str, Job]] = {}
     rest = iter(answers)
-    for number, (name, case) in enumerate(CASES.items()):
+    for number, (name, case) in enumerate(cases.items()):
         found[name] = {reader: next(rest) for reader in case.readers}
         here = f"{base}/{number}/"
         changed = sorted(
@@ -126,14 +144,18 @@ def ends(base: Path) -> dict[str, dict[str, Job]]:
 
 def test_a_sound_store_is_read_by_all(ends: dict[str, dict[str, Job]], base: Path) -> None:
     head = FILES["component"][0].replace("blobs/sha256/", "sha256:")
-    jobs = [{"root": str(base / "sound"), "reader": r, "digests": [head]} for r in READERS]
-    answers = run(jobs, base / "sound")
+    sound = base / "all/sound"
+    jobs = [{"root": str(sound), "reader": r, "digests": [head]} for r in READERS]
+    answers = run(jobs, sound)
     assert [answer["how"] for answer in answers] == ["ok"] * len(READERS), answers
     found = {job["reader"]: answer["what"] for job, answer in zip(jobs, answers, strict=True)}
     assert found["live"] == ["a/t"] and found["verify"] == 0 and found["names"] is True
 
 
-@pytest.mark.parametrize("name", CASES)
+SHORT = [name for name in CASES if name not in LONG]
+
+
+@pytest.mark.parametrize("name", SHORT)
 def test_nothing_hangs_breaks_or_is_written_outside(
     ends: dict[str, dict[str, Job]], name: str
 ) -> None:
@@ -141,13 +163,22 @@ def test_nothing_hangs_breaks_or_is_written_outside(
     assert not bad
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.refused_by])
+@pytest.mark.parametrize("name", [name for name in SHORT if CASES[name].refused_by])
 def test_what_is_hostile_is_refused_and_found(ends: dict[str, dict[str, Job]], name: str) -> None:
     assert ends[name][CASES[name].refused_by]["how"] == "refused", ends[name]
     assert ends[name]["verify"]["how"] == "ok" and ends[name]["verify"]["what"] > 0, ends[name]
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.refused_by])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LONG)
+def test_what_takes_long_is_refused_and_found(
+    long_ends: dict[str, dict[str, Job]], name: str
+) -> None:
+    test_nothing_hangs_breaks_or_is_written_outside(long_ends, name)
+    test_what_is_hostile_is_refused_and_found(long_ends, name)
+
+
+@pytest.mark.parametrize("name", [name for name in SHORT if not CASES[name].refused_by])
 def test_what_is_harmless_is_read(ends: dict[str, dict[str, Job]], name: str) -> None:
     for reader in CASES[name].readers:
         if reader not in WRITERS:

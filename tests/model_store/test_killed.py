@@ -185,7 +185,5 @@ def kill_before_steps(directory: Path, action: Action, every: int) -> int:
         (make_and_collect_garbage, 15),
     ],
 )
-def test_killed_before_every_step(
-    tmp_path: Path, action: Action, steps: int, every: int
-) -> None:
+def test_killed_before_every_step(tmp_path: Path, action: Action, steps: int, every: int) -> None:
     assert in_a_fresh_process(kill_before_steps, tmp_path, action, every) >= steps

@@ -322,11 +322,11 @@ def fetch_all(place: Place, digests: list[str], answers: object) -> None:
 def test_processes_share_the_cache_and_may_be_killed(s3_store: Place, tmp_path: Path) -> None:
     store = s3_store.open(create=True)
     digests = [store.put(arrays(seed, 700)) for seed in range(3)]  # 2 MB each
-    for round_number in range(5):
+    for round_number in range(3):
         readers = [start(fetch_all, s3_store, digests) for _ in range(3)]
         for _, answers in readers:
             assert answers.poll(60)
-        work(20 * round_number)
+        work(40 * round_number)
         for process, _ in readers:
             assert process.is_alive() and process.pid
             os.kill(process.pid, signal.SIGKILL)

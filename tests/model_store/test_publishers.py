@@ -28,10 +28,10 @@ def test_the_newest_of_each_publisher_of_each_task(place: Place) -> None:
     assert store.publications() == []
     random_ = random.Random(0)
     expected: dict[tuple[str, str], int] = {}
-    for seed in range(60):
+    for seed in range(24):
         task, agent = random_.choice(["a", "a/b", "c"]), random_.choice(["x", "y/z"])
         expected[task, agent] = publish(store, task, agent, seed)
-        if seed % 20 == 0:
+        if seed % 8 == 0:
             assert len(store.publications()) == len(expected)
     rows = sorted((task, number, agent) for (task, agent), number in expected.items())
     assert newest(store) == newest(place.open()) == rows
@@ -101,7 +101,7 @@ def test_a_second_call_reads_only_what_is_new(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = place.open(create=True)
-    for number in range(20):
+    for number in range(8):
         publish(store, f"t{number}", "x")
     storage = store.storage
     read: list[str] = []
@@ -119,7 +119,7 @@ def test_a_second_call_reads_only_what_is_new(
     monkeypatch.setattr(storage, "load", counting_load)
     monkeypatch.setattr(storage, "read_many", counting_read_many)
     first = store.publications()
-    assert len(first) == 20 and len(read) == 20 * 3  # ref, manifest and path spec
+    assert len(first) == 8 and len(read) == 8 * 3  # ref, manifest and path spec
     read.clear()
     assert store.publications() == first and read == []
     publish(place.open(), "t7", "x", 1)

@@ -51,7 +51,7 @@ def errors(report: RepairReport) -> list[str]:
     return [problem.message for problem in report.problems if problem.severity == "error"]
 
 
-@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [11, pytest.param(1, marks=pytest.mark.slow)])
 def test_every_damage_is_repaired_from_a_backup(
     original: Original, tmp_path: Path, every: int
 ) -> None:
@@ -65,7 +65,7 @@ def test_every_damage_is_repaired_from_a_backup(
         assert facts(ModelStore(root)) == original.facts, str(damage)
 
 
-@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
 def test_documents_are_repaired_from_their_own_copies(
     original: Original, tmp_path: Path, every: int
 ) -> None:
@@ -243,7 +243,7 @@ def test_a_repair_may_be_killed_anywhere(
     raise AssertionError("it makes more changes than there can be")
 
 
-@pytest.mark.parametrize("every", [23, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [41, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_repair_runs_beside_publishers_and_a_gc(
     original: Original, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
@@ -282,7 +282,7 @@ def test_a_repair_runs_beside_publishers_and_a_gc(
     assert number > 100
 
 
-@pytest.mark.parametrize("every", [23, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [41, pytest.param(1, marks=pytest.mark.slow)])
 def test_objects_are_repaired_as_files_are(
     original: Original, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:

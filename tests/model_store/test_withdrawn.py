@@ -11,7 +11,7 @@ from tests.unprivileged import unprivileged
 TOP = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("every", [97, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [197, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_folder_that_may_not_be_entered_loses_nothing(tmp_path: Path, every: int) -> None:
     (tmp_path / "original").mkdir()
     command = [sys.executable, "-m", "tests.model_store.withdrawn", str(tmp_path), str(every)]

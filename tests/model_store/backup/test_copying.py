@@ -43,7 +43,9 @@ def test_nothing_that_is_copied_shares_a_file(store: ModelStore, tmp_path: Path)
     assert {file.stat().st_nlink for file in files} == {1}
 
 
-@pytest.mark.parametrize("there", ["to S3", "from S3", "within S3"])
+@pytest.mark.parametrize(
+    "there", ["to S3", pytest.param("from S3", marks=pytest.mark.slow), "within S3"]
+)
 def test_between_folders_and_buckets(
     s3: S3Server, s3_store: Place, tmp_path: Path, there: str
 ) -> None:
