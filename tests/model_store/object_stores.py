@@ -23,6 +23,7 @@ from obstore.store import S3Store
 KEY, SECRET = "test-key", "test-secret"
 START_S = 180.0
 _taken: set[int] = set()
+GO = {"GOMAXPROCS": "2", "GOGC": "400"}  # what is collected seldom costs less
 # The master answers gRPC at its port and 10,000 more, as do volume server, filer and S3.
 PORTS_FROM, GRPC_OFFSET = 10_000, 10_000
 
@@ -91,7 +92,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
             dying_with_parent(command), cwd=folder, stdout=log, stderr=log, start_new_session=True,
-            env={"PATH": os.environ["PATH"], "HOME": str(folder), "GOMAXPROCS": "2"},
+            env={"PATH": os.environ["PATH"], "HOME": str(folder), **GO},
         )  # fmt: skip
     try:
         found = S3Server(f"http://127.0.0.1:{ports['s3']}", "bucket")

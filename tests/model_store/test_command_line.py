@@ -29,6 +29,7 @@ def run(store: Path | None, *arguments: str, by_environment: bool = False) -> tu
         if store and by_environment:
             patch.setenv("MUNET_STORE", str(store))
         main()
+    assert isinstance(ended.value.code, int)
     return ended.value.code, output.getvalue(), error.getvalue()
 
 

@@ -1,8 +1,8 @@
 """The n-th change to the disk fails for want of space, for every n: the store stays valid.
 
-Each operation is tried on a store of its own for n = 1, 6, 11 … until it gets through; with the slow
-tests for n = 1, 2, 3 …. What was acknowledged before is there afterwards, `verify` finds no error,
-and the operation then works.
+Each operation is tried on a store of its own for n = 1, 6, 11 … until it gets through; with the
+slow tests for n = 1, 2, 3 …. What was acknowledged before is there afterwards, `verify` finds no
+error, and the operation then works.
 """
 
 import builtins
