@@ -224,17 +224,16 @@ class Run:
         )  # fmt: skip
         cycle = Cycle(self.experiment, self.population, progress, task.name, children, publisher)
         while not cycle.complete and budget.allows_child():
+            with step():  # of the generation before, which another process may have trained
+                event = cycle.publish_early()
+            if isinstance(event, TaskPublished):
+                yield Remark(f"{task.name}: version {event.version} is published; going on")
             if self.stopping:
                 return
             with step():
                 events = cycle.generation()
             budget.children_done(len(events))
             yield from events
-            if not cycle.complete:
-                with step():
-                    event = cycle.publish_early()
-                if isinstance(event, TaskPublished):
-                    yield Remark(f"{task.name}: version {event.version} is published; going on")
         if budget.remark:
             yield Remark(f"{task.name}: {budget.remark}")
         with step():
