@@ -83,6 +83,8 @@ async def classify(runtime: Runtime, request: Request, read: Read, gone: Gone) -
             found = await _paths(runtime, request)
             if request.features is not None:
                 found = await _to_features(runtime, request.features, found)
+            if request.labels and isinstance(found[0], LoadedPath):
+                found[0].require(request.labels)
             timings.enter("receive")
             paths = [path for path in found if isinstance(path, LoadedPath)]
             sources = await read(lambda: runtime.batcher.check(_ask(paths, 1, request)))

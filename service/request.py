@@ -143,6 +143,7 @@ class Request:
     patience_s: float = math.inf  # from its start to its deadline
     priority: int = 0
     key: bytes = b""  # that decides which version of a roll-out answers, if the client gave one
+    labels: frozenset[str] = frozenset()  # that its image has, if the client knows them
     routed: Sequence[Routed] = ()  # of tasks with roll-outs
     traceparent: str | None = None  # the header of this name, as it came
     # What became of it.

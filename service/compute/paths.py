@@ -7,14 +7,16 @@ through the same components hold the very same `Stage` object: the engine groups
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from typing import Any, cast
 
 from model_store import Digest, Published
+from service.errors import BadParameter
 from service.images import Decoded
 from vit import Architecture, kind_of, shapes
-from vit.activation import activation_of, temperature_of
+from vit.activation import SOFTMAX, activation_of, temperature_of
 from vit.contract import Target
 from vit.decode import Decoding, decoding_of
 from vit.parameters import LAYER_NORM_EPSILON
@@ -132,6 +134,17 @@ class LoadedPath:
         object.__setattr__(self, "temperature", temperature_of(spec.extra))
         object.__setattr__(self, "decoding", decoding)
         object.__setattr__(self, "targets", {decoding: targets})
+
+    def require(self, labels: Collection[str]) -> None:
+        """An image may have these labels in this task. Raises BadParameter."""
+        if self.activation == SOFTMAX and len(labels) > 1:
+            raise BadParameter(
+                f"label: expected one, as each image has in this task; found {len(labels)}"
+            )
+        for unknown in sorted(set(labels).difference(self.labels)):
+            near = get_close_matches(unknown, self.labels, 1)
+            hint = f"; did you mean {near[0]!r:.80}?" if near else ""
+            raise BadParameter(f"label: expected one of the task's, found {unknown!r:.80}{hint}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

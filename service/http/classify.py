@@ -46,6 +46,7 @@ class Wanted(Protocol):
     """What is told of a task's answer."""
 
     query: ClassVar[Sequence[str]]  # parameters that are known
+    repeated: ClassVar[Sequence[str]]  # others, which one task may have more than once
 
     def asked(self, request: Request, given: Query) -> Wanted:
         """By the query of a request, in which it may fill in something. Raises BadParameter."""
@@ -67,12 +68,13 @@ class Selection:
     """Which classes the answer lists."""
 
     query: ClassVar[Sequence[str]] = ("top_k", "min_probability", "version")
+    repeated: ClassVar[Sequence[str]] = ("label",)
     top_k: int | None = None  # at most, if the request says so
     min_probability: float | None = None  # the task's, if the request does not say
 
     def asked(self, request: Request, given: Query) -> Selection:
         """As in the query."""
-        del request
+        request.labels = frozenset(given.getlist("label"))
         return Selection(
             _count("top_k", given.get("top_k")),
             _probability("min_probability", given.get("min_probability")),
@@ -99,7 +101,7 @@ async def answered(
     grants = request.grants = runtime.access.of(http.scope)
     given = NO_QUERY
     if http.scope["query_string"]:
-        given = query(http, *wanted.query, repeated=() if request.tasks else ("task",))
+        given = query(http, *wanted.query, repeated=wanted.repeated if request.tasks else ("task",))
     tasks = tuple(request.tasks or given.getlist("task"))
     settings = runtime.settings
     request.tasks = tasks[: settings.max_batch_rows]  # more are refused

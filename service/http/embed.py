@@ -26,6 +26,7 @@ class Vector:
     """The features, and of which depth they are."""
 
     query: ClassVar[Sequence[str]] = ("depth", "version")
+    repeated: ClassVar[Sequence[str]] = ()
 
     def asked(self, request: Request, given: Query) -> Vector:
         """Fills in the depth."""

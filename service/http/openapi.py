@@ -42,6 +42,13 @@ MIN_PROBABILITY = {
     "task's own one if not given.",
     "schema": {"type": "number", "minimum": 0, "maximum": 1},
 }
+LABEL = {
+    "name": "label",
+    "in": "query",
+    "description": "A label that the image has, if you know it; more than one for the activation "
+    "sigmoid. During a roll-out it is counted whether the answers are right.",
+    "schema": array(TEXT),
+}
 DEPTH = {
     "name": "depth",
     "in": "query",
@@ -255,7 +262,7 @@ PATHS: Content = {
             "Classify an image",
             reply(ref("Answer")),
             REFUSALS,
-            [TASK, VERSION_QUERY, *CLASSIFY],
+            [TASK, VERSION_QUERY, LABEL, *CLASSIFY],
             IMAGE,
         )
     },

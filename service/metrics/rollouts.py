@@ -37,6 +37,7 @@ class Comparison:
         self._outcomes: Counter[tuple[str, str]] = Counter()
         self._seconds: dict[str, tuple[list[int], list[float]]] = {}  # by role: buckets, sum
         self._alike = [0, 0]  # answers of a shadow that differ, and that agree
+        self._right: dict[str, list[int]] = {}  # by role: answers that were wrong, and right
 
     def count(self, role: str, outcome: str, seconds: float | None = None) -> None:
         """A request; `seconds` of one that was answered."""
@@ -51,6 +52,16 @@ class Comparison:
         """An answer of a shadow with that of the live version."""
         with self._lock:
             self._alike[agrees] += 1
+
+    def judge(self, role: str, right: bool) -> None:
+        """An answer to an image whose labels are known."""
+        with self._lock:
+            self._right.setdefault(role, [0, 0])[right] += 1
+
+    def judged(self) -> dict[str, tuple[int, int]]:
+        """By role: how many answers are known to be wrong, and how many to be right."""
+        with self._lock:
+            return {role: (found[0], found[1]) for role, found in self._right.items()}
 
     def tried(self) -> tuple[int, int, int]:
         """How many requests its version got, failed, and answered with what is not finite."""
@@ -68,7 +79,8 @@ class Comparison:
 
     def content(self) -> dict[str, Any]:
         """For JSON: requests by who answered and outcome, the mean milliseconds of those answered,
-        and how many of a shadow's answers were compared and agree.
+        how many of a shadow's answers were compared and agree, and how many answers to images
+        whose labels are known were right.
         """
         outcomes, times = self.samples()
         requests: dict[str, dict[str, int]] = {}
@@ -81,6 +93,8 @@ class Comparison:
             "mean_ms": {role: round(1e3 * total / sum(counts), 3) for role, counts, total in times},
             "compared": compared,
             "agree": agree,
+            "labelled": {role: sum(found) for role, found in self.judged().items()},
+            "right": {role: right for role, (_, right) in self.judged().items()},
         }
 
     def samples(self) -> tuple[list[tuple[str, str, int]], list[tuple[str, list[int], float]]]:
@@ -117,6 +131,11 @@ def families(comparisons: Iterable[Comparison]) -> Iterator[Metric]:
         "probable label, or the same labels from 0.5 on.",
         labels=(*names, "agrees"),
     )
+    labelled = CounterMetricFamily(
+        "munet_rollout_labelled",
+        "Answers to images that came with labels, by who answered and whether they are right.",
+        labels=(*names, "role", "right"),
+    )
     seconds = HistogramMetricFamily(
         "munet_rollout_duration_seconds",
         "Whole time of requests that live or alias answered; of shadow, the time of the engine "
@@ -135,10 +154,13 @@ def families(comparisons: Iterable[Comparison]) -> Iterator[Metric]:
         if total:
             compared.add_metric((*labels, "yes"), agree)
             compared.add_metric((*labels, "no"), total - agree)
+        for role, (wrong, right) in one.judged().items():
+            labelled.add_metric((*labels, role, "yes"), right)
+            labelled.add_metric((*labels, role, "no"), wrong)
         for role, counts, summed in times:
             below = [sum(counts[: place + 1]) for place in range(len(bounds))]
             seconds.add_metric((*labels, role), list(zip(bounds, below, strict=True)), summed)
-    yield from (weight, stopped, requests, compared, seconds)
+    yield from (weight, stopped, requests, compared, labelled, seconds)
 
 
 class Comparisons:

@@ -86,8 +86,8 @@ class Trial:
             )
         return fits
 
-    def compare(self, found: ShadowAnswer) -> None:
-        """Notes what became of a shadow's copy."""
+    def compare(self, found: ShadowAnswer, labels: frozenset[str]) -> None:
+        """Notes what became of a shadow's copy; `labels` are the image's, if they are known."""
         if self.stopped:
             return
         outcome = {"answered": ANSWERED, "dropped": DROPPED}.get(found.outcome, FAILED)
@@ -95,8 +95,12 @@ class Trial:
             outcome = NON_FINITE
         self.numbers.count(SHADOW, outcome, found.seconds if outcome == ANSWERED else None)
         path = self.slot.path
-        if outcome == ANSWERED and path is not None and np.isfinite(found.live).all():
+        if outcome != ANSWERED or path is None:
+            return
+        if np.isfinite(found.live).all():
             self.numbers.compare(_labels(path, found.answer) == _labels(found.row.path, found.live))
+        if labels:
+            self.numbers.judge(SHADOW, _labels(path, found.answer) == labels)
 
     def broken(self) -> str:
         """Which of its rules is broken, in words; empty if none is."""
@@ -128,12 +132,17 @@ class Routed:
     trial: Trial
     place: int  # of the task in the request
     role: str
+    labels: frozenset[str]  # of the image, if they are known
     finite: bool = True
 
     def look(self, outcomes: Sequence[object]) -> None:
-        """Notes whether the answer is finite; `outcomes` are those of all tasks."""
-        logits = getattr(outcomes[self.place], "logits", ())
+        """Notes whether the answer is finite, and right; `outcomes` are those of all tasks."""
+        outcome = outcomes[self.place]
+        logits: Any = getattr(outcome, "logits", ())
         self.finite = all(np.isfinite(one).all() for one in logits)
+        path: LoadedPath | None = getattr(outcome, "path", None)
+        if self.labels and self.finite and path is not None:
+            self.trial.numbers.judge(self.role, _labels(path, logits[0]) == self.labels)
 
     def ended(self, request: Request) -> None:
         """Counts it. A refusal says nothing of a version, nor does another task's fault."""
@@ -235,10 +244,14 @@ class Rollouts:
             answers = self._answering(request, task, trials, live, sources)
             if answers is not None:
                 trial, paths[place] = answers
-                routed.append(Routed(self, trial, place, ALIAS))
+                routed.append(Routed(self, trial, place, ALIAS, request.labels))
                 continue
-            routed += [Routed(self, trial, place, LIVE) for trial in trials if not trial.stopped]
-            if several := self._copies(trials, live):
+            routed += [
+                Routed(self, trial, place, LIVE, request.labels)
+                for trial in trials
+                if not trial.stopped
+            ]
+            if several := self._copies(trials, live, request.labels):
                 shadows[place] = several
         request.routed = routed
         return paths, shadows
@@ -263,7 +276,9 @@ class Rollouts:
                 return trial, path
         return None
 
-    def _copies(self, trials: Sequence[Trial], live: LoadedPath) -> Sequence[Shadow]:
+    def _copies(
+        self, trials: Sequence[Trial], live: LoadedPath, labels: frozenset[str]
+    ) -> Sequence[Shadow]:
         several: list[Shadow] = []
         for trial in trials:
             if trial.offer.rollout.shadow:
@@ -272,7 +287,7 @@ class Rollouts:
                     if trial.joined != live.published.digest:
                         trial.joined = live.published.digest
                         self.join(live, path)
-                    several.append(Shadow(path, _Note(self, trial)))
+                    several.append(Shadow(path, _Note(self, trial, labels)))
         return several
 
     # -- ending one that breaks its rules; any thread
@@ -329,7 +344,8 @@ class _Note:
 
     rollouts: Rollouts
     trial: Trial
+    labels: frozenset[str]  # of the image, if they are known
 
     def __call__(self, found: ShadowAnswer) -> None:
-        self.trial.compare(found)
+        self.trial.compare(found, self.labels)
         self.rollouts.judge(self.trial)

@@ -212,6 +212,7 @@ const ROLLOUT = [
   ["Failed", ([, one]) => counts(one.here, (found) => (found.failed ?? 0) + (found.non_finite ?? 0))],
   ["Mean ms", ([, one]) => roles(one.here?.mean_ms, ms)],
   ["Same answer", ([, one]) => (one.here?.compared ? `${percent(one.here.agree / one.here.compared)} of ${number(one.here.compared)}` : "–")],
+  ["Right", ([, one]) => roles(one.here?.labelled && Object.fromEntries(Object.entries(one.here.labelled).map(([role, of]) => [role, `${percent(one.here.right[role] / of)} of ${number(of)}`])), (text) => text)],
   ["State", ([, one]) => one.ended || one.here?.stopped || (one.here ? "under way" : "not begun here")],
 ];
 const roles = (found, show) => Object.entries(found ?? {}).map(([role, value]) => `${role} ${show(value)}`).join(", ") || "–";
