@@ -50,7 +50,7 @@ def imports(top: Path, file: str) -> tuple[Import, ...]:
     """
     return tuple(
         Import(module, late)
-        for node, late in _walk(_parsed(top / file), in_function=False)
+        for node, late in _walk(_parsed(top / file))
         for module in _modules(node, top, file)
     )
 
@@ -88,15 +88,19 @@ def work_at_import(top: Path, file: str) -> list[str]:
     ]
 
 
-@cache
 def _parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
-def _walk(node: ast.AST, in_function: bool) -> Iterator[tuple[ast.AST, bool]]:
-    for child in ast.iter_child_nodes(node):
-        yield child, in_function
-        yield from _walk(child, in_function or isinstance(child, FUNCTIONS))
+def _walk(top: ast.AST) -> Iterator[tuple[ast.AST, bool]]:
+    """Each node below, and whether it is in a function."""
+    waiting = [(top, False)]
+    while waiting:
+        node, late = waiting.pop()
+        late = late or isinstance(node, FUNCTIONS)
+        for child in ast.iter_child_nodes(node):
+            yield child, late
+            waiting.append((child, late))
 
 
 def _modules(node: ast.AST, top: Path, file: str) -> list[str]:

@@ -1,15 +1,15 @@
 """Processes that are forked, by one that has no threads."""
 
-import multiprocessing
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+from tests.model_store.processes import processes
+
 
 def in_a_fresh_process(function: Callable[..., Any], *arguments: object) -> Any:
     """What the function returns or raises in another process."""
-    processes = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=processes) as pool:
         return pool.submit(function, *arguments).result(timeout=300)
 

@@ -1,6 +1,5 @@
 """With no byte free a store can be emptied, any number of times; then there is room again."""
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -16,6 +15,7 @@ from model_store import ModelStore
 from model_store.files.ballast import SIZE
 from model_store.upkeep import collect_garbage, verify_store
 from tests.model_store.forks import fork, in_a_fresh_process
+from tests.model_store.processes import processes
 from tests.model_store.samples import new_store, publish
 from tests.model_store.small_disks import fill, small_disk, small_ext4
 
@@ -134,7 +134,6 @@ def busy(root: Path, task: str, name: str, times: int) -> None:
 
 def test_several_processes_at_once(disk: Path) -> None:
     store = filled(disk)
-    processes = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(3, mp_context=processes) as pool:
         works = (("t", "stable"), ("t", "canary"), ("u", "stable"))
         for done in [pool.submit(busy, Path(store.url), *one, 5) for one in works]:

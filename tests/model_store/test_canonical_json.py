@@ -28,7 +28,7 @@ def test_golden() -> None:
     assert encode_json(value, "test") == expected.encode()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(values)
 def test_round_trip(value: Any) -> None:
     data = encode_json(value, "test")

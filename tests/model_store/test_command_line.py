@@ -3,34 +3,21 @@
 import json
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from model_store import ModelStore
-from model_store.cli.app import main
 from model_store.upkeep import usage_of
+from tests.model_store import commands
 from tests.model_store.samples import arrays, new_store, publish
 
 
 def run(store: Path | None, *arguments: str, by_environment: bool = False) -> tuple[int, str, str]:
     """(exit code, output, error output) of one command."""
-    named = ["--store", str(store)] if store and not by_environment else []
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        redirect_stdout(StringIO()) as output,
-        redirect_stderr(StringIO()) as error,
-        pytest.raises(SystemExit) as ended,
-    ):
-        patch.setattr(sys, "argv", ["model_store", *arguments, *named])
-        patch.delenv("MUNET_STORE", raising=False)
-        if store and by_environment:
-            patch.setenv("MUNET_STORE", str(store))
-        main()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, output.getvalue(), error.getvalue()
+    if store and by_environment:
+        return commands.run(*arguments, MUNET_STORE=str(store))
+    return commands.run(*arguments, *(("--store", str(store)) if store else ()))
 
 
 @pytest.fixture

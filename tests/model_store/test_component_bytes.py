@@ -110,7 +110,7 @@ some_tree = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(some_tree)
 @pytest.mark.filterwarnings("ignore:.*encountered in cast:RuntimeWarning")
 def test_round_trip(tree: Any) -> None:
@@ -120,7 +120,7 @@ def test_round_trip(tree: Any) -> None:
     assert encode(found) == data
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(some_tree)
 @pytest.mark.filterwarnings("ignore:.*encountered in cast:RuntimeWarning")
 def test_dict_order_does_not_matter(tree: Any) -> None:
@@ -132,7 +132,7 @@ def test_dict_order_does_not_matter(tree: Any) -> None:
     assert encode(reversed_order(tree)) == encode(tree)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_any_changed_byte_of_the_header_is_refused_or_changes_nothing_else(data: Any) -> None:
     position = data.draw(st.integers(0, 127))

@@ -1,7 +1,6 @@
 """OCI image layouts: ours are valid and take no second copy, others' are read without trust."""
 
 import json
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from model_store.errors import ExchangeError
 from model_store.exchange.oci_layout import LayoutPlace
 from model_store.exchange.transfer import Report, StorePlace, transfer
 from model_store.upkeep import verify_store
+from tests.model_store.processes import processes
 from tests.model_store.registries import skopeo
 from tests.model_store.samples import new_store, publish
 
@@ -118,7 +118,7 @@ def test_several_exports_at_once_lose_nothing(tmp_path: Path) -> None:
     store, layout = new_store(tmp_path), tmp_path / "layout"
     for number in range(8):
         publish(store, f"task-{number}", number + 1)
-    with ProcessPoolExecutor(3, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(3, processes) as pool:
         jobs = [pool.submit(export_one, store.url, layout, task) for task in store.tasks()]
         for job in jobs:
             job.result(timeout=60)

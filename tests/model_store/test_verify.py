@@ -89,7 +89,7 @@ MEANWHILE: dict[str, Callable[[ModelStore], object]] = {
 }
 
 
-@pytest.mark.parametrize("every", [13, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [29, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("meanwhile", MEANWHILE)
 def test_no_alarm_about_what_others_do_meanwhile(
     original: tuple[Path, list[Damage]],

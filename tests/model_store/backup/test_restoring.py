@@ -3,8 +3,6 @@
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from model_store.exchange.transfer import StorePlace, transfer
 from model_store.upkeep import collect_garbage, verify_store
 from model_store.upkeep.backup import backup
 from tests.model_store.backup.full_store import content, require_equal, whole
+from tests.model_store.commands import run
 from tests.model_store.samples import blob_file, document, publish
 
 
@@ -90,11 +89,7 @@ def test_what_the_page_says_of_single_files(store: ModelStore, tmp_path: Path) -
 
 def command(*arguments: str) -> tuple[int, str, str]:
     """Exit code, output and errors of `munet store backup`."""
-    done = subprocess.run(
-        [sys.executable, "-m", "model_store", "backup", *arguments],
-        capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "80"},
-    )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr
+    return run("backup", *arguments, COLUMNS="80")
 
 
 def test_the_command(store: ModelStore, tmp_path: Path) -> None:
