@@ -134,9 +134,9 @@ def parts(store: ModelStore) -> dict[tuple[str, str], Any]:
 @pytest.mark.parametrize(
     ("other", "stride"),
     [
-        ("remove and collect", 20),
-        ("publish again", 20),
-        ("save a pair and collect", 20),
+        ("remove and collect", 17),
+        ("publish again", 17),
+        ("save a pair and collect", 17),
         *(pytest.param(other, 1, marks=pytest.mark.slow) for other in MEANWHILE),
     ],
 )

@@ -1,7 +1,7 @@
 """What happens when one process is overtaken by another between any two of its steps.
 
 A step is a call of the storage. The other process is played by a function that runs before the
-n-th step of the first, for n = 0, 3, 6 …: every third interleaving of one with the whole of the
+n-th step of the first, for n = 0, 5, 10 …: every fifth interleaving of one with the whole of the
 other. With the slow tests it is every n, and every two actions.
 """
 
@@ -225,7 +225,7 @@ def require_sound(store: ModelStore, done: list[str]) -> None:
 def test_an_action_overtaken_by_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, other: str
 ) -> None:
-    Steps(tmp_path, monkeypatch, every=3).run(first, other)
+    Steps(tmp_path, monkeypatch, every=5).run(first, other)
 
 
 @pytest.mark.slow
@@ -237,7 +237,7 @@ def test_every_action_overtaken_by_every_other(
     Steps(tmp_path, monkeypatch).run(first, other)
 
 
-@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
 def test_two_gcs_as_when_a_lease_ran_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
