@@ -1,7 +1,6 @@
 """A write that fails leaves the store valid, with all it held, and works once there is space."""
 
 import errno
-import multiprocessing
 import resource
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 
 from model_store import ModelStore
 from model_store.upkeep import collect_garbage, verify_store
+from tests.model_store.processes import processes
 from tests.model_store.samples import new_store, publish
 
 
@@ -40,7 +40,6 @@ def require_unharmed(store: ModelStore) -> None:
 
 def test_any_file_may_fail_to_be_written(tmp_path: Path) -> None:
     errors: list[int | None] = []
-    processes = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=processes) as pool:
         # live takes 3 bytes, v<N> 72, the component 416, the config 340, the agent's state 3000
         for limit in (0, 2, 50, 300, 400, 600, 700, 1000, 2000, 10_000):
