@@ -13,14 +13,18 @@ from hypothesis import HealthCheck, settings
 from tests.model_store.object_stores import S3Server, s3_server
 from tests.model_store.places import Place, s3_place
 
-# Tests compile far more than they compute. Without fusion emitters XLA compiles twice as fast, and
-# with the least of LLVM's optimisations a third faster again; without any of them bits would depend
-# on what else is in a program. A program that is not split for several cores takes a seventh less.
+# Tests compile far more than they compute. Without fusion emitters XLA compiles twice as fast, with
+# the least of LLVM's optimisations a third faster again, and a seventh faster if it does not split
+# a program for several cores.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1"
     " --xla_cpu_parallel_codegen_split_count=1",
 )
+# Tests of these folders compile without any of LLVM's optimisations, four times as fast. Elsewhere
+# bits would depend on what else is in a program.
+UNOPTIMISED = ("tests/evolution/", "tests/vit/")
+DISABLED = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 # Each program is compiled once for all processes of this run.
 MADE_HERE = "JAX_COMPILATION_CACHE_DIR" not in os.environ  # and not by the process that began us
 if MADE_HERE:
@@ -40,6 +44,21 @@ def pytest_unconfigure() -> None:
     """Removes what this process made."""
     if MADE_HERE:
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before the fixtures of a module; for processes that they start, too."""
+    disabled = item.nodeid.startswith(UNOPTIMISED)
+    if disabled == (DISABLED in os.environ):
+        return
+    if disabled:
+        os.environ[DISABLED] = "1"
+    else:
+        del os.environ[DISABLED]
+    if (jax := sys.modules.get("jax")) is not None:
+        jax.config.update(DISABLED.lower(), disabled)
+        jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,7 @@ def drawn_files(
     return files, labels
 
 
+@cache
 def file_task(entry: str) -> Task:
     """In which of three corners of a light picture there is a dark square."""
     name = task_name(entry)

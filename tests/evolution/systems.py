@@ -11,6 +11,7 @@ from evolution.methods import MU2NET
 from evolution.population import Score
 from evolution.roots.loading import random_root
 from evolution.run import Run
+from evolution.training import programs
 from model_store import ModelStore
 from vit import Architecture
 
@@ -73,6 +74,12 @@ def start(directory, experiment: Experiment = TINY, seed: int = 0, name: str | N
     """A new run of a tiny experiment in a store of its own."""
     store = ModelStore(directory, create=True)
     return Run.start(experiment, (ROOT, random_root(ROOT)), store, seed, tasks, name)
+
+
+def forget_programs() -> None:
+    """So that those which are needed from now on count; the cache of the run still has them."""
+    for program in (programs.train_steps, programs.run_prefix, programs.judge):
+        program.clear_cache()
 
 
 def published(store: ModelStore) -> dict[str, list[str]]:

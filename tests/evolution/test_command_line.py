@@ -31,10 +31,17 @@ def evolution(capsys, monkeypatch, tmp_path):
     return run
 
 
-def test_the_leaderboard_shows_every_published_task(evolution, tmp_path):
-    list(start(tmp_path).run())
-    store = ModelStore(tmp_path)
-    code, shown = evolution("leaderboard", "--store", str(tmp_path))
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The store of a whole run."""
+    folder = tmp_path_factory.mktemp("finished")
+    list(start(folder).run())
+    return ModelStore(folder)
+
+
+def test_the_leaderboard_shows_every_published_task(evolution, finished):
+    store = finished
+    code, shown = evolution("leaderboard", "--store", store.url)
     assert code == 0
     for task in store.tasks():
         (line,) = (line for line in shown.splitlines() if task in line)
@@ -43,17 +50,16 @@ def test_the_leaderboard_shows_every_published_task(evolution, tmp_path):
         assert ("(private)" in line) == path.private
 
 
-def test_the_leaderboard_counts_what_tasks_share_now_as_the_analysis_does(evolution, tmp_path):
+def test_the_leaderboard_counts_what_tasks_share_now_as_the_analysis_does(evolution, finished):
     """A version tells what was shared when it was published; later tasks share more."""
-    list(start(tmp_path).run())
-    store = ModelStore(tmp_path)
+    store = finished
     (run,) = state.runs(store)
     found = {line.task: line.accounted_params for line in standings(load(store, run))}
     assert any(
         f"{store.resolve(task).path.parameters['accounted']:,.0f}" != f"{count:,.0f}"
         for task, count in found.items()
     )
-    _, shown = evolution("leaderboard", "--store", str(tmp_path))
+    _, shown = evolution("leaderboard", "--store", store.url)
     for task, count in found.items():
         (line,) = (line for line in shown.splitlines() if task in line)
         assert f" {count:,.0f} " in line

@@ -277,7 +277,7 @@ def test_a_run_refuses_settings_that_cannot_change_any_more(setting, tmp_path):
 
 
 def test_a_run_takes_another_batch_size_on(tmp_path):
-    next(start(tmp_path, tiny(tasks=("toy/a",), passes=1)).run())
+    next(start(tmp_path, tiny(tasks=("toy/a",), passes=1, samples_per_task=2)).run())
     list(Run.resume(ModelStore(tmp_path), TINY.name, tasks, settings=["batch_size=16"]).run())
     again = Run.resume(ModelStore(tmp_path), TINY.name, tasks)
     assert again.experiment.batch_size == 16

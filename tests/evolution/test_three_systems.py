@@ -1,7 +1,5 @@
 """muNet, μ2Net and μ2Net+ on toy tasks: what holds for all of them, and what sets them apart."""
 
-from dataclasses import replace
-
 import pytest
 
 from evolution.events import ChildTrained, TaskPublished
@@ -9,14 +7,13 @@ from evolution.experiments.search_space import MU2NET_PLUS as PLUS_RANGES
 from evolution.experiments.search_space import MUNET as MUNET_RANGES
 from evolution.methods import MU2NET, MU2NET_PLUS, MUNET, Method
 from evolution.population import ROOT, Score
-from evolution.roots.loading import random_root
 from evolution.run import Run
 from evolution.state import load
 from evolution.training.programs import compiled_programs
 from model_store import ModelStore
 from model_store.upkeep import verify_store
 from tests.evolution.systems import ROOT as ROOT_ARCH
-from tests.evolution.systems import TINY, published, start, tasks, tiny
+from tests.evolution.systems import TINY, forget_programs, published, start, tasks, tiny
 
 SIZE = {"ds_image_size": (8,)}  # one shape, so that all systems share their programs
 RANGES = {
@@ -216,9 +213,7 @@ def test_replicas_of_an_experiment_live_in_one_store(tmp_path):
 
 def test_a_whole_run_compiles_no_more_than_its_shapes_need(tmp_path):
     """depth + 2 programs to train and one to evaluate, however many children and tasks."""
-    root = replace(ROOT_ARCH, mlp_dim=48)
-    store = ModelStore(tmp_path / "store", create=True)
-    before = compiled_programs()
-    events = list(Run.start(TINY, (root, random_root(root)), store, 0, tasks).run())
+    forget_programs()
+    events = list(start(tmp_path / "store").run())
     assert sum(isinstance(event, ChildTrained) for event in events) == 18
-    assert 0 < compiled_programs() - before <= root.num_layers + 2 + 1
+    assert 0 < compiled_programs() <= ROOT_ARCH.num_layers + 2 + 1

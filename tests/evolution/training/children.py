@@ -24,7 +24,8 @@ ARCH = Architecture(
 )
 PLAIN = {**DEFAULTS, "opt_lr": 0.1, "ds_crop": False, "ds_flip_left_right": False}
 AUGMENTED = {**PLAIN, "ds_flip_left_right": True}
-EXPERIMENT = tiny(batch_size=16)
+EXPERIMENT = tiny()  # its programs are those of the tiny runs
+THREE_STEPS = 3 * EXPERIMENT.batch_size * 64  # bytes of their images
 
 
 def path(arch: Architecture, trainable, hp=PLAIN, params=None) -> Path:
@@ -40,7 +41,7 @@ def path(arch: Architecture, trainable, hp=PLAIN, params=None) -> Path:
 
 
 def batches(steps: int = 8, per_round: int = 4) -> Batches:
-    return Batches(0, (1,), 64, 16, per_round, steps // per_round)
+    return Batches(0, (1,), 64, EXPERIMENT.batch_size, per_round, steps // per_round)
 
 
 def flat(tree):

@@ -15,6 +15,7 @@ from tests.evolution.training.children import (
     ARCH,
     AUGMENTED,
     EXPERIMENT,
+    THREE_STEPS,
     batches,
     flat,
     hyperparameters,
@@ -85,9 +86,7 @@ def test_streamed_chunks_tell_every_step_once(monkeypatch):
     child = path(ARCH, {"encoderblock_0", "head"}, AUGMENTED)
     resident = list(Trainer(EXPERIMENT, toy_task("toy/a")).train(child, ARCH, batches()))
     monkeypatch.setattr("evolution.training.batches.RESIDENT_BYTES", 0)
-    monkeypatch.setattr(
-        "evolution.training.batches.CHUNK_BYTES", 3 * 16 * 64
-    )  # of three steps: one is left over
+    monkeypatch.setattr("evolution.training.batches.CHUNK_BYTES", THREE_STEPS)  # one is left over
     streamed = list(Trainer(EXPERIMENT, toy_task("toy/a")).train(child, ARCH, batches()))
     for one, other in zip(resident, streamed, strict=True):
         np.testing.assert_allclose(one.curve.losses, other.curve.losses, rtol=1e-4)
