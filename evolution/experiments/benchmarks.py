@@ -103,11 +103,10 @@ COMPARE_FULL = tuple(
         "bangla", "devanagari", "mnist", "letters", "plants", "sites", "shapes", "textures",
     )
 )  # fmt: skip
-# Each data set once, half of them whole.
 COMPARE = tuple(
     f"compare/{name}"
     for name in (
-        "bangla-tenth", "mnist-tenth", "plants-tenth", "shapes-tenth",
-        "devanagari", "letters", "sites", "textures",
+        "telugu-tenth", "fields-tenth", "land-tenth", "marks-tenth",
+        "bangla-later", "mnist-later", "digits", "covers",
     )
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """Small tasks: which classes and pictures of a data set they have; the sets that are drawn."""
 
 import io
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 
 import demo
 from evolution.data.drawn_sets import DRAWN, EACH, DrawnSet, _record
-from evolution.data.small_tasks import COMPARED, DEMO, STREAM, SmallTask
+from evolution.data.small_tasks import DEMO, HELD_OUT, STREAM, WORKED_ON, SmallTask
 from evolution.data.splits import SplitRule
 from evolution.data.tasks import SHIPPED, Split, load
 from evolution.experiments import benchmarks
@@ -63,17 +64,35 @@ def test_a_tenth_is_a_part_of_the_whole_and_tests_on_the_same_pictures():
     assert not set(tenth["train"]) & set(tenth["validation"])
 
 
-def test_the_comparison_has_each_data_set_whole_and_cut_and_what_is_small_comes_first():
+def test_the_comparison_has_each_task_once_and_what_is_small_comes_first():
     """Else a task of few pictures could start from a path that has seen all of them."""
-    assert set(benchmarks.COMPARE_FULL) == set(COMPARED) and len(COMPARED) == 16
+    assert set(benchmarks.COMPARE_FULL) == set(WORKED_ON) and len(WORKED_ON) == 16
+    assert set(benchmarks.COMPARE) < set(HELD_OUT)
     cut: list[bool] = []
     for tasks in (benchmarks.COMPARE_FULL, benchmarks.COMPARE):
         cut = [name.endswith("-tenth") for name in tasks]
         assert cut == sorted(cut, reverse=True)
-    sets = [name.removesuffix("-tenth") for name in benchmarks.COMPARE]
-    assert len(sets) == len(set(sets)) == 8 and 2 * sum(cut) == len(cut)
-    for name, task in COMPARED.items():
+    names = [name.removesuffix("-tenth") for name in benchmarks.COMPARE]
+    assert len(names) == len(set(names)) == 8 and 2 * sum(cut) == len(cut)
+    for name, task in (WORKED_ON | HELD_OUT).items():
         assert (task.one_in == 10) == name.endswith("-tenth")
+
+
+def test_no_picture_that_decides_was_there_when_the_rule_was_worked_out():
+    worked_on, held_out = (
+        {split.images[row].tobytes() for split in splits(name) for row in range(len(split))}
+        for name in ("compare/bangla", "compare/bangla-later")
+    )
+    assert len(held_out) > 2400
+    assert len(worked_on & held_out) <= 3, "CMATERdb has these twice"
+
+
+def splits(name: str) -> Iterator[Split]:
+    """Those of a task of the shipped data."""
+    task = load(name, (SHIPPED,))
+    for split in (task.train, task.validation, task.test):
+        assert isinstance(split, Split)
+        yield split
 
 
 @pytest.mark.parametrize("name", DRAWN)
