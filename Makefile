@@ -23,7 +23,7 @@ help:                           ## lists these targets
 install: $(BIN)/munet           ## the command .venv/bin/munet, and all that it needs
 
 test: $(BIN)/munet              ## all tests but the slow ones; under 10 minutes on 2 cores
-	$(BIN)/pytest -m "not slow" -n auto --maxprocesses 4 --dist loadscope
+	$(BIN)/pytest -m "not slow" -n 4 --dist loadscope
 
 test-slow: $(BIN)/munet         ## the rest: minutes each
 	$(BIN)/pytest -m slow
@@ -64,14 +64,15 @@ root: $(BIN)/munet         ## trains the shipped root again
 	done
 	$(BIN)/munet experiments root --data-dir build/data
 
-# Needs MNIST, EuroSAT and binary_alpha_digits: DATA=folder has the raw files as folder/mnist/… and so
+CMATERDB := cmaterdb/bangla cmaterdb/devanagari cmaterdb/telugu
+# Needs MNIST, EuroSAT, binary_alpha_digits and CMATERdb: DATA=folder has the raw files as folder/mnist/… and so
 # on; without DATA, TFDS downloads them. Stopped, it goes on where it was.
 COMPARED := linear-probe/fitted fitted finetune-all/fitted random-search/fitted mu2net-plus mu2net munet \
   finetune-all/mu2net adapters:32/fitted freeze:2/fitted
 compare: $(BIN)/munet      ## four methods and their baselines on eight small tasks, three seeds each
 compare-full: $(BIN)/munet ## the same on sixteen tasks with four times the training: hours
 compare compare-full:
-	for name in mnist eurosat binary_alpha_digits; do \
+	for name in mnist eurosat binary_alpha_digits $(CMATERDB); do \
 	  $(BIN)/munet experiments prepare $$name --data-dir build/data $(if $(DATA),--source $(DATA)) || exit 1; \
 	done
 	export TFDS_DATA_DIR=build/data; for seed in 0 1 2; do for compared in $(COMPARED); do \
@@ -85,7 +86,7 @@ compare compare-full:
 
 # The same method with and without earlier tasks' paths. Stopped, it goes on where it was. DATA as above.
 stream: $(BIN)/munet       ## do later tasks gain from earlier ones? 20 small tasks in three orders
-	for name in mnist omniglot eurosat binary_alpha_digits; do \
+	for name in mnist omniglot eurosat binary_alpha_digits $(CMATERDB); do \
 	  $(BIN)/munet experiments prepare $$name --data-dir build/data $(if $(DATA),--source $(DATA)) || exit 1; \
 	done
 	export TFDS_DATA_DIR=build/data; for seed in 0 1 2; do \
@@ -99,11 +100,11 @@ stream: $(BIN)/munet       ## do later tasks gain from earlier ones? 20 small ta
 
 # The same data: 80 children of one loop over the tasks, or of five agents that compute by turns or
 # two at a time; and then multipath agents. `time -p` tells each one's seconds.
-CHARS5 := mnist omniglot cmaterdb/bangla cmaterdb/devanagari cmaterdb/telugu
+CHARS5 := mnist omniglot $(CMATERDB)
 SEEDS  ?= 0
 compare-agents: SHELL := /bin/bash
 compare-agents: $(BIN)/munet ## agents next to the sequential loop at equal compute
-	for name in mnist omniglot; do \
+	for name in $(CHARS5); do \
 	  $(BIN)/munet experiments prepare $$name --data-dir build/data $(if $(DATA),--source $(DATA)) || exit 1; \
 	done
 	rm -rf build/agents

@@ -1,4 +1,4 @@
-"""Agents that meet in the store, once, on real data, while the gateway serves it.
+"""Agents that meet in the store, on the tasks of `make demo`, while the gateway serves it.
 
 Run by `make demo-agents`. Three agents evolve a task each at the same time; tasks appear and
 improve as they publish; one agent is killed and goes on; a multipath agent combines what they
@@ -30,7 +30,7 @@ from model_store.upkeep import verify_store
 
 FOLDER = Path("demo-agents-store").absolute()
 STORE = FOLDER / "store"
-TASKS = ("cmaterdb/bangla", "cmaterdb/devanagari", "cmaterdb/telugu")
+TASKS = demo.TASKS
 # Three paths: at least one is of another task. With this seed no child gives one up.
 COMBINING = ("--set", "defaults.num_paths=3", "--seed", "2")
 SINGLE, MULTIPATH = "demo-vit", "demo-multivit"

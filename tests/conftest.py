@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.data import DATA
 from tests.model_store.object_stores import S3Server, s3_server
 from tests.model_store.places import Place, s3_place
 
@@ -23,7 +25,7 @@ os.environ.setdefault(
 )
 # Tests of these folders compile without any of LLVM's optimisations, four times as fast. Elsewhere
 # bits would depend on what else is in a program.
-UNOPTIMISED = ("tests/evolution/", "tests/vit/")
+UNOPTIMISED = ("tests/evolution/", "tests/vit/", "tests/service/")
 DISABLED = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 # Each program is compiled once for all processes of this run.
 MADE_HERE = "JAX_COMPILATION_CACHE_DIR" not in os.environ  # and not by the process that began us
@@ -31,6 +33,10 @@ if MADE_HERE:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compilations-")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# Data sets are looked for here, and not where the user has some.
+os.environ["TFDS_DATA_DIR"] = str(DATA)
+# Tests press Ctrl-C, which a shell ignores for what it starts in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Processes that tests start find our modules compiled, as a user's do.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # No test passes or fails by how fast the machine is.

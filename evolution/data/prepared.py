@@ -36,10 +36,10 @@ def prepared_source(name: str, scratch: Path) -> Source:
     # TFDS takes seconds to load.
     from evolution.data.images import TaskError
     from evolution.data.preparing import PreparationError, default_data_dir, prepared_by
-    from evolution.data.tasks import SHIPPED, is_published
+    from evolution.data.tasks import is_published
     from evolution.data.tfds_builders import prepared_builder
 
-    path, places = Path(name).expanduser(), (SHIPPED, default_data_dir())
+    path, places = Path(name).expanduser(), (default_data_dir(),)
     try:
         if path.suffix == ".py":
             builder = prepared_by(builder_class(path), scratch)

@@ -44,7 +44,6 @@ from vit.decode import Decoding
 
 logger = logging.getLogger(__name__)
 
-SHIPPED = Path(__file__).with_name("embedded")
 PRIVATE_PREFIX = "private:"  # in a task list: no other task may start from this path
 # Side in pixels of training images if a data set has images of many sizes; large enough for crops.
 # The command line passes less to experiments of small images.
@@ -105,7 +104,7 @@ class Task:
 class TaskSource:
     """Loads tasks by name; keeps those used last."""
 
-    data_dirs: tuple[Path, ...] = field(default_factory=lambda: (SHIPPED, default_data_dir()))
+    data_dirs: tuple[Path, ...] = field(default_factory=lambda: (default_data_dir(),))
     rules: SplitRules = field(default_factory=lambda: MU2NET_SPLITS)
     canvas: int = CANVAS
     memory_limit: int = MEMORY_LIMIT

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from evolution.data.eurosat import probe_pictures
 from evolution.data.images import Labels, TaskError
-from evolution.data.tasks import SHIPPED, load
+from evolution.data.tasks import load
 from evolution.roots.loading import load_root
 from evolution.training.programs import run_prefix
 from vit import Architecture
@@ -52,6 +52,7 @@ def probe_root(spec: str, layers: int, data_dir: Path) -> dict[str, list[float] 
     spec, layers: as for load_root. Of EuroSAT there are 1,000 pictures to train on and 500 to test,
     none of which the shipped root was trained on.
     """
+    roots = {size: load_root(spec, size, layers) for size in SIZES}
     found: dict[str, list[float] | str] = {}
     for name, open_probe in PROBES.items():
         try:
@@ -59,12 +60,12 @@ def probe_root(spec: str, layers: int, data_dir: Path) -> dict[str, list[float] 
         except TaskError as error:
             found[name] = str(error).splitlines()[0]
             continue
-        found[name] = [_accuracy(spec, layers, size, inputs) for size in SIZES]
+        found[name] = [_accuracy(*root, *inputs(size)) for size, root in roots.items()]
     return found
 
 
 def _task(name: str, data_dir: Path) -> Inputs:
-    task = load(name, (SHIPPED, data_dir))
+    task = load(name, (data_dir,))
 
     def inputs(size: int) -> tuple[Floats, Labels, Floats, Labels]:
         train, test = (
@@ -90,10 +91,15 @@ PROBES: dict[str, Callable[[str, Path], Inputs]] = {
 }
 
 
-def _accuracy(spec: str, layers: int, size: int, inputs: Inputs) -> float:
-    arch, components = load_root(spec, size, layers)
+def _accuracy(
+    arch: Architecture,
+    components: Mapping[str, Tree],
+    train: Floats,
+    classes: Labels,
+    test: Floats,
+    answers: Labels,
+) -> float:
     params = jax.device_put({name: components[name] for name in arch.component_names})
-    train, classes, test, answers = inputs(size)
     wanted = np.eye(int(classes.max()) + 1)[classes]
     found = ridge_answers(features(arch, params, train), wanted, features(arch, params, test))
     return float((found.argmax(1) == answers).mean())

@@ -174,17 +174,17 @@ def test_jobs_of_the_store(name: str, bento: Path, s3: S3Server, tmp_path: Path)
 
 @pytest.mark.slow
 def test_evolution_as_a_job(bento: Path, s3: S3Server, tmp_path: Path) -> None:
-    """In an image without the gateway; of a data set that comes with it."""
+    """In an image without the gateway; of a data set that is drawn."""
     short = ("--children", "1", "--budget", "1m", "--no-baseline", "--root", "random:Ti/16")
     run("evolution", bento, s3, tmp_path, *short, MUNET_STORE=s3.url("grown"))
     served = ModelStore(s3.url("grown")).served()
-    assert [task.task for task in served] == ["cmaterdb/bangla"]
+    assert [task.task for task in served] == ["drawn/marks"]
 
 
 def run(name: str, bento: Path, s3: S3Server, folder: Path, *arguments: str, **changed: str) -> str:
     """What a job says, once it has ended well; `changed` are variables that differ."""
     how, command = manifests.in_job(JOBS / f"{name}.yaml", bento, s3.environment, arguments)
-    here = {"flowers": "cmaterdb/bangla", "s3://models-copy/store": s3.url("copy")}
+    here = {"flowers": "drawn/marks", "s3://models-copy/store": s3.url("copy")}
     command = [here.get(word, word) for word in command]
     how = replace(how, environment={**how.environment, **changed})
     (folder / "root").mkdir()

@@ -32,6 +32,7 @@ from service.settings import Settings
 from service.tasks import entry as entries
 from service.tasks.catalog import Catalog
 from service.tasks.sharing import Sharing
+from service.telemetry import workers
 from service.telemetry.reporting import Reporting
 from service.telemetry.workers import Worker
 from tests.service.in_process import OCTETS, Gateway
@@ -52,7 +53,7 @@ from tests.service.private_pair import (
     told,
 )
 from tests.service.systems import png, publish
-from tests.service.waiting import eventually
+from tests.service.waiting import PATIENCE_S, eventually
 
 TOTALS = ("munet_tasks", "munet_catalog_", "munet_resident_", "process_", "munet_task_load",
           "munet_component_", "munet_compilations", "munet_batch", "munet_rows", "munet_stage",
@@ -351,7 +352,10 @@ def test_a_task_is_private_as_soon_as_its_live_version_is(pair: Pair) -> None:
     gateway.store.rm(task)
 
 
-def test_several_workers_tell_each_other_private_names_for_admins_only() -> None:
+def test_several_workers_tell_each_other_private_names_for_admins_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workers, "PATIENCE_S", PATIENCE_S)
     with tempfile.TemporaryDirectory() as folder:
         made = []
         for index in (1, 2):

@@ -9,8 +9,9 @@ import pytest
 from evolution.data import own
 from evolution.data.images import StreamedSplit, TaskError, decode_image
 from evolution.data.splits import decoding_rules
-from evolution.data.tasks import SHIPPED, Split, load
+from evolution.data.tasks import Split, load
 from service.images import decode as served
+from tests.data import DATA
 from tests.evolution.files import examples, file_task
 from tests.service.pictures.kinds import FILES, PICTURE, REFUSED
 from tests.service.pictures.made import noise, saved
@@ -131,7 +132,7 @@ def test_a_split_is_read_again_by_other_rules():
 def test_data_sets_of_tensorflow_are_decoded_by_its_rules_where_that_matters():
     assert decoding_rules("food101") == TENSORFLOW
     assert decoding_rules("cmaterdb") == VIEWER
-    test = load("cmaterdb/telugu", (SHIPPED,)).test
+    test = load("cmaterdb/telugu", (DATA,)).test
     assert isinstance(test, Split)
     rows = np.arange(len(test))
     first, *others = (test.by(rules).training_images(rows)[0] for rules in DECODINGS.values())

@@ -27,9 +27,9 @@ from evolution.data.preparing import PreparationError, fill_cache, prepare
 from evolution.data.splits import MU2NET_SPLITS, SplitRule
 from evolution.data.vtab import OFFICIAL, VTAB_TASKS, VtabTask
 from evolution.data.without_tensorflow import TENSORFLOW, encode_png, missing_part
+from tests.data import DATA
 from tests.evolution.roots.serving import Served, serving
 
-SHIPPED = Path(module.__file__).with_name("embedded")
 URL = "https://example.invalid/raw/files/"
 
 # Of the sorted records (image bytes, label byte) of each split; computed from the raw .npz files.
@@ -62,8 +62,8 @@ def digest_of(source: Any) -> str:
 
 
 @pytest.mark.parametrize(("config", "split", "count"), DIGESTS)
-def test_shipped_data_are_the_published_images(config: str, split: str, count: int) -> None:
-    source = data_source(f"cmaterdb/{config}", split, SHIPPED)
+def test_the_data_are_the_published_images(config: str, split: str, count: int) -> None:
+    source = data_source(f"cmaterdb/{config}", split, DATA)
     examples = [source[i] for i in range(len(source))]
     assert len(examples) == count
     for example in examples:
@@ -73,8 +73,8 @@ def test_shipped_data_are_the_published_images(config: str, split: str, count: i
     assert digest_of(examples) == DIGESTS[config, split, count]
 
 
-def test_shipped_data_name_no_place_of_the_machine_that_built_them() -> None:
-    files = [path for path in SHIPPED.rglob("*.json") if path.is_file()]
+def test_the_data_name_no_place_of_the_machine_that_built_them() -> None:
+    files = [path for path in DATA.rglob("*.json") if path.is_file()]
     assert len(files) == 7
     for path in files:
         for value in leaves(json.loads(path.read_text())):
@@ -90,11 +90,11 @@ def leaves(tree: Any) -> list[str]:
     return [tree] if isinstance(tree, str) else []
 
 
-def test_shipped_data_read_without_tensorflow() -> None:
+def test_the_data_read_without_tensorflow() -> None:
     code = (
         "import sys\n"
         "import tensorflow_datasets as tfds\n"
-        f"builder = tfds.builder('cmaterdb/telugu', data_dir={str(SHIPPED)!r})\n"
+        f"builder = tfds.builder('cmaterdb/telugu', data_dir={str(DATA)!r})\n"
         "image = builder.as_data_source('test')[499]['image']\n"
         "sys.exit(image.shape != (32, 32, 3) or 'tensorflow' in sys.modules)"
     )
@@ -102,7 +102,7 @@ def test_shipped_data_read_without_tensorflow() -> None:
 
 
 def test_what_is_prepared_is_left_alone() -> None:
-    assert prepare("cmaterdb/bangla", SHIPPED) == SHIPPED / "cmaterdb" / "bangla" / "1.0.0"
+    assert prepare("cmaterdb/bangla", DATA) == DATA / "cmaterdb" / "bangla" / "1.0.0"
 
 
 def test_unknown_data_set(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_unknown_data_set(tmp_path: Path) -> None:
 
 def test_prepared_in_another_format(tmp_path: Path) -> None:
     there = tmp_path / "cmaterdb" / "telugu"
-    shutil.copytree(SHIPPED / "cmaterdb" / "telugu", there)
+    shutil.copytree(DATA / "cmaterdb" / "telugu", there)
     info = there / "1.0.0" / "dataset_info.json"
     info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
     with pytest.raises(PreparationError, match=r"(?s)TFRECORD.*choose a data_dir"):
@@ -289,11 +289,11 @@ def test_names_of_tasks_prepare_their_data_sets(
 ) -> None:
     row = VtabTask("cmaterdb/bangla", OFFICIAL)
     monkeypatch.setitem(VTAB_TASKS, "digits/count", row)  # type: ignore[arg-type]
-    assert prepare("digits/count/1k", SHIPPED) == SHIPPED / "cmaterdb" / "bangla" / "1.0.0"
+    assert prepare("digits/count/1k", DATA) == DATA / "cmaterdb" / "bangla" / "1.0.0"
     rule = SplitRule("train", "test", "test", validation_dataset="cmaterdb/nonsuch")
     monkeypatch.setitem(MU2NET_SPLITS, "cmaterdb/*", rule)  # type: ignore[arg-type]
     with pytest.raises(PreparationError, match="preparing cmaterdb/nonsuch"):
-        prepare("cmaterdb/telugu", SHIPPED)
+        prepare("cmaterdb/telugu", DATA)
 
 
 def test_a_file_that_cannot_be_fetched_is_named(tmp_path: Path) -> None:

@@ -11,21 +11,22 @@ import demo
 from evolution.data.drawn_sets import DRAWN, EACH, DrawnSet, _record
 from evolution.data.small_tasks import DEMO, HELD_OUT, STREAM, WORKED_ON, SmallTask
 from evolution.data.splits import SplitRule
-from evolution.data.tasks import SHIPPED, Split, load
+from evolution.data.tasks import Split, load
 from evolution.experiments import benchmarks
 from evolution.experiments.benchmarks import STREAM as NAMES
 from evolution.experiments.named import EXPERIMENTS
+from tests.data import DATA
 
 WHOLE = SplitRule("train", "test", "test")
 
 
 def test_each_split_has_its_number_of_pictures_of_each_class():
-    task = load("stream/digits-telugu", (SHIPPED,))
+    task = load("stream/digits-telugu", (DATA,))
     assert task.labels == tuple("0123456789")
     for split, count in ((task.train, 10), (task.validation, 10), (task.test, 40)):
         assert isinstance(split, Split)
         assert np.bincount(split.labels).tolist() == [count] * 10
-    whole = load("cmaterdb/telugu", (SHIPPED,), {"cmaterdb/*": WHOLE}).train
+    whole = load("cmaterdb/telugu", (DATA,), {"cmaterdb/*": WHOLE}).train
     assert isinstance(whole, Split)
     of_class = whole.images[whole.labels == 7]
     for split, first in ((task.train, 0), (task.validation, 10), (task.test, 20)):

@@ -14,9 +14,10 @@ from PIL import Image
 from evolution.data import splits, vtab
 from evolution.data.preparing import prepare
 from evolution.data.splits import MUNET_SPLITS, Label, SplitRule
-from evolution.data.tasks import SHIPPED, Split, StreamedSplit, TaskError, TaskSource, load
+from evolution.data.tasks import Split, StreamedSplit, TaskError, TaskSource, load
 from evolution.data.vtab import VtabTask, kitti_count_vehicles
 from model_store import InvalidName
+from tests.data import DATA
 from vit import preprocess
 
 GREY = tfds.features.Image(shape=(4, 6, 1))
@@ -67,8 +68,8 @@ def png(image: Image.Image) -> io.BytesIO:
         ("cmaterdb/telugu", 2000, 500, 500),
     ],
 )
-def test_the_shipped_tasks_have_the_published_splits(name, train, validation, test):
-    task = load(name, (SHIPPED,), memory_limit=test * 32 * 32 * 3)
+def test_the_tasks_of_cmaterdb_have_the_published_splits(name, train, validation, test):
+    task = load(name, (DATA,), memory_limit=test * 32 * 32 * 3)
     assert [len(s) for s in (task.train, task.validation, task.test)] == [train, validation, test]
     assert task.train.shape == (32, 32, 3)
     assert task.labels == tuple("0123456789") and task.num_classes == 10
@@ -76,12 +77,12 @@ def test_the_shipped_tasks_have_the_published_splits(name, train, validation, te
 
 
 def test_a_table_of_splits_is_chosen_by_the_caller():
-    task = load("cmaterdb/bangla", (SHIPPED,), MUNET_SPLITS, memory_limit=0)
+    task = load("cmaterdb/bangla", (DATA,), MUNET_SPLITS, memory_limit=0)
     assert [len(s) for s in (task.train, task.validation, task.test)] == [4750, 250, 1000]
 
 
 def test_a_private_task_is_marked_in_the_list_and_keeps_its_name():
-    task = TaskSource((SHIPPED,), memory_limit=0)("private:cmaterdb/telugu")
+    task = TaskSource((DATA,), memory_limit=0)("private:cmaterdb/telugu")
     assert task.private and task.name == "cmaterdb/telugu"
 
 
@@ -121,13 +122,13 @@ def test_a_source_makes_room_before_it_reads_another_task(tmp_path, monkeypatch)
 
 def test_a_data_set_that_is_not_prepared_says_how_to_prepare_it(tmp_path):
     with pytest.raises(TaskError, match="munet experiments prepare mnist"):
-        load("mnist", (SHIPPED, tmp_path))
+        load("mnist", (DATA, tmp_path))
     with pytest.raises(TaskError, match="munet experiments prepare sun397/tfds"):
-        load("sun397/1k", (SHIPPED, tmp_path))
+        load("sun397/1k", (DATA, tmp_path))
 
 
 def test_a_data_set_of_another_format_says_how_to_use_it(tmp_path):
-    shutil.copytree(SHIPPED / "cmaterdb" / "telugu", tmp_path / "cmaterdb" / "telugu")
+    shutil.copytree(DATA / "cmaterdb" / "telugu", tmp_path / "cmaterdb" / "telugu")
     info = tmp_path / "cmaterdb" / "telugu" / "1.0.0" / "dataset_info.json"
     info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
     told = r"(?s)prepared as tfrecord.*prepare cmaterdb/telugu.*munet data add .* tfds:"
@@ -144,7 +145,7 @@ def test_an_unknown_data_set_is_named(name, tmp_path):
 @pytest.mark.parametrize("name", ["Mnist?", "", "cmaterdb/telugu:1.0.0"])
 def test_a_name_that_the_store_would_refuse_is_refused_before_training(name):
     with pytest.raises(InvalidName):
-        load(name, (SHIPPED,))
+        load(name, (DATA,))
 
 
 def test_in_memory_and_streamed_are_the_same(tmp_path):

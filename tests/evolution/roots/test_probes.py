@@ -11,6 +11,7 @@ from evolution.__main__ import app
 from evolution.roots import probes
 from evolution.roots.loading import RootError
 from evolution.roots.probes import PROBES, probe_root, ridge_answers
+from tests.data import DATA
 
 RNG = np.random.default_rng(0)
 
@@ -28,13 +29,13 @@ def test_ridge_regression_ignores_the_scale_of_features_and_finds_classes() -> N
 
 
 def test_the_shipped_root_sees_numerals_and_missing_data_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kept = {name: PROBES[name] for name in ("cmaterdb/telugu", "eurosat", "mnist")}
     monkeypatch.setattr(probes, "PROBES", kept)
     monkeypatch.setattr(probes, "SIZES", (32,))
     monkeypatch.setattr(probes, "MOST_TRAIN", 500)
-    command = ["probe", "shipped", "--data-dir", str(tmp_path), "--json"]
+    command = ["probe", "shipped", "--data-dir", str(DATA), "--json"]
     told = json.loads(CliRunner().invoke(app, command, catch_exceptions=False).stdout)
     [accuracy] = told["accuracy"]["cmaterdb/telugu"]
     assert 0.9 < accuracy <= 1  # by chance .1
