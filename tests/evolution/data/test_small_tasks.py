@@ -90,7 +90,7 @@ def test_no_picture_that_decides_was_there_when_the_rule_was_worked_out():
 
 def splits(name: str) -> Iterator[Split]:
     """Those of a task of the shipped data."""
-    task = load(name, (SHIPPED,))
+    task = load(name, (DATA,))
     for split in (task.train, task.validation, task.test):
         assert isinstance(split, Split)
         yield split
