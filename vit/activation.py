@@ -8,7 +8,7 @@ first, so that the probabilities are neither too sure nor too careful.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +34,7 @@ def temperature_of(fields: Mapping[str, Any]) -> float:
     Raises ValueError for what is no number above 0.
     """
     found = fields.get(TEMPERATURE, 1.0)
-    if type(found) not in (int, float) or not 0 < found < math.inf:
+    if type(found) not in (int, float) or not 0 < found <= sys.float_info.max:
         raise ValueError(f"{TEMPERATURE}: expected a number above 0, found {found!r:.60}")
     return float(found)
 

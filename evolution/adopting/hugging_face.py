@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -169,7 +169,7 @@ class _Fields:
 
     def above_0(self, name: str) -> float:
         found = self._config.get(name)
-        if type(found) not in (int, float) or found is None or not 0 < found < math.inf:
+        if type(found) not in (int, float) or found is None or not 0 < found <= sys.float_info.max:
             raise self._refused(name, "a number above 0", found)
         return float(found)
 

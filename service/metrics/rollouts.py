@@ -87,14 +87,15 @@ class Comparison:
         for role, outcome, count in outcomes:
             requests.setdefault(role, {})[outcome] = count
         compared, agree = self.compared()
+        judged = self.judged()
         return {
             "stopped": self.stopped,
             "requests": requests,
             "mean_ms": {role: round(1e3 * total / sum(counts), 3) for role, counts, total in times},
             "compared": compared,
             "agree": agree,
-            "labelled": {role: sum(found) for role, found in self.judged().items()},
-            "right": {role: right for role, (_, right) in self.judged().items()},
+            "labelled": {role: sum(found) for role, found in judged.items()},
+            "right": {role: right for role, (_, right) in judged.items()},
         }
 
     def samples(self) -> tuple[list[tuple[str, str, int]], list[tuple[str, list[int], float]]]:

@@ -59,6 +59,7 @@ def test_every_label_is_answered_with_a_probability_of_its_own(gateway: Gateway,
     assert all(one["label"] == f"tags:{one['index']}" for one in found)
     assert [float(np.float32(p)) for p in odds] == odds
     assert listed(gateway, task, "?top_k=3") == found[:3]
+    assert listed(gateway, task, "?label=tags:0&label=tags:3") == found
 
 
 @pytest.mark.parametrize("task", ["tags", "mixed"])

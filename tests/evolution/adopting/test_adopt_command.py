@@ -119,7 +119,7 @@ def refused(tmp_path: Path, place: str, *expected: str, options: tuple[str, ...]
 
 CONFIGS = {
     "hidden_act": "mish",
-    "layer_norm_eps": None,
+    "layer_norm_eps": 0,
     "num_attention_heads": 3,
     "num_hidden_layers": 3,
     "num_channels": 1,
@@ -130,7 +130,7 @@ CONFIGS = {
     "hidden_size": 32,
     "patch_size": 16,
     "intermediate_size": 7,
-    "calibration_temperature": 0,
+    "calibration_temperature": 10**400,
 }
 
 

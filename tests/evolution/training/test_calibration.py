@@ -101,6 +101,6 @@ def test_padding_and_other_labels_and_what_is_no_number_are_not_calibrated(activ
 def test_what_a_spec_says_of_its_temperature():
     assert temperature_of({}) == 1
     assert temperature_of({"temperature": 2}) == 2
-    for wrong in (0, -1.0, float("inf"), float("nan"), "1", None, True, [1.0]):
+    for wrong in (0, -1.0, float("inf"), float("nan"), "1", None, True, [1.0], 10**400):
         with pytest.raises(ValueError, match="temperature: expected a number above 0, found"):
             temperature_of({"temperature": wrong})

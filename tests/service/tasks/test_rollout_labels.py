@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 
+from service.metrics.rollouts import Comparison
+from service.tasks.rollouts import Routed
 from tests.service.in_process import Gateway
 from tests.service.systems import png
 from tests.service.tasks.rolling import begin, gateway, store, trial, version
@@ -38,6 +43,22 @@ def test_with_labels_it_is_counted_whose_answers_are_right(gateway: Gateway) -> 
     assert version(gateway, 0, f"?label={quote(wrong)}") == 2
     here = gateway.get("/tasks/t")["rollouts"]["canary"]["here"]
     assert (here["labelled"], here["right"]) == ({"alias": 1}, {"alias": 0})
+
+
+def test_of_several_labels_all_have_to_be_found_and_what_is_not_finite_is_not_judged() -> None:
+    path = SimpleNamespace(activation="sigmoid", labels=("a", "b", "c"))
+    trial = SimpleNamespace(numbers=Comparison("t", "canary", 0.5))
+
+    def judged(labels: str, *logits: float) -> dict[str, tuple[int, int]]:
+        routed = Routed(cast(Any, None), cast(Any, trial), 0, "alias", frozenset(labels))
+        routed.look([SimpleNamespace(path=path, logits=[np.array(logits)])])
+        return trial.numbers.judged()
+
+    assert judged("ac", np.nan, -1, 1) == {}
+    assert judged("ac", 1, -1, 0) == {"alias": (0, 1)}
+    assert judged("a", 1, -1, 0) == {"alias": (1, 1)}
+    assert judged("abc", 1, -1, 0) == {"alias": (2, 1)}
+    assert judged("", 1, -1, 0) == {"alias": (2, 1)}
 
 
 @pytest.mark.parametrize(
