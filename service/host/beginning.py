@@ -16,7 +16,7 @@ from model_store.files.limits import Machine
 from service.access import Access
 from service.compute import installed
 from service.errors import SettingsError
-from service.host import GREETING, processes
+from service.host import CANNOT_START, GREETING, processes
 from service.host.greeting import greet
 from service.http import health
 from service.http.listening import require_port
@@ -47,7 +47,7 @@ def begin() -> None:
         _look_at(store)
     except (SettingsError, StoreError, OSError) as error:
         click.echo(f"error: {error}", err=True)
-        raise SystemExit(processes.CANNOT_START) from None
+        raise SystemExit(CANNOT_START) from None
     _tell_workers(settings, store)
     logs.install()
     started = processes.lead()

@@ -10,8 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from service.errors import SettingsError
-from service.host import GREETING
-from service.host.processes import CANNOT_START
+from service.host import CANNOT_START, GREETING
 from service.memory import require_enough
 from service.settings import Settings
 

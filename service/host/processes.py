@@ -35,12 +35,12 @@ from circus.sighandler import SysHandler
 
 from model_store import StoreError
 from service.errors import SettingsError
+from service.host import CANNOT_START
 from service.memory import PID
 
 logger = logging.getLogger(__name__)
 FOLDER = "MUNET_WORKERS_FOLDER"  # the main process tells it to its workers, as it tells PID
 END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-CANNOT_START = 2  # exit code
 TRIES = 3  # to start a worker that ends without a word, as one that is killed
 LOOK_S = 0.5  # how often a worker looks whether its main process is there
 LONGEST_END_S = 30.0  # from the order to end to a worker's end, even if its clients wait
