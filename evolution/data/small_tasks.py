@@ -144,7 +144,8 @@ WORKED_ON = _with_tenths(
         },
     }
 )
-# These decide: other pictures or classes, which played no part in working it out.
+# These decide. But for `digits`, whose pictures `letters` has too, their pictures played no part in
+# working it out.
 HELD_OUT = _with_tenths(
     {
         "telugu": SmallTask("cmaterdb/telugu", "train+test", pictures=_TEN_CLASSES),

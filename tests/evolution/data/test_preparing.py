@@ -1,4 +1,4 @@
-"""Preparing data sets, and the data that ships with the project."""
+"""Preparing data sets, and those that the tests have."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_no_picture_that_decides_was_there_when_the_rule_was_worked_out():
 
 
 def splits(name: str) -> Iterator[Split]:
-    """Those of a task of the shipped data."""
+    """Those of a task of the tests' data."""
     task = load(name, (DATA,))
     for split in (task.train, task.validation, task.test):
         assert isinstance(split, Split)

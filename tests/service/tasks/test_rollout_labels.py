@@ -9,8 +9,9 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
+from service.compute.paths import ShadowAnswer
 from service.metrics.rollouts import Comparison
-from service.tasks.rollouts import Routed
+from service.tasks.rollouts import Routed, Trial
 from tests.service.in_process import Gateway
 from tests.service.systems import png
 from tests.service.tasks.rolling import begin, gateway, store, trial, version
@@ -59,6 +60,23 @@ def test_of_several_labels_all_have_to_be_found_and_what_is_not_finite_is_not_ju
     assert judged("a", 1, -1, 0) == {"alias": (1, 1)}
     assert judged("abc", 1, -1, 0) == {"alias": (2, 1)}
     assert judged("", 1, -1, 0) == {"alias": (2, 1)}
+
+
+def test_a_copy_is_judged_only_if_it_was_answered_with_finite_numbers() -> None:
+    path = SimpleNamespace(activation="softmax", labels=("a", "b"))
+    numbers, slot = Comparison("t", "canary", 0.0), SimpleNamespace(path=path)
+    trial = cast(Trial, SimpleNamespace(stopped="", numbers=numbers, slot=slot))
+    live, unfit = np.array([1.0, 0.0]), np.array([np.nan, 0.0])
+    for outcome, answers, answer in (
+        ("answered", live, live),
+        ("answered", unfit, live),  # the other one says nothing of it
+        ("answered", live, unfit),
+        ("failed", live, None),
+        ("dropped", None, None),
+    ):
+        row = cast(Any, SimpleNamespace(path=path))
+        Trial.compare(trial, ShadowAnswer(outcome, row, answers, answer), frozenset("a"))
+    assert numbers.judged() == {"shadow": (0, 2)} and numbers.compared() == (1, 1)
 
 
 @pytest.mark.parametrize(
