@@ -257,3 +257,16 @@ def test_help_and_mistakes_load_no_package() -> None:
     for argument in ("--help", "stor"):
         done = terminal(sys.executable, "-c", code, argument, cwd=TOP)
         assert done.stdout.endswith("set()\n")
+
+
+@pytest.mark.parametrize("set_to", [None, "3"])
+def test_numpy_has_one_thread_unless_the_user_says_so(
+    monkeypatch: pytest.MonkeyPatch, set_to: str | None
+) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", set_to or "")
+    if set_to is None:
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    found: list[str] = []
+    monkeypatch.setattr(munet, "app", lambda **_: found.append(os.environ["OPENBLAS_NUM_THREADS"]))
+    munet.main()
+    assert found == [set_to or "1"]
