@@ -273,7 +273,9 @@ def test_unknown_files_are_warnings(store: ModelStore) -> None:
     assert store.history("a/t")[0].version == 1
 
 
-def test_a_gc_removes_nothing_beside_a_document_that_was_put_back(store: ModelStore) -> None:
+def test_nothing_is_removed_or_published_beside_a_document_that_was_put_back(
+    store: ModelStore,
+) -> None:
     file = document(store, "a/t")
     before = file.read_bytes()
     version = publish(store, "a/t", 77)
@@ -281,6 +283,9 @@ def test_a_gc_removes_nothing_beside_a_document_that_was_put_back(store: ModelSt
     file.write_bytes(before)
     with pytest.raises(CorruptRef, match="verify --repair"):
         collect_garbage(store, grace_s=0)
+    with pytest.raises(CorruptRef, match="verify --repair"):
+        publish(store, "a/t", 78)  # its number would be one that was given already
+    assert file.read_bytes() == before
     file.write_bytes(now)
     assert store.resolve("a/t").version == version and verify_store(store) == []
 

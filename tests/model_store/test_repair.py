@@ -46,6 +46,13 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Original:
     return Original(folder, facts(ModelStore(folder)), found)
 
 
+def one_in(every: int, found: list[Damage]) -> list[Damage]:
+    """One damage in `every`, and one of each kind that is not among those."""
+    taken = found[::every]
+    kinds = {one.kind for one in taken}
+    return [*taken, *{one.kind: one for one in found if one.kind not in kinds}.values()]
+
+
 def errors(report: RepairReport) -> list[str]:
     """What is wrong still."""
     return [problem.message for problem in report.problems if problem.severity == "error"]
@@ -56,7 +63,7 @@ def test_every_damage_is_repaired_from_a_backup(
     original: Original, tmp_path: Path, every: int
 ) -> None:
     backup = StoreSource(str(copied(original.folder, tmp_path / "backup")))
-    for damage in original.damages[::every]:
+    for damage in one_in(every, original.damages):
         root = copied(original.folder, tmp_path / "store")
         damage.do(root)
         report = repair(str(root), backup)
@@ -74,7 +81,7 @@ def test_documents_are_repaired_from_their_own_copies(
         d for d in original.damages
         if not d.name.startswith("blobs/") and (d.kind != "alias changed" or "refs/" in d.name)
     ]  # fmt: skip
-    for damage in found[::every]:
+    for damage in one_in(every, found):
         root = copied(original.folder, tmp_path / "store")
         damage.do(root)
         assert errors(repair(str(root))) == [], str(damage)
@@ -292,7 +299,7 @@ def test_objects_are_repaired_as_files_are(
         for name, value in {**s3.environment, "MUNET_CACHE": str(tmp_path)}.items():
             monkeypatch.setenv(name, value)
         whole = {f"store/{name}": (data, 0.0) for name, data in contents(original.folder).items()}
-        for damage in original.damages[::every]:
+        for damage in one_in(every, original.damages):
             s3.objects = dict(whole)
             key = f"store/{damage.name}"
             if damage.content is None:

@@ -22,6 +22,8 @@ from model_store import (
     UnknownVersion,
     Unstorable,
 )
+from model_store.errors import Unsure
+from model_store.files.local import LocalStorage
 from model_store.upkeep import collect_garbage, verify_store
 from tests.model_store.samples import arrays, files, new_store, path, publish
 
@@ -283,3 +285,23 @@ def test_publishing_what_is_live_again_tells_the_live_version(tmp_path: Path) ->
     store.rollback("t", 1)
     assert publish(store, "t", 1) == 1
     assert store.live()["t"][0] == 1 and list(store.versions("t")) == [1, 2, 3]
+
+
+def test_what_took_effect_without_an_answer_is_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = new_store(tmp_path)
+    for seed in (1, 2):
+        publish(store, "t", seed)
+    replace, unanswered = LocalStorage.replace, ["refs/tasks/t"]
+
+    def late(self: LocalStorage, key: str, data: bytes, version: object) -> bool:
+        done = replace(self, key, data, version)
+        if key in unanswered:
+            unanswered.remove(key)
+            raise Unsure("not answered")
+        return done
+
+    monkeypatch.setattr(LocalStorage, "replace", late)
+    store.rm("t", 1)  # a second time there is no such version
+    assert list(store.versions("t")) == [2] and not unanswered
