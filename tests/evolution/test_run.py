@@ -227,6 +227,19 @@ def test_nothing_that_diverged_is_kept_and_the_run_goes_on(tmp_path):
         )
 
 
+@pytest.mark.parametrize("newest", [True, False])
+def test_a_child_as_good_as_its_parent_is_kept_where_the_newest_wins(newest, tmp_path):
+    """No child changes anything: each is exactly as good as the first."""
+    still = tiny(
+        method=replace(TINY.method, newest_wins=newest),
+        defaults={**TINY.defaults, "opt_lr": 1e-30},
+        ranges={}, tasks=("toy/a",), passes=1, rounds_per_child=1,
+    )  # fmt: skip
+    children = [e.outcome for e in start(tmp_path, still).run() if isinstance(e, ChildTrained)]
+    own = [one.improved for one in children if one.parent.task == one.child.task]
+    assert own and all(improved == newest for improved in own)
+
+
 def test_a_path_that_stayed_the_best_is_not_published_again(tmp_path, monkeypatch):
     """The second pass improves nothing: its children are all discarded."""
     events = list(start(tmp_path, tiny(passes=1)).run())
