@@ -23,9 +23,12 @@ os.environ.setdefault(
     "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1"
     " --xla_cpu_parallel_codegen_split_count=1",
 )
-# Tests of these folders compile without any of LLVM's optimisations, four times as fast. Elsewhere
-# bits would depend on what else is in a program.
-UNOPTIMISED = ("tests/evolution/", "tests/vit/", "tests/service/")
+# Tests of these folders compile without any of LLVM's optimisations, four times as fast. Tests of
+# the engine compare bits, and there these would depend on what else is in a program.
+UNOPTIMISED, COMPARING_BITS = (
+    ("tests/evolution/", "tests/vit/", "tests/service/"),
+    "tests/service/compute/",
+)
 DISABLED = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 # Each program is compiled once for all processes of this run.
 MADE_HERE = "JAX_COMPILATION_CACHE_DIR" not in os.environ  # and not by the process that began us
@@ -55,7 +58,7 @@ def pytest_unconfigure() -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Before the fixtures of a module; for processes that they start, too."""
-    disabled = item.nodeid.startswith(UNOPTIMISED)
+    disabled = item.nodeid.startswith(UNOPTIMISED) and not item.nodeid.startswith(COMPARING_BITS)
     if disabled == (DISABLED in os.environ):
         return
     if disabled:
