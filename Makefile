@@ -22,7 +22,7 @@ help:                           ## lists these targets
 
 install: $(BIN)/munet           ## the command .venv/bin/munet, and all that it needs
 
-test: $(BIN)/munet              ## all tests but the slow ones; under 10 minutes on 2 cores
+test: $(BIN)/munet              ## all tests but the slow ones; 9 to 12 minutes on 2 cores
 	$(BIN)/pytest -m "not slow" -n 4 --dist loadscope
 
 test-slow: $(BIN)/munet         ## the rest: minutes each
