@@ -11,6 +11,7 @@ import threading
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 from prometheus_client.core import (
@@ -21,6 +22,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.utils import floatToGoString
 
+LABELS = ("task", "alias")  # of all series
 LIVE, ALIAS, SHADOW = "live", "alias", "shadow"  # who answered
 ANSWERED, FAILED, NON_FINITE, DROPPED = "answered", "failed", "non_finite", "dropped"
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)  # seconds
@@ -109,39 +111,34 @@ class Comparison:
 
 def families(comparisons: Iterable[Comparison]) -> Iterator[Metric]:
     """The metrics of these roll-outs."""
-    names = ("task", "alias")
+    found = list(comparisons)
+    yield from _of_requests(found)
+    yield from _of_answers(found)
+
+
+def _of_requests(comparisons: Iterable[Comparison]) -> Iterator[Metric]:
+    """How many there are, who answers them, and how long that takes."""
     weight = GaugeMetricFamily(
         "munet_rollout_weight",
         "Share of a task's requests that the alias's version answers in this gateway.",
-        labels=names,
+        labels=LABELS,
     )
     stopped = GaugeMetricFamily(
         "munet_rollout_stopped",
         "1 if this gateway has stopped a roll-out that the store still has under way.",
-        labels=names,
+        labels=LABELS,
     )
     requests = CounterMetricFamily(
         "munet_rollout_requests",
         "Requests of tasks with a roll-out: role is who answered, live, alias or (to nobody) "
         "shadow; outcome is answered, failed, non_finite, or dropped in favour of others.",
-        labels=(*names, "role", "outcome"),
-    )
-    compared = CounterMetricFamily(
-        "munet_rollout_compared",
-        "Answers of a shadow, by whether they agree with the live version's: the same most "
-        "probable label, or the same labels from 0.5 on.",
-        labels=(*names, "agrees"),
-    )
-    labelled = CounterMetricFamily(
-        "munet_rollout_labelled",
-        "Answers to images that came with labels, by who answered and whether they are right.",
-        labels=(*names, "role", "right"),
+        labels=(*LABELS, "role", "outcome"),
     )
     seconds = HistogramMetricFamily(
         "munet_rollout_duration_seconds",
         "Whole time of requests that live or alias answered; of shadow, the time of the engine "
         "that a copy took besides.",
-        labels=(*names, "role"),
+        labels=(*LABELS, "role"),
     )
     bounds = [floatToGoString(bound) for bound in (*BOUNDS, math.inf)]
     for one in comparisons:
@@ -151,6 +148,27 @@ def families(comparisons: Iterable[Comparison]) -> Iterator[Metric]:
         outcomes, times = one.samples()
         for role, outcome, count in outcomes:
             requests.add_metric((*labels, role, outcome), count)
+        for role, counts, summed in times:
+            buckets = list(zip(bounds, accumulate(counts), strict=True))
+            seconds.add_metric((*labels, role), buckets, summed)
+    yield from (weight, stopped, requests, seconds)
+
+
+def _of_answers(comparisons: Iterable[Comparison]) -> Iterator[Metric]:
+    """How good the answers are."""
+    compared = CounterMetricFamily(
+        "munet_rollout_compared",
+        "Answers of a shadow, by whether they agree with the live version's: the same most "
+        "probable label, or the same labels from 0.5 on.",
+        labels=(*LABELS, "agrees"),
+    )
+    labelled = CounterMetricFamily(
+        "munet_rollout_labelled",
+        "Answers to images that came with labels, by who answered and whether they are right.",
+        labels=(*LABELS, "role", "right"),
+    )
+    for one in comparisons:
+        labels = one.task, one.alias
         total, agree = one.compared()
         if total:
             compared.add_metric((*labels, "yes"), agree)
@@ -158,10 +176,7 @@ def families(comparisons: Iterable[Comparison]) -> Iterator[Metric]:
         for role, (wrong, right) in one.judged().items():
             labelled.add_metric((*labels, role, "yes"), right)
             labelled.add_metric((*labels, role, "no"), wrong)
-        for role, counts, summed in times:
-            below = [sum(counts[: place + 1]) for place in range(len(bounds))]
-            seconds.add_metric((*labels, role), list(zip(bounds, below, strict=True)), summed)
-    yield from (weight, stopped, requests, compared, labelled, seconds)
+    yield from (compared, labelled)
 
 
 class Comparisons:
