@@ -25,10 +25,8 @@ os.environ.setdefault(
 )
 # Tests of these folders compile without any of LLVM's optimisations, four times as fast. Tests of
 # the engine compare bits, and there these would depend on what else is in a program.
-UNOPTIMISED, COMPARING_BITS = (
-    ("tests/evolution/", "tests/vit/", "tests/service/"),
-    "tests/service/compute/",
-)
+UNOPTIMISED = ("tests/evolution/", "tests/vit/", "tests/service/")
+COMPARING_BITS = "tests/service/compute/"
 DISABLED = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 # Each program is compiled once for all processes of this run.
 MADE_HERE = "JAX_COMPILATION_CACHE_DIR" not in os.environ  # and not by the process that began us

@@ -168,8 +168,8 @@ class _Fields:
         return found
 
     def above_0(self, name: str) -> float:
-        found = self._config.get(name)
-        if type(found) not in (int, float) or found is None or not 0 < found <= sys.float_info.max:
+        found: Any = self._config.get(name)
+        if type(found) not in (int, float) or not 0 < found <= sys.float_info.max:
             raise self._refused(name, "a number above 0", found)
         return float(found)
 
